@@ -1,0 +1,1 @@
+"""Stage one: raw video to feature store. It knows nothing of training."""

@@ -1,0 +1,34 @@
+"""The roles in stage one: what a feature extractor is. It holds no implementation."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline.timeline import FrameSize, Media
+from pipeline.weights import WeightsSource
+
+
+class FeatureExtractor(Protocol):
+    """A frozen network that turns decoded media into one named feature.
+
+    An instance is light and picklable until `load`: workers receive the instance and load it once.
+    """
+
+    name: str
+    modality: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    frame_size: FrameSize | None
+
+    def constants(self) -> dict[str, Any]:
+        """Return everything but weights and machine that the numbers depend on, as JSON values."""
+        ...
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        """Build the network with `weights` on `device`; return the hash of the weights used."""
+        ...
+
+    def extract(self, media: Media) -> np.ndarray:
+        """Return [time, *shape] for a video whose modality is complete, one row per step of that modality."""
+        ...

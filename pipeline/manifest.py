@@ -1,0 +1,202 @@
+"""What exists: the videos, the questions and the frozen vocabulary of one dataset release, as files.
+
+It is not a parser of anyone's release (that is `pipeline.annotations`) and knows nothing of features.
+Files: `dataset.toml`, `videos.csv`, `questions-<split>.jsonl`, `vocabulary.json` (design: manifest files).
+"""
+
+import csv
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.failure import UserError
+
+FORMAT = 1
+SPLITS = ("train", "val", "test")
+PADDING_TOKEN = "<pad>"
+QUESTION_LENGTH = 14
+
+
+@dataclass(frozen=True)
+class Video:
+    """One source item. `path` is relative to the videos folder; `sha256` is "" until the file was seen."""
+
+    video_id: str
+    path: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list."""
+
+    question_id: str
+    video_id: str
+    text: str
+    template: str
+    answer: str
+    type: str
+    modality: str
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The frozen order of question tokens (`<pad>` is 0) and of answers; a model's input and output sizes."""
+
+    tokens: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One dataset release: videos, questions per split, vocabulary, and where it came from."""
+
+    name: str
+    release: str
+    licence: str
+    videos: tuple[Video, ...]
+    questions: dict[str, tuple[Question, ...]] = field(default_factory=dict)
+    vocabulary: Vocabulary = Vocabulary((PADDING_TOKEN,), ())
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that hold questions, in reading order."""
+        return tuple(split for split in SPLITS if split in self.questions)
+
+    def texts(self) -> list[str]:
+        """Return the unique question texts over all splits, in order of first appearance."""
+        return list(dict.fromkeys(q.text for split in self.splits for q in self.questions[split]))
+
+
+def check_video_id(video_id: str) -> str:
+    """Return `video_id`, or raise `UserError` where it could leave a folder or break a file name."""
+    parts = PurePosixPath(video_id).parts
+    if not video_id or "\\" in video_id or "\0" in video_id or len(parts) != 1 or parts[0] in ("..", "."):
+        raise UserError(f"video id {video_id!r} is not a plain name: rename the video (no '/', '..' or empty id)")
+    return video_id
+
+
+def check_relative_path(path: str) -> str:
+    """Return `path`, or raise `UserError` where it is absolute or climbs out of the videos folder."""
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+        raise UserError(f"video path {path!r} leaves the videos folder: give a path relative to it, without '..'")
+    return path
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write the manifest's files into `folder`; each is written beside its name and renamed last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("questions-*.jsonl"):
+        if stale.stem.removeprefix("questions-") not in manifest.questions:
+            stale.unlink()
+    _replace(folder / "videos.csv", _videos_csv(manifest.videos))
+    for split in manifest.splits:
+        lines = (json.dumps(_plain(q), ensure_ascii=False) for q in manifest.questions[split])
+        _replace(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
+    _replace(folder / "vocabulary.json", json.dumps(asdict(manifest.vocabulary), ensure_ascii=False, indent=1) + "\n")
+    _replace(folder / "dataset.toml", _dataset_toml(manifest))
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read a manifest folder.
+
+    Raises `UserError` naming the file and line where a file is missing, of another format or malformed.
+    """
+    head = _read_toml(folder / "dataset.toml")
+    if head.get("format") != FORMAT:
+        raise UserError(f"{folder / 'dataset.toml'}: format {head.get('format')!r}, this program reads {FORMAT}")
+    questions = {split: tuple(_read_questions(folder / f"questions-{split}.jsonl")) for split in head["splits"]}
+    return Manifest(
+        name=head["name"],
+        release=head["release"],
+        licence=head["licence"],
+        videos=tuple(_read_videos(folder / "videos.csv")),
+        questions=questions,
+        vocabulary=_read_vocabulary(folder / "vocabulary.json"),
+    )
+
+
+def _plain(question: Question) -> dict[str, Any]:
+    record = asdict(question)
+    record["choices"] = None if question.choices is None else list(question.choices)
+    return record
+
+
+def _videos_csv(videos: Iterable[Video]) -> str:
+    rows = [["video_id", "path", "sha256"], *([v.video_id, v.path, v.sha256] for v in videos)]
+    lines: list[str] = []
+
+    class Sink:
+        write = staticmethod(lines.append)
+
+    csv.writer(Sink(), lineterminator="\n").writerows(rows)
+    return "".join(lines)
+
+
+def _dataset_toml(manifest: Manifest) -> str:
+    entries = {"format": FORMAT, "name": manifest.name, "release": manifest.release, "licence": manifest.licence}
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()]
+    return "\n".join([*lines, f"splits = {json.dumps(list(manifest.splits))}"]) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    staging = path.with_name(path.name + ".partial")
+    staging.write_text(text, encoding="utf-8")
+    staging.replace(path)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: build the manifest with 'mavqa-manifest build', or name its folder") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def _read_videos(path: Path) -> list[Video]:
+    rows = list(csv.DictReader(_read_text(path).splitlines()))
+    seen: set[str] = set()
+    videos = []
+    for number, row in enumerate(rows, start=2):
+        try:
+            video = Video(check_video_id(row["video_id"]), check_relative_path(row["path"]), row["sha256"] or "")
+        except KeyError as error:
+            raise UserError(f"{path}:{number}: column {error} is missing: expected video_id,path,sha256") from None
+        if video.video_id in seen:
+            raise UserError(f"{path}:{number}: video id {video.video_id!r} stands twice: each id names one file")
+        seen.add(video.video_id)
+        videos.append(video)
+    return videos
+
+
+def _read_questions(path: Path) -> list[Question]:
+    questions = []
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            choices = record.pop("choices", None)
+            questions.append(Question(**record, choices=None if choices is None else tuple(choices)))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}:{number}: not a question record: {error}") from None
+    return questions
+
+
+def _read_vocabulary(path: Path) -> Vocabulary:
+    try:
+        record = json.loads(_read_text(path))
+        return Vocabulary(tuple(record["tokens"]), tuple(record["answers"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a vocabulary: {error}") from None

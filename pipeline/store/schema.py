@@ -1,0 +1,89 @@
+"""What a feature store holds, as versioned data: names, axes, states, chunks. It touches no store.
+
+Layout (Zarr v3, readable with plain zarr, dask and xarray):
+
+    attrs: mavqa_format, seconds, created_by
+    videos/     video_id, source_sha256, steps_visual, steps_audio, visual, audio, visual_reason, audio_reason   [video]
+    features/<name>/   values [video, time, ...]   state [video]   reason [video]   attrs: spec, fingerprint
+    questions/  text [question]   <name>/values [question, ...]
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+STORE_FORMAT = 1
+VIDEOS_PER_PARTITION = 16
+ROWS_PER_INDEX_CHUNK = 65_536
+SHARD_BYTES = 16_000_000
+
+
+class State(IntEnum):
+    """What is known of one modality, or one feature, of one video."""
+
+    PENDING = 0
+    COMPLETE = 1
+    ABSENT = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The description of one stored feature.
+
+    `dims` and `shape` are the axes behind `video` (and `time`, for video features): `("channel",)`, `(128,)`.
+    `constants` holds what the numbers depend on and is hashed into the fingerprint: extractor version, weights,
+    preprocessing, decoder, device, threads. `modality` is `audio`, `visual` or `question`.
+    """
+
+    name: str
+    modality: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    constants: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON of this description: same fingerprint, same numbers."""
+        return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
+
+    @property
+    def fill_value(self) -> float | int:
+        """What a row that was never written reads as: NaN for floats, -1 for integers, so no hole is a feature."""
+        return float("nan") if self.dtype.startswith("float") else -1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description as plain JSON values."""
+        return {
+            "name": self.name,
+            "modality": self.modality,
+            "dims": list(self.dims),
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "constants": self.constants,
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "FeatureSpec":
+        """Return the description that `to_json` gave."""
+        return cls(
+            name=record["name"],
+            modality=record["modality"],
+            dims=tuple(record["dims"]),
+            shape=tuple(record["shape"]),
+            dtype=record["dtype"],
+            constants=record["constants"],
+        )
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of `value`: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def tokens_name(tokens: tuple[str, ...]) -> str:
+    """Return the store's name of the question tokens of one vocabulary: `tokens-` and 8 hex digits of its SHA-256."""
+    return "tokens-" + hashlib.sha256(canonical_json(list(tokens)).encode()).hexdigest()[:8]

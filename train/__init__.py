@@ -1,0 +1,1 @@
+"""Stage two: stores only, to models, to tables. It never decodes a video nor runs an extractor."""
