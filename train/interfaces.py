@@ -1,0 +1,90 @@
+"""The roles in stage two: what a backbone and a missing-modality method are. It holds no implementation."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from train.batch import Batch
+
+
+@dataclass(frozen=True)
+class Representation:
+    """A batch inside a backbone, each modality at one of three levels (the deepest level given counts).
+
+    `features`: before any fusion, as `Backbone.feature_shapes` says: {modality: [batch, time, ...]}; RMM and AVR act
+    here. `steps`: {modality: [batch, time, channel]}, one vector per second; ShaSpec and ActionMAE act here.
+    `pooled`: {modality: [batch, channel]}, conditioned on the question; DrFuse and the learned constants act here.
+    `question`: [batch, channel]. `masks`: {modality: bool [batch, time]}, True where a step is there.
+    `negatives`: features of other videos' pictures, only in training. A modality in none of the three is absent.
+    """
+
+    question: Tensor
+    features: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, Tensor] = field(default_factory=dict)
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    negatives: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a backbone answers: `logits` [batch, answer] and its auxiliary losses (scalars) by name, already weighted."""
+
+    logits: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Backbone(Protocol):
+    """A model that answers questions about videos, open at three levels. Implementations are `torch.nn.Module`s.
+
+    `needs`: {"question" | "audio" | "visual": stored feature names}. `feature_shapes`: {modality: shape of one time
+    step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of
+    steps and pooled vectors. `time_steps`: the rows it takes from a store, spread evenly over the stored seconds.
+    """
+
+    needs: dict[str, tuple[str, ...]]
+    feature_shapes: dict[str, tuple[int, ...]]
+    channels: int
+    time_steps: int
+
+    def encode(self, batch: Batch) -> Representation:
+        """Return the features level of what the (homogeneous) batch holds; an absent modality stays absent."""
+        ...
+
+    def steps(self, representation: Representation) -> dict[str, Tensor]:
+        """Return {modality: [batch, time, channel]} of the modalities at the features or steps level."""
+        ...
+
+    def pool(self, representation: Representation, prompts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return {modality: [batch, channel]}, the question's view of each modality.
+
+        `prompts`: {modality: [prompt, channel]} joins the keys and values that the question attends to.
+        """
+        ...
+
+    def answer(self, representation: Representation) -> Answer:
+        """Return logits and auxiliary losses, each modality entering at the deepest level given.
+
+        Raises ValueError where a modality stands at no level: a method must say what stands in for it.
+        """
+        ...
+
+
+class MissingModalityMethod(Protocol):
+    """A method owns a backbone and decides what stands in for an absent modality. Implementations are Modules.
+
+    Both verbs take homogeneous batches (`Batch.split_by_presence`). `selection_scenarios`: the scenarios whose
+    validation accuracies are averaged to choose a checkpoint.
+    """
+
+    backbone: Backbone
+    selection_scenarios: tuple[str, ...]
+
+    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the scalar losses by name; "total" is the one to minimise."""
+        ...
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits [batch, answer]; nothing of an absent modality is read."""
+        ...
