@@ -17,7 +17,6 @@ from typing import Any
 STORE_FORMAT = 1
 VIDEOS_PER_PARTITION = 16
 ROWS_PER_INDEX_CHUNK = 65_536
-SHARD_BYTES = 16_000_000
 
 
 class State(IntEnum):

@@ -1,0 +1,336 @@
+"""Writing a feature store so that it can be killed at any moment and resumed to the same bytes.
+
+The coordinator holds a `StoreWriter` (and with it the store's lock) and writes everything but feature values;
+workers write only values, whole partitions of `VIDEOS_PER_PARTITION` aligned rows, through `write_rows`.
+Order: values, then the videos' states, then the feature's state, so that what is complete is there.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+
+from pipeline.failure import UserError
+from pipeline.store.reader import open_group
+from pipeline.store.schema import (
+    ROWS_PER_INDEX_CHUNK,
+    STORE_FORMAT,
+    VIDEOS_PER_PARTITION,
+    FeatureSpec,
+    State,
+)
+
+SHARD_ROW_BYTES = 1_000_000
+QUESTION_CHUNK_BYTES = 4_000_000
+
+# Every index array of the videos; video_id is last, so that a row exists only when all of it does.
+_VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
+    ("source_sha256", str, ""),
+    ("steps_visual", "int32", 0),
+    ("steps_audio", "int32", 0),
+    ("visual", "uint8", 0),
+    ("audio", "uint8", 0),
+    ("visual_reason", str, ""),
+    ("audio_reason", str, ""),
+    ("video_id", str, ""),
+)
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """What decoding found out about one video: states, steps and reasons by modality, and its file's SHA-256."""
+
+    row: int
+    source_sha256: str
+    states: dict[str, State]
+    steps: dict[str, int]
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FeatureRecord:
+    """The state of one feature of one video; `made_by` counts the feature's accepted fingerprints, 0 is the first."""
+
+    row: int
+    feature: str
+    state: State
+    reason: str = ""
+    made_by: int = 0
+
+
+class StoreWriter:
+    """The one writer of a store: creates, appends, records states, finalises. Use it as a context manager."""
+
+    def __init__(self, path: str | Path, seconds: int, created_by: str) -> None:
+        self.path = Path(path)
+        self._lock = filelock.FileLock(self.path.with_name(self.path.name + ".lock"))
+        self._seconds = seconds
+        self._created_by = created_by
+
+    def __enter__(self) -> "StoreWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"store {self.path} is being written by another run (it holds {self._lock.lock_file}): "
+                "wait for it, or stop it first"
+            ) from None
+        try:
+            self._root = self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def _open(self) -> zarr.Group:
+        if not _has_format(self.path):
+            self._create()
+        root = open_group(self.path, mode="r+")
+        if int(root.attrs["seconds"]) != self._seconds:
+            raise UserError(
+                f"store {self.path} has {root.attrs['seconds']} seconds a video, not {self._seconds}: "
+                "give --seconds as the store has it, or another --store"
+            )
+        for stray in self.path.rglob("*.partial"):
+            stray.unlink(missing_ok=True)
+        return root
+
+    def _create(self) -> None:
+        """Make an empty store; the format is written last, so that a half-made store is made again."""
+        filled = (self.path / "videos" / "video_id" / "c").exists() or any(self.path.glob("features/*/zarr.json"))
+        names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        foreign = names - {"zarr.json", "videos", "features", "questions"}
+        if filled or foreign:
+            what = "a feature store without its root metadata: it is damaged" if filled else "a folder but no feature store"
+            raise UserError(f"{self.path} is {what}: give a new place to --store")
+        store = zarr.storage.LocalStore(self.path)
+        root = zarr.create_group(store, zarr_format=3, overwrite=True)
+        for group in ("videos", "features", "questions"):
+            root.create_group(group)
+        for name, dtype, fill in _VIDEO_ARRAYS:
+            _create_index(store, f"videos/{name}", dtype, fill, "video")
+        _create_index(store, "questions/text", str, "", "question")
+        attributes = {"mavqa_format": STORE_FORMAT, "seconds": self._seconds, "created_by": self._created_by}
+        root.update_attributes(attributes)
+
+    def video_ids(self) -> list[str]:
+        """Return the ids of the videos that are wholly appended; empty ids at the end are of a killed append."""
+        return [str(video_id) for video_id in self.read_index("videos/video_id") if video_id]
+
+    def read_index(self, path: str) -> np.ndarray:
+        """Return a whole index array, as it stands now (never from consolidated metadata)."""
+        return np.asarray(self._root[path][:])
+
+    def feature_names(self) -> list[str]:
+        """Return the names of the features that the store has, sorted."""
+        return sorted(self._root["features"].group_keys())
+
+    def append_videos(self, video_ids: Sequence[str]) -> None:
+        """Append rows for `video_ids`, all pending; ids come last, so that a killed append is simply repeated."""
+        if not video_ids:
+            return
+        known = len(self.video_ids())
+        total = known + len(video_ids)
+        for name in self.feature_names():
+            self._resize_feature(name, total)
+        for name, _, _ in _VIDEO_ARRAYS:
+            _resize(self._root[f"videos/{name}"], total)
+        self._root["videos/video_id"][known:total] = np.array(video_ids, dtype=object)
+        self.consolidate()
+
+    def _resize_feature(self, name: str, total: int) -> None:
+        for array in ("values", "state", "reason", "made_by"):
+            _resize(self._root[f"features/{name}/{array}"], total)
+
+    def ensure_feature(self, spec: FeatureSpec) -> None:
+        """Make the feature's arrays unless they are there; its attributes come last and say that they are all there."""
+        path = f"features/{spec.name}"
+        group = self._root.get(path)
+        if isinstance(group, zarr.Group) and "spec" in group.attrs:
+            return
+        total = self._root["videos/video_id"].shape[0]
+        store = self._root.store
+        zarr.create_group(store, path=path, zarr_format=3, overwrite=True)
+        _create_values(store, f"{path}/values", spec, (total, self._seconds, *spec.shape))
+        for name, dtype, fill in (("state", "uint8", 0), ("reason", str, ""), ("made_by", "uint8", 0)):
+            _create_index(store, f"{path}/{name}", dtype, fill, "video", total)
+        attributes = {"spec": spec.to_json(), "fingerprint": spec.fingerprint, "accepted": []}
+        zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
+        self.consolidate()
+
+    def feature_specs(self, name: str) -> list[FeatureSpec]:
+        """Return the descriptions under which rows of `name` were made: the first, then the accepted ones."""
+        group = self._root.get(f"features/{name}")
+        if not isinstance(group, zarr.Group) or "spec" not in group.attrs:
+            return []
+        records = [group.attrs["spec"], *(entry["spec"] for entry in group.attrs["accepted"])]
+        return [FeatureSpec.from_json(record) for record in records]
+
+    def accept(self, spec: FeatureSpec) -> None:
+        """Record one more description under which rows of a feature may be made."""
+        group = self._root[f"features/{spec.name}"]
+        accepted = [*group.attrs["accepted"], {"spec": spec.to_json(), "fingerprint": spec.fingerprint}]
+        group.update_attributes({"accepted": accepted})
+        self.consolidate()
+
+    def record_videos(self, records: Sequence[VideoRecord]) -> None:
+        """Record what decoding found: call it after the values, before `record_features`."""
+        rows = np.array([record.row for record in records], dtype=np.int64)
+        columns: dict[str, list[Any]] = {"source_sha256": [r.source_sha256 for r in records]}
+        for modality in ("visual", "audio"):
+            columns[f"steps_{modality}"] = [r.steps[modality] for r in records]
+            columns[f"{modality}_reason"] = [r.reasons[modality] for r in records]
+            columns[modality] = [int(r.states[modality]) for r in records]
+        for name, values in columns.items():
+            _scatter(self._root[f"videos/{name}"], rows, values)
+
+    def record_features(self, records: Sequence[FeatureRecord]) -> None:
+        """Record the states of features, reasons first: the state is what makes a row complete."""
+        for name in sorted({record.feature for record in records}):
+            own = [record for record in records if record.feature == name]
+            rows = np.array([record.row for record in own], dtype=np.int64)
+            _scatter(self._root[f"features/{name}/reason"], rows, [record.reason for record in own])
+            _scatter(self._root[f"features/{name}/made_by"], rows, [record.made_by for record in own])
+            _scatter(self._root[f"features/{name}/state"], rows, [int(record.state) for record in own])
+
+    def append_questions(self, texts: Sequence[str]) -> dict[str, int]:
+        """Append the unique texts that are not there yet; return the row of every stored text."""
+        stored = [str(text) for text in self.read_index("questions/text") if text]
+        known = set(stored)
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            total = len(stored) + len(new)
+            for name in sorted(self._root["questions"].group_keys()):
+                _resize(self._root[f"questions/{name}/values"], total)
+            _resize(self._root["questions/text"], total)
+            self._root["questions/text"][len(stored) : total] = np.array(new, dtype=object)
+            self.consolidate()
+        return {text: row for row, text in enumerate([*stored, *new])}
+
+    def ensure_question_feature(self, spec: FeatureSpec) -> None:
+        """Make the array of a question feature unless it is there."""
+        path = f"questions/{spec.name}"
+        group = self._root.get(path)
+        if isinstance(group, zarr.Group) and "spec" in group.attrs:
+            return
+        total = self._root["questions/text"].shape[0]
+        store = self._root.store
+        zarr.create_group(store, path=path, zarr_format=3, overwrite=True)
+        _create_values(store, f"{path}/values", spec, (total, *spec.shape))
+        attributes = {"spec": spec.to_json(), "fingerprint": spec.fingerprint}
+        zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
+        self.consolidate()
+
+    def question_rows_pending(self, name: str) -> np.ndarray:
+        """Return the rows of the question feature `name` that hold only fill values, int64 [row]."""
+        values = self.read_index(f"questions/{name}/values")
+        flat = values.reshape(len(values), -1)
+        empty = np.isnan(flat) if values.dtype.kind == "f" else flat == -1
+        return np.flatnonzero(empty.all(axis=1))
+
+    def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Write the question feature `name` of `rows`, int64 [row], with values [row, ...]."""
+        _scatter(self._root[f"questions/{name}/values"], rows, values)
+
+    def consolidate(self) -> None:
+        """Gather all metadata in one document at the root, which readers trust."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+            zarr.consolidate_metadata(self._root.store)
+
+
+def write_rows(path: str | Path, feature: str, first_row: int, rows: dict[int, np.ndarray]) -> None:
+    """Write values of one feature for rows of one partition; a worker calls it, for partitions that it owns.
+
+    `first_row` is the partition's first row; `rows` maps absolute rows to [time, ...] (shorter than the store's time
+    axis: the rest stays fill). Raises ValueError where a row lies outside the partition or the partition is not
+    aligned, because two owners of one shard would silently undo each other.
+    """
+    last_row = first_row + VIDEOS_PER_PARTITION
+    if first_row % VIDEOS_PER_PARTITION or not all(first_row <= row < last_row for row in rows):
+        raise ValueError(f"rows {sorted(rows)} are not one aligned partition of {VIDEOS_PER_PARTITION} at {first_row}")
+    values = open_group(path, mode="r+")[f"features/{feature}/values"]
+    if values.shards is not None:
+        for row, array in rows.items():
+            values[row : row + 1] = _padded(values, array)[None]
+        return
+    stop = min(last_row, values.shape[0])
+    block = values[first_row:stop]
+    for row, array in rows.items():
+        block[row - first_row] = _padded(values, array)
+    values[first_row:stop] = block
+
+
+def _padded(values: zarr.Array, array: np.ndarray) -> np.ndarray:
+    if array.shape[1:] != values.shape[2:] or array.shape[0] > values.shape[1]:
+        raise ValueError(f"feature rows of shape {array.shape} do not fit {values.path} {values.shape[1:]}")
+    full = np.full(values.shape[1:], values.fill_value, dtype=values.dtype)
+    full[: len(array)] = array
+    return full
+
+
+def _create_values(store: Any, path: str, spec: FeatureSpec, shape: tuple[int, ...]) -> None:
+    """Create an array of features: one shard a video where a video is large, else one chunk a partition."""
+    video_feature = spec.modality != "question"
+    dtype = np.dtype(spec.dtype)
+    row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    sharded = video_feature and row_bytes > SHARD_ROW_BYTES
+    rows = VIDEOS_PER_PARTITION if video_feature else max(1, min(ROWS_PER_INDEX_CHUNK, QUESTION_CHUNK_BYTES // row_bytes))
+    zarr.create_array(
+        store,
+        name=path,
+        shape=shape,
+        chunks=(1, 1, *shape[2:]) if sharded else (rows, *shape[1:]),
+        shards=(1, *shape[1:]) if sharded else None,
+        dtype=dtype,
+        fill_value=spec.fill_value,
+        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=dtype.itemsize),
+        dimension_names=("video", "time", *spec.dims) if video_feature else ("question", *spec.dims),
+        zarr_format=3,
+    )
+
+
+def _create_index(store: Any, path: str, dtype: Any, fill: Any, dimension: str, rows: int = 0) -> None:
+    zarr.create_array(
+        store,
+        name=path,
+        shape=(rows,),
+        chunks=(ROWS_PER_INDEX_CHUNK,),
+        dtype=dtype,
+        fill_value=fill,
+        dimension_names=(dimension,),
+        zarr_format=3,
+    )
+
+
+def _has_format(path: Path) -> bool:
+    try:
+        return "mavqa_format" in zarr.open_group(path, mode="r", use_consolidated=False).attrs
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _resize(array: zarr.Array, total: int) -> None:
+    if array.shape[0] != total:
+        array.resize((total, *array.shape[1:]))
+
+
+def _scatter(array: zarr.Array, rows: np.ndarray, values: Any) -> None:
+    """Set `array[rows] = values` by rewriting the chunks between the first and the last row."""
+    first, stop = int(rows.min()), int(rows.max()) + 1
+    block = array[first:stop]
+    block[rows - first] = np.asarray(values, dtype=block.dtype)
+    array[first:stop] = block
