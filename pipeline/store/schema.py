@@ -86,3 +86,25 @@ def canonical_json(value: Any) -> str:
 def tokens_name(tokens: tuple[str, ...]) -> str:
     """Return the store's name of the question tokens of one vocabulary: `tokens-` and 8 hex digits of its SHA-256."""
     return "tokens-" + hashlib.sha256(canonical_json(list(tokens)).encode()).hexdigest()[:8]
+
+
+def differences(stored: FeatureSpec, ours: FeatureSpec, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Return what differs between two descriptions of one feature, a text each with both values.
+
+    `ignore` names constants, or groups of them, that are not compared: ("weights.sha256", "machine").
+    """
+    left, right = _flat(stored.to_json()), _flat(ours.to_json())
+    skipped = tuple(f"constants.{name}" for name in ignore)
+    names = [n for n in sorted({*left, *right}) if not any(n == s or n.startswith(f"{s}.") for s in skipped)]
+    return [
+        f"{name.removeprefix('constants.')} is {left.get(name, 'nothing')} in the store, {right.get(name, 'nothing')} here"
+        for name in names
+        if left.get(name) != right.get(name)
+    ]
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

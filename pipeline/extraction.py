@@ -1,0 +1,179 @@
+"""What one worker does with one partition: decode each video once, run every extractor, write the values.
+
+It writes only values; states go back to the coordinator (`pipeline.run`), which records them afterwards.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.child import DecodingChild, Limits
+from pipeline.decode import open_decoder
+from pipeline.extractors import make_extractor
+from pipeline.interfaces import FeatureExtractor
+from pipeline.partitions import Partition, VideoTask
+from pipeline.store.schema import FeatureSpec, State
+from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
+from pipeline.timeline import DecodeRequest, Media, Short, Track
+from pipeline.weights import WeightsSource
+
+THREADS_PER_WORKER = 1
+_KEEP_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """Everything a worker needs to know, as plain values: a task is picklable and the same on every machine."""
+
+    store: str
+    features: tuple[str, ...]
+    weights: WeightsSource
+    decoder: str
+    device: str
+    seconds: int
+    short: Short
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class PartitionOutcome:
+    """What became of a partition, for the coordinator to record."""
+
+    videos: tuple[VideoRecord, ...]
+    features: tuple[FeatureRecord, ...]
+
+
+@dataclass(frozen=True)
+class _Tools:
+    child: DecodingChild
+    extractors: dict[str, FeatureExtractor]
+    weight_hashes: dict[str, str]
+
+
+def describe_features(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
+    """Return the full description of each feature: what its numbers depend on, weights and machine included."""
+    hashes = _tools(plan).weight_hashes
+    return {name: describe_feature(plan, name, hashes[name]) for name in plan.features}
+
+
+def describe_feature(plan: ExtractionPlan, name: str, weights_sha256: str) -> FeatureSpec:
+    """Return the description of feature `name` with the given hash of its weights."""
+    extractor = make_extractor(name)
+    constants = {
+        "extractor": extractor.constants(),
+        "weights": {"source": plan.weights.describe(), "sha256": weights_sha256},
+        "sampling": {"rule": "frame shown at the middle of each second", "short": plan.short},
+        "decoder": {"name": plan.decoder, "version": open_decoder(plan.decoder).version()},
+        "machine": _machine(plan.device),
+    }
+    return FeatureSpec(name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
+
+
+def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: Partition) -> PartitionOutcome:
+    """Decode and extract the videos of `partition`, write the values, and return what to record.
+
+    `made_by` counts, for each feature, the accepted fingerprint of this run (0 is the feature's first).
+    """
+    tools = _tools(plan)
+    videos: list[VideoRecord] = []
+    features: list[FeatureRecord] = []
+    small: dict[str, dict[int, np.ndarray]] = {}
+    for task in partition.videos:
+        record, media = _decode(tools, plan, task)
+        videos.append(record)
+        for name in task.features:
+            state, reason, values = _extract(tools.extractors[name], media, plan)
+            features.append(FeatureRecord(task.row, name, state, reason, made_by.get(name, 0)))
+            if values is None:
+                continue
+            if values.nbytes > _KEEP_BYTES:
+                write_rows(plan.store, name, partition.first_row, {task.row: values})
+            else:
+                small.setdefault(name, {})[task.row] = values
+    for name, rows in small.items():
+        write_rows(plan.store, name, partition.first_row, rows)
+    return PartitionOutcome(tuple(videos), tuple(features))
+
+
+@functools.lru_cache(maxsize=1)
+def _tools(plan: ExtractionPlan) -> _Tools:
+    """Load the networks once per worker process."""
+    import torch
+
+    torch.set_num_threads(THREADS_PER_WORKER)
+    extractors = {name: make_extractor(name) for name in plan.features}
+    hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
+    return _Tools(DecodingChild(plan.decoder, plan.limits), extractors, hashes)
+
+
+def _decode(tools: _Tools, plan: ExtractionPlan, task: VideoTask) -> tuple[VideoRecord, Media]:
+    path = Path(task.path)
+    sha256 = _sha256(path)
+    problem = _file_problem(path, sha256, task.sha256)
+    if problem:
+        failed = Track(State.FAILED, 0, problem)
+        media = Media(failed, failed)
+    else:
+        media = tools.child.decode(path, _request(tools.extractors, plan, task))
+    tracks = {"visual": media.visual, "audio": media.audio}
+    record = VideoRecord(
+        row=task.row,
+        source_sha256=sha256,
+        states={modality: track.state for modality, track in tracks.items()},
+        steps={modality: track.steps for modality, track in tracks.items()},
+        reasons={modality: track.reason for modality, track in tracks.items()},
+    )
+    return record, media
+
+
+def _request(extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, task: VideoTask) -> DecodeRequest:
+    sizes = [extractors[name].frame_size for name in task.features]
+    return DecodeRequest(
+        seconds=plan.seconds,
+        frame_sizes=tuple(dict.fromkeys(size for size in sizes if size is not None)),
+        short=plan.short,
+    )
+
+
+def _extract(
+    extractor: FeatureExtractor, media: Media, plan: ExtractionPlan
+) -> tuple[State, str, np.ndarray | None]:
+    track = media.visual if extractor.modality == "visual" else media.audio
+    if track.state is not State.COMPLETE:
+        return track.state, track.reason, None
+    try:
+        values = extractor.extract(media)
+    except FloatingPointError as error:
+        return State.FAILED, f"{extractor.name}: {error}", None
+    if plan.short == "cycle":
+        values = values[np.arange(plan.seconds) % len(values)]
+    return State.COMPLETE, "", values[: plan.seconds]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def _file_problem(path: Path, found: str, expected: str) -> str:
+    if not found:
+        return f"no file {path.name} in the videos folder"
+    if expected and found != expected:
+        return f"the file's sha256 is {found}, the manifest says {expected}"
+    return ""
+
+
+def _machine(device: str) -> dict[str, Any]:
+    return {
+        "device": device.split(":")[0],
+        "torch": importlib.metadata.version("torch").split("+")[0],
+        "threads": THREADS_PER_WORKER,
+    }

@@ -1,0 +1,253 @@
+"""The extraction run: plan what is pending, hand partitions to workers, record what became of them, finalise.
+
+It holds the store's lock from the first look to the last write. What workers do is in `pipeline.extraction`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.cluster import ClusterOptions, connect, stream
+from pipeline.extraction import ExtractionPlan, PartitionOutcome, describe_feature, describe_features, extract_partition
+from pipeline.extractors import make_extractor
+from pipeline.extractors.question_tokens import QuestionTokens
+from pipeline.failure import UserError
+from pipeline.manifest import Manifest, Video
+from pipeline.partitions import VideoTask, plan_partitions
+from pipeline.store.schema import FeatureSpec, State, differences
+from pipeline.store.writer import FeatureRecord, StoreWriter
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, in videos; `failed` counts videos of this run with a failed modality; `note` is for people."""
+
+    done: int
+    total: int
+    failed: int = 0
+    note: str = ""
+
+
+@dataclass
+class Summary:
+    """What the store now holds for the manifest's videos, by feature and state, and what this run did."""
+
+    store: str
+    videos: int
+    extracted: int = 0
+    questions: int = 0
+    states: dict[str, dict[str, int]] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the manifest is failed or pending."""
+        return not any(counts["failed"] or counts["pending"] for counts in self.states.values())
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run: where, whether failures are tried again, and features whose differences are accepted."""
+
+    cluster: ClusterOptions = ClusterOptions()
+    retry_failed: bool = False
+    accept: tuple[str, ...] = ()
+
+
+# What only a worker can tell; where nothing is pending nothing is mixed, and no worker is started to ask.
+_UNKNOWN_WHEN_IDLE = ("weights.sha256", "machine")
+
+
+def extract(
+    manifest: Manifest,
+    videos_folder: Path,
+    plan: ExtractionPlan,
+    options: RunOptions,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Summary:
+    """Bring the store of `plan` up to date with `manifest`: every pending feature of every video, every question.
+
+    Raises `UserError` before any work where the videos folder, the manifest and the store do not fit each other.
+    """
+    tokens = QuestionTokens(manifest.vocabulary.tokens)
+    texts = manifest.texts()
+    encoded = tokens.extract(texts)
+    if not (Path(plan.store) / "zarr.json").exists():
+        check_videos_folder(videos_folder, manifest)
+    with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}") as writer:
+        rows = _match_videos(writer, manifest)
+        run = _Run(writer, plan, options, on_progress)
+        work = run.plan_work(manifest.videos, rows)
+        if work:
+            check_videos_folder(videos_folder, manifest)
+        _append_videos(writer, manifest, rows)
+        questions = _store_questions(writer, tokens, texts, encoded)
+        extracted = run.work(work, videos_folder) if work else 0
+        writer.consolidate()
+        return _summarise(writer, manifest, rows, plan, extracted, questions)
+
+
+def check_videos_folder(folder: Path, manifest: Manifest) -> None:
+    """Raise `UserError` where `folder` is not there or holds none of the manifest's videos."""
+    fill = f"put the videos of {manifest.name} there (as videos.csv names them), or name their folder with --videos"
+    if not folder.is_dir():
+        raise UserError(f"videos folder {folder} does not exist: {fill}")
+    if manifest.videos and not any((folder / video.path).exists() for video in manifest.videos):
+        raise UserError(f"videos folder {folder} holds none of the {len(manifest.videos)} videos, such as "
+                        f"{manifest.videos[0].path}: {fill}")
+
+
+def _match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
+    """Return the row that each of the manifest's videos has, or will have once it is appended."""
+    stored = writer.video_ids()
+    rows = {video_id: row for row, video_id in enumerate(stored)}
+    found = writer.read_index("videos/source_sha256")
+    for video in manifest.videos:
+        row = rows.setdefault(video.video_id, len(rows))
+        known = str(found[row]) if row < len(stored) else ""
+        if known and video.sha256 and known != video.sha256:
+            raise UserError(
+                f"video {video.video_id}: the store was made from a file with sha256 {known}, the manifest names "
+                f"{video.sha256}: use another --store, or the manifest that this store was made with"
+            )
+    return rows
+
+
+def _append_videos(writer: StoreWriter, manifest: Manifest, rows: dict[str, int]) -> None:
+    stored = len(writer.video_ids())
+    writer.append_videos([video.video_id for video in manifest.videos if rows[video.video_id] >= stored])
+
+
+def _store_questions(writer: StoreWriter, tokens: QuestionTokens, texts: list[str], encoded: np.ndarray) -> int:
+    """Store the texts that are not there and the tokens that they lack; return how many rows were written."""
+    if not texts:
+        return 0
+    rows = writer.append_questions(texts)
+    writer.ensure_question_feature(tokens.spec())
+    pending = set(writer.question_rows_pending(tokens.name).tolist())
+    wanted = [index for index, text in enumerate(texts) if rows[text] in pending]
+    if wanted:
+        writer.write_questions(tokens.name, np.array([rows[texts[index]] for index in wanted]), encoded[wanted])
+    return len(wanted)
+
+
+class _Run:
+    """One run over one store: what is pending, under which descriptions, and the loop over partitions."""
+
+    def __init__(
+        self, writer: StoreWriter, plan: ExtractionPlan, options: RunOptions, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._writer = writer
+        self._plan = plan
+        self._options = options
+        self._on_progress = on_progress
+
+    def plan_work(self, videos: Sequence[Video], rows: dict[str, int]) -> list[VideoTask]:
+        """Return the videos that lack a feature, in the order of their rows; paths are relative to the folder."""
+        redo = (State.PENDING, State.FAILED) if self._options.retry_failed else (State.PENDING,)
+        pending = {name: self._pending_rows(name, len(rows), redo) for name in self._plan.features}
+        tasks = []
+        for video in sorted(videos, key=lambda video: rows[video.video_id]):
+            row = rows[video.video_id]
+            lacking = tuple(name for name in self._plan.features if pending[name][row])
+            if lacking:
+                tasks.append(VideoTask(row, video.video_id, video.path, video.sha256, lacking))
+        if not tasks:
+            self._refuse_differences({name: describe_feature(self._plan, name, "") for name in self._plan.features}, _UNKNOWN_WHEN_IDLE)
+        return tasks
+
+    def _pending_rows(self, name: str, total: int, redo: tuple[State, ...]) -> np.ndarray:
+        states = np.zeros(total, dtype=np.uint8)
+        if name in self._writer.feature_names():
+            stored = self._writer.read_index(f"features/{name}/state")[:total]
+            states[: len(stored)] = stored
+        return np.isin(states, redo)
+
+    def work(self, tasks: list[VideoTask], folder: Path) -> int:
+        """Extract `tasks` on workers; return how many videos were recorded."""
+        with connect(self._options.cluster) as client:
+            specs = client.submit(describe_features, self._plan, pure=False).result()
+            made_by = self._refuse_differences(specs)
+            for spec in specs.values():
+                self._writer.ensure_feature(spec)
+            tasks = self._settle_known(tasks)
+            total = len(tasks)
+            self._on_progress(Progress(0, total))
+            partitions = plan_partitions(replace(task, path=str(folder / task.path)) for task in tasks)
+            task_of = partial(extract_partition, self._plan, made_by)
+            return self._record_all(stream(client, task_of, partitions), total)
+
+    def _refuse_differences(self, specs: dict[str, FeatureSpec], ignore: tuple[str, ...] = ()) -> dict[str, int]:
+        """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""
+        made_by = {}
+        for name, spec in specs.items():
+            known = self._writer.feature_specs(name)
+            matches = [index for index, other in enumerate(known) if not differences(other, spec, ignore)]
+            if matches or not known:
+                made_by[name] = matches[0] if matches else 0
+            elif name in self._options.accept:
+                self._writer.accept(spec)
+                made_by[name] = len(known)
+            else:
+                listed = "; ".join(differences(known[0], spec, ignore))
+                raise UserError(
+                    f"feature {name} in {self._plan.store} was made differently: {listed}. Use the same settings, "
+                    f"another --store, or --accept {name} to mix them knowingly"
+                )
+        return made_by
+
+    def _settle_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
+        """Record what needs no decoding (the modality is known to be absent or failed); return what does."""
+        presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in ("audio", "visual")}
+        reasons = {m: self._writer.read_index(f"videos/{m}_reason") for m in presence}
+        modality_of = {name: make_extractor(name).modality for name in self._plan.features}
+        settled = (State.ABSENT,) if self._options.retry_failed else (State.ABSENT, State.FAILED)
+        records, left = [], []
+        for task in tasks:
+            known = [name for name in task.features if presence[modality_of[name]][task.row] in settled]
+            for name in known:
+                modality = modality_of[name]
+                state, reason = State(int(presence[modality][task.row])), str(reasons[modality][task.row])
+                records.append(FeatureRecord(task.row, name, state, reason))
+            rest = tuple(name for name in task.features if name not in known)
+            if rest:
+                left.append(replace(task, features=rest))
+        self._writer.record_features(records)
+        return left
+
+    def _record_all(self, outcomes: Iterator[PartitionOutcome | None], total: int) -> int:
+        done = failed = 0
+        for outcome in outcomes:
+            if outcome is None:
+                self._on_progress(Progress(done, total, failed, "workers died over one partition; run again to redo it"))
+                continue
+            self._writer.record_videos(outcome.videos)
+            self._writer.record_features(outcome.features)
+            done += len(outcome.videos)
+            failed += sum(State.FAILED in video.states.values() for video in outcome.videos)
+            self._on_progress(Progress(done, total, failed))
+        return done
+
+
+def _summarise(
+    writer: StoreWriter,
+    manifest: Manifest,
+    rows: dict[str, int],
+    plan: ExtractionPlan,
+    extracted: int,
+    questions: int,
+) -> Summary:
+    own = np.array([rows[video.video_id] for video in manifest.videos], dtype=np.int64)
+    summary = Summary(plan.store, len(own), extracted, questions)
+    for name in plan.features:
+        states = writer.read_index(f"features/{name}/state")[own]
+        reasons = writer.read_index(f"features/{name}/reason")[own]
+        summary.states[name] = {state.name.lower(): int((states == state).sum()) for state in State}
+        for index in np.flatnonzero(states == State.FAILED):
+            entry = {"video_id": manifest.videos[index].video_id, "feature": name, "reason": str(reasons[index])}
+            summary.failures.append(entry)
+    return summary
