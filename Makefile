@@ -1,0 +1,55 @@
+# Every target sets up what it needs; `make setup` wants nothing but python3 and makes a local .venv.
+PYTHON   ?= python3
+BIN      := .venv/bin
+READY    := .venv/.ready
+DATASET  ?= music-avqa
+BACKBONE ?= avst
+METHOD   ?= rmm-avr
+SEEDS    ?= 1
+DEMO     := build/demo
+# More arguments for the command behind a target: make extract DATASET=music-avqa ARGS="--device cuda"
+ARGS     ?=
+
+.PHONY: help setup demo test lint lint-fast bench extract train clean
+.DEFAULT_GOAL := help
+
+help:  ## Show what there is.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  make \1\t/' | expand -t 24
+
+setup: $(READY)  ## Make .venv and install mavqa into it, through uv.
+
+# uv, because pip may prefer a CPU-only torch wheel, which breaks torchvision, torchaudio and torchcodec.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## The main job on made-up videos: make them, extract, train, compare, report (SEEDS=1).
+	$(BIN)/mavqa-manifest synthesize --dataset demo --out $(DEMO)/data
+	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded --seconds 10
+	$(BIN)/mavqa-sweep train/grids/demo.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/runs --seeds $(SEEDS)
+	$(BIN)/mavqa-report $(DEMO)/runs --out $(DEMO)/report
+
+test: $(READY) lint-fast  ## The whole suite, with the fast part of lint.
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: lint-fast  ## Style, imports between floors, types.
+	$(BIN)/mypy
+
+lint-fast: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## Measure the promises: each program prints ratios within one run.
+	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+
+extract: $(READY)  ## Extract the features of DATASET=music-avqa into stores/.
+	$(BIN)/mavqa-extract --dataset $(DATASET) $(ARGS)
+
+train: $(READY)  ## Train BACKBONE=avst with METHOD=rmm-avr on DATASET=music-avqa.
+	$(BIN)/mavqa-train --backbone $(BACKBONE) --method $(METHOD) --dataset $(DATASET) $(ARGS)
+
+clean:  ## Remove what the demo made.
+	rm -rf build
