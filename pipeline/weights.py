@@ -26,6 +26,8 @@ DOWNLOAD_TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
 NAMES_SHOWN = 3
 
+Fan = Literal["in", "out"]
+
 
 @dataclass(frozen=True)
 class PublishedFile:
@@ -40,12 +42,14 @@ class PublishedFile:
 class Network:
     """What one frozen network takes: its name, its published files (the first is the one downloaded).
 
-    `unused`: patterns of tensor names that a file may hold and that the network does not read.
+    `unused`: patterns of tensor names that a file may hold and that the network does not read. `seeded_fan`: which
+    count of connections scales seeded weights.
     """
 
     name: str
     published: tuple[PublishedFile, ...]
     unused: tuple[str, ...] = ()
+    seeded_fan: Fan = "in"
 
     @property
     def own_files(self) -> tuple[str, ...]:
@@ -106,17 +110,18 @@ def load_state(source: WeightsSource, network: Network, wanted: "Mapping[str, Te
     Raises `UserError` where a file is missing, is not the published one, cannot be read, or does not fit.
     """
     if source.kind == "seeded":
-        return seed_state(wanted, source.seed)
+        return seed_state(wanted, source.seed, network.seeded_fan)
     path = find_file(source, network)
     return _fit(read_state(path), wanted, network, path)
 
 
-def seed_state(wanted: "Mapping[str, Tensor]", seed: int) -> "dict[str, Tensor]":
+def seed_state(wanted: "Mapping[str, Tensor]", seed: int, fan: Fan) -> "dict[str, Tensor]":
     """Return Kaiming-initialised tensors like `wanted`, the same bits on every machine for the same seed.
 
-    Weights of two axes or more are uniform with variance 2 / fan-in, so that ReLU networks keep their scale; batch
-    norms are the identity; biases are 0. Uniform numbers are exact in float32 where normal ones depend on the CPU.
-    Source: He et al. 2015, Delving Deep into Rectifiers, equation 10.
+    Weights of two axes or more, [output, input, ...], are uniform with variance 2 / fan, `fan` being the inputs (or
+    outputs) of a unit; batch norms are the identity; biases are 0. Uniform numbers are exact in float32 where normal
+    ones depend on the processor.
+    Source: He et al. 2015, Delving Deep into Rectifiers, equations 10 ("in") and 14 ("out").
     """
     import torch
 
@@ -125,8 +130,9 @@ def seed_state(wanted: "Mapping[str, Tensor]", seed: int) -> "dict[str, Tensor]"
     for name in sorted(wanted):
         shape = wanted[name].shape
         if len(shape) >= 2:
+            connections = math.prod(shape[1:] if fan == "in" else (shape[0], *shape[2:]))
             uniform = torch.empty(shape).uniform_(generator=generator)
-            state[name] = uniform.mul_(2).sub_(1).mul_(math.sqrt(6 / math.prod(shape[1:])))
+            state[name] = uniform.mul_(2).sub_(1).mul_(math.sqrt(6 / connections))
         else:
             is_scale = name.endswith((".weight", ".running_var"))
             state[name] = torch.ones(shape) if is_scale else torch.zeros(shape)

@@ -32,6 +32,8 @@ NETWORK = Network(
         ),
     ),
     unused=("fc.weight", "fc.bias", "*.num_batches_tracked"),
+    # As torchvision initialises it: the maps keep the scale of trained ones, where fan-in would give 15 times that.
+    seeded_fan="out",
 )
 
 
