@@ -1,5 +1,6 @@
 """The roles in stage one: what a feature extractor is. It holds no implementation."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,4 +32,26 @@ class FeatureExtractor(Protocol):
 
     def extract(self, media: Media) -> np.ndarray:
         """Return [time, *shape] for a video whose modality is complete, one row per step of that modality."""
+        ...
+
+
+class QuestionExtractor(Protocol):
+    """What turns question texts into one named feature, keyed by the text; light and picklable until `load`."""
+
+    name: str
+    modality: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    def constants(self) -> dict[str, Any]:
+        """Return everything but weights and machine that the numbers depend on, as JSON values."""
+        ...
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        """Build what it needs with `weights` on `device`; return the hash of the weights used, "" for none."""
+        ...
+
+    def extract(self, texts: Sequence[str]) -> np.ndarray:
+        """Return [question, *shape], one row per text."""
         ...

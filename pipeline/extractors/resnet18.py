@@ -1,0 +1,199 @@
+"""ResNet-18 features of one frame a second: 14x14 maps (`resnet18-map`) and pooled vectors (`resnet18-pooled`).
+
+It decodes and resizes nothing: the decoder hands frames over at the size asked for. Source: He et al., CVPR 2016;
+the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
+"""
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.timeline import FrameSize, Media
+from pipeline.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
+
+FRAMES_PER_BATCH = 10
+
+NETWORK = Network(
+    name="resnet18",
+    published=(
+        PublishedFile(
+            "resnet18-f37072fd.pth",
+            "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+            "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+        ),
+        PublishedFile(
+            "resnet18-5c106cde.pth",
+            "https://download.pytorch.org/models/resnet18-5c106cde.pth",
+            "5c106cde386e87d4033832f2996f5493238eda96ccf559d1d62760c4de0613f8",
+        ),
+    ),
+    unused=("fc.weight", "fc.bias", "*.num_batches_tracked"),
+    # As torchvision initialises it: the maps keep the scale of trained ones, where fan-in would give 15 times that.
+    seeded_fan="out",
+)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel constants (red, green, blue) that frames in [0, 1] are shifted and scaled by."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+KINETICS = Normalisation(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@dataclass
+class ResNet18Map:
+    """The last residual stage of ResNet-18 with its stride set to 1: float16 [time, channel 512, height 14, width 14].
+
+    Frames are stretched to 224x224; the values follow a ReLU, so they are >= 0. The Kinetics constants are those of
+    the published recipe, although the weights were trained with ImageNet's.
+    Source: MUSIC-AVQA's `extract_visual_feat_14x14`.
+    Differs from the released code: a frame is the one shown in the middle of its second and never went through JPEG;
+    float16 instead of float32; batches of 10 frames, the last one padded.
+    """
+
+    normalisation: Normalisation = KINETICS
+    name = "resnet18-map"
+    modality = "visual"
+    dims = ("channel", "height", "width")
+    shape = (512, 14, 14)
+    dtype = "float16"
+    frame_size = FrameSize("stretch", 224)
+    _network: nn.Module | None = field(default=None, init=False, repr=False)
+
+    def constants(self) -> dict[str, Any]:
+        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        return {"network": "resnet18, layer4 stride 1, no pooling", **_constants(self.normalisation, self.frame_size)}
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        """Build the network with `weights` on `device`; return the hash of the weights used."""
+        trunk = _build_trunk(last_stride=1)
+        weights_hash = _load(trunk, weights, device)
+        self._network = trunk
+        return weights_hash
+
+    def extract(self, media: Media) -> np.ndarray:
+        """Return float16 [time, 512, 14, 14] of `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
+
+        Raises `FloatingPointError` where a value is not finite in float16.
+        """
+        network = _loaded(self._network, self.name)
+        return _run(network, media.frames[self.frame_size], self.normalisation, self.shape, torch.float16)
+
+
+@dataclass
+class ResNet18Pooled:
+    """Globally averaged ResNet-18 features: float32 [time, channel 512].
+
+    The shorter side is resized to 256 and the centre 224x224 cut out.
+    Source: MUSIC-AVQA's `extract_visual_feat`.
+    Differs from the released code: a frame is the one shown in the middle of its second and never went through JPEG;
+    torchvision's weights instead of Cadene's copy of them.
+    """
+
+    normalisation: Normalisation = IMAGENET
+    name = "resnet18-pooled"
+    modality = "visual"
+    dims = ("channel",)
+    shape = (512,)
+    dtype = "float32"
+    frame_size = FrameSize("crop", 224, shorter_side=256)
+    _network: nn.Module | None = field(default=None, init=False, repr=False)
+
+    def constants(self) -> dict[str, Any]:
+        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        return {"network": "resnet18, global average pool", **_constants(self.normalisation, self.frame_size)}
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        """Build the network with `weights` on `device`; return the hash of the weights used."""
+        trunk = _build_trunk(last_stride=2)
+        weights_hash = _load(trunk, weights, device)
+        self._network = nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return weights_hash
+
+    def extract(self, media: Media) -> np.ndarray:
+        """Return float32 [time, 512] of `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
+
+        Raises `FloatingPointError` where a value is not finite.
+        """
+        network = _loaded(self._network, self.name)
+        return _run(network, media.frames[self.frame_size], self.normalisation, self.shape, torch.float32)
+
+
+def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "frames": asdict(frame_size),
+        "normalisation": {key: list(value) for key, value in asdict(normalisation).items()},
+        "sampling": "frame shown at t0 + step + 0.5 s",
+        "batch_size": FRAMES_PER_BATCH,
+        "precision": {"cpu": "float32", "cuda": "float16 autocast"},
+        "memory_format": "channels_last",
+    }
+
+
+def _build_trunk(last_stride: int) -> nn.Sequential:
+    """Return torchvision's ResNet-18 up to its last residual stage, on the meta device: it holds no numbers yet."""
+    from torchvision.models import resnet18
+
+    with torch.device("meta"):
+        network = resnet18(weights=None)
+    first_block = network.layer4[0]
+    first_block.conv1.stride = first_block.downsample[0].stride = (last_stride, last_stride)
+    stages = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    trunk = nn.Sequential()
+    for stage in stages:
+        trunk.add_module(stage, getattr(network, stage))
+    return trunk
+
+
+def _load(trunk: nn.Module, weights: WeightsSource, device: str) -> str:
+    wanted = {name: value for name, value in trunk.state_dict().items() if not name.endswith("num_batches_tracked")}
+    state = load_state(weights, NETWORK, wanted)
+    weights_hash = hash_state_dict(state)
+    counters = {name: torch.tensor(0) for name in trunk.state_dict().keys() - wanted.keys()}
+    trunk.load_state_dict(state | counters, assign=True)
+    trunk.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return weights_hash
+
+
+def _loaded(network: nn.Module | None, name: str) -> nn.Module:
+    if network is None:
+        raise RuntimeError(f"{name} extracts before load was called")
+    return network
+
+
+def _run(
+    network: nn.Module, frames: np.ndarray, normalisation: Normalisation, shape: tuple[int, ...], dtype: torch.dtype
+) -> np.ndarray:
+    """Return [time, *shape] of uint8 [time, height, width, 3], in batches of one size; the last is padded with zeros.
+
+    A row never depends on how many frames its video has.
+    """
+    device = next(network.parameters()).device
+    features = torch.empty((len(frames), *shape), dtype=dtype)
+    precision = torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()
+    with torch.inference_mode(), precision:
+        for start in range(0, len(frames), FRAMES_PER_BATCH):
+            rows = features[start : start + FRAMES_PER_BATCH]
+            batch = torch.zeros((FRAMES_PER_BATCH, *frames.shape[1:]), dtype=torch.uint8)
+            batch[: len(rows)] = torch.from_numpy(frames[start : start + FRAMES_PER_BATCH])
+            rows.copy_(network(_normalise(batch.to(device), normalisation))[: len(rows)])
+            if not rows.isfinite().all():
+                raise FloatingPointError(f"ResNet-18 gave values that are not finite in {dtype} near step {start}")
+    return features.numpy()
+
+
+def _normalise(frames: Tensor, normalisation: Normalisation) -> Tensor:
+    """Return float32 [frame, 3, height, width] (channels last in memory) of uint8 [frame, height, width, 3]."""
+    mean = torch.tensor(normalisation.mean, device=frames.device)
+    std = torch.tensor(normalisation.std, device=frames.device)
+    return ((frames / 255 - mean) / std).permute(0, 3, 1, 2)
