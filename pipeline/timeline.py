@@ -2,11 +2,16 @@
 
 It opens no file and knows no decoder: decoders hand timestamps in, `pipeline.decode` says how.
 t0 is the smallest first timestamp of the default video and audio streams; step k covers [t0 + k, t0 + k + 1).
+Times are exact fractions of a second, so that a frame that starts at a step's middle is never missed by rounding.
 """
 
 import math
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from fractions import Fraction
+from functools import cached_property
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -14,6 +19,9 @@ from pipeline.store.schema import State
 
 DURATION_SLACK_SECONDS = 0.02
 AUDIO_COVERAGE = 0.9
+JITTER_SECONDS = 0.02
+
+Picture = TypeVar("Picture")
 
 Short = Literal["pad", "cycle", "released"]
 
@@ -74,3 +82,196 @@ class Media:
 def count_steps(duration_seconds: float, seconds: int) -> int:
     """Return the steps of a modality that lasts `duration_seconds` past t0: at least 1, `seconds` at the most."""
     return max(1, min(seconds, math.ceil(duration_seconds - DURATION_SLACK_SECONDS)))
+
+
+@dataclass
+class _Candidate(Generic[Picture]):
+    """One frame that may be chosen: shown from `start` until the next one, converted at most once."""
+
+    start: Fraction
+    end: Fraction
+    take: Callable[[], Picture]
+
+    @cached_property
+    def picture(self) -> Picture:
+        return self.take()
+
+
+class FrameSelector(Generic[Picture]):
+    """Choose for each step k the frame shown at t0 + k + 0.5, in one pass over frames in presentation order.
+
+    A frame is shown from its timestamp until the next one's, the last one for its duration. If none is shown at a
+    step's middle, the nearest inside the step is chosen, else the last before it. A frame that was lost is not
+    replaced by one from an earlier step: that step stays without a frame (None). Only one undecided frame is kept.
+    """
+
+    def __init__(self, t0: Fraction, seconds: int) -> None:
+        self._t0 = t0
+        self._seconds = seconds
+        self._rows: list[Picture | None] = []
+        self._current: _Candidate[Picture] | None = None
+        self._lost: dict[Fraction, Fraction] = {}
+        self._is_past = False
+
+    @property
+    def is_done(self) -> bool:
+        """True once every step is decided: what follows cannot change the choice."""
+        return len(self._rows) >= self._seconds or self._is_past
+
+    def feed(self, start: Fraction, duration: Fraction, take: Callable[[], Picture]) -> None:
+        """Offer the frame shown from `start`; `take` converts it and is called only if the frame is chosen.
+
+        A frame that starts no later than the one before it cannot be shown in order and is passed over.
+        """
+        self._lost.pop(start, None)
+        if self._current is not None and start <= self._current.start:
+            return
+        candidate = _Candidate(start, start + duration, take)
+        while not self.is_done and self._middle() < start:
+            self._rows.append(self._choose(candidate))
+        self._current = candidate
+
+    def lose(self, start: Fraction, duration: Fraction) -> None:
+        """Report a frame that could not be decoded: no other one counts as shown while it should have been."""
+        self._lost[start] = start + duration
+        self._is_past = start > self._t0 + self._seconds + 1
+
+    def finish(self) -> list[Picture | None]:
+        """Return one picture per step of the video's real duration, None where a step has none; [] without frames.
+
+        Lost frames at the end shorten the video by less than a second; a longer lost end is steps without a frame.
+        """
+        if self._current is None:
+            return []
+        end = self._current.end
+        lost_end = max(self._lost.values(), default=end)
+        if lost_end - end >= 1:
+            end = lost_end
+        steps = count_steps(float(end - self._t0), self._seconds)
+        while len(self._rows) < steps:
+            self._rows.append(self._choose(None))
+        return self._rows
+
+    def _middle(self) -> Fraction:
+        return self._t0 + len(self._rows) + Fraction(1, 2)
+
+    def _choose(self, following: _Candidate[Picture] | None) -> Picture | None:
+        middle = self._middle()
+        shown = self._current
+        if shown is not None and not any(shown.start < lost <= middle for lost in self._lost):
+            return shown.picture
+        inside = [c for c in (shown, following) if c is not None and abs(c.start - middle) <= Fraction(1, 2)]
+        return min(inside, key=lambda c: abs(c.start - middle)).picture if inside else None
+
+
+class ReleasedSelector(Generic[Picture]):
+    """Choose frames as the official script does: by counting, a short video cycling through its last second.
+
+    Step k takes the 1-based frame p = round((k + 0.5) fps); past the last of N frames,
+    start + 1 + ((p - start - 1) mod last) with last = int(N mod fps), or int(fps) if that is 0, and start = N - last.
+    Source: MUSIC-AVQA, extract_frames_adaptive.py.
+    Differs from the released code: N is the count of decoded frames, not one more than the container's claim.
+    """
+
+    def __init__(self, frames_per_second: Fraction, seconds: int) -> None:
+        self._fps = frames_per_second
+        positions = [round((Fraction(2 * step + 1, 2)) * frames_per_second) for step in range(seconds)]
+        self._positions = [max(1, position) for position in positions]
+        self._chosen: dict[int, Picture] = {}
+        self._tail: deque[Picture] = deque(maxlen=max(1, int(frames_per_second)))
+        self._count = 0
+
+    @property
+    def is_done(self) -> bool:
+        """True once the last step's frame has been seen."""
+        return self._count >= self._positions[-1]
+
+    def feed(self, start: Fraction, duration: Fraction, take: Callable[[], Picture]) -> None:
+        """Count the next frame; its timestamps are not looked at. Each is converted: any may be of the last second."""
+        self._count += 1
+        picture = take()
+        self._tail.append(picture)
+        if self._count in self._positions:
+            self._chosen[self._count] = picture
+
+    def lose(self, start: Fraction, duration: Fraction) -> None:
+        """Pass over a frame that could not be decoded: the official script does not count it either."""
+
+    def finish(self) -> list[Picture | None]:
+        """Return one picture per requested second, or [] without frames."""
+        if self._count == 0:
+            return []
+        last = int(self._count % self._fps) or max(1, int(self._fps))
+        start = max(0, self._count - last)
+        return [self._at(position, start, last) for position in self._positions]
+
+    def _at(self, position: int, start: int, last: int) -> Picture:
+        if position <= self._count:
+            return self._chosen[position]
+        wrapped = start + 1 + (position - start - 1) % min(last, self._count)
+        return self._tail[wrapped - 1 - self._count]
+
+
+class WaveformAssembler:
+    """Place decoded sound on the time axis by its timestamps: gaps are zeros, what overlaps is dropped.
+
+    Timestamps are often rounded to a millisecond: a block that starts within 20 ms of the end of the one before it
+    continues it.
+    """
+
+    def __init__(self, t0: Fraction, seconds: int, sample_rate_hz: int) -> None:
+        self._t0 = t0
+        self._seconds = seconds
+        self._rate = sample_rate_hz
+        self._limit = seconds * sample_rate_hz
+        self._blocks: list[tuple[int, np.ndarray]] = []
+        self._end: int | None = None
+        self._span = (self._limit, 0)
+
+    @property
+    def is_done(self) -> bool:
+        """True once sound at or past the last requested second has been seen."""
+        return self._span[1] >= self._limit
+
+    def feed(self, start: Fraction, samples: np.ndarray) -> None:
+        """Place the block `samples` [sample], float32, whose first sample sounds at `start`."""
+        at = self._index(start)
+        if self._end is not None and abs(at - self._end) <= JITTER_SECONDS * self._rate:
+            at = self._end
+        self._extend_span(at, at + len(samples))
+        floor = max(0, self._end or 0)
+        block = samples[max(0, floor - at) :]
+        at = max(at, floor)
+        self._end = at + len(block)
+        block = block[: max(0, self._limit - at)]
+        if len(block):
+            self._blocks.append((at, block))
+
+    def lose(self, start: Fraction, duration: Fraction) -> None:
+        """Report sound that could not be decoded: it counts as missing where nothing else is placed."""
+        self._extend_span(self._index(start), self._index(start + duration))
+
+    def finish(self) -> tuple[np.ndarray, int, float]:
+        """Return (waveform, steps, coverage).
+
+        `waveform` float32 [sample] in [-1, 1] is `steps` whole seconds long, with zeros where nothing was placed;
+        `coverage` is the share of the samples, from the first to the last within the requested seconds, that were
+        decoded to a finite number. Without any sample: empty, 0 steps, 0.
+        """
+        if not self._blocks:
+            return np.zeros(0, np.float32), 0, 0.0
+        last, block = self._blocks[-1]
+        steps = count_steps((last + len(block)) / self._rate, self._seconds)
+        waveform = np.full(self._limit, np.nan, np.float32)
+        for at, block in self._blocks:
+            waveform[at : at + len(block)] = block
+        covered = np.isfinite(waveform).sum()
+        waveform[~np.isfinite(waveform)] = 0
+        first, end = max(0, self._span[0]), min(self._limit, self._span[1])
+        return np.clip(waveform[: steps * self._rate], -1, 1), steps, float(covered / (end - first))
+
+    def _index(self, moment: Fraction) -> int:
+        return round((moment - self._t0) * self._rate)
+
+    def _extend_span(self, start: int, end: int) -> None:
+        self._span = (min(self._span[0], start), max(self._span[1], end))
