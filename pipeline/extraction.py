@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.child import DecodingChild, Limits
 from pipeline.decode import open_decoder
 from pipeline.extractors import make_extractor
-from pipeline.interfaces import FeatureExtractor
+from pipeline.interfaces import FeatureExtractor, QuestionExtractor
 from pipeline.partitions import Partition, VideoTask
 from pipeline.store.schema import FeatureSpec, State
 from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
@@ -28,10 +28,14 @@ _KEEP_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """Everything a worker needs to know, as plain values: a task is picklable and the same on every machine."""
+    """Everything a worker needs to know, as plain values: a task is picklable and the same on every machine.
+
+    `features` are of videos, `question_features` of question texts (those are made by the coordinator).
+    """
 
     store: str
     features: tuple[str, ...]
+    question_features: tuple[str, ...]
     weights: WeightsSource
     decoder: str
     device: str
@@ -57,21 +61,21 @@ class _Tools:
 
 def describe_features(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
     """Return the full description of each feature: what its numbers depend on, weights and machine included."""
-    hashes = _tools(plan).weight_hashes
-    return {name: describe_feature(plan, name, hashes[name]) for name in plan.features}
+    tools = _tools(plan)
+    return {name: describe(tools.extractors[name], plan, tools.weight_hashes[name]) for name in plan.features}
 
 
-def describe_feature(plan: ExtractionPlan, name: str, weights_sha256: str) -> FeatureSpec:
-    """Return the description of feature `name` with the given hash of its weights."""
-    extractor = make_extractor(name)
+def describe(extractor: FeatureExtractor | QuestionExtractor, plan: ExtractionPlan, weights_sha256: str) -> FeatureSpec:
+    """Return the description of what `extractor` makes under `plan`, with the given hash of its weights."""
     constants = {
         "extractor": extractor.constants(),
-        "weights": {"source": plan.weights.describe(), "sha256": weights_sha256},
-        "sampling": {"rule": "frame shown at the middle of each second", "short": plan.short},
-        "decoder": {"name": plan.decoder, "version": open_decoder(plan.decoder).version()},
+        "weights": {**plan.weights.constants(), "sha256": weights_sha256},
         "machine": _machine(plan.device),
     }
-    return FeatureSpec(name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
+    if extractor.modality != "question":
+        constants["sampling"] = {"rule": "frame shown at the middle of each second", "short": plan.short}
+        constants["decoder"] = {"name": plan.decoder, "version": open_decoder(plan.decoder).version()}
+    return FeatureSpec(extractor.name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
 
 
 def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: Partition) -> PartitionOutcome:

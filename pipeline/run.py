@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cluster import ClusterOptions, connect, stream
-from pipeline.extraction import ExtractionPlan, PartitionOutcome, describe_feature, describe_features, extract_partition
+from pipeline.extraction import ExtractionPlan, PartitionOutcome, describe, describe_features, extract_partition
 from pipeline.extractors import make_extractor
-from pipeline.extractors.question_tokens import QuestionTokens
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest, Video
+from pipeline.questions import PendingQuestions, pending_questions
 from pipeline.partitions import VideoTask, plan_partitions
+from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter
 
@@ -73,9 +74,6 @@ def extract(
 
     Raises `UserError` before any work where the videos folder, the manifest and the store do not fit each other.
     """
-    tokens = QuestionTokens(manifest.vocabulary.tokens)
-    texts = manifest.texts()
-    encoded = tokens.extract(texts)
     if not (Path(plan.store) / "zarr.json").exists():
         check_videos_folder(videos_folder, manifest)
     with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}") as writer:
@@ -84,11 +82,29 @@ def extract(
         work = run.plan_work(manifest.videos, rows)
         if work:
             check_videos_folder(videos_folder, manifest)
+        questions = list(pending_questions(writer, manifest, plan))
         _append_videos(writer, manifest, rows)
-        questions = _store_questions(writer, tokens, texts, encoded)
+        _store_questions(writer, manifest, questions)
         extracted = run.work(work, videos_folder) if work else 0
         writer.consolidate()
-        return _summarise(writer, manifest, rows, plan, extracted, questions)
+        return _summarise(writer, manifest, rows, plan, extracted)
+
+
+@dataclass(frozen=True)
+class StoredChoices:
+    """What an existing store already fixed, and the defaults of a new one."""
+
+    seconds: int = 60
+    decoder: str = "pyav"
+
+
+def stored_choices(path: Path) -> StoredChoices:
+    """Return the seconds and the decoder of the store at `path`, or the defaults where there is none yet."""
+    if not (path / "zarr.json").exists():
+        return StoredChoices()
+    store = open_store(path)
+    decoders = [store.spec(name).constants["decoder"]["name"] for name in store.feature_names]
+    return StoredChoices(store.seconds, decoders[0] if decoders else StoredChoices.decoder)
 
 
 def check_videos_folder(folder: Path, manifest: Manifest) -> None:
@@ -122,17 +138,12 @@ def _append_videos(writer: StoreWriter, manifest: Manifest, rows: dict[str, int]
     writer.append_videos([video.video_id for video in manifest.videos if rows[video.video_id] >= stored])
 
 
-def _store_questions(writer: StoreWriter, tokens: QuestionTokens, texts: list[str], encoded: np.ndarray) -> int:
-    """Store the texts that are not there and the tokens that they lack; return how many rows were written."""
-    if not texts:
-        return 0
-    rows = writer.append_questions(texts)
-    writer.ensure_question_feature(tokens.spec())
-    pending = set(writer.question_rows_pending(tokens.name).tolist())
-    wanted = [index for index, text in enumerate(texts) if rows[text] in pending]
-    if wanted:
-        writer.write_questions(tokens.name, np.array([rows[texts[index]] for index in wanted]), encoded[wanted])
-    return len(wanted)
+def _store_questions(writer: StoreWriter, manifest: Manifest, pending: list[PendingQuestions]) -> None:
+    rows = writer.append_questions(manifest.texts())
+    for part in pending:
+        writer.ensure_question_feature(part.spec)
+        if part.texts:
+            writer.write_questions(part.spec.name, np.array([rows[text] for text in part.texts]), part.values)
 
 
 class _Run:
@@ -157,7 +168,7 @@ class _Run:
             if lacking:
                 tasks.append(VideoTask(row, video.video_id, video.path, video.sha256, lacking))
         if not tasks:
-            self._refuse_differences({name: describe_feature(self._plan, name, "") for name in self._plan.features}, _UNKNOWN_WHEN_IDLE)
+            self._refuse_differences({name: describe(make_extractor(name), self._plan, "") for name in self._plan.features}, _UNKNOWN_WHEN_IDLE)
         return tasks
 
     def _pending_rows(self, name: str, total: int, redo: tuple[State, ...]) -> np.ndarray:
@@ -239,10 +250,9 @@ def _summarise(
     rows: dict[str, int],
     plan: ExtractionPlan,
     extracted: int,
-    questions: int,
 ) -> Summary:
     own = np.array([rows[video.video_id] for video in manifest.videos], dtype=np.int64)
-    summary = Summary(plan.store, len(own), extracted, questions)
+    summary = Summary(plan.store, len(own), extracted, len(manifest.texts()))
     for name in plan.features:
         states = writer.read_index(f"features/{name}/state")[own]
         reasons = writer.read_index(f"features/{name}/reason")[own]

@@ -234,12 +234,14 @@ class StoreWriter:
         zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
         self.consolidate()
 
-    def question_rows_pending(self, name: str) -> np.ndarray:
-        """Return the rows of the question feature `name` that hold only fill values, int64 [row]."""
+    def question_texts(self, name: str) -> set[str]:
+        """Return the texts that have the question feature `name`: those whose row is not all fill."""
+        if not self._root.get(f"questions/{name}/values"):
+            return set()
         values = self.read_index(f"questions/{name}/values")
         flat = values.reshape(len(values), -1)
-        empty = np.isnan(flat) if values.dtype.kind == "f" else flat == -1
-        return np.flatnonzero(empty.all(axis=1))
+        empty = (np.isnan(flat) if values.dtype.kind == "f" else flat == -1).all(axis=1)
+        return {str(text) for text, hole in zip(self.read_index("questions/text"), empty, strict=False) if not hole}
 
     def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
         """Write the question feature `name` of `rows`, int64 [row], with values [row, ...]."""

@@ -1,0 +1,200 @@
+"""`mavqa-extract`: raw videos to a feature store, resumable. The work is in `pipeline.run`."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.options import Command, folder_option, json_option, show_json
+from pipeline.failure import UserError
+
+if TYPE_CHECKING:
+    from pipeline.run import Progress, Summary
+    from pipeline.weights import WeightsSource
+
+FAILURES_RECORDED = 3
+FAILURES_SHOWN = 10
+
+EXAMPLES = """\b
+Examples:
+  mavqa-extract --dataset music-avqa
+  mavqa-extract --manifest data_manifests/mine --videos ~/clips --store stores/mine.zarr
+  mavqa-extract --manifest build/demo/data --store build/demo/store.zarr --weights seeded --seconds 10
+"""
+
+
+@click.command(cls=Command, epilog=EXAMPLES)
+@click.option("--dataset", default="music-avqa", show_default=True, help="Gives the defaults of the next three.")
+@folder_option("--manifest", "Manifest folder.  [default: data_manifests/DATASET]")
+@folder_option("--videos", "Folder of the videos.  [default: data/videos/DATASET]")
+@click.option("--store", help="Feature store to write.  [default: stores/DATASET.zarr]")
+@click.option("--features", default="resnet18-map,vggish,tokens", show_default=True, help="Comma-separated names.")
+@click.option(
+    "--weights", default="pretrained", show_default=True, help="'pretrained', a folder of checkpoints, or 'seeded' (random)."
+)
+@click.option("--decoder", default="auto", show_default=True, help="auto or pyav; auto keeps a store's own decoder.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--seconds", type=click.IntRange(1), help="Steps of a video.  [default: the store's, 60 in a new one]")
+@click.option("--short", type=click.Choice(["pad", "cycle", "released"]), default="pad", show_default=True,
+              help="What stands in the steps after the end of a short video.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a core]")
+@click.option("--scheduler", metavar="ADDRESS", help="Use this Dask scheduler instead of local workers.")
+@click.option("--retry-failed", is_flag=True, help="Try failed videos again.")
+@click.option("--accept", multiple=True, metavar="NAME", help="Mix in a feature made with other settings, knowingly.")
+@json_option
+def extract(as_json: bool, **options: Any) -> None:
+    """Decode each video once and store its features.
+
+    A run may be stopped at any time: the next one goes on where it was. Nothing that is complete is made again.
+    Exit codes: 0 all complete or absent, 2 wrong use or input, 3 finished with failures recorded.
+    """
+    summary = _run(**options)
+    if as_json:
+        show_json(
+            {
+                "format": 1,
+                "store": summary.store,
+                "videos": summary.videos,
+                "extracted": summary.extracted,
+                "questions": summary.questions,
+                "features": summary.states,
+                "failures": summary.failures,
+            }
+        )
+    else:
+        _show(summary)
+    if not summary.is_whole:
+        sys.exit(FAILURES_RECORDED)
+
+
+def _run(
+    dataset: str,
+    manifest: Path | None,
+    videos: Path | None,
+    store: str | None,
+    features: str,
+    weights: str,
+    decoder: str,
+    device: str,
+    seconds: int | None,
+    short: Any,
+    workers: int | None,
+    scheduler: str | None,
+    retry_failed: bool,
+    accept: tuple[str, ...],
+) -> "Summary":
+    from pipeline.manifest import load_manifest
+
+    loaded = load_manifest(manifest or Path("data_manifests") / dataset)
+    folder = videos or _videos_folder(manifest, dataset)
+    path = Path(store or Path("stores") / f"{dataset}.zarr")
+    from pipeline.cluster import ClusterOptions
+    from pipeline.extraction import ExtractionPlan
+    from pipeline.run import RunOptions, extract, stored_choices
+
+    known = stored_choices(path)
+    video_names, question_names = _split_features(features)
+    source = _weights(weights)
+    plan = ExtractionPlan(
+        store=str(path.absolute()),
+        features=video_names,
+        question_features=question_names,
+        weights=source,
+        decoder=known.decoder if decoder == "auto" else decoder,
+        device=_device(device),
+        seconds=seconds or known.seconds,
+        short=short,
+    )
+    run = RunOptions(ClusterOptions(workers or os.cpu_count() or 1, scheduler), retry_failed, accept)
+    if source.kind == "seeded":
+        click.echo("weights: seeded (random networks, for trials; not comparable with published features)", err=True)
+    with _progress() as on_progress:
+        return extract(loaded, folder.absolute(), plan, run, on_progress)
+
+
+def _videos_folder(manifest: Path | None, dataset: str) -> Path:
+    """Return the folder beside a manifest's files, where `synthesize` puts clips, or the dataset's usual one."""
+    beside = manifest / "videos" if manifest else None
+    return beside if beside and beside.is_dir() else Path("data/videos") / dataset
+
+
+def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]
+    if unknown or not names:
+        known = ", ".join([*EXTRACTORS, *QUESTION_EXTRACTORS])
+        raise UserError(f"--features {text!r}: {', '.join(unknown) or 'no name'} is no feature: choose from {known}")
+    return tuple(n for n in names if n in EXTRACTORS), tuple(n for n in names if n in QUESTION_EXTRACTORS)
+
+
+def _weights(text: str) -> "WeightsSource":
+    from pipeline.weights import hub_cache, parse_weights
+
+    return parse_weights(text, hub_cache())
+
+
+def _device(name: str) -> str:
+    if name == "cpu":
+        return name
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
+        raise UserError("--device cuda: torch sees no CUDA device here: install a driver, or use --device cpu")
+    return "cpu"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[["Progress"], None]]:
+    """Give a function that draws videos done, videos per second and time left on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("extracting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, rate="starting workers", failed="")
+
+        def show(progress: "Progress") -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            rate = f"{speed:.1f} videos/s" if speed else ""
+            failed = f"{progress.failed} failed" if progress.failed else ""
+            bar.update(task, completed=progress.done, total=progress.total, rate=rate, failed=failed)
+            if progress.note:
+                bar.console.print(progress.note)
+
+        yield show
+        if bar.tasks[0].total is None:
+            bar.update(task, visible=False)
+
+
+def _show(summary: "Summary") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("feature", "complete", "absent", "failed", "pending")
+    for name, counts in summary.states.items():
+        table.add_row(name, *(str(counts[state]) for state in ("complete", "absent", "failed", "pending")))
+    console = Console(stderr=True)
+    console.print(table)
+    for failure in summary.failures[:FAILURES_SHOWN]:
+        console.print(f"failed: {failure['video_id']} ({failure['feature']}): {failure['reason']}", markup=False)
+    if len(summary.failures) > FAILURES_SHOWN:
+        console.print(f"... and {len(summary.failures) - FAILURES_SHOWN} more: mavqa-inspect {summary.store}")
+    did = f"{summary.extracted} videos extracted" if summary.extracted else "nothing was left to extract"
+    click.echo(f"{summary.store}: {did}; {summary.videos} videos, {summary.questions} question texts", err=True)

@@ -1,0 +1,63 @@
+"""A picture of a video's sound, drawn with librosa, above the audio features that a store holds of it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.decode import open_decoder
+from pipeline.failure import UserError
+from pipeline.store.reader import FeatureStore
+from pipeline.store.schema import State
+from pipeline.timeline import DecodeRequest, Media
+
+LOWEST_HZ = 125
+HIGHEST_HZ = 7500
+BANDS = 64
+
+
+def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
+    """Draw the mel spectrogram of `video` and its stored audio features, on one axis of seconds, into `picture`.
+
+    Raises `UserError` where the file has no sound that can be decoded.
+    """
+    media = open_decoder("pyav").decode(video, DecodeRequest(seconds=store.seconds))
+    if media.audio.state is not State.COMPLETE:
+        raise UserError(f"{video}: the sound is {media.audio.state.name.lower()} ({media.audio.reason}): nothing to draw")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    stored = _stored_features(store, video.stem)
+    figure, axes = pyplot.subplots(1 + len(stored), 1, figsize=(10, 3 + 2 * len(stored)), sharex=True, layout="constrained")
+    first, *others = np.atleast_1d(axes)
+    _draw_sound(first, media)
+    first.set_title(video.name)
+    for axis, (name, values) in zip(others, stored.items(), strict=True):
+        axis.imshow(values.T, aspect="auto", origin="lower", extent=(0, len(values), 0, values.shape[1]), cmap="magma")
+        axis.set_ylabel(f"{name} (channel)")
+    np.atleast_1d(axes)[-1].set_xlabel("seconds")
+    figure.savefig(picture, dpi=110)
+    pyplot.close(figure)
+
+
+def _draw_sound(axis: object, media: Media) -> None:
+    import librosa
+    import librosa.display
+
+    power = librosa.feature.melspectrogram(
+        y=media.waveform, sr=media.sample_rate_hz, n_mels=BANDS, fmin=LOWEST_HZ, fmax=HIGHEST_HZ
+    )
+    decibels = librosa.power_to_db(power, ref=np.max)
+    librosa.display.specshow(
+        decibels, sr=media.sample_rate_hz, x_axis="time", y_axis="mel", fmin=LOWEST_HZ, fmax=HIGHEST_HZ, ax=axis
+    )
+
+
+def _stored_features(store: FeatureStore, video_id: str) -> dict[str, np.ndarray]:
+    row = store.rows.get(video_id)
+    names = [name for name in store.feature_names if store.spec(name).modality == "audio"]
+    if row is None:
+        return {}
+    steps = int(store.steps("audio")[row])
+    return {name: store.values(name)[row, :steps] for name in names if store.state(name)[row] == State.COMPLETE}
