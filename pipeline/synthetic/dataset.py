@@ -1,0 +1,172 @@
+"""From a seed to a synthetic dataset: scenes, splits, questions, vocabulary, clips.
+
+It draws and sounds nothing itself and does not measure what a model can learn (`benchmarks/synthetic_signal.py`).
+"""
+
+import hashlib
+import multiprocessing
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.failure import UserError
+from pipeline.manifest import SPLITS, Manifest, Question, Video, Vocabulary, save_manifest
+from pipeline.synthetic.balance import Candidate, choose_balanced
+from pipeline.synthetic.questions import ASKS
+from pipeline.synthetic.scene import INSTRUMENTS, Scene, draw_scene
+from pipeline.templates import ANSWERS, SLOTS, build_vocabulary, fill
+
+SPLIT_SHARES = {"val": 0.1, "test": 0.2}
+NO_AUDIO_SHARE = 0.10
+NO_PICTURE_SHARE = 0.05
+QUESTIONS_PER_VIDEO = 10
+VIDEOS_FOLDER = "videos"
+
+_TYPE_OF = {ask.template: ask.type for ask in ASKS}
+
+
+def synthesize(
+    out: Path,
+    videos: int,
+    seconds: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
+) -> Manifest:
+    """Write a synthetic dataset of `videos` clips of `seconds` seconds into `out`, and return its manifest.
+
+    The manifest's files go into `out`, the clips (MP4, H.264 and AAC) into `out/videos`, made by `workers` processes.
+    `progress` is called with (clips written, `videos`). The same `seed` gives the same questions, byte for byte; the
+    clips' bytes may differ between versions of the codecs. Raises `UserError` where a number is below 1.
+    """
+    for name, value in {"videos": videos, "seconds": seconds, "workers": workers}.items():
+        if value < 1:
+            raise UserError(f"--{name} {value} is too small: give at least 1")
+    splits = draw_scenes(videos, seconds, seed)
+    scenes = sorted((scene for split in splits.values() for scene in split), key=lambda scene: scene.video_id)
+    folder = out / VIDEOS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = dict(_write_clips(scenes, folder, seed, workers, progress or (lambda done, total: None)))
+    manifest = Manifest(
+        name=out.name,
+        release=f"synthetic-{seed}",
+        licence="Apache-2.0",
+        videos=tuple(Video(scene.video_id, f"{scene.video_id}.mp4", digests[scene.video_id]) for scene in scenes),
+        questions=ask_questions(splits, seed),
+        vocabulary=make_vocabulary(),
+    )
+    save_manifest(manifest, out)
+    return manifest
+
+
+def draw_scenes(videos: int, seconds: int, seed: int) -> dict[str, list[Scene]]:
+    """Return the scenes of each split (70 / 10 / 20 %); in each, 10 % lack the sound and another 5 % the picture."""
+    order = [f"syn{index:08d}" for index in range(videos)]
+    random.Random(f"{seed} splits").shuffle(order)
+    test, val = (round(videos * SPLIT_SHARES[split]) for split in ("test", "val"))
+    ids = {"train": order[test + val :], "val": order[test : test + val], "test": order[:test]}
+    return {split: _draw_split(ids[split], seconds, seed) for split in SPLITS}
+
+
+def _draw_split(video_ids: Sequence[str], seconds: int, seed: int) -> list[Scene]:
+    mute = round(len(video_ids) * NO_AUDIO_SHARE)
+    blind = mute + round(len(video_ids) * NO_PICTURE_SHARE)
+    return [
+        draw_scene(
+            video_id,
+            seconds,
+            random.Random(f"{seed} {video_id}"),
+            has_audio=index >= mute,
+            has_picture=not mute <= index < blind,
+        )
+        for index, video_id in enumerate(video_ids)
+    ]
+
+
+def ask_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[Question, ...]]:
+    """Return the questions of each split: about ten per video, answers balanced within the split."""
+    chosen = {split: _choose(scenes, random.Random(f"{seed} {split}")) for split, scenes in splits.items()}
+    numbers = count(1)
+    return {split: tuple(_make_question(next(numbers), c) for c in chosen[split]) for split in splits}
+
+
+def make_vocabulary() -> Vocabulary:
+    """Return the vocabulary of every synthetic dataset: all words that any seed can ask, and MUSIC-AVQA's 42 answers."""
+    return build_vocabulary((text for ask in ASKS for text in _sample_texts(ask.template)), ANSWERS)
+
+
+def _sample_texts(template: str) -> Iterator[str]:
+    """Yield filled texts in which each word that may stand in a slot occurs."""
+    slots = re.findall(r"<\w+>", template)
+    for index in range(len(INSTRUMENTS)):
+        yield fill(template, [_fillers(slot)[index % len(_fillers(slot))] for slot in slots])
+
+
+def _fillers(slot: str) -> tuple[str, ...]:
+    return INSTRUMENTS if slot == "<Object>" else SLOTS[slot]
+
+
+def _choose(scenes: Sequence[Scene], rng: random.Random) -> list[Candidate]:
+    candidates = [
+        Candidate(scene.video_id, ask.template, fill(ask.template, values), answer)
+        for scene in scenes
+        for ask in ASKS
+        for values, answer in ask.answers(scene)
+    ]
+    weights = {ask.template: ask.weight for ask in ASKS}
+    chosen = choose_balanced(candidates, weights, QUESTIONS_PER_VIDEO * len(scenes), rng)
+    return sorted(chosen, key=lambda c: (c.video_id, c.template, c.text))
+
+
+def _make_question(number: int, candidate: Candidate) -> Question:
+    question_type = _TYPE_OF[candidate.template]
+    return Question(
+        question_id=str(number),
+        video_id=candidate.video_id,
+        text=candidate.text,
+        template=candidate.template,
+        answer=candidate.answer,
+        type=question_type,
+        modality=question_type.rpartition(" ")[0],
+    )
+
+
+def _write_clips(
+    scenes: Sequence[Scene], folder: Path, seed: int, workers: int, progress: Callable[[int, int], None]
+) -> Iterator[tuple[str, str]]:
+    """Write the clips and yield (video id, SHA-256 of its file), in the order in which they are ready."""
+    if workers == 1:
+        for done, scene in enumerate(scenes, start=1):
+            yield _write_scene(scene, folder, seed)
+            progress(done, len(scenes))
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        tasks = [pool.submit(_write_scene, scene, folder, seed) for scene in scenes]
+        for done, task in enumerate(as_completed(tasks), start=1):
+            yield task.result()
+            progress(done, len(scenes))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_scene(scene: Scene, folder: Path, seed: int) -> tuple[str, str]:
+    from pipeline.synthetic.mp4 import write_clip
+    from pipeline.synthetic.render import FRAMES_PER_SECOND, render_pictures
+    from pipeline.synthetic.sound import SAMPLE_RATE_HZ, synthesize_waveform
+
+    path = folder / f"{scene.video_id}.mp4"
+    melodies = np.random.default_rng([seed, int(scene.video_id.removeprefix("syn"))])
+    write_clip(
+        path,
+        render_pictures(scene) if scene.has_picture else None,
+        FRAMES_PER_SECOND,
+        synthesize_waveform(scene, melodies) if scene.has_audio else None,
+        SAMPLE_RATE_HZ,
+    )
+    return scene.video_id, hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,139 @@
+"""The sound of a scene: one timbre per instrument, notes on whole fractions of a second, one mono waveform.
+
+It is not a model of real instruments: the spectra and envelopes are chosen to be told apart. It writes no file (`mp4`).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from pipeline.synthetic.scene import Performer, Scene
+
+SAMPLE_RATE_HZ = 16_000
+LEVEL_GAIN = {1: 0.04, 2: 0.10, 3: 0.24}
+VOICE_GAIN = 0.10
+SCALE_SEMITONES = (0, 2, 4, 7, 9)
+PITCH_STEPS = 5
+FADE_SECONDS = 0.008
+HIGHEST_HZ = 7_600.0
+
+
+@dataclass(frozen=True)
+class Timbre:
+    """How an instrument sounds.
+
+    `lowest_hz`: fundamental of its lowest note. `harmonics`: amplitude of each multiple of the fundamental. `ratio`:
+    distance of the partials (1 for harmonic tones). `decay_seconds`: time constant of a struck note, None where it is
+    held. `noise`: share of filtered noise in [0, 1], around `noise_hz`. `tremolo_hz`, `vibrato_hz`: 0 for none.
+    """
+
+    lowest_hz: float
+    harmonics: tuple[float, ...]
+    ratio: float = 1.0
+    decay_seconds: float | None = None
+    attack_seconds: float = 0.01
+    noise: float = 0.0
+    noise_hz: tuple[float, float] = (0.0, HIGHEST_HZ)
+    tremolo_hz: float = 0.0
+    vibrato_hz: float = 0.0
+
+
+TIMBRES = {
+    "accordion": Timbre(330, (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), attack_seconds=0.04, tremolo_hz=7),
+    "acoustic_guitar": Timbre(165, (1, 0.6, 0.4, 0.2, 0.1), decay_seconds=0.25),
+    "drum": Timbre(70, (1, 0.3), decay_seconds=0.09, noise=0.75, noise_hz=(60, 900)),
+    "flute": Timbre(1050, (1, 0.06), attack_seconds=0.06, noise=0.05, noise_hz=(3000, 7000), vibrato_hz=5),
+    "piano": Timbre(440, (1, 0.35, 0.15, 0.05), decay_seconds=0.5),
+    "saxophone": Timbre(220, (0.5, 0.1, 1, 0.1, 0.9, 0.1, 0.6, 0.1, 0.4), attack_seconds=0.03, noise=0.1),
+    "violin": Timbre(600, tuple(1 / k for k in range(1, 12)), attack_seconds=0.08, vibrato_hz=6.5),
+    "xylophone": Timbre(1800, (1, 0.5, 0.25), ratio=1.47, decay_seconds=0.07),
+}
+
+
+def synthesize_waveform(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Return the scene's sound: float32 [sample], mono in [-1, 1], `seconds` long at `SAMPLE_RATE_HZ`.
+
+    A second in which nothing sounds is exactly zero. `rng` chooses the melodies.
+    """
+    waveform = np.zeros(scene.seconds * SAMPLE_RATE_HZ, np.float32)
+    for performer in scene.heard:
+        _add_performer(waveform, performer, rng)
+    if scene.has_voiceover:
+        _add_voice(waveform, scene.seconds, rng)
+    return np.clip(waveform, -1.0, 1.0)
+
+
+def _add_performer(waveform: np.ndarray, performer: Performer, rng: np.random.Generator) -> None:
+    length = SAMPLE_RATE_HZ // performer.tempo
+    base = int(performer.pitch * len(SCALE_SEMITONES))
+    for index in range(performer.duration_seconds * performer.tempo):
+        step = (base + int(rng.integers(0, 3))) % PITCH_STEPS
+        begin = performer.start * SAMPLE_RATE_HZ + index * length
+        note = make_note(performer.instrument, step, performer.tempo)
+        waveform[begin : begin + length] += LEVEL_GAIN[performer.level] * note
+
+
+def _add_voice(waveform: np.ndarray, seconds: int, rng: np.random.Generator) -> None:
+    length = SAMPLE_RATE_HZ // 4
+    for index in range(seconds * 4):
+        begin = index * length
+        waveform[begin : begin + length] += VOICE_GAIN * make_syllable(int(rng.integers(0, 3)))
+
+
+@lru_cache(maxsize=512)
+def make_note(instrument: str, step: int, tempo: int) -> np.ndarray:
+    """Return one note: float32 [sample], peak 1, a `tempo`-th of a second long, at `step` of the scale."""
+    timbre = TIMBRES[instrument]
+    time = np.arange(SAMPLE_RATE_HZ // tempo) / SAMPLE_RATE_HZ
+    fundamental_hz = timbre.lowest_hz * 2 ** (SCALE_SEMITONES[step] / 12)
+    note = _tone(timbre, fundamental_hz, time)
+    if timbre.noise:
+        note = (1 - timbre.noise) * note + timbre.noise * _noise(timbre.noise_hz, len(time), seed=step)
+    note *= 1 - np.exp(-time / timbre.attack_seconds * 3)
+    if timbre.decay_seconds is not None:
+        note *= np.exp(-time / timbre.decay_seconds)
+    if timbre.tremolo_hz:
+        note *= 0.7 + 0.3 * np.sin(2 * np.pi * timbre.tremolo_hz * time)
+    return _faded(note)
+
+
+@lru_cache(maxsize=8)
+def make_syllable(vowel: int) -> np.ndarray:
+    """Return a quarter of a second of a voice-like sound: float32 [sample], peak 1; `vowel` in 0..2."""
+    first_hz, second_hz = ((700, 1200), (350, 2100), (450, 900))[vowel]
+    time = np.arange(SAMPLE_RATE_HZ // 4) / SAMPLE_RATE_HZ
+    multiples = np.arange(1, 25)[:, None] * 120.0
+    formants = np.exp(-(((multiples - first_hz) / 120) ** 2)) + 0.6 * np.exp(-(((multiples - second_hz) / 160) ** 2))
+    glide = 1 + 0.08 * np.sin(2 * np.pi * 2 * time)
+    phase = 2 * np.pi * np.cumsum(glide) / SAMPLE_RATE_HZ
+    return _faded((formants * np.sin(multiples * phase)).sum(0) * np.sin(np.pi * time * 4) ** 0.7)
+
+
+def _tone(timbre: Timbre, fundamental_hz: float, time: np.ndarray) -> np.ndarray:
+    phase = 2 * np.pi * fundamental_hz * time
+    if timbre.vibrato_hz:
+        phase += 0.012 * fundamental_hz / timbre.vibrato_hz * np.sin(2 * np.pi * timbre.vibrato_hz * time)
+    tone = np.zeros_like(time)
+    for index, amplitude in enumerate(timbre.harmonics):
+        multiple = 1 + index * timbre.ratio
+        if fundamental_hz * multiple < HIGHEST_HZ:
+            tone += amplitude * np.sin(multiple * phase)
+    return tone / np.abs(tone).max()
+
+
+def _noise(band_hz: tuple[float, float], samples: int, seed: int) -> np.ndarray:
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(samples))
+    frequency_hz = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ)
+    spectrum[(frequency_hz < band_hz[0]) | (frequency_hz > band_hz[1])] = 0
+    noise = np.fft.irfft(spectrum, samples)
+    return noise / np.abs(noise).max()
+
+
+def _faded(note: np.ndarray) -> np.ndarray:
+    """Return the note with its last milliseconds faded to zero, peak 1, read-only (it is cached)."""
+    fade = int(FADE_SECONDS * SAMPLE_RATE_HZ)
+    note[-fade:] *= np.linspace(1, 0, fade)
+    faded = (note / np.abs(note).max()).astype(np.float32)
+    faded.setflags(write=False)
+    return faded
