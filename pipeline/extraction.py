@@ -6,6 +6,7 @@ It writes only values; states go back to the coordinator (`pipeline.run`), which
 import functools
 import hashlib
 import importlib.metadata
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,10 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
 @functools.lru_cache(maxsize=1)
 def _tools(plan: ExtractionPlan) -> _Tools:
     """Load the networks once per worker process."""
-    import torch
-
-    torch.set_num_threads(THREADS_PER_WORKER)
     extractors = {name: make_extractor(name) for name in plan.features}
     hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(THREADS_PER_WORKER)
     return _Tools(DecodingChild(plan.decoder, plan.limits), extractors, hashes)
 
 

@@ -1,0 +1,102 @@
+"""Run an extraction with the toy extractors, in this process; called as a program it may kill itself at a named step.
+
+    python run_toys.py MANIFEST STORE [STEP WHEN COUNT]
+
+STEP is one of STEPS, WHEN is before or after, COUNT is which call of it: then the process gets SIGKILL.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import toy_extractors
+
+import pipeline.extraction
+import pipeline.extractors
+import pipeline.run
+import pipeline.store.writer as writer
+from pipeline.cluster import ClusterOptions
+from pipeline.extraction import ExtractionPlan
+from pipeline.manifest import load_manifest
+from pipeline.run import RunOptions, Summary, extract
+from pipeline.weights import WeightsSource
+
+SECONDS = 4
+STEPS = {
+    "values": (pipeline.extraction, "write_rows"),
+    "videos": (writer.StoreWriter, "record_videos"),
+    "state": (writer.StoreWriter, "record_features"),
+    "resize": (writer, "_resize"),
+    "create": (writer, "_create_values"),
+    "questions": (writer.StoreWriter, "write_questions"),
+    "consolidate": (writer.StoreWriter, "consolidate"),
+}
+
+
+class InProcess:
+    """The part of a Dask client that a run uses, without Dask: tests that kill runs by the dozen need it quick."""
+
+    def submit(self, task: Callable[..., Any], *arguments: Any, pure: bool = True) -> "InProcess":
+        self.value = task(*arguments)
+        return self
+
+    def result(self) -> Any:
+        return self.value
+
+
+@contextmanager
+def connect(options: ClusterOptions) -> Iterator[InProcess]:
+    yield InProcess()
+
+
+def stream(client: InProcess, task: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
+    return map(task, items)
+
+
+def run_toys(
+    manifest: Path, store: Path, features: tuple[str, ...] = tuple(toy_extractors.TABLE), **options: Any
+) -> Summary:
+    """Extract the toy features of `manifest` into `store`, in this process."""
+    plan_changes = {name: options.pop(name) for name in ("seconds", "short", "decoder", "weights") if name in options}
+    settings: dict[str, Any] = {
+        "seconds": SECONDS,
+        "short": "pad",
+        "decoder": "pyav",
+        "weights": WeightsSource("seeded"),
+        **plan_changes,
+    }
+    plan = ExtractionPlan(
+        store=str(store), features=features, question_features=("tokens",), device="cpu", **settings
+    )
+    pipeline.extractors.EXTRACTORS.update(toy_extractors.TABLE)
+    pipeline.run.connect, pipeline.run.stream = connect, stream  # type: ignore[assignment]
+    return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options))
+
+
+def kill_at(step: str, when: str, count: int) -> None:
+    """Make the `count`th call of `step` end this process, as `kill -9` does, before or after it."""
+    owner, name = STEPS[step]
+    original = getattr(owner, name)
+    calls = 0
+
+    def deadly(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*arguments, **keywords)
+        if calls == count and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        kill_at(sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    run_toys(Path(sys.argv[1]), Path(sys.argv[2]))

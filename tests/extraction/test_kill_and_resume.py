@@ -1,0 +1,71 @@
+"""A run killed at any moment and resumed leaves the same bytes as one that was never stopped."""
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from run_toys import STEPS, run_toys
+
+DRIVER = Path(__file__).with_name("run_toys.py")
+
+
+def contents(store: Path) -> dict[str, str]:
+    """Return {key: digest} of a store's files, strays aside."""
+    files = (path for path in store.rglob("*") if path.is_file() and path.suffix != ".partial")
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    store = tmp_path_factory.mktemp("whole") / "store.zarr"
+    assert run_toys(toy_manifest, store).is_whole
+    return contents(store)
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(DRIVER), *map(str, arguments)], cwd=DRIVER.parent.parent.parent)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("step", "count"), [*((step, 1) for step in STEPS), ("values", 5), ("state", 2), ("resize", 9)])
+def test_killed_at_a_named_step_and_resumed_gives_the_same_bytes(
+    step: str, count: int, when: str, toy_manifest: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store.zarr"
+    assert start(toy_manifest, store, step, when, count).wait() == -signal.SIGKILL
+    assert contents(store) != whole
+    run_toys(toy_manifest, store)
+    assert contents(store) == whole
+
+
+def test_killed_at_five_random_moments_and_resumed_gives_the_same_bytes(
+    toy_manifest: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store.zarr"
+    moments = random.Random(5)
+    for _ in range(5):
+        process = start(toy_manifest, store)
+        while not store.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 1.5))
+        process.kill()
+        process.wait()
+    run_toys(toy_manifest, store)
+    assert contents(store) == whole
+
+
+def test_a_second_run_extracts_nothing_and_changes_no_byte(
+    toy_manifest: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store.zarr"
+    run_toys(toy_manifest, store)
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("c/*")}
+    summary = run_toys(toy_manifest, store)
+    assert summary.extracted == 0
+    assert contents(store) == whole
+    assert before == {path: path.stat().st_mtime_ns for path in store.rglob("c/*")}

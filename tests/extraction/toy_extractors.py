@@ -1,0 +1,52 @@
+"""Extractors that need no network: the picture itself, and the loudness; fast enough to kill and repeat runs of them."""
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.timeline import FrameSize, Media
+from pipeline.weights import WeightsSource
+
+TABLE = {"toy-picture": "toy_extractors:ToyPicture", "toy-sound": "toy_extractors:ToySound"}
+
+
+class ToyPicture:
+    """The frame as numbers: float16 [time, channel 3, height 224, width 224], large enough to have own shards."""
+
+    name = "toy-picture"
+    modality = "visual"
+    dims = ("channel", "height", "width")
+    shape = (3, 224, 224)
+    dtype = "float16"
+    frame_size = FrameSize("stretch", 224)
+
+    def constants(self) -> dict[str, Any]:
+        return {"version": 1}
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        return ""
+
+    def extract(self, media: Media) -> np.ndarray:
+        return media.frames[self.frame_size].transpose(0, 3, 1, 2).astype(np.float16)
+
+
+class ToySound:
+    """The loudness of each second and its log: float32 [time, channel 2], small enough to share chunks."""
+
+    name = "toy-sound"
+    modality = "audio"
+    dims = ("channel",)
+    shape = (2,)
+    dtype = "float32"
+    frame_size = None
+
+    def constants(self) -> dict[str, Any]:
+        return {"version": 1}
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        return ""
+
+    def extract(self, media: Media) -> np.ndarray:
+        seconds = media.waveform[: media.audio.steps * media.sample_rate_hz].reshape(media.audio.steps, -1)
+        loudness = np.sqrt((seconds**2).mean(axis=1))
+        return np.stack([loudness, np.log(loudness + 1e-3)], axis=1).astype(np.float32)
