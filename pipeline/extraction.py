@@ -144,9 +144,7 @@ def _request(extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, task
     )
 
 
-def _extract(
-    extractor: FeatureExtractor, media: Media, plan: ExtractionPlan
-) -> tuple[State, str, np.ndarray | None]:
+def _extract(extractor: FeatureExtractor, media: Media, plan: ExtractionPlan) -> tuple[State, str, np.ndarray | None]:
     track = media.visual if extractor.modality == "visual" else media.audio
     if track.state is not State.COMPLETE:
         return track.state, track.reason, None

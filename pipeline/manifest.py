@@ -98,7 +98,10 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
     for split in manifest.splits:
         lines = (json.dumps(_plain(q), ensure_ascii=False) for q in manifest.questions[split])
         _replace(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
-    _replace(folder / "vocabulary.json", json.dumps(asdict(manifest.vocabulary), ensure_ascii=False, indent=1) + "\n")
+    _replace(
+        folder / "vocabulary.json",
+        json.dumps(asdict(manifest.vocabulary), ensure_ascii=False, indent=1) + "\n",
+    )
     _replace(folder / "dataset.toml", _dataset_toml(manifest))
 
 
@@ -139,7 +142,12 @@ def _videos_csv(videos: Iterable[Video]) -> str:
 
 
 def _dataset_toml(manifest: Manifest) -> str:
-    entries = {"format": FORMAT, "name": manifest.name, "release": manifest.release, "licence": manifest.licence}
+    entries = {
+        "format": FORMAT,
+        "name": manifest.name,
+        "release": manifest.release,
+        "licence": manifest.licence,
+    }
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()]
     return "\n".join([*lines, f"splits = {json.dumps(list(manifest.splits))}"]) + "\n"
 
@@ -154,7 +162,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: build the manifest with 'mavqa-manifest build', or name its folder") from None
+        raise UserError(
+            f"{path} is missing: build the manifest with 'mavqa-manifest build', or name its folder"
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 

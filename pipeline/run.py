@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cluster import ClusterOptions, connect, stream
-from pipeline.extraction import ExtractionPlan, PartitionOutcome, describe, describe_features, extract_partition
+from pipeline.extraction import (
+    ExtractionPlan,
+    PartitionOutcome,
+    describe,
+    describe_features,
+    extract_partition,
+)
 from pipeline.extractors import make_extractor
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest, Video
@@ -113,8 +119,10 @@ def check_videos_folder(folder: Path, manifest: Manifest) -> None:
     if not folder.is_dir():
         raise UserError(f"videos folder {folder} does not exist: {fill}")
     if manifest.videos and not any((folder / video.path).exists() for video in manifest.videos):
-        raise UserError(f"videos folder {folder} holds none of the {len(manifest.videos)} videos, such as "
-                        f"{manifest.videos[0].path}: {fill}")
+        raise UserError(
+            f"videos folder {folder} holds none of the {len(manifest.videos)} videos, such as "
+            f"{manifest.videos[0].path}: {fill}"
+        )
 
 
 def _match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
@@ -150,7 +158,11 @@ class _Run:
     """One run over one store: what is pending, under which descriptions, and the loop over partitions."""
 
     def __init__(
-        self, writer: StoreWriter, plan: ExtractionPlan, options: RunOptions, on_progress: Callable[[Progress], None]
+        self,
+        writer: StoreWriter,
+        plan: ExtractionPlan,
+        options: RunOptions,
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self._writer = writer
         self._plan = plan
@@ -168,7 +180,10 @@ class _Run:
             if lacking:
                 tasks.append(VideoTask(row, video.video_id, video.path, video.sha256, lacking))
         if not tasks:
-            self._refuse_differences({name: describe(make_extractor(name), self._plan, "") for name in self._plan.features}, _UNKNOWN_WHEN_IDLE)
+            self._refuse_differences(
+                {name: describe(make_extractor(name), self._plan, "") for name in self._plan.features},
+                _UNKNOWN_WHEN_IDLE,
+            )
         return tasks
 
     def _pending_rows(self, name: str, total: int, redo: tuple[State, ...]) -> np.ndarray:
@@ -234,7 +249,9 @@ class _Run:
         done = failed = 0
         for outcome in outcomes:
             if outcome is None:
-                self._on_progress(Progress(done, total, failed, "workers died over one partition; run again to redo it"))
+                self._on_progress(
+                    Progress(done, total, failed, "workers died over one partition; run again to redo it")
+                )
                 continue
             self._writer.record_videos(outcome.videos)
             self._writer.record_features(outcome.features)
@@ -258,6 +275,10 @@ def _summarise(
         reasons = writer.read_index(f"features/{name}/reason")[own]
         summary.states[name] = {state.name.lower(): int((states == state).sum()) for state in State}
         for index in np.flatnonzero(states == State.FAILED):
-            entry = {"video_id": manifest.videos[index].video_id, "feature": name, "reason": str(reasons[index])}
+            entry = {
+                "video_id": manifest.videos[index].video_id,
+                "feature": name,
+                "reason": str(reasons[index]),
+            }
             summary.failures.append(entry)
     return summary

@@ -22,14 +22,18 @@ def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
     """
     media = open_decoder("pyav").decode(video, DecodeRequest(seconds=store.seconds))
     if media.audio.state is not State.COMPLETE:
-        raise UserError(f"{video}: the sound is {media.audio.state.name.lower()} ({media.audio.reason}): nothing to draw")
+        raise UserError(
+            f"{video}: the sound is {media.audio.state.name.lower()} ({media.audio.reason}): nothing to draw"
+        )
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     stored = _stored_features(store, video.stem)
-    figure, axes = pyplot.subplots(1 + len(stored), 1, figsize=(10, 3 + 2 * len(stored)), sharex=True, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1 + len(stored), 1, figsize=(10, 3 + 2 * len(stored)), sharex=True, layout="constrained"
+    )
     first, *others = np.atleast_1d(axes)
     _draw_sound(first, media)
     first.set_title(video.name)
@@ -50,7 +54,13 @@ def _draw_sound(axis: object, media: Media) -> None:
     )
     decibels = librosa.power_to_db(power, ref=np.max)
     librosa.display.specshow(
-        decibels, sr=media.sample_rate_hz, x_axis="time", y_axis="mel", fmin=LOWEST_HZ, fmax=HIGHEST_HZ, ax=axis
+        decibels,
+        sr=media.sample_rate_hz,
+        x_axis="time",
+        y_axis="mel",
+        fmin=LOWEST_HZ,
+        fmax=HIGHEST_HZ,
+        ax=axis,
     )
 
 

@@ -34,13 +34,21 @@ Examples:
 @click.option("--store", help="Feature store to write.  [default: stores/DATASET.zarr]")
 @click.option("--features", default="resnet18-map,vggish,tokens", show_default=True, help="Comma-separated names.")
 @click.option(
-    "--weights", default="pretrained", show_default=True, help="'pretrained', a folder of checkpoints, or 'seeded' (random)."
+    "--weights",
+    default="pretrained",
+    show_default=True,
+    help="'pretrained', a folder of checkpoints, or 'seeded' (random).",
 )
 @click.option("--decoder", default="auto", show_default=True, help="auto or pyav; auto keeps a store's own decoder.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seconds", type=click.IntRange(1), help="Steps of a video.  [default: the store's, 60 in a new one]")
-@click.option("--short", type=click.Choice(["pad", "cycle", "released"]), default="pad", show_default=True,
-              help="What stands in the steps after the end of a short video.")
+@click.option(
+    "--short",
+    type=click.Choice(["pad", "cycle", "released"]),
+    default="pad",
+    show_default=True,
+    help="What stands in the steps after the end of a short video.",
+)
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a core]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use this Dask scheduler instead of local workers.")
 @click.option("--retry-failed", is_flag=True, help="Try failed videos again.")

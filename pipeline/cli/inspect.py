@@ -57,7 +57,9 @@ def _show(store: str, document: dict[str, Any]) -> None:
 
     console = Console(file=sys.stdout)
     console.print(f"{store}: {document['videos']} videos of {document['seconds']} steps", markup=False)
-    table = Table("feature", "shape", "dtype", "complete", "absent", "failed", "pending", "MB", "weights", "fingerprint")
+    table = Table(
+        "feature", "shape", "dtype", "complete", "absent", "failed", "pending", "MB", "weights", "fingerprint"
+    )
     for name, feature in document["features"].items():
         counts = (str(feature[state]) for state in ("complete", "absent", "failed", "pending"))
         weights = feature["spec"]["constants"].get("weights", {}).get("weights", "")

@@ -112,7 +112,9 @@ class FeatureStore:
     def _index(self, path: str) -> np.ndarray:
         values = np.asarray(self._array(path)[: len(self.video_ids)])
         if len(values) != len(self.video_ids):
-            raise UserError(f"store {self.path}: {path} has {len(values)} rows for {len(self.video_ids)} videos: damaged")
+            raise UserError(
+                f"store {self.path}: {path} has {len(values)} rows for {len(self.video_ids)} videos: damaged"
+            )
         return values
 
     def _array(self, path: str) -> zarr.Array:
@@ -133,12 +135,14 @@ class FeatureStore:
         except KeyError:
             raise UserError(f"store {self.path} has no {path}: {self._what_is_there(path)}") from None
         except _DAMAGED as error:
-            raise UserError(f"store {self.path}: {path} cannot be read ({_line(error)}): the store is damaged") from None
+            raise UserError(
+                f"store {self.path}: {path} cannot be read ({_line(error)}): the store is damaged"
+            ) from None
 
     def _what_is_there(self, path: str) -> str:
-        kind = path.split("/")[0]
-        names = {"features": self.feature_names, "questions": self.question_feature_names} if "/" in path else {}
-        if kind not in names or path == f"{kind}/text":
+        kind, name = (path.split("/") + [""])[:2]
+        names = {"features": self.feature_names, "questions": self.question_feature_names} if name else {}
+        if kind not in names or name in (*names[kind], "text"):
             return "the store is damaged"
         return f"it holds {', '.join(names[kind]) or 'none'}; extract it with mavqa-extract"
 

@@ -114,7 +114,11 @@ class StoreWriter:
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
         foreign = names - {"zarr.json", "videos", "features", "questions"}
         if filled or foreign:
-            what = "a feature store without its root metadata: it is damaged" if filled else "a folder but no feature store"
+            what = (
+                "a feature store without its root metadata: it is damaged"
+                if filled
+                else "a folder but no feature store"
+            )
             raise UserError(f"{self.path} is {what}: give a new place to --store")
         store = zarr.storage.LocalStore(self.path)
         root = zarr.create_group(store, zarr_format=3, overwrite=True)
@@ -290,7 +294,9 @@ def _create_values(store: Any, path: str, spec: FeatureSpec, shape: tuple[int, .
     dtype = np.dtype(spec.dtype)
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
     sharded = video_feature and row_bytes > SHARD_ROW_BYTES
-    rows = VIDEOS_PER_PARTITION if video_feature else max(1, min(ROWS_PER_INDEX_CHUNK, QUESTION_CHUNK_BYTES // row_bytes))
+    rows = (
+        VIDEOS_PER_PARTITION if video_feature else max(1, min(ROWS_PER_INDEX_CHUNK, QUESTION_CHUNK_BYTES // row_bytes))
+    )
     zarr.create_array(
         store,
         name=path,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import toy_extractors
 
@@ -69,12 +70,12 @@ def run_toys(
         "weights": WeightsSource("seeded"),
         **plan_changes,
     }
-    plan = ExtractionPlan(
-        store=str(store), features=features, question_features=("tokens",), device="cpu", **settings
-    )
-    pipeline.extractors.EXTRACTORS.update(toy_extractors.TABLE)
-    pipeline.run.connect, pipeline.run.stream = connect, stream  # type: ignore[assignment]
-    return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options))
+    plan = ExtractionPlan(store=str(store), features=features, question_features=("tokens",), device="cpu", **settings)
+    with (
+        patch.dict(pipeline.extractors.EXTRACTORS, toy_extractors.TABLE),
+        patch.multiple(pipeline.run, connect=connect, stream=stream),
+    ):
+        return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options))
 
 
 def kill_at(step: str, when: str, count: int) -> None:

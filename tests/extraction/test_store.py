@@ -1,0 +1,179 @@
+"""What a store promises: holes read as no feature, one writer, plain readers, damage named and never made worse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import dask.array
+import numpy as np
+import pytest
+import xarray
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.failure import UserError
+from pipeline.store.reader import open_store
+from pipeline.store.schema import FeatureSpec, State, differences
+from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
+
+SOUND = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 1})
+MAPS = FeatureSpec("maps", "visual", ("channel", "height", "width"), (8, 160, 160), "float16", {"version": 1})
+WORDS = FeatureSpec("words", "question", ("token",), (4,), "int32", {})
+
+
+def make(path: Path, videos: int = 20) -> Path:
+    with StoreWriter(path, 5, "test") as writer:
+        writer.append_videos([f"v{number}" for number in range(videos)])
+        writer.ensure_feature(SOUND)
+        writer.ensure_feature(MAPS)
+    return path
+
+
+def test_a_row_that_was_never_written_reads_as_no_feature(tmp_path: Path) -> None:
+    store = open_store(make(tmp_path / "s.zarr"))
+    assert np.isnan(store.values("sound")[:]).all()
+    assert np.isnan(store.values("maps")[3]).all()
+    assert (store.state("sound") == State.PENDING).all()
+
+
+def test_what_workers_write_is_read_back_and_the_rest_stays_a_hole(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    maps = np.random.default_rng(0).normal(size=(4, 8, 160, 160)).astype("float16")
+    write_rows(path, "maps", 16, {17: maps})
+    write_rows(path, "sound", 16, {16: np.ones((5, 3), "float32"), 18: np.zeros((2, 3), "float32")})
+    store = open_store(path)
+    np.testing.assert_array_equal(store.values("maps")[17, :4], maps)
+    assert np.isnan(store.values("maps")[17, 4]).all()
+    assert (store.values("sound")[16] == 1).all()
+    assert np.isnan(store.values("sound")[17]).all()
+    assert np.isnan(store.values("sound")[18, 2:]).all()
+
+
+@pytest.mark.parametrize(("first_row", "row"), [(0, 16), (8, 9), (16, 3)])
+def test_a_block_that_is_not_a_whole_partition_is_refused(tmp_path: Path, first_row: int, row: int) -> None:
+    path = make(tmp_path / "s.zarr")
+    with pytest.raises(ValueError, match="aligned partition"):
+        write_rows(path, "sound", first_row, {row: np.ones((5, 3), "float32")})
+
+
+@settings(max_examples=15, deadline=None)
+@given(order=st.permutations(range(20)), cuts=st.lists(st.integers(1, 19), max_size=3))
+def test_rows_written_in_any_order_and_parts_give_the_same_store(
+    order: list[int], cuts: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = make(tmp_path_factory.mktemp("any") / "s.zarr")
+    values = np.arange(20 * 5 * 3, dtype="float32").reshape(20, 5, 3)
+    bounds = [0, *sorted(set(cuts)), 20]
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        part = order[start:stop]
+        for first_row in (0, 16):
+            rows = {row: values[row] for row in part if first_row <= row < first_row + 16}
+            if rows:
+                write_rows(path, "sound", first_row, rows)
+    np.testing.assert_array_equal(open_store(path).values("sound")[:], values)
+
+
+def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    record = VideoRecord(
+        row=18,
+        source_sha256="abc",
+        states={"visual": State.COMPLETE, "audio": State.ABSENT},
+        steps={"visual": 4, "audio": 0},
+        reasons={"visual": "", "audio": "no audio stream"},
+    )
+    with StoreWriter(path, 5, "test") as writer:
+        writer.record_videos([record])
+        writer.record_features([FeatureRecord(18, "sound", State.ABSENT, "no audio stream")])
+    store = open_store(path)
+    assert store.presence("audio")[18] == State.ABSENT
+    assert store.steps("visual")[18] == 4
+    assert store.reasons("audio")[17:19] == ["", "no audio stream"]
+    assert store.state("sound").tolist() == [0] * 18 + [State.ABSENT, 0]
+
+
+def test_appended_videos_and_questions_leave_the_old_rows_alone(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    write_rows(path, "sound", 16, {19: np.full((5, 3), 7, "float32")})
+    with StoreWriter(path, 5, "test") as writer:
+        assert writer.append_questions(["who plays", "how many"]) == {"who plays": 0, "how many": 1}
+        writer.ensure_question_feature(WORDS)
+        writer.write_questions("words", np.array([1]), np.full((1, 4), 5, "int32"))
+        writer.append_videos(["late"])
+        assert writer.append_questions(["how many", "where"])["where"] == 2
+        assert writer.question_texts("words") == {"how many"}
+    store = open_store(path)
+    assert store.rows["late"] == 20
+    assert (store.values("sound")[19] == 7).all()
+    assert store.question_values("words")[:].tolist() == [[-1] * 4, [5] * 4, [-1] * 4]
+
+
+def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    with (
+        StoreWriter(path, 5, "test"),
+        pytest.raises(UserError, match="another run"),
+        StoreWriter(path, 5, "test"),
+    ):
+        pass
+    with StoreWriter(path, 5, "test"):
+        pass
+
+
+def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    values = zarr.open_group(path, mode="r")["features/maps/values"]
+    assert values.metadata.dimension_names == ("video", "time", "channel", "height", "width")
+    assert dask.array.from_zarr(values).shape == (20, 5, 8, 160, 160)
+    tree = xarray.open_datatree(path, engine="zarr", consolidated=True)
+    assert tree["features/sound"]["values"].dims == ("video", "time", "channel")
+    assert tree["videos"]["video_id"].dims == ("video",)
+    assert xarray.open_zarr(path, group="features/sound")["state"].dims == ("video",)
+
+
+def test_damage_is_one_clear_error_and_the_writer_leaves_it_alone(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    (path / "zarr.json").write_text("{ trunca")
+    files = sorted(str(file) for file in path.rglob("*"))
+    with pytest.raises(UserError, match="damaged"):
+        open_store(path)
+    with pytest.raises(UserError, match="damaged"), StoreWriter(path, 5, "test"):
+        pass
+    assert sorted(str(file) for file in path.rglob("*")) == files
+
+
+@pytest.mark.parametrize("lost", ["videos/visual", "videos/video_id", "features/sound/state"])
+def test_a_store_that_lost_an_array_is_named_as_damaged(tmp_path: Path, lost: str) -> None:
+    path = make(tmp_path / "s.zarr")
+    root = json.loads((path / "zarr.json").read_text())
+    del root["consolidated_metadata"]["metadata"][lost]
+    (path / "zarr.json").write_text(json.dumps(root))
+    shutil.rmtree(path / lost)
+    with pytest.raises(UserError, match="damaged"):
+        store = open_store(path)
+        store.presence("visual")
+        store.state("sound")
+
+
+def test_another_format_another_length_and_a_strange_folder_are_refused(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    with pytest.raises(UserError, match="5 seconds a video, not 60"), StoreWriter(path, 60, "test"):
+        pass
+    zarr.open_group(path, mode="r+").update_attributes({"mavqa_format": 99})
+    with pytest.raises(UserError, match="format 99"):
+        open_store(path)
+    strange = tmp_path / "holiday"
+    strange.mkdir()
+    (strange / "photo.jpg").touch()
+    with pytest.raises(UserError, match="no feature store"), StoreWriter(strange, 5, "test"):
+        pass
+    with pytest.raises(UserError, match="no feature store at"):
+        open_store(tmp_path / "nothing")
+
+
+def test_differences_name_the_constant_and_both_values() -> None:
+    other = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 2, "machine": {"threads": 1}})
+    assert differences(SOUND, other, ("machine",)) == ["version is 1 in the store, 2 here"]
+    assert differences(SOUND, SOUND) == []
+    assert SOUND.fingerprint != other.fingerprint
