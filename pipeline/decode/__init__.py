@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.failure import UserError
-from pipeline.timeline import DecodeRequest, Media
+from pipeline.store.schema import State
+from pipeline.timeline import DecodeRequest, Media, Track
 
 DECODERS = {"pyav": "pipeline.decode.pyav:PyAVDecoder"}
 
@@ -18,9 +19,12 @@ AUDIO_SUFFIXES = frozenset({".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".o
 
 
 class Decoder(Protocol):
-    """What turns one media file into frames and waveform. `name` is its key in the table."""
+    """What turns one media file into frames and waveform."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The decoder's key in the table."""
+        ...
 
     def version(self) -> str:
         """Return the versions that the decoded numbers depend on, for the store's fingerprint."""
@@ -57,8 +61,17 @@ class DecoderBySuffix:
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media, decoded by the one of the two that suits the file."""
+        unreadable = _find_unreadable(path)
+        if unreadable:
+            return fail_media(unreadable)
         is_audio = path.suffix.lower() in AUDIO_SUFFIXES and not self.container.has_pictures(path)
         return (self.audio if is_audio else self.container).decode(path, request)
+
+
+def fail_media(reason: str) -> Media:
+    """Return the media of a file of which nothing can be had."""
+    failed = Track(State.FAILED, reason=reason)
+    return Media(visual=failed, audio=failed)
 
 
 def open_decoder(name: str) -> Decoder:
@@ -71,6 +84,13 @@ def open_decoder(name: str) -> Decoder:
     if name not in DECODERS:
         raise UserError(f"unknown decoder {name!r}: choose one of {', '.join(sorted(DECODERS))}")
     return DecoderBySuffix(container=_load(DECODERS[name]), audio=_load(AUDIO_DECODER))
+
+
+def _find_unreadable(path: Path) -> str:
+    """Return why there is nothing to decode, or an empty text."""
+    if not path.is_file():
+        return "there is no such file"
+    return "" if path.stat().st_size else "the file is empty (0 bytes)"
 
 
 def _load(entry: str) -> Decoder:

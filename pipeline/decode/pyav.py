@@ -1,4 +1,4 @@
-"""The default decoder: PyAV, which carries its own FFmpeg. It does not choose steps: `pipeline.timeline` does.
+"""The default decoder: PyAV, which carries its own FFmpeg. It chooses no steps: `pipeline.timeline` does.
 
 One open and one pass over the file serve both streams. Edit lists and the priming samples of audio codecs are
 applied by FFmpeg, the display rotation here (FFmpeg's libraries only report it).
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 
+from pipeline.decode import fail_media
 from pipeline.picture import fit, orient
 from pipeline.store.schema import State
 from pipeline.timeline import (
@@ -32,8 +33,17 @@ from pipeline.timeline import (
 HELD_EVENTS = 500
 HELD_FRAMES = 16
 NOUNS = {"video": "picture", "audio": "sound"}
+SAMPLE_TYPES: dict[str, type[np.generic]] = {
+    "u8": np.uint8,
+    "s16": np.int16,
+    "s32": np.int32,
+    "s64": np.int64,
+    "flt": np.float32,
+    "dbl": np.float64,
+}
 
 AVFrame = av.VideoFrame | av.AudioFrame
+Stream = av.VideoStream | av.AudioStream
 
 
 @dataclass(frozen=True)
@@ -78,8 +88,7 @@ class PyAVDecoder:
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
-            failed = Track(State.FAILED, reason=f"cannot be opened: {_explain(error)}")
-            return Media(visual=failed, audio=failed)
+            return fail_media(f"cannot be opened: {_explain(error)}")
         with container:
             return _Pass(container, request, self._thread_count).run()
 
@@ -87,7 +96,9 @@ class PyAVDecoder:
 class _Pass:
     """One pass over one open file."""
 
-    def __init__(self, container: av.container.InputContainer, request: DecodeRequest, thread_count: int) -> None:
+    def __init__(
+        self, container: av.container.InputContainer, request: DecodeRequest, thread_count: int
+    ) -> None:
         self._container = container
         self._request = request
         self._streams = _default_streams(container)
@@ -123,7 +134,7 @@ class _Pass:
         try:
             for packet in self._container.demux(streams):
                 if packet.size:
-                    yield from self._decode(packet.stream, packet)
+                    yield from self._decode(cast(Stream, packet.stream), packet)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
@@ -131,7 +142,7 @@ class _Pass:
         for stream in streams:
             yield from self._decode(stream, None)
 
-    def _decode(self, stream: av.stream.Stream, packet: av.Packet | None) -> Iterator[_Event]:
+    def _decode(self, stream: Stream, packet: av.Packet | None) -> Iterator[_Event]:
         if stream.type in self._done:
             return
         try:
@@ -141,18 +152,18 @@ class _Pass:
         except av.FFmpegError as error:
             if packet is not None:
                 pts = packet.pts if packet.pts is not None else packet.dts
-                start = None if pts is None else pts * packet.time_base
-                duration = (packet.duration or 0) * packet.time_base
+                start = None if pts is None else pts * _tick(stream)
+                duration = (packet.duration or 0) * _tick(stream)
                 yield _Event(stream.type, start, duration, error=_explain(error))
             return
         for frame in frames:
             yield _Event(stream.type, _start_of(frame, stream), _duration_of(frame, stream), frame)
 
     def _find_start(self, events: Iterator[_Event]) -> tuple[Fraction, list[_Event]]:
-        """Return t0 and the events read to find it: the smallest timestamp of the streams' first decoded frames.
+        """Return t0, the smallest timestamp of the streams' first decoded frames, and the events read to find it.
 
-        A stream that has not shown a frame yet is waited for only while the file says that it starts earlier than
-        what is known, and not for longer than `HELD_EVENTS` events or `HELD_FRAMES` pictures.
+        A stream that has not shown a frame yet is waited for only while the file says that it starts earlier
+        than what is known, and not for longer than `HELD_EVENTS` events or `HELD_FRAMES` pictures.
         """
         held: list[_Event] = []
         first: dict[str, Fraction] = {}
@@ -163,7 +174,11 @@ class _Pass:
                 pictures += event.kind == "video"
                 if event.start is not None:
                     first.setdefault(event.kind, event.start)
-            missing = [stream for kind, stream in self._streams.items() if kind not in first | dict.fromkeys(self._done)]
+            missing = [
+                stream
+                for kind, stream in self._streams.items()
+                if kind not in first | dict.fromkeys(self._done)
+            ]
             known = min(first.values(), default=None)
             if known is not None and all(_claims_later(stream, known) for stream in missing):
                 break
@@ -201,11 +216,15 @@ class _Ledger:
 
     def _join(self, note: str) -> str:
         of = self.lost + self.decoded
-        losses = f"{self.lost} of {of} packets of the {self.noun} cannot be decoded: {self.error}" if self.lost else ""
+        losses = (
+            f"{self.lost} of {of} packets of the {self.noun} cannot be decoded: {self.error}"
+            if self.lost
+            else ""
+        )
         return "; ".join(filter(None, [losses, note]))
 
 
-def _settle_unread(stream: av.stream.Stream | None, is_wanted: bool, noun: str) -> Track | None:
+def _settle_unread(stream: Stream | None, is_wanted: bool, noun: str) -> Track | None:
     """Return the track of a stream that need not or cannot be decoded, None for one to decode."""
     if stream is None:
         return Track(State.ABSENT)
@@ -219,7 +238,7 @@ def _settle_unread(stream: av.stream.Stream | None, is_wanted: bool, noun: str) 
 class _Visual:
     """Gathers the chosen pictures of the video stream, upright and at every requested size."""
 
-    def __init__(self, stream: av.stream.Stream | None, request: DecodeRequest, t0: Fraction) -> None:
+    def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:
         self._request = request
         self._ledger = _Ledger("picture", end=t0)
         self._settled = _settle_unread(stream, bool(request.frame_sizes), self._ledger.noun)
@@ -230,7 +249,9 @@ class _Visual:
             if rate:
                 self._selector = ReleasedSelector(rate, request.seconds)
             else:
-                self._settled = Track(State.FAILED, reason="the file gives no frame rate to count by (short=released)")
+                self._settled = Track(
+                    State.FAILED, reason="the file gives no frame rate to count by (short=released)"
+                )
 
     @property
     def is_done(self) -> bool:
@@ -244,7 +265,9 @@ class _Visual:
             return
         if frame.width * frame.height > self._request.max_pixels:
             size = f"{frame.width}x{frame.height}"
-            self._settled = self._ledger.fail(f"a picture of {size} has more than {self._request.max_pixels} pixels")
+            self._settled = self._ledger.fail(
+                f"a picture of {size} has more than {self._request.max_pixels} pixels"
+            )
             return
         self._end = max(self._end, self._ledger.end)
         self._selector.feed(start, event.duration, lambda: self._convert(frame))
@@ -258,29 +281,30 @@ class _Visual:
         if not chosen:
             return {}, self._ledger.fail("no picture could be decoded", note)
         if len(chosen) < len(rows):
-            second = rows.index(None)
-            missing = f"{len(rows) - len(chosen)} of {len(rows)} seconds have no picture, the first is second {second}"
+            missing = f"{len(rows) - len(chosen)} of {len(rows)} seconds, from {rows.index(None)} on, have no picture"
             return {}, self._ledger.fail(missing, note)
         steps = count_steps(float(self._end - self._t0), self._request.seconds)
         steps = len(rows) if self._request.short != "released" else steps
         sizes = self._request.frame_sizes
-        return {size: np.stack([row[size] for row in chosen]) for size in sizes}, self._ledger.complete(steps, note)
+        return {size: np.stack([row[size] for row in chosen]) for size in sizes}, self._ledger.complete(
+            steps, note
+        )
 
     def _convert(self, frame: av.VideoFrame) -> dict[FrameSize, np.ndarray]:
         picture = frame.to_ndarray(format="rgb24", threads=1)
-        for side_data in frame.side_data:
-            if side_data.type is SideDataType.DISPLAYMATRIX:
-                picture = orient(picture, np.frombuffer(side_data, np.int32).tolist())
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is not None:
+            picture = orient(picture, np.frombuffer(cast(bytes, matrix), np.int32).tolist())
         return {size: fit(picture, size) for size in self._request.frame_sizes}
 
 
 class _Audio:
     """Gathers the sound of the audio stream as one mono waveform at the stream's own rate."""
 
-    def __init__(self, stream: av.stream.Stream | None, request: DecodeRequest, t0: Fraction) -> None:
+    def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:
         self._ledger = _Ledger("sound", end=t0)
         self._settled = _settle_unread(stream, request.wants_audio, self._ledger.noun)
-        self._rate = stream.codec_context.sample_rate if self._settled is None and stream is not None else 0
+        self._rate = stream.sample_rate if isinstance(stream, av.AudioStream) and self._settled is None else 0
         self._t0, self._seconds = t0, request.seconds
         self._assembler: WaveformAssembler | None = None
 
@@ -319,11 +343,11 @@ def _open(path: Path) -> av.container.InputContainer:
     return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
 
 
-def _default_streams(container: av.container.InputContainer) -> dict[str, av.stream.Stream]:
-    """Return the default stream of each kind: the first marked as default, else the first; cover pictures are none."""
-    chosen: dict[str, av.stream.Stream] = {}
+def _default_streams(container: av.container.InputContainer) -> dict[str, Stream]:
+    """Return the default stream of each kind: the first marked as default, else the first. A cover is no stream."""
+    chosen: dict[str, Stream] = {}
     for stream in container.streams:
-        if stream.type not in NOUNS or stream.disposition & Disposition.attached_pic:
+        if not isinstance(stream, Stream) or stream.disposition & Disposition.attached_pic:
             continue
         known = chosen.get(stream.type)
         if known is None or stream.disposition & ~known.disposition & Disposition.default:
@@ -331,36 +355,52 @@ def _default_streams(container: av.container.InputContainer) -> dict[str, av.str
     return chosen
 
 
-def _claims_later(stream: av.stream.Stream, moment: Fraction) -> bool:
-    return stream.start_time is not None and stream.start_time * stream.time_base >= moment
+def _tick(stream: Stream) -> Fraction:
+    """Return the seconds of one unit of the stream's timestamps."""
+    return Fraction(stream.time_base or 0)
 
 
-def _start_of(frame: AVFrame, stream: av.stream.Stream) -> Fraction | None:
+def _claims_later(stream: Stream, moment: Fraction) -> bool:
+    return stream.start_time is not None and stream.start_time * _tick(stream) >= moment
+
+
+def _start_of(frame: AVFrame, stream: Stream) -> Fraction | None:
     stamp = frame.pts if frame.pts is not None else frame.dts
-    return None if stamp is None else stamp * stream.time_base
+    return None if stamp is None else stamp * _tick(stream)
 
 
-def _duration_of(frame: AVFrame, stream: av.stream.Stream) -> Fraction:
+def _duration_of(frame: AVFrame, stream: Stream) -> Fraction:
     if isinstance(frame, av.AudioFrame):
         return Fraction(frame.samples, frame.sample_rate)
     if frame.duration:
-        return frame.duration * stream.time_base
+        return frame.duration * _tick(stream)
     return 1 / (stream.guessed_rate or Fraction(25))
 
 
 def _to_mono(frame: av.AudioFrame) -> np.ndarray:
-    """Return float32 [sample], the mean over the channels, full scale at 1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    if samples.dtype == np.uint8:
-        samples = (samples.astype(np.float32) - 128) / 128
-    elif samples.dtype.kind == "i":
-        samples = samples / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
-    return samples.mean(axis=0, dtype=np.float64).astype(np.float32)
+    """Return float32 [sample], the mean over the channels, full scale at 1.
+
+    The planes are read here: `frame.to_ndarray` reads past the last plane of 7.1 sound (PyAV 18.1).
+    """
+    channels = len(frame.layout.channels)
+    dtype = SAMPLE_TYPES[frame.format.name.removesuffix("p")]
+    if frame.format.is_planar:
+        samples = np.stack(
+            [np.frombuffer(memoryview(plane), dtype, frame.samples) for plane in frame.planes[:channels]]
+        )
+    else:
+        samples = (
+            np.frombuffer(memoryview(frame.planes[0]), dtype, frame.samples * channels)
+            .reshape(-1, channels)
+            .T
+        )
+    mono = samples.mean(axis=0, dtype=np.float64)
+    if dtype is np.uint8:
+        mono = (mono - 128) / 128
+    elif issubclass(dtype, np.integer):
+        mono = mono / -float(np.iinfo(dtype).min)
+    return mono.astype(np.float32)
 
 
 def _explain(error: av.FFmpegError) -> str:
-    """Return what FFmpeg says of an error: its kind, and its last log line where there is one."""
-    line = error.log[2].strip() if error.log else ""
-    return f"{error.strerror} ({line})" if line else str(error.strerror)
+    return str(error.strerror)

@@ -1,0 +1,56 @@
+"""Audio-only files (wav, flac, ogg, mp3 ...) through librosa, at their own sample rate. It knows no pictures.
+
+The file is handed to librosa already opened by soundfile: librosa's own fallback for what soundfile cannot
+open would start whatever decoder program the machine happens to have.
+"""
+
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.store.schema import State
+from pipeline.timeline import AUDIO_COVERAGE, DecodeRequest, Media, Track, WaveformAssembler
+
+ABSENT = Track(State.ABSENT)
+
+
+class AudioFileDecoder:
+    """Read audio-only files with librosa and soundfile."""
+
+    name = "librosa"
+
+    def version(self) -> str:
+        """Return the versions of librosa and soundfile."""
+        return f"librosa {version('librosa')} (soundfile {version('soundfile')})"
+
+    def has_pictures(self, path: Path) -> bool:
+        """Return False: files with pictures are not for this decoder."""
+        return False
+
+    def decode(self, path: Path, request: DecodeRequest) -> Media:
+        """Return the file's sound, mono and at most `request.seconds` long; the picture is absent."""
+        if not request.wants_audio:
+            return Media(visual=ABSENT, audio=Track(State.PENDING))
+        import librosa
+        import soundfile
+
+        try:
+            with soundfile.SoundFile(path) as sound:
+                samples, rate = librosa.load(sound, sr=None, mono=True, duration=request.seconds)
+        except soundfile.LibsndfileError as error:
+            kind = path.suffix.lower().removeprefix(".")
+            reason = f"cannot be read as {kind} sound: damaged, or no {kind} at all (libsndfile error {error.code})"
+            return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
+        return _place(samples, int(rate), request.seconds)
+
+
+def _place(samples: np.ndarray, rate: int, seconds: int) -> Media:
+    assembler = WaveformAssembler(Fraction(0), seconds, rate)
+    assembler.feed(Fraction(0), samples)
+    waveform, steps, coverage = assembler.finish()
+    if coverage < AUDIO_COVERAGE:
+        reason = f"only {coverage:.0%} of the samples are numbers" if steps else "the file holds no sound"
+        return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
+    return Media(visual=ABSENT, audio=Track(State.COMPLETE, steps), waveform=waveform, sample_rate_hz=rate)
