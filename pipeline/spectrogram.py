@@ -1,6 +1,7 @@
 """A picture of a video's sound, drawn with librosa, above the audio features that a store holds of it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,15 +46,16 @@ def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
     pyplot.close(figure)
 
 
-def _draw_sound(axis: object, media: Media) -> None:
-    import librosa
-    import librosa.display
+def _draw_sound(axis: Any, media: Media) -> None:
+    from librosa import power_to_db
+    from librosa.display import specshow
+    from librosa.feature import melspectrogram
 
-    power = librosa.feature.melspectrogram(
+    power = melspectrogram(
         y=media.waveform, sr=media.sample_rate_hz, n_mels=BANDS, fmin=LOWEST_HZ, fmax=HIGHEST_HZ
     )
-    decibels = librosa.power_to_db(power, ref=np.max)
-    librosa.display.specshow(
+    decibels = power_to_db(power, ref=np.max)
+    specshow(
         decibels,
         sr=media.sample_rate_hz,
         x_axis="time",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from pipeline.store.reader import FeatureStore
 from pipeline.store.schema import State
 
 
-def summarise_store(store: FeatureStore) -> dict[str, object]:
+def summarise_store(store: FeatureStore) -> dict[str, Any]:
     """Return the document of `mavqa-inspect --json`: features with their states, sizes, descriptions, and failures."""
     features = {}
     for name in store.feature_names:
