@@ -30,6 +30,10 @@ class Decoder(Protocol):
         """Return the versions that the decoded numbers depend on, for the store's fingerprint."""
         ...
 
+    def prepare(self, path: Path) -> None:
+        """Load the libraries that this file needs: what that costs is not the file's fault."""
+        ...
+
     def has_pictures(self, path: Path) -> bool:
         """Say whether the file has a video stream (the cover picture of an album is none)."""
         ...
@@ -55,6 +59,10 @@ class DecoderBySuffix:
         """Return the versions of both decoders."""
         return f"{self.container.version()}; {self.audio.version()}"
 
+    def prepare(self, path: Path) -> None:
+        """Load what the file's suffix asks for."""
+        (self.audio if _has_audio_suffix(path) else self.container).prepare(path)
+
     def has_pictures(self, path: Path) -> bool:
         """Say whether the file has a video stream."""
         return self.container.has_pictures(path)
@@ -64,7 +72,7 @@ class DecoderBySuffix:
         unreadable = _find_unreadable(path)
         if unreadable:
             return fail_media(unreadable)
-        is_audio = path.suffix.lower() in AUDIO_SUFFIXES and not self.container.has_pictures(path)
+        is_audio = _has_audio_suffix(path) and not self.container.has_pictures(path)
         return (self.audio if is_audio else self.container).decode(path, request)
 
 
@@ -84,6 +92,10 @@ def open_decoder(name: str) -> Decoder:
     if name not in DECODERS:
         raise UserError(f"unknown decoder {name!r}: choose one of {', '.join(sorted(DECODERS))}")
     return DecoderBySuffix(container=_load(DECODERS[name]), audio=_load(AUDIO_DECODER))
+
+
+def _has_audio_suffix(path: Path) -> bool:
+    return path.suffix.lower() in AUDIO_SUFFIXES
 
 
 def _find_unreadable(path: Path) -> str:

@@ -25,6 +25,10 @@ class AudioFileDecoder:
         """Return the versions of librosa and soundfile."""
         return f"librosa {version('librosa')} (soundfile {version('soundfile')})"
 
+    def prepare(self, path: Path) -> None:
+        """Import librosa, which takes seconds."""
+        import librosa.core.audio  # noqa: F401
+
     def has_pictures(self, path: Path) -> bool:
         """Return False: files with pictures are not for this decoder."""
         return False

@@ -70,6 +70,9 @@ class PyAVDecoder:
         """Return PyAV's version and that of the FFmpeg it carries."""
         return f"pyav {av.__version__} (ffmpeg {av.ffmpeg_version_info})"
 
+    def prepare(self, path: Path) -> None:
+        """Load nothing: importing this file has loaded PyAV."""
+
     def has_pictures(self, path: Path) -> bool:
         """Say whether the file has a video stream; False for what cannot be opened."""
         try:
