@@ -5,6 +5,7 @@ Files: `dataset.toml`, `videos.csv`, `questions-<split>.jsonl`, `vocabulary.json
 """
 
 import csv
+import io
 import json
 import tomllib
 from collections.abc import Iterable
@@ -89,7 +90,10 @@ def check_relative_path(path: str) -> str:
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write the manifest's files into `folder`; each is written beside its name and renamed last."""
+    """Write the manifest's files into `folder`; each is written beside its name and renamed last.
+
+    A `dataset.toml` that says the same already is left alone, with its comments.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("questions-*.jsonl"):
         if stale.stem.removeprefix("questions-") not in manifest.questions:
@@ -98,11 +102,10 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
     for split in manifest.splits:
         lines = (json.dumps(_plain(q), ensure_ascii=False) for q in manifest.questions[split])
         _replace(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
-    _replace(
-        folder / "vocabulary.json",
-        json.dumps(asdict(manifest.vocabulary), ensure_ascii=False, indent=1) + "\n",
-    )
-    _replace(folder / "dataset.toml", _dataset_toml(manifest))
+    _replace(folder / "vocabulary.json", json.dumps(asdict(manifest.vocabulary), ensure_ascii=False, indent=1) + "\n")
+    head = _dataset_toml(manifest)
+    if not (folder / "dataset.toml").is_file() or _read_toml(folder / "dataset.toml") != tomllib.loads(head):
+        _replace(folder / "dataset.toml", head)
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -113,6 +116,11 @@ def load_manifest(folder: Path) -> Manifest:
     head = _read_toml(folder / "dataset.toml")
     if head.get("format") != FORMAT:
         raise UserError(f"{folder / 'dataset.toml'}: format {head.get('format')!r}, this program reads {FORMAT}")
+    for key in ("name", "release", "licence", "splits"):
+        if key not in head:
+            raise UserError(f"{folder / 'dataset.toml'}: {key!r} is missing: build the manifest again")
+    if not isinstance(head["splits"], list) or not set(map(str, head["splits"])) <= set(SPLITS):
+        raise UserError(f"{folder / 'dataset.toml'}: splits {head['splits']!r}: use {', '.join(SPLITS)}")
     questions = {split: tuple(_read_questions(folder / f"questions-{split}.jsonl")) for split in head["splits"]}
     return Manifest(
         name=head["name"],
@@ -142,12 +150,7 @@ def _videos_csv(videos: Iterable[Video]) -> str:
 
 
 def _dataset_toml(manifest: Manifest) -> str:
-    entries = {
-        "format": FORMAT,
-        "name": manifest.name,
-        "release": manifest.release,
-        "licence": manifest.licence,
-    }
+    entries = {"format": FORMAT, "name": manifest.name, "release": manifest.release, "licence": manifest.licence}
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()]
     return "\n".join([*lines, f"splits = {json.dumps(list(manifest.splits))}"]) + "\n"
 
@@ -177,16 +180,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _read_videos(path: Path) -> list[Video]:
-    rows = list(csv.DictReader(_read_text(path).splitlines()))
+    rows = csv.reader(io.StringIO(_read_text(path), newline=""))
+    if next(rows, None) != ["video_id", "path", "sha256"]:
+        raise UserError(f"{path}:1: the columns are not video_id,path,sha256: build the manifest again")
     seen: set[str] = set()
     videos = []
-    for number, row in enumerate(rows, start=2):
+    for row in rows:
+        where = f"{path}:{rows.line_num}"
+        if len(row) != 3:
+            raise UserError(f"{where}: {len(row)} values instead of video_id,path,sha256: mend the line")
         try:
-            video = Video(check_video_id(row["video_id"]), check_relative_path(row["path"]), row["sha256"] or "")
-        except KeyError as error:
-            raise UserError(f"{path}:{number}: column {error} is missing: expected video_id,path,sha256") from None
+            video = Video(check_video_id(row[0]), check_relative_path(row[1]), row[2])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         if video.video_id in seen:
-            raise UserError(f"{path}:{number}: video id {video.video_id!r} stands twice: each id names one file")
+            raise UserError(f"{where}: video id {video.video_id!r} stands twice: each id names one file")
         seen.add(video.video_id)
         videos.append(video)
     return videos
@@ -194,10 +202,14 @@ def _read_videos(path: Path) -> list[Video]:
 
 def _read_questions(path: Path) -> list[Question]:
     questions = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line:
+            continue
         try:
             record = json.loads(line)
             choices = record.pop("choices", None)
+            if not all(isinstance(value, str) for value in (*record.values(), *(choices or ()))):
+                raise TypeError("a value is not text")
             questions.append(Question(**record, choices=None if choices is None else tuple(choices)))
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}:{number}: not a question record: {error}") from None

@@ -134,7 +134,7 @@ def _check_disjoint(questions: Mapping[str, Iterable[Question]]) -> None:
             first = owner.setdefault(question.video_id, split)
             if first != split:
                 raise UserError(
-                    f"release 'video-disjoint': video {question.video_id!r} is in {first!r} and in {split!r}: "
+                    f"release 'video-disjoint': video {question.video_id!r} is in {first!r} and {split!r}: "
                     "give files that are split by video, or another --release"
                 )
 
@@ -208,4 +208,8 @@ def _question_id(record: dict[str, Any], split: str, template: str, values: list
     if given is None:
         content = json.dumps([record["video_id"], template, values])
         return f"{split}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-    return str(int(given)) if isinstance(given, int | float) else str(given)
+    if isinstance(given, float):
+        if not given.is_integer():
+            raise UserError(f"question_id {given} is no whole number: mend the record")
+        given = int(given)
+    return str(given)

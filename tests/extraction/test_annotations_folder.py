@@ -1,0 +1,62 @@
+"""A folder of videos -> manifest: which files count, their ids and hashes; and the table of sources."""
+
+import hashlib
+
+import pytest
+
+from pipeline.annotations import SOURCES, load_source
+from pipeline.annotations.folder import build
+from pipeline.failure import UserError
+
+
+def fill_folder(folder, *paths):
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(path.encode())
+    return folder
+
+
+def test_media_below_the_folder_are_found_sorted_and_hashed(tmp_path):
+    fill_folder(tmp_path, "z.MP4", "sub/deep/a.flac", "notes.txt", ".hidden.mp4", ".cache/b.mp4", "mp4")
+    manifest = build("clips", tmp_path).manifest
+    assert [(video.video_id, video.path) for video in manifest.videos] == [
+        ("sub__deep__a", "sub/deep/a.flac"),
+        ("z", "z.MP4"),
+    ]
+    assert manifest.videos[1].sha256 == hashlib.sha256(b"z.MP4").hexdigest()
+    assert manifest.splits == ()
+    assert manifest.vocabulary.tokens == ("<pad>",)
+
+
+def test_where_two_ids_would_clash_the_suffix_stays(tmp_path):
+    fill_folder(tmp_path, "a.mp4", "a.webm", "b.mp4", "s/a.mp4")
+    ids = [video.video_id for video in build("clips", tmp_path).manifest.videos]
+    assert ids == ["a.mp4", "a.webm", "b", "s__a"]
+
+
+def test_an_id_that_clashes_even_with_its_suffix_is_refused(tmp_path):
+    fill_folder(tmp_path, "s/a.mp4", "s__a.mp4")
+    with pytest.raises(UserError, match=r"'s/a\.mp4' and 's__a\.mp4' would both be called"):
+        build("clips", tmp_path)
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    real = fill_folder(tmp_path / "disk", "v.mp4")
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "real").symlink_to(real)
+    (real / "loop").symlink_to(real)
+    assert [video.path for video in build("clips", folder).manifest.videos] == ["real/v.mp4"]
+
+
+def test_a_folder_without_videos_or_no_folder_is_refused(tmp_path):
+    fill_folder(tmp_path, "notes.txt")
+    with pytest.raises(UserError, match="holds no videos"):
+        build("clips", tmp_path)
+    with pytest.raises(UserError, match="is not there"):
+        build("clips", tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_of_the_table_resolves(name):
+    assert callable(load_source(name))

@@ -1,0 +1,154 @@
+"""MUSIC-AVQA's published files as they are: counts, ids, vocabulary, and tokens against a direct reading.
+
+The expected figures are counted in the releases; the tokens are remade here by the released loader's rule.
+"""
+
+import json
+from collections import Counter
+
+import pytest
+
+from pipeline.annotations import folder, music_avqa
+from pipeline.consistency import check_manifest
+from pipeline.manifest import QUESTION_LENGTH, load_manifest, save_manifest
+from pipeline.templates import ANSWERS, SLOTS, TYPES, encode, index_tokens, tokenise
+
+pytestmark = pytest.mark.real
+
+FILES = {
+    "json/avqa-test.json": (9185, [1022, 601, 1199, 1228, 995, 1274, 927, 1115, 824]),
+    "json/avqa-val.json": (4595, [515, 299, 600, 614, 499, 635, 462, 557, 414]),
+    "json_update/avqa-test.json": (9129, [1017, 594, 1197, 1225, 988, 1265, 920, 1101, 822]),
+    "json_update/avqa-val.json": (4568, [511, 295, 600, 613, 495, 633, 461, 549, 411]),
+    "json/avqa-train_fake.json": (6233, [442, 1250, 442, 713, 356, 1136, 749, 494, 651]),
+    "json/avqa-test_real.json": (7402, None),
+    "json/avqa-test_fake.json": (1783, None),
+    "json/avqa-val_real.json": (3698, None),
+    "json/avqa-val_fake.json": (897, None),
+    "train_recovered/avqa-train.recovered.json": (24094, None),
+    "train_recovered/avqa-train.extra_from_v2.json": (2495, None),
+    "video_disjoint/music_avqa_val.json": (4571, None),
+    "video_disjoint/music_avqa_test.json": (9125, None),
+    "../music-avqa-v2/balance_valid.json": (5346, None),
+    "../music-avqa-v2/test_balance.json": (10819, None),
+}
+
+
+def official_tokens(record):
+    """Return the tokens by the released rule: strip, split, cut the last character, fill the slots."""
+    values = record["templ_values"]
+    rest = iter(json.loads(values) if isinstance(values, str) else values)
+    tokens = record["question_content"].rstrip().split(" ")
+    tokens[-1] = tokens[-1][:-1]
+    return [next(rest) if "<" in token else token for token in tokens]
+
+
+@pytest.fixture(scope="module")
+def annotations(shared_data):
+    return shared_data / "annotations" / "music-avqa"
+
+
+@pytest.fixture(scope="module")
+def recovered(annotations):
+    train = annotations / "train_recovered" / "avqa-train.recovered.json"
+    return music_avqa.build("music-avqa", "json_update", annotations, {"train": train})
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_every_record_of_every_file_is_kept_in_order_with_the_official_tokens(annotations, path):
+    file = annotations / path
+    questions = music_avqa.build("x", "json", files={"test": file}).manifest.questions["test"]
+    records = json.loads(file.read_text())
+    total, per_type = FILES[path]
+    assert len(questions) == len(records) == total
+    for question, record in zip(questions, records, strict=True):
+        assert tokenise(question.text) == official_tokens(record)
+        assert (question.answer, question.video_id) == (record["anser"], record["video_id"])
+    assert len({question.question_id for question in questions}) == total
+    counted = Counter(question.type for question in questions)
+    assert set(counted) <= set(TYPES)
+    if per_type:
+        assert [counted[name] for name in TYPES] == per_type
+
+
+def test_every_filler_is_one_of_its_slots_words(annotations):
+    for record in json.loads((annotations / "json_update" / "avqa-test.json").read_text()):
+        slots = [token.rstrip("?？") for token in record["question_content"].split() if "<" in token]
+        for slot, value in zip(slots, json.loads(record["templ_values"]), strict=True):
+            assert value in SLOTS[slot]
+
+
+def test_json_update_with_the_recovered_train_has_the_known_sizes(recovered, annotations, tmp_path):
+    built = recovered.manifest
+    assert {split: len(asked) for split, asked in built.questions.items()} == {
+        "train": 24094,
+        "val": 4568,
+        "test": 9129,
+    }
+    assert len(built.texts()) == 2655
+    assert len(built.vocabulary.tokens) == 93
+    assert built.vocabulary.answers == ANSWERS
+    published = json.loads((annotations / "answer2idx.json").read_text())["ans2ix"]
+    assert {answer: index for index, answer in enumerate(ANSWERS)} == published
+    assert recovered.counts == {"repeated_ids": 0, "contradicting_ids": 0, "invented_ids": 0}
+    save_manifest(built, tmp_path)
+    assert load_manifest(tmp_path) == built
+
+
+def test_every_question_encodes_to_fourteen_indices_of_its_words(recovered):
+    vocabulary = recovered.manifest.vocabulary
+    index = index_tokens(vocabulary)
+    for text in recovered.manifest.texts():
+        indices = encode(text, index, QUESTION_LENGTH)
+        assert len(indices) == 14
+        assert [vocabulary.tokens[i] for i in indices if i] == tokenise(text)
+
+
+def test_its_check_finds_no_errors_and_reports_shared_videos(recovered):
+    report = check_manifest(recovered.manifest, None)
+    assert report.errors == ()
+    assert report.counts["splits"]["test"]["videos"] == 6399
+    assert report.counts["shared"]["val, test"] == {"videos": 2296, "questions": 0}
+
+
+def test_json_keeps_the_ids_that_contradict_themselves(annotations):
+    built = music_avqa.build("x", "json", annotations)
+    assert built.counts == {"repeated_ids": 82, "contradicting_ids": 82, "invented_ids": 0}
+    second = [q.question_id for q in built.manifest.questions["test"] if q.question_id.endswith("#2")]
+    assert len(second) == 55
+    assert check_manifest(built.manifest, None).errors == ()
+
+
+@pytest.mark.parametrize(
+    ("release", "sizes", "invented", "shared"),
+    [("v2", {"val": 5346, "test": 10819}, 2550, 2765), ("video-disjoint", {"val": 4571, "test": 9125}, 0, 0)],
+)
+def test_the_other_releases_build_and_hold_together(shared_data, release, sizes, invented, shared):
+    built = music_avqa.build("x", release, shared_data / "annotations")
+    assert {split: len(asked) for split, asked in built.manifest.questions.items()} == sizes
+    assert built.counts["invented_ids"] == invented
+    assert built.manifest.vocabulary.answers == ANSWERS
+    assert len(built.manifest.vocabulary.tokens) == 93
+    report = check_manifest(built.manifest, None)
+    assert report.errors == ()
+    assert report.counts["shared"]["val, test"]["videos"] == shared
+
+
+def test_all_real_clips_are_found_with_their_hashes(shared_data):
+    lines = (shared_data / "media" / "INDEX.tsv").read_text().splitlines()
+    header = lines[0].split("\t")
+    rows = [dict(zip(header, line.split("\t"), strict=False)) for line in lines[1:]]
+    videos = folder.build("media", shared_data / "media").manifest.videos
+    assert {video.path: video.sha256 for video in videos} == {row["file"]: row["sha256"] for row in rows}
+    assert len({video.video_id for video in videos}) == len(videos)
+    assert "natural_clear__flower.mp4" in {video.video_id for video in videos}
+    assert "natural_clear__friday" in {video.video_id for video in videos}
+
+
+def test_the_committed_head_is_the_one_that_a_full_build_writes(annotations, tmp_path, pytestconfig):
+    committed = pytestconfig.rootpath / "data_manifests" / "music-avqa" / "dataset.toml"
+    (tmp_path / "dataset.toml").write_bytes(committed.read_bytes())
+    train = annotations / "train_recovered" / "avqa-train.recovered.json"
+    built = music_avqa.build("music-avqa", "json_update", annotations, {"train": train})
+    save_manifest(built.manifest, tmp_path)
+    assert (tmp_path / "dataset.toml").read_bytes() == committed.read_bytes()

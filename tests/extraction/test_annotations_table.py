@@ -1,0 +1,103 @@
+"""Anyone's CSV -> manifest, with the line of what is wrong."""
+
+import hashlib
+
+import pytest
+
+from pipeline.annotations.table import build
+from pipeline.failure import UserError
+
+
+def write(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "qa.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_three_columns_are_enough(tmp_path):
+    table = write(
+        tmp_path, "video,question,answer\na.mp4,Who  sings？,Ann\nsub/b,Is it, loud?\n".replace("t, l", "t l")
+    )
+    with pytest.raises(UserError, match=r"qa\.csv:3: 2 values for 3 columns"):
+        build("mine", table)
+    built = build(
+        "mine", write(tmp_path, "video,question,answer\na.mp4,Who  sings？,Ann\nsub/b,Is it loud?,yes\n")
+    )
+    first, second = built.manifest.questions["train"]
+    assert (first.question_id, first.video_id, first.text) == ("1", "a", "Who sings?")
+    assert (first.type, first.modality, first.choices) == ("unspecified", "unspecified", None)
+    assert second.video_id == "sub__b"
+    assert [(v.video_id, v.path, v.sha256) for v in built.manifest.videos] == [
+        ("a", "a.mp4", ""),
+        ("sub__b", "sub/b.mp4", ""),
+    ]
+    assert built.manifest.vocabulary.answers == ("Ann", "yes")
+    assert built.manifest.vocabulary.tokens == ("<pad>", "Who", "sings", "Is", "it", "loud")
+    assert built.notes == ("no split is given: every question is in 'train'",)
+
+
+def test_every_optional_column_is_read(tmp_path):
+    text = (
+        "\ufeffVideo, Question ,ANSWER,type,modality,split,choices,question_id,remark\r\n"
+        'a,"Red, or\nblue?",red,Colour,visual,Test,red | blue,q7,x\r\n'
+        "\r\n"
+        "b,How many?,two,Audio Counting,,train,,q8,y\r\n"
+    )
+    built = build("mine", write(tmp_path, text))
+    (test,), (train,) = built.manifest.questions["test"], built.manifest.questions["train"]
+    assert (test.text, test.type, test.modality) == ("Red, or blue?", "Colour", "Visual")
+    assert (test.question_id, test.choices) == ("q7", ("red", "blue"))
+    assert train.modality == "Audio"
+    assert built.manifest.vocabulary.answers == ("two",)
+    assert built.notes == ("columns not used: remark",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video;question;answer\na;b;c\n", r"qa\.csv:1: column 'video' is missing in 'video;q"),
+        ("", r"qa\.csv:1: column 'video' is missing"),
+        ("video,question,answer\n\n", "holds no questions"),
+        ("video,question,answer\na,Who?,Ann\n,Who?,Ann\n", r"qa\.csv:3: column 'video' is empty"),
+        ("video,question,answer\na,Who?,\n", r"qa\.csv:2: column 'answer' is empty"),
+        ("video,question,answer\na,?,Ann\n", r"qa\.csv:2: question '\?' has no words"),
+        ("video,question,answer\n../a,Who?,Ann\n", r"qa\.csv:2: video path '\.\./a' leaves"),
+        ("video,question,answer,split\na,Who?,Ann,dev\n", r"qa\.csv:2: split 'dev' is none of train, v"),
+        ("video,question,answer,modality\na,Who?,Ann,smell\n", r"qa\.csv:2: modality 'smell' is none of"),
+        ("video,question,answer,choices\na,Who?,Ann,Bob|Cid\n", r"qa\.csv:2: answer 'Ann' is none of"),
+        (
+            "video,question,answer,question_id\na,Who?,Ann,1\na,What?,Ann,2\nb,Who?,Ann,1\n",
+            r"qa\.csv:4: question_id '1' stands in line 2 too",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        build("mine", write(tmp_path, text))
+
+
+def test_a_table_that_is_missing_or_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not there"):
+        build("mine", tmp_path / "absent.csv")
+    with pytest.raises(UserError, match="not UTF-8"):
+        build("mine", write(tmp_path, "video,question,answer\na,é?,b\n", "latin-1"))
+
+
+def test_videos_are_found_by_path_by_path_without_suffix_and_by_stem(tmp_path):
+    folder = tmp_path / "clips"
+    (folder / "sub").mkdir(parents=True)
+    for path in ("a.mp4", "a.webm", "sub/b.mkv", "sub/c.avi"):
+        (folder / path).write_bytes(path.encode())
+    rows = "".join(f"{video},Who?,Ann\n" for video in ("a.mp4", "a.webm", "sub/b", "c", "gone"))
+    built = build("mine", write(tmp_path, "video,question,answer\n" + rows), folder)
+    paths = {video.video_id: video.path for video in built.manifest.videos}
+    assert paths == {
+        "a.mp4": "a.mp4",
+        "a.webm": "a.webm",
+        "sub__b": "sub/b.mkv",
+        "c": "sub/c.avi",
+        "gone": "gone.mp4",
+    }
+    assert built.manifest.videos[2].sha256 == hashlib.sha256(b"sub/b.mkv").hexdigest()
+    assert built.counts == {"missing_videos": 1}
+    assert any("'gone'" in note for note in built.notes)

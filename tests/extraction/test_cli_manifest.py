@@ -1,0 +1,175 @@
+"""`mavqa-manifest`: exit codes, one clear line for a mistake, JSON alone on stdout, light help."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli.manifest import manifest
+from pipeline.manifest import Manifest, Video, load_manifest
+
+
+def run(*arguments):
+    return CliRunner().invoke(manifest, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def clips(tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "qa.csv"
+    path.write_text("video,question,answer,split\na,Is it loud?,yes,train\nb,Is it loud?,no,test\n")
+    return path
+
+
+def write_release(folder, answer="yes"):
+    record = {
+        "video_id": "00000001",
+        "question_id": 1,
+        "type": '["Audio", "Counting"]',
+        "question_content": "Is there a <Object> sound?",
+        "templ_values": '["erhu"]',
+        "anser": answer,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "avqa-val.json").write_text(json.dumps([record]))
+    return folder
+
+
+def assert_one_line(result, *parts):
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    for part in ("Error: ", *parts):
+        assert part in line
+
+
+def test_music_avqa_is_built_from_a_folder(tmp_path):
+    write_release(tmp_path / "json_update")
+    out = tmp_path / "music-avqa"
+    result = run("build", "music-avqa", "--annotations", tmp_path, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "music-avqa (json_update): 1 videos, questions: val 1, 6 tokens, 42 answers" in result.stdout
+    assert result.stderr == "note: no training split: the vocabulary comes from all splits\n"
+    assert load_manifest(out).name == "music-avqa"
+
+
+def test_a_given_split_file_wins(tmp_path):
+    write_release(tmp_path / "json")
+    other = write_release(tmp_path / "mine", "no") / "avqa-val.json"
+    out = tmp_path / "out"
+    result = run(
+        "build", "music-avqa", "--annotations", tmp_path, "--release", "json", "--val", other, "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    assert load_manifest(out).questions["val"][0].answer == "no"
+
+
+def test_a_table_is_built_checked_and_described_in_json(tmp_path, clips, table):
+    out = tmp_path / "mine"
+    result = run("build", "table", "--csv", table, "--videos", clips, "--out", out, "--json")
+    document = json.loads(result.stdout)
+    assert (document["name"], document["release"], document["videos"]) == ("mine", "table", 2)
+    assert document["splits"]["test"]["questions"] == 1
+    assert document["odd_records"] == {"missing_videos": 0}
+    result = run("check", out, "--videos", clips, "--json")
+    assert result.exit_code == 2  # "no" is not among the training answers
+    document = json.loads(result.stdout)
+    assert [error["kind"] for error in document["errors"]] == ["unknown answer"]
+    assert "has 1 errors" in result.stderr
+
+
+def test_a_folder_is_built_and_proved(tmp_path, clips):
+    out = tmp_path / "out"
+    assert run("build", "folder", "--videos", clips, "--out", out).exit_code == 0
+    assert run("check", out, "--videos", clips).exit_code == 0
+    (clips / "a.mp4").write_bytes(b"other")
+    (clips / "b.mp4").unlink()
+    result = run("check", out, "--videos", clips)
+    assert result.exit_code == 2
+    assert "missing file: 1" in result.stderr
+    assert "different file: 1" in result.stderr
+
+
+def test_check_looks_into_the_manifests_own_videos_folder(tmp_path, clips):
+    out = tmp_path / "out"
+    run("build", "folder", "--videos", clips, "--out", out)
+    assert "not looked at" in run("check", out).stdout
+    clips.rename(out / "videos")
+    assert "not looked at" not in run("check", out).stdout
+    (out / "videos" / "a.mp4").unlink()
+    assert run("check", out).exit_code == 2
+
+
+def test_mistakes_get_one_line_and_exit_code_2(tmp_path, table):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    out = tmp_path / "out"
+    assert_one_line(run("build", "folder", "--videos", empty, "--out", out), "holds no videos", "empty")
+    assert_one_line(run("build", "folder", "--videos", tmp_path / "no", "--out", out), "is not there")
+    assert_one_line(run("build", "table", "--csv", tmp_path / "no.csv", "--out", out), "no.csv")
+    assert_one_line(run("build", "music-avqa", "--annotations", empty, "--out", out), "json_update")
+    assert_one_line(run("build", "music-avqa", "--out", out), "--annotations")
+    assert_one_line(run("check", tmp_path / "no"), "dataset.toml is missing")
+    assert not out.exists()
+
+
+def test_a_failed_build_leaves_the_manifest_as_it_was(tmp_path, clips, table):
+    out = tmp_path / "out"
+    run("build", "table", "--csv", table, "--out", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    table.write_text("video,question,answer\na,Is it loud?,\n")
+    assert run("build", "table", "--csv", table, "--out", out).exit_code == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_synthesize_hands_its_options_on(tmp_path, monkeypatch):
+    heard = {}
+
+    def synthesize(out, videos, seconds, seed, progress):
+        heard.update(out=out, videos=videos, seconds=seconds, seed=seed)
+        progress(1, videos)
+        return Manifest("demo", "r", "free", (Video("a", "a.mp4"),))
+
+    fake = type(sys)("pipeline.synthetic")
+    fake.synthesize = synthesize
+    monkeypatch.setitem(sys.modules, "pipeline.synthetic", fake)
+    options = ("--out", tmp_path, "--videos", 7, "--seconds", 3, "--seed", 5)
+    result = run("synthesize", *options)
+    assert result.exit_code == 0, result.output
+    assert heard == {"out": tmp_path, "videos": 7, "seconds": 3, "seed": 5}
+    assert run("synthesize", "--out", tmp_path, "--videos", 0).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        ("build",),
+        ("build", "music-avqa"),
+        ("build", "table"),
+        ("build", "folder"),
+        ("check",),
+        ("synthesize",),
+    ],
+)
+def test_help_explains_and_loads_nothing_heavy(command):
+    code = (
+        "import sys\nfrom pipeline.cli.manifest import manifest\n"
+        f"try: manifest({[*command, '--help']!r}, prog_name='mavqa-manifest')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'dask', 'av', 'matplotlib', 'librosa', 'rich', 'zarr'} & set(sys.modules)\n"
+        "sys.exit(' '.join(heavy) or 0)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "Usage: mavqa-manifest" in shown.stdout
+    assert len(command) < 2 or "Example" in shown.stdout

@@ -1,0 +1,94 @@
+"""Manifest files: what is written reads back, comments stay, malformed files are named by line."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.failure import UserError
+from pipeline.manifest import Manifest, Question, Video, Vocabulary, load_manifest, save_manifest
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def example(**changes):
+    question = Question(
+        "1", "a", "Is it \u2028 loud?", "Is it <X>?", "yes", "Audio Counting", "Audio", ("yes", "no")
+    )
+    parts = {
+        "name": "mine",
+        "release": "r1",
+        "licence": 'said "free"',
+        "videos": (Video("a", "a,b\x85.mp4", "00"), Video("b", "sub/b.mp4")),
+        "questions": {"train": (question,), "test": ()},
+        "vocabulary": Vocabulary(("<pad>", "Is"), ("yes", "no")),
+    }
+    return Manifest(**{**parts, **changes})
+
+
+def test_a_saved_manifest_reads_back(tmp_path):
+    save_manifest(example(), tmp_path)
+    assert load_manifest(tmp_path) == example()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@given(TEXT, TEXT)
+def test_any_text_reads_back(tmp_path_factory, text, answer):
+    folder = tmp_path_factory.mktemp("manifest")
+    question = Question("1", "a", text, text, answer, "t", "m")
+    made = example(questions={"val": (question,)}, vocabulary=Vocabulary(("<pad>", text), (answer,)))
+    save_manifest(made, folder)
+    assert load_manifest(folder) == made
+
+
+def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
+    save_manifest(example(), tmp_path)
+    head = tmp_path / "dataset.toml"
+    head.write_text("# how it was built\n" + head.read_text())
+    save_manifest(example(), tmp_path)
+    assert head.read_text().startswith("# how")
+    save_manifest(example(questions={}), tmp_path)
+    assert not head.read_text().startswith("# how")
+    assert not list(tmp_path.glob("questions-*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("dataset.toml", "format = 2", "format 2, this program reads 1"),
+        ("dataset.toml", "format = 1", "'name' is missing"),
+        ("dataset.toml", "format = ", "not valid TOML"),
+        (
+            "dataset.toml",
+            'format=1\nname=""\nrelease=""\nlicence=""\nsplits=["../x"]',
+            r"splits \['\.\./x'\]",
+        ),
+        ("videos.csv", "id,path\n", "videos.csv:1: the columns"),
+        ("videos.csv", "video_id,path,sha256\na\n", "videos.csv:2: 1 values"),
+        ("videos.csv", "video_id,path,sha256\na,../x,\n", r"videos.csv:2: video path '\.\./x' leaves"),
+        ("videos.csv", "video_id,path,sha256\n..,x,\n", r"videos.csv:2: video id '\.\.'"),
+        ("videos.csv", "video_id,path,sha256\na,x,\na,y,\n", "videos.csv:3: video id 'a' stands twice"),
+        ("questions-train.jsonl", "{}\n", "questions-train.jsonl:1: not a question record"),
+        ("questions-train.jsonl", "\n[]\n", "questions-train.jsonl:2: not a question record"),
+        ("vocabulary.json", "{}", "not a vocabulary"),
+    ],
+)
+def test_a_malformed_file_is_named(tmp_path, file, text, message):
+    save_manifest(example(), tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_manifest(tmp_path)
+
+
+def test_a_question_whose_id_is_no_text_is_refused(tmp_path):
+    save_manifest(example(), tmp_path)
+    path = tmp_path / "questions-train.jsonl"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "question_id": 1}))
+    with pytest.raises(UserError, match="a value is not text"):
+        load_manifest(tmp_path)
+
+
+def test_a_missing_file_says_how_to_build_it(tmp_path):
+    with pytest.raises(UserError, match=r"dataset\.toml is missing: build the manifest"):
+        load_manifest(tmp_path)
