@@ -36,7 +36,7 @@ class FeatureExtractor(Protocol):
 
 
 class QuestionExtractor(Protocol):
-    """What turns question texts into one named feature, keyed by the text; light and picklable until `load`."""
+    """What turns question texts into one named feature; light and picklable until `load`."""
 
     name: str
     modality: str
@@ -49,7 +49,7 @@ class QuestionExtractor(Protocol):
         ...
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build what it needs with `weights` on `device`; return the hash of the weights used, "" for none."""
+        """Build what it needs with `weights` on `device`; return the hash of the weights, "" for none."""
         ...
 
     def extract(self, texts: Sequence[str]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Where a frozen network's weights come from: published files, a folder of the user's, or a declared seed.
 
-It knows no network: extractors say which tensors they need (`Network`) and take a checked state dict. Files are read
-without unpickling code, published files are checked by SHA-256, and seeded weights are only taken when asked for.
+It knows no network: extractors say which tensors they need (`Network`) and take a checked state dict. Files
+are read without unpickling code, published files are checked by SHA-256, and seeded weights are only taken
+when asked for.
 """
 
 import hashlib
@@ -42,8 +43,8 @@ class PublishedFile:
 class Network:
     """What one frozen network takes: its name, its published files (the first is the one downloaded).
 
-    `unused`: patterns of tensor names that a file may hold and that the network does not read. `seeded_fan`: which
-    count of connections scales seeded weights.
+    `unused`: patterns of tensor names that a file may hold and that the network does not read. `seeded_fan`:
+    which count of connections scales seeded weights.
     """
 
     name: str
@@ -61,9 +62,10 @@ class Network:
 class WeightsSource:
     """The choice of weights for a run; picklable and light.
 
-    `pretrained`: published files out of `folder`, downloaded into it where they are not there. `folder`: files in
-    `folder`, never downloaded; a file with a published name must be that file, `<network>.safetensors` or
-    `<network>.pth` may hold any weights. `seeded`: random weights made from `seed`, for trials without checkpoints.
+    `pretrained`: published files out of `folder`, downloaded into it where they are not there. `folder`:
+    files in `folder`, never downloaded; a file with a published name must be that file,
+    `<network>.safetensors` or `<network>.pth` may hold any weights. `seeded`: random weights made from
+    `seed`, for trials without checkpoints.
     """
 
     kind: Literal["pretrained", "folder", "seeded"]
@@ -93,7 +95,9 @@ def parse_weights(text: str, cache: Path) -> WeightsSource:
         return WeightsSource("seeded")
     folder = Path(text)
     if not folder.is_dir():
-        raise UserError(f"weights {text!r} are not a folder: give 'pretrained', 'seeded' or a folder of checkpoints")
+        raise UserError(
+            f"weights {text!r} are not a folder: give 'pretrained', 'seeded' or a folder of checkpoints"
+        )
     return WeightsSource("folder", folder)
 
 
@@ -104,7 +108,9 @@ def hub_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def load_state(source: WeightsSource, network: Network, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def load_state(
+    source: WeightsSource, network: Network, wanted: "Mapping[str, Tensor]"
+) -> "dict[str, Tensor]":
     """Return float32 tensors with the names and shapes of `wanted` (which may lie on the meta device).
 
     Raises `UserError` where a file is missing, is not the published one, cannot be read, or does not fit.
@@ -118,9 +124,9 @@ def load_state(source: WeightsSource, network: Network, wanted: "Mapping[str, Te
 def seed_state(wanted: "Mapping[str, Tensor]", seed: int, fan: Fan) -> "dict[str, Tensor]":
     """Return Kaiming-initialised tensors like `wanted`, the same bits on every machine for the same seed.
 
-    Weights of two axes or more, [output, input, ...], are uniform with variance 2 / fan, `fan` being the inputs (or
-    outputs) of a unit; batch norms are the identity; biases are 0. Uniform numbers are exact in float32 where normal
-    ones depend on the processor.
+    Weights of two axes or more, [output, input, ...], are uniform with variance 2 / fan, `fan` being the
+    inputs (or outputs) of a unit; batch norms are the identity; biases are 0. Uniform numbers are exact in
+    float32 where normal ones depend on the processor.
     Source: He et al. 2015, Delving Deep into Rectifiers, equations 10 ("in") and 14 ("out").
     """
     import torch
@@ -152,7 +158,7 @@ def hash_state_dict(state: "Mapping[str, Tensor]") -> str:
 
 
 def find_file(source: WeightsSource, network: Network) -> Path:
-    """Return the checkpoint file of `network`: looked up in the source's folder, downloaded if that is allowed.
+    """Return the checkpoint file of `network`: looked up in the source's folder, downloaded where allowed.
 
     Raises `UserError` where it is not there, or a published name holds other bytes.
     """
@@ -168,7 +174,9 @@ def find_file(source: WeightsSource, network: Network) -> Path:
         if (source.folder / name).is_file():
             return source.folder / name
     names = ", ".join([*(file.name for file in network.published), *network.own_files])
-    raise UserError(f"{source.folder} holds no weights of {network.name}: put one of these files there: {names}")
+    raise UserError(
+        f"{source.folder} holds no weights of {network.name}: put one of these files there: {names}"
+    )
 
 
 def read_state(path: Path) -> "dict[str, Tensor]":
@@ -186,7 +194,8 @@ def read_state(path: Path) -> "dict[str, Tensor]":
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path} cannot be read as weights: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is not a state dict of tensors: save the network's state_dict() itself")
     return {name: value.detach() for name, value in state.items()}
@@ -225,7 +234,9 @@ def _check_bytes(path: Path, file: PublishedFile) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != file.sha256:
-        raise UserError(f"{path} has sha256 {found}, the published file {file.sha256}: delete it and fetch {file.url}")
+        raise UserError(
+            f"{path} has sha256 {found}, the published file {file.sha256}: delete it and fetch {file.url}"
+        )
 
 
 def _download(file: PublishedFile, folder: Path) -> Path:

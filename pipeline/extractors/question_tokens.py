@@ -1,4 +1,4 @@
-"""Question texts as indices into the frozen vocabulary (`tokens-<8 hex>`). It learns nothing and builds no vocabulary.
+"""Question texts as indices into the frozen vocabulary (`tokens-<8 hex>`). It builds no vocabulary.
 
 Source: MUSIC-AVQA's data loaders (Li et al., CVPR 2022).
 """
@@ -21,7 +21,7 @@ class QuestionTokens:
 
     `tokens`: the frozen vocabulary, `<pad>` first; its hash is part of the feature's name.
     Source: MUSIC-AVQA's `dataloader_avst`.
-    Differs from the released code: the vocabulary is frozen with the manifest, not rebuilt from a training file.
+    Differs from the released code: the vocabulary is frozen with the manifest, not rebuilt at each start.
     """
 
     tokens: tuple[str, ...]

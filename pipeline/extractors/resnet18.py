@@ -1,7 +1,7 @@
-"""ResNet-18 features of one frame a second: 14x14 maps (`resnet18-map`) and pooled vectors (`resnet18-pooled`).
+"""ResNet-18 features of one frame a second: maps (`resnet18-map`) and pooled vectors (`resnet18-pooled`).
 
-It decodes and resizes nothing: the decoder hands frames over at the size asked for. Source: He et al., CVPR 2016;
-the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
+It decodes and resizes nothing: the decoder hands frames over at the size asked for. Source: He et al., CVPR
+2016; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
 
 from contextlib import nullcontext
@@ -32,7 +32,7 @@ NETWORK = Network(
         ),
     ),
     unused=("fc.weight", "fc.bias", "*.num_batches_tracked"),
-    # As torchvision initialises it: the maps keep the scale of trained ones, where fan-in would give 15 times that.
+    # As torchvision initialises it: maps in the range of trained ones, where fan-in gives 13 times that.
     seeded_fan="out",
 )
 
@@ -51,13 +51,13 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 @dataclass
 class ResNet18Map:
-    """The last residual stage of ResNet-18 with its stride set to 1: float16 [time, channel 512, height 14, width 14].
+    """ResNet-18's last residual stage with stride 1: float16 [time, channel 512, height 14, width 14].
 
-    Frames are stretched to 224x224; the values follow a ReLU, so they are >= 0. The Kinetics constants are those of
-    the published recipe, although the weights were trained with ImageNet's.
+    Frames are stretched to 224x224; the values follow a ReLU, so they are >= 0. The Kinetics constants are
+    those of the published recipe, although the weights were trained with ImageNet's.
     Source: MUSIC-AVQA's `extract_visual_feat_14x14`.
-    Differs from the released code: a frame is the one shown in the middle of its second and never went through JPEG;
-    float16 instead of float32; batches of 10 frames, the last one padded.
+    Differs from the released code: a frame is the one shown in the middle of its second and never went
+    through JPEG; float16 instead of float32; batches of 10 frames, the last one padded.
     """
 
     normalisation: Normalisation = KINETICS
@@ -71,7 +71,10 @@ class ResNet18Map:
 
     def constants(self) -> dict[str, Any]:
         """Return what the numbers depend on besides weights and machine, as JSON values."""
-        return {"network": "resnet18, layer4 stride 1, no pooling", **_constants(self.normalisation, self.frame_size)}
+        return {
+            "network": "resnet18, layer4 stride 1, no pooling",
+            **_constants(self.normalisation, self.frame_size),
+        }
 
     def load(self, weights: WeightsSource, device: str) -> str:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
@@ -95,8 +98,8 @@ class ResNet18Pooled:
 
     The shorter side is resized to 256 and the centre 224x224 cut out.
     Source: MUSIC-AVQA's `extract_visual_feat`.
-    Differs from the released code: a frame is the one shown in the middle of its second and never went through JPEG;
-    torchvision's weights instead of Cadene's copy of them.
+    Differs from the released code: a frame is the one shown in the middle of its second and never went
+    through JPEG; torchvision's weights instead of Cadene's copy of them.
     """
 
     normalisation: Normalisation = IMAGENET
@@ -141,7 +144,7 @@ def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str,
 
 
 def _build_trunk(last_stride: int) -> nn.Sequential:
-    """Return torchvision's ResNet-18 up to its last residual stage, on the meta device: it holds no numbers yet."""
+    """Return ResNet-18 up to its last residual stage, on the meta device: it holds no numbers yet."""
     from torchvision.models import resnet18
 
     with torch.device("meta"):
@@ -156,12 +159,15 @@ def _build_trunk(last_stride: int) -> nn.Sequential:
 
 
 def _load(trunk: nn.Module, weights: WeightsSource, device: str) -> str:
-    wanted = {name: value for name, value in trunk.state_dict().items() if not name.endswith("num_batches_tracked")}
+    wanted = {
+        name: value for name, value in trunk.state_dict().items() if not name.endswith("num_batches_tracked")
+    }
     state = load_state(weights, NETWORK, wanted)
     weights_hash = hash_state_dict(state)
     counters = {name: torch.tensor(0) for name in trunk.state_dict().keys() - wanted.keys()}
     trunk.load_state_dict(state | counters, assign=True)
-    trunk.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    trunk.eval().requires_grad_(False).to(device)
+    trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares it for tensors only
     return weights_hash
 
 
@@ -172,9 +178,13 @@ def _loaded(network: nn.Module | None, name: str) -> nn.Module:
 
 
 def _run(
-    network: nn.Module, frames: np.ndarray, normalisation: Normalisation, shape: tuple[int, ...], dtype: torch.dtype
+    network: nn.Module,
+    frames: np.ndarray,
+    normalisation: Normalisation,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
 ) -> np.ndarray:
-    """Return [time, *shape] of uint8 [time, height, width, 3], in batches of one size; the last is padded with zeros.
+    """Return [time, *shape] of uint8 [time, height, width, 3], in batches of one size, the last padded.
 
     A row never depends on how many frames its video has.
     """
@@ -184,16 +194,19 @@ def _run(
     with torch.inference_mode(), precision:
         for start in range(0, len(frames), FRAMES_PER_BATCH):
             rows = features[start : start + FRAMES_PER_BATCH]
-            batch = torch.zeros((FRAMES_PER_BATCH, *frames.shape[1:]), dtype=torch.uint8)
-            batch[: len(rows)] = torch.from_numpy(frames[start : start + FRAMES_PER_BATCH])
-            rows.copy_(network(_normalise(batch.to(device), normalisation))[: len(rows)])
+            batch = np.zeros((FRAMES_PER_BATCH, *frames.shape[1:]), np.uint8)
+            batch[: len(rows)] = frames[start : start + FRAMES_PER_BATCH]
+            images = _normalise(torch.from_numpy(batch).to(device), normalisation)
+            rows.copy_(network(images)[: len(rows)])
             if not rows.isfinite().all():
-                raise FloatingPointError(f"ResNet-18 gave values that are not finite in {dtype} near step {start}")
+                raise FloatingPointError(
+                    f"ResNet-18 gave values that are not finite in {dtype} near step {start}"
+                )
     return features.numpy()
 
 
 def _normalise(frames: Tensor, normalisation: Normalisation) -> Tensor:
-    """Return float32 [frame, 3, height, width] (channels last in memory) of uint8 [frame, height, width, 3]."""
+    """Return float32 [frame, 3, height, width], a channels-last view, of uint8 [frame, height, width, 3]."""
     mean = torch.tensor(normalisation.mean, device=frames.device)
     std = torch.tensor(normalisation.std, device=frames.device)
     return ((frames / 255 - mean) / std).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """VGGish embeddings of one second of sound each (`vggish`), and the log-mel examples they are made of.
 
-It decodes nothing, and stops before VGGish's PCA, whitening and 8-bit quantisation, as MUSIC-AVQA's features do.
+It decodes nothing, and stops before VGGish's PCA, whitening and 8-bit quantisation, as MUSIC-AVQA does.
 Source: Hershey et al., ICASSP 2017; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
 
@@ -27,15 +27,15 @@ HIGHEST_HZ = 7500.0
 LOG_OFFSET = 0.01
 EXAMPLES_PER_BATCH = 20
 
-# resampy's `kaiser_best`: a sinc of 64 zero crossings under a Kaiser window, cut off just below Nyquist.
+# The filter that resampy calls `kaiser_best`: a sinc of 64 zero crossings under a Kaiser window.
 KAISER_BEST = {
     "resampling_method": "sinc_interp_kaiser",
     "lowpass_filter_width": 64,
     "rolloff": 0.9475937167399596,
     "beta": 14.769656459379492,
 }
-# 11,025 Hz needs 441/640, the largest denominator of a usual rate. Odd rates (44,101 Hz) are rounded to such a ratio:
-# less than 0.04 samples off at the end of a second, where their exact filter bank would take gigabytes.
+# 11,025 Hz needs 441/640, the largest denominator of a usual rate. Odd rates (44,101 Hz) are rounded to such
+# a ratio, by less than 0.08 %: their exact filter bank would take gigabytes.
 LARGEST_DENOMINATOR = 640
 
 NETWORK = Network(
@@ -53,7 +53,8 @@ NETWORK = Network(
 class VGGish(nn.Module):
     """The network, with the tensor names of torchvggish's published file: 72,141,184 parameters.
 
-    Source: Hershey et al. 2017 and its TF-slim release: the convolutions' output is flattened as (time, mel, channel).
+    The convolutions' output is flattened as (time, mel, channel).
+    Source: Hershey et al. 2017 and its TF-slim release.
     Differs from the released code: none; later upstream releases drop the last ReLU, MUSIC-AVQA's has it.
     """
 
@@ -88,8 +89,9 @@ class VGGishExtractor:
 
     Silence has an embedding too: a constant vector that is not 0.
     Source: MUSIC-AVQA's `extract_audio_feat`.
-    Differs from the released code: sound shorter than a whole second is padded with zeros, where the release fails;
-    it starts at the video's own t0; samples are not rounded to 16 bit; batches of 20 seconds, the last one padded.
+    Differs from the released code: sound shorter than a whole second is padded with zeros, where the release
+    fails; it starts at the video's own t0; samples are not rounded to 16 bit; batches of 20 seconds, the last
+    one padded.
     """
 
     name = "vggish"
@@ -126,7 +128,9 @@ class VGGishExtractor:
         state = load_state(weights, NETWORK, network.state_dict())
         weights_hash = hash_state_dict(state)
         network.load_state_dict(state, assign=True)
-        self._network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        network.eval().requires_grad_(False).to(device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares it for tensors only
+        self._network = network
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
@@ -145,15 +149,19 @@ class VGGishExtractor:
 def log_mel(waveform: np.ndarray | Tensor, sample_rate_hz: int) -> Tensor:
     """Return VGGish's log-mel examples, float32 [example, frame 96, band 64]: one per second of `waveform`.
 
-    `waveform`: mono [sample] in [-1, 1]; a last, partial second is padded with zeros. Each second is resampled to
-    16 kHz by itself. An example is the first 96 of a second's 98 frames of 25 ms every 10 ms.
+    `waveform`: mono [sample] in [-1, 1]; a last, partial second is padded with zeros. Each second is
+    resampled to 16 kHz by itself. An example is the first 96 of a second's 98 frames of 25 ms every 10 ms.
     Raises ValueError where the waveform is not one-dimensional or the rate not positive.
     Source: MUSIC-AVQA's `vggish_input`; Hershey et al. 2017, section 3.1.
-    Differs from the released code: resampling evaluates `kaiser_best` exactly, where resampy interpolates a table.
+    Differs from the released code: resampling evaluates the filter `kaiser_best` exactly. resampy steps
+    through a table by a truncated integer (185 for 185.76 at 44.1 kHz), which lifts the quiet bands of a pure
+    tone by 0.8; MUSIC-AVQA's own sound is stored at 16 kHz, where neither resamples.
     """
-    samples = torch.as_tensor(waveform, dtype=torch.float64)
+    samples = torch.tensor(np.asarray(waveform), dtype=torch.float64)
     if samples.ndim != 1 or sample_rate_hz <= 0:
-        raise ValueError(f"log_mel takes mono [sample] at a positive rate, not {list(samples.shape)} at {sample_rate_hz}")
+        raise ValueError(
+            f"log_mel takes mono [sample] at a positive rate, not {list(samples.shape)} at {sample_rate_hz}"
+        )
     padding = -len(samples) % sample_rate_hz
     seconds = functional.pad(samples, (0, padding)).reshape(-1, sample_rate_hz)
     with torch.inference_mode():
@@ -164,7 +172,7 @@ def log_mel(waveform: np.ndarray | Tensor, sample_rate_hz: int) -> Tensor:
 
 
 def mel_matrix() -> Tensor:
-    """Return float64 [bin 257, band 64]: HTK-mel triangles, linear in mel and not normalised; the DC row is 0."""
+    """Return float64 [bin 257, band 64]: HTK-mel triangles, linear in mel, not normalised; DC row 0."""
     bins = _hertz_to_mel(torch.linspace(0, SAMPLE_RATE_HZ / 2, FFT_SAMPLES // 2 + 1, dtype=torch.float64))
     lowest, highest = _hertz_to_mel(torch.tensor([LOWEST_HZ, HIGHEST_HZ], dtype=torch.float64)).tolist()
     edges = torch.linspace(lowest, highest, BANDS + 2, dtype=torch.float64)

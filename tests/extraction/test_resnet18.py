@@ -1,0 +1,149 @@
+"""ResNet-18 features against a plain torchvision forward, and what a run relies on."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from pipeline.extractors.resnet18 import IMAGENET, KINETICS, ResNet18Map, ResNet18Pooled
+from pipeline.store.schema import State, canonical_json
+from pipeline.timeline import Media, Track
+from pipeline.weights import WeightsSource
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    """Smooth random pictures, uint8 [time, 224, 224, 3]."""
+    coarse = torch.rand(count, 3, 7, 7, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, size=224, mode="bilinear")
+    return (smooth * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def film(extractor, frames: np.ndarray) -> Media:
+    return Media(Track(State.COMPLETE, len(frames)), Track(State.ABSENT), {extractor.frame_size: frames})
+
+
+@pytest.fixture(scope="module")
+def reference() -> torchvision.models.ResNet:
+    """torchvision's network with random weights and random batch norm statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = torchvision.models.resnet18(weights=None)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.3, 0.3)
+                module.running_var.uniform_(0.5, 2.0)
+                torch.nn.init.uniform_(module.weight, 0.5, 1.2)
+                torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def weights(reference, tmp_path_factory) -> WeightsSource:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(reference.state_dict(), folder / "resnet18.pth")
+    return WeightsSource("folder", folder)
+
+
+@pytest.fixture(scope="module")
+def map_extractor(weights) -> ResNet18Map:
+    extractor = ResNet18Map()
+    extractor.load(weights, "cpu")
+    return extractor
+
+
+def plain_maps(
+    network: torchvision.models.ResNet, frames: np.ndarray, last_stride: int, mean, std
+) -> torch.Tensor:
+    for convolution in (network.layer4[0].conv1, network.layer4[0].downsample[0]):
+        convolution.stride = (last_stride, last_stride)
+    images = torch.stack([torchvision.transforms.functional.to_tensor(frame) for frame in frames])
+    images = torchvision.transforms.functional.normalize(images, mean, std)
+    with torch.no_grad():
+        maps = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+        return network.layer4(network.layer3(network.layer2(network.layer1(maps))))
+
+
+def relative_error(found: np.ndarray, expected: torch.Tensor) -> float:
+    difference = torch.from_numpy(found).float() - expected
+    return (difference.norm() / expected.norm()).item()
+
+
+def test_maps_equal_a_plain_forward_with_the_edited_stride(reference, map_extractor):
+    frames = pictures(12)
+    found = map_extractor.extract(film(map_extractor, frames))
+    mean, std = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+    expected = plain_maps(reference, frames, 1, mean, std)
+    assert found.dtype == np.float16
+    assert found.shape == tuple(expected.shape) == (12, 512, 14, 14)
+    assert found.flags.c_contiguous
+    assert (found >= 0).all()
+    assert expected.std() > 0.1
+    assert relative_error(found, expected) <= 1e-3
+
+
+def test_pooled_features_equal_a_plain_forward(reference, weights):
+    extractor = ResNet18Pooled()
+    extractor.load(weights, "cpu")
+    frames = pictures(11)
+    found = extractor.extract(film(extractor, frames))
+    expected = plain_maps(reference, frames, 2, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).mean((2, 3))
+    assert found.dtype == np.float32
+    assert found.shape == (11, 512)
+    assert relative_error(found, expected) <= 1e-5
+    assert (extractor.frame_size.mode, extractor.frame_size.shorter_side) == ("crop", 256)
+
+
+def test_a_frame_does_not_depend_on_how_many_follow_it(map_extractor):
+    frames = pictures(13)
+    long = map_extractor.extract(film(map_extractor, frames))
+    np.testing.assert_array_equal(long[:3], map_extractor.extract(film(map_extractor, frames[:3])))
+    np.testing.assert_array_equal(long[10:], map_extractor.extract(film(map_extractor, frames[10:])))
+
+
+def test_read_only_frames_are_taken_without_a_warning_and_left_as_they_were(map_extractor):
+    frames = pictures(2)
+    before = frames.copy()
+    frames.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        map_extractor.extract(film(map_extractor, frames))
+    np.testing.assert_array_equal(frames, before)
+
+
+def test_imagenet_constants_are_an_option_that_the_fingerprint_sees(weights, map_extractor):
+    other = ResNet18Map(normalisation=IMAGENET)
+    other.load(weights, "cpu")
+    assert ResNet18Map().normalisation == KINETICS
+    assert canonical_json(other.constants()) != canonical_json(map_extractor.constants())
+    frames = pictures(1)
+    assert (
+        other.extract(film(other, frames)) != map_extractor.extract(film(map_extractor, frames))
+    ).mean() > 0.5
+
+
+def test_values_beyond_float16_raise(reference, tmp_path):
+    state = dict(reference.state_dict())
+    state["layer4.1.bn2.weight"] = state["layer4.1.bn2.weight"] * 1e6
+    torch.save(state, tmp_path / "resnet18.pth")
+    extractor = ResNet18Map()
+    extractor.load(WeightsSource("folder", tmp_path), "cpu")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        extractor.extract(film(extractor, pictures(1)))
+
+
+def test_seeded_maps_are_in_the_range_of_trained_ones():
+    extractor = ResNet18Map()
+    extractor.load(WeightsSource("seeded"), "cpu")
+    maps = extractor.extract(film(extractor, pictures(4))).astype(np.float32)
+    assert 0.2 < maps.mean() < 20
+    assert maps.max() < 1000
+    assert 0.2 < (maps == 0).mean() < 0.6
+    assert maps.std(axis=0).mean() > 0.05 * maps.mean()
+
+
+def test_extracting_before_loading_is_a_bug():
+    extractor = ResNet18Map()
+    with pytest.raises(RuntimeError, match="before load"):
+        extractor.extract(film(extractor, pictures(1)))

@@ -1,0 +1,235 @@
+"""Weights: files are found, checked and refused by name; seeded ones are the same everywhere."""
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.failure import UserError
+from pipeline.weights import (
+    Network,
+    PublishedFile,
+    WeightsSource,
+    hash_state_dict,
+    load_state,
+    parse_weights,
+    seed_state,
+)
+
+STATE = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "norm.bias": torch.tensor([1.0, -2.0])}
+
+
+def publish(folder: Path, url: str | None = None) -> Network:
+    """Save STATE as the published file of a network, served from `folder` unless `url` says otherwise."""
+    path = folder / "tiny-published.pth"
+    torch.save(STATE, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Network("tiny", (PublishedFile(path.name, url or path.as_uri(), digest),), unused=("fc.*",))
+
+
+def test_published_file_in_the_folder_is_taken(tmp_path):
+    network = publish(tmp_path, url="http://127.0.0.1:9/never-asked")
+    for kind in ("pretrained", "folder"):
+        state = load_state(WeightsSource(kind, tmp_path), network, STATE)
+        assert hash_state_dict(state) == hash_state_dict(STATE)
+
+
+def test_published_file_is_downloaded_checked_and_kept(tmp_path):
+    (tmp_path / "server").mkdir()
+    network = publish(tmp_path / "server")
+    cache = tmp_path / "new" / "cache"
+    state = load_state(WeightsSource("pretrained", cache), network, STATE)
+    assert hash_state_dict(state) == hash_state_dict(STATE)
+    assert [path.name for path in cache.iterdir()] == ["tiny-published.pth"]
+
+
+def test_other_bytes_under_a_published_name_are_refused_with_both_hashes(tmp_path):
+    network = publish(tmp_path)
+    path = tmp_path / "tiny-published.pth"
+    path.write_bytes(path.read_bytes() + b"x")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(UserError) as refusal:
+        load_state(WeightsSource("folder", tmp_path), network, STATE)
+    assert found in str(refusal.value)
+    assert network.published[0].sha256 in str(refusal.value)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_download_of_other_bytes_is_refused_and_leaves_nothing(tmp_path):
+    (tmp_path / "server").mkdir()
+    network = publish(tmp_path / "server")
+    (tmp_path / "server" / "tiny-published.pth").write_bytes(b"a captive portal's page")
+    with pytest.raises(UserError, match=network.published[0].sha256):
+        load_state(WeightsSource("pretrained", tmp_path / "cache"), network, STATE)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_offline_error_says_which_file_to_put_where(tmp_path):
+    (tmp_path / "server").mkdir()
+    network = publish(tmp_path / "server", url="http://127.0.0.1:9/tiny-published.pth")
+    with pytest.raises(UserError) as refusal:
+        load_state(WeightsSource("pretrained", tmp_path / "cache"), network, STATE)
+    for part in (
+        "tiny-published.pth",
+        "http://127.0.0.1:9/tiny-published.pth",
+        str(tmp_path / "cache"),
+        "put",
+    ):
+        assert part in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_folder_without_the_file_names_what_it_may_hold(tmp_path):
+    (tmp_path / "server").mkdir()
+    network = publish(tmp_path / "server")
+    with pytest.raises(UserError, match=r"tiny-published\.pth, tiny\.safetensors, tiny\.pth"):
+        load_state(WeightsSource("folder", tmp_path), network, STATE)
+
+
+def test_torch_and_safetensors_files_of_the_same_weights_agree(tmp_path):
+    network = Network("tiny", ())
+    hashes = set()
+    for name in ("tiny.pth", "tiny.safetensors"):
+        folder = tmp_path / name.partition(".")[2]
+        folder.mkdir()
+        torch.save(STATE, folder / name) if name.endswith("pth") else save_file(STATE, folder / name)
+        hashes.add(hash_state_dict(load_state(WeightsSource("folder", folder), network, STATE)))
+    assert hashes == {hash_state_dict(STATE)}
+
+
+def test_half_precision_files_are_read_as_float32(tmp_path):
+    torch.save({name: value.half() for name, value in STATE.items()}, tmp_path / "tiny.pth")
+    state = load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"norm.bias": None}, "missing: norm.bias"),
+        ({"extra": torch.zeros(1)}, "unexpected: extra"),
+        ({"norm.bias": torch.zeros(3)}, r"wrong shape: norm.bias \[3\] instead of \[2\]"),
+        ({"norm.bias": torch.tensor([0.0, float("nan")])}, "not finite: norm.bias"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_by_tensor_name(tmp_path, change, told):
+    state = {name: value for name, value in (STATE | change).items() if value is not None}
+    torch.save(state, tmp_path / "tiny.pth")
+    with pytest.raises(UserError, match=told):
+        load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
+
+
+def test_only_declared_tensors_are_ignored(tmp_path):
+    torch.save(STATE | {"fc.weight": torch.zeros(4)}, tmp_path / "tiny.pth")
+    source = WeightsSource("folder", tmp_path)
+    assert load_state(source, Network("tiny", (), unused=("fc.*",)), STATE).keys() == STATE.keys()
+    with pytest.raises(UserError, match=r"unexpected: fc\.weight"):
+        load_state(source, Network("tiny", ()), STATE)
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["tiny.pth", "tiny.safetensors"])
+def test_files_that_are_not_weights_are_refused_and_run_nothing(tmp_path, name):
+    trap = tmp_path / "sprung"
+    with (tmp_path / name).open("wb") as stream:
+        pickle.dump({"conv.weight": Payload(trap)}, stream, protocol=2)
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
+def test_empty_and_foreign_files_are_refused(tmp_path, content):
+    (tmp_path / "tiny.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"tiny\.pth cannot be read"):
+        load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
+
+
+def test_a_training_checkpoint_is_refused_with_the_mend(tmp_path):
+    torch.save({"epoch": 3, "state_dict": STATE}, tmp_path / "tiny.pth")
+    with pytest.raises(UserError, match="not a state dict"):
+        load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
+
+
+def test_hash_sees_names_values_shapes_and_dtypes_but_not_order():
+    tensor = torch.zeros(4)
+    hashes = [
+        hash_state_dict(state)
+        for state in (
+            {"a": tensor},
+            {"b": tensor},
+            {"a": tensor.reshape(2, 2)},
+            {"a": tensor.int()},
+            {"a": tensor + 1},
+            {"a": tensor, "b": tensor},
+        )
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert hash_state_dict({"a": tensor, "b": tensor + 1}) == hash_state_dict({"b": tensor + 1, "a": tensor})
+    assert hash_state_dict(
+        {"a": STATE["conv.weight"].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)}
+    ) == (hash_state_dict({"a": STATE["conv.weight"]}))
+
+
+def test_seeded_weights_repeat_and_leave_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    first, second = (seed_state(STATE, 5, "in") for _ in range(2))
+    assert hash_state_dict(first) == hash_state_dict(second)
+    assert hash_state_dict(first) != hash_state_dict(seed_state(STATE, 6, "in"))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_seeded_weights_have_golden_bits():
+    # computed once by this function; a change would silently change every seeded store
+    state = seed_state({"conv.weight": torch.empty(64, 16, 3, 3), "norm.weight": torch.empty(64)}, 0, "out")
+    assert hash_state_dict(state) == "b2e80c394ce5e6b7493ce2d9a967164e2ff28dce754700f64ee8fb1ac9772a3d"
+
+
+@pytest.mark.parametrize(("fan", "connections"), [("in", 16 * 9), ("out", 64 * 9)])
+def test_seeded_weights_have_kaiming_variance(fan, connections):
+    wanted = {"c.weight": torch.empty(64, 16, 3, 3), "c.bias": torch.empty(64)}
+    wanted |= {f"n.{name}": torch.empty(64) for name in ("weight", "bias", "running_mean", "running_var")}
+    state = seed_state(wanted, 0, fan)
+    assert state["c.weight"].var().item() == pytest.approx(2 / connections, rel=0.05)
+    assert abs(state["c.weight"].mean().item()) < 0.1 * (2 / connections) ** 0.5
+    assert {name: value.unique().tolist() for name, value in state.items() if name != "c.weight"} == {
+        "c.bias": [0.0], "n.bias": [0.0], "n.running_mean": [0.0], "n.weight": [1.0], "n.running_var": [1.0],
+    }  # fmt: skip
+
+
+def test_the_user_names_pretrained_seeded_or_a_folder(tmp_path):
+    cache = tmp_path / "cache"
+    assert parse_weights("pretrained", cache) == WeightsSource("pretrained", cache)
+    assert parse_weights("seeded", cache) == WeightsSource("seeded")
+    assert parse_weights(str(tmp_path), cache) == WeightsSource("folder", tmp_path)
+    with pytest.raises(UserError, match="'sedeed'"):
+        parse_weights("sedeed", cache)
+
+
+def test_seeded_weights_are_declared_and_files_are_told_by_content_alone(tmp_path):
+    assert WeightsSource("seeded", seed=3).constants() == {"weights": "seeded", "seed": 3}
+    assert (
+        WeightsSource("pretrained", tmp_path).constants()
+        == WeightsSource("folder", tmp_path / "x").constants()
+    )
+    with pytest.raises(ValueError, match="folder"):
+        WeightsSource("pretrained")
+
+
+def test_a_source_travels_to_workers(tmp_path):
+    source = WeightsSource("pretrained", tmp_path)
+    assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301
