@@ -48,8 +48,9 @@ class UNet(nn.Module):
             UpLevel(i, o, embedded, innermost=level == 0, outermost=level == last)
             for level, (i, o) in enumerate(reversed(levels))
         )
-        self.middle = nn.ModuleList(ResBlock(widths[-1], widths[-1], embedded) for _ in range(2))
+        self.middle_before = ResBlock(widths[-1], widths[-1], embedded)
         self.middle_attention = FullAttention(widths[-1])
+        self.middle_after = ResBlock(widths[-1], widths[-1], embedded)
         self.last_block = ResBlock(2 * dim, dim, embedded)
         self.head = nn.Conv2d(dim, channels, 1)
 
@@ -62,9 +63,9 @@ class UNet(nn.Module):
         for down in self.down:
             x, kept = down(x, code)
             skips += kept
-        x = self.middle[0](x, code)
+        x = self.middle_before(x, code)
         x = self.middle_attention(x) + x
-        x = self.middle[1](x, code)
+        x = self.middle_after(x, code)
         for up in self.up:
             x = up(x, skips.pop(), skips.pop(), code)
         x = self.last_block(torch.cat((x, stem), 1), code)
