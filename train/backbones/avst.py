@@ -95,7 +95,7 @@ class Avst(nn.Module):
         return pooled
 
     def answer(self, representation: Representation) -> Answer:
-        """Return logits [batch, answer]; given negatives and both modalities at features level, a loss "match".
+        """Return logits [batch, answer], and the match loss where negatives and both features are given.
 
         Raises ValueError where a modality stands at no level.
         """

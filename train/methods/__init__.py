@@ -1,4 +1,4 @@
-"""The missing-modality methods by name. A new one is one file and one line here; each is imported when asked for."""
+"""The missing-modality methods by name. A new one is one file and one line here, imported when asked for."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,7 +10,7 @@ from train.interfaces import Backbone, MissingModalityMethod
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """Where a method lives ("module:Class"), whom to cite for it, and the variants it knows (none: no such option)."""
+    """Where a method lives ("module:Class"), whom to cite for it, and the variants it knows (if any)."""
 
     path: str
     citation: str
@@ -18,7 +18,7 @@ class MethodEntry:
 
 
 METHODS = {
-    "zero-fill": MethodEntry("train.methods.zero_fill:ZeroFill", "the plain backbone, zeros where a modality lacks"),
+    "zero-fill": MethodEntry("train.methods.zero_fill:ZeroFill", "the plain backbone, zeros where one lacks"),
     "modality-dropout": MethodEntry(
         "train.methods.modality_dropout:ModalityDropout", "Neverova et al., TPAMI 2016, ModDrop"
     ),
