@@ -1,0 +1,177 @@
+"""RMM and AVR together, the paper's method: recall the missing modality, refine both, let the backbone answer.
+
+The parts are `train.methods.rmm` and `train.methods.avr`; here is only how they are joined, trained and used.
+Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024), section 3, Eq. 8.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.batch import MODALITIES, Batch
+from train.generation import (
+    OTHER,
+    ConstantAnswer,
+    answer_losses,
+    encoded_question,
+    rows_of,
+    total_of,
+    with_generated,
+)
+from train.interfaces import Backbone, Representation, Stage
+from train.methods.avr import (
+    AudioVisualRefiner,
+    DiffusionSizes,
+    refine_loss,
+    refine_settings,
+    refined_features,
+)
+from train.methods.rmm import RelationMemory, observe, recall_loss, recall_settings, recalled_features
+
+
+@dataclass(frozen=True)
+class JoinSettings:
+    """How the parts are joined.
+
+    `refined_available`: the backbone is given the refined available modality too, not the real one (Eq. 8).
+    `tied`: an extra loss ties both refined features of both cases to the real ones, element mean (not in the paper).
+    """
+
+    refined_available: bool
+    tied: bool
+
+
+JOIN_VARIANTS = {
+    "paper": JoinSettings(refined_available=True, tied=False),
+    "released": JoinSettings(refined_available=False, tied=True),
+    "recommended": JoinSettings(refined_available=True, tied=False),
+}
+
+
+class RmmAvr(nn.Module):
+    """Recall what is missing from slots, refine it with what is there, answer from both.
+
+    Training asks every complete question three times, as it is and with either modality recalled and both refined:
+    L = sum of the three answer losses + recall_weight x L_rmmr + refine_weight x L_ave. `variant`: "paper", the
+    equations; "released", the released training step; "recommended", the mended equations. What a variant means for
+    each part stands in `RECALL_VARIANTS`, `REFINE_VARIANTS` and `JOIN_VARIANTS`. Stages (`stages`): the backbone on
+    complete data, then everything.
+
+    Source: Eq. 8 and section 3 (inference). Differs from the released code: inference recalls with the slots and reads
+    nothing of the missing modality (the released evaluation adds noise to the real features and never calls the
+    slots); the chain adds no noise in evaluation, so that a prediction depends on its question and video alone; with
+    both modalities missing no generator is called. The variant "released" is its training step but for the order of
+    questions, which mixes samples there (`RelationMemory`).
+    """
+
+    selection_scenarios = ("audio-missing", "visual-missing")
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        variant: str = "recommended",
+        slots: int = 75,
+        steps: int = 10,
+        schedule: str = "sigmoid",
+        dim: int = 64,
+        mults: Sequence[int] = (1, 2),
+        stem_kernel: int = 7,
+        gradient_steps: int | None = None,
+        recompute: bool = False,
+        recall_weight: float = 1.0,
+        refine_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        recall, refine = recall_settings(variant), refine_settings(variant)
+        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, gradient_steps, recompute)
+        shapes = backbone.feature_shapes
+        self.settings = JOIN_VARIANTS[variant]
+        self.backbone = backbone
+        self.memory = RelationMemory(shapes, backbone.channels, slots=slots, settings=recall)
+        self.refiner = AudioVisualRefiner(shapes, sizes=sizes, settings=refine)
+        self.unseen = ConstantAnswer(backbone)
+        self.weights = {"rmmr": recall_weight, "ave": refine_weight}
+        self.trains_on = "all" if recall.one_sided and refine.one_sided else "complete"
+        self.stage = "all"
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the backbone on complete data, then everything."""
+        return (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("all", 0.5))
+
+    def enter(self, stage: str) -> None:
+        """Begin the stage of this name: in "backbone" nothing is recalled or refined."""
+        self.stage = stage
+
+    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the named scalar losses; "total" is their weighted sum. Source: Eq. 8.
+
+        "unseen" trains the constants that answer with both modalities missing, and nothing else.
+        """
+        representation = self.backbone.encode(batch)
+        losses = {"unseen": self.unseen.loss(self.backbone, representation, batch.answer)}
+        missing = [m for m in MODALITIES if m not in batch.present]
+        if not missing:
+            losses |= answer_losses(self.backbone, representation, batch.answer)
+        if self.stage != "backbone" and batch.present:
+            losses |= self._missing_losses(representation, missing, batch.answer)
+        return losses | {"total": total_of(losses, self.weights)}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits [batch, answer]: of the plain backbone where all is there, of the constants where nothing is."""
+        if not batch.present:
+            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
+        representation = self.backbone.encode(batch)
+        for missing in set(MODALITIES) - set(batch.present):
+            recalled = recalled_features(self.memory, representation, missing)
+            refined = self._refined(representation, missing, recalled)
+            representation = self._completed(representation, missing, refined)
+        return self.backbone.answer(representation).logits
+
+    def _missing_losses(
+        self, representation: Representation, missing: list[str], answer: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the losses with each modality missing: of the `missing` one, or of both in turn and of both parts."""
+        if self.training and not missing:
+            observe(self.memory, representation)
+        losses: dict[str, Tensor] = {}
+        if not missing:
+            losses["ave"] = refine_loss(self.refiner, representation)
+        recalled = {m: recalled_features(self.memory, representation, m) for m in missing or MODALITIES}
+        refined = {m: self._refined(representation, m, features) for m, features in recalled.items()}
+        for modality, features in refined.items():
+            completed = self._completed(representation, modality, features)
+            answered = answer_losses(self.backbone, completed, answer)
+            losses |= {f"{modality}_missing_{name}": loss for name, loss in answered.items()}
+        if missing:
+            return losses
+        losses["rmmr"] = recall_loss(self.memory, representation, recalled)
+        if self.settings.tied:
+            losses["tied"] = _tied_loss(representation, refined)
+        return losses
+
+    def _refined(self, representation: Representation, missing: str, recalled: Tensor) -> dict[str, Tensor]:
+        pseudo = with_generated(representation, {missing: recalled}, OTHER[missing])
+        return refined_features(self.refiner, pseudo)
+
+    def _completed(
+        self, representation: Representation, missing: str, refined: Mapping[str, Tensor]
+    ) -> Representation:
+        generated = refined if self.settings.refined_available else {missing: refined[missing]}
+        return with_generated(representation, generated, OTHER[missing])
+
+
+def _tied_loss(representation: Representation, refined: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+    """Return the sum of the four element means of squared differences between refined and real features."""
+    both = representation.masks["audio"] & representation.masks["visual"]
+    if not both.any():
+        return representation.question.new_zeros(())
+    differences = [
+        F.mse_loss(rows_of(features[m], both), rows_of(representation.features[m], both))
+        for features in refined.values()
+        for m in MODALITIES
+    ]
+    return torch.stack(differences).sum()
