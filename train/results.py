@@ -3,9 +3,10 @@
 `results.jsonl` of a run holds one row per (run, method, split, scenario); a later row of a key replaces the
 earlier one. Rows carry integer counts, no percentages: a report recomputes every figure from them.
 `predictions-<split>-<scenario>.jsonl` holds each question's prediction, for paired tests.
-Source: evaluation arithmetic of the MUSIC-AVQA scripts (types and groups pool questions, they average nothing).
+Source: evaluation arithmetic of the MUSIC-AVQA scripts (types and groups pool questions).
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -76,6 +77,8 @@ class Feature(BaseModel):
 class ResultRow(BaseModel):
     """The outcome of one method on one scenario of one split.
 
+    `questions_sha256`: which questions were asked (`hash_questions`); only rows that agree there compare.
+
     `kind`: a trained `model`, or a `floor` that sees no video. `training`: how it was trained, among it
     the missing rates. `features`: {stored feature name: where it came from}.
     """
@@ -96,6 +99,7 @@ class ResultRow(BaseModel):
     release: str
     training: dict[str, Any]
     features: dict[str, Feature]
+    questions_sha256: str
     accuracies: Accuracies
 
     @property
@@ -126,6 +130,12 @@ def tally(questions: Sequence[Question], predictions: Sequence[str]) -> Accuraci
         groups={name: _count(members) for name, members in sorted(groups.items())},
         types={name: _count(members) for name, members in sorted(types.items())},
     )
+
+
+def hash_questions(questions: Iterable[Question]) -> str:
+    """Return the SHA-256 of what is asked and the true answers, in any order."""
+    lines = sorted(json.dumps([q.question_id, q.video_id, q.text, q.answer]) for q in questions)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def append_results(path: Path, rows: Iterable[ResultRow]) -> None:

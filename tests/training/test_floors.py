@@ -1,4 +1,4 @@
-"""Floors: majorities back off in order, break ties by first appearance, reach the known figures on real files."""
+"""Floors: majorities back off in order, break ties by first appearance, reach the known figures."""
 
 import json
 from pathlib import Path

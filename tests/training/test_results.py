@@ -14,6 +14,7 @@ from train.results import (
     Prediction,
     ResultRow,
     append_results,
+    hash_questions,
     predictions_path,
     read_predictions,
     read_results,
@@ -41,6 +42,7 @@ def row(run: str = "r", scenario: str = "complete", correct: int = 1) -> ResultR
         dataset="demo",
         release="1",
         training={"missing_rate": {}},
+        questions_sha256="00",
         features={"vggish": Feature(fingerprint="ab", weights="seeded")},
         accuracies=Accuracies(overall=count, groups={"Audio": count}, types={"Audio Counting": count}),
     )
@@ -56,6 +58,12 @@ def test_groups_are_pooled_over_questions_not_averaged_over_types() -> None:
 def test_predictions_and_questions_must_match_in_number() -> None:
     with pytest.raises(ValueError):
         tally([question("Audio Counting", "one")], ["one", "two"])
+
+
+def test_the_hash_of_questions_knows_answers_and_ids_but_no_order() -> None:
+    one, two = question("Audio Counting", "one"), question("Audio Counting", "two")
+    assert hash_questions([one, two]) == hash_questions([two, one])
+    assert hash_questions([one]) != hash_questions([two])
 
 
 def test_a_count_without_questions_does_not_exist() -> None:
