@@ -37,7 +37,7 @@ Curve = Sequence[tuple[int, float]]
 
 
 def colours_of(blocks: Sequence[Block]) -> dict[str, str]:
-    """Return an SVG of overall accuracy in percent: a group per scenario, a bar per line, floors dashed."""
+    """Return the colour of every line but floors: one per method, grey for what never sees a modality."""
     roles = {line.label: line.role for block in blocks for line in block.lines if line.role != "floor"}
     methods = [label for label, role in roles.items() if role == "method"]
     chosen = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(methods)}
