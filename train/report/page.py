@@ -52,7 +52,6 @@ def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]
         features=sorted({(n, f.weights, f.fingerprint) for row in rows for n, f in row.features.items()}),
         seeded=sorted({n for row in rows for n, f in row.features.items() if f.weights == "seeded"}),
         runs=_runs(rows),
-        single=any(len(line.seeds) == 1 for block in blocks for line in block.lines),
     )
 
 
