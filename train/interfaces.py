@@ -1,7 +1,7 @@
 """The roles in stage two: what a backbone and a missing-modality method are. It holds no implementation."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -41,12 +41,16 @@ class Backbone(Protocol):
     `needs`: {"question" | "audio" | "visual": stored feature names}. `feature_shapes`: {modality: shape of one time
     step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of
     steps and pooled vectors. `time_steps`: the rows it takes from a store, spread evenly over the stored seconds.
+    `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio` and `Batch.visual` hold.
+    `uses_negatives`: whether its training looks at pictures of other videos.
     """
 
     needs: dict[str, tuple[str, ...]]
     feature_shapes: dict[str, tuple[int, ...]]
+    input_shapes: dict[str, tuple[int, ...]]
     channels: int
     time_steps: int
+    uses_negatives: bool
 
     def encode(self, batch: Batch) -> Representation:
         """Return the features level of what the (homogeneous) batch holds; an absent modality stays absent."""
@@ -56,7 +60,9 @@ class Backbone(Protocol):
         """Return {modality: [batch, time, channel]} of the modalities at the features or steps level."""
         ...
 
-    def pool(self, representation: Representation, prompts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def pool(
+        self, representation: Representation, prompts: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Return {modality: [batch, channel]}, the question's view of each modality.
 
         `prompts`: {modality: [prompt, channel]} joins the keys and values that the question attends to.
@@ -71,15 +77,30 @@ class Backbone(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One part of a staged training: its name, its share of the epochs, and the parameters trained in it.
+
+    `trains`: prefixes of parameter names (`("backbone.",)`); the default trains all of them.
+    """
+
+    name: str
+    share: float
+    trains: tuple[str, ...] = ("",)
+
+
 class MissingModalityMethod(Protocol):
     """A method owns a backbone and decides what stands in for an absent modality. Implementations are Modules.
 
     Both verbs take homogeneous batches (`Batch.split_by_presence`). `selection_scenarios`: the scenarios whose
-    validation accuracies are averaged to choose a checkpoint.
+    validation accuracies are averaged to choose a checkpoint. `trains_on`: "complete" where the loop must drop the
+    training rows that lack a modality before the method sees them, "all" otherwise.
+    Draws in training (dropout, noise) come from torch's default generator, which the loop seeds once and saves.
     """
 
     backbone: Backbone
     selection_scenarios: tuple[str, ...]
+    trains_on: str
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalar losses by name; "total" is the one to minimise."""
@@ -87,4 +108,17 @@ class MissingModalityMethod(Protocol):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; nothing of an absent modality is read."""
+        ...
+
+
+@runtime_checkable
+class StagedMethod(Protocol):
+    """What a method offers besides where it can be trained in stages (`training = "staged"`)."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stages in order; their shares sum to 1."""
+        ...
+
+    def enter(self, stage: str) -> None:
+        """Be told that the stage of this name begins: `training_loss` gives its losses from now on."""
         ...

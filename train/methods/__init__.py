@@ -1,0 +1,47 @@
+"""The missing-modality methods by name. A new one is one file and one line here, imported when asked for."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pipeline.failure import UserError
+from train.interfaces import Backbone, MissingModalityMethod
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """Where a method lives ("module:Class"), whom to cite for it, and the variants it knows (if any)."""
+
+    path: str
+    citation: str
+    variants: tuple[str, ...] = ()
+
+
+METHODS = {
+    "zero-fill": MethodEntry("train.methods.zero_fill:ZeroFill", "the plain backbone, zeros where one lacks"),
+    "modality-dropout": MethodEntry(
+        "train.methods.modality_dropout:ModalityDropout", "Neverova et al., TPAMI 2016, ModDrop"
+    ),
+    "reference": MethodEntry("train.methods.reference:Reference", "the plain backbone on fewer inputs"),
+}
+
+
+def make_method(
+    name: str, backbone: Backbone, variant: str = "recommended", **options: Any
+) -> MissingModalityMethod:
+    """Build the method `name` around `backbone`; `options` are its own keywords.
+
+    A method that knows variants is given `variant`; one that knows none accepts "recommended" alone.
+    Raises `UserError` naming the known methods or variants where the name is not one of them.
+    """
+    if name not in METHODS:
+        raise UserError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}")
+    entry = METHODS[name]
+    if variant not in (entry.variants or ("recommended",)):
+        known = ", ".join(entry.variants) or "no variants: leave the option away"
+        raise UserError(f"method {name!r} has no variant {variant!r}: it knows {known}")
+    if entry.variants:
+        options["variant"] = variant
+    module, _, class_name = entry.path.partition(":")
+    method: MissingModalityMethod = getattr(import_module(module), class_name)(backbone, **options)
+    return method

@@ -1,0 +1,138 @@
+"""AVST: the sound points at places in the picture, the question at seconds of both. It knows no method.
+
+Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.batch import MODALITIES, Batch
+from train.config import ModelSizes
+from train.interfaces import Answer, Representation
+from train.layers import (
+    AudioStem,
+    MatchHead,
+    QuestionEncoder,
+    SpatialGrounding,
+    TemporalGrounding,
+    blank,
+    masked_mean,
+)
+
+MATCH_WEIGHT = 0.5
+
+
+class Avst(nn.Module):
+    """Ground pictures by sound and seconds by the question, with a match loss on pairs of sound and picture.
+
+    Features: audio [batch, time, channel] after the stem, visual [batch, time, channel, height, width] as
+    stored. Where a step has no sound at the features level, its picture is read evenly at every location.
+
+    Source: sections 3.2-3.3 of the paper; 7,916,716 parameters at 93 words, 42 answers and 512 channels.
+    Differs from the released code: its unused layers are not there; any number of steps and any map size;
+    steps that are not there are masked out of attention, means and the match loss.
+    """
+
+    needs = {"question": ("tokens",), "audio": ("vggish",), "visual": ("resnet18-map",)}  # noqa: RUF012
+    uses_negatives = True
+
+    def __init__(self, sizes: ModelSizes) -> None:
+        super().__init__()
+        (audio_channels,), map_shape = sizes.input_shapes["vggish"], sizes.input_shapes["resnet18-map"]
+        if len(map_shape) != 3 or map_shape[0] != sizes.channels:
+            raise ValueError(
+                f"AVST compares maps {map_shape} with audio of {sizes.channels} channels: they must be equal"
+            )
+        self.channels = sizes.channels
+        self.time_steps = sizes.time_steps
+        self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
+        self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}
+        self.question_encoder = QuestionEncoder(sizes.words, sizes.channels)
+        self.audio_stem = AudioStem(audio_channels, sizes.channels)
+        self.spatial_grounding = SpatialGrounding(sizes.channels)
+        self.match_head = MatchHead(sizes.channels)
+        self.temporal_grounding = nn.ModuleDict(
+            {m: TemporalGrounding(sizes.channels, sizes.heads, sizes.dropout) for m in MODALITIES}
+        )
+        self.fusion = nn.Linear(2 * sizes.channels, sizes.channels)
+        self.classifier = nn.Linear(sizes.channels, sizes.answers)
+
+    def encode(self, batch: Batch) -> Representation:
+        """Return the stem's audio and the stored maps; steps that are not there are zero."""
+        question = self.question_encoder(batch.question["tokens"])
+        features = {}
+        if batch.audio is not None:
+            audio = self.audio_stem(blank(batch.audio["vggish"].to(question.dtype), batch.audio_mask))
+            features["audio"] = blank(audio, batch.audio_mask)
+        if batch.visual is not None:
+            features["visual"] = blank(batch.visual["resnet18-map"].to(question.dtype), batch.visual_mask)
+        negatives = None if batch.negatives is None else batch.negatives["resnet18-map"].to(question.dtype)
+        masks = {modality: batch.mask(modality) for modality in features}
+        return Representation(question, features, masks=masks, negatives=negatives)
+
+    def steps(self, representation: Representation) -> dict[str, Tensor]:
+        """Return {modality: [batch, time, channel]}: the audio as it is, the maps grounded by it."""
+        steps = {m: values for m, values in representation.steps.items() if m not in representation.pooled}
+        if _level(representation, "audio") == "features":
+            steps["audio"] = representation.features["audio"]
+        if _level(representation, "visual") == "features":
+            maps = representation.features["visual"]
+            steps["visual"] = self.spatial_grounding(maps, self._pointer(representation, maps))
+        return steps
+
+    def pool(
+        self, representation: Representation, prompts: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return {modality: [batch, channel]}: what the question attends to, plus the mean over time."""
+        pooled = dict(representation.pooled)
+        for modality, steps in self.steps(representation).items():
+            mask = _mask(representation, modality, steps)
+            prompt = None if prompts is None else prompts.get(modality)
+            attended = self.temporal_grounding[modality](representation.question, steps, mask, prompt)
+            pooled[modality] = attended + masked_mean(steps, mask)
+        return pooled
+
+    def answer(self, representation: Representation) -> Answer:
+        """Return logits [batch, answer], and the match loss where negatives and both features are given.
+
+        Raises ValueError where a modality stands at no level.
+        """
+        located = replace(representation, steps=self.steps(representation))
+        pooled = self.pool(located)
+        for modality in MODALITIES:
+            if modality not in pooled:
+                raise ValueError(f"nothing stands for {modality}: give its features, steps or pooled vectors")
+        joined = self.fusion(torch.tanh(torch.cat((pooled["audio"], pooled["visual"]), dim=-1)))
+        logits = self.classifier(torch.tanh(joined * representation.question))
+        if representation.negatives is None or any(
+            _level(representation, m) != "features" for m in MODALITIES
+        ):
+            return Answer(logits)
+        return Answer(logits, {"match": MATCH_WEIGHT * self._match_loss(located, representation.negatives)})
+
+    def _pointer(self, representation: Representation, maps: Tensor) -> Tensor:
+        if _level(representation, "audio") != "features":
+            return maps.new_zeros(*maps.shape[:2], self.channels)
+        audio = representation.features["audio"]
+        return blank(audio, _mask(representation, "audio", audio))
+
+    def _match_loss(self, located: Representation, negatives: Tensor) -> Tensor:
+        audio, visual = located.features["audio"], located.steps["visual"]
+        real = (_mask(located, "audio", audio) & _mask(located, "visual", visual)).to(audio.dtype)
+        wrong = self.spatial_grounding(negatives, audio)
+        matching = F.log_softmax(self.match_head(audio, visual), dim=-1)[..., 1]
+        mismatching = F.log_softmax(self.match_head(audio, wrong), dim=-1)[..., 0]
+        return -((matching + mismatching) * real).sum() / (2 * real.sum()).clamp_min(1)
+
+
+def _mask(representation: Representation, modality: str, steps: Tensor) -> Tensor:
+    mask = representation.masks.get(modality)
+    return steps.new_ones(steps.shape[:2], dtype=torch.bool) if mask is None else mask
+
+
+def _level(representation: Representation, modality: str) -> str | None:
+    levels = ("pooled", "steps", "features")
+    return next((level for level in levels if modality in getattr(representation, level)), None)

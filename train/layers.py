@@ -1,0 +1,145 @@
+"""Blocks that several backbones and methods share: question encoder, audio stem, groundings, constants.
+
+No block knows a store, a batch or a missing-modality method.
+Source: AVST, Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.batch import MODALITIES
+from train.interfaces import Backbone
+
+
+class QuestionEncoder(nn.Module):
+    """Encode question tokens by one LSTM whose last hidden and cell states are both read.
+
+    Source: AVST's released question encoder; padding tokens are words like any other, nothing is packed.
+    """
+
+    def __init__(self, words: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, channels)
+        self.lstm = nn.LSTM(channels, channels, batch_first=True)
+        self.output = nn.Linear(2 * channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return [batch, channel] for int tokens [batch, token]."""
+        _, (hidden, cell) = self.lstm(torch.tanh(self.embedding(tokens.long())))
+        return self.output(torch.tanh(torch.cat((hidden[0], cell[0]), dim=-1)))
+
+
+class AudioStem(nn.Module):
+    """Lift a stored audio vector to the model's width: Linear, ReLU, Linear."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, channels), nn.ReLU(), nn.Linear(channels, channels))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Return [batch, time, channel] for [batch, time, input]."""
+        return self.layers(audio)
+
+
+class SpatialGrounding(nn.Module):
+    """Turn each step's map into one vector, looking where the sound points.
+
+    The map's mean g is joined with r, the mean of its location vectors (normalised to length one) under the
+    softmax of their cosines with the audio vector, temperature 1. A zero audio vector gives equal cosines, so
+    that r becomes the plain mean of the normalised map: this is what stands where a step has no sound.
+
+    Source: AVST section 3.2. Differs from the released code: no normalised copy of the map is made.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(2 * channels, channels)
+
+    def forward(self, maps: Tensor, audio: Tensor) -> Tensor:
+        """Return [batch, time, channel].
+
+        `maps` is [batch, time, channel, height, width], `audio` [batch, time, channel].
+        """
+        locations = maps.flatten(0, 1).flatten(2)
+        lengths = locations.norm(dim=1).clamp_min(1e-12)
+        direction = F.normalize(audio.flatten(0, 1), dim=-1)
+        cosines = torch.bmm(direction.unsqueeze(1), locations).squeeze(1) / lengths
+        weights = cosines.softmax(dim=-1) / lengths
+        grounded = torch.bmm(locations, weights.unsqueeze(2)).squeeze(2)
+        joined = torch.cat((locations.mean(dim=2), grounded), dim=-1)
+        return self.output(torch.tanh(joined)).unflatten(0, maps.shape[:2])
+
+
+class TemporalGrounding(nn.Module):
+    """Let the question attend to the steps of one modality; a feed-forward block and a norm follow.
+
+    As released, the attention has no residual from the question.
+    """
+
+    def __init__(self, channels: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, heads, dropout=dropout, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(channels, channels),
+            nn.Dropout(dropout),
+        )
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, question: Tensor, steps: Tensor, mask: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Return [batch, channel].
+
+        `question` [batch, channel] asks `steps` [batch, time, channel] where `mask` [batch, time] is True,
+        and `prompts` [prompt, channel], which join keys and values only.
+        """
+        if prompts is not None:
+            steps = torch.cat((prompts.expand(len(steps), -1, -1), steps), dim=1)
+            mask = torch.cat((mask.new_ones(len(mask), len(prompts)), mask), dim=1)
+        attended, _ = self.attention(
+            question.unsqueeze(1), steps, steps, key_padding_mask=~mask, need_weights=False
+        )
+        attended = attended.squeeze(1)
+        return self.norm(attended + self.feed_forward(attended))
+
+
+class MatchHead(nn.Module):
+    """Tell whether a picture vector and an audio vector belong to the same second of the same video."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        widths = [2 * channels, channels, channels // 2, channels // 4]
+        hidden = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], 2))
+
+    def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
+        """Return logits [..., 2] (class 1: they match) for two [..., channel] tensors."""
+        return self.layers(torch.cat((audio, visual), dim=-1))
+
+
+class LearnedConstants(nn.Module):
+    """One learned vector per modality at the pooled level, where a method lets nothing else stand in."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.vectors = nn.ParameterDict({m: nn.Parameter(torch.zeros(backbone.channels)) for m in MODALITIES})
+
+    def forward(self, modalities: tuple[str, ...], rows: int) -> dict[str, Tensor]:
+        """Return {modality: [batch, channel]} for `rows` questions."""
+        return {modality: self.vectors[modality].expand(rows, -1) for modality in modalities}
+
+
+def masked_mean(steps: Tensor, mask: Tensor) -> Tensor:
+    """Return [batch, channel]: the mean of [batch, time, channel] over the steps in `mask` [batch, time]."""
+    weights = mask.to(steps.dtype)
+    return torch.einsum("btc,bt->bc", steps, weights) / weights.sum(1, keepdim=True).clamp_min(1)
+
+
+def blank(values: Tensor, mask: Tensor) -> Tensor:
+    """Return `values` [batch, time, ...] with zeros at the steps that `mask` [batch, time] lacks."""
+    hidden = ~mask.view(*mask.shape, *[1] * (values.dim() - 2))
+    return values.masked_fill(hidden, 0)
