@@ -1,0 +1,211 @@
+"""MUSIC-AVQA's published files -> manifest: releases `json`, `json_update`, `v2` and `video-disjoint`.
+
+It takes the files as they are: the key `anser`, JSON inside strings, ids that occur twice with contradicting
+answers, ids that are floats or missing, several record layouts in v2. No record is corrected or dropped.
+Source: Li et al., CVPR 2022 (`json`, `json_update`); Liu et al., WACV 2024 (`v2`); Li et al., "Progressive
+Spatio-temporal Perception for Audio-Visual Question Answering", ACM MM 2023 (splits by video).
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.annotations import Built, describe_missing, locate_videos, unseen
+from pipeline.failure import UserError
+from pipeline.manifest import SPLITS, Manifest, Question, check_video_id
+from pipeline.media_files import Progress
+from pipeline.templates import GROUPS, TYPES, build_vocabulary, fill, normalise, order_answers
+
+LICENCE = "none stated for the annotations; videos from YouTube, for research use"
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where a release's files lie below a folder of annotations, and what they are called for each split."""
+
+    folders: tuple[str, ...]
+    files: dict[str, tuple[str, ...]]
+
+
+RELEASES = {
+    "json": Release(("json", "data/json"), {split: (f"avqa-{split}.json",) for split in SPLITS}),
+    "json_update": Release(
+        ("json_update", "data/json_update"), {split: (f"avqa-{split}.json",) for split in SPLITS}
+    ),
+    "v2": Release(
+        ("music-avqa-v2", "balance_full_set", "data/balance_full_set"),
+        {
+            "train": ("balance_train.json", "train_balance.json"),
+            "val": ("balance_valid.json", "valid_balance.json"),
+            "test": ("balance_test.json", "test_balance.json"),
+        },
+    ),
+    "video-disjoint": Release(
+        ("video_disjoint", "split_vid_id"), {split: (f"music_avqa_{split}.json",) for split in SPLITS}
+    ),
+}
+
+
+def build(
+    name: str,
+    release: str,
+    annotations: Path | None = None,
+    files: Mapping[str, Path] | None = None,
+    videos: Path | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Return the manifest of `release`, from the split files found in `annotations`; those in `files` win.
+
+    The vocabulary comes from the training split, from all splits where there is none. With a folder of
+    `videos`, their paths and SHA-256 are filled in. Raises `UserError` for missing or malformed files.
+    """
+    sources = {**(find_files(release, annotations) if annotations else {}), **(files or {})}
+    if not sources:
+        raise UserError("no annotation files: give --annotations DIR, or --train, --val or --test FILE")
+    splits = {split: _read_split(split, sources[split]) for split in SPLITS if split in sources}
+    questions = {split: tuple(found) for split, (found, _) in splits.items()}
+    if release == "video-disjoint":
+        _check_disjoint(questions)
+    vocabulary_from = ["train"] if "train" in questions else list(questions)
+    asked = [question for split in vocabulary_from for question in questions[split]]
+    answers = order_answers(question.answer for question in asked)
+    manifest = Manifest(
+        name=name,
+        release=release,
+        licence=LICENCE,
+        videos=(),
+        questions=questions,
+        vocabulary=build_vocabulary((question.text for question in asked), answers),
+    )
+    counts: Counter[str] = Counter()
+    for _, odd in splits.values():
+        counts.update(odd)
+    notes = () if "train" in questions else ("no training split: the vocabulary comes from all splits",)
+    return _with_videos(Built(manifest, dict(counts), notes), videos, progress)
+
+
+def find_files(release: str, annotations: Path) -> dict[str, Path]:
+    """Return {split: file} of `release` in its own folder below `annotations`, or in `annotations` itself.
+
+    Raises `UserError` where there is none, or where `annotations` is another release's folder.
+    """
+    layout = RELEASES[release]
+    below = [annotations / parent / folder for folder in layout.folders for parent in ("", "music-avqa")]
+    for folder in (*below, annotations):
+        if found := _files_in(folder, layout):
+            break
+    else:
+        names = ", ".join(name for names in layout.files.values() for name in names)
+        raise UserError(f"no files of release {release!r} in {str(annotations)!r}: looked for {names}")
+    for other, other_layout in RELEASES.items():
+        if other != release and folder.resolve().name in {Path(name).name for name in other_layout.folders}:
+            raise UserError(
+                f"{str(folder)!r} holds release {other!r}, not {release!r}: say --release {other}"
+            )
+    return found
+
+
+def _files_in(folder: Path, layout: Release) -> dict[str, Path]:
+    paths = {split: [folder / name for name in names] for split, names in layout.files.items()}
+    return {split: path for split, candidates in paths.items() for path in candidates if path.is_file()}
+
+
+def _with_videos(built: Built, folder: Path | None, progress: Progress | None) -> Built:
+    asked = (question for split in built.manifest.questions.values() for question in split)
+    ids = {question.video_id: question.video_id for question in asked}
+    if folder is None:
+        return replace(built, manifest=replace(built.manifest, videos=tuple(unseen(i) for i in sorted(ids))))
+    videos, missing = locate_videos(dict(sorted(ids.items())), folder, progress)
+    return Built(
+        replace(built.manifest, videos=videos),
+        {**built.counts, "missing_videos": len(missing)},
+        (*built.notes, *describe_missing(missing, folder)),
+    )
+
+
+def _check_disjoint(questions: Mapping[str, Iterable[Question]]) -> None:
+    owner: dict[str, str] = {}
+    for split, asked in questions.items():
+        for question in asked:
+            first = owner.setdefault(question.video_id, split)
+            if first != split:
+                raise UserError(
+                    f"release 'video-disjoint': video {question.video_id!r} is in {first!r} and in {split!r}: "
+                    "give files that are split by video, or another --release"
+                )
+
+
+def _read_split(split: str, path: Path) -> tuple[list[Question], Counter[str]]:
+    """Return a file's questions in their order, and how many ids were repeated, contradicting or invented."""
+    questions: list[Question] = []
+    answers_by_id: dict[str, list[str]] = {}
+    invented = 0
+    for number, record in enumerate(_read_records(path), start=1):
+        try:
+            question = _parse(record, split)
+        except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+            problem = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise UserError(f"{path}: record {number}: {problem}") from None
+        invented += record.get("question_id") is None
+        answers = answers_by_id.setdefault(question.question_id, [])
+        answers.append(question.answer)
+        if len(answers) > 1:
+            question = replace(question, question_id=f"{question.question_id}#{len(answers)}")
+        questions.append(question)
+    repeated = [answers for answers in answers_by_id.values() if len(answers) > 1]
+    contradicting = sum(len(set(answers)) > 1 for answers in repeated)
+    return questions, Counter(
+        repeated_ids=len(repeated), contradicting_ids=contradicting, invented_ids=invented
+    )
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"annotation file {str(path)!r} is not there: name one that is") from None
+    except ValueError as error:
+        raise UserError(f"annotation file {str(path)!r} is not JSON: {error}") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(
+            f"annotation file {str(path)!r} is not a list of records: name an official split file"
+        )
+    return records
+
+
+def _parse(record: dict[str, Any], split: str) -> Question:
+    group, kind = _json_list(record["type"])
+    kind_of_question = f"{group} {kind}"
+    if group not in GROUPS or kind_of_question not in TYPES:
+        raise UserError(f"type {kind_of_question!r} is none of the nine: {', '.join(TYPES)}")
+    template = normalise(record["question_content"])
+    values = _json_list(record["templ_values"])
+    return Question(
+        question_id=_question_id(record, split, template, values),
+        video_id=check_video_id(str(record["video_id"])),
+        text=fill(template, values),
+        template=template,
+        answer=record["anser"].strip(),
+        type=kind_of_question,
+        modality=group,
+    )
+
+
+def _json_list(value: Any) -> list[str]:
+    items = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise UserError(f"{value!r} is not a list of words")
+    return items
+
+
+def _question_id(record: dict[str, Any], split: str, template: str, values: list[str]) -> str:
+    """Return the record's id as text; where it has none, one made of its split, video and question."""
+    given = record.get("question_id")
+    if given is None:
+        content = json.dumps([record["video_id"], template, values])
+        return f"{split}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    return str(int(given)) if isinstance(given, int | float) else str(given)

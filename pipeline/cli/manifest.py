@@ -1,0 +1,205 @@
+"""`mavqa-manifest`: build, check and synthesize manifests. It only parses options and shows results."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.annotations import Built, load_source
+from pipeline.annotations.music_avqa import RELEASES
+from pipeline.cli.options import Group, file_option, folder_option, json_option, progress_bar, show_json
+from pipeline.consistency import Report, check_manifest, count
+from pipeline.failure import UserError
+from pipeline.manifest import SPLITS, Manifest, load_manifest, save_manifest
+
+SHOWN_PER_KIND = 5
+
+out_option = folder_option(
+    "--out", "Folder for the manifest; its name becomes the dataset's name.", required=True
+)
+
+
+@click.group(cls=Group)
+def manifest() -> None:
+    """Say what exists: the videos, questions and frozen vocabulary of a dataset, as files."""
+
+
+@manifest.group(cls=Group)
+def build() -> None:
+    """Build a manifest from a published release, a table of your own, or a folder of videos."""
+
+
+@build.command("music-avqa")
+@folder_option("--annotations", "Folder of the published annotation files.")
+@click.option("--release", type=click.Choice(list(RELEASES)), default="json_update", show_default=True)
+@file_option("--train", "Training questions; wins over --annotations.")
+@file_option("--val", "Validation questions; wins over --annotations.")
+@file_option("--test", "Test questions; wins over --annotations.")
+@folder_option("--videos", "Folder of the videos, searched for <video id>.* to note paths and SHA-256.")
+@out_option
+@json_option
+def build_music_avqa(
+    annotations: Path | None,
+    release: str,
+    videos: Path | None,
+    out: Path,
+    as_json: bool,
+    **files: Path | None,
+) -> None:
+    """Build the manifest of a MUSIC-AVQA release from its own JSON files.
+
+    The splits that are there are built.
+
+    \b
+    Examples:
+      mavqa-manifest build music-avqa --annotations MUSIC-AVQA/data --out data_manifests/music-avqa
+      mavqa-manifest build music-avqa --release v2 --test test_balance.json --out data_manifests/v2
+    """
+    given = {split: path for split in SPLITS if (path := files[split]) is not None}
+    with progress_bar("hashing videos") as progress:
+        built = load_source("music-avqa")(_name_of(out), release, annotations, given, videos, progress)
+    _finish(built, out, as_json)
+
+
+@build.command("table")
+@file_option("--csv", "Table with the columns video, question, answer.", required=True)
+@folder_option("--videos", "Folder of the videos, searched to note paths and SHA-256.")
+@out_option
+@json_option
+def build_table(csv: Path, videos: Path | None, out: Path, as_json: bool) -> None:
+    """Build a manifest from your own questions in a CSV file.
+
+    Columns: video (a path below --videos, or a name without suffix), question, answer; optional type,
+    modality (Audio, Visual or Audio-Visual), split (train, val or test), choices (divided by |), question_id.
+
+    \b
+    Example:
+      mavqa-manifest build table --csv questions.csv --videos clips --out data_manifests/mine
+    """
+    with progress_bar("hashing videos") as progress:
+        built = load_source("table")(_name_of(out), csv, videos, progress)
+    _finish(built, out, as_json)
+
+
+@build.command("folder")
+@folder_option("--videos", "Folder of the videos, searched with all folders below.", required=True)
+@out_option
+@json_option
+def build_folder(videos: Path, out: Path, as_json: bool) -> None:
+    """Build a manifest of a folder of videos without questions, to extract features from.
+
+    \b
+    Example:
+      mavqa-manifest build folder --videos clips --out data_manifests/clips
+    """
+    with progress_bar("hashing videos") as progress:
+        built = load_source("folder")(_name_of(out), videos, progress)
+    _finish(built, out, as_json)
+
+
+@manifest.command()
+@out_option
+@click.option("--videos", type=click.IntRange(min=1), default=400, show_default=True, help="How many clips.")
+@click.option(
+    "--seconds", type=click.IntRange(min=1), default=10, show_default=True, help="Length of each clip."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same dataset."
+)
+@json_option
+def synthesize(out: Path, videos: int, seconds: int, seed: int, as_json: bool) -> None:
+    """Write the synthetic dataset: clips of drawn instruments, and questions with true answers.
+
+    The clips go to the folder videos in --out.
+
+    \b
+    Example:
+      mavqa-manifest synthesize --out build/demo/data --videos 400 --seconds 10 --seed 0
+    """
+    from pipeline.synthetic import synthesize
+
+    with progress_bar("drawing clips") as progress:
+        made = synthesize(out, videos=videos, seconds=seconds, seed=seed, progress=progress)
+    _show(Built(made), out, as_json)
+
+
+@manifest.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@folder_option(
+    "--videos", "Folder of the videos [default: FOLDER/videos or data/videos/<dataset>, if there]."
+)
+@json_option
+def check(folder: Path, videos: Path | None, as_json: bool) -> None:
+    """Prove the manifest in FOLDER: ids, answers, words, files and their SHA-256.
+
+    Ends with exit code 2 where something is wrong. Videos that splits share are counted.
+
+    \b
+    Example:
+      mavqa-manifest check data_manifests/music-avqa --videos data/videos/music-avqa
+    """
+    checked = load_manifest(folder)
+    defaults = (folder / "videos", Path("data/videos") / checked.name)
+    videos = videos or next((default for default in defaults if default.is_dir()), None)
+    with progress_bar("hashing videos") as progress:
+        report = check_manifest(checked, videos, progress)
+    if as_json:
+        show_json(
+            {"manifest": str(folder), "videos": None if videos is None else str(videos), **report.to_json()}
+        )
+    else:
+        _show_report(checked, report)
+    if report.errors:
+        first = report.errors[0].message
+        raise UserError(
+            f"manifest {str(folder)!r} has {len(report.errors)} errors; mend them, first: {first}"
+        )
+
+
+def _name_of(out: Path) -> str:
+    return out.resolve().name
+
+
+def _finish(built: Built, out: Path, as_json: bool) -> None:
+    save_manifest(built.manifest, out)
+    _show(built, out, as_json)
+
+
+def _show(built: Built, out: Path, as_json: bool) -> None:
+    if as_json:
+        head = {"manifest": str(out), "name": built.manifest.name, "release": built.manifest.release}
+        document = {**head, **count(built.manifest), "odd_records": built.counts, "notes": list(built.notes)}
+        show_json(document)
+        return
+    click.echo(f"{_describe(built.manifest)} -> {out}")
+    for name, number in built.counts.items():
+        click.echo(f"  {name.replace('_', ' ')}: {number:,}")
+    for note in built.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _describe(described: Manifest) -> str:
+    splits = [f"{split} {len(described.questions[split]):,}" for split in described.splits]
+    vocabulary = described.vocabulary
+    return (
+        f"{described.name} ({described.release}): {len(described.videos):,} videos, "
+        f"questions: {', '.join(splits) or 'none'}, "
+        f"{len(vocabulary.tokens)} tokens, {len(vocabulary.answers)} answers"
+    )
+
+
+def _show_report(checked: Manifest, report: Report) -> None:
+    click.echo(_describe(checked))
+    for split, numbers in report.counts["splits"].items():
+        types: dict[str, Any] = numbers["types"]
+        listed = ", ".join(f"{name} {number:,}" for name, number in types.items())
+        click.echo(f"  {split}: {numbers['questions']:,} questions on {numbers['videos']:,} videos: {listed}")
+    for pair, shared in report.counts["shared"].items():
+        click.echo(f"  shared by {pair}: {shared['videos']:,} videos, {shared['questions']:,} same questions")
+    if not report.files_checked:
+        click.echo("  files: not looked at, give --videos DIR")
+    for kind, number in Counter(finding.kind for finding in report.errors).items():
+        click.echo(f"{kind}: {number:,}", err=True)
+        for finding in [finding for finding in report.errors if finding.kind == kind][:SHOWN_PER_KIND]:
+            click.echo(f"  {finding.message}", err=True)

@@ -1,0 +1,65 @@
+"""What the commands of stage one share: exit codes, options, JSON on stdout, progress on stderr."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.failure import UserError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+class InputError(click.ClickException):
+    """A mistake that the user can mend: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class Command(click.Command):
+    """A command whose `UserError` ends it with one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise InputError(str(error)) from None
+
+
+class Group(click.Group):
+    """A group of `Command`s."""
+
+    command_class = Command
+    group_class = type
+
+
+def folder_option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+    """Return a Click option that takes a folder, there or not."""
+    return click.option(name, type=click.Path(file_okay=False, path_type=Path), help=text, **settings)
+
+
+def file_option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+    """Return a Click option that takes a file, there or not."""
+    return click.option(name, type=click.Path(dir_okay=False, path_type=Path), help=text, **settings)
+
+
+def show_json(document: Any) -> None:
+    """Write `document` to stdout as the one JSON document of a command."""
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function of (done, in all) that draws a bar on stderr while the block runs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

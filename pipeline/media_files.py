@@ -1,0 +1,132 @@
+"""The media files of a folder: which files count, which ids they get, where an id's file is, their SHA-256.
+
+It opens no media (that is `pipeline.decode`) and judges only by the file name's suffix.
+"""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from pipeline.failure import UserError
+from pipeline.manifest import check_video_id
+
+MEDIA_SUFFIXES = frozenset(
+    (
+        *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4"),
+        *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
+        *(".aac", ".ac3", ".aif", ".aiff", ".au", ".flac", ".m4a", ".mka", ".mp2", ".mp3", ".oga", ".ogg"),
+        *(".opus", ".wav", ".wma"),
+    )
+)
+HASHING_THREADS = 4
+
+Progress = Callable[[int, int], None]
+
+
+def split_suffix(path: str) -> tuple[str, str]:
+    """Return `path` as (what stands before its media suffix, that suffix); "" where it has none."""
+    suffix = PurePosixPath(path).suffix
+    if suffix.lower() in MEDIA_SUFFIXES:
+        return path.removesuffix(suffix), suffix
+    return path, ""
+
+
+def list_media(folder: Path) -> list[str]:
+    """Return the paths, relative to `folder`, of the media files in it and below, sorted.
+
+    Hidden names are left out; links to folders are followed, each folder once. Raises `UserError` where the
+    folder is missing or holds no media.
+    """
+    if not folder.is_dir():
+        raise UserError(f"videos folder {str(folder)!r} is not there: name the folder that holds the videos")
+    paths = sorted(_walk(folder))
+    if not paths:
+        raise UserError(
+            f"videos folder {str(folder)!r} holds no videos (.mp4, .mkv, .webm, ...): name another"
+        )
+    return paths
+
+
+def name_videos(paths: Iterable[str]) -> dict[str, str]:
+    """Return {path: video id}: the path without suffix, `/` as `__`; where two would clash the suffix stays.
+
+    Raises `UserError` where they clash even so, or where an id is not a plain name.
+    """
+    paths = list(dict.fromkeys(paths))
+    short = {path: split_suffix(path)[0].replace("/", "__") for path in paths}
+    shared = Counter(short.values())
+    ids = {path: short[path] if shared[short[path]] == 1 else path.replace("/", "__") for path in paths}
+    owners: dict[str, str] = {}
+    for path, video_id in ids.items():
+        owner = owners.setdefault(check_video_id(video_id), path)
+        if owner != path:
+            raise UserError(f"videos {owner!r} and {path!r} would both be called {video_id!r}: rename one")
+    return ids
+
+
+class MediaIndex:
+    """The media files of one folder, found by path, by path without suffix, by file name or by stem."""
+
+    def __init__(self, folder: Path) -> None:
+        """List the media of `folder` once."""
+        self.folder = folder
+        self._paths = list_media(folder)
+        self._by_key: dict[str, list[str]] = defaultdict(list)
+        for path in self._paths:
+            stem = split_suffix(path)[0]
+            for key in {path, stem, PurePosixPath(path).name, PurePosixPath(stem).name}:
+                self._by_key[key].append(path)
+
+    def find(self, name: str) -> str | None:
+        """Return the relative path of the video `name`, or None; raise `UserError` where several fit."""
+        found = self._by_key.get(name, [])
+        if name in found:
+            return name
+        if len(found) > 1:
+            where = str(self.folder)
+            raise UserError(f"video {name!r} could be {' or '.join(found)} in {where!r}: name its whole path")
+        return found[0] if found else None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(folder: Path, paths: Iterable[str], progress: Progress | None = None) -> dict[str, str]:
+    """Return {path: SHA-256} of the files at `paths` in `folder`; `progress` hears (files done, in all)."""
+    paths = list(paths)
+    digests: dict[str, str] = {}
+    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+        hashed = threads.map(sha256_of, (folder / path for path in paths))
+        for path, digest in zip(paths, hashed, strict=True):
+            digests[path] = digest
+            if progress:
+                progress(len(digests), len(paths))
+    return digests
+
+
+def _walk(folder: Path) -> Iterable[str]:
+    seen: set[str] = set()
+    for current, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real in seen:
+            continue
+        seen.add(real)
+        for name in files:
+            if not name.startswith(".") and split_suffix(name)[1]:
+                yield _as_text(PurePosixPath(Path(current).relative_to(folder).as_posix()) / name)
+
+
+def _as_text(path: PurePosixPath) -> str:
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"video {text!a} has a name that is not UTF-8: rename the file") from None
+    return text
