@@ -42,9 +42,9 @@ def describe_interval(cell: Estimate) -> str:
 
 
 LEGEND = (
-    "Accuracies in percent, pooled over questions. Brackets hold the 95 % interval of All: Student's t over seeds "
-    "where a method has two or more, else Wilson's over the questions of its one run. † stands where a trained "
-    "model is below the majority answer of the question's template, which sees no video.\n"
+    "Accuracies in percent, pooled over questions. Brackets hold the 95 % interval of All: Student's t over "
+    "seeds where a method has two or more, else Wilson's over the questions of its one run. † stands where "
+    "a trained model is below the majority answer of the question's template, which sees no video.\n"
 )
 
 
