@@ -1,4 +1,4 @@
-"""Evaluation: scenarios hide what they say, natural stands apart, batch size changes nothing, counts are right."""
+"""Evaluation: scenarios hide what they say, natural stands apart, batch size changes nothing."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from train.results import Accuracies, Count
 
 
 class Listener(torch.nn.Module):
-    """A method that answers what sounds, what is seen where there is no sound, and the first answer otherwise."""
+    """A method that answers what sounds, without sound what is seen, and the first answer otherwise."""
 
     def __init__(self) -> None:
         super().__init__()
