@@ -61,6 +61,17 @@ class Batch:
             changes["negatives"] = None
         return replace(self, **changes)
 
+    def hide(self, modality: str, rows: Tensor) -> "Batch":
+        """Return the batch as if `modality` of `rows` (bool [batch]) had never been recorded: NaN and no steps."""
+        features = self.features(modality)
+        if features is None or not bool(rows.any()):
+            return self
+        blanked = {name: values.clone() for name, values in features.items()}
+        for values in blanked.values():
+            values[rows] = torch.nan
+        changes: dict[str, Any] = {modality: blanked, f"{modality}_mask": self.mask(modality) & ~rows[:, None]}
+        return replace(self, **changes)
+
     def select(self, rows: Tensor) -> "Batch":
         """Return the batch of the given row indices, int64 [row]."""
         return self._map(lambda tensor: tensor[rows.to(tensor.device)], lambda names: tuple(names[i] for i in rows.tolist()))

@@ -1,0 +1,153 @@
+"""Evaluation: scenarios hide what they say, natural stands apart, batch size changes nothing."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_store import CLASSES, SIZES, make_manifest, make_store
+
+from pipeline.failure import UserError
+from train.backbones import make_backbone
+from train.batch import Batch
+from train.dataset import QuestionDataset
+from train.evaluate import Evaluation, document, evaluate, evaluate_scenarios
+from train.features import FeatureBank
+from train.results import Accuracies, Count
+
+
+class Listener(torch.nn.Module):
+    """A method that answers what sounds, without sound what is seen, and the first answer otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, ...]] = []
+        self.modes: set[bool] = set()
+
+    def predict(self, batch: Batch) -> torch.Tensor:
+        self.seen += [batch.present] * len(batch)
+        self.modes.add(self.training)
+        if batch.audio is not None:
+            return batch.audio["vggish"].nanmean(1)[:, : len(CLASSES)]
+        if batch.visual is not None:
+            return batch.visual["resnet18-map"].float().nanmean((1, 3, 4))[:, : len(CLASSES)]
+        return torch.eye(len(CLASSES))[:1].repeat(len(batch), 1)
+
+
+@pytest.fixture
+def dataset() -> QuestionDataset:
+    """The questions of the split whose first two videos lack the sound or the picture."""
+    store = make_store()
+    return QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+
+
+def run(dataset: QuestionDataset, scenario: str, **settings: object) -> tuple[Evaluation, Listener]:
+    method = Listener()
+    found = evaluate(method, dataset, scenario, CLASSES, **settings)  # type: ignore[arg-type]
+    assert found is not None
+    return found, method
+
+
+@pytest.mark.parametrize(
+    ("scenario", "present"),
+    [
+        ("complete", {("audio", "visual")}),
+        ("audio-missing", {("visual",)}),
+        ("visual-missing", {("audio",)}),
+        ("both-missing", {()}),
+        ("natural", {("audio",), ("visual",)}),
+    ],
+)
+def test_a_scenario_hides_its_modalities_and_nothing_else(
+    dataset: QuestionDataset, scenario: str, present: set[tuple[str, ...]]
+) -> None:
+    assert set(run(dataset, scenario)[1].seen) == present
+
+
+def test_natural_questions_stand_in_no_other_scenario(dataset: QuestionDataset) -> None:
+    natural = {q.question_id for q in run(dataset, "natural")[0].questions}
+    assert natural == {"0-audio", "0-visual", "1-audio", "1-visual"}
+    for scenario in ("complete", "audio-missing"):
+        asked = [q.question_id for q in run(dataset, scenario)[0].questions]
+        assert len(asked) == len(dataset) - 4
+        assert not natural & set(asked)
+
+
+def test_the_right_answers_are_counted_by_type(dataset: QuestionDataset) -> None:
+    heard = run(dataset, "visual-missing")[0].accuracies.types
+    assert heard["Audio Counting"].accuracy == 100
+    assert heard["Visual Counting"].accuracy < 100
+    seen = run(dataset, "audio-missing")[0].accuracies.types
+    assert seen["Visual Counting"].accuracy == 100
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 1000])
+def test_batch_size_changes_nothing(dataset: QuestionDataset, batch_size: int) -> None:
+    assert run(dataset, "natural", batch_size=batch_size)[0] == run(dataset, "natural")[0]
+    assert run(dataset, "complete", batch_size=batch_size)[0] == run(dataset, "complete")[0]
+
+
+def test_masks_replace_what_the_scenario_hides(dataset: QuestionDataset) -> None:
+    hidden = {question.question_id: ("audio",) for question in dataset.questions[::2]}
+    found, method = run(dataset, "masked", masks=hidden)
+    assert found.scenario == "masked"
+    assert set(method.seen) == {("audio", "visual"), ("visual",)}
+
+
+def test_a_split_without_natural_questions_leaves_the_scenario_out() -> None:
+    store = make_store(incomplete=False)
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", make_backbone("avst", SIZES))
+    assert evaluate(Listener(), dataset, "natural", CLASSES) is None
+    names = [found.scenario for found in evaluate_scenarios(Listener(), dataset, CLASSES)]
+    assert names == ["complete", "audio-missing", "visual-missing", "both-missing"]
+
+
+def test_the_method_is_evaluated_without_dropout_and_given_back_as_it_was(dataset: QuestionDataset) -> None:
+    method = Listener().train()
+    evaluate(method, dataset, "complete", CLASSES)
+    assert method.modes == {False}
+    assert method.training
+
+
+def test_an_answer_outside_the_frozen_list_is_wrong(dataset: QuestionDataset) -> None:
+    found, _ = run(dataset, "visual-missing")
+    odd = tuple(dataclasses.replace(question, answer="hurdy-gurdy") for question in found.questions)
+    assert dataclasses.replace(found, questions=odd).accuracies.overall.correct == 0
+
+
+def test_single_predictions_say_which_are_right(dataset: QuestionDataset) -> None:
+    found, _ = run(dataset, "audio-missing")
+    records = found.records()
+    assert sum(record.correct for record in records) == found.accuracies.overall.correct
+    assert [record.question_id for record in records] == [q.question_id for q in found.questions]
+
+
+def test_an_unknown_scenario_is_named(dataset: QuestionDataset) -> None:
+    with pytest.raises(UserError, match="smell-missing"):
+        evaluate(Listener(), dataset, "smell-missing", CLASSES)
+
+
+def test_logits_that_are_not_finite_are_an_error_and_no_answer(dataset: QuestionDataset) -> None:
+    method = Listener()
+    method.predict = lambda batch: torch.full((len(batch), len(CLASSES)), torch.nan)  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match="not finite"):
+        evaluate(method, dataset, "complete", CLASSES)
+
+
+def test_the_document_has_the_agreed_form() -> None:
+    count = Count(correct=3, questions=4)
+    found = Accuracies(overall=count, groups={"Audio": count}, types={"Audio Counting": count})
+    floors = {"template_majority": found, "filled_majority": found, "question_only": None}
+    cell = {"accuracy": 75.0, "correct": 3, "questions": 4}
+    assert document("r", "test", {"complete": found}, floors) == {
+        "run": "r",
+        "split": "test",
+        "scenarios": {
+            "complete": {
+                "overall": 75.0,
+                "questions": 4,
+                "groups": {"Audio": cell},
+                "types": {"Audio Counting": cell},
+            }
+        },
+        "floors": {"template_majority": 75.0, "filled_majority": 75.0, "question_only": None},
+    }

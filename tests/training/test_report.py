@@ -1,0 +1,197 @@
+"""The report: golden tables, pooled seeds, honest intervals, refused mixtures, a page that stands alone."""
+
+import csv
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline.failure import UserError
+from pipeline.templates import TYPES
+from train.report.page import write_report
+from train.report.statistics import estimate, t_half_width, wilson
+from train.report.tables import build_blocks, columns_of
+from train.report.text import comma_separated, markdown
+from train.results import Accuracies, Count, Feature, ResultRow, append_results
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "report_tables.md"
+PAPER = (
+    *("A-Cnt", "A-Comp", "A", "V-Cnt", "V-Loc", "V"),
+    *("AV-Exist", "AV-Cnt", "AV-Loc", "AV-Comp", "AV-Temp", "AV", "All"),
+)
+
+
+def accuracies(correct: int, types: tuple[str, ...] = TYPES) -> Accuracies:
+    """Give type number k of n questions `correct + k` right ones out of 20 + k, pooled into its group."""
+    counts = {name: Count(correct=correct + k, questions=20 + k) for k, name in enumerate(types)}
+    groups: dict[str, list[Count]] = {}
+    for name, count in counts.items():
+        groups.setdefault(name.rpartition(" ")[0], []).append(count)
+    return Accuracies(
+        overall=add(counts.values()), groups={g: add(c) for g, c in groups.items()}, types=counts
+    )
+
+
+def add(counts: object) -> Count:
+    members = list(counts)  # type: ignore[call-overload]
+    return Count(correct=sum(c.correct for c in members), questions=sum(c.questions for c in members))
+
+
+def row(method: str = "zero-fill", seed: int = 0, correct: int = 8, **changes: object) -> ResultRow:
+    fields = {
+        "kind": "model",
+        "run": f"{method}-{changes.get('variant', '')}{changes.get('inputs', '')}{seed}",
+        "split": "test",
+        "scenario": "complete",
+        "method": method,
+        "backbone": "avst",
+        "variant": "recommended",
+        "inputs": "all",
+        "seed": seed,
+        "dataset": "demo",
+        "release": "1",
+        "training": {"epochs": 3},
+        "features": {"vggish": Feature(fingerprint="ab" * 32, weights="seeded")},
+        "questions_sha256": "00",
+        "accuracies": accuracies(correct),
+        **changes,
+    }
+    return ResultRow.model_validate(fields)
+
+
+def floor(correct: int = 6, **changes: object) -> ResultRow:
+    return row("template-majority", correct=correct, kind="floor", **changes)
+
+
+def sample_rows() -> list[ResultRow]:
+    rows = []
+    for scenario, loss in (("audio-missing", 3), ("complete", 0)):
+        rows += [floor(scenario=scenario)]
+        rows += [row("zero-fill", seed, 9 + seed - loss, scenario=scenario) for seed in (0, 1, 2)]
+        rows += [row("zero-fill", 0, 7, scenario=scenario, inputs="question")]
+        rows += [row("rmm-avr", 0, 10 - loss, scenario=scenario)]
+    return rows
+
+
+def test_tables_equal_the_golden_ones() -> None:
+    assert markdown(build_blocks(sample_rows())) == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_columns_stand_in_the_papers_true_order() -> None:
+    assert tuple(column.label for column in columns_of([row()])) == PAPER
+
+
+def test_other_datasets_get_a_column_per_type() -> None:
+    types = ("Why", "Used for")
+    columns = columns_of([row(accuracies=accuracies(3, types))])
+    assert [column.label for column in columns] == ["Used for", "Why", "All"]
+
+
+def test_floors_come_first_then_references_then_methods() -> None:
+    block = build_blocks(sample_rows())[0]
+    assert block.scenario == "complete"
+    assert [line.label for line in block.lines] == [
+        "template-majority",
+        "question-only",
+        "zero-fill",
+        "rmm-avr",
+    ]
+
+
+def test_a_row_below_the_template_floor_is_marked() -> None:
+    text = markdown(build_blocks([floor(correct=6), row(correct=5)]))
+    assert text.count("†") == len(PAPER) + 1
+    assert markdown(build_blocks([floor(correct=6), row(correct=6)])).count("†") == 1
+
+
+def test_two_seeds_have_a_t_interval_and_one_a_wilson_interval() -> None:
+    one, two = Count(correct=40, questions=100), Count(correct=50, questions=100)
+    pooled = estimate([one, two])
+    assert (pooled.mean, pooled.interval) == (45, "seeds")
+    assert pooled.high == 100.0
+    assert estimate([one]).interval == "questions"
+    assert wilson(one) == pytest.approx((30.94, 49.80), abs=0.01)
+    assert t_half_width([40.0, 44.0, 48.0]) == pytest.approx(9.937, abs=0.001)
+
+
+def test_intervals_stay_between_none_and_all() -> None:
+    assert wilson(Count(correct=0, questions=5))[0] == 0
+    assert wilson(Count(correct=5, questions=5))[1] == 100
+
+
+def test_the_same_seed_twice_is_refused() -> None:
+    with pytest.raises(UserError, match=r"seed 0 of zero-fill stands in runs 'a' and 'b'"):
+        build_blocks([row(run="a"), row(run="b")])
+
+
+def test_runs_with_other_questions_are_refused() -> None:
+    with pytest.raises(UserError, match="different questions"):
+        build_blocks([row(), row("rmm", questions_sha256="11")])
+
+
+def test_runs_trained_otherwise_are_not_pooled() -> None:
+    block = build_blocks([row(run="a"), row(run="b", seed=1, training={"epochs": 9})])[0]
+    assert [line.label for line in block.lines] == ["zero-fill [a]", "zero-fill [b]"]
+
+
+def test_every_csv_figure_follows_from_its_counts() -> None:
+    lines = list(csv.DictReader(io.StringIO(comma_separated(build_blocks(sample_rows())))))
+    assert len(lines) == 2 * 4 * len(PAPER)
+    for line in lines:
+        share = 100 * int(line["correct"]) / int(line["questions"])
+        assert float(line["accuracy"]) == pytest.approx(share, abs=1e-3)
+        assert float(line["low"]) <= float(line["accuracy"]) <= float(line["high"])
+
+
+class Sources(HTMLParser):
+    """Collect what a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        outside = [v for k, v in attrs if k in ("src", "href", "xlink:href") and v and not v.startswith("#")]
+        self.found += [tag] if tag in ("script", "link", "iframe", "img") else outside
+
+
+def save(folder: Path, rows: list[ResultRow]) -> list[Path]:
+    runs = sorted({folder / r.run for r in rows})
+    for run in runs:
+        append_results(run / "results.jsonl", [r for r in rows if r.run == run.name])
+        epochs = [{"epoch": e, "loss": 2.0 / e, "selection": 40.0 + e} for e in (1, 2, 3)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in epochs))
+    return runs
+
+
+def test_the_page_stands_alone_and_says_that_weights_are_seeded(tmp_path: Path) -> None:
+    page = write_report(save(tmp_path / "runs", sample_rows()), tmp_path / "out")
+    text = page.read_text(encoding="utf-8")
+    parser = Sources()
+    parser.feed(text)
+    assert parser.found == []
+    assert "url(http" not in text
+    assert "Seeded weights" in text
+    assert text.count("<svg") == 2
+    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "results.csv", "tables.md"]
+
+
+def test_pretrained_weights_bring_no_warning_and_names_are_escaped(tmp_path: Path) -> None:
+    features = {"<b>": Feature(fingerprint="ab", weights="pretrained")}
+    page = write_report(save(tmp_path, [row(features=features)]), tmp_path / "out")
+    assert "Seeded weights" not in page.read_text()
+    assert "&lt;b&gt;" in page.read_text()
+
+
+def test_the_same_rows_give_the_same_page(tmp_path: Path) -> None:
+    runs = save(tmp_path / "runs", sample_rows())
+    first = write_report(runs, tmp_path / "a").read_bytes()
+    assert write_report(runs, tmp_path / "b").read_bytes() == first
+
+
+def test_a_run_without_results_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty.results\.jsonl is missing"):
+        write_report([tmp_path / "empty"], tmp_path / "out")

@@ -1,0 +1,108 @@
+"""Result rows: counts are pooled, rows survive the file, later rows win, bad files are named."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.failure import UserError
+from pipeline.manifest import Question
+from train.results import (
+    Accuracies,
+    Count,
+    Feature,
+    Prediction,
+    ResultRow,
+    append_results,
+    hash_questions,
+    predictions_path,
+    read_predictions,
+    read_results,
+    tally,
+    write_predictions,
+)
+
+
+def question(type_: str, answer: str) -> Question:
+    return Question("1", "v", "Q?", "Q?", answer, type_, type_.rsplit(" ", 1)[0])
+
+
+def row(run: str = "r", scenario: str = "complete", correct: int = 1) -> ResultRow:
+    count = Count(correct=correct, questions=4)
+    return ResultRow(
+        kind="model",
+        run=run,
+        split="test",
+        scenario=scenario,
+        method="zero-fill",
+        backbone="avst",
+        variant="recommended",
+        inputs="all",
+        seed=0,
+        dataset="demo",
+        release="1",
+        training={"missing_rate": {}},
+        questions_sha256="00",
+        features={"vggish": Feature(fingerprint="ab", weights="seeded")},
+        accuracies=Accuracies(overall=count, groups={"Audio": count}, types={"Audio Counting": count}),
+    )
+
+
+def test_groups_are_pooled_over_questions_not_averaged_over_types() -> None:
+    asked = [question("Audio Counting", "one")] * 3 + [question("Audio Comparative", "yes")]
+    accuracies = tally(asked, ["one", "one", "one", "no"])
+    assert accuracies.groups["Audio"].accuracy == 75
+    assert accuracies.types["Audio Comparative"].accuracy == 0
+
+
+def test_predictions_and_questions_must_match_in_number() -> None:
+    with pytest.raises(ValueError):
+        tally([question("Audio Counting", "one")], ["one", "two"])
+
+
+def test_the_hash_of_questions_knows_answers_and_ids_but_no_order() -> None:
+    one, two = question("Audio Counting", "one"), question("Audio Counting", "two")
+    assert hash_questions([one, two]) == hash_questions([two, one])
+    assert hash_questions([one]) != hash_questions([two])
+
+
+def test_a_count_without_questions_does_not_exist() -> None:
+    with pytest.raises(ValidationError):
+        Count(correct=0, questions=0)
+
+
+def test_the_document_holds_percent_and_counts() -> None:
+    document = row(correct=3).accuracies.to_document()
+    assert document["overall"] == 75
+    assert document["questions"] == 4
+    assert document["types"]["Audio Counting"] == {"accuracy": 75, "correct": 3, "questions": 4}
+
+
+def test_rows_are_read_as_written_and_later_ones_replace_earlier_ones(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "results.jsonl"
+    append_results(path, [row(), row(scenario="audio-missing")])
+    append_results(path, [row(correct=4)])
+    assert read_results(path) == [row(correct=4), row(scenario="audio-missing")]
+    assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("line", ["not json", '{"format": 1}', "[]", '{"format": 7}'])
+def test_a_bad_line_is_named_with_its_file_and_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "results.jsonl"
+    append_results(path, [row()])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(UserError, match=r"results\.jsonl:2"):
+        read_results(path)
+
+
+def test_a_missing_file_says_which_command_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mavqa-evaluate"):
+        read_results(tmp_path / "results.jsonl")
+
+
+def test_single_predictions_survive_the_file(tmp_path: Path) -> None:
+    predictions = [Prediction(question_id="7#2", prediction="two", answer="drei Flöten", correct=False)]
+    path = predictions_path(tmp_path, "test", "audio-missing")
+    write_predictions(path, predictions)
+    assert path.name == "predictions-test-audio-missing.jsonl"
+    assert read_predictions(path) == predictions

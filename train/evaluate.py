@@ -1,0 +1,134 @@
+"""What a trained method answers when a modality is missing: predictions, counts, the evaluation document.
+
+It trains nothing. A scenario hides modalities from the questions on complete videos; questions on videos that
+were recorded without sound or picture are a scenario of their own, `natural`.
+Source: the ECCV 2024 missing-modality paper's test scenarios (nothing of the missing modality is read).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pipeline.manifest import Question
+from train.missingness import NATURAL, SCENARIOS, hidden_in
+from train.results import Accuracies, Prediction, tally
+
+if TYPE_CHECKING:
+    from train.dataset import QuestionDataset
+    from train.interfaces import MissingModalityMethod
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The answers of one method in one scenario: `predictions` stand in the order of `questions`."""
+
+    scenario: str
+    questions: tuple[Question, ...]
+    predictions: tuple[str, ...]
+
+    @property
+    def accuracies(self) -> Accuracies:
+        """The counts of right answers; an answer outside the frozen list is never right."""
+        return tally(self.questions, self.predictions)
+
+    def records(self) -> list[Prediction]:
+        """Return one record per question, for paired tests."""
+        return [
+            Prediction(
+                question_id=q.question_id, prediction=given, answer=q.answer, correct=given == q.answer
+            )
+            for q, given in zip(self.questions, self.predictions, strict=True)
+        ]
+
+
+def evaluate(
+    method: "MissingModalityMethod",
+    dataset: "QuestionDataset",
+    scenario: str,
+    answers: Sequence[str],
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    masks: Mapping[str, Sequence[str]] | None = None,
+) -> Evaluation | None:
+    """Answer the questions of one scenario, or return None where the split has none of them.
+
+    `answers`: the frozen list that logits index. `masks` {question id: hidden modalities} replaces what the
+    scenario hides; then `scenario` is only its name. The result does not depend on `batch_size`.
+    Raises `UserError` for an unknown scenario and FloatingPointError for logits that are not finite.
+    """
+    natural = scenario == NATURAL
+    rows = np.flatnonzero(dataset.naturally_complete != natural)
+    if not len(rows):
+        return None
+    questions = tuple(dataset.questions[row] for row in rows)
+    if masks is None:
+        masks = dict.fromkeys((q.question_id for q in questions), hidden_in(scenario))
+    indices = predict(method, dataset, rows, masks, batch_size, device)
+    return Evaluation(scenario, questions, tuple(answers[index] for index in indices))
+
+
+def evaluate_scenarios(
+    method: "MissingModalityMethod",
+    dataset: "QuestionDataset",
+    answers: Sequence[str],
+    scenarios: Sequence[str] = (*SCENARIOS, NATURAL),
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str = "cpu",
+) -> list[Evaluation]:
+    """Evaluate several scenarios, leaving out those that have no question."""
+    found = (evaluate(method, dataset, scenario, answers, batch_size, device) for scenario in scenarios)
+    return [evaluation for evaluation in found if evaluation is not None]
+
+
+def predict(
+    method: "MissingModalityMethod",
+    dataset: "QuestionDataset",
+    rows: np.ndarray,
+    masks: Mapping[str, Sequence[str]],
+    batch_size: int,
+    device: torch.device | str,
+) -> list[int]:
+    """Return the index of the highest logit for each row of `dataset`; the first of equal ones.
+
+    The method is put into evaluation mode and back. Raises FloatingPointError for logits that are not finite.
+    """
+    module: Any = method
+    was_training = module.training
+    module.eval()
+    indices: list[int] = []
+    try:
+        with torch.inference_mode():
+            for batch in dataset.batches(batch_size, masks=masks, rows=rows):
+                indices += _answer(method, batch.to(device))
+    finally:
+        module.train(was_training)
+    return indices
+
+
+def document(
+    run: str, split: str, accuracies: Mapping[str, Accuracies], floors: Mapping[str, Accuracies | None]
+) -> dict[str, Any]:
+    """Return the document of `mavqa-evaluate --json`; floors are overall accuracies in percent."""
+    return {
+        "run": run,
+        "split": split,
+        "scenarios": {scenario: found.to_document() for scenario, found in accuracies.items()},
+        "floors": {name: None if found is None else found.overall.accuracy for name, found in floors.items()},
+    }
+
+
+def _answer(method: "MissingModalityMethod", batch: Any) -> list[int]:
+    best = torch.empty(len(batch), dtype=torch.int64)
+    for rows, part in batch.split_by_presence():
+        logits = method.predict(part)
+        if not bool(torch.isfinite(logits).all()):
+            raise FloatingPointError(
+                f"logits of {part.question_id[0]} and others of its batch are not finite"
+            )
+        best[rows.cpu()] = logits.argmax(1).cpu()
+    return [int(index) for index in best]

@@ -1,0 +1,166 @@
+"""A self-contained page, tables and a CSV out of run folders. Every figure comes from their `results.jsonl`.
+
+Only the training curves are read from elsewhere (`metrics.jsonl`). The page loads nothing from anywhere.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.failure import UserError
+from pipeline.templates import GROUPS, TYPES, Column
+from train.report.plots import Curve, colours_of, scenario_bars, training_curves
+from train.report.tables import Block, build_blocks
+from train.report.text import comma_separated, describe_interval, markdown, percent
+from train.results import RESULTS_FILE, ResultRow, read_results
+
+METRICS_FILE = "metrics.jsonl"
+PAGE_FILE = "index.html"
+
+
+def write_report(runs: Sequence[Path], out: Path) -> Path:
+    """Write `index.html`, `tables.md` and `results.csv` into `out` and return the page's path.
+
+    Raises `UserError` where a run has no results or runs cannot stand in one table.
+    """
+    rows = [row for run in runs for row in read_results(run / RESULTS_FILE)]
+    if not rows:
+        raise UserError(
+            f"{', '.join(map(str, runs))}: no result row: evaluate the runs with 'mavqa-evaluate'"
+        )
+    blocks = build_blocks(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    _replace(out / "tables.md", markdown(blocks))
+    _replace(out / "results.csv", comma_separated(blocks))
+    _replace(out / PAGE_FILE, render_page(blocks, read_curves(runs, blocks)))
+    return out / PAGE_FILE
+
+
+def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]]]) -> str:
+    """Return the HTML of a report; `curves` as for `training_curves`, {} for none."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("train", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["percent"] = percent
+    environment.filters["interval"] = describe_interval
+    rows = [row for block in blocks for line in block.lines for row in line.rows]
+    return environment.get_template("report.html").render(
+        parts=[_part(members) for members in _by_split(blocks)],
+        curves=training_curves(curves, colours_of(blocks)) if curves else "",
+        features=sorted({(n, f.weights, f.fingerprint) for row in rows for n, f in row.features.items()}),
+        seeded=sorted({n for row in rows for n, f in row.features.items() if f.weights == "seeded"}),
+        runs=_runs(rows),
+    )
+
+
+def read_curves(runs: Iterable[Path], blocks: Sequence[Block]) -> dict[str, dict[str, list[Curve]]]:
+    """Read the training loss and the selection score of every run: {quantity: {label: a curve per seed}}."""
+    labels = {
+        row.run: line.label for block in blocks for line in block.lines for row in line.rows if line.seeds
+    }
+    curves: dict[str, dict[str, list[Curve]]] = {}
+    for run in runs:
+        path = run / METRICS_FILE
+        if not path.exists() or run.resolve().name not in labels:
+            continue
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for quantity, key in QUANTITIES.items():
+            curve = [(record["epoch"], record[key]) for record in records if record.get(key) is not None]
+            if curve:
+                curves.setdefault(quantity, {}).setdefault(labels[run.resolve().name], []).append(curve)
+    return curves
+
+
+QUANTITIES = {"training loss": "loss", "validation accuracy, %": "selection"}
+
+
+def _part(blocks: Sequence[Block]) -> dict[str, Any]:
+    """One section of the page: all scenarios of one dataset and split."""
+    summary = {line.label: line.role for block in blocks for line in block.lines}
+    return {
+        "dataset": blocks[0].dataset,
+        "release": blocks[0].release,
+        "split": blocks[0].split,
+        "blocks": [_item(block) for block in blocks],
+        "summary": [
+            (label, role, [_find(block, label) for block in blocks]) for label, role in summary.items()
+        ],
+        "bars": scenario_bars(blocks),
+    }
+
+
+def _item(block: Block) -> dict[str, Any]:
+    asked = block.lines[0].cells[block.columns[-1].label]
+    return {
+        "block": block,
+        "bands": _bands(block.columns),
+        "best": _best(block),
+        "questions": asked.questions if asked else 0,
+    }
+
+
+def _find(block: Block, label: str) -> Any:
+    return next((line.cells["All"] for line in block.lines if line.label == label), None)
+
+
+def _best(block: Block) -> dict[str, str]:
+    """Return {column: printed figure of the best method}, to be set in bold; {} for a single method."""
+    methods = [line for line in block.lines if line.role == "method"]
+    if len(methods) < 2:
+        return {}
+    best = {}
+    for column in block.columns:
+        means = [cell.mean for line in methods if (cell := line.cells[column.label])]
+        if means:
+            best[column.label] = percent(max(means))
+    return best
+
+
+def _bands(columns: Sequence[Column]) -> list[tuple[str, int, list[str]]]:
+    """Return (group, number of columns, short headings): the head of a table in two rows."""
+    bands: list[tuple[str, int, list[str]]] = []
+    for column in columns:
+        known = bool(column.types) and set(column.types) <= set(TYPES)
+        band = next((g for g in GROUPS if known and column.types[0].rpartition(" ")[0] == g), "")
+        short = "Avg" if len(column.types) > 1 else column.label.split("-")[-1] if band else column.label
+        if bands and bands[-1][0] == band:
+            bands[-1] = (band, bands[-1][1] + 1, [*bands[-1][2], short])
+        else:
+            bands.append((band, 1, [short]))
+    return bands
+
+
+def _by_split(blocks: Sequence[Block]) -> list[list[Block]]:
+    parts: dict[tuple[str, str, str], list[Block]] = {}
+    for block in blocks:
+        parts.setdefault((block.dataset, block.release, block.split), []).append(block)
+    return list(parts.values())
+
+
+def _runs(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:
+    unique = {row.run: row for row in rows if row.kind == "model"}
+    names = ("run", "backbone", "method", "variant", "inputs", "seed")
+    return [
+        {**{name: getattr(row, name) for name in names}, "training": _settings(row.training)}
+        for row in unique.values()
+    ]
+
+
+def _settings(training: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in _flat(training))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _replace(path: Path, text: str) -> None:
+    staging = path.with_name(path.name + ".partial")
+    staging.write_text(text, encoding="utf-8")
+    staging.replace(path)

@@ -1,0 +1,182 @@
+"""Result rows become blocks: one per dataset, split and scenario, the paper's columns in their true order.
+
+It draws and writes nothing. Seeds of one method are pooled, rows that answered other questions are refused.
+Source: Table 1 of the ECCV 2024 missing-modality paper, whose audio-visual "Loc" and "Cnt" columns stand
+exchanged: here each figure stands under its own name.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.failure import UserError
+from pipeline.templates import COLUMNS, TYPES, Column
+from train.report.statistics import Estimate, estimate
+from train.results import Accuracies, Count, ResultRow
+
+SCENARIOS = ("complete", "audio-missing", "visual-missing", "both-missing", "natural")
+FLOORS = ("template-majority", "filled-majority")
+ROLES = ("floor", "reference", "method")
+
+Role = Literal["floor", "reference", "method"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a block: a floor, a reference that never sees a modality, or a method, its seeds pooled."""
+
+    label: str
+    role: Role
+    rows: tuple[ResultRow, ...]
+    cells: dict[str, Estimate | None]
+
+    @property
+    def method(self) -> str:
+        """The method or floor that the line shows."""
+        return self.rows[0].method
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds pooled; none for a floor, which draws nothing."""
+        return () if self.role == "floor" else tuple(row.seed for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Block:
+    """All lines of one dataset, release, split and scenario."""
+
+    dataset: str
+    release: str
+    split: str
+    scenario: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+    def is_below_floor(self, line: Line, column: Column) -> bool:
+        """Tell whether a line's figure is below what the template majority gives without any video."""
+        cell = line.cells[column.label]
+        floors = [floor.cells[column.label] for floor in self.lines if floor.method == FLOORS[0]]
+        if line.role == "floor" or cell is None or not floors or floors[0] is None:
+            return False
+        return cell.mean < floors[0].mean
+
+
+def build_blocks(rows: Iterable[ResultRow]) -> list[Block]:
+    """Group rows into blocks, scenarios in their usual order, and pool the seeds of each method.
+
+    Raises `UserError` where two runs of a block answered different questions or one seed stands in two runs.
+    """
+    grouped: dict[tuple[str, str, str, str], list[ResultRow]] = {}
+    for row in rows:
+        grouped.setdefault((row.dataset, row.release, row.split, row.scenario), []).append(row)
+    return [_block(key, grouped[key]) for key in sorted(grouped, key=lambda key: (*key[:3], _rank(key[3])))]
+
+
+def columns_of(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
+    """Return the paper's thirteen columns where its nine types cover the rows, else one per type, and all."""
+    types = sorted({name for row in rows for name in row.accuracies.types})
+    if types and set(types) <= set(TYPES):
+        return COLUMNS
+    return (*(Column(name, (name,)) for name in types), COLUMNS[-1])
+
+
+def pooled(accuracies: Accuracies, column: Column) -> Count | None:
+    """Return the count over a column's types, or None where no such question was asked."""
+    if not column.types:
+        return accuracies.overall
+    counts = [accuracies.types[name] for name in column.types if name in accuracies.types]
+    if not counts:
+        return None
+    return Count(correct=sum(c.correct for c in counts), questions=sum(c.questions for c in counts))
+
+
+def _block(key: tuple[str, str, str, str], rows: list[ResultRow]) -> Block:
+    _check_same_questions(rows)
+    columns = columns_of(rows)
+    groups: dict[str, list[ResultRow]] = {}
+    for row in rows:
+        groups.setdefault(_identity(row), []).append(row)
+    labels = _labels(list(groups.values()))
+    lines = [_line(label, members, columns) for label, members in zip(labels, groups.values(), strict=True)]
+    return Block(*key, columns, tuple(sorted(lines, key=_order)))
+
+
+def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...]) -> Line:
+    role = _role(rows[0])
+    if role == "floor":
+        rows = rows[:1]
+    _check_distinct_seeds(rows)
+    rows = sorted(rows, key=lambda row: row.seed)
+    cells = {column.label: _cell([pooled(row.accuracies, column) for row in rows]) for column in columns}
+    return Line(label, role, tuple(rows), cells)
+
+
+def _role(row: ResultRow) -> Role:
+    if row.kind == "floor":
+        return "floor"
+    return "method" if row.inputs == "all" else "reference"
+
+
+def _cell(counts: Sequence[Count | None]) -> Estimate | None:
+    present = [count for count in counts if count is not None]
+    return estimate(present) if present else None
+
+
+def _identity(row: ResultRow) -> str:
+    if row.kind == "floor":
+        return json.dumps([row.kind, row.method, row.accuracies.model_dump()])
+    features = {name: feature.fingerprint for name, feature in row.features.items()}
+    what = [row.kind, row.backbone, row.method, row.variant, row.inputs, row.training, features]
+    return json.dumps(what, sort_keys=True)
+
+
+def _labels(groups: list[list[ResultRow]]) -> list[str]:
+    many_backbones = len({rows[0].backbone for rows in groups if rows[0].kind == "model"}) > 1
+    variants: dict[str, set[str]] = {}
+    for rows in groups:
+        variants.setdefault(rows[0].method, set()).add(rows[0].variant)
+    labels = [_label(rows[0], many_backbones, len(variants[rows[0].method]) > 1) for rows in groups]
+    return [
+        label if labels.count(label) == 1 else f"{label} [{rows[0].run}]"
+        for label, rows in zip(labels, groups, strict=True)
+    ]
+
+
+def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:
+    if row.kind == "floor":
+        return row.method
+    name = row.method if row.inputs == "all" else f"{row.inputs.replace(',', '+')}-only"
+    parts = [row.backbone.upper()] if with_backbone else []
+    return " ".join([*parts, name, *([f"({row.variant})"] if with_variant and row.inputs == "all" else [])])
+
+
+def _order(line: Line) -> tuple[int, int]:
+    rank = FLOORS.index(line.method) if line.method in FLOORS else len(FLOORS)
+    return (ROLES.index(line.role), rank)
+
+
+def _rank(scenario: str) -> tuple[int, str]:
+    return (SCENARIOS.index(scenario) if scenario in SCENARIOS else len(SCENARIOS), scenario)
+
+
+def _check_same_questions(rows: list[ResultRow]) -> None:
+    first = rows[0]
+    for row in rows[1:]:
+        if row.questions_sha256 != first.questions_sha256:
+            counts = f"{first.accuracies.overall.questions} and {row.accuracies.overall.questions}"
+            raise UserError(
+                f"runs {first.run!r} and {row.run!r} answered different questions in {row.split} "
+                f"{row.scenario} ({counts} of them): evaluate both with one manifest, or report them apart"
+            )
+
+
+def _check_distinct_seeds(rows: list[ResultRow]) -> None:
+    seen: dict[int, str] = {}
+    for row in rows:
+        if row.seed in seen:
+            raise UserError(
+                f"seed {row.seed} of {row.method} stands in runs {seen[row.seed]!r} and {row.run!r}: "
+                "the same seed twice is no second sample, name one of them"
+            )
+        seen[row.seed] = row.run

@@ -1,0 +1,93 @@
+"""Blocks as plain text: Markdown tables for people, one long CSV for programs. It computes no figure."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from train.report.statistics import Estimate
+from train.report.tables import Block, Line, pooled
+
+CSV_FIELDS = (
+    *("dataset", "release", "split", "scenario", "row", "role", "backbone", "method", "variant", "inputs"),
+    *("column", "accuracy", "low", "high", "interval", "seeds", "correct", "questions"),
+)
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Return one table per block: accuracies in percent, then the 95 % interval of `All` and the seeds."""
+    return "\n".join(["# Results\n", *(_markdown_block(block) for block in blocks), LEGEND])
+
+
+def comma_separated(blocks: Sequence[Block]) -> str:
+    """Return every cell of every block as one CSV line; `correct`, `questions` are summed over seeds."""
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for block in blocks:
+        for line in block.lines:
+            writer.writerows(_csv_records(block, line))
+    return sink.getvalue()
+
+
+def percent(value: float) -> str:
+    """Return a percentage as it is printed everywhere: two decimals."""
+    return f"{value:.2f}"
+
+
+def describe_interval(cell: Estimate) -> str:
+    """Say in words what the interval of a cell covers."""
+    if cell.interval == "seeds":
+        return f"{cell.seeds} seeds, t interval"
+    return f"1 run, Wilson interval over {cell.questions} questions"
+
+
+LEGEND = (
+    "Accuracies in percent, pooled over questions. Brackets hold the 95 % interval of All: Student's t over "
+    "seeds where a method has two or more, else Wilson's over the questions of its one run. † stands where "
+    "a trained model is below the majority answer of the question's template, which sees no video.\n"
+)
+
+
+def _markdown_block(block: Block) -> str:
+    heads = ["", *(column.label for column in block.columns), "95 % interval", "seeds"]
+    rows = [_markdown_line(block, line) for line in block.lines]
+    table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    title = f"## {block.dataset} {block.release}, {block.split}: {block.scenario}\n"
+    return "\n".join([title, *(f"| {' | '.join(cells)} |" for cells in table), ""])
+
+
+def _markdown_line(block: Block, line: Line) -> list[str]:
+    cells = []
+    for column in block.columns:
+        cell = line.cells[column.label]
+        mark = " †" if block.is_below_floor(line, column) else ""
+        cells.append("–" if cell is None else percent(cell.mean) + mark)
+    last = line.cells[block.columns[-1].label]
+    interval = "–" if last is None else f"[{percent(last.low)}, {percent(last.high)}]"
+    return [line.label, *cells, interval, ", ".join(map(str, line.seeds)) or "–"]
+
+
+def _csv_records(block: Block, line: Line) -> list[dict[str, str | int]]:
+    head = line.rows[0]
+    records: list[dict[str, str | int]] = []
+    for column in block.columns:
+        cell = line.cells[column.label]
+        counts = [count for row in line.rows if (count := pooled(row.accuracies, column))]
+        if cell is None:
+            continue
+        records.append(
+            {
+                **{name: getattr(block, name) for name in ("dataset", "release", "split", "scenario")},
+                "row": line.label,
+                "role": line.role,
+                **{name: getattr(head, name) for name in ("backbone", "method", "variant", "inputs")},
+                "column": column.label,
+                **{name: f"{getattr(cell, name):.4f}" for name in ("low", "high")},
+                "accuracy": f"{cell.mean:.4f}",
+                "interval": cell.interval,
+                "seeds": " ".join(map(str, line.seeds)),
+                "correct": sum(count.correct for count in counts),
+                "questions": sum(count.questions for count in counts),
+            }
+        )
+    return records
