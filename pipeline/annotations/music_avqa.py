@@ -101,8 +101,9 @@ def find_files(release: str, annotations: Path) -> dict[str, Path]:
     else:
         names = ", ".join(name for names in layout.files.values() for name in names)
         raise UserError(f"no files of release {release!r} in {str(annotations)!r}: looked for {names}")
-    for other, other_layout in RELEASES.items():
-        if other != release and folder.resolve().name in {Path(name).name for name in other_layout.folders}:
+    for other, twin in RELEASES.items():
+        namesakes = {Path(name).name for name in twin.folders if twin.files == layout.files}
+        if other != release and folder.resolve().name in namesakes:
             raise UserError(
                 f"{str(folder)!r} holds release {other!r}, not {release!r}: say --release {other}"
             )
