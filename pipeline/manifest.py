@@ -92,7 +92,7 @@ def check_relative_path(path: str) -> str:
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write the manifest's files into `folder`; each is written beside its name and renamed last.
 
-    A `dataset.toml` that says the same already is left alone, with its comments.
+    A `dataset.toml` that says the same already is left alone, with its comments and whatever else it says.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("questions-*.jsonl"):
@@ -104,7 +104,7 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
         _replace(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
     _replace(folder / "vocabulary.json", json.dumps(asdict(manifest.vocabulary), ensure_ascii=False, indent=1) + "\n")
     head = _dataset_toml(manifest)
-    if not (folder / "dataset.toml").is_file() or _read_toml(folder / "dataset.toml") != tomllib.loads(head):
+    if not _says(folder / "dataset.toml", tomllib.loads(head)):
         _replace(folder / "dataset.toml", head)
 
 
@@ -153,6 +153,11 @@ def _dataset_toml(manifest: Manifest) -> str:
     entries = {"format": FORMAT, "name": manifest.name, "release": manifest.release, "licence": manifest.licence}
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()]
     return "\n".join([*lines, f"splits = {json.dumps(list(manifest.splits))}"]) + "\n"
+
+
+def _says(path: Path, head: dict[str, Any]) -> bool:
+    found = _read_toml(path) if path.is_file() else {}
+    return all(found.get(key) == value for key, value in head.items())
 
 
 def _replace(path: Path, text: str) -> None:

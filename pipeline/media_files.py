@@ -92,9 +92,12 @@ class MediaIndex:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file's bytes, in hexadecimal; raise `UserError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"file {str(path)!r} cannot be read ({error.strerror}): mend or remove it") from None
 
 
 def hash_files(folder: Path, paths: Iterable[str], progress: Progress | None = None) -> dict[str, str]:
@@ -114,10 +117,11 @@ def _walk(folder: Path) -> Iterable[str]:
     seen: set[str] = set()
     for current, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(current)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real in seen:
+            folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith(".") and split_suffix(name)[1]:
                 yield _as_text(PurePosixPath(Path(current).relative_to(folder).as_posix()) / name)

@@ -101,8 +101,9 @@ def find_files(release: str, annotations: Path) -> dict[str, Path]:
     else:
         names = ", ".join(name for names in layout.files.values() for name in names)
         raise UserError(f"no files of release {release!r} in {str(annotations)!r}: looked for {names}")
-    for other, other_layout in RELEASES.items():
-        if other != release and folder.resolve().name in {Path(name).name for name in other_layout.folders}:
+    for other, twin in RELEASES.items():
+        namesakes = {Path(name).name for name in twin.folders if twin.files == layout.files}
+        if other != release and folder.resolve().name in namesakes:
             raise UserError(
                 f"{str(folder)!r} holds release {other!r}, not {release!r}: say --release {other}"
             )
@@ -147,7 +148,7 @@ def _read_split(split: str, path: Path) -> tuple[list[Question], Counter[str]]:
     for number, record in enumerate(_read_records(path), start=1):
         try:
             question = _parse(record, split)
-        except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (UserError, KeyError, TypeError, ValueError) as error:
             problem = f"{error} is missing" if isinstance(error, KeyError) else error
             raise UserError(f"{path}: record {number}: {problem}") from None
         invented += record.get("question_id") is None
@@ -182,23 +183,30 @@ def _parse(record: dict[str, Any], split: str) -> Question:
     kind_of_question = f"{group} {kind}"
     if group not in GROUPS or kind_of_question not in TYPES:
         raise UserError(f"type {kind_of_question!r} is none of the nine: {', '.join(TYPES)}")
-    template = normalise(record["question_content"])
+    template = normalise(_text(record, "question_content"))
     values = _json_list(record["templ_values"])
     return Question(
         question_id=_question_id(record, split, template, values),
-        video_id=check_video_id(str(record["video_id"])),
+        video_id=check_video_id(_text(record, "video_id")),
         text=fill(template, values),
         template=template,
-        answer=record["anser"].strip(),
+        answer=_text(record, "anser"),
         type=kind_of_question,
         modality=group,
     )
 
 
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{key} {value!r} is not text: mend the record")
+    return value.strip()
+
+
 def _json_list(value: Any) -> list[str]:
     items = json.loads(value) if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise UserError(f"{value!r} is not a list of words")
+        raise UserError(f"{value!r} is not a list of words: mend the record")
     return items
 
 

@@ -7,7 +7,7 @@ Columns: `video`, `question`, `answer`; optional `type`, `modality`, `split`, `c
 import csv
 import io
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.annotations import Built, describe_missing, locate_videos
 from pipeline.failure import UserError
@@ -93,6 +93,7 @@ def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
         for column in NEEDED:
             if not row[column]:
                 raise UserError(f"{table}:{reader.line_num}: column {column!r} is empty: fill it in")
+        row["video"] = str(PurePosixPath(row["video"]))
         yield reader.line_num, row
         count += 1
     if not count:

@@ -107,8 +107,11 @@ def build_folder(videos: Path, out: Path, as_json: bool) -> None:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same dataset."
 )
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at work."
+)
 @json_option
-def synthesize(out: Path, videos: int, seconds: int, seed: int, as_json: bool) -> None:
+def synthesize(out: Path, videos: int, seconds: int, seed: int, workers: int, as_json: bool) -> None:
     """Write the synthetic dataset: clips of drawn instruments, and questions with true answers.
 
     The clips go to the folder videos in --out.
@@ -120,7 +123,7 @@ def synthesize(out: Path, videos: int, seconds: int, seed: int, as_json: bool) -
     from pipeline.synthetic import synthesize
 
     with progress_bar("drawing clips") as progress:
-        made = synthesize(out, videos=videos, seconds=seconds, seed=seed, progress=progress)
+        made = synthesize(out, videos, seconds, seed, progress, workers)
     _show(Built(made), out, as_json)
 
 
@@ -151,10 +154,8 @@ def check(folder: Path, videos: Path | None, as_json: bool) -> None:
     else:
         _show_report(checked, report)
     if report.errors:
-        first = report.errors[0].message
-        raise UserError(
-            f"manifest {str(folder)!r} has {len(report.errors)} errors; mend them, first: {first}"
-        )
+        rest = f" (and {len(report.errors) - 1:,} more)" if len(report.errors) > 1 else ""
+        raise UserError(f"manifest {str(folder)!r} fails its check: {report.errors[0].message}{rest}")
 
 
 def _name_of(out: Path) -> str:

@@ -49,6 +49,12 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert [video.path for video in build("clips", folder).manifest.videos] == ["real/v.mp4"]
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"gone\.mp4' cannot be read"):
+        build("clips", tmp_path)
+
+
 def test_a_folder_without_videos_or_no_folder_is_refused(tmp_path):
     fill_folder(tmp_path, "notes.txt")
     with pytest.raises(UserError, match="holds no videos"):

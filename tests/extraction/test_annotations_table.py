@@ -88,7 +88,7 @@ def test_videos_are_found_by_path_by_path_without_suffix_and_by_stem(tmp_path):
     (folder / "sub").mkdir(parents=True)
     for path in ("a.mp4", "a.webm", "sub/b.mkv", "sub/c.avi"):
         (folder / path).write_bytes(path.encode())
-    rows = "".join(f"{video},Who?,Ann\n" for video in ("a.mp4", "a.webm", "sub/b", "c", "gone"))
+    rows = "".join(f"{video},Who?,Ann\n" for video in ("a.mp4", "./a.webm", "sub/b", "c", "gone"))
     built = build("mine", write(tmp_path, "video,question,answer\n" + rows), folder)
     paths = {video.video_id: video.path for video in built.manifest.videos}
     assert paths == {

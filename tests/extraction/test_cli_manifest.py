@@ -84,7 +84,7 @@ def test_a_table_is_built_checked_and_described_in_json(tmp_path, clips, table):
     assert result.exit_code == 2  # "no" is not among the training answers
     document = json.loads(result.stdout)
     assert [error["kind"] for error in document["errors"]] == ["unknown answer"]
-    assert "has 1 errors" in result.stderr
+    assert_one_line(result, "fails its check: answer 'no' of 1 questions of 'test'")
 
 
 def test_a_folder_is_built_and_proved(tmp_path, clips):
@@ -97,6 +97,7 @@ def test_a_folder_is_built_and_proved(tmp_path, clips):
     assert result.exit_code == 2
     assert "missing file: 1" in result.stderr
     assert "different file: 1" in result.stderr
+    assert "(and 1 more)" in result.stderr.splitlines()[-1]
 
 
 def test_check_looks_into_the_manifests_own_videos_folder(tmp_path, clips):
@@ -134,18 +135,18 @@ def test_a_failed_build_leaves_the_manifest_as_it_was(tmp_path, clips, table):
 def test_synthesize_hands_its_options_on(tmp_path, monkeypatch):
     heard = {}
 
-    def synthesize(out, videos, seconds, seed, progress):
-        heard.update(out=out, videos=videos, seconds=seconds, seed=seed)
+    def synthesize(out, videos, seconds, seed, progress, workers):
+        heard.update(out=out, videos=videos, seconds=seconds, seed=seed, workers=workers)
         progress(1, videos)
         return Manifest("demo", "r", "free", (Video("a", "a.mp4"),))
 
     fake = type(sys)("pipeline.synthetic")
     fake.synthesize = synthesize
     monkeypatch.setitem(sys.modules, "pipeline.synthetic", fake)
-    options = ("--out", tmp_path, "--videos", 7, "--seconds", 3, "--seed", 5)
+    options = ("--out", tmp_path, "--videos", 7, "--seconds", 3, "--seed", 5, "--workers", 2)
     result = run("synthesize", *options)
     assert result.exit_code == 0, result.output
-    assert heard == {"out": tmp_path, "videos": 7, "seconds": 3, "seed": 5}
+    assert heard == {"out": tmp_path, "videos": 7, "seconds": 3, "seed": 5, "workers": 2}
     assert run("synthesize", "--out", tmp_path, "--videos", 0).exit_code == 2
 
 

@@ -45,7 +45,7 @@ def test_any_text_reads_back(tmp_path_factory, text, answer):
 def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
     save_manifest(example(), tmp_path)
     head = tmp_path / "dataset.toml"
-    head.write_text("# how it was built\n" + head.read_text())
+    head.write_text("# how it was built\n" + head.read_text() + "[synthesize]\nseed = 0\n")
     save_manifest(example(), tmp_path)
     assert head.read_text().startswith("# how")
     save_manifest(example(questions={}), tmp_path)
