@@ -160,7 +160,8 @@ class FrameSelector(Generic[Picture]):
         shown = self._current
         if shown is not None and not any(shown.start < lost <= middle for lost in self._lost):
             return shown.picture
-        inside = [c for c in (shown, following) if c is not None and abs(c.start - middle) <= Fraction(1, 2)]
+        begin, end = middle - Fraction(1, 2), middle + Fraction(1, 2)
+        inside = [c for c in (shown, following) if c is not None and begin <= c.start < end]
         return min(inside, key=lambda c: abs(c.start - middle)).picture if inside else None
 
 

@@ -1,0 +1,148 @@
+"""Many kinds of pictures and sound end as the same RGB frames and mono waveform."""
+
+from fractions import Fraction
+
+import av
+import media_maker
+import numpy as np
+import pytest
+
+from pipeline.decode import AUDIO_SUFFIXES, open_decoder
+from pipeline.decode.pyav import PyAVDecoder
+from pipeline.failure import UserError
+from pipeline.store.schema import State
+from pipeline.timeline import DecodeRequest, FrameSize
+
+SIZE = FrameSize("stretch", 32)
+REQUEST = DecodeRequest(seconds=5, frame_sizes=(SIZE,))
+COLOURS = {"red": (200, 40, 30), "grey": (128, 128, 128), "black": (2, 2, 2), "white": (250, 250, 250)}
+
+
+def write_colour(path, colour, *, size=(64, 48), codec="libx264", pix_fmt="yuv420p"):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        if codec == "libx264":
+            stream.codec_context.options = {"preset": "ultrafast", "crf": "10"}
+        picture = np.broadcast_to(np.array(colour, np.uint8), (size[1], size[0], 3))
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = frame.reformat(format=pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "size"),
+    [
+        ("libx264", "yuv420p", (64, 48)),
+        ("libx264", "yuvj420p", (64, 48)),
+        ("libx264", "yuv444p", (61, 47)),
+        ("libx264", "yuv420p10le", (64, 48)),
+        ("libx264", "gray", (64, 48)),
+        ("mjpeg", "yuvj422p", (62, 48)),
+        ("ffv1", "bgra", (61, 47)),
+    ],
+)
+def test_pixel_format(tmp_path, codec, pix_fmt, size, colour):
+    if pix_fmt == "gray" and colour == "red":
+        pytest.skip("a grey format holds no red")
+    path = write_colour(tmp_path / "clip.mkv", COLOURS[colour], codec=codec, pix_fmt=pix_fmt, size=size)
+    media = PyAVDecoder().decode(path, REQUEST)
+    assert media.visual.state is State.COMPLETE
+    assert abs(media.frames[SIZE].astype(int) - np.array(COLOURS[colour])).max() <= 6
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo", "5.1", "7.1"])
+@pytest.mark.parametrize(("codec", "audio_format"), [("pcm_s16le", "s16"), ("pcm_f32le", "flt"), ("aac", "fltp")])
+def test_channels_are_averaged(tmp_path, layout, codec, audio_format):
+    path = media_maker.write_clip(
+        tmp_path / "clip.mkv", sound=(0, 3), layout=layout, audio_codec=codec, audio_format=audio_format
+    )
+    media = PyAVDecoder().decode(path, REQUEST)
+    assert (media.audio.state, media.audio.steps) == (State.COMPLETE, 3)
+    assert [media_maker.hear(media.waveform, 44_100, step)[0] for step in range(3)] == [0, 1, 2]
+    if codec != "aac":
+        assert media.waveform == pytest.approx(media_maker.sing(0, 3, 44_100), abs=2 / 32_768)
+
+
+def test_planar_sound_of_eight_channels_is_read_within_its_bounds(tmp_path):
+    path = media_maker.write_clip(
+        tmp_path / "clip.mkv", sound=(0, 2), layout="7.1", audio_codec="aac", audio_format="fltp", rate=48_000
+    )
+    assert PyAVDecoder().decode(path, REQUEST).audio.steps == 2
+
+
+def test_different_channels_give_their_mean(tmp_path):
+    path = tmp_path / "clip.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="stereo")
+        samples = np.stack([np.full(8000, 16_384), np.full(8000, -8192)], axis=1).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="stereo")
+        frame.sample_rate, frame.pts = 8000, 0
+        container.mux(stream.encode(frame))
+    for decoder in (PyAVDecoder(), open_decoder("pyav")):
+        assert np.all(decoder.decode(path, REQUEST).waveform == 0.125)
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 16_000, 22_050, 48_000, 96_000, 192_000])
+def test_sample_rate_is_kept(tmp_path, rate):
+    path = media_maker.write_clip(
+        tmp_path / "clip.mkv", sound=(0, 2), rate=rate, audio_codec="pcm_s16le", audio_format="s16"
+    )
+    media = PyAVDecoder().decode(path, REQUEST)
+    assert (media.sample_rate_hz, len(media.waveform)) == (rate, 2 * rate)
+    assert media_maker.hear(media.waveform, rate, 1)[0] == 1
+
+
+def test_default_streams_are_taken(tmp_path):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("ffv1", rate=10) for _ in range(2)]
+        streams += [container.add_stream("pcm_s16le", rate=8000, layout="mono") for _ in range(2)]
+        for stream in streams[:2]:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "bgra"
+        streams[0].disposition = streams[2].disposition = 0
+        streams[1].disposition = streams[3].disposition = av.stream.Disposition.default
+        for value, stream in ((40, streams[0]), (200, streams[1])):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), value, np.uint8), format="rgb24")
+            frame = frame.reformat(format="bgra")
+            frame.pts, frame.time_base = 0, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        for value, stream in ((4096, streams[2]), (8192, streams[3])):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 800), value, np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 8000, 0
+            container.mux(stream.encode(frame))
+    media = PyAVDecoder().decode(path, REQUEST)
+    assert np.all(media.frames[SIZE] == 200)
+    assert np.all(media.waveform[:800] == 0.25)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("ogg", "libvorbis"), ("mp3", "mp3")])
+def test_audio_only_file_comes_through_librosa(tmp_path, suffix, codec):
+    audio_format = {"libvorbis": "fltp", "mp3": "fltp"}.get(codec, "s16")
+    path = tmp_path / f"clip.{suffix}"
+    media_maker.write_clip(path, sound=(0, 3), audio_codec=codec, audio_format=audio_format)
+    decoder = open_decoder("pyav")
+    media = decoder.decode(path, REQUEST)
+    assert f".{suffix}" in AUDIO_SUFFIXES
+    assert "librosa" in decoder.version()
+    assert (media.visual.state, media.audio.state) == (State.ABSENT, State.COMPLETE)
+    assert [media_maker.hear(media.waveform, 44_100, step)[0] for step in range(3)] == [0, 1, 2]
+    cut = decoder.decode(path, DecodeRequest(seconds=2))
+    assert len(cut.waveform) == 2 * 44_100
+
+
+def test_pictures_in_a_file_with_an_audio_suffix_are_seen(tmp_path):
+    made = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2), (0, 2))
+    path = made.rename(tmp_path / "clip.wav")
+    media = open_decoder("pyav").decode(path, REQUEST)
+    assert (media.visual.state, media.audio.state) == (State.COMPLETE, State.COMPLETE)
+
+
+def test_unknown_decoder_is_named_with_the_known_ones():
+    with pytest.raises(UserError, match="unknown decoder 'quicktime': choose one of pyav"):
+        open_decoder("quicktime")

@@ -1,0 +1,166 @@
+"""The time axis, on real files: every step gets the right picture and the right sound."""
+
+import random
+from fractions import Fraction
+
+import media_maker
+import pytest
+
+from pipeline.decode.pyav import PyAVDecoder
+from pipeline.store.schema import State
+from pipeline.timeline import DecodeRequest, FrameSize
+
+SIZE = FrameSize("stretch", 224)
+REQUEST = DecodeRequest(seconds=20, frame_sizes=(SIZE,))
+CLICK_TOLERANCE_SECONDS = 0.004
+PCM = {"audio_codec": "pcm_s16le", "audio_format": "s16"}
+AAC_PRIMING_SECONDS = 1024 / 44_100
+
+
+def numbers(media):
+    return [media_maker.read(picture) for picture in media.frames[SIZE]]
+
+
+def check(path, starts, seconds, *, origin=0.0, lead=0.0, silent=(), request=REQUEST):
+    """Decode and compare every step with what the file was made of.
+
+    `origin` is t0 in the media's own time; `lead` is the part of a second by which an audio codec's priming samples,
+    where the container cannot mark them, come before that.
+    """
+    media = PyAVDecoder().decode(path, request)
+    assert (media.visual.state, media.visual.reason) == (State.COMPLETE, "")
+    assert (media.audio.state, media.audio.reason) == (State.COMPLETE, "")
+    steps = range(seconds)
+    assert numbers(media) == [media_maker.shown_at(starts, origin - lead + step + 0.5) for step in steps]
+    for step in steps:
+        if step not in silent:
+            second, click = media_maker.hear(media.waveform, media.sample_rate_hz, step)
+            assert second == step + int(origin)
+            assert click == pytest.approx(media_maker.CLICK_SECONDS + lead, abs=CLICK_TOLERANCE_SECONDS)
+    return media
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mp4", "aac"), ("mov", "aac"), ("mkv", "aac"), ("mkv", "libopus"), ("ts", "aac")]
+)
+@pytest.mark.parametrize("frames_per_second", [25, 30])
+def test_constant_rate(tmp_path, suffix, codec, frames_per_second):
+    starts = media_maker.steady(6, frames_per_second)
+    rate = 48_000 if codec == "libopus" else 44_100
+    audio_format = "flt" if codec == "libopus" else "fltp"
+    path = tmp_path / f"clip.{suffix}"
+    media_maker.write_clip(path, starts, (0, 6), audio_codec=codec, audio_format=audio_format, rate=rate)
+    if suffix == "ts":
+        check(path, starts, 7, lead=AAC_PRIMING_SECONDS, silent=(6,))
+    else:
+        check(path, starts, 6)
+
+
+def test_fractional_and_low_rates(tmp_path):
+    for frames_per_second in (Fraction(30_000, 1001), Fraction(3, 4)):
+        starts = [Fraction(round(number / frames_per_second * 12_800), 12_800) for number in range(200)]
+        starts = [start for start in starts if start < 6]
+        check(media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 6)), starts, 6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_variable_frame_rate(tmp_path, seed):
+    draw = random.Random(seed)
+    starts, moment = [], Fraction(0)
+    while moment < 7:
+        starts.append(moment)
+        moment += Fraction(draw.choice([200, 256, 512, 1300, 6400, 12_000]), 12_800)
+    starts = [*starts, Fraction(7)]
+    path = media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 8))
+    check(path, starts, 8)
+
+
+def test_frame_that_starts_at_the_very_middle_is_taken(tmp_path):
+    starts = [Fraction(number, 2) for number in range(12)]
+    media = check(media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 6)), starts, 6)
+    assert numbers(media) == [1, 3, 5, 7, 9, 11]
+
+
+def test_edit_list(tmp_path):
+    starts = media_maker.steady(8)
+    path = media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 8))
+    media_maker.cut_by_edit_list(path, 3)
+    check(path, starts, 5, origin=3.0)
+
+
+def test_both_streams_start_late(tmp_path):
+    starts = media_maker.steady(5, start=8)
+    path = media_maker.write_clip(tmp_path / "clip.mov", starts, (8, 13), **PCM)
+    check(path, starts, 5, origin=8.0)
+
+
+def test_sound_starts_later_than_the_picture(tmp_path):
+    starts = media_maker.steady(6, start=8)
+    path = media_maker.write_clip(tmp_path / "clip.mov", starts, (10, 14), **PCM)
+    media = check(path, starts, 6, origin=8.0, silent=(0, 1))
+    assert not media.waveform[: 2 * media.sample_rate_hz].any()
+
+
+def test_picture_starts_later_than_the_sound(tmp_path):
+    starts = media_maker.steady(5, start=0.75)
+    media = PyAVDecoder().decode(media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 6)), REQUEST)
+    expected = [0] + [media_maker.shown_at(starts, step + 0.5) for step in range(1, 6)]
+    assert numbers(media) == expected
+    assert [media_maker.hear(media.waveform, 44_100, step)[0] for step in range(6)] == list(range(6))
+
+
+def test_seconds_before_the_first_picture_are_not_made_up(tmp_path):
+    starts = media_maker.steady(4, start=2)
+    media = PyAVDecoder().decode(media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 6)), REQUEST)
+    assert media.visual.state is State.FAILED
+    assert media.visual.reason == "2 of 6 seconds, from 0 on, have no picture"
+    assert media.audio.state is State.COMPLETE
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_display_rotation_and_reflection(tmp_path, degrees, mirrored):
+    starts = media_maker.steady(3)
+    path = tmp_path / "clip.mp4"
+    media_maker.write_clip(path, starts, (0, 3), rotation=(degrees, mirrored))
+    plain = media_maker.write_clip(tmp_path / "plain.mp4", starts, (0, 3))
+    turned = PyAVDecoder().decode(path, REQUEST).frames[SIZE]
+    upright = PyAVDecoder().decode(plain, REQUEST).frames[SIZE]
+    assert [media_maker.read(picture) for picture in turned] == [-1, -1, -1]
+    for picture, original in zip(turned, upright, strict=True):
+        expected = _turn_as_ffmpeg(original, degrees, mirrored)
+        assert abs(picture.astype(int) - expected.astype(int)).mean() < 3
+
+
+def _turn_as_ffmpeg(picture, degrees, mirrored):
+    """FFmpeg's words: turned counter-clockwise by the degrees, then mirrored."""
+    import numpy as np
+
+    turned = np.rot90(picture, degrees // 90)
+    return turned[:, ::-1] if mirrored else turned
+
+
+def test_longer_file_is_cut_and_its_rest_not_decoded(tmp_path):
+    starts = media_maker.steady(12)
+    path = media_maker.write_clip(tmp_path / "clip.ts", starts, (0, 12))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3] + b"\xff" * (len(data) // 3))
+    request = DecodeRequest(seconds=4, frame_sizes=(SIZE,))
+    media = check(path, starts, 4, lead=AAC_PRIMING_SECONDS, request=request)
+    assert len(media.waveform) == 4 * 44_100
+
+
+def test_every_requested_size_comes_from_one_pass(tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2))
+    cut = FrameSize("crop", 64, shorter_side=128, filter="bicubic")
+    frames = PyAVDecoder().decode(path, DecodeRequest(frame_sizes=(SIZE, cut))).frames
+    assert {size: array.shape for size, array in frames.items()} == {SIZE: (2, 224, 224, 3), cut: (2, 64, 64, 3)}
+
+
+def test_released_rule_counts_frames_and_cycles_through_the_last_second(tmp_path):
+    request = DecodeRequest(seconds=15, frame_sizes=(SIZE,), short="released")
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(10))
+    media = PyAVDecoder().decode(path, request)
+    expected = [11, 37, 61, 87, 111, 137, 161, 187, 211, 237, 236, 237, 236, 237, 236]
+    assert numbers(media) == expected
+    assert media.visual.steps == 10

@@ -1,0 +1,177 @@
+"""The pure logic of the time axis: which frame and which sound belong to which second."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.timeline import FrameSelector, ReleasedSelector, WaveformAssembler, count_steps
+
+HALF = Fraction(1, 2)
+
+
+def select(frames, *, t0=0, seconds=60, lost=()):
+    """Feed (start, duration) pairs and return the chosen indices."""
+    selector = FrameSelector(Fraction(t0), seconds)
+    for start, duration in lost:
+        selector.lose(Fraction(start), Fraction(duration))
+    for index, (start, duration) in enumerate(frames):
+        selector.feed(Fraction(start), Fraction(duration), lambda index=index: index)
+    return selector.finish()
+
+
+def defined(frames, t0, seconds):
+    """The definition, with all frames at hand."""
+    end = max(start + duration for start, duration in frames)
+    chosen = []
+    for step in range(count_steps(float(end - t0), seconds)):
+        middle = t0 + step + HALF
+        before = [index for index, (start, _) in enumerate(frames) if start <= middle]
+        if before:
+            chosen.append(before[-1])
+        else:
+            chosen.append(0 if frames[0][0] < t0 + step + 1 else None)
+    return chosen
+
+
+ticks = st.integers(1, 300).map(lambda tick: Fraction(tick, 100))
+
+
+@given(
+    first=st.integers(0, 250).map(lambda tick: Fraction(tick, 100)),
+    gaps=st.lists(ticks, max_size=40),
+    last=ticks,
+    t0=st.sampled_from([Fraction(0), Fraction(8), Fraction(-1, 3)]),
+    seconds=st.integers(1, 12),
+)
+def test_one_pass_gives_what_the_definition_says(first, gaps, last, t0, seconds):
+    starts = [t0 + first]
+    for gap in gaps:
+        starts.append(starts[-1] + gap)
+    frames = list(zip(starts, [*gaps, last], strict=True))
+    assert select(frames, t0=t0, seconds=seconds) == defined(frames, t0, seconds)
+
+
+def test_chosen_frames_are_converted_once_and_others_never():
+    converted = []
+    selector = FrameSelector(Fraction(0), 10)
+    for index in range(40):
+        selector.feed(Fraction(index, 10), Fraction(1, 10), lambda index=index: converted.append(index))
+    selector.feed(Fraction(4), Fraction(6), lambda: converted.append("last"))
+    selector.finish()
+    assert converted == [5, 15, 25, 35, "last"]
+
+
+def test_selection_is_done_when_the_last_step_is_decided():
+    selector = FrameSelector(Fraction(0), 2)
+    for start in (0, 1, HALF * 3):
+        selector.feed(Fraction(start), Fraction(1), lambda: 0)
+    assert not selector.is_done
+    selector.feed(Fraction(2), Fraction(1), lambda: 0)
+    assert selector.is_done
+
+
+def test_frame_out_of_order_is_passed_over():
+    assert select([(0, 1), (2, 1), (1, 1), (3, 1)]) == [0, 0, 1, 3]
+
+
+def test_lost_frame_leaves_its_step_empty_unless_another_frame_is_inside():
+    assert select([(0, 1), (2, 1)], lost=[(1, 1)]) == [0, None, 1]
+    assert select([(0, 1), (Fraction(17, 10), 1)], lost=[(1, Fraction(7, 10))]) == [0, 1, 1]
+
+
+def test_long_lost_end_is_seconds_without_a_picture_and_a_short_one_is_not():
+    assert select([(0, 1), (1, 1)], lost=[(2, 1), (3, 1)]) == [0, 1, None, None]
+    assert select([(0, 1), (1, 1)], lost=[(2, HALF)]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"), [(0.001, 1), (1.0, 1), (1.02, 1), (1.03, 2), (59.98, 60), (60.01, 60), (400, 60)]
+)
+def test_steps_of_a_duration(duration, steps):
+    assert count_steps(duration, 60) == steps
+
+
+def released(count, frames_per_second, seconds):
+    selector = ReleasedSelector(Fraction(frames_per_second), seconds)
+    for index in range(count):
+        if not selector.is_done:
+            selector.feed(Fraction(0), Fraction(0), lambda index=index: index)
+    return selector.finish()
+
+
+def released_by_formula(count, fps, seconds):
+    last = int(count % fps) or int(fps)
+    start = count - last
+    positions = [round((0.5 + second) * fps) for second in range(seconds)]
+    return [(p if p <= count else start + 1 + (p - start - 1) % last) - 1 for p in positions]
+
+
+@pytest.mark.parametrize("fps", [25, 30, 12, 7])
+@pytest.mark.parametrize("count", [1500, 1490, 250, 251, 249, 62])
+def test_released_rule_follows_the_formula(fps, count):
+    assert released(count, fps, 60) == released_by_formula(count, fps, 60)
+
+
+def test_released_rule_takes_the_published_frames():
+    assert released(1500, 25, 60)[:3] == [11, 37, 61]
+    assert released(1500, 25, 60)[-1] == 1487
+    assert released(1800, 30, 60)[:2] == [14, 44]
+    assert released(1800, 30, 60)[-1] == 1784
+    assert len(set(released(250, 25, 60)[10:])) > 1
+
+
+def assemble(blocks, *, rate=100, seconds=10, lost=(), t0=0):
+    assembler = WaveformAssembler(Fraction(t0), seconds, rate)
+    for start, duration in lost:
+        assembler.lose(Fraction(start), Fraction(duration))
+    for start, samples in blocks:
+        assembler.feed(Fraction(start), np.asarray(samples, np.float32))
+    return assembler.finish()
+
+
+def test_gap_is_zeros_and_overlap_is_dropped():
+    waveform, steps, coverage = assemble([(0, np.full(50, 0.1)), (1, np.full(60, 0.2)), (Fraction(3, 2), [0.3] * 30)])
+    assert steps == 2
+    expected = np.zeros(200)
+    expected[:50], expected[100:160], expected[160:180] = 0.1, 0.2, 0.3
+    assert waveform == pytest.approx(expected)
+    assert coverage == pytest.approx(130 / 180)
+
+
+def test_rounded_timestamps_do_not_tear_the_sound():
+    tone = np.sin(np.arange(400, dtype=np.float32) / 7) / 2
+    blocks = [(Fraction(round(at * 10 / 3), 1000), tone[at : at + 30]) for at in range(0, 390, 30)]
+    waveform, _, coverage = assemble(blocks, rate=300)
+    assert np.array_equal(waveform[:390], tone[:390])
+    assert coverage == 1
+
+
+def test_late_sound_starts_with_zeros_and_misses_nothing():
+    waveform, steps, coverage = assemble([(10, np.ones(100))], t0=8)
+    assert (steps, coverage) == (3, 1)
+    assert not waveform[:200].any()
+    assert waveform[200:].all()
+
+
+def test_lost_sound_lowers_the_coverage_wherever_it_is():
+    for lost in [(0, 1), (1, 1), (5, 1)]:
+        blocks = [(second, np.ones(100)) for second in range(6) if second != lost[0]]
+        assert assemble(blocks, lost=[lost])[2] == pytest.approx(5 / 6)
+
+
+def test_samples_that_are_no_numbers_become_silence_and_count_as_missing():
+    waveform, _, coverage = assemble([(0, [0.5, np.nan, np.inf, 2.0])])
+    assert waveform[:4].tolist() == [0.5, 0, 0, 1]
+    assert coverage == 0.5
+
+
+def test_sound_longer_than_asked_is_cut():
+    waveform, steps, coverage = assemble([(second, np.ones(100)) for second in range(5)], seconds=3)
+    assert (len(waveform), steps, coverage) == (300, 3, 1)
+
+
+def test_sound_that_starts_after_the_last_second_is_none():
+    assert assemble([(20, np.ones(100))])[1:] == (0, 0.0)
