@@ -3,7 +3,7 @@
 Missingness is applied here, before any model: a modality that is absent has no tensor at all in a homogeneous batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -61,17 +61,6 @@ class Batch:
             changes["negatives"] = None
         return replace(self, **changes)
 
-    def hide(self, modality: str, rows: Tensor) -> "Batch":
-        """Return the batch as if `modality` of `rows` (bool [batch]) had never been recorded: NaN and no steps."""
-        features = self.features(modality)
-        if features is None or not bool(rows.any()):
-            return self
-        blanked = {name: values.clone() for name, values in features.items()}
-        for values in blanked.values():
-            values[rows] = torch.nan
-        changes: dict[str, Any] = {modality: blanked, f"{modality}_mask": self.mask(modality) & ~rows[:, None]}
-        return replace(self, **changes)
-
     def select(self, rows: Tensor) -> "Batch":
         """Return the batch of the given row indices, int64 [row]."""
         return self._map(lambda tensor: tensor[rows.to(tensor.device)], lambda names: tuple(names[i] for i in rows.tolist()))
@@ -90,6 +79,13 @@ class Batch:
             rows = (codes == code).nonzero().squeeze(1)
             part = self if len(rows) == len(self) else self.select(rows)
             yield rows, part.without(*(m for bit, m in enumerate(MODALITIES) if not code >> bit & 1))
+
+    def answer_by_presence(self, predict: Callable[["Batch"], Tensor]) -> Tensor:
+        """Return [batch, answer]: what `predict` says of each homogeneous part, put back in the order of the rows."""
+        parts = [(rows, predict(part)) for rows, part in self.split_by_presence()]
+        answers = torch.cat([answer for _, answer in parts])
+        order = torch.cat([rows for rows, _ in parts]).to(answers.device)
+        return torch.empty_like(answers).index_copy_(0, order, answers)
 
     def _map(self, on_tensor: Any, on_names: Any) -> "Batch":
         def convert(value: Any) -> Any:
