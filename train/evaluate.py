@@ -1,4 +1,4 @@
-"""What a trained method answers when a modality is missing: predictions, counts, the evaluation document.
+"""What a trained method answers when a modality is missing: predictions and their counts.
 
 It trains nothing. A scenario hides modalities from the questions on complete videos; questions on videos that
 were recorded without sound or picture are a scenario of their own, `natural`.
@@ -7,18 +7,16 @@ Source: the ECCV 2024 missing-modality paper's test scenarios (nothing of the mi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.manifest import Question
+from train.dataset import QuestionDataset
+from train.interfaces import MissingModalityMethod
 from train.missingness import NATURAL, SCENARIOS, hidden_in
 from train.results import Accuracies, Prediction, tally
-
-if TYPE_CHECKING:
-    from train.dataset import QuestionDataset
-    from train.interfaces import MissingModalityMethod
 
 BATCH_SIZE = 64
 
@@ -47,8 +45,8 @@ class Evaluation:
 
 
 def evaluate(
-    method: "MissingModalityMethod",
-    dataset: "QuestionDataset",
+    method: MissingModalityMethod,
+    dataset: QuestionDataset,
     scenario: str,
     answers: Sequence[str],
     batch_size: int = BATCH_SIZE,
@@ -73,8 +71,8 @@ def evaluate(
 
 
 def evaluate_scenarios(
-    method: "MissingModalityMethod",
-    dataset: "QuestionDataset",
+    method: MissingModalityMethod,
+    dataset: QuestionDataset,
     answers: Sequence[str],
     scenarios: Sequence[str] = (*SCENARIOS, NATURAL),
     batch_size: int = BATCH_SIZE,
@@ -86,8 +84,8 @@ def evaluate_scenarios(
 
 
 def predict(
-    method: "MissingModalityMethod",
-    dataset: "QuestionDataset",
+    method: MissingModalityMethod,
+    dataset: QuestionDataset,
     rows: np.ndarray,
     masks: Mapping[str, Sequence[str]],
     batch_size: int,
@@ -110,19 +108,7 @@ def predict(
     return indices
 
 
-def document(
-    run: str, split: str, accuracies: Mapping[str, Accuracies], floors: Mapping[str, Accuracies | None]
-) -> dict[str, Any]:
-    """Return the document of `mavqa-evaluate --json`; floors are overall accuracies in percent."""
-    return {
-        "run": run,
-        "split": split,
-        "scenarios": {scenario: found.to_document() for scenario, found in accuracies.items()},
-        "floors": {name: None if found is None else found.overall.accuracy for name, found in floors.items()},
-    }
-
-
-def _answer(method: "MissingModalityMethod", batch: Any) -> list[int]:
+def _answer(method: MissingModalityMethod, batch: Any) -> list[int]:
     best = torch.empty(len(batch), dtype=torch.int64)
     for rows, part in batch.split_by_presence():
         logits = method.predict(part)

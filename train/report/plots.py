@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B0A000", "#5B5B5B")
 REFERENCE_COLOUR = "#B4B8BE"
 FLOOR_STYLES = {FLOORS[0]: ("#333333", (0, (5, 2))), FLOORS[1]: ("#333333", (0, (1, 1.5)))}
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "svg.fonttype": "none",

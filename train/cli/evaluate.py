@@ -1,0 +1,78 @@
+"""`mavqa-evaluate`: measure a trained run in every scenario. It only parses options and shows results."""
+
+from pathlib import Path
+
+import click
+
+from train.cli.options import (
+    Command,
+    device_option,
+    existing_manifest,
+    existing_run,
+    existing_store,
+    file_option,
+    folder_option,
+    json_option,
+    show_json,
+    show_scenarios,
+)
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    help="complete, audio-missing, visual-missing, both-missing or natural; repeatable.  [default: all]",
+)
+@file_option("--masks", "File that says which questions lose which modality, in place of scenarios.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="[default: test, else val]")
+@folder_option("--store", "Feature store.  [default: the run's]")
+@folder_option("--manifest", "Folder of the manifest.  [default: the run's]")
+@folder_option("--question-only", "Run that gives the question-only floor.  [default: one beside RUN]")
+@device_option
+@json_option
+def evaluate(
+    run: Path,
+    scenarios: tuple[str, ...],
+    masks: Path | None,
+    split: str | None,
+    store: Path | None,
+    manifest: Path | None,
+    question_only: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure what a missing modality costs a trained RUN, and add the rows to its results.jsonl.
+
+    Questions on videos that were recorded without sound or picture stand in `natural`, never in `complete`.
+
+    \b
+    Examples:
+      mavqa-evaluate runs/avst-rmm-avr-1
+      mavqa-evaluate runs/avst-rmm-avr-1 --scenario audio-missing --split val --json
+    """
+    existing_run(run)
+    from pipeline.manifest import load_manifest
+    from pipeline.store.reader import open_store
+    from train.features import FeatureBank
+    from train.fit import choose_device
+    from train.missingness import NATURAL, SCENARIOS, load_masks
+    from train.outcomes import evaluate_run, last_split, summarise_run
+    from train.run_folder import read_config
+
+    config = read_config(run)
+    folder = manifest or Path(config.manifest)
+    loaded = load_manifest(existing_manifest(folder, folder.name))
+    path = store or Path(config.store)
+    bank = FeatureBank(open_store(existing_store(path, path.stem)))
+    split = split or last_split(loaded)
+    asked = scenarios or (*SCENARIOS, NATURAL)
+    given = load_masks(masks) if masks else None
+    found = evaluate_run(run, loaded, bank, split, asked, given, str(choose_device(device)))
+    document = summarise_run(run, split, found, question_only)
+    if as_json:
+        show_json(document)
+    else:
+        show_scenarios({run.resolve().name: document})

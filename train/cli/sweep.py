@@ -1,0 +1,63 @@
+"""`mavqa-sweep`: train and evaluate a grid of runs. It only parses options and shows results."""
+
+from pathlib import Path
+
+import click
+
+from train.cli.options import (
+    Command,
+    device_option,
+    existing_manifest,
+    existing_store,
+    file_option,
+    folder_option,
+    show_scenarios,
+    training_progress,
+)
+
+
+@click.command(cls=Command)
+@click.argument("grid", type=click.Path(dir_okay=False, path_type=Path))
+@folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/GRID]")
+@folder_option("--store", "Feature store.  [default: stores/GRID.zarr]")
+@folder_option("--out", "Folder of the runs.  [default: build/GRID/runs]")
+@file_option("--evaluation", "Where all documents go.  [default: evaluation.json beside --out]")
+@click.option("--seeds", type=click.IntRange(min=1), help="Seeds 0 to N-1 in place of the grid's.")
+@device_option
+def sweep(
+    grid: Path,
+    manifest: Path | None,
+    store: Path | None,
+    out: Path | None,
+    evaluation: Path | None,
+    seeds: int | None,
+    device: str,
+) -> None:
+    """Train and evaluate every cell of GRID.toml: backbones x methods x seeds, on one store.
+
+    Finished runs are kept, unfinished ones go on where they were stopped.
+
+    \b
+    Examples:
+      mavqa-sweep train/grids/demo.toml --manifest build/demo/data --store build/demo/store.zarr
+      mavqa-sweep my.toml --seeds 3 --out runs/mine
+    """
+    from train.sweep import list_cells, read_grid
+
+    read = read_grid(grid)
+    manifest = existing_manifest(manifest or Path("data_manifests") / grid.stem, grid.stem)
+    store = existing_store(store or Path("stores") / f"{grid.stem}.zarr", grid.stem)
+    out = out or Path("build") / grid.stem / "runs"
+    cells = list_cells(read, range(seeds) if seeds else None, str(manifest), str(store), device)
+
+    from pipeline.manifest import load_manifest
+    from pipeline.store.reader import open_store
+    from train.features import FeatureBank
+    from train.sweep import run_cells, write_evaluation
+
+    bank = FeatureBank(open_store(store))
+    with training_progress() as progress:
+        documents = run_cells(cells, load_manifest(manifest), bank, out, progress)
+    written = write_evaluation(documents, evaluation or out.resolve().parent / "evaluation.json")
+    show_scenarios(documents)
+    click.echo(f"evaluation: {written}", err=True)

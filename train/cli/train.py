@@ -1,0 +1,110 @@
+"""`mavqa-train`: train a backbone with a method on a store. It only parses options and shows results."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from train.cli.options import (
+    Command,
+    device_option,
+    existing_manifest,
+    existing_store,
+    folder_option,
+    json_option,
+    show_json,
+    show_scenarios,
+    training_progress,
+)
+from train.config import PRESETS, TrainConfig, make_config
+
+
+@click.command(cls=Command)
+@click.option("--backbone", default="avst", show_default=True, help="The model that answers, such as avst.")
+@click.option(
+    "--method",
+    help="What stands in for a missing modality: rmm-avr, rmm, avr, zero-fill, modality-dropout.  "
+    f"[default: {TrainConfig.model_fields['method'].default}]",
+)
+@click.option("--dataset", default="music-avqa", show_default=True, help="Name that the defaults below take.")
+@folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/DATASET]")
+@folder_option("--store", "Feature store.  [default: stores/DATASET.zarr]")
+@folder_option("--out", "Folder of the run.  [default: runs/BACKBONE-METHOD-SEED]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True)
+@click.option(
+    "--variant",
+    type=click.Choice(["paper", "released", "recommended"]),
+    help="Which reading of the method.  [default: recommended]",
+)
+@click.option(
+    "--inputs",
+    type=click.Choice(["question", "audio,question", "visual,question", "all"]),
+    default="all",
+    show_default=True,
+    help="Other than all: train a reference that never sees the rest, in place of a method.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: the preset's]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help=f"[default: {TrainConfig.model_fields['seed'].default}]"
+)
+@device_option
+@click.option("--precision", type=click.Choice(["float32"]), default="float32", show_default=True)
+@click.option("--missing-rate", help="Take modalities away in training, such as audio=0.3,visual=0.2.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; a finished one is only evaluated.")
+@json_option
+def train(
+    dataset: str,
+    manifest: Path | None,
+    store: Path | None,
+    out: Path | None,
+    preset: str,
+    missing_rate: str | None,
+    resume: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Train a backbone with a missing-modality method on extracted features, and evaluate it.
+
+    The best epoch is kept, chosen on the val split; every scenario of the test split is evaluated at the end.
+
+    \b
+    Examples:
+      mavqa-train --backbone avst
+      mavqa-train --method zero-fill --dataset music-avqa --seed 2
+      mavqa-train --inputs question --out runs/question-only-2 --seed 2
+    """
+    manifest = existing_manifest(manifest or Path("data_manifests") / dataset, dataset)
+    store = existing_store(store or Path("stores") / f"{dataset}.zarr", dataset)
+    if missing_rate:
+        from train.missingness import parse_rates
+
+        settings["missing_rates"] = parse_rates(missing_rate)
+    config = make_config(preset, manifest=str(manifest), store=str(store), **settings)
+    document = _train(config, out or Path("runs") / name_run(config), resume)
+    if as_json:
+        show_json(document)
+
+
+def name_run(config: TrainConfig) -> str:
+    """Return the default name of a run: backbone, method (or the inputs of a reference) and seed."""
+    method = config.method if config.inputs == "all" else f"{config.inputs.replace(',', '-')}-only"
+    return f"{config.backbone}-{method}-{config.seed}"
+
+
+def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
+    from pipeline.manifest import load_manifest
+    from pipeline.store.reader import open_store
+    from train.features import FeatureBank
+    from train.fit import choose_device, fit
+    from train.outcomes import evaluate_run, last_split, summarise_run
+
+    manifest = load_manifest(Path(config.manifest))
+    bank = FeatureBank(open_store(config.store))
+    with training_progress() as progress:
+        fit(config, manifest, bank, run, resume=resume, report=lambda said: progress(run.name, said))
+    split = last_split(manifest)
+    evaluate_run(run, manifest, bank, split, device=str(choose_device(config.device)))
+    document = summarise_run(run, split)
+    show_scenarios({run.name: document})
+    click.echo(f"run: {run}", err=True)
+    return document

@@ -1,0 +1,184 @@
+"""The outcome of a run: its evaluation in every scenario beside the floors, as rows and one document.
+
+It trains nothing and draws nothing. What it writes is all that a report reads.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.failure import UserError
+from pipeline.manifest import Manifest, Question
+from pipeline.store.schema import FeatureSpec
+from train.config import TrainConfig
+from train.dataset import QuestionDataset
+from train.evaluate import Evaluation, evaluate, evaluate_scenarios
+from train.features import FeatureBank
+from train.floors import filled_majority, learning_questions, template_majority
+from train.missingness import NATURAL, SCENARIOS, Masks
+from train.results import (
+    RESULTS_FILE,
+    Accuracies,
+    Feature,
+    ResultRow,
+    append_results,
+    hash_questions,
+    predictions_path,
+    read_results,
+    write_predictions,
+)
+from train.run_folder import load_run, read_vocabulary
+
+if TYPE_CHECKING:
+    from pipeline.store.reader import FeatureStore
+
+_SAME_FOR_A_FLOOR = ("backbone", "seed", "dataset", "release", "split", "scenario", "questions_sha256")
+_NOT_TRAINING = {"backbone", "method", "variant", "inputs", "seed", "device", "manifest", "store", "sizes"}
+
+
+def last_split(manifest: Manifest) -> str:
+    """Return the split to evaluate by default: test, else val. Raises `UserError` where neither is."""
+    for split in ("test", "val"):
+        if manifest.questions.get(split):
+            return split
+    raise UserError(f"manifest {manifest.name!r} has no test or val split: name the split to evaluate")
+
+
+def evaluate_run(
+    run: Path,
+    manifest: Manifest,
+    bank: FeatureBank,
+    split: str = "test",
+    scenarios: Sequence[str] = (*SCENARIOS, NATURAL),
+    masks: Masks | None = None,
+    device: str = "cpu",
+) -> list[str]:
+    """Evaluate the trained method in `run`; add rows to its results and write its single predictions.
+
+    Return the scenarios that had questions. With `masks` they are the only scenario, named after their rates.
+    The floors of the same questions are written beside the method's rows. Raises `UserError` where the run's
+    vocabulary is not the manifest's, the store does not serve the manifest, or a scenario is unknown.
+    """
+    method, config = load_run(run, device)
+    if read_vocabulary(run) != manifest.vocabulary:
+        raise UserError(
+            f"run {run} was trained with another vocabulary than manifest {manifest.name!r}: evaluate it "
+            f"with the manifest it was trained on ({config.manifest or 'not recorded'})"
+        )
+    dataset = QuestionDataset(bank, manifest, split, method.backbone, config.map_size)
+    answers = manifest.vocabulary.answers
+    if masks is None:
+        found = evaluate_scenarios(method, dataset, answers, scenarios, device=device)
+    else:
+        one = evaluate(method, dataset, name_masks(masks), answers, device=device, masks=masks.absent)
+        found = [one] if one else []
+    learnt = learning_questions(manifest, split)
+    rows = []
+    for evaluation in found:
+        row = _row(run, config, manifest, bank.store, split, evaluation)
+        rows += [row, *_floor_rows(row, learnt, evaluation.questions)]
+        write_predictions(predictions_path(run, split, evaluation.scenario), evaluation.records())
+    append_results(run / RESULTS_FILE, rows)
+    return [evaluation.scenario for evaluation in found]
+
+
+def summarise_run(
+    run: Path, split: str, scenarios: Sequence[str] | None = None, question_only: Path | None = None
+) -> dict[str, Any]:
+    """Return the document of `mavqa-evaluate --json` out of a run's results (all its scenarios by default).
+
+    Floors are of the questions of its first scenario, in the usual order. `question_only` names the run that
+    gives the question-only floor; without it, one of the same seed and questions is looked for beside `run`.
+    Raises `UserError` where the named one answered other questions or has no results.
+    """
+    rows = [row for row in read_results(run / RESULTS_FILE) if row.split == split]
+    models = {row.scenario: row for row in rows if row.kind == "model"}
+    order = dict.fromkeys((*SCENARIOS, NATURAL, *models))
+    chosen = [name for name in order if name in models and name in (scenarios or models)]
+    if not chosen:
+        raise UserError(f"{run / RESULTS_FILE} has no row of {split!r}: run 'mavqa-evaluate {run}' first")
+    first = models[chosen[0]]
+    floors = {r.method: r.accuracies for r in rows if r.kind == "floor" and r.scenario == first.scenario}
+    return {
+        "run": first.run,
+        "split": split,
+        "scenarios": {name: models[name].accuracies.to_document() for name in chosen},
+        "floors": {
+            "template_majority": _overall(floors.get("template-majority")),
+            "filled_majority": _overall(floors.get("filled-majority")),
+            "question_only": _overall(find_question_only(run, first, question_only)),
+        },
+    }
+
+
+def find_question_only(run: Path, row: ResultRow, named: Path | None = None) -> Accuracies | None:
+    """Return how a question-only run of the same seed and backbone answered the questions of `row`, or None.
+
+    It is looked for in `named`, else in `run` and the folders beside it. Raises `UserError` where `named`
+    has no such result.
+    """
+    beside = [path.parent for path in sorted(run.resolve().parent.glob(f"*/{RESULTS_FILE}"))]
+    for folder in [named] if named else [run, *beside]:
+        for other in read_results(folder / RESULTS_FILE):
+            same = all(getattr(other, name) == getattr(row, name) for name in _SAME_FOR_A_FLOOR)
+            if same and other.inputs == "question" and other.kind == "model":
+                return other.accuracies
+    if named:
+        raise UserError(
+            f"{named} is no question-only run of seed {row.seed} evaluated on the same questions "
+            f"({row.split} {row.scenario}): name one trained with --inputs question"
+        )
+    return None
+
+
+def name_masks(masks: Masks) -> str:
+    """Return the scenario's name of a mask file, such as `masked-audio=0.3`."""
+    return "masked-" + ",".join(f"{modality}={rate:g}" for modality, rate in sorted(masks.rates.items()))
+
+
+def _row(
+    run: Path, config: TrainConfig, manifest: Manifest, store: "FeatureStore", split: str, found: Evaluation
+) -> ResultRow:
+    specs = {name: store.spec(name) for name in (config.sizes.input_shapes if config.sizes else {})}
+    return ResultRow(
+        kind="model",
+        run=run.resolve().name,
+        split=split,
+        scenario=found.scenario,
+        method=config.method,
+        backbone=config.backbone,
+        variant=config.variant,
+        inputs=config.inputs,
+        seed=config.seed,
+        dataset=manifest.name,
+        release=manifest.release,
+        training=config.model_dump(exclude=_NOT_TRAINING),
+        features={
+            name: Feature(fingerprint=store.fingerprint(name), weights=_weights(spec))
+            for name, spec in specs.items()
+        },
+        questions_sha256=hash_questions(found.questions),
+        accuracies=found.accuracies,
+    )
+
+
+def _floor_rows(row: ResultRow, learnt: Sequence[Question], asked: Sequence[Question]) -> list[ResultRow]:
+    if not learnt:
+        return []
+    found = {
+        "template-majority": template_majority(learnt, asked),
+        "filled-majority": filled_majority(learnt, asked),
+    }
+    return [
+        row.model_copy(update={"kind": "floor", "method": name, "accuracies": accuracies})
+        for name, accuracies in found.items()
+    ]
+
+
+def _weights(spec: FeatureSpec) -> str:
+    weights = spec.constants.get("weights", {})
+    return str(weights.get("weights", "none")) if isinstance(weights, dict) else str(weights)
+
+
+def _overall(accuracies: Accuracies | None) -> float | None:
+    return None if accuracies is None else accuracies.overall.accuracy

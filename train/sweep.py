@@ -1,0 +1,127 @@
+"""Many runs on one store: a grid of backbones, methods and seeds, each cell trained, evaluated and kept.
+
+It has no training loop of its own. What is finished is skipped and what was stopped goes on.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.failure import UserError
+from pipeline.manifest import Manifest
+from train.config import TrainConfig, make_config
+from train.results import RESULTS_FILE, read_results
+
+if TYPE_CHECKING:
+    from train.features import FeatureBank
+    from train.fit import Progress
+
+
+class Entry(BaseModel):
+    """One method of a grid: its name in run names, and settings that win over the grid's."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+
+class Grid(BaseModel):
+    """What a grid file says. `settings` are those of `train.config.TrainConfig`, for every cell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str = "paper"
+    backbones: tuple[str, ...] = Field(("avst",), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    methods: tuple[Entry, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid: its folder's name and its configuration."""
+
+    name: str
+    config: TrainConfig
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a grid file. Raises `UserError` naming the file and the entry that is missing or unknown."""
+    try:
+        return Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"grid {path} is missing: name a TOML file such as train/grids/demo.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"grid {path} is not valid TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"grid {path}: {where}: {first['msg']} (got {first['input']!r})") from None
+
+
+def list_cells(
+    grid: Grid, seeds: Iterable[int] | None, manifest: str, store: str, device: str = "auto"
+) -> list[Cell]:
+    """Return the product of seeds, backbones and methods; `seeds` replace the grid's.
+
+    A cell is named `<method>-seed<k>`, with the backbone before it where the grid has several. Raises
+    `UserError` for an unknown setting or a name that stands twice.
+    """
+    where = {"manifest": manifest, "store": store, "device": device}
+    cells = []
+    for seed in grid.seeds if seeds is None else seeds:
+        for backbone in grid.backbones:
+            for entry in grid.methods:
+                settings = {**grid.settings, **(entry.model_extra or {}), **where}
+                config = make_config(grid.preset, **settings, backbone=backbone, seed=seed)
+                prefix = f"{backbone}-" if len(grid.backbones) > 1 else ""
+                cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config))
+    names = [cell.name for cell in cells]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise UserError(f"the grid names run {repeated!r} twice: give each method and seed a name of its own")
+    return cells
+
+
+def run_cells(
+    cells: Iterable[Cell],
+    manifest: Manifest,
+    bank: "FeatureBank",
+    out: Path,
+    progress: "Callable[[str, Progress], None] | None" = None,
+) -> dict[str, dict[str, Any]]:
+    """Train and evaluate each cell in `out`, skipping what is done; return {run: its evaluation document}.
+
+    Raises `UserError` where a folder holds a run of other settings or other questions.
+    """
+    from train.fit import choose_device, fit
+    from train.outcomes import evaluate_run, last_split, summarise_run
+
+    split, names = last_split(manifest), []
+    for cell in cells:
+        run = out / cell.name
+        report = None if progress is None else lambda said, name=cell.name: progress(name, said)
+        fit(cell.config, manifest, bank, run, resume=True, report=report)
+        if not _is_evaluated(run, split):
+            evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
+        names.append(cell.name)
+    return {name: summarise_run(out / name, split) for name in names}
+
+
+def write_evaluation(documents: dict[str, dict[str, Any]], path: Path) -> Path:
+    """Write {run: document} as one JSON file (staged, then renamed) and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(path.name + ".partial")
+    staging.write_text(json.dumps(documents, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    staging.replace(path)
+    return path
+
+
+def _is_evaluated(run: Path, split: str) -> bool:
+    path = run / RESULTS_FILE
+    return path.exists() and any(row.split == split for row in read_results(path))
