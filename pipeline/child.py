@@ -79,13 +79,20 @@ class DecodingChild:
     def __exit__(self, *details: object) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running child, None where there is none."""
+        return None if self._process is None else self._process.pid
+
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media; a file that killed or outlasted its child twice in a row has two failed tracks.
 
         Raises ChildStartError if no child can be started.
         """
         if path.is_file() and path.stat().st_size > self._limits.file_bytes:
-            return fail_media(f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}")
+            return fail_media(
+                f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}"
+            )
         deaths = []
         for _ in range(ATTEMPTS):
             self._start()
@@ -120,7 +127,9 @@ class DecodingChild:
         except (EOFError, TimeoutError) as error:
             cause = self._last_words() or str(error)
             self.close()
-            raise ChildStartError(f"the decoding process for {self._decoder_name!r} did not start: {cause}") from None
+            raise ChildStartError(
+                f"the decoding process for {self._decoder_name!r} did not start: {cause}"
+            ) from None
 
     def _ask(self, path: Path, request: DecodeRequest) -> Media:
         process, limits = self._process, self._limits
@@ -157,7 +166,9 @@ class DecodingChild:
         return lines[-1].decode(errors="replace") if lines else ""
 
     def _reap(self) -> None:
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        assert (
+            self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        )
         self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
