@@ -1,13 +1,14 @@
-"""A decoder in a process of its own that may die: a file that crashes, hangs or bloats it costs that one file.
+"""A decoder in a process of its own that may die: a file that crashes, hangs or bloats it costs only itself.
 
-The parent's half is `DecodingChild`; the child's half is `serve`, started as a plain Python program, because a
-daemonic worker process may have no multiprocessing children. Requests and replies are JSON headers, replies followed
-by raw array bytes, over the child's stdin and stdout; what FFmpeg and others write there goes to a file that is only
-read for the last words of a child that died.
+The parent's half is `DecodingChild`; the child's half is `serve`, started as a plain Python program,
+because a daemonic worker process may have no multiprocessing children. Requests and replies are JSON
+headers, replies followed by raw array bytes, over the child's stdin and stdout; what FFmpeg and others
+write there goes to a file that is only read for the last words of a child that died.
 
-The kernel enforces the limits, so no poll can come too late: RLIMIT_CPU is set anew for every file; RLIMIT_DATA counts
-private writable memory, not mapped libraries, and makes an allocation fail instead of swapping the machine to death
-(Linux only). The parent enforces only the time on the wall: a child that is stopped or waits uses no processor.
+The kernel enforces the limits, so no poll can come too late: RLIMIT_CPU is set anew for every file;
+RLIMIT_DATA counts private writable memory, not mapped libraries, and makes an allocation fail instead of
+swapping the machine to death (Linux only). The parent enforces only the time on the wall: a child that is
+stopped or waits uses no processor.
 """
 
 import json
@@ -42,8 +43,11 @@ BOOT = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost: processor seconds per minute of media asked for (and at least), seconds on the wall,
-    bytes of memory above the fresh child's, bytes of the file itself."""
+    """What one file may cost.
+
+    Processor seconds per minute of media asked for (and at least), seconds on the wall, bytes of memory above
+    the fresh child's, bytes of the file itself.
+    """
 
     cpu_seconds_per_minute: float = 30.0
     cpu_seconds_at_least: float = 10.0
@@ -65,7 +69,7 @@ class _ChildLostError(Exception):
 
 
 class DecodingChild:
-    """Decode files in a child process that is started when needed and again when it died. For one thread at a time."""
+    """Decode files in a child process, started when needed and again when it died. For one thread only."""
 
     def __init__(self, decoder_name: str, limits: Limits = Limits()) -> None:
         self._decoder_name = decoder_name
@@ -85,7 +89,7 @@ class DecodingChild:
         return None if self._process is None else self._process.pid
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
-        """Return the file's media; a file that killed or outlasted its child twice in a row has two failed tracks.
+        """Return the file's media; one that killed or outlasted its child twice in a row has failed.
 
         Raises ChildStartError if no child can be started.
         """
@@ -113,7 +117,7 @@ class DecodingChild:
             return
         if self._process is not None:
             self._reap()
-        self._noise = tempfile.TemporaryFile()
+        self._noise = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         arguments = [json.dumps(sys.path), self._decoder_name, str(self._limits.memory_bytes)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT, *arguments],
@@ -133,7 +137,9 @@ class DecodingChild:
 
     def _ask(self, path: Path, request: DecodeRequest) -> Media:
         process, limits = self._process, self._limits
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         cpu_seconds = limits.cpu_seconds(request.seconds)
         question = {"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)}
         self._noise.seek(0)
@@ -166,13 +172,10 @@ class DecodingChild:
         return lines[-1].decode(errors="replace") if lines else ""
 
     def _reap(self) -> None:
-        assert (
-            self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        )
+        assert self._process is not None
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._noise.close()
+        for pipe in filter(None, (self._process.stdin, self._process.stdout, self._noise)):
+            pipe.close()
         self._process = None
 
 
@@ -205,7 +208,7 @@ def _answer(decoder: Decoder, question: dict[str, Any], replies: int) -> None:
 
 
 def _end_with_parent(requests: int) -> None:
-    """Wait until the other end of `requests` is closed, which the death of the parent does too, and exit at once."""
+    """Exit as soon as the other end of `requests` is closed, which the parent's death does too."""
     poll = select.poll()
     poll.register(requests, 0)
     poll.poll()
@@ -248,7 +251,7 @@ def _read_media(stream: int, header: dict[str, Any], wall_seconds: float) -> Med
     arrays = []
     for entry in header["arrays"]:
         array = np.empty(entry["shape"], np.dtype(entry["dtype"]))
-        _fill(stream, memoryview(array.view(np.uint8).reshape(-1)), wall_seconds)
+        _fill(stream, array.reshape(-1).view(np.uint8).data, wall_seconds)
         arrays.append(array)
     sizes = [FrameSize(**size) for size in header["frame_sizes"]]
     return Media(
@@ -279,7 +282,10 @@ def _read_header(stream: int, wall_seconds: float | None) -> dict[str, Any]:
 
 
 def _fill(stream: int, buffer: memoryview, wall_seconds: float | None) -> None:
-    """Fill `buffer` from a pipe. Raises EOFError at its end, TimeoutError after `wall_seconds` without a byte."""
+    """Fill `buffer` from a pipe.
+
+    Raises EOFError at the pipe's end, TimeoutError after `wall_seconds` without a byte.
+    """
     poll = select.poll()
     poll.register(stream, select.POLLIN)
     while buffer:

@@ -1,8 +1,8 @@
-"""Makes media files in code whose every picture and second of sound can be recognised again. It is not a test.
+"""Makes media files whose every picture and second of sound can be recognised again. It is not a test.
 
-A picture is a grid of 4 x 4 black or white blocks: the first row is a mark that no turned or mirrored picture keeps,
-the other twelve are the bits of the picture's number. Every second of the sound has its own tone, and a click at a
-quarter of the second. Blocks and tones survive lossy codecs.
+A picture is a grid of 4 x 4 black or white blocks: the first row is a mark that no turned or mirrored
+picture keeps, the other twelve are the bits of the picture's number. Every second of the sound has its own
+tone, and a click at a quarter of the second. Blocks and tones survive lossy codecs.
 """
 
 import struct
@@ -75,7 +75,7 @@ def write_clip(
     rate: int = 44_100,
     layout: str = "mono",
 ) -> Path:
-    """Write picture number i at `frame_starts[i]` and the sound from `sound[0]` to `sound[1]`, both in seconds."""
+    """Write picture number i at `frame_starts[i]` seconds and the sound from `sound[0]` to `sound[1]`."""
     with av.open(str(path), "w") as container:
         video: Any = (
             _add_video(container, video_codec, size, pix_fmt, rotation) if len(frame_starts) else None

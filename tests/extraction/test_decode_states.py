@@ -27,7 +27,7 @@ def clip(tmp_path):
 
 
 def damage(path, share_from, share_to):
-    """Overwrite a part of the media data, which is where the file's first kind of box leaves the most room."""
+    """Overwrite a part of an MP4 file's media data, given as shares of it."""
     data = bytearray(path.read_bytes())
     begin = data.index(b"mdat") + 4
     end = data.rindex(b"moov") - 4

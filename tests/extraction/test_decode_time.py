@@ -24,8 +24,8 @@ def numbers(media):
 def check(path, starts, seconds, *, origin=0.0, lead=0.0, silent=(), request=REQUEST):
     """Decode and compare every step with what the file was made of.
 
-    `origin` is t0 in the media's own time; `lead` is the part of a second by which an audio codec's priming samples,
-    where the container cannot mark them, come before that.
+    `origin` is t0 in the media's own time; `lead` is the part of a second by which an audio codec's priming
+    samples, where the container cannot mark them, come before that.
     """
     media = PyAVDecoder().decode(path, request)
     assert (media.visual.state, media.visual.reason) == (State.COMPLETE, "")
