@@ -76,6 +76,8 @@ class DecodingChild:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._noise: Any = None
+        self._requests = self._replies = -1
+        self._is_idle = True
 
     def __enter__(self) -> Self:
         return self
@@ -99,9 +101,9 @@ class DecodingChild:
             )
         deaths = []
         for _ in range(ATTEMPTS):
-            self._start()
+            self._hand_over(path, request)
             try:
-                return self._ask(path, request)
+                return self._receive(request)
             except _ChildLostError as death:
                 deaths.append(str(death))
         return fail_media(f"{deaths[0]} twice" if len(set(deaths)) == 1 else f"{deaths[0]}, then {deaths[1]}")
@@ -113,10 +115,9 @@ class DecodingChild:
             self._reap()
 
     def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None and self._is_idle:
             return
-        if self._process is not None:
-            self._reap()
+        self.close()
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         arguments = [json.dumps(sys.path), self._decoder_name, str(self._limits.memory_bytes)]
         self._process = subprocess.Popen(
@@ -126,36 +127,45 @@ class DecodingChild:
             stderr=self._noise,
             bufsize=0,
         )
-        try:
-            _read_header(self._process.stdout.fileno(), START_SECONDS)  # type: ignore[union-attr]
-        except (EOFError, TimeoutError) as error:
-            cause = self._last_words() or str(error)
-            self.close()
-            raise ChildStartError(
-                f"the decoding process for {self._decoder_name!r} did not start: {cause}"
-            ) from None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._is_idle = True
+        self._requests, self._replies = self._process.stdin.fileno(), self._process.stdout.fileno()
 
-    def _ask(self, path: Path, request: DecodeRequest) -> Media:
-        process, limits = self._process, self._limits
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        cpu_seconds = limits.cpu_seconds(request.seconds)
-        question = {"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)}
-        self._noise.seek(0)
-        self._noise.truncate()
+    def _hand_over(self, path: Path, request: DecodeRequest) -> None:
+        """Give the file to a living child: one that died before it began to decode died of something else."""
+        cpu_seconds = self._limits.cpu_seconds(request.seconds)
+        question = _pack_header({"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)})
+        cause = ""
+        for _ in range(ATTEMPTS):
+            self._start()
+            self._noise.seek(0)
+            self._noise.truncate()
+            try:
+                _write(self._requests, question)
+                self._is_idle = False
+                _read_header(self._replies, START_SECONDS)
+                return
+            except (EOFError, BrokenPipeError, TimeoutError) as error:
+                cause = self._last_words() or str(error)
+                self.close()
+        raise ChildStartError(f"the decoding process for {self._decoder_name!r} does not start: {cause}")
+
+    def _receive(self, request: DecodeRequest) -> Media:
+        limits = self._limits
         try:
-            process.stdin.write(_pack_header(question))
-            reply = _read_header(process.stdout.fileno(), limits.wall_seconds)
+            reply = _read_header(self._replies, limits.wall_seconds)
             if "out_of_memory" in reply:
                 self.close()
                 raise _ChildLostError(f"needs more than {limits.memory_bytes / 1e9:g} GB of memory")
-            return _read_media(process.stdout.fileno(), reply, limits.wall_seconds)
+            media = _read_media(self._replies, reply, limits.wall_seconds)
+            self._is_idle = True
+            return media
         except TimeoutError:
             self.close()
             raise _ChildLostError(f"gave no answer for {limits.wall_seconds:g} s") from None
-        except (EOFError, BrokenPipeError):
-            raise _ChildLostError(self._explain_death(cpu_seconds)) from None
+        except EOFError:
+            raise _ChildLostError(self._explain_death(limits.cpu_seconds(request.seconds))) from None
 
     def _explain_death(self, cpu_seconds: int) -> str:
         assert self._process is not None
@@ -188,7 +198,6 @@ def serve(decoder_name: str, memory_bytes: int) -> None:
     decoder = open_decoder(decoder_name)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(memory_bytes)
-    _write(replies, _pack_header({"ready": True}))
     while True:
         _answer(decoder, _read_header(requests, None), replies)
 
@@ -199,6 +208,7 @@ def _answer(decoder: Decoder, question: dict[str, Any], replies: int) -> None:
     sizes = tuple(FrameSize(**size) for size in record.pop("frame_sizes"))
     decoder.prepare(path)
     _limit_cpu(question["cpu_seconds"])
+    _write(replies, _pack_header({"begun": True}))
     try:
         media = decoder.decode(path, DecodeRequest(frame_sizes=sizes, **record))
     except MemoryError:
