@@ -1,13 +1,14 @@
-"""A decoder in a process of its own that may die: a file that crashes, hangs or bloats it costs that one file.
+"""A decoder in a process of its own that may die: a file that crashes, hangs or bloats it costs only itself.
 
-The parent's half is `DecodingChild`; the child's half is `serve`, started as a plain Python program, because a
-daemonic worker process may have no multiprocessing children. Requests and replies are JSON headers, replies followed
-by raw array bytes, over the child's stdin and stdout; what FFmpeg and others write there goes to a file that is only
-read for the last words of a child that died.
+The parent's half is `DecodingChild`; the child's half is `serve`, started as a plain Python program,
+because a daemonic worker process may have no multiprocessing children. Requests and replies are JSON
+headers, replies followed by raw array bytes, over the child's stdin and stdout; what FFmpeg and others
+write there goes to a file that is only read for the last words of a child that died.
 
-The kernel enforces the limits, so no poll can come too late: RLIMIT_CPU is set anew for every file; RLIMIT_DATA counts
-private writable memory, not mapped libraries, and makes an allocation fail instead of swapping the machine to death
-(Linux only). The parent enforces only the time on the wall: a child that is stopped or waits uses no processor.
+The kernel enforces the limits, so no poll can come too late: RLIMIT_CPU is set anew for every file;
+RLIMIT_DATA counts private writable memory, not mapped libraries, and makes an allocation fail instead of
+swapping the machine to death (Linux only). The parent enforces only the time on the wall: a child that is
+stopped or waits uses no processor.
 """
 
 import json
@@ -42,8 +43,11 @@ BOOT = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost: processor seconds per minute of media asked for (and at least), seconds on the wall,
-    bytes of memory above the fresh child's, bytes of the file itself."""
+    """What one file may cost.
+
+    Processor seconds per minute of media asked for (and at least), seconds on the wall, bytes of memory above
+    the fresh child's, bytes of the file itself.
+    """
 
     cpu_seconds_per_minute: float = 30.0
     cpu_seconds_at_least: float = 10.0
@@ -65,13 +69,15 @@ class _ChildLostError(Exception):
 
 
 class DecodingChild:
-    """Decode files in a child process that is started when needed and again when it died. For one thread at a time."""
+    """Decode files in a child process, started when needed and again when it died. For one thread only."""
 
     def __init__(self, decoder_name: str, limits: Limits = Limits()) -> None:
         self._decoder_name = decoder_name
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._noise: Any = None
+        self._requests = self._replies = -1
+        self._is_idle = True
 
     def __enter__(self) -> Self:
         return self
@@ -79,18 +85,25 @@ class DecodingChild:
     def __exit__(self, *details: object) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running child, None where there is none."""
+        return None if self._process is None else self._process.pid
+
     def decode(self, path: Path, request: DecodeRequest) -> Media:
-        """Return the file's media; a file that killed or outlasted its child twice in a row has two failed tracks.
+        """Return the file's media; one that killed or outlasted its child twice in a row has failed.
 
         Raises ChildStartError if no child can be started.
         """
         if path.is_file() and path.stat().st_size > self._limits.file_bytes:
-            return fail_media(f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}")
+            return fail_media(
+                f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}"
+            )
         deaths = []
         for _ in range(ATTEMPTS):
-            self._start()
+            self._hand_over(path, request)
             try:
-                return self._ask(path, request)
+                return self._receive(request)
             except _ChildLostError as death:
                 deaths.append(str(death))
         return fail_media(f"{deaths[0]} twice" if len(set(deaths)) == 1 else f"{deaths[0]}, then {deaths[1]}")
@@ -102,11 +115,10 @@ class DecodingChild:
             self._reap()
 
     def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None and self._is_idle:
             return
-        if self._process is not None:
-            self._reap()
-        self._noise = tempfile.TemporaryFile()
+        self.close()
+        self._noise = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         arguments = [json.dumps(sys.path), self._decoder_name, str(self._limits.memory_bytes)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT, *arguments],
@@ -115,32 +127,45 @@ class DecodingChild:
             stderr=self._noise,
             bufsize=0,
         )
-        try:
-            _read_header(self._process.stdout.fileno(), START_SECONDS)  # type: ignore[union-attr]
-        except (EOFError, TimeoutError) as error:
-            cause = self._last_words() or str(error)
-            self.close()
-            raise ChildStartError(f"the decoding process for {self._decoder_name!r} did not start: {cause}") from None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._is_idle = True
+        self._requests, self._replies = self._process.stdin.fileno(), self._process.stdout.fileno()
 
-    def _ask(self, path: Path, request: DecodeRequest) -> Media:
-        process, limits = self._process, self._limits
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        cpu_seconds = limits.cpu_seconds(request.seconds)
-        question = {"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)}
-        self._noise.seek(0)
-        self._noise.truncate()
+    def _hand_over(self, path: Path, request: DecodeRequest) -> None:
+        """Give the file to a living child: one that died before it began to decode died of something else."""
+        cpu_seconds = self._limits.cpu_seconds(request.seconds)
+        question = _pack_header({"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)})
+        cause = ""
+        for _ in range(ATTEMPTS):
+            self._start()
+            self._noise.seek(0)
+            self._noise.truncate()
+            try:
+                _write(self._requests, question)
+                self._is_idle = False
+                _read_header(self._replies, START_SECONDS)
+                return
+            except (EOFError, BrokenPipeError, TimeoutError) as error:
+                cause = self._last_words() or str(error)
+                self.close()
+        raise ChildStartError(f"the decoding process for {self._decoder_name!r} does not start: {cause}")
+
+    def _receive(self, request: DecodeRequest) -> Media:
+        limits = self._limits
         try:
-            process.stdin.write(_pack_header(question))
-            reply = _read_header(process.stdout.fileno(), limits.wall_seconds)
+            reply = _read_header(self._replies, limits.wall_seconds)
             if "out_of_memory" in reply:
                 self.close()
                 raise _ChildLostError(f"needs more than {limits.memory_bytes / 1e9:g} GB of memory")
-            return _read_media(process.stdout.fileno(), reply, limits.wall_seconds)
+            media = _read_media(self._replies, reply, limits.wall_seconds)
+            self._is_idle = True
+            return media
         except TimeoutError:
             self.close()
             raise _ChildLostError(f"gave no answer for {limits.wall_seconds:g} s") from None
-        except (EOFError, BrokenPipeError):
-            raise _ChildLostError(self._explain_death(cpu_seconds)) from None
+        except EOFError:
+            raise _ChildLostError(self._explain_death(limits.cpu_seconds(request.seconds))) from None
 
     def _explain_death(self, cpu_seconds: int) -> str:
         assert self._process is not None
@@ -157,11 +182,10 @@ class DecodingChild:
         return lines[-1].decode(errors="replace") if lines else ""
 
     def _reap(self) -> None:
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        assert self._process is not None
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._noise.close()
+        for pipe in filter(None, (self._process.stdin, self._process.stdout, self._noise)):
+            pipe.close()
         self._process = None
 
 
@@ -174,7 +198,6 @@ def serve(decoder_name: str, memory_bytes: int) -> None:
     decoder = open_decoder(decoder_name)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(memory_bytes)
-    _write(replies, _pack_header({"ready": True}))
     while True:
         _answer(decoder, _read_header(requests, None), replies)
 
@@ -185,6 +208,7 @@ def _answer(decoder: Decoder, question: dict[str, Any], replies: int) -> None:
     sizes = tuple(FrameSize(**size) for size in record.pop("frame_sizes"))
     decoder.prepare(path)
     _limit_cpu(question["cpu_seconds"])
+    _write(replies, _pack_header({"begun": True}))
     try:
         media = decoder.decode(path, DecodeRequest(frame_sizes=sizes, **record))
     except MemoryError:
@@ -194,7 +218,7 @@ def _answer(decoder: Decoder, question: dict[str, Any], replies: int) -> None:
 
 
 def _end_with_parent(requests: int) -> None:
-    """Wait until the other end of `requests` is closed, which the death of the parent does too, and exit at once."""
+    """Exit as soon as the other end of `requests` is closed, which the parent's death does too."""
     poll = select.poll()
     poll.register(requests, 0)
     poll.poll()
@@ -237,7 +261,7 @@ def _read_media(stream: int, header: dict[str, Any], wall_seconds: float) -> Med
     arrays = []
     for entry in header["arrays"]:
         array = np.empty(entry["shape"], np.dtype(entry["dtype"]))
-        _fill(stream, memoryview(array.view(np.uint8).reshape(-1)), wall_seconds)
+        _fill(stream, array.reshape(-1).view(np.uint8).data, wall_seconds)
         arrays.append(array)
     sizes = [FrameSize(**size) for size in header["frame_sizes"]]
     return Media(
@@ -268,7 +292,10 @@ def _read_header(stream: int, wall_seconds: float | None) -> dict[str, Any]:
 
 
 def _fill(stream: int, buffer: memoryview, wall_seconds: float | None) -> None:
-    """Fill `buffer` from a pipe. Raises EOFError at its end, TimeoutError after `wall_seconds` without a byte."""
+    """Fill `buffer` from a pipe.
+
+    Raises EOFError at the pipe's end, TimeoutError after `wall_seconds` without a byte.
+    """
     poll = select.poll()
     poll.register(stream, select.POLLIN)
     while buffer:

@@ -1,4 +1,4 @@
-"""What is done to a decoded picture before a network sees it: turned upright, made square. It decodes nothing."""
+"""What is done to a picture before a network sees it: turned upright, made square. It decodes nothing."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 def orient(picture: np.ndarray, matrix: Sequence[int]) -> np.ndarray:
     """Return [height, width, channel] as a display matrix shows it: turned by quarter turns and mirrored.
 
-    `matrix` is the 3 x 3 matrix of ISO 14496-12, row by row: a pixel (x, y) is shown at (a x + c y, b x + d y)
-    for (a, b, _, c, d, ...). Any other angle is taken as the nearest quarter turn.
+    `matrix` is the 3 x 3 matrix of ISO 14496-12, row by row (a, b, _, c, d, ...): a pixel (x, y) is shown
+    at (a x + c y, b x + d y). Any other angle is taken as the nearest quarter turn.
     """
     a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
     is_transposed = abs(b) + abs(c) > abs(a) + abs(d)

@@ -1,8 +1,8 @@
 """The shared time axis of a video: what decoded media are, and which frame and sound belong to which second.
 
-It opens no file and knows no decoder: decoders hand timestamps in, `pipeline.decode` says how.
-t0 is the smallest first timestamp of the default video and audio streams; step k covers [t0 + k, t0 + k + 1).
-Times are exact fractions of a second, so that a frame that starts at a step's middle is never missed by rounding.
+It opens no file and knows no decoder: decoders hand timestamps in, `pipeline.decode` says how. t0 is the
+smallest first timestamp of the default video and audio streams; step k covers [t0 + k, t0 + k + 1). Times
+are exact fractions of a second, so that a frame that starts at a step's middle is never missed by rounding.
 """
 
 import math
@@ -30,8 +30,8 @@ Short = Literal["pad", "cycle", "released"]
 class FrameSize:
     """How a frame is made square for a network.
 
-    `stretch` resizes to exactly size x size; `crop` resizes the shorter side to `shorter_side` pixels and cuts the
-    centre size x size. `filter` is Pillow's resampling filter.
+    `stretch` resizes to exactly size x size; `crop` resizes the shorter side to `shorter_side` pixels and
+    cuts the centre size x size. `filter` is Pillow's resampling filter.
     """
 
     mode: Literal["stretch", "crop"]
@@ -42,8 +42,9 @@ class FrameSize:
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What to decode of one file: `seconds` steps at the most, the frames at each of `frame_sizes`, and the sound.
+    """What to decode of one file: at most `seconds` steps, the frames at each of `frame_sizes`, the sound.
 
+    Without frame sizes the visual track, without `wants_audio` the audio track is `pending` (or absent).
     `max_pixels` bounds one frame's height x width.
     """
 
@@ -56,7 +57,7 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class Track:
-    """One modality of one decoded video: its state, its steps on the time axis (0 unless complete), the reason."""
+    """One modality of one decoded video: its state, its steps (0 unless complete), the reason."""
 
     state: State
     steps: int = 0
@@ -67,9 +68,9 @@ class Track:
 class Media:
     """One decoded video on the shared time axis.
 
-    `frames[size]`: uint8 [time, height, width, 3], RGB, `visual.steps` rows (`seconds` rows for `released`).
-    `waveform`: float32 [sample], mono in [-1, 1], starting at t0, `audio.steps` seconds long at `sample_rate_hz`,
-    padded with zeros to whole seconds. Both are empty unless their track is complete.
+    `frames[size]`: uint8 [time, height, width, 3], RGB, `visual.steps` rows (`seconds` rows for
+    `released`). `waveform`: float32 [sample], mono in [-1, 1], starting at t0, `audio.steps` seconds long
+    at `sample_rate_hz`, padded with zeros to whole seconds. Both are empty unless their track is complete.
     """
 
     visual: Track
@@ -80,7 +81,7 @@ class Media:
 
 
 def count_steps(duration_seconds: float, seconds: int) -> int:
-    """Return the steps of a modality that lasts `duration_seconds` past t0: at least 1, `seconds` at the most."""
+    """Return the steps of a modality that lasts `duration_seconds` past t0: 1 to `seconds`."""
     return max(1, min(seconds, math.ceil(duration_seconds - DURATION_SLACK_SECONDS)))
 
 
@@ -100,15 +101,17 @@ class _Candidate(Generic[Picture]):
 class FrameSelector(Generic[Picture]):
     """Choose for each step k the frame shown at t0 + k + 0.5, in one pass over frames in presentation order.
 
-    A frame is shown from its timestamp until the next one's, the last one for its duration. If none is shown at a
-    step's middle, the nearest inside the step is chosen, else the last before it. A frame that was lost is not
-    replaced by one from an earlier step: that step stays without a frame (None). Only one undecided frame is kept.
+    A frame is shown from its timestamp until the next one's, the last one for its duration. If none is
+    shown at a step's middle, the nearest inside the step is chosen, else the last before it. A frame that
+    was lost is not replaced by one from an earlier step: that step stays without a frame (None). Only one
+    undecided frame is kept.
     """
 
     def __init__(self, t0: Fraction, seconds: int) -> None:
         self._t0 = t0
         self._seconds = seconds
         self._rows: list[Picture | None] = []
+        self._middle = t0 + Fraction(1, 2)
         self._current: _Candidate[Picture] | None = None
         self._lost: dict[Fraction, Fraction] = {}
         self._is_past = False
@@ -127,19 +130,20 @@ class FrameSelector(Generic[Picture]):
         if self._current is not None and start <= self._current.start:
             return
         candidate = _Candidate(start, start + duration, take)
-        while not self.is_done and self._middle() < start:
-            self._rows.append(self._choose(candidate))
+        while not self.is_done and self._middle < start:
+            self._decide(candidate)
         self._current = candidate
 
     def lose(self, start: Fraction, duration: Fraction) -> None:
-        """Report a frame that could not be decoded: no other one counts as shown while it should have been."""
+        """Report a frame that could not be decoded: no other counts as shown while it should have been."""
         self._lost[start] = start + duration
         self._is_past = start > self._t0 + self._seconds + 1
 
     def finish(self) -> list[Picture | None]:
-        """Return one picture per step of the video's real duration, None where a step has none; [] without frames.
+        """Return one picture per step of the video's real duration, None where a step has none.
 
-        Lost frames at the end shorten the video by less than a second; a longer lost end is steps without a frame.
+        Lost frames at the end shorten the video by less than a second; a longer lost end is steps without a
+        frame. Without any frame the list is empty.
         """
         if self._current is None:
             return []
@@ -149,14 +153,14 @@ class FrameSelector(Generic[Picture]):
             end = lost_end
         steps = count_steps(float(end - self._t0), self._seconds)
         while len(self._rows) < steps:
-            self._rows.append(self._choose(None))
+            self._decide(None)
         return self._rows
 
-    def _middle(self) -> Fraction:
-        return self._t0 + len(self._rows) + Fraction(1, 2)
+    def _decide(self, following: _Candidate[Picture] | None) -> None:
+        self._rows.append(self._choose(self._middle, following))
+        self._middle += 1
 
-    def _choose(self, following: _Candidate[Picture] | None) -> Picture | None:
-        middle = self._middle()
+    def _choose(self, middle: Fraction, following: _Candidate[Picture] | None) -> Picture | None:
         shown = self._current
         if shown is not None and not any(shown.start < lost <= middle for lost in self._lost):
             return shown.picture
@@ -168,8 +172,9 @@ class FrameSelector(Generic[Picture]):
 class ReleasedSelector(Generic[Picture]):
     """Choose frames as the official script does: by counting, a short video cycling through its last second.
 
-    Step k takes the 1-based frame p = round((k + 0.5) fps); past the last of N frames,
-    start + 1 + ((p - start - 1) mod last) with last = int(N mod fps), or int(fps) if that is 0, and start = N - last.
+    Step k takes the 1-based frame p = round((k + 0.5) fps); past the last of N frames it takes
+    start + 1 + ((p - start - 1) mod last), with last = int(N mod fps), or int(fps) if that is 0, and
+    start = N - last.
     Source: MUSIC-AVQA, extract_frames_adaptive.py.
     Differs from the released code: N is the count of decoded frames, not one more than the container's claim.
     """
@@ -188,7 +193,7 @@ class ReleasedSelector(Generic[Picture]):
         return self._count >= self._positions[-1]
 
     def feed(self, start: Fraction, duration: Fraction, take: Callable[[], Picture]) -> None:
-        """Count the next frame; its timestamps are not looked at. Each is converted: any may be of the last second."""
+        """Count the next frame, whatever its time. Each is converted: any may be of the last second."""
         self._count += 1
         picture = take()
         self._tail.append(picture)
@@ -216,8 +221,8 @@ class ReleasedSelector(Generic[Picture]):
 class WaveformAssembler:
     """Place decoded sound on the time axis by its timestamps: gaps are zeros, what overlaps is dropped.
 
-    Timestamps are often rounded to a millisecond: a block that starts within 20 ms of the end of the one before it
-    continues it.
+    Timestamps are often rounded to a millisecond: a block that starts within 20 ms of the end of the one
+    before it continues it.
     """
 
     def __init__(self, t0: Fraction, seconds: int, sample_rate_hz: int) -> None:
@@ -255,9 +260,9 @@ class WaveformAssembler:
     def finish(self) -> tuple[np.ndarray, int, float]:
         """Return (waveform, steps, coverage).
 
-        `waveform` float32 [sample] in [-1, 1] is `steps` whole seconds long, with zeros where nothing was placed;
-        `coverage` is the share of the samples, from the first to the last within the requested seconds, that were
-        decoded to a finite number. Without any sample: empty, 0 steps, 0.
+        `waveform` float32 [sample] in [-1, 1] is `steps` whole seconds long, with zeros where nothing was
+        placed; `coverage` is the share of the samples, from the first to the last within the requested
+        seconds, that were decoded to a finite number. Without any sample: empty, 0 steps, 0.
         """
         if not self._blocks:
             return np.zeros(0, np.float32), 0, 0.0

@@ -45,7 +45,7 @@ class AudioFileDecoder:
                 samples, rate = librosa.load(sound, sr=None, mono=True, duration=request.seconds)
         except soundfile.LibsndfileError as error:
             kind = path.suffix.lower().removeprefix(".")
-            reason = f"cannot be read as {kind} sound: damaged, or no {kind} at all (libsndfile error {error.code})"
+            reason = f"cannot be read as {kind} sound: damaged, or no {kind} at all (error {error.code})"
             return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
         return _place(samples, int(rate), request.seconds)
 

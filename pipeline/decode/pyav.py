@@ -7,6 +7,7 @@ applied by FFmpeg, the display rotation here (FFmpeg's libraries only report it)
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import cast
@@ -163,7 +164,7 @@ class _Pass:
             yield _Event(stream.type, _start_of(frame, stream), _duration_of(frame, stream), frame)
 
     def _find_start(self, events: Iterator[_Event]) -> tuple[Fraction, list[_Event]]:
-        """Return t0, the smallest timestamp of the streams' first decoded frames, and the events read to find it.
+        """Return t0, the smallest timestamp of the streams' first frames, and the events read to find it.
 
         A stream that has not shown a frame yet is waited for only while the file says that it starts earlier
         than what is known, and not for longer than `HELD_EVENTS` events or `HELD_FRAMES` pictures.
@@ -284,8 +285,9 @@ class _Visual:
         if not chosen:
             return {}, self._ledger.fail("no picture could be decoded", note)
         if len(chosen) < len(rows):
-            missing = f"{len(rows) - len(chosen)} of {len(rows)} seconds, from {rows.index(None)} on, have no picture"
-            return {}, self._ledger.fail(missing, note)
+            count = f"{len(rows) - len(chosen)} of {len(rows)}"
+            why = f"{count} seconds, from {rows.index(None)} on, have no picture"
+            return {}, self._ledger.fail(why, note)
         steps = count_steps(float(self._end - self._t0), self._request.seconds)
         steps = len(rows) if self._request.short != "released" else steps
         sizes = self._request.frame_sizes
@@ -347,7 +349,7 @@ def _open(path: Path) -> av.container.InputContainer:
 
 
 def _default_streams(container: av.container.InputContainer) -> dict[str, Stream]:
-    """Return the default stream of each kind: the first marked as default, else the first. A cover is no stream."""
+    """Return the default stream of each kind: the first marked as default, else the first; never a cover."""
     chosen: dict[str, Stream] = {}
     for stream in container.streams:
         if not isinstance(stream, Stream) or stream.disposition & Disposition.attached_pic:
@@ -360,7 +362,7 @@ def _default_streams(container: av.container.InputContainer) -> dict[str, Stream
 
 def _tick(stream: Stream) -> Fraction:
     """Return the seconds of one unit of the stream's timestamps."""
-    return Fraction(stream.time_base or 0)
+    return stream.time_base or Fraction(0)
 
 
 def _claims_later(stream: Stream, moment: Fraction) -> bool:
@@ -372,9 +374,14 @@ def _start_of(frame: AVFrame, stream: Stream) -> Fraction | None:
     return None if stamp is None else stamp * _tick(stream)
 
 
+@lru_cache
+def _ratio(numerator: int, denominator: int) -> Fraction:
+    return Fraction(numerator, denominator)
+
+
 def _duration_of(frame: AVFrame, stream: Stream) -> Fraction:
     if isinstance(frame, av.AudioFrame):
-        return Fraction(frame.samples, frame.sample_rate)
+        return _ratio(frame.samples, frame.sample_rate)
     if frame.duration:
         return frame.duration * _tick(stream)
     return 1 / (stream.guessed_rate or Fraction(25))
@@ -385,19 +392,16 @@ def _to_mono(frame: av.AudioFrame) -> np.ndarray:
 
     The planes are read here: `frame.to_ndarray` reads past the last plane of 7.1 sound (PyAV 18.1).
     """
-    channels = len(frame.layout.channels)
-    dtype = SAMPLE_TYPES[frame.format.name.removesuffix("p")]
-    if frame.format.is_planar:
-        samples = np.stack(
-            [np.frombuffer(memoryview(plane), dtype, frame.samples) for plane in frame.planes[:channels]]
-        )
+    channels, planes, name = frame.layout.nb_channels, frame.planes, frame.format.name
+    dtype = SAMPLE_TYPES[name.removesuffix("p")]
+    if name.endswith("p"):
+        mono = np.zeros(frame.samples)
+        for plane in planes[:channels]:
+            mono += np.frombuffer(memoryview(plane), dtype, frame.samples)
     else:
-        samples = (
-            np.frombuffer(memoryview(frame.planes[0]), dtype, frame.samples * channels)
-            .reshape(-1, channels)
-            .T
-        )
-    mono = samples.mean(axis=0, dtype=np.float64)
+        samples = np.frombuffer(memoryview(planes[0]), dtype, frame.samples * channels)
+        mono = samples.reshape(-1, channels).sum(axis=1, dtype=np.float64)
+    mono /= channels
     if dtype is np.uint8:
         mono = (mono - 128) / 128
     elif issubclass(dtype, np.integer):

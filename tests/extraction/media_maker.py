@@ -1,8 +1,8 @@
-"""Makes media files in code whose every picture and second of sound can be recognised again. It is not a test.
+"""Makes media files whose every picture and second of sound can be recognised again. It is not a test.
 
-A picture is a grid of 4 x 4 black or white blocks: the first row is a mark that no turned or mirrored picture keeps,
-the other twelve are the bits of the picture's number. Every second of the sound has its own tone, and a click at a
-quarter of the second. Blocks and tones survive lossy codecs.
+A picture is a grid of 4 x 4 black or white blocks: the first row is a mark that no turned or mirrored
+picture keeps, the other twelve are the bits of the picture's number. Every second of the sound has its own
+tone, and a click at a quarter of the second. Blocks and tones survive lossy codecs.
 """
 
 import struct
@@ -75,9 +75,11 @@ def write_clip(
     rate: int = 44_100,
     layout: str = "mono",
 ) -> Path:
-    """Write picture number i at `frame_starts[i]` and the sound from `sound[0]` to `sound[1]`, both in seconds."""
+    """Write picture number i at `frame_starts[i]` seconds and the sound from `sound[0]` to `sound[1]`."""
     with av.open(str(path), "w") as container:
-        video: Any = _add_video(container, video_codec, size, pix_fmt, rotation) if len(frame_starts) else None
+        video: Any = (
+            _add_video(container, video_codec, size, pix_fmt, rotation) if len(frame_starts) else None
+        )
         audio: Any = container.add_stream(audio_codec, rate=rate, layout=layout) if sound else None
         blocks = _sound_blocks(sound, rate, layout, audio_format) if sound else iter(())
         block = next(blocks, None)
@@ -128,7 +130,9 @@ def _timescale(data: bytearray, at: int) -> int:
     return timescale
 
 
-def _add_video(container: Any, codec: str, size: tuple[int, int], pix_fmt: str, rotation: tuple[int, bool]) -> Any:
+def _add_video(
+    container: Any, codec: str, size: tuple[int, int], pix_fmt: str, rotation: tuple[int, bool]
+) -> Any:
     stream = container.add_stream(codec, rate=25)
     stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
     stream.codec_context.time_base = Fraction(1, TICKS)

@@ -24,8 +24,8 @@ def numbers(media):
 def check(path, starts, seconds, *, origin=0.0, lead=0.0, silent=(), request=REQUEST):
     """Decode and compare every step with what the file was made of.
 
-    `origin` is t0 in the media's own time; `lead` is the part of a second by which an audio codec's priming samples,
-    where the container cannot mark them, come before that.
+    `origin` is t0 in the media's own time; `lead` is the part of a second by which an audio codec's priming
+    samples, where the container cannot mark them, come before that.
     """
     media = PyAVDecoder().decode(path, request)
     assert (media.visual.state, media.visual.reason) == (State.COMPLETE, "")
@@ -154,7 +154,10 @@ def test_every_requested_size_comes_from_one_pass(tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2))
     cut = FrameSize("crop", 64, shorter_side=128, filter="bicubic")
     frames = PyAVDecoder().decode(path, DecodeRequest(frame_sizes=(SIZE, cut))).frames
-    assert {size: array.shape for size, array in frames.items()} == {SIZE: (2, 224, 224, 3), cut: (2, 64, 64, 3)}
+    assert {size: array.shape for size, array in frames.items()} == {
+        SIZE: (2, 224, 224, 3),
+        cut: (2, 64, 64, 3),
+    }
 
 
 def test_released_rule_counts_frames_and_cycles_through_the_last_second(tmp_path):

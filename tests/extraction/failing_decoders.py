@@ -1,0 +1,79 @@
+"""Decoders that crash, hang or bloat, for the tests of the child that carries them. It is not a test.
+
+What they do is told by the file's name; everything they do is written beside the file, one line per attempt.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from pipeline.store.schema import State
+from pipeline.timeline import Media, Track
+
+
+class FailingDecoder:
+    name = "failing"
+
+    def version(self):
+        return "0"
+
+    def prepare(self, path):
+        pass
+
+    def has_pictures(self, path):
+        return False
+
+    def decode(self, path, request):
+        attempts = path.parent / f"{path.name}.attempts"
+        with attempts.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        sys.stdout.write("noise on stdout\n")
+        sys.stdout.flush()
+        os.write(1, b"noise of a C library on stdout\n")
+        os.write(2, b"noise on stderr\n")
+        getattr(self, path.stem.replace("-", "_"))(len(attempts.read_text().splitlines()))
+        done = Track(State.COMPLETE, 1)
+        frames = {size: np.full((1, size.size, size.size, 3), 7, np.uint8) for size in request.frame_sizes}
+        return Media(done, done, frames, np.ones(8000, np.float32), 8000)
+
+    def fine(self, attempt):
+        pass
+
+    def killed(self, attempt):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def crashed(self, attempt):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def killed_once(self, attempt):
+        if attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed_differently(self, attempt):
+        os.kill(os.getpid(), signal.SIGKILL if attempt == 1 else signal.SIGSEGV)
+
+    def hanging(self, attempt):
+        time.sleep(600)
+
+    def stopped(self, attempt):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def spinning(self, attempt):
+        while True:
+            pass
+
+    def busy(self, attempt):
+        start = time.process_time()
+        while time.process_time() - start < 0.45:
+            pass
+
+    def bloating(self, attempt):
+        blocks = []
+        while True:
+            blocks.append(np.ones(4_000_000, np.float64))
+
+    def buggy(self, attempt):
+        raise ZeroDivisionError("a mistake of ours")

@@ -1,0 +1,213 @@
+"""What becomes of files that lack something, are damaged, or are no media at all."""
+
+import logging
+import socket
+from pathlib import Path
+
+import media_maker
+import pytest
+
+from pipeline.child import DecodingChild, Limits
+from pipeline.decode import open_decoder
+from pipeline.store.schema import State
+from pipeline.timeline import DecodeRequest, FrameSize
+
+SIZE = FrameSize("stretch", 64)
+REQUEST = DecodeRequest(seconds=20, frame_sizes=(SIZE,))
+SECONDS_PER_FILE = 30
+
+
+def decode(path, request=REQUEST):
+    return open_decoder("pyav").decode(Path(path), request)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(6), (0, 6))
+
+
+def damage(path, share_from, share_to):
+    """Overwrite a part of an MP4 file's media data, given as shares of it."""
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat") + 4
+    end = data.rindex(b"moov") - 4
+    first, last = (round(begin + (end - begin) * share) for share in (share_from, share_to))
+    data[first:last] = b"\xff" * (last - first)
+    path.write_bytes(data)
+
+
+def test_no_sound(tmp_path):
+    media = decode(media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(3)))
+    assert (media.visual.state, media.visual.steps) == (State.COMPLETE, 3)
+    assert (media.audio.state, media.audio.steps, len(media.waveform)) == (State.ABSENT, 0, 0)
+
+
+def test_no_picture(tmp_path):
+    media = decode(media_maker.write_clip(tmp_path / "clip.mp4", sound=(0, 3)))
+    assert (media.visual.state, media.visual.steps, media.frames) == (State.ABSENT, 0, {})
+    assert (media.audio.state, media.audio.steps) == (State.COMPLETE, 3)
+
+
+def test_black_and_silent_is_complete(tmp_path):
+    import av
+    import numpy as np
+
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("ffv1", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "bgra"
+        audio = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24").reformat(
+                format="bgra"
+            )
+            frame.pts = number
+            container.mux(video.encode(frame))
+            block = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+            block.sample_rate, block.pts = 8000, number * 800
+            container.mux(audio.encode(block))
+    media = decode(path)
+    assert (media.visual.state, media.audio.state) == (State.COMPLETE, State.COMPLETE)
+    assert (media.visual.steps, media.audio.steps) == (2, 2)
+    assert not media.waveform.any()
+    assert not media.frames[SIZE].any()
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    media = decode(tmp_path / "clip.mp4")
+    assert media.visual == media.audio
+    assert (media.visual.state, media.visual.reason) == (State.FAILED, "the file is empty (0 bytes)")
+
+
+def test_missing_file(tmp_path):
+    assert decode(tmp_path / "clip.mp4").visual.reason == "there is no such file"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "wav", "mp3"])
+def test_file_that_is_no_media(tmp_path, suffix):
+    path = tmp_path / f"clip.{suffix}"
+    path.write_bytes(b"this is a shopping list: bread, milk, eggs\n" * 300)
+    media = decode(path)
+    assert media.audio.state is State.FAILED
+    assert "cannot be" in media.audio.reason
+
+
+def test_playlist_makes_nothing_be_fetched(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/clip.ts"
+        path = tmp_path / "list.m3u8"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{address}\n#EXT-X-ENDLIST\n")
+        assert decode(path).visual.state is State.FAILED
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_truncated_file_keeps_what_is_there(tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mkv", media_maker.steady(8), (0, 8))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    media = decode(path)
+    assert media.visual.state is State.COMPLETE
+    assert media.audio.state is State.COMPLETE
+    assert 3 <= media.visual.steps <= 5
+    numbers = [media_maker.read(picture) for picture in media.frames[SIZE]]
+    assert numbers[:-1] == [12 + 25 * step for step in range(media.visual.steps - 1)]
+
+
+def test_truncated_before_its_index_cannot_be_opened(clip):
+    data = clip.read_bytes()
+    clip.write_bytes(data[: data.rindex(b"moov") - 4])
+    media = decode(clip)
+    assert (media.visual.state, media.audio.state) == (State.FAILED, State.FAILED)
+    assert media.visual.reason.startswith("cannot be opened: ")
+
+
+def test_small_damage_is_counted_in_the_reason(clip):
+    damage(clip, 0.5, 0.503)
+    media = decode(clip)
+    tracks = [media.visual, media.audio]
+    assert [track.state for track in tracks] == [State.COMPLETE, State.COMPLETE]
+    assert [track.steps for track in tracks] == [6, 6]
+    assert any("cannot be decoded" in track.reason for track in tracks)
+
+
+def test_damage_of_whole_seconds_fails_both(clip):
+    damage(clip, 0.3, 0.8)
+    media = decode(clip)
+    assert media.visual.state is State.FAILED
+    assert "have no picture" in media.visual.reason
+    assert media.audio.state is State.FAILED
+    assert "of the sound could be decoded" in media.audio.reason
+    assert media.frames == {}
+    assert len(media.waveform) == 0
+
+
+def test_damage_of_everything_fails_both(clip):
+    damage(clip, 0, 1)
+    media = decode(clip)
+    assert (media.visual.state, media.audio.state) == (State.FAILED, State.FAILED)
+    assert media.visual.reason.startswith("no picture could be decoded; 150 of 150 packets of the picture")
+    assert media.audio.reason.startswith("no sound could be decoded")
+
+
+def test_picture_with_too_many_pixels_is_refused(clip):
+    media = decode(clip, DecodeRequest(frame_sizes=(SIZE,), max_pixels=192 * 128 - 1))
+    assert (media.visual.state, media.audio.state) == (State.FAILED, State.COMPLETE)
+    assert media.visual.reason == "a picture of 192x128 has more than 24575 pixels"
+
+
+def test_what_is_not_asked_for_stays_pending_and_moves_no_time(tmp_path):
+    path = media_maker.write_clip(
+        tmp_path / "clip.mov",
+        media_maker.steady(4, start=9),
+        (8, 13),
+        audio_codec="pcm_s16le",
+        audio_format="s16",
+    )
+    whole = decode(path)
+    sound = decode(path, DecodeRequest(frame_sizes=()))
+    picture = decode(path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), wants_audio=False))
+    assert (sound.visual.state, picture.audio.state) == (State.PENDING, State.PENDING)
+    assert (sound.waveform == whole.waveform).all()
+    assert picture.visual == whole.visual
+
+
+def test_nothing_is_printed(clip, capfd, caplog):
+    damage(clip, 0.3, 0.8)
+    with caplog.at_level(logging.DEBUG):
+        decode(clip)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+@pytest.mark.real
+def test_real_files_end_as_the_index_says(shared_data):
+    rows = (shared_data / "media" / "INDEX.tsv").read_text(encoding="utf-8").splitlines()
+    records = [dict(zip(rows[0].split("\t"), row.split("\t"), strict=False)) for row in rows[1:]]
+    assert len(records) >= 70
+    with DecodingChild("pyav", Limits(wall_seconds=SECONDS_PER_FILE)) as child:
+        for record in records:
+            media = child.decode(shared_data / "media" / record["file"], REQUEST)
+            states = (media.visual.state, media.audio.state)
+            assert states == expected_states(record), (record["file"], media.visual, media.audio)
+            for track in (media.visual, media.audio):
+                assert track.reason or track.state is not State.FAILED
+
+
+UNDECODABLE = {"odd/sample_fragmented_uuid.mp4", "odd/invalid-bitstream.webm", "odd/sample_ac4.mp4"}
+NOT_OPENED = {"odd/zero_length.webm", "odd/sample_fragmented_sideloaded_track.mp4"}
+
+
+def expected_states(record):
+    """Return (visual, audio) as the index's columns and notes tell it."""
+    name = record["file"]
+    if name in NOT_OPENED:
+        return State.FAILED, State.FAILED
+    decoded = State.FAILED if name in UNDECODABLE else State.COMPLETE
+    visual = decoded if record["video_codec"] else State.ABSENT
+    audio = decoded if record["audio_codec"] else State.ABSENT
+    if name == "audio/100kB-garbage-prefix.mp3":
+        audio = State.FAILED
+    return visual, audio
