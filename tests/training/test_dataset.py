@@ -35,7 +35,7 @@ def test_a_row_holds_its_own_videos_stored_seconds(memory_bytes):
             batch.visual["resnet18-map"][row], store.arrays["resnet18-map"][video, ::2]
         )
     assert batch.video_id == ("video4", "video3", "video10", "video3")
-    assert batch.question["tokens"][:, 1].tolist() == [3, 2, 2, 3]
+    assert batch.question["tokens"].tolist() == [[1, word, 0] for word in (3, 2, 2, 3)]
     assert batch.answer.tolist() == [
         int(store.truth[m][v]) for v, m in ((4, "visual"), (3, "audio"), (10, "audio"), (3, "visual"))
     ]

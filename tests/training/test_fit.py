@@ -51,7 +51,9 @@ class Killed(Exception):
 
 
 def test_learns_what_the_features_tell(tmp_path):
-    method, _ = train(tmp_path / "run", make_store(videos=120), epochs=40, decay_epochs=40)
+    method, _ = train(
+        tmp_path / "run", make_store(videos=120), epochs=12, decay_epochs=12, learning_rate=1e-2
+    )
     last = read_metrics(tmp_path / "run")[-1]
     assert last["validation"]["complete"] > 90
     assert last["losses"]["answer"] < 0.3
@@ -96,7 +98,9 @@ test_fit.train(Path({run!r}), report=kill)
 def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tmp_path):
     tests = Path(__file__).parent
     script = KILLED_RUN.format(tests=str(tests), root=str(tests.parent.parent), run=str(tmp_path / "killed"))
-    ended = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
     assert ended.returncode == -signal.SIGKILL
     assert len(read_metrics(tmp_path / "killed")) == 1
     threads = torch.get_num_threads()
@@ -128,12 +132,21 @@ def test_the_run_folder_tells_what_was_run(tmp_path):
     train(tmp_path / "run", missing_rates={"audio": 0.4}, method="modality-dropout")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["method"], config["seed"], config["sizes"]["input_shapes"]["resnet18-map"]) == (
-        "modality-dropout", 1, [16, 2, 2],
+        "modality-dropout",
+        1,
+        [16, 2, 2],
     )
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["libraries"]["torch"] == torch.__version__.split("+")[0] or environment["libraries"]["torch"]
+    assert (
+        environment["libraries"]["torch"] == torch.__version__.split("+")[0]
+        or environment["libraries"]["torch"]
+    )
     assert set(environment["store_fingerprints"]) == {"vggish", "resnet18-map"}
-    assert json.loads((tmp_path / "run" / "vocabulary.json").read_text())["answers"] == ["flute", "drum", "piano"]
+    assert json.loads((tmp_path / "run" / "vocabulary.json").read_text())["answers"] == [
+        "flute",
+        "drum",
+        "piano",
+    ]
     assert load_masks(tmp_path / "run" / "masks-train.json").rates == {"audio": 0.4}
     assert not list((tmp_path / "run").glob("*.partial"))
 
@@ -175,7 +188,10 @@ def test_stages_share_the_epochs_and_free_their_own_parameters():
             raise AssertionError
 
     plan = plan_stages(Staged(), "staged", 5)
-    assert [(stage.name, list(epochs)) for stage, epochs in plan] == [("backbone", [0, 1]), ("all", [2, 3, 4])]
+    assert [(stage.name, list(epochs)) for stage, epochs in plan] == [
+        ("backbone", [0, 1]),
+        ("all", [2, 3, 4]),
+    ]
     assert [epochs for _, epochs in plan_stages(Staged(), "joint", 5)] == [range(5)]
 
 
