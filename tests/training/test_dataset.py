@@ -143,6 +143,10 @@ def test_refuses_a_store_that_lacks_or_has_not_finished_something():
     del wordless.question_rows[TEXTS["visual"]]
     with pytest.raises(UserError, match="What shows"):
         make_dataset(wordless)
+    unread = make_store()
+    next(iter(unread.questions.values()))[1] = -1
+    with pytest.raises(UserError, match="lacks tokens-"):
+        make_dataset(unread)
     with pytest.raises(UserError, match="map size 9"):
         make_dataset(map_size=9)
     with pytest.raises(UserError, match="no split 'dev'"):

@@ -18,6 +18,7 @@ from train.config import make_config
 from train.features import FeatureBank
 from train.fit import fit, measure_accuracy, plan_stages
 from train.interfaces import Stage
+from train.methods import METHODS
 from train.missingness import load_masks
 from train.run_folder import is_finished, load_run, read_metrics
 
@@ -68,17 +69,20 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("stop", [(1, 2), (2, 1), (3, 3)])
-@pytest.mark.parametrize("method", ["zero-fill", "modality-dropout"])
-def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path, stop, method):
+STOPS = [("zero-fill", (1, 2)), ("zero-fill", (3, 1)), *((method, (2, 1)) for method in METHODS)]
+
+
+@pytest.mark.parametrize(("method", "stop"), STOPS)
+def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path, method, stop):
     def stop_there(progress):
         if (progress.epoch, progress.step) == stop and progress.validation is None:
             raise Killed
 
-    train(tmp_path / "whole", method=method)
+    chosen = {"inputs": "question"} if method == "reference" else {"method": method, "training": "staged"}
+    train(tmp_path / "whole", **chosen)
     with pytest.raises(Killed):
-        train(tmp_path / "stopped", method=method, report=stop_there)
-    train(tmp_path / "stopped", method=method, resume=True)
+        train(tmp_path / "stopped", **chosen, report=stop_there)
+    train(tmp_path / "stopped", **chosen, resume=True)
     for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl", "config.json"):
         assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
