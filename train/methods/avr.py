@@ -75,7 +75,7 @@ REFINE_VARIANTS = {
 class DiffusionSizes:
     """Steps of the diffusion and widths of its U-Net; the defaults are the paper's, where it names them.
 
-    `gradient_steps`: only the last so many network calls of a reverse chain get a gradient (None: all). `recompute`:
+    `width`: channels of the joint map that is diffused (None: those of the visual map, as released). `gradient_steps`: only the last so many network calls of a reverse chain get a gradient (None: all). `recompute`:
     activations of a chain are recomputed in the backward pass instead of kept.
     """
 
@@ -84,6 +84,7 @@ class DiffusionSizes:
     dim: int = 64
     mults: tuple[int, ...] = (1, 2)
     stem_kernel: int = 7
+    width: int | None = None
     gradient_steps: int | None = None
     recompute: bool = False
 
@@ -116,16 +117,17 @@ class AudioVisualRefiner(nn.Module):
             raise ValueError(f"AVR joins an audio vector and a map or a vector, not {audio} and {visual}")
         self.settings, self.sizes = settings, sizes
         self.is_map, self.split = len(visual) == 3, audio[0]
-        self.join = nn.Conv2d(audio[0] + visual[0], visual[0], 1)
-        self.read = nn.Conv2d(visual[0], audio[0] + visual[0], 1)
+        width = sizes.width or visual[0]
+        self.join = nn.Conv2d(audio[0] + visual[0], width, 1)
+        self.read = nn.Conv2d(width, audio[0] + visual[0], 1)
         if settings.correction:
             nn.init.zeros_(self.read.weight)
             nn.init.zeros_(self.read.bias)
-        unet = UNet(channels=visual[0], dim=sizes.dim, mults=sizes.mults, stem_kernel=sizes.stem_kernel)
+        unet = UNet(channels=width, dim=sizes.dim, mults=sizes.mults, stem_kernel=sizes.stem_kernel)
         self.diffusion = GaussianDiffusion(
             unet, steps=sizes.steps, schedule=sizes.schedule, objective=settings.objective
         )
-        self.moments = RunningMoments(visual[0])
+        self.moments = RunningMoments(width)
 
     def loss(self, audio: Tensor, visual: Tensor) -> Tensor:
         """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, channel, height, width].
@@ -266,13 +268,14 @@ class Avr(nn.Module):
         dim: int = 64,
         mults: Sequence[int] = (1, 2),
         stem_kernel: int = 7,
+        width: int | None = None,
         gradient_steps: int | None = None,
         recompute: bool = False,
         refine_weight: float = 1.0,
     ) -> None:
         super().__init__()
         settings = refine_settings(variant)
-        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, gradient_steps, recompute)
+        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
         self.backbone = backbone
         self.refiner = AudioVisualRefiner(backbone.feature_shapes, sizes=sizes, settings=settings)
         self.fill = NoiseFill(backbone.feature_shapes)

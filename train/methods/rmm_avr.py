@@ -80,6 +80,7 @@ class RmmAvr(nn.Module):
         dim: int = 64,
         mults: Sequence[int] = (1, 2),
         stem_kernel: int = 7,
+        width: int | None = None,
         gradient_steps: int | None = None,
         recompute: bool = False,
         recall_weight: float = 1.0,
@@ -87,7 +88,7 @@ class RmmAvr(nn.Module):
     ) -> None:
         super().__init__()
         recall, refine = recall_settings(variant), refine_settings(variant)
-        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, gradient_steps, recompute)
+        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
         shapes = backbone.feature_shapes
         self.settings = JOIN_VARIANTS[variant]
         self.backbone = backbone
