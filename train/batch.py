@@ -3,7 +3,7 @@
 Missingness is applied here, before any model: a modality that is absent has no tensor at all in a homogeneous batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -79,6 +79,13 @@ class Batch:
             rows = (codes == code).nonzero().squeeze(1)
             part = self if len(rows) == len(self) else self.select(rows)
             yield rows, part.without(*(m for bit, m in enumerate(MODALITIES) if not code >> bit & 1))
+
+    def answer_by_presence(self, predict: Callable[["Batch"], Tensor]) -> Tensor:
+        """Return [batch, answer]: what `predict` says of each homogeneous part, put back in the order of the rows."""
+        parts = [(rows, predict(part)) for rows, part in self.split_by_presence()]
+        answers = torch.cat([answer for _, answer in parts])
+        order = torch.cat([rows for rows, _ in parts]).to(answers.device)
+        return torch.empty_like(answers).index_copy_(0, order, answers)
 
     def _map(self, on_tensor: Any, on_names: Any) -> "Batch":
         def convert(value: Any) -> Any:

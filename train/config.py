@@ -1,15 +1,21 @@
-"""What a run is made of, as data: sizes, presets, every setting of training. It loads no torch.
+"""What a run is made of, as data: sizes, presets, every setting of training. It builds nothing and loads no torch.
 
-Source: the AVST release's training script and the ECCV 2024 missing-modality paper, preset by preset.
+Source: preset by preset below; "paper" is the ECCV 2024 missing-modality paper.
 """
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.failure import UserError
+
+Inputs = Literal["all", "question", "audio,question", "visual,question"]
 
 
 class ModelSizes(BaseModel):
     """The sizes that a backbone is built from.
 
-    `words` and `answers` count the frozen vocabulary. `input_shapes`: {stored feature: one time step},
+    `words` and `answers` count the frozen vocabulary. `input_shapes`: {stored feature: shape of one time step},
     for example {"vggish": (128,), "resnet18-map": (512, 14, 14)}. `channels` is the width of steps and pooled
     vectors.
     """
@@ -23,3 +29,126 @@ class ModelSizes(BaseModel):
     heads: int = 4
     dropout: float = 0.1
     time_steps: int = 10
+
+
+class TrainConfig(BaseModel):
+    """Every setting of one run; what stands here and the stores decide the weights.
+
+    `options` are keywords of the method. `map_size`: maps are pooled to that many cells a side, None keeps them.
+    The learning rate is multiplied by `decay_factor` after every `decay_epochs` epochs of a stage. `missing_rates`:
+    share of the training questions that lose a modality, drawn by `unit` from `seed`. `inputs` other than "all"
+    train a reference that never sees a modality. `sizes` is filled in by the run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = "avst"
+    method: str = "rmm-avr"
+    variant: str = "recommended"
+    inputs: Inputs = "all"
+    preset: str = "paper"
+    manifest: str = ""
+    store: str = ""
+    seed: int = Field(1, ge=0)
+    device: str = "auto"
+    precision: Literal["float32"] = "float32"
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    decay_epochs: int = Field(8, ge=1)
+    decay_factor: float = Field(0.1, gt=0, le=1)
+    training: Literal["joint", "staged"] = "joint"
+    channels: int = Field(512, ge=1)
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    time_steps: int = Field(10, ge=1)
+    map_size: int | None = Field(None, ge=1)
+    missing_rates: dict[str, float] = Field(default_factory=dict)
+    unit: Literal["video", "question"] = "question"
+    options: dict[str, Any] = Field(default_factory=dict)
+    sizes: ModelSizes | None = None
+
+    @model_validator(mode="after")
+    def _references_have_their_own_method(self) -> "TrainConfig":
+        if (self.inputs == "all") == (self.method == "reference"):
+            raise ValueError("method 'reference' goes with inputs other than 'all', and no other method does")
+        return self
+
+
+class Preset(BaseModel):
+    """Settings under one name; `options` holds the keywords of each method that departs from its own defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    settings: dict[str, Any]
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+_DEMO_DIFFUSION = {"steps": 4, "dim": 16, "stem_kernel": 3, "gradient_steps": 1}
+
+PRESETS = {
+    "paper": Preset(
+        source="batch, optimiser and rate of the ECCV 2024 paper; it leaves epochs, schedule and stages open: AVST's "
+        "released schedule (step 8, effective end near epoch 20), the backbone first on complete data",
+        settings={
+            "epochs": 20,
+            "batch_size": 4,
+            "learning_rate": 1e-4,
+            "decay_epochs": 8,
+            "decay_factor": 0.1,
+            "training": "staged",
+        },
+    ),
+    "released": Preset(
+        source="the training script of the ECCV 2024 paper's release: one stage, 50 epochs, step 20",
+        settings={
+            "epochs": 50,
+            "batch_size": 4,
+            "learning_rate": 1e-4,
+            "decay_epochs": 20,
+            "decay_factor": 0.1,
+            "training": "joint",
+        },
+    ),
+    "demo": Preset(
+        source="sized for minutes on two cores: pooled maps, few slots and diffusion steps",
+        settings={
+            "epochs": 12,
+            "batch_size": 64,
+            "learning_rate": 3e-4,
+            "decay_epochs": 9,
+            "decay_factor": 0.3,
+            "training": "joint",
+            "map_size": 4,
+        },
+        options={
+            "rmm": {"slots": 16},
+            "avr": _DEMO_DIFFUSION,
+            "rmm-avr": {"slots": 16, **_DEMO_DIFFUSION},
+        },
+    ),
+}
+
+
+def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
+    """Return the settings of `preset` with `overrides`, of which None means: as the preset has it.
+
+    `options` are laid over the preset's options of the method. Inputs other than "all" choose the method "reference".
+    Raises `UserError` naming the setting and its value where one is unknown or out of range.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if given.get("inputs", "all") != "all":
+        given["method"] = "reference"
+    settings = {"preset": preset, **PRESETS[preset].settings, **given}
+    method = settings.get("method", TrainConfig.model_fields["method"].default)
+    reference = {"inputs": settings["inputs"]} if method == "reference" and "inputs" in settings else {}
+    settings["options"] = {**PRESETS[preset].options.get(method, {}), **reference, **given.get("options", {})}
+    try:
+        return TrainConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise UserError(f"{name} = {first['input']!r}: {first['msg']}") from None

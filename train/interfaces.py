@@ -42,6 +42,7 @@ class Backbone(Protocol):
     step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of
     steps and pooled vectors. `time_steps`: the rows it takes from a store, spread evenly over the stored seconds.
     `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio` and `Batch.visual` hold.
+    `uses_negatives`: whether its training looks at pictures of other videos.
     """
 
     needs: dict[str, tuple[str, ...]]
@@ -49,6 +50,7 @@ class Backbone(Protocol):
     input_shapes: dict[str, tuple[int, ...]]
     channels: int
     time_steps: int
+    uses_negatives: bool
 
     def encode(self, batch: Batch) -> Representation:
         """Return the features level of what the (homogeneous) batch holds; an absent modality stays absent."""

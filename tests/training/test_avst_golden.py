@@ -1,4 +1,4 @@
-"""AVST against the released network: its outputs under weights and inputs that a formula gives (golden/avst.json)."""
+"""AVST against the released network: what it gave under weights and inputs by formula (golden/avst.json)."""
 
 import json
 from pathlib import Path

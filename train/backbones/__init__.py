@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from pipeline.failure import UserError
 from train.config import ModelSizes
@@ -29,8 +30,18 @@ def make_backbone(name: str, sizes: ModelSizes) -> Backbone:
 
     Raises `UserError` naming the known backbones where `name` is not one of them.
     """
+    backbone: Backbone = _load(name)(sizes)
+    return backbone
+
+
+def needs_of(name: str) -> dict[str, tuple[str, ...]]:
+    """Return {"question" | "audio" | "visual": stored feature names} that the backbone `name` reads."""
+    needs: dict[str, tuple[str, ...]] = _load(name).needs
+    return needs
+
+
+def _load(name: str) -> Any:
     if name not in BACKBONES:
         raise UserError(f"backbone {name!r} is unknown: choose one of {', '.join(BACKBONES)}")
     module, _, class_name = BACKBONES[name].path.partition(":")
-    backbone: Backbone = getattr(import_module(module), class_name)(sizes)
-    return backbone
+    return getattr(import_module(module), class_name)

@@ -37,6 +37,7 @@ class Avst(nn.Module):
     """
 
     needs = {"question": ("tokens",), "audio": ("vggish",), "visual": ("resnet18-map",)}  # noqa: RUF012
+    uses_negatives = True
 
     def __init__(self, sizes: ModelSizes) -> None:
         super().__init__()

@@ -1,0 +1,161 @@
+"""Batches out of a store: which rows, what is there, negatives, order, memory."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_store import SHAPES, SIZES, TEXTS, make_manifest, make_store
+
+from pipeline.failure import UserError
+from pipeline.store.schema import State
+from train.backbones import make_backbone
+from train.dataset import QuestionDataset, input_shapes
+from train.features import FeatureBank, strided_steps
+
+
+def make_dataset(store=None, split="train", map_size=None, memory_bytes=10**9, time_steps=4):
+    store = make_store() if store is None else store
+    backbone = make_backbone("avst", SIZES.model_copy(update={"time_steps": time_steps}))
+    bank = FeatureBank(store, memory_bytes=memory_bytes)
+    return QuestionDataset(bank, make_manifest(store), split, backbone, map_size)
+
+
+def test_a_model_reads_rows_spread_evenly_over_the_seconds():
+    assert strided_steps(60, 10) == (0, 6, 12, 18, 24, 30, 36, 42, 48, 54)
+    assert strided_steps(8, 10) == tuple(range(8))
+    assert strided_steps(10, 4) == (0, 2, 5, 7)
+
+
+@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
+def test_a_row_holds_its_own_videos_stored_seconds(memory_bytes):
+    store = make_store()
+    batch = make_dataset(store, memory_bytes=memory_bytes).batch([9, 6, 20, 7])
+    for row, video in enumerate((4, 3, 10, 3)):
+        np.testing.assert_array_equal(batch.audio["vggish"][row], store.arrays["vggish"][video, ::2])
+        np.testing.assert_array_equal(
+            batch.visual["resnet18-map"][row], store.arrays["resnet18-map"][video, ::2]
+        )
+    assert batch.video_id == ("video4", "video3", "video10", "video3")
+    assert batch.question["tokens"].tolist() == [[1, word, 0] for word in (3, 2, 2, 3)]
+    assert batch.answer.tolist() == [
+        int(store.truth[m][v]) for v, m in ((4, "visual"), (3, "audio"), (10, "audio"), (3, "visual"))
+    ]
+
+
+def test_absent_failed_and_short_tracks_are_masked_and_never_read_as_features():
+    batch = make_dataset().batch([0, 2, 4, 6])
+    assert batch.audio_mask.tolist() == [[False] * 4, [True] * 4, [True, True, False, False], [True] * 4]
+    assert batch.visual_mask.tolist() == [[True] * 4, [False] * 4, [True, True, False, False], [True] * 4]
+    for features, mask in (
+        (batch.audio["vggish"], batch.audio_mask),
+        (batch.visual["resnet18-map"], batch.visual_mask),
+    ):
+        assert features[mask].isfinite().all()
+        assert features[~mask].isnan().all()
+
+
+def test_a_modality_that_nothing_has_is_none():
+    hidden = {q.question_id: ("audio",) for q in make_manifest(make_store()).questions["train"]}
+    batch = make_dataset().batch([6, 7], masks=hidden)
+    assert batch.audio is None
+    assert batch.visual is not None
+    assert not batch.audio_mask.any()
+
+
+def test_what_a_mask_hides_is_not_read():
+    store = make_store()
+    store.arrays["vggish"][4] = np.nan
+    batch = make_dataset(store).batch([6, 8], masks={"4-audio": ("audio",)})
+    assert batch.audio_mask.any(1).tolist() == [True, False]
+    assert batch.visual_mask.all()
+
+
+def test_negatives_are_real_steps_of_other_videos_of_the_split():
+    store = make_store()
+    store.arrays["resnet18-map"][:] = np.nan
+    for video in range(24):
+        count = store.step_counts["visual"][video]
+        store.arrays["resnet18-map"][video, :count] = video
+    dataset = make_dataset(store)
+    rows = [4, 6, 8, 9, 20] * 40
+    drawn = dataset.batch(rows, torch.Generator().manual_seed(3)).negatives["resnet18-map"][:, :, 0, 0, 0]
+    assert drawn.isfinite().all()
+    own = torch.tensor([int(dataset.questions[row].video_id.removeprefix("video")) for row in rows])
+    assert not (drawn == own[:, None]).any()
+    assert set(drawn.unique().int().tolist()) == set(range(14)) - {1}
+    assert dataset.batch(rows).negatives is None
+
+
+def test_the_same_generator_gives_the_same_order_and_negatives():
+    dataset = make_dataset()
+    runs = [list(dataset.batches(8, torch.Generator().manual_seed(5))) for _ in range(2)]
+    other = list(dataset.batches(8, torch.Generator().manual_seed(6)))
+    for left, right in zip(*runs, strict=True):
+        assert left.question_id == right.question_id
+        assert torch.equal(left.negatives["resnet18-map"], right.negatives["resnet18-map"])
+    assert [b.question_id for b in runs[0]] != [b.question_id for b in other]
+
+
+def test_every_question_comes_once_and_the_last_batch_is_kept():
+    dataset = make_dataset()
+    batches = list(dataset.batches(8, torch.Generator().manual_seed(0)))
+    assert [len(b) for b in batches] == [8, 8, 8, 4]
+    assert sorted(i for b in batches for i in b.question_id) == sorted(
+        q.question_id for q in dataset.questions
+    )
+    assert [i for b in dataset.batches(8) for i in b.question_id] == [
+        q.question_id for q in dataset.questions
+    ]
+
+
+def test_maps_are_pooled_by_average_to_the_asked_size():
+    store = make_store()
+    pooled = make_dataset(store, map_size=2).batch([6]).visual["resnet18-map"]
+    windows = store.arrays["resnet18-map"][3, ::2].astype(np.float32).reshape(4, 16, 2, 2, 2, 2).mean((3, 5))
+    np.testing.assert_allclose(pooled[0], windows, atol=2e-3)
+    needs = {"audio": ("vggish",), "visual": ("resnet18-map",)}
+    assert input_shapes(store, needs, 2) == {"vggish": (8,), "resnet18-map": (16, 2, 2)}
+    assert input_shapes(store, needs, None) == SHAPES
+
+
+def test_one_bank_reads_a_feature_once_for_every_split():
+    store = make_store()
+    backbone, bank, manifest = make_backbone("avst", SIZES), FeatureBank(store), make_manifest(store)
+    for split in manifest.splits:
+        QuestionDataset(bank, manifest, split, backbone)
+    assert sorted(store.reads) == ["resnet18-map", "vggish"]
+
+
+def test_says_which_questions_lost_a_modality_by_nature():
+    assert make_dataset().naturally_complete[:8].tolist() == [False] * 4 + [True] * 4
+
+
+def test_refuses_a_store_that_lacks_or_has_not_finished_something():
+    pending = make_store()
+    pending.states["visual"][5] = State.PENDING
+    with pytest.raises(UserError, match="video5"):
+        make_dataset(pending)
+    shorter = make_store()
+    manifest = make_manifest(shorter)
+    shorter.video_ids = shorter.video_ids[:-2]
+    with pytest.raises(UserError, match="video22"):
+        QuestionDataset(FeatureBank(shorter), manifest, "test", make_backbone("avst", SIZES))
+    wordless = make_store()
+    del wordless.question_rows[TEXTS["visual"]]
+    with pytest.raises(UserError, match="What shows"):
+        make_dataset(wordless)
+    with pytest.raises(UserError, match="map size 9"):
+        make_dataset(map_size=9)
+    with pytest.raises(UserError, match="no split 'dev'"):
+        make_dataset(split="dev")
+
+
+def test_an_answer_outside_the_frozen_list_is_marked():
+    store = make_store()
+    store.truth["audio"] = store.truth["audio"].copy()
+    manifest = make_manifest(store)
+    odd = manifest.questions["train"][6].__class__(
+        **{**manifest.questions["train"][6].__dict__, "answer": "kazoo"}
+    )
+    manifest.questions["train"] = (odd,)
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    assert dataset.answers.tolist() == [-1]

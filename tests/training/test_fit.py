@@ -1,0 +1,234 @@
+"""The training loop on a tiny store: it learns, selects, stops anywhere and resumes to the same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_store import make_manifest, make_store
+
+from pipeline.failure import UserError
+from train.config import make_config
+from train.features import FeatureBank
+from train.fit import fit, measure_accuracy, plan_stages
+from train.interfaces import Stage
+from train.missingness import load_masks
+from train.run_folder import is_finished, load_run, read_metrics
+
+TINY = {
+    "preset": "demo",
+    "method": "zero-fill",
+    "channels": 16,
+    "heads": 2,
+    "time_steps": 4,
+    "map_size": 2,
+    "batch_size": 16,
+    "epochs": 3,
+    "learning_rate": 3e-3,
+    "device": "cpu",
+}
+
+
+def tiny_config(**overrides):
+    return make_config(**{**TINY, **overrides})
+
+
+def train(run: Path, store=None, report=None, resume=False, **overrides):
+    store = make_store(videos=60) if store is None else store
+    return fit(
+        tiny_config(**overrides), make_manifest(store), FeatureBank(store), run, resume=resume, report=report
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def test_learns_what_the_features_tell(tmp_path):
+    method, _ = train(
+        tmp_path / "run", make_store(videos=120), epochs=12, decay_epochs=12, learning_rate=1e-2
+    )
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["validation"]["complete"] > 90
+    assert last["losses"]["answer"] < 0.3
+    assert not method.training
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tmp_path / name, seed=seed)
+    first, twin, other = (load_file(tmp_path / name / "last.safetensors") for name in "abc")
+    assert all(torch.equal(first[name], twin[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("stop", [(1, 2), (2, 1), (3, 3)])
+@pytest.mark.parametrize("method", ["zero-fill", "modality-dropout"])
+def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path, stop, method):
+    def stop_there(progress):
+        if (progress.epoch, progress.step) == stop and progress.validation is None:
+            raise Killed
+
+    train(tmp_path / "whole", method=method)
+    with pytest.raises(Killed):
+        train(tmp_path / "stopped", method=method, report=stop_there)
+    train(tmp_path / "stopped", method=method, resume=True)
+    for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl", "config.json"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {root!r}]
+import test_fit
+def kill(progress):
+    if (progress.epoch, progress.step) == (2, 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+test_fit.train(Path({run!r}), report=kill)
+"""
+
+
+def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tmp_path):
+    tests = Path(__file__).parent
+    script = KILLED_RUN.format(tests=str(tests), root=str(tests.parent.parent), run=str(tmp_path / "killed"))
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL
+    assert len(read_metrics(tmp_path / "killed")) == 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(tmp_path / "killed", resume=True)
+    train(tmp_path / "whole")
+    torch.set_num_threads(threads)
+    for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_a_finished_run_is_loaded_not_trained_again(tmp_path):
+    train(tmp_path / "run")
+    written = (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns
+    train(tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == written
+    assert is_finished(tmp_path / "run", tiny_config())
+
+
+def test_refuses_to_write_over_a_run_or_to_resume_one_of_other_settings(tmp_path):
+    train(tmp_path / "run")
+    with pytest.raises(UserError, match="--resume"):
+        train(tmp_path / "run")
+    with pytest.raises(UserError, match="other settings"):
+        train(tmp_path / "run", resume=True, learning_rate=1e-2)
+
+
+def test_the_run_folder_tells_what_was_run(tmp_path):
+    train(tmp_path / "run", missing_rates={"audio": 0.4}, method="modality-dropout")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["method"], config["seed"], config["sizes"]["input_shapes"]["resnet18-map"]) == (
+        "modality-dropout",
+        1,
+        [16, 2, 2],
+    )
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (
+        environment["libraries"]["torch"] == torch.__version__.split("+")[0]
+        or environment["libraries"]["torch"]
+    )
+    assert set(environment["store_fingerprints"]) == {"vggish", "resnet18-map"}
+    assert json.loads((tmp_path / "run" / "vocabulary.json").read_text())["answers"] == [
+        "flute",
+        "drum",
+        "piano",
+    ]
+    assert load_masks(tmp_path / "run" / "masks-train.json").rates == {"audio": 0.4}
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_the_best_epoch_is_the_one_that_comes_back(tmp_path):
+    store = make_store(videos=60)
+    method, config = train(tmp_path / "run", store, epochs=5)
+    from train.dataset import QuestionDataset
+
+    val = QuestionDataset(FeatureBank(store), make_manifest(store), "val", method.backbone, config.map_size)
+    accuracy = measure_accuracy(method, val, "complete", torch.device("cpu"))
+    rows = read_metrics(tmp_path / "run")
+    assert accuracy == max(row["validation"]["complete"] for row in rows)
+    loaded, _ = load_run(tmp_path / "run")
+    for name, values in loaded.state_dict().items():
+        assert torch.equal(values, method.state_dict()[name])
+
+
+def test_a_method_of_complete_data_never_sees_a_question_that_lacks_a_modality(tmp_path, monkeypatch):
+    from train.methods.zero_fill import ZeroFill
+
+    seen = []
+    original = ZeroFill.training_loss
+    monkeypatch.setattr(ZeroFill, "training_loss", lambda self, b: (seen.append(b), original(self, b))[1])
+    train(tmp_path / "run", epochs=1, missing_rates={"audio": 0.3, "visual": 0.3})
+    masks = load_masks(tmp_path / "run" / "masks-train.json").absent
+    questions = [question for batch in seen for question in batch.question_id]
+    assert all(batch.present == ("audio", "visual") for batch in seen)
+    assert not set(questions) & set(masks)
+    assert 20 < len(questions) < 50
+
+
+def test_stages_share_the_epochs_and_free_their_own_parameters():
+    class Staged:
+        def stages(self):
+            return (Stage("backbone", 0.5, ("backbone.",)), Stage("all", 0.5))
+
+        def enter(self, stage):
+            raise AssertionError
+
+    plan = plan_stages(Staged(), "staged", 5)
+    assert [(stage.name, list(epochs)) for stage, epochs in plan] == [
+        ("backbone", [0, 1]),
+        ("all", [2, 3, 4]),
+    ]
+    assert [epochs for _, epochs in plan_stages(Staged(), "joint", 5)] == [range(5)]
+
+
+def test_a_split_without_validation_keeps_the_last_epoch(tmp_path):
+    store = make_store(videos=60)
+    manifest = make_manifest(store)
+    bare = replace(manifest, questions={"train": manifest.questions["train"]})
+    fit(tiny_config(), bare, FeatureBank(store), tmp_path / "run")
+    assert [row["selected"] for row in read_metrics(tmp_path / "run")] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"backbone": "avsd2"}, "backbone 'avsd2' is unknown"),
+        ({"method": "magic"}, "method 'magic' is unknown"),
+        ({"variant": "paper"}, "no variant 'paper'"),
+        ({"device": "tpu9"}, "device 'tpu9'"),
+        ({"missing_rates": {"audio": 1.0}}, "no training question is left"),
+    ],
+)
+def test_wrong_settings_get_one_line_before_anything_is_written(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message) as raised:
+        train(tmp_path / "run", **overrides)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "of another model"])
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
+    train(tmp_path / "run", epochs=1)
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes((tmp_path / "run" / "last.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors"):
+        load_run(tmp_path / "run")

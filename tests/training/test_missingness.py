@@ -1,0 +1,97 @@
+"""Scenarios, rates and saved masks."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_store import make_manifest, make_store
+
+from pipeline.failure import UserError
+from train.missingness import draw_masks, hidden_in, load_masks, parse_rates, save_masks
+
+QUESTIONS = [
+    dataclasses.replace(
+        question, question_id=f"{copy}/{question.question_id}", video_id=f"{copy}/{question.video_id}"
+    )
+    for copy in range(20)
+    for question in make_manifest(make_store()).questions["train"]
+]
+
+
+def test_scenarios_hide_what_their_names_say():
+    hidden = {
+        s: hidden_in(s) for s in ("complete", "audio-missing", "visual-missing", "both-missing", "natural")
+    }
+    assert hidden == {
+        "complete": (),
+        "audio-missing": ("audio",),
+        "visual-missing": ("visual",),
+        "both-missing": ("audio", "visual"),
+        "natural": (),
+    }
+    with pytest.raises(UserError, match="'silence' is unknown"):
+        hidden_in("silence")
+
+
+def test_rates_are_read_from_text():
+    assert parse_rates("audio=0.3, visual=0.2") == {"audio": 0.3, "visual": 0.2}
+    assert parse_rates("visual=1") == {"visual": 1.0}
+    for wrong in (
+        "audio",
+        "audio=x",
+        "sound=0.1",
+        "audio=0.1,audio=0.2",
+        "audio=1.5",
+        "audio=0.6,visual=0.6",
+    ):
+        with pytest.raises(UserError):
+            parse_rates(wrong)
+
+
+@settings(max_examples=40)
+@given(st.floats(0, 0.35), st.floats(0, 0.35), st.integers(0, 10**6), st.sampled_from(["video", "question"]))
+def test_masks_are_nested_over_rates_and_hide_one_modality_at_most(low, more, seed, unit):
+    few = draw_masks(QUESTIONS, {"audio": low, "visual": low / 2}, seed, unit).absent
+    many = draw_masks(QUESTIONS, {"audio": low + more / 2, "visual": low / 2 + more / 2}, seed, unit).absent
+    assert few.items() <= many.items()
+    assert all(modalities in (("audio",), ("visual",)) for modalities in many.values())
+
+
+def test_masks_reach_their_rates():
+    hidden = list(draw_masks(QUESTIONS, {"audio": 0.3, "visual": 0.2}, seed=1).absent.values())
+    assert abs(hidden.count(("audio",)) / len(QUESTIONS) - 0.3) < 0.06
+    assert abs(hidden.count(("visual",)) / len(QUESTIONS) - 0.2) < 0.06
+
+
+def test_by_video_all_questions_of_a_video_lose_the_same():
+    absent = draw_masks(QUESTIONS, {"audio": 0.5}, seed=1, unit="video").absent
+    states = {}
+    for question in QUESTIONS:
+        states.setdefault(question.video_id, set()).add(absent.get(question.question_id, ()))
+    assert all(len(found) == 1 for found in states.values())
+    assert len({next(iter(found)) for found in states.values()}) == 2
+
+
+def test_a_saved_mask_file_reads_back_and_carries_its_header(tmp_path):
+    masks = draw_masks(QUESTIONS, {"audio": 0.3, "visual": 0.2}, seed=4, unit="video")
+    save_masks(masks, tmp_path / "masks.json")
+    assert load_masks(tmp_path / "masks.json") == masks
+    header = json.loads((tmp_path / "masks.json").read_text())
+    assert (header["seed"], header["unit"], header["rates"]) == (4, "video", {"audio": 0.3, "visual": 0.2})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"format": 2, "seed": 1, "unit": "video", "rates": {}, "absent": {}}',
+        '{"format": 1, "seed": 1, "unit": "video", "rates": {}, "absent": {"q": ["smell"]}}',
+    ],
+)
+def test_a_wrong_mask_file_is_refused_by_name(tmp_path, text):
+    (tmp_path / "masks.json").write_text(text)
+    with pytest.raises(UserError, match=r"masks\.json"):
+        load_masks(tmp_path / "masks.json")

@@ -1,0 +1,114 @@
+"""No method reads what is absent: a product over the methods, the backbones and the scenarios."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_store import SIZES, make_manifest, make_store
+
+from train.backbones import BACKBONES, make_backbone
+from train.batch import Batch
+from train.dataset import QuestionDataset
+from train.features import FeatureBank
+from train.methods import METHODS, make_method
+from train.missingness import SCENARIOS
+
+PRODUCT = list(itertools.product(METHODS, BACKBONES))
+ONE_SIDED = {"audio": "visual-missing", "visual": "audio-missing"}
+
+
+def make(method_name: str, backbone_name: str):
+    torch.manual_seed(1)
+    return make_method(method_name, make_backbone(backbone_name, SIZES)).eval()
+
+
+def predict(method, batch: Batch) -> torch.Tensor:
+    with torch.no_grad():
+        return batch.answer_by_presence(method.predict)
+
+
+def stored_batch(method, hidden: tuple[str, ...], change: dict[str, float] | None = None) -> Batch:
+    """Batch complete videos with `hidden` masked, after the stored values of `change` were overwritten."""
+    store = make_store(incomplete=False)
+    for modality, value in (change or {}).items():
+        name = "vggish" if modality == "audio" else "resnet18-map"
+        store.arrays[name][:] = value
+        if value != value:
+            store.states[modality][:] = 2
+            store.step_counts[modality][:] = 0
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
+    masks = {question.question_id: hidden for question in dataset.questions}
+    return dataset.batch(range(len(dataset)), masks=masks)
+
+
+@pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
+@pytest.mark.parametrize("scenario", [name for name, hidden in SCENARIOS.items() if hidden])
+def test_predictions_do_not_depend_on_what_is_absent(method_name, backbone_name, scenario):
+    method, hidden = make(method_name, backbone_name), SCENARIOS[scenario]
+    expected = predict(method, stored_batch(method, hidden))
+    assert expected.isfinite().all()
+    for value in (float("nan"), 0.0, 7.0):
+        changed = stored_batch(method, hidden, dict.fromkeys(hidden, value))
+        assert torch.equal(predict(method, changed), expected)
+
+
+@pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
+def test_no_training_loss_depends_on_what_is_absent(method_name, backbone_name):
+    if make(method_name, backbone_name).trains_on == "complete":
+        pytest.skip("the loop gives it no question that lacks a modality")
+    for hidden in (("audio",), ("visual",)):
+        totals = []
+        for change in (None, dict.fromkeys(hidden, float("nan")), dict.fromkeys(hidden, 7.0)):
+            batch = stored_batch(make(method_name, backbone_name), hidden, change)
+            twin = make(method_name, backbone_name).train()
+            torch.manual_seed(2)
+            parts = [twin.training_loss(part)["total"] for _, part in batch.split_by_presence()]
+            totals.append(torch.stack(parts))
+        assert totals[0].isfinite().all()
+        assert torch.equal(totals[0], totals[1])
+        assert torch.equal(totals[0], totals[2])
+
+
+@pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_batch_of_one_equals_its_row_and_permutation_permutes(method_name, backbone_name, scenario):
+    method = make(method_name, backbone_name)
+    batch = stored_batch(method, SCENARIOS[scenario])
+    expected = predict(method, batch)
+    alone = torch.cat([predict(method, batch.select(torch.tensor([row]))) for row in range(len(batch))])
+    torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-5)
+    order = torch.arange(len(batch)).flip(0)
+    torch.testing.assert_close(predict(method, batch.select(order)), expected[order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
+@pytest.mark.parametrize("present", ["audio", "visual"])
+def test_what_is_present_is_read(method_name, backbone_name, present):
+    if method_name == "reference":
+        pytest.skip("the question-only reference reads neither")
+    method = make(method_name, backbone_name)
+    batch = stored_batch(method, SCENARIOS[ONE_SIDED[present]])
+    swapped = replace(batch, **{present: {n: v.flip(0) for n, v in batch.features(present).items()}})
+    assert not torch.allclose(predict(method, swapped), predict(method, batch))
+
+
+@pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
+def test_a_mixed_batch_is_answered_row_by_row(method_name, backbone_name):
+    method, store = make(method_name, backbone_name), make_store()
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", method.backbone)
+    masks = {"5-audio": ("audio",), "6-audio": ("visual",), "7-audio": ("audio", "visual")}
+    mixed = dataset.batch(range(20), masks=masks)
+    assert len(list(mixed.split_by_presence())) == 4
+    alone = torch.cat([predict(method, dataset.batch([row], masks=masks)) for row in range(20)])
+    torch.testing.assert_close(predict(method, mixed), alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", ["question", "audio,question", "visual,question"])
+def test_references_never_read_what_is_not_among_their_inputs(inputs):
+    torch.manual_seed(0)
+    method = make_method("reference", make_backbone("avst", SIZES), inputs=inputs).eval()
+    expected = predict(method, stored_batch(method, ()))
+    for modality in ("audio", "visual"):
+        same = torch.equal(predict(method, stored_batch(method, (), {modality: 7.0})), expected)
+        assert same == (modality not in inputs)

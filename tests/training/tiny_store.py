@@ -1,0 +1,121 @@
+"""A small feature store in memory with the reader's face, and a manifest that fits it, for tests of stage two.
+
+The answer to every question is in the features: the sounding class in `vggish`, the seen class in `resnet18-map`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import zarr
+
+from pipeline.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
+from pipeline.store.schema import FeatureSpec, State, tokens_name
+from train.config import ModelSizes
+
+CLASSES = ("flute", "drum", "piano")
+WORDS = (PADDING_TOKEN, "What", "sounds", "shows")
+TEXTS = {"audio": "What sounds ?", "visual": "What shows ?"}
+TYPES = {"audio": "Audio Counting", "visual": "Visual Counting"}
+SHAPES = {"vggish": (8,), "resnet18-map": (16, 4, 4)}
+SIZES = ModelSizes(
+    words=len(WORDS), answers=len(CLASSES), input_shapes=SHAPES, channels=16, heads=2, time_steps=4
+)
+
+
+@dataclass
+class TinyStore:
+    """The reader's face over arrays in memory."""
+
+    video_ids: list[str]
+    states: dict[str, np.ndarray]
+    step_counts: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
+    questions: dict[str, np.ndarray]
+    question_rows: dict[str, int]
+    seconds: int = 8
+    path: str = "tiny"
+    reads: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        return {video_id: row for row, video_id in enumerate(self.video_ids)}
+
+    @property
+    def feature_names(self) -> list[str]:
+        return sorted(self.arrays)
+
+    def presence(self, modality: str) -> np.ndarray:
+        return self.states[modality]
+
+    def steps(self, modality: str) -> np.ndarray:
+        return self.step_counts[modality]
+
+    def state(self, feature: str) -> np.ndarray:
+        return self.states["audio" if feature == "vggish" else "visual"]
+
+    def values(self, feature: str) -> zarr.Array:
+        self.reads.append(feature)
+        return zarr.array(self.arrays[feature])
+
+    def spec(self, feature: str) -> FeatureSpec:
+        modality, dims = (
+            ("audio", ("channel",)) if feature == "vggish" else ("visual", ("channel", "height", "width"))
+        )
+        return FeatureSpec(feature, modality, dims, SHAPES[feature], str(self.arrays[feature].dtype), {})
+
+    def fingerprint(self, feature: str) -> str:
+        return self.spec(feature).fingerprint
+
+    def question_values(self, name: str) -> zarr.Array:
+        return zarr.array(self.questions[name])
+
+
+def make_store(videos: int = 24, seconds: int = 8, seed: int = 0, incomplete: bool = True) -> TinyStore:
+    """Make a store whose first video lacks sound, second picture, and third ends after three seconds."""
+    generator = np.random.default_rng(seed)
+    sounding, seen = generator.integers(0, len(CLASSES), (2, videos))
+    states = {m: np.full(videos, State.COMPLETE, np.uint8) for m in ("audio", "visual")}
+    steps = {m: np.full(videos, seconds, np.int32) for m in ("audio", "visual")}
+    vggish = generator.normal(0, 0.3, (videos, seconds, 8)).astype(np.float32)
+    maps = generator.normal(0, 0.3, (videos, seconds, 16, 4, 4)).astype(np.float16)
+    vggish[np.arange(videos), :, sounding] += 2
+    maps[np.arange(videos), :, seen] += 2
+    if incomplete:
+        states["audio"][0], steps["audio"][0], vggish[0] = State.ABSENT, 0, np.nan
+        states["visual"][1], steps["visual"][1], maps[1] = State.FAILED, 0, np.nan
+        for modality, values in (("audio", vggish), ("visual", maps)):
+            steps[modality][2], values[2, 3:] = 3, np.nan
+    store = TinyStore(
+        video_ids=[f"video{row}" for row in range(videos)],
+        states=states,
+        step_counts=steps,
+        arrays={"vggish": vggish, "resnet18-map": maps},
+        questions={tokens_name(WORDS): np.array([[1, 2, 0], [1, 3, 0]], np.int32)},
+        question_rows={text: row for row, text in enumerate(TEXTS.values())},
+        seconds=seconds,
+    )
+    store.truth = {"audio": sounding, "visual": seen}  # type: ignore[attr-defined]
+    return store
+
+
+def make_manifest(store: TinyStore, shares: tuple[float, float] = (0.6, 0.8)) -> Manifest:
+    """Ask both questions of every video; the splits are disjoint by video."""
+    videos = len(store.video_ids)
+    bounds = [0, *(round(share * videos) for share in shares), videos]
+    questions = {}
+    for split, first, last in zip(("train", "val", "test"), bounds, bounds[1:], strict=False):
+        questions[split] = tuple(
+            Question(
+                question_id=f"{row}-{modality}",
+                video_id=store.video_ids[row],
+                text=TEXTS[modality],
+                template=TEXTS[modality],
+                answer=CLASSES[store.truth[modality][row]],  # type: ignore[attr-defined]
+                type=TYPES[modality],
+                modality=modality,
+            )
+            for row in range(first, last)
+            for modality in ("audio", "visual")
+        )
+    ids = tuple(Video(video_id, f"{video_id}.mp4") for video_id in store.video_ids)
+    return Manifest("tiny", "1", "none", ids, questions, Vocabulary(WORDS, CLASSES))

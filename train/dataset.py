@@ -1,0 +1,224 @@
+"""Questions of one split with the stored features of their videos, as batches. It runs no model.
+
+What is absent, by nature or by a mask, is never read: its rows are NaN with an empty mask.
+Source: AVST's released loader, for the strided rows and the negatives; both modalities are optional here.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.failure import UserError
+from pipeline.manifest import Manifest, Question
+from pipeline.store.schema import State, tokens_name
+from train.batch import MODALITIES, Batch
+from train.features import FeatureBank, stored_shape, strided_steps
+from train.interfaces import Backbone
+
+if TYPE_CHECKING:
+    from pipeline.store.reader import FeatureStore
+
+Masks = Mapping[str, Collection[str]]
+
+
+class QuestionDataset:
+    """The questions of one split of a manifest, with the features that a backbone needs, from one store.
+
+    `questions` are in the manifest's order, and every row below counts them. `answers`: int64 [question], -1 for
+    an answer outside the frozen list. Maps are pooled to `map_size` x `map_size` where one is given.
+    Raises `UserError` where the store lacks a video, a question or a feature, or has not finished one.
+    """
+
+    def __init__(
+        self,
+        bank: FeatureBank,
+        manifest: Manifest,
+        split: str,
+        backbone: Backbone,
+        map_size: int | None = None,
+    ) -> None:
+        if split not in manifest.questions:
+            known = ", ".join(manifest.splits) or "none"
+            raise UserError(f"manifest {manifest.name!r} has no split {split!r}: it has {known}")
+        store = bank.store
+        self.questions = manifest.questions[split]
+        self.steps = strided_steps(store.seconds, backbone.time_steps)
+        index = {answer: number for number, answer in enumerate(manifest.vocabulary.answers)}
+        self.answers = torch.tensor([index.get(q.answer, -1) for q in self.questions], dtype=torch.int64)
+        self._uses_negatives = backbone.uses_negatives
+        self._videos = _find_videos(store, [q.video_id for q in self.questions])
+        self._question_features = _read_questions(store, manifest, split, backbone.needs["question"])
+        self._there = {
+            m: _steps_there(store, m, backbone.needs[m], self.steps, self._videos) for m in MODALITIES
+        }
+        self._rows = {
+            m: {
+                name: bank.rows(name, self.steps, _map_size(store, name, map_size))
+                for name in backbone.needs[m]
+            }
+            for m in MODALITIES
+        }
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @cached_property
+    def naturally_complete(self) -> np.ndarray:
+        """Bool [question]: both modalities of its video were recorded and extracted."""
+        return np.all([self._there[m][self._videos].any(1) for m in MODALITIES], axis=0)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        masks: Masks | None = None,
+        rows: np.ndarray | None = None,
+    ) -> Iterator[Batch]:
+        """Yield the questions of `rows` (all by default) in batches, the last one as short as it comes.
+
+        With a generator they are shuffled and carry negatives: this is training. Without one they come in order.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        if generator is not None:
+            rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
+        for start in range(0, len(rows), batch_size):
+            yield self.batch(rows[start : start + batch_size], generator, masks)
+
+    def batch(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        generator: torch.Generator | None = None,
+        masks: Masks | None = None,
+    ) -> Batch:
+        """Return one batch of the given questions.
+
+        `masks` {question id: hidden modalities}: what is hidden is not read. With a generator, negatives are drawn.
+        """
+        rows = np.asarray(rows)
+        chosen = [self.questions[row] for row in rows]
+        videos = self._videos[rows]
+        there = {m: self._there[m][videos] & _seen(chosen, m, masks)[:, None] for m in MODALITIES}
+        return Batch(
+            question={
+                name: values[torch.from_numpy(place[rows])]
+                for name, (values, place) in self._question_features.items()
+            },
+            audio=self._values("audio", videos, there["audio"]),
+            visual=self._values("visual", videos, there["visual"]),
+            audio_mask=torch.from_numpy(there["audio"]),
+            visual_mask=torch.from_numpy(there["visual"]),
+            answer=self.answers[torch.from_numpy(rows)],
+            type=tuple(q.type for q in chosen),
+            question_id=tuple(q.question_id for q in chosen),
+            video_id=tuple(q.video_id for q in chosen),
+            negatives=self._negatives(videos, generator) if there["visual"].any() else None,
+        )
+
+    def _values(self, modality: str, videos: np.ndarray, there: np.ndarray) -> dict[str, Tensor] | None:
+        """Return {feature: [row, time, ...]}, NaN where `there` [row, time] is False; None where all of it is."""
+        row, position = np.nonzero(there)
+        if not len(row):
+            return None
+        features = {}
+        for name, table in self._rows[modality].items():
+            values = table.gather(videos[row], position)
+            if len(row) < there.size:
+                holes = values.new_full((there.size, *values.shape[1:]), torch.nan)
+                values = holes.index_copy_(0, torch.from_numpy(row * there.shape[1] + position), values)
+            features[name] = values.unflatten(0, there.shape)
+        return features
+
+    @cached_property
+    def _pictured(self) -> np.ndarray:
+        """The videos of this split that have a picture, in the store's order: negatives are drawn from them."""
+        videos = np.unique(self._videos)
+        return videos[self._there["visual"][videos].any(1)]
+
+    def _negatives(self, videos: np.ndarray, generator: torch.Generator | None) -> dict[str, Tensor] | None:
+        """Return pictures of other videos, drawn independently for every step; None where there is no other."""
+        pool = self._pictured
+        if generator is None or not self._uses_negatives or len(pool) < 2:
+            return None
+        shape = (len(videos), len(self.steps))
+        own = np.searchsorted(pool, videos)
+        has_own = pool[np.minimum(own, len(pool) - 1)] == videos
+        place, moment = torch.rand((2, *shape), generator=generator, dtype=torch.float64).numpy()
+        other = (place * (len(pool) - has_own)[:, None]).astype(np.int64)
+        other += has_own[:, None] & (other >= own[:, None])
+        position = (moment * self._there["visual"][pool].sum(1)[other]).astype(np.int64)
+        drawn = (pool[other].ravel(), position.ravel())
+        return {
+            name: table.gather(*drawn).unflatten(0, shape) for name, table in self._rows["visual"].items()
+        }
+
+
+def input_shapes(
+    store: "FeatureStore", needs: Mapping[str, Sequence[str]], map_size: int | None
+) -> dict[str, tuple[int, ...]]:
+    """Return {feature: shape of one step}, as a dataset gives it, of the audio and visual features in `needs`."""
+    names = [name for modality in MODALITIES for name in needs[modality]]
+    return {
+        name: stored_shape(tuple(store.spec(name).shape), _map_size(store, name, map_size)) for name in names
+    }
+
+
+def _map_size(store: "FeatureStore", feature: str, map_size: int | None) -> int | None:
+    shape = store.spec(feature).shape
+    if map_size is None or len(shape) != 3:
+        return None
+    if map_size > min(shape[1:]):
+        raise UserError(
+            f"map size {map_size} exceeds the stored maps {shape[1:]} of {feature}: give a smaller one"
+        )
+    return map_size
+
+
+def _find_videos(store: "FeatureStore", video_ids: list[str]) -> np.ndarray:
+    lacking = sorted({video_id for video_id in video_ids if video_id not in store.rows})
+    if lacking:
+        raise UserError(
+            f"the store lacks {len(lacking)} videos of the manifest, such as {lacking[0]!r}: extract them first"
+        )
+    return np.array([store.rows[video_id] for video_id in video_ids], dtype=np.int64)
+
+
+def _read_questions(
+    store: "FeatureStore", manifest: Manifest, split: str, needs: Sequence[str]
+) -> dict[str, tuple[Tensor, np.ndarray]]:
+    """Return {feature: (values of the unique texts [text, ...], the place of each question among them)}."""
+    texts = [q.text for q in manifest.questions[split]]
+    lacking = [text for text in texts if text not in store.question_rows]
+    if lacking:
+        raise UserError(
+            f"the store lacks {len(lacking)} questions, such as {lacking[0]!r}: extract them first"
+        )
+    unique, place = np.unique([store.question_rows[text] for text in texts], return_inverse=True)
+    features = {}
+    for name in needs:
+        stored = tokens_name(manifest.vocabulary.tokens) if name == "tokens" else name
+        features[name] = (torch.from_numpy(np.asarray(store.question_values(stored).oindex[unique])), place)
+    return features
+
+
+def _steps_there(
+    store: "FeatureStore", modality: str, features: Sequence[str], steps: tuple[int, ...], videos: np.ndarray
+) -> np.ndarray:
+    """Return bool [video of the store, step]: recorded, and extracted for every feature."""
+    states = np.stack([store.presence(modality), *(store.state(name) for name in features)])
+    pending = np.unique(videos[(states[:, videos] == State.PENDING).any(0)])
+    if len(pending):
+        raise UserError(
+            f"{len(pending)} videos are not extracted yet ({modality}), such as "
+            f"{store.video_ids[pending[0]]!r}: run mavqa-extract again to finish the store"
+        )
+    complete = (states == State.COMPLETE).all(0)
+    return complete[:, None] & (np.asarray(steps)[None, :] < store.steps(modality)[:, None])
+
+
+def _seen(questions: Sequence[Question], modality: str, masks: Masks | None) -> np.ndarray:
+    hidden = {} if masks is None else masks
+    return np.array([modality not in hidden.get(q.question_id, ()) for q in questions], dtype=bool)

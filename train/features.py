@@ -1,0 +1,117 @@
+"""The rows of one store that models read, in memory where they fit. It knows no questions and no batches.
+
+One pass over the store serves every dataset, method and run that shares a `FeatureBank`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.store.schema import State
+
+if TYPE_CHECKING:
+    from pipeline.store.reader import FeatureStore
+
+
+class FeatureRows(Protocol):
+    """The chosen steps of one feature, video by video."""
+
+    def gather(self, videos: np.ndarray, positions: np.ndarray) -> Tensor:
+        """Return [row, ...]: of each video (row of the store) the step at that position of the chosen steps."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryRows:
+    """Rows in memory: `values` [kept video, step, ...], `place` [video of the store] -> kept video, or -1."""
+
+    values: Tensor
+    place: np.ndarray
+
+    def gather(self, videos: np.ndarray, positions: np.ndarray) -> Tensor:
+        """Return [row, ...] without touching the disk."""
+        flat = torch.from_numpy(self.place[videos] * self.values.shape[1] + positions)
+        return self.values.flatten(0, 1).index_select(0, flat)
+
+
+@dataclass(frozen=True)
+class StoreRows:
+    """Rows read from the store when asked for, each video once a call, for what does not fit into memory."""
+
+    array: Any
+    steps: tuple[int, ...]
+    map_size: int | None
+
+    def gather(self, videos: np.ndarray, positions: np.ndarray) -> Tensor:
+        """Return [row, ...] read from the store."""
+        parts: list[Tensor] = []
+        order: list[np.ndarray] = []
+        for video in np.unique(videos):
+            rows = np.flatnonzero(videos == video)
+            wanted, back = np.unique(positions[rows], return_inverse=True)
+            values = _read(self.array, int(video), np.asarray(self.steps)[wanted], self.map_size)
+            parts.append(values[torch.from_numpy(back)])
+            order.append(rows)
+        gathered = torch.cat(parts)
+        return torch.empty_like(gathered).index_copy_(0, torch.from_numpy(np.concatenate(order)), gathered)
+
+
+class FeatureBank:
+    """The feature rows of one store, for all the datasets that share it; kept in memory where they fit.
+
+    `memory_bytes` bounds all that is kept. Maps [time, channel, height, width] are pooled by average to
+    `map_size` x `map_size` where one is given; every feature keeps the type it is stored in (maps: float16).
+    """
+
+    def __init__(self, store: "FeatureStore", memory_bytes: int = 8_000_000_000) -> None:
+        self.store = store
+        self._free_bytes = memory_bytes
+        self._kept: dict[tuple[Any, ...], FeatureRows] = {}
+
+    def rows(self, feature: str, steps: tuple[int, ...], map_size: int | None) -> FeatureRows:
+        """Return the rows of `feature` at `steps` (seconds of the time axis), read at the first call."""
+        key = (feature, steps, map_size)
+        if key not in self._kept:
+            self._kept[key] = self._open(*key)
+        return self._kept[key]
+
+    def _open(self, feature: str, steps: tuple[int, ...], map_size: int | None) -> FeatureRows:
+        array = self.store.values(feature)
+        videos = np.flatnonzero(self.store.state(feature) == State.COMPLETE)
+        shape = stored_shape(tuple(self.store.spec(feature).shape), map_size)
+        needed_bytes = len(videos) * len(steps) * int(np.prod(shape)) * array.dtype.itemsize
+        if needed_bytes > self._free_bytes:
+            return StoreRows(array, steps, map_size)
+        self._free_bytes -= needed_bytes
+        values = torch.empty((len(videos), len(steps), *shape), dtype=_torch_dtype(array.dtype))
+        place = np.full(len(self.store.video_ids), -1)
+        for position, video in enumerate(videos):
+            values[position] = _read(array, int(video), np.asarray(steps), map_size)
+            place[video] = position
+        return MemoryRows(values, place)
+
+
+def strided_steps(seconds: int, time_steps: int) -> tuple[int, ...]:
+    """Return the seconds that a model of T `time_steps` reads, T at most `seconds`: floor(i * seconds / T)."""
+    count = min(time_steps, seconds)
+    return tuple(position * seconds // count for position in range(count))
+
+
+def stored_shape(shape: tuple[int, ...], map_size: int | None) -> tuple[int, ...]:
+    """Return the shape of one step of a feature after maps (three axes) are pooled to `map_size`."""
+    return (shape[0], map_size, map_size) if map_size is not None and len(shape) == 3 else shape
+
+
+def _read(array: Any, video: int, steps: np.ndarray, map_size: int | None) -> Tensor:
+    values = torch.from_numpy(np.ascontiguousarray(array.oindex[video, steps]))
+    if map_size is None:
+        return values
+    return F.adaptive_avg_pool2d(values.float(), map_size).to(values.dtype)
+
+
+def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -1,0 +1,323 @@
+"""The only training loop: Adam with a stepped rate over the questions of one split, resumable epoch by epoch.
+
+It prints nothing: progress goes to a callback. Every epoch seeds torch and its order by (seed, epoch) anew, so that
+weights and the optimiser's moments are all that a resume needs.
+Source: optimiser and schedule of the AVST release; selection on missing-modality scenarios is this project's.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.failure import UserError
+from pipeline.manifest import Manifest
+from train.backbones import needs_of
+from train.batch import MODALITIES
+from train.config import ModelSizes, TrainConfig
+from train.dataset import QuestionDataset, input_shapes
+from train.features import FeatureBank
+from train.filling import weigh
+from train.interfaces import MissingModalityMethod, Stage, StagedMethod
+from train.missingness import draw_masks, hidden_in, save_masks
+from train.run_folder import (
+    CHECKPOINT,
+    LAST,
+    build_method,
+    describe_environment,
+    is_finished,
+    load_run,
+    read_tensors,
+    write_metrics,
+    write_start,
+    write_tensors,
+)
+
+__all__ = ["Progress", "fit", "load_run"]
+
+EVALUATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop says of itself: `step` of `steps` in `epoch` of `epochs` (both from 1), and mean losses so far.
+
+    `validation`: {scenario: accuracy in percent} at an epoch's end, None before.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    losses: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] | None = None
+
+
+def fit(
+    config: TrainConfig,
+    manifest: Manifest,
+    bank: FeatureBank,
+    run: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Progress], None] | None = None,
+) -> tuple[MissingModalityMethod, TrainConfig]:
+    """Train what `config` describes on the train split and keep the best epoch in `run`; return it, loaded.
+
+    Best is the last epoch whose validation accuracy, averaged over the method's selection scenarios on the naturally
+    complete questions of the val split, is not below any earlier one; without a val split, the last epoch.
+    With `resume` a started run goes on after its last whole epoch and ends in the weights of an uninterrupted one.
+
+    Raises `UserError` where `run` holds another run, or one and `resume` is False, where the store does not serve the
+    manifest, where nothing is left to train on, or where the loss is no longer finite.
+    """
+    device = choose_device(config.device)
+    config = config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)})
+    finished = is_finished(run, config)
+    if finished and resume:
+        return load_run(run, str(device))
+    if not resume and (run / "config.json").exists():
+        raise UserError(f"{run} already holds a run: give --resume to go on with it, or another --out")
+    torch.manual_seed(config.seed)
+    method = build_method(config)
+    loop = _Loop(config, method, manifest, bank, run, device)
+    write_start(run, config, manifest.vocabulary, describe_environment(device, loop.fingerprints()))
+    loop.run_epochs(report or (lambda progress: None))
+    return load_run(run, str(device))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is CUDA where there is one.
+
+    Raises `UserError` where CUDA is asked for and not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r} is unknown: give auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} is not available on this machine: give --device cpu")
+    return device
+
+
+def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> ModelSizes:
+    """Return the sizes of the model that `config` describes on this vocabulary and this store."""
+    shapes = input_shapes(bank.store, needs_of(config.backbone), config.map_size)
+    return ModelSizes(
+        words=len(manifest.vocabulary.tokens),
+        answers=len(manifest.vocabulary.answers),
+        input_shapes=shapes,
+        channels=config.channels,
+        heads=config.heads,
+        dropout=config.dropout,
+        time_steps=config.time_steps,
+    )
+
+
+def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> list[tuple[Stage, range]]:
+    """Return each stage with its epochs (from 0); one stage where training is joint or the method offers none."""
+    if training == "joint" or not isinstance(method, StagedMethod):
+        return [(Stage("joint", 1.0), range(epochs))]
+    plan, share, first = [], 0.0, 0
+    for stage in method.stages():
+        share += stage.share
+        last = round(share * epochs)
+        plan.append((stage, range(first, last)))
+        first = last
+    return plan
+
+
+def measure_accuracy(
+    method: MissingModalityMethod, dataset: QuestionDataset, scenario: str, device: torch.device
+) -> float:
+    """Return the percentage of right answers under `scenario`, over the naturally complete questions."""
+    hidden = hidden_in(scenario)
+    masks = {question.question_id: hidden for question in dataset.questions} if hidden else None
+    rows = np.flatnonzero(dataset.naturally_complete)
+    right = 0
+    with torch.no_grad():
+        for batch in dataset.batches(EVALUATION_BATCH, masks=masks, rows=rows):
+            logits = batch.to(device).answer_by_presence(method.predict)
+            right += int((logits.argmax(1).cpu() == batch.answer).sum())
+    return 100 * right / max(len(rows), 1)
+
+
+class _Loop:
+    """One training: its data, its model, and where it stands."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        method: MissingModalityMethod,
+        manifest: Manifest,
+        bank: FeatureBank,
+        run: Path,
+        device: torch.device,
+    ) -> None:
+        self.config, self.method, self.run, self.device = config, method, run, device
+        self.module.to(device)
+        self.bank = bank
+        self.train = self._dataset(manifest, "train")
+        self.val = self._dataset(manifest, "val") if "val" in manifest.questions else None
+        self.plan = plan_stages(method, config.training, config.epochs)
+        drawn = draw_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
+        self.masks = drawn.absent
+        self.rows = self._training_rows()
+        if config.missing_rates:
+            run.mkdir(parents=True, exist_ok=True)
+            save_masks(drawn, run / "masks-train.json")
+        self.metrics: list[dict[str, Any]] = []
+        self.best = -math.inf
+
+    @property
+    def module(self) -> nn.Module:
+        """The method as the torch module that it is."""
+        assert isinstance(self.method, nn.Module)
+        return self.method
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprints of the stored features that the backbone reads."""
+        needs = self.method.backbone.needs
+        return {name: self.bank.store.fingerprint(name) for m in MODALITIES for name in needs[m]}
+
+    def run_epochs(self, report: Callable[[Progress], None]) -> None:
+        """Train from where the run folder stands to the last epoch."""
+        moments = self._restore()
+        optimiser: torch.optim.Adam | None = None
+        for stage, epochs in self.plan:
+            for epoch in epochs[max(0, len(self.metrics) - epochs.start) :]:
+                if optimiser is None or epoch == epochs.start:
+                    optimiser = self._enter(stage)
+                    if epoch > epochs.start:
+                        self._load_moments(optimiser, moments)
+                rate = self._set_rate(optimiser, epoch - epochs.start)
+                losses = self._train_epoch(epoch, optimiser, report)
+                self._finish_epoch(epoch, stage, rate, losses, optimiser, report)
+        write_metrics(self.run, self.metrics)
+
+    def _dataset(self, manifest: Manifest, split: str) -> QuestionDataset:
+        return QuestionDataset(self.bank, manifest, split, self.method.backbone, self.config.map_size)
+
+    def _training_rows(self) -> np.ndarray:
+        wanted = self.train.answers.numpy() >= 0
+        if self.method.trains_on == "complete":
+            masked = np.array(
+                [question.question_id in self.masks for question in self.train.questions], dtype=bool
+            )
+            wanted &= self.train.naturally_complete & ~masked
+        if not wanted.any():
+            raise UserError(
+                f"no training question is left for method {self.config.method!r}: lower --missing-rate"
+            )
+        return np.flatnonzero(wanted)
+
+    def _enter(self, stage: Stage) -> torch.optim.Adam:
+        """Begin a stage: tell the method, free the stage's parameters alone, and start a new optimiser."""
+        if isinstance(self.method, StagedMethod) and stage.name != "joint":
+            self.method.enter(stage.name)
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(name.startswith(stage.trains))
+        learning = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(learning, lr=self.config.learning_rate)
+
+    def _set_rate(self, optimiser: torch.optim.Adam, epoch_of_stage: int) -> float:
+        decays = epoch_of_stage // self.config.decay_epochs
+        rate = self.config.learning_rate * self.config.decay_factor**decays
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _train_epoch(
+        self, epoch: int, optimiser: torch.optim.Adam, report: Callable[[Progress], None]
+    ) -> dict[str, float]:
+        """Return the mean losses over one pass."""
+        torch.manual_seed(_seed(self.config.seed, epoch, "model"))
+        order = torch.Generator().manual_seed(_seed(self.config.seed, epoch, "order"))
+        self.module.train()
+        steps = math.ceil(len(self.rows) / self.config.batch_size)
+        sums: dict[str, float] = {}
+        seen = 0
+        batches = self.train.batches(self.config.batch_size, order, self.masks, self.rows)
+        for step, batch in enumerate(batches, start=1):
+            parts = [
+                (len(p), self.method.training_loss(p)) for _, p in batch.to(self.device).split_by_presence()
+            ]
+            losses = weigh(parts)
+            optimiser.zero_grad(set_to_none=True)
+            losses["total"].backward()
+            optimiser.step()
+            seen += len(batch)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(loss.detach()) * len(batch)
+            if not math.isfinite(sums["total"]):
+                raise UserError(
+                    f"the loss of epoch {epoch + 1}, step {step} is not finite: lower the learning rate"
+                )
+            means = {name: value / seen for name, value in sums.items()}
+            report(Progress(epoch + 1, self.config.epochs, step, steps, means))
+        return {name: value / seen for name, value in sums.items()}
+
+    def _finish_epoch(
+        self,
+        epoch: int,
+        stage: Stage,
+        rate: float,
+        losses: dict[str, float],
+        optimiser: torch.optim.Adam,
+        report: Callable[[Progress], None],
+    ) -> None:
+        """Validate, keep the weights if they are the best, then write what a resume needs, each file renamed last."""
+        self.module.eval()
+        validation = {}
+        if self.val is not None:
+            for scenario in self.method.selection_scenarios:
+                validation[scenario] = measure_accuracy(self.method, self.val, scenario, self.device)
+        score = sum(validation.values()) / max(len(validation), 1)
+        selected = score >= self.best
+        self.best = max(score, self.best)
+        row = {"epoch": epoch + 1, "stage": stage.name, "learning_rate": rate, "losses": losses}
+        self.metrics.append({**row, "validation": validation, "selected": selected})
+        if selected:
+            write_tensors(self.run / CHECKPOINT, self.module.state_dict(), {"epoch": epoch + 1})
+        facts = {"metrics": self.metrics, "best": self.best}
+        write_tensors(self.run / LAST, self._state(optimiser), facts)
+        write_metrics(self.run, self.metrics)
+        steps = math.ceil(len(self.rows) / self.config.batch_size)
+        report(Progress(epoch + 1, self.config.epochs, steps, steps, losses, validation))
+
+    def _state(self, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+        state = {f"model/{name}": values for name, values in self.module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
+            for key, values in optimiser.state.get(parameter, {}).items():
+                state[f"adam/{name}/{key}"] = values
+        return state
+
+    def _restore(self) -> dict[str, Tensor]:
+        """Load the last whole epoch, if there is one; return the optimiser's moments by name."""
+        if not (self.run / LAST).exists():
+            return {}
+        tensors, facts = read_tensors(self.run / LAST)
+        weights = {name.removeprefix("model/"): v for name, v in tensors.items() if name.startswith("model/")}
+        self.module.load_state_dict(weights)
+        self.metrics, self.best = facts["metrics"], facts["best"]
+        return {name.removeprefix("adam/"): v for name, v in tensors.items() if name.startswith("adam/")}
+
+    def _load_moments(self, optimiser: torch.optim.Adam, moments: dict[str, Tensor]) -> None:
+        for name, parameter in self.module.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{name}/{key}" in moments:
+                    values = moments[f"{name}/{key}"]
+                    optimiser.state[parameter][key] = values if key == "step" else values.to(self.device)
+
+
+def _seed(seed: int, epoch: int, purpose: str) -> int:
+    digest = hashlib.sha256(f"{seed}:{epoch}:{purpose}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

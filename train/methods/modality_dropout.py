@@ -1,0 +1,47 @@
+"""Modality dropout: the plain backbone, trained with modalities taken away at random and filled with zeros.
+
+Source: Neverova et al., "ModDrop: Adaptive Multi-modal Gesture Recognition", TPAMI 2016; the thirds are this project's.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from train.batch import Batch
+from train.filling import Fill, Filling, answer_complete, weigh
+from train.interfaces import Backbone
+
+STATES: tuple[tuple[str, ...], ...] = ((), ("audio",), ("visual",))
+
+
+class ModalityDropout(nn.Module):
+    """Draw for every complete training question one of complete, audio missing, visual missing, with equal chances.
+
+    Questions that lack a modality by nature are used as they are. The match loss is taken of complete ones alone.
+    Differs from the released code: ModDrop drops each modality by itself; here at most one goes.
+    """
+
+    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    trains_on = "all"
+
+    def __init__(self, backbone: Backbone, *, missing_fill: Fill = "zeros") -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.filling = Filling(backbone, missing_fill)
+
+    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return "answer", the backbone's losses and "total", over what the draw left of the batch."""
+        self.filling.learn(batch)
+        if len(batch.present) < 2:
+            return answer_complete(self.backbone, self.filling.complete(batch))
+        drawn = torch.randint(len(STATES), (len(batch),))
+        parts = []
+        for state, missing in enumerate(STATES):
+            rows = (drawn == state).nonzero().squeeze(1)
+            if len(rows):
+                part = self.filling.complete(batch.select(rows).without(*missing))
+                parts.append((len(rows), answer_complete(self.backbone, part)))
+        return weigh(parts)
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits [batch, answer]; a missing modality is filled."""
+        return self.backbone.answer(self.backbone.encode(self.filling.complete(batch))).logits

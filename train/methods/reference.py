@@ -1,0 +1,48 @@
+"""References that never see a modality: the question alone, question and sound, question and picture.
+
+They say what a missing-modality method is worth, and are trained without the modality, not deprived of it later.
+Source: the AVST paper's ablation by inputs (rows Q, A+Q, V+Q), the fair reference for missing-modality tables.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.batch import MODALITIES, Batch
+from train.interfaces import Answer, Backbone
+from train.layers import LearnedConstants
+
+
+class Reference(nn.Module):
+    """Answer from `inputs`; learned constants stand at the pooled level for everything else.
+
+    `inputs`: "question", "audio,question" or "visual,question". A question whose allowed modality is missing by
+    nature is answered from the constants too, in training as in evaluation.
+    Differs from the released code: the AVST release has no such mode; its paper does not say what took the place.
+    """
+
+    selection_scenarios = ("complete",)
+    trains_on = "all"
+
+    def __init__(self, backbone: Backbone, *, inputs: str = "question") -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.hidden = tuple(m for m in MODALITIES if m not in inputs.split(","))
+        self.constants = LearnedConstants(backbone)
+
+    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return "answer" and "total"."""
+        answer = self._answer(batch)
+        losses = {"answer": F.cross_entropy(answer.logits, batch.answer), **answer.losses}
+        return losses | {"total": torch.stack(list(losses.values())).sum()}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits [batch, answer]."""
+        return self._answer(batch).logits
+
+    def _answer(self, batch: Batch) -> Answer:
+        representation = self.backbone.encode(batch.without(*self.hidden))
+        absent = tuple(m for m in MODALITIES if m not in representation.features)
+        return self.backbone.answer(replace(representation, pooled=self.constants(absent, len(batch))))
