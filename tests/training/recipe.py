@@ -1,4 +1,4 @@
-"""Weights and inputs for golden values, by a formula: no generator, so they are the same with every version of torch."""
+"""Weights and inputs for golden values, by a formula: no generator, so that every version of torch gives the same."""
 
 import math
 

@@ -23,7 +23,9 @@ def small_backbone(seed: int = 0) -> Backbone:
     )
 
 
-def small_batch(size: int = 6, *, audio_steps: Tensor | None = None, visual_steps: Tensor | None = None) -> Batch:
+def small_batch(
+    size: int = 6, *, audio_steps: Tensor | None = None, visual_steps: Tensor | None = None
+) -> Batch:
     """Return a complete batch of `size` questions; `*_steps` int [batch]: how many steps are there (default: all)."""
     generator = torch.Generator().manual_seed(5)
 

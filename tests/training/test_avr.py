@@ -157,5 +157,7 @@ def test_the_method_invents_what_is_missing_from_noise_and_the_other_modality():
     completed = model._completed(entered, "audio")
     assert completed.features["audio"].shape == (3, 4, CHANNELS)
     assert torch.equal(completed.masks["audio"], batch.visual_mask)
-    other = model._completed(model.backbone.encode(small_batch(3).without("audio").select(torch.tensor([1, 0, 2]))), "audio")
+    other = model._completed(
+        model.backbone.encode(small_batch(3).without("audio").select(torch.tensor([1, 0, 2]))), "audio"
+    )
     assert F.mse_loss(completed.features["audio"][0], other.features["audio"][0]) > 0

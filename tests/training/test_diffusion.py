@@ -71,7 +71,11 @@ def test_unknown_names_are_refused(wrong):
 @pytest.mark.parametrize("objective", ["noise", "v"])
 def test_clean_values_come_back_from_a_right_prediction(objective):
     diffusion = GaussianDiffusion(Constant(), steps=10, objective=objective).double()
-    clean, noise, step = torch.randn(10, 3, 2, 2).double(), torch.randn(10, 3, 2, 2).double(), torch.arange(10)
+    clean, noise, step = (
+        torch.randn(10, 3, 2, 2).double(),
+        torch.randn(10, 3, 2, 2).double(),
+        torch.arange(10),
+    )
     noisy = diffusion.noised(clean, step, noise)
     target = noise if objective == "noise" else diffusion.velocity(clean, step, noise)
     torch.testing.assert_close(diffusion.clean_from(noisy, target, step), clean)

@@ -38,7 +38,11 @@ def small_memory(variant: str = "recommended", **changes) -> RelationMemory:
 
 def small_rows(rows: int = 7) -> dict[str, torch.Tensor]:
     torch.manual_seed(2)
-    return {"question": torch.randn(rows, 6), "audio": torch.randn(rows, 6), "visual": torch.rand(rows, 6, 2, 2)}
+    return {
+        "question": torch.randn(rows, 6),
+        "audio": torch.randn(rows, 6),
+        "visual": torch.rand(rows, 6, 2, 2),
+    }
 
 
 def test_has_the_released_number_of_parameters():
@@ -209,7 +213,8 @@ def test_the_recall_loss_sees_only_steps_with_both_modalities():
     recalled = {m: recalled_features(memory, entered, m) for m in ("audio", "visual")}
     both = batch.audio_mask & batch.visual_mask
     expected = sum(
-        (recalled[m] - entered.features[m]).square().flatten(2).sum(2)[both].mean() for m in ("audio", "visual")
+        (recalled[m] - entered.features[m]).square().flatten(2).sum(2)[both].mean()
+        for m in ("audio", "visual")
     )
     torch.testing.assert_close(recall_loss(memory, entered, recalled), expected)
 

@@ -66,7 +66,14 @@ REFINE_VARIANTS = {
         "v", "clamped", "corner", "last", correction=False, stochastic=True, detached=False, one_sided=False
     ),
     "recommended": RefineSettings(
-        "noise", "standardised", "mean", "middle", correction=True, stochastic=False, detached=True, one_sided=True
+        "noise",
+        "standardised",
+        "mean",
+        "middle",
+        correction=True,
+        stochastic=False,
+        detached=True,
+        one_sided=True,
     ),
 }
 
@@ -75,8 +82,9 @@ REFINE_VARIANTS = {
 class DiffusionSizes:
     """Steps of the diffusion and widths of its U-Net; the defaults are the paper's, where it names them.
 
-    `width`: channels of the joint map that is diffused (None: those of the visual map, as released). `gradient_steps`: only the last so many network calls of a reverse chain get a gradient (None: all). `recompute`:
-    activations of a chain are recomputed in the backward pass instead of kept.
+    `width`: channels of the joint map that is diffused (None: those of the visual map, as released).
+    `gradient_steps`: only the last so many network calls of a reverse chain get a gradient (None: all).
+    `recompute`: activations of a chain are recomputed in the backward pass instead of kept.
     """
 
     steps: int = 10
@@ -108,7 +116,7 @@ class AudioVisualRefiner(nn.Module):
         self,
         shapes: Mapping[str, tuple[int, ...]],
         *,
-        sizes: DiffusionSizes = DiffusionSizes(),  # noqa: B008  (a frozen value)
+        sizes: DiffusionSizes = DiffusionSizes(),
         settings: RefineSettings = REFINE_VARIANTS["recommended"],
     ) -> None:
         super().__init__()
@@ -121,8 +129,8 @@ class AudioVisualRefiner(nn.Module):
         self.join = nn.Conv2d(audio[0] + visual[0], width, 1)
         self.read = nn.Conv2d(width, audio[0] + visual[0], 1)
         if settings.correction:
-            nn.init.zeros_(self.read.weight)
-            nn.init.zeros_(self.read.bias)
+            for parameter in self.read.parameters():
+                nn.init.zeros_(parameter)
         unet = UNet(channels=width, dim=sizes.dim, mults=sizes.mults, stem_kernel=sizes.stem_kernel)
         self.diffusion = GaussianDiffusion(
             unet, steps=sizes.steps, schedule=sizes.schedule, objective=settings.objective
@@ -142,7 +150,12 @@ class AudioVisualRefiner(nn.Module):
         return self.diffusion.loss(self._scaled(joint))
 
     def refine(
-        self, audio: Tensor, visual: Tensor, *, given: tuple[str, ...] = MODALITIES, noises: Tensor | None = None
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        *,
+        given: tuple[str, ...] = MODALITIES,
+        noises: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return refined `audio` [row, channel] and `visual` [row, channel, height, width].
 
@@ -275,7 +288,9 @@ class Avr(nn.Module):
     ) -> None:
         super().__init__()
         settings = refine_settings(variant)
-        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
+        sizes = DiffusionSizes(
+            steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute
+        )
         self.backbone = backbone
         self.refiner = AudioVisualRefiner(backbone.feature_shapes, sizes=sizes, settings=settings)
         self.fill = NoiseFill(backbone.feature_shapes)
