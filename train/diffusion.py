@@ -8,6 +8,7 @@ Source: Eq. 5-7 of "Learning Trimodal Relation for AVQA with Missing Modality" (
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -47,7 +48,11 @@ def linear_betas(steps: int) -> Tensor:
     return betas
 
 
-SCHEDULES = {"sigmoid": sigmoid_betas, "cosine": cosine_betas, "linear": linear_betas}
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "sigmoid": sigmoid_betas,
+    "cosine": cosine_betas,
+    "linear": linear_betas,
+}
 
 
 class GaussianDiffusion(nn.Module):
@@ -66,7 +71,12 @@ class GaussianDiffusion(nn.Module):
     posterior_std: Tensor
 
     def __init__(
-        self, network: nn.Module, *, steps: int = 10, schedule: str = "sigmoid", objective: Objective = "noise"
+        self,
+        network: nn.Module,
+        *,
+        steps: int = 10,
+        schedule: str = "sigmoid",
+        objective: Objective = "noise",
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:

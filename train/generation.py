@@ -48,7 +48,7 @@ class RunningMoments(nn.Module):
 
 
 def rows_of(values: Tensor, mask: Tensor) -> Tensor:
-    """Return [row, ...]: the steps of `values` [batch, time, ...] where `mask` [batch, time] is True, sample by sample."""
+    """Return [row, ...], sample by sample: steps of `values` [batch, time, ...] where `mask` [batch, time] is True."""
     return values[mask]
 
 
@@ -64,7 +64,9 @@ def batch_of(rows: Tensor, mask: Tensor) -> Tensor:
     return values
 
 
-def with_generated(representation: Representation, generated: Mapping[str, Tensor], available: str) -> Representation:
+def with_generated(
+    representation: Representation, generated: Mapping[str, Tensor], available: str
+) -> Representation:
     """Return `representation` with `generated` {modality: [batch, time, ...]} as features.
 
     All features then have the mask of the `available` modality: a generated step is there where its source is.

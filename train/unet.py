@@ -8,6 +8,7 @@ denoising-diffusion-pytorch 1.9.4 with its defaults.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class UNet(nn.Module):
     `channels`: of the map. `dim`: width at full resolution, a multiple of 8. `mults`: widths of the levels, as
     multiples of `dim`; each level but the last halves the map. `stem_kernel`: odd side of the first convolution; on
     maps of a few cells a side of 3 reads the same cells for a fifth of the work.
-    Source: algorithm of the paper's section 3.2 [autoencoder of AVR diffusion].
+    Source: the autoencoder of section 3.2.
     Differs from the released code: maps whose sides are not a multiple of the down-sampling are padded by their
     border and cropped again (the released code refuses them); numbers are equal where it runs.
     """
@@ -33,9 +34,11 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if dim % NORM_GROUPS or stem_kernel % 2 == 0:
-            raise ValueError(f"dim must be a multiple of {NORM_GROUPS} and stem_kernel odd: {dim}, {stem_kernel}")
+            raise ValueError(
+                f"dim must be a multiple of {NORM_GROUPS} and stem_kernel odd: {dim}, {stem_kernel}"
+            )
         widths = [dim, *(dim * mult for mult in mults)]
-        levels = list(zip(widths[:-1], widths[1:], strict=True))
+        levels = list(pairwise(widths))
         embedded = 4 * dim
         self.multiple = 2 ** (len(levels) - 1)
         self.stem = nn.Conv2d(channels, dim, stem_kernel, padding=stem_kernel // 2)
@@ -43,7 +46,9 @@ class UNet(nn.Module):
             StepCode(dim), nn.Linear(dim, embedded), nn.GELU(), nn.Linear(embedded, embedded)
         )
         last = len(levels) - 1
-        self.down = nn.ModuleList(DownLevel(i, o, embedded, level == last) for level, (i, o) in enumerate(levels))
+        self.down = nn.ModuleList(
+            DownLevel(i, o, embedded, level == last) for level, (i, o) in enumerate(levels)
+        )
         self.up = nn.ModuleList(
             UpLevel(i, o, embedded, innermost=level == 0, outermost=level == last)
             for level, (i, o) in enumerate(reversed(levels))
@@ -77,12 +82,12 @@ class StepCode(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.half = dim // 2
+        self.waves = dim // 2
 
     def forward(self, step: Tensor) -> Tensor:
         """Return the code [row, dim]."""
-        decay = -math.log(SLOWEST_PERIOD) / (self.half - 1)
-        angles = step[:, None] * torch.exp(decay * torch.arange(self.half, device=step.device))
+        decay = -math.log(SLOWEST_PERIOD) / (self.waves - 1)
+        angles = step[:, None] * torch.exp(decay * torch.arange(self.waves, device=step.device))
         return torch.cat((angles.sin(), angles.cos()), -1)
 
 
@@ -99,7 +104,7 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if width == out_width else nn.Conv2d(width, out_width, 1)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Return [row, out channel, height, width] for `x` [row, channel, height, width] and `code` [row, embedded]."""
+        """Return [row, out channel, height, width]; `x` [row, channel, height, width], `code` [row, embedded]."""
         scale, shift = self.modulation(code)[:, :, None, None].chunk(2, 1)
         hidden = F.silu(self.norm1(self.conv1(x)) * (scale + 1) + shift)
         return F.silu(self.norm2(self.conv2(hidden))) + self.shortcut(x)
@@ -164,7 +169,7 @@ class FullAttention(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """Two blocks and an attention at one resolution, then half the resolution (the innermost level keeps it)."""
+    """Two blocks and an attention at one resolution, then half of it (the innermost level keeps it)."""
 
     def __init__(self, width: int, out_width: int, embedded: int, innermost: bool) -> None:
         super().__init__()
@@ -194,13 +199,13 @@ class UpLevel(nn.Module):
         self.change = conv if outermost else nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv)
 
     def forward(self, x: Tensor, second: Tensor, first: Tensor, code: Tensor) -> Tensor:
-        """Return the map for the next level up; `second` and `first` are what the way down kept, latest first."""
+        """Return the map for the next level up; `second` and `first` were kept on the way down, in reverse."""
         x = self.block1(torch.cat((x, second), 1), code)
         x = self.block2(torch.cat((x, first), 1), code)
         return self.change(self.attention(x) + x)
 
 
 def _pad(maps: Tensor, multiple: int) -> Tensor:
-    """Repeat the right and the lower border of `maps` [row, channel, height, width] until `multiple` divides both."""
+    """Repeat the right and lower borders of `maps` [row, channel, height, width] to multiples of `multiple`."""
     down, right = (-side % multiple for side in maps.shape[-2:])
     return F.pad(maps, (0, right, 0, down), mode="replicate") if down or right else maps

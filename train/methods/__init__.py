@@ -17,12 +17,18 @@ class MethodEntry:
     variants: tuple[str, ...] = ()
 
 
+_PAPER = "Park et al., ECCV 2024, Learning Trimodal Relation for AVQA with Missing Modality"
+_VARIANTS = ("recommended", "paper", "released")
+
 METHODS = {
     "zero-fill": MethodEntry("train.methods.zero_fill:ZeroFill", "the plain backbone, zeros where one lacks"),
     "modality-dropout": MethodEntry(
         "train.methods.modality_dropout:ModalityDropout", "Neverova et al., TPAMI 2016, ModDrop"
     ),
     "reference": MethodEntry("train.methods.reference:Reference", "the plain backbone on fewer inputs"),
+    "rmm": MethodEntry("train.methods.rmm:Rmm", _PAPER, _VARIANTS),
+    "avr": MethodEntry("train.methods.avr:Avr", _PAPER, _VARIANTS),
+    "rmm-avr": MethodEntry("train.methods.rmm_avr:RmmAvr", _PAPER, _VARIANTS),
 }
 
 

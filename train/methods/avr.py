@@ -66,7 +66,14 @@ REFINE_VARIANTS = {
         "v", "clamped", "corner", "last", correction=False, stochastic=True, detached=False, one_sided=False
     ),
     "recommended": RefineSettings(
-        "noise", "standardised", "mean", "middle", correction=True, stochastic=False, detached=True, one_sided=True
+        "noise",
+        "standardised",
+        "mean",
+        "middle",
+        correction=True,
+        stochastic=False,
+        detached=True,
+        one_sided=True,
     ),
 }
 
@@ -75,8 +82,9 @@ REFINE_VARIANTS = {
 class DiffusionSizes:
     """Steps of the diffusion and widths of its U-Net; the defaults are the paper's, where it names them.
 
-    `gradient_steps`: only the last so many network calls of a reverse chain get a gradient (None: all). `recompute`:
-    activations of a chain are recomputed in the backward pass instead of kept.
+    `width`: channels of the joint map that is diffused (None: those of the visual map, as released).
+    `gradient_steps`: only the last so many network calls of a reverse chain get a gradient (None: all).
+    `recompute`: activations of a chain are recomputed in the backward pass instead of kept.
     """
 
     steps: int = 10
@@ -84,6 +92,7 @@ class DiffusionSizes:
     dim: int = 64
     mults: tuple[int, ...] = (1, 2)
     stem_kernel: int = 7
+    width: int | None = None
     gradient_steps: int | None = None
     recompute: bool = False
 
@@ -107,7 +116,7 @@ class AudioVisualRefiner(nn.Module):
         self,
         shapes: Mapping[str, tuple[int, ...]],
         *,
-        sizes: DiffusionSizes = DiffusionSizes(),  # noqa: B008  (a frozen value)
+        sizes: DiffusionSizes = DiffusionSizes(),
         settings: RefineSettings = REFINE_VARIANTS["recommended"],
     ) -> None:
         super().__init__()
@@ -116,16 +125,17 @@ class AudioVisualRefiner(nn.Module):
             raise ValueError(f"AVR joins an audio vector and a map or a vector, not {audio} and {visual}")
         self.settings, self.sizes = settings, sizes
         self.is_map, self.split = len(visual) == 3, audio[0]
-        self.join = nn.Conv2d(audio[0] + visual[0], visual[0], 1)
-        self.read = nn.Conv2d(visual[0], audio[0] + visual[0], 1)
+        width = sizes.width or visual[0]
+        self.join = nn.Conv2d(audio[0] + visual[0], width, 1)
+        self.read = nn.Conv2d(width, audio[0] + visual[0], 1)
         if settings.correction:
-            nn.init.zeros_(self.read.weight)
-            nn.init.zeros_(self.read.bias)
-        unet = UNet(channels=visual[0], dim=sizes.dim, mults=sizes.mults, stem_kernel=sizes.stem_kernel)
+            for parameter in self.read.parameters():
+                nn.init.zeros_(parameter)
+        unet = UNet(channels=width, dim=sizes.dim, mults=sizes.mults, stem_kernel=sizes.stem_kernel)
         self.diffusion = GaussianDiffusion(
             unet, steps=sizes.steps, schedule=sizes.schedule, objective=settings.objective
         )
-        self.moments = RunningMoments(visual[0])
+        self.moments = RunningMoments(width)
 
     def loss(self, audio: Tensor, visual: Tensor) -> Tensor:
         """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, channel, height, width].
@@ -140,7 +150,12 @@ class AudioVisualRefiner(nn.Module):
         return self.diffusion.loss(self._scaled(joint))
 
     def refine(
-        self, audio: Tensor, visual: Tensor, *, given: tuple[str, ...] = MODALITIES, noises: Tensor | None = None
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        *,
+        given: tuple[str, ...] = MODALITIES,
+        noises: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return refined `audio` [row, channel] and `visual` [row, channel, height, width].
 
@@ -266,13 +281,16 @@ class Avr(nn.Module):
         dim: int = 64,
         mults: Sequence[int] = (1, 2),
         stem_kernel: int = 7,
+        width: int | None = None,
         gradient_steps: int | None = None,
         recompute: bool = False,
         refine_weight: float = 1.0,
     ) -> None:
         super().__init__()
         settings = refine_settings(variant)
-        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, gradient_steps, recompute)
+        sizes = DiffusionSizes(
+            steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute
+        )
         self.backbone = backbone
         self.refiner = AudioVisualRefiner(backbone.feature_shapes, sizes=sizes, settings=settings)
         self.fill = NoiseFill(backbone.feature_shapes)

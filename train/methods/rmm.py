@@ -59,7 +59,9 @@ class RecallSettings:
 
 RECALL_VARIANTS = {
     "paper": RecallSettings("paper", "paper_softmax", "sum", detached=False, placed=False, one_sided=False),
-    "released": RecallSettings("cosine", "paper_softmax", "mean", detached=False, placed=False, one_sided=False),
+    "released": RecallSettings(
+        "cosine", "paper_softmax", "mean", detached=False, placed=False, one_sided=False
+    ),
     "recommended": RecallSettings(
         "centred", "normalised_product", "share", detached=True, placed=True, one_sided=True
     ),
@@ -94,11 +96,15 @@ class RelationMemory(nn.Module):
         self.shapes = {modality: tuple(shapes[modality]) for modality in MODALITIES}
         self.settings, self.channels = settings, question_channels
         sizes = {"question": question_channels} | {m: math.prod(s) for m, s in self.shapes.items()}
-        self.slots = nn.ParameterDict({name: nn.Parameter(torch.randn(slots, n)) for name, n in sizes.items()})
+        self.slots = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(slots, n)) for name, n in sizes.items()}
+        )
         self.moments = nn.ModuleDict({name: RunningMoments(n) for name, n in sizes.items()})
         if settings.addressing == "centred":
             sharpness = math.log(START_SHARPNESS)
-            self.log_sharpness = nn.ParameterDict({name: nn.Parameter(torch.tensor(sharpness)) for name in sizes})
+            self.log_sharpness = nn.ParameterDict(
+                {name: nn.Parameter(torch.tensor(sharpness)) for name in sizes}
+            )
         self.register_buffer("placed", torch.zeros((), dtype=torch.long))
 
     def recall(self, missing: str, available: Tensor, question: Tensor) -> Tensor:
@@ -132,18 +138,18 @@ class RelationMemory(nn.Module):
             return errors.sum(1).mean()
         if self.settings.error == "mean":
             return errors.mean()
-        return errors.mean() / self.moments[missing].variance.mean().clamp_min(SMALLEST_VARIANCE)
+        return errors.mean() / self._moments(missing).variance.mean().clamp_min(SMALLEST_VARIANCE)
 
     @torch.no_grad()
     def observe(self, real: Mapping[str, Tensor], samples: int) -> None:
-        """Take in real steps {"question" | "audio" | "visual": [row, ...]} of one training batch of `samples` questions.
+        """Take in real steps {"question" | "audio" | "visual": [row, ...]} of a training batch of `samples` questions.
 
         Their moments are remembered; while slots are still to be placed (at most one per question and batch, spread
         over the batch), a slot takes the three features of one real step.
         """
         flat = {name: values.flatten(1) for name, values in real.items()}
         for name, values in flat.items():
-            self.moments[name].update(values)
+            self._moments(name).update(values)
         if not self.settings.placed:
             return
         first, rows = int(self.placed), len(flat["question"])
@@ -153,13 +159,18 @@ class RelationMemory(nn.Module):
             self.slots[name][first : first + count] = values[chosen.to(values.device)].to(self.slots[name])
         self.placed += count
 
+    def _moments(self, name: str) -> RunningMoments:
+        moments = self.moments[name]
+        assert isinstance(moments, RunningMoments)
+        return moments
+
     def _scores(self, name: str, rows: Tensor) -> Tensor:
         slots = self.slots[name]
         if self.settings.addressing == "paper":
             return rows @ slots.T / math.sqrt(self.channels)
         if self.settings.addressing == "cosine":
             return F.normalize(rows, dim=1) @ F.normalize(slots, dim=1).T
-        mean = self.moments[name].mean
+        mean = self._moments(name).mean
         cosine = F.normalize(rows - mean, dim=1) @ F.normalize(slots - mean, dim=1).T
         return cosine * self.log_sharpness[name].exp()
 
@@ -183,7 +194,8 @@ def recall_loss(
     if not both.any():
         return representation.question.new_zeros(())
     errors = [
-        memory.error(m, rows_of(recalled[m], both), rows_of(representation.features[m], both)) for m in MODALITIES
+        memory.error(m, rows_of(recalled[m], both), rows_of(representation.features[m], both))
+        for m in MODALITIES
     ]
     return torch.stack(errors).sum()
 
@@ -219,7 +231,9 @@ class Rmm(nn.Module):
         super().__init__()
         settings = recall_settings(variant)
         self.backbone = backbone
-        self.memory = RelationMemory(backbone.feature_shapes, backbone.channels, slots=slots, settings=settings)
+        self.memory = RelationMemory(
+            backbone.feature_shapes, backbone.channels, slots=slots, settings=settings
+        )
         self.unseen = ConstantAnswer(backbone)
         self.recall_weight = recall_weight
         self.trains_on = "all" if settings.one_sided else "complete"

@@ -80,6 +80,7 @@ class RmmAvr(nn.Module):
         dim: int = 64,
         mults: Sequence[int] = (1, 2),
         stem_kernel: int = 7,
+        width: int | None = None,
         gradient_steps: int | None = None,
         recompute: bool = False,
         recall_weight: float = 1.0,
@@ -87,7 +88,9 @@ class RmmAvr(nn.Module):
     ) -> None:
         super().__init__()
         recall, refine = recall_settings(variant), refine_settings(variant)
-        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, gradient_steps, recompute)
+        sizes = DiffusionSizes(
+            steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute
+        )
         shapes = backbone.feature_shapes
         self.settings = JOIN_VARIANTS[variant]
         self.backbone = backbone
@@ -121,7 +124,7 @@ class RmmAvr(nn.Module):
         return losses | {"total": total_of(losses, self.weights)}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]: of the plain backbone where all is there, of the constants where nothing is."""
+        """Return logits [batch, answer]: the plain backbone's where all is there, the constants' where nothing is."""
         if not batch.present:
             return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
         representation = self.backbone.encode(batch)

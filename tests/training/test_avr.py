@@ -1,0 +1,163 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from small_avqa import CHANNELS, small_backbone, small_batch
+from torch.nn import functional as F
+
+from train.methods.avr import REFINE_VARIANTS, AudioVisualRefiner, Avr, DiffusionSizes, NoiseFill
+
+VARIANTS = list(REFINE_VARIANTS)
+SMALL = DiffusionSizes(steps=3, dim=8, stem_kernel=3)
+
+
+def small_refiner(variant: str = "recommended", shapes=None, sizes: DiffusionSizes = SMALL, **changes):
+    torch.manual_seed(0)
+    settings = replace(REFINE_VARIANTS[variant], **changes)
+    return AudioVisualRefiner(shapes or {"audio": (6,), "visual": (8, 3, 3)}, sizes=sizes, settings=settings)
+
+
+def small_pair(rows: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(rows, 6), torch.rand(rows, 8, 3, 3)
+
+
+def small_avr(variant: str) -> Avr:
+    return Avr(small_backbone(), variant=variant, steps=3, dim=8, stem_kernel=3)
+
+
+def test_has_the_released_numbers_of_parameters():
+    refiner = AudioVisualRefiner({"audio": (512,), "visual": (512, 14, 14)})
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in refiner.named_children()}
+    assert counts == {"join": 524_800, "read": 525_312, "diffusion": 4_685_120, "moments": 0}
+
+
+def test_joining_equals_a_convolution_over_the_repeated_audio_before_the_map():
+    refiner, (audio, visual) = small_refiner(), small_pair()
+    repeated = audio[:, :, None, None].expand(-1, -1, 3, 3)
+    expected = refiner.join(torch.cat((repeated, visual), 1))
+    torch.testing.assert_close(refiner._joined(audio, visual), expected)
+
+
+@pytest.mark.parametrize("readout", ["mean", "corner"])
+def test_reading_equals_a_convolution_split_in_two(readout):
+    refiner, joint = small_refiner("paper", readout=readout), torch.randn(4, 8, 3, 3)
+    audio, visual = refiner._read(joint)
+    expected = refiner.read(joint)
+    vector = expected[:, :6].mean((2, 3)) if readout == "mean" else expected[:, :6, 0, 0]
+    torch.testing.assert_close(audio, vector)
+    torch.testing.assert_close(visual, expected[:, 6:])
+
+
+def test_the_released_variant_is_its_sampler_between_two_convolutions():
+    refiner, (audio, visual) = small_refiner("released").train(), small_pair()
+    joint = refiner.join(torch.cat((audio[:, :, None, None].expand(-1, -1, 3, 3), visual), 1))
+    noises = refiner.diffusion.draw_noises(joint)
+    end = refiner.read((refiner.diffusion.reverse(joint, noises=noises, clamp=True) + 1) / 2)
+    found = refiner.refine(audio, visual, noises=noises)
+    torch.testing.assert_close(found[0], end[:, :6, 0, 0])
+    torch.testing.assert_close(found[1], end[:, 6:])
+
+
+def test_the_recommended_variant_begins_by_changing_nothing_that_was_given():
+    refiner, (audio, visual) = small_refiner(), small_pair()
+    same = refiner.refine(audio, visual)
+    assert torch.equal(same[0], audio)
+    assert torch.equal(same[1], visual)
+    invented = refiner.refine(audio, visual, given=("visual",))
+    assert not invented[0].any()
+    assert torch.equal(invented[1], visual)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_comes_back_depends_on_both_modalities_once_trained(variant):
+    refiner, (audio, visual) = small_refiner(variant).eval(), small_pair()
+    torch.nn.init.normal_(refiner.read.weight)
+    base = refiner.refine(audio, visual)
+    for changed in (refiner.refine(audio.flip(1), visual), refiner.refine(audio, visual.flip(1))):
+        for before, after in zip(base, changed, strict=True):
+            assert not torch.allclose(before, after, atol=1e-4)
+
+
+def test_the_middle_start_keeps_what_the_last_step_would_lose():
+    kept = small_refiner(sizes=DiffusionSizes(steps=10, dim=8)).diffusion.kept
+    assert kept[9].sqrt().item() < 0.01
+    assert kept[4].sqrt().item() == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluation_is_repeatable_and_training_draws_where_the_variant_says_so(variant):
+    refiner, (audio, visual) = small_refiner(variant), small_pair()
+    torch.nn.init.normal_(refiner.read.weight)
+    first, second = refiner.train().refine(audio, visual), refiner.refine(audio, visual)
+    assert torch.equal(first[0], second[0]) != REFINE_VARIANTS[variant].stochastic
+    refiner.eval()
+    assert torch.equal(refiner.refine(audio, visual)[0], refiner.refine(audio, visual)[0])
+
+
+def test_joint_maps_are_scaled_to_unit_variance_by_the_moments_of_training():
+    refiner = small_refiner()
+    audio, visual = 3 * torch.randn(400, 6) + 1, 5 * torch.rand(400, 8, 3, 3)
+    for _ in range(30):
+        refiner.loss(audio, visual)
+    scaled = refiner._scaled(refiner._joined(audio, visual)).movedim(1, -1).flatten(0, 2)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(8), atol=0.05, rtol=0)
+    torch.testing.assert_close(scaled.std(0), torch.ones(8), atol=0.1, rtol=0)
+    updates = int(refiner.moments.updates)
+    refiner.eval().loss(audio, visual)
+    assert int(refiner.moments.updates) == updates
+
+
+def test_only_the_recommended_diffusion_loss_leaves_the_features_alone():
+    for variant, shapes_features in (("paper", True), ("released", True), ("recommended", False)):
+        audio, visual = small_pair()
+        refiner = small_refiner(variant)
+        refiner.loss(audio.requires_grad_(), visual).backward()
+        assert (audio.grad is not None) == shapes_features
+        assert (refiner.join.weight.grad is not None) == shapes_features
+
+
+def test_a_narrower_joint_map_and_a_pooled_picture_are_allowed():
+    refiner = small_refiner("paper", {"audio": (6,), "visual": (8,)}, replace(SMALL, width=5))
+    audio, visual = refiner.refine(torch.randn(4, 6), torch.randn(4, 8))
+    assert (audio.shape, visual.shape) == ((4, 6), (4, 8))
+    assert refiner.join.weight.shape == (5, 14, 1, 1)
+
+
+def test_features_that_cannot_be_joined_are_refused():
+    with pytest.raises(ValueError, match="AVR joins an audio vector and a map"):
+        small_refiner(shapes={"audio": (6, 2), "visual": (8, 3, 3)})
+
+
+def test_noise_is_fresh_in_training_and_one_draw_in_evaluation():
+    fill, mask = NoiseFill({"audio": (6,), "visual": (8, 3, 3)}), torch.ones(2, 3, dtype=torch.bool)
+    assert not torch.equal(fill("audio", mask), fill("audio", mask))
+    fixed = fill.eval()("visual", mask)
+    assert fixed.shape == (2, 3, 8, 3, 3)
+    assert torch.equal(fixed[0, 0], fixed[1, 2])
+    assert torch.equal(fixed, fill("visual", mask))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_method_asks_three_times_and_adds_the_diffusion_loss(variant):
+    losses = small_avr(variant).training_loss(small_batch())
+    assert set(losses) == {
+        "unseen", "answer", "match", "audio_missing_answer", "audio_missing_match",
+        "visual_missing_answer", "visual_missing_match", "ave", "total",
+    }  # fmt: skip
+    parts = sum(loss for name, loss in losses.items() if name != "total")
+    torch.testing.assert_close(losses["total"], parts)
+
+
+def test_the_method_invents_what_is_missing_from_noise_and_the_other_modality():
+    model = small_avr("recommended").eval()
+    torch.nn.init.normal_(model.refiner.read.weight)
+    batch = small_batch(3).without("audio")
+    entered = model.backbone.encode(batch)
+    completed = model._completed(entered, "audio")
+    assert completed.features["audio"].shape == (3, 4, CHANNELS)
+    assert torch.equal(completed.masks["audio"], batch.visual_mask)
+    other = model._completed(
+        model.backbone.encode(small_batch(3).without("audio").select(torch.tensor([1, 0, 2]))), "audio"
+    )
+    assert F.mse_loss(completed.features["audio"][0], other.features["audio"][0]) > 0

@@ -1,0 +1,204 @@
+"""The paper's method and its two halves alone, as methods: what they read, what they learn, what they answer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_avqa import ANSWERS, small_backbone, small_batch
+from torch.nn import functional as F
+
+from train.batch import MODALITIES, Batch
+from train.interfaces import StagedMethod
+from train.methods.avr import Avr
+from train.methods.rmm import Rmm
+from train.methods.rmm_avr import RmmAvr
+
+SIZES = {"steps": 3, "dim": 8, "stem_kernel": 3}
+VARIANTS = ("paper", "released", "recommended")
+BUILDERS = {
+    "rmm": lambda variant, **more: Rmm(small_backbone(), variant=variant, slots=5, **more),
+    "avr": lambda variant, **more: Avr(small_backbone(), variant=variant, **SIZES, **more),
+    "rmm-avr": lambda variant, **more: RmmAvr(small_backbone(), variant=variant, slots=5, **SIZES, **more),
+}
+EVERY = [(name, variant) for name in BUILDERS for variant in VARIANTS]
+PRESENCES = [(), ("audio",), ("visual",), ("audio", "visual")]
+
+
+def build(name: str, variant: str = "recommended", **more):
+    """Return a method whose reading of the diffusion already says something, as after training."""
+    torch.manual_seed(3)
+    method = BUILDERS[name](variant, **more)
+    if hasattr(method, "refiner"):
+        torch.nn.init.normal_(method.refiner.read.weight, std=0.2)
+    return method
+
+
+def with_nan(batch: Batch, *modalities: str) -> Batch:
+    """Return `batch` with NaN in place of what was stored of `modalities`; its masks say they are not there."""
+    changes = {}
+    for modality in modalities:
+        stored = batch.features(modality)
+        changes[modality] = {name: torch.full_like(values, torch.nan) for name, values in stored.items()}
+        changes[f"{modality}_mask"] = torch.zeros_like(batch.mask(modality))
+    return replace(batch, **changes)
+
+
+def predict_parts(method, batch: Batch) -> torch.Tensor:
+    logits = torch.zeros(len(batch), ANSWERS)
+    with torch.no_grad():
+        for rows, part in batch.split_by_presence():
+            logits[rows] = method.predict(part)
+    return logits
+
+
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+@pytest.mark.parametrize("missing", PRESENCES)
+def test_predictions_do_not_change_when_the_missing_modality_is_replaced(name, variant, missing):
+    method, batch = build(name, variant).eval(), small_batch()
+    expected = predict_parts(method, batch.without(*missing))
+    assert expected.isfinite().all()
+    assert torch.equal(predict_parts(method, with_nan(batch, *missing)), expected)
+
+
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+@pytest.mark.parametrize("missing", MODALITIES)
+def test_predictions_change_with_the_present_modality(name, variant, missing):
+    method, batch = build(name, variant).eval(), small_batch()
+    present = "visual" if missing == "audio" else "audio"
+    stored = {key: values.flip(0) for key, values in batch.features(present).items()}
+    with torch.no_grad():
+        before = method.predict(batch.without(missing))
+        after = method.predict(replace(batch, **{present: stored}).without(missing))
+    assert (before - after).abs().amax(1).min() > 0
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("missing", PRESENCES)
+def test_a_prediction_is_the_same_alone_and_in_a_batch(name, missing):
+    method, batch = build(name).eval(), small_batch().without(*missing)
+    with torch.no_grad():
+        together = method.predict(batch)
+        alone = torch.cat([method.predict(batch.select(torch.tensor([row]))) for row in range(len(batch))])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_complete_questions_are_answered_by_the_plain_backbone(name):
+    method, batch = build(name).eval(), small_batch()
+    with torch.no_grad():
+        expected = method.backbone.answer(method.backbone.encode(batch)).logits
+        assert torch.equal(method.predict(batch), expected)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_with_nothing_left_no_generator_is_called(name, monkeypatch):
+    method, batch = build(name).eval(), small_batch().without(*MODALITIES)
+    for part in ("memory", "refiner"):
+        if hasattr(method, part):
+            delattr(method, part)
+    with torch.no_grad():
+        assert method.predict(batch).shape == (6, ANSWERS)
+
+
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+def test_the_gradient_reaches_every_parameter(name, variant):
+    method = build(name, variant)
+    method.training_loss(small_batch())["total"].backward()
+    assert [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_constants_learn_alone(name):
+    method, batch = build(name), small_batch()
+    method.training_loss(batch.without(*MODALITIES))["total"].backward()
+    learning = {n for n, p in method.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learning == {f"unseen.constants.vectors.{m}" for m in MODALITIES}
+    assert all(p.requires_grad for p in method.parameters())
+
+
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+@pytest.mark.parametrize("missing", MODALITIES)
+def test_questions_with_one_modality_train_the_way_they_are_answered(name, variant, missing):
+    method = build(name, variant)
+    losses = method.training_loss(small_batch().without(missing))
+    assert set(losses) - {"audio_missing_match"} == {"unseen", f"{missing}_missing_answer", "total"}
+    assert losses["total"].isfinite()
+    assert method.trains_on == ("all" if variant == "recommended" else "complete")
+
+
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+def test_steps_that_are_not_there_spoil_no_loss_and_no_prediction(name, variant):
+    batch = small_batch(3, audio_steps=torch.tensor([4, 1, 3]), visual_steps=torch.tensor([2, 4, 1]))
+    method = build(name, variant)
+    total = method.training_loss(batch)["total"]
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad.isfinite().all() for p in method.parameters())
+    for missing in PRESENCES:
+        assert predict_parts(method.eval(), batch.without(*missing)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_first_stage_trains_the_backbone_alone(name):
+    method = build(name)
+    assert isinstance(method, StagedMethod)
+    first, second = method.stages()
+    assert first.share + second.share == 1
+    method.enter(first.name)
+    losses = method.training_loss(small_batch())
+    assert set(losses) == {"unseen", "answer", "match", "total"}
+    losses["total"].backward()
+    assert all(n.startswith(first.trains) for n, p in method.named_parameters() if p.grad is not None)
+    assert set(method.training_loss(small_batch().without("audio"))) == {"unseen", "total"}
+    method.enter(second.name)
+    assert "audio_missing_answer" in method.training_loss(small_batch())
+
+
+def test_the_total_is_equation_eight():
+    method = build("rmm-avr", "paper", recall_weight=0.5, refine_weight=2.0)
+    losses = method.training_loss(small_batch())
+    answers = [n for n in losses if n.endswith(("answer", "match"))]
+    assert len(answers) == 6
+    expected = sum(losses[n] for n in answers) + 0.5 * losses["rmmr"] + 2 * losses["ave"] + losses["unseen"]
+    torch.testing.assert_close(losses["total"], expected)
+    assert "tied" not in losses
+
+
+def test_the_released_step_ties_four_refined_features_to_the_real_ones():
+    method, batch = build("rmm-avr", "released"), small_batch()
+    method.refiner.eval()
+    losses = method.training_loss(batch)
+    entered = method.backbone.encode(batch)
+    expected = 0
+    for missing, other in (("audio", "visual"), ("visual", "audio")):
+        flat = {m: entered.features[m].flatten(0, 1) for m in MODALITIES}
+        question = entered.question.repeat_interleave(4, 0)
+        flat_pseudo = {**flat, missing: method.memory.recall(missing, flat[other], question)}
+        refined = method.refiner.refine(flat_pseudo["audio"], flat_pseudo["visual"])
+        expected += sum(F.mse_loss(r, flat[m]) for m, r in zip(MODALITIES, refined, strict=True))
+    torch.testing.assert_close(losses["tied"], expected)
+
+
+@pytest.mark.parametrize(
+    ("variant", "is_refined"), [("paper", True), ("recommended", True), ("released", False)]
+)
+def test_the_available_modality_is_refined_too_except_as_released(variant, is_refined):
+    method, batch = build("rmm-avr", variant).eval(), small_batch().without("audio")
+    entered = method.backbone.encode(batch)
+    refined = method._refined(entered, "audio", torch.randn(6, 4, 16))
+    completed = method._completed(entered, "audio", refined)
+    assert torch.equal(completed.features["audio"], refined["audio"])
+    assert torch.equal(completed.features["visual"], entered.features["visual"]) != is_refined
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_it_learns_a_small_batch_by_heart_in_every_scenario(name):
+    method, batch = build(name), small_batch(3)
+    optimiser = torch.optim.Adam(method.parameters(), 1e-2)
+    for _ in range(30):
+        optimiser.zero_grad()
+        method.training_loss(batch)["total"].backward()
+        optimiser.step()
+    method.eval()
+    for missing in ((), ("audio",), ("visual",)):
+        assert torch.equal(predict_parts(method, batch.without(*missing)).argmax(1), batch.answer)
