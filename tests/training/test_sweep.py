@@ -1,12 +1,12 @@
-"""Sweeps and outcomes: every cell trained, evaluated and kept, the done skipped, strangers' folders refused."""
+"""Sweeps and outcomes: cells trained, evaluated and kept; the done skipped, strange folders refused."""
 
 import json
 from pathlib import Path
 
 import pytest
-import train.fit
 from tiny_store import CLASSES, TinyStore, make_manifest, make_store
 
+import train.fit
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest
 from train.features import FeatureBank
@@ -103,7 +103,7 @@ def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]
 
 
 def test_the_document_has_the_agreed_form_and_its_floors(swept: tuple[Path, dict[str, dict]]) -> None:
-    out, documents = swept
+    documents = swept[1]
     found = documents["zero-fill-seed0"]
     assert set(found) == {"run", "split", "scenarios", "floors"}
     cell = found["scenarios"]["audio-missing"]
