@@ -200,7 +200,13 @@ def _read_questions(
     features = {}
     for name in needs:
         stored = tokens_name(manifest.vocabulary.tokens) if name == "tokens" else name
-        features[name] = (torch.from_numpy(np.asarray(store.question_values(stored).oindex[unique])), place)
+        values = torch.from_numpy(np.asarray(store.question_values(stored).oindex[unique]))
+        holes = values.isnan() if values.is_floating_point() else values == -1
+        if holes.flatten(1).all(1).any():
+            raise UserError(
+                f"the store lacks {stored} of some questions of {manifest.name!r}: extract them first"
+            )
+        features[name] = (values, place)
     return features
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest
 from train.backbones import needs_of
-from train.batch import MODALITIES
+from train.batch import MODALITIES, Batch
 from train.config import ModelSizes, TrainConfig
 from train.dataset import QuestionDataset, input_shapes
 from train.features import FeatureBank
@@ -247,23 +247,28 @@ class _Loop:
         seen = 0
         batches = self.train.batches(self.config.batch_size, order, self.masks, self.rows)
         for step, batch in enumerate(batches, start=1):
-            parts = [
-                (len(p), self.method.training_loss(p)) for _, p in batch.to(self.device).split_by_presence()
-            ]
-            losses = weigh(parts)
-            optimiser.zero_grad(set_to_none=True)
-            losses["total"].backward()
-            optimiser.step()
+            losses = self._train_step(batch.to(self.device), optimiser)
             seen += len(batch)
             for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(loss.detach()) * len(batch)
-            if not math.isfinite(sums["total"]):
+                sums[name] = sums.get(name, 0.0) + loss * len(batch)
+            if not math.isfinite(losses["total"]):
                 raise UserError(
                     f"the loss of epoch {epoch + 1}, step {step} is not finite: lower the learning rate"
                 )
             means = {name: value / seen for name, value in sums.items()}
             report(Progress(epoch + 1, self.config.epochs, step, steps, means))
         return {name: value / seen for name, value in sums.items()}
+
+    def _train_step(self, batch: Batch, optimiser: torch.optim.Adam) -> dict[str, float]:
+        """Take one step; return the losses of the batch. Parts go backward one by one, each with its own graph."""
+        optimiser.zero_grad(set_to_none=True)
+        parts = []
+        for _, part in batch.split_by_presence():
+            losses = self.method.training_loss(part)
+            (losses["total"] * (len(part) / len(batch))).backward()
+            parts.append((len(part), {name: loss.detach() for name, loss in losses.items()}))
+        optimiser.step()
+        return {name: float(loss) for name, loss in weigh(parts).items()}
 
     def _finish_epoch(
         self,

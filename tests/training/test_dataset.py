@@ -35,7 +35,7 @@ def test_a_row_holds_its_own_videos_stored_seconds(memory_bytes):
             batch.visual["resnet18-map"][row], store.arrays["resnet18-map"][video, ::2]
         )
     assert batch.video_id == ("video4", "video3", "video10", "video3")
-    assert batch.question["tokens"][:, 1].tolist() == [3, 2, 2, 3]
+    assert batch.question["tokens"].tolist() == [[1, word, 0] for word in (3, 2, 2, 3)]
     assert batch.answer.tolist() == [
         int(store.truth[m][v]) for v, m in ((4, "visual"), (3, "audio"), (10, "audio"), (3, "visual"))
     ]
@@ -143,6 +143,10 @@ def test_refuses_a_store_that_lacks_or_has_not_finished_something():
     del wordless.question_rows[TEXTS["visual"]]
     with pytest.raises(UserError, match="What shows"):
         make_dataset(wordless)
+    unread = make_store()
+    next(iter(unread.questions.values()))[1] = -1
+    with pytest.raises(UserError, match="lacks tokens-"):
+        make_dataset(unread)
     with pytest.raises(UserError, match="map size 9"):
         make_dataset(map_size=9)
     with pytest.raises(UserError, match="no split 'dev'"):

@@ -18,6 +18,7 @@ from train.config import make_config
 from train.features import FeatureBank
 from train.fit import fit, measure_accuracy, plan_stages
 from train.interfaces import Stage
+from train.methods import METHODS
 from train.missingness import load_masks
 from train.run_folder import is_finished, load_run, read_metrics
 
@@ -51,7 +52,9 @@ class Killed(Exception):
 
 
 def test_learns_what_the_features_tell(tmp_path):
-    method, _ = train(tmp_path / "run", make_store(videos=120), epochs=40, decay_epochs=40)
+    method, _ = train(
+        tmp_path / "run", make_store(videos=120), epochs=12, decay_epochs=12, learning_rate=1e-2
+    )
     last = read_metrics(tmp_path / "run")[-1]
     assert last["validation"]["complete"] > 90
     assert last["losses"]["answer"] < 0.3
@@ -66,17 +69,20 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("stop", [(1, 2), (2, 1), (3, 3)])
-@pytest.mark.parametrize("method", ["zero-fill", "modality-dropout"])
-def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path, stop, method):
+STOPS = [("zero-fill", (1, 2)), ("zero-fill", (3, 1)), *((method, (2, 1)) for method in METHODS)]
+
+
+@pytest.mark.parametrize(("method", "stop"), STOPS)
+def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path, method, stop):
     def stop_there(progress):
         if (progress.epoch, progress.step) == stop and progress.validation is None:
             raise Killed
 
-    train(tmp_path / "whole", method=method)
+    chosen = {"inputs": "question"} if method == "reference" else {"method": method, "training": "staged"}
+    train(tmp_path / "whole", **chosen)
     with pytest.raises(Killed):
-        train(tmp_path / "stopped", method=method, report=stop_there)
-    train(tmp_path / "stopped", method=method, resume=True)
+        train(tmp_path / "stopped", **chosen, report=stop_there)
+    train(tmp_path / "stopped", **chosen, resume=True)
     for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl", "config.json"):
         assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
@@ -96,7 +102,9 @@ test_fit.train(Path({run!r}), report=kill)
 def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tmp_path):
     tests = Path(__file__).parent
     script = KILLED_RUN.format(tests=str(tests), root=str(tests.parent.parent), run=str(tmp_path / "killed"))
-    ended = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
     assert ended.returncode == -signal.SIGKILL
     assert len(read_metrics(tmp_path / "killed")) == 1
     threads = torch.get_num_threads()
@@ -128,12 +136,21 @@ def test_the_run_folder_tells_what_was_run(tmp_path):
     train(tmp_path / "run", missing_rates={"audio": 0.4}, method="modality-dropout")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["method"], config["seed"], config["sizes"]["input_shapes"]["resnet18-map"]) == (
-        "modality-dropout", 1, [16, 2, 2],
+        "modality-dropout",
+        1,
+        [16, 2, 2],
     )
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["libraries"]["torch"] == torch.__version__.split("+")[0] or environment["libraries"]["torch"]
+    assert (
+        environment["libraries"]["torch"] == torch.__version__.split("+")[0]
+        or environment["libraries"]["torch"]
+    )
     assert set(environment["store_fingerprints"]) == {"vggish", "resnet18-map"}
-    assert json.loads((tmp_path / "run" / "vocabulary.json").read_text())["answers"] == ["flute", "drum", "piano"]
+    assert json.loads((tmp_path / "run" / "vocabulary.json").read_text())["answers"] == [
+        "flute",
+        "drum",
+        "piano",
+    ]
     assert load_masks(tmp_path / "run" / "masks-train.json").rates == {"audio": 0.4}
     assert not list((tmp_path / "run").glob("*.partial"))
 
@@ -175,7 +192,10 @@ def test_stages_share_the_epochs_and_free_their_own_parameters():
             raise AssertionError
 
     plan = plan_stages(Staged(), "staged", 5)
-    assert [(stage.name, list(epochs)) for stage, epochs in plan] == [("backbone", [0, 1]), ("all", [2, 3, 4])]
+    assert [(stage.name, list(epochs)) for stage, epochs in plan] == [
+        ("backbone", [0, 1]),
+        ("all", [2, 3, 4]),
+    ]
     assert [epochs for _, epochs in plan_stages(Staged(), "joint", 5)] == [range(5)]
 
 

@@ -90,7 +90,7 @@ def make_store(videos: int = 24, seconds: int = 8, seed: int = 0, incomplete: bo
         states=states,
         step_counts=steps,
         arrays={"vggish": vggish, "resnet18-map": maps},
-        questions={tokens_name(WORDS): np.array([[1, 2, *[0] * 12], [1, 3, *[0] * 12]], np.int32)},
+        questions={tokens_name(WORDS): np.array([[1, 2, 0], [1, 3, 0]], np.int32)},
         question_rows={text: row for row, text in enumerate(TEXTS.values())},
         seconds=seconds,
     )

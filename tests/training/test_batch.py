@@ -1,0 +1,59 @@
+"""Batches: split by what is there, put back in order, nothing left of what is taken away."""
+
+import torch
+from tiny_store import SIZES, make_manifest, make_store
+
+from train.backbones import make_backbone
+from train.batch import Batch
+from train.dataset import QuestionDataset
+from train.features import FeatureBank
+
+
+def mixed_batch(rows=range(12)) -> Batch:
+    store = make_store()
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    masks = {"5-audio": ("audio", "visual")}
+    return dataset.batch(rows, torch.Generator().manual_seed(0), masks)
+
+
+def test_parts_are_homogeneous_and_cover_every_row_once():
+    batch = mixed_batch()
+    parts = list(batch.split_by_presence())
+    assert sorted(part.present for _, part in parts) == [(), ("audio",), ("audio", "visual"), ("visual",)]
+    assert sorted(row for rows, _ in parts for row in rows.tolist()) == list(range(12))
+    for rows, part in parts:
+        assert part.question_id == tuple(batch.question_id[row] for row in rows)
+        assert torch.equal(part.answer, batch.answer[rows])
+        for modality in part.present:
+            assert part.mask(modality).any(1).all()
+        for modality in {"audio", "visual"} - set(part.present):
+            assert part.features(modality) is None
+            assert not part.mask(modality).any()
+        assert (part.negatives is not None) == ("visual" in part.present)
+
+
+def test_answers_come_back_in_the_order_of_the_rows():
+    batch = mixed_batch()
+    numbers = {question_id: float(row) for row, question_id in enumerate(batch.question_id)}
+    answers = batch.answer_by_presence(lambda part: torch.tensor([[numbers[i]] for i in part.question_id]))
+    assert answers.squeeze(1).tolist() == list(range(12))
+
+
+def test_taking_a_modality_away_leaves_nothing_of_it():
+    whole = mixed_batch([6, 7, 8])
+    without = whole.without("visual")
+    assert (without.visual, without.negatives) == (None, None)
+    assert not without.visual_mask.any()
+    assert torch.equal(without.audio["vggish"], whole.audio["vggish"])
+    assert without.present == ("audio",)
+
+
+def test_selecting_rows_takes_every_field_along():
+    batch, rows = mixed_batch([6, 7, 8, 9]), torch.tensor([3, 1])
+    chosen = batch.select(rows)
+    assert len(chosen) == 2
+    assert chosen.video_id == ("video4", "video3")
+    for name in ("audio", "visual", "negatives", "question"):
+        for feature, values in getattr(chosen, name).items():
+            assert torch.equal(values, getattr(batch, name)[feature][rows])
+    assert torch.equal(chosen.audio_mask, batch.audio_mask[rows])

@@ -1,0 +1,88 @@
+"""Datasets over a store on disk give what datasets over the same numbers in memory give."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pipeline.store.reader import open_store
+from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
+from tiny_store import SHAPES, SIZES, TEXTS, WORDS, make_manifest, make_store
+
+from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
+from train.backbones import make_backbone
+from train.dataset import QuestionDataset
+from train.features import FeatureBank
+from train.fit import fit
+from train.run_folder import load_run
+
+FEATURES = {"audio": "vggish", "visual": "resnet18-map"}
+
+
+def write_store(tiny, path: Path) -> None:
+    """Write the numbers of a tiny store as extraction would: values, then videos, then states."""
+    tokens = FeatureSpec(tokens_name(WORDS), "question", ("token",), (3,), "int32", {})
+    with StoreWriter(path, tiny.seconds, "test") as writer:
+        writer.append_videos(tiny.video_ids)
+        for name in FEATURES.values():
+            writer.ensure_feature(tiny.spec(name))
+        for modality, name in FEATURES.items():
+            complete = np.flatnonzero(tiny.states[modality] == State.COMPLETE)
+            for first in range(0, len(tiny.video_ids), VIDEOS_PER_PARTITION):
+                own = complete[(complete >= first) & (complete < first + VIDEOS_PER_PARTITION)]
+                rows = {int(v): tiny.arrays[name][v, : tiny.step_counts[modality][v]] for v in own}
+                write_rows(path, name, first, rows)
+        writer.record_videos(
+            [
+                VideoRecord(
+                    row,
+                    "",
+                    {m: State(int(tiny.states[m][row])) for m in FEATURES},
+                    {m: int(tiny.step_counts[m][row]) for m in FEATURES},
+                    dict.fromkeys(FEATURES, ""),
+                )
+                for row in range(len(tiny.video_ids))
+            ]
+        )
+        writer.record_features(
+            [
+                FeatureRecord(row, name, State(int(tiny.states[modality][row])))
+                for modality, name in FEATURES.items()
+                for row in range(len(tiny.video_ids))
+            ]
+        )
+        rows = writer.append_questions(list(TEXTS.values()))
+        writer.ensure_question_feature(tokens)
+        writer.write_questions(tokens.name, np.array(list(rows.values())), tiny.questions[tokens.name])
+        writer.consolidate()
+
+
+@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
+def test_a_store_on_disk_gives_the_batches_of_its_numbers(tmp_path, memory_bytes):
+    tiny = make_store()
+    write_store(tiny, tmp_path / "tiny.zarr")
+    backbone, manifest = make_backbone("avst", SIZES), make_manifest(tiny)
+    batches = []
+    for store, limit in ((open_store(tmp_path / "tiny.zarr"), memory_bytes), (tiny, 10**9)):
+        dataset = QuestionDataset(
+            FeatureBank(store, memory_bytes=limit), manifest, "train", backbone, map_size=2
+        )
+        batches.append(dataset.batch(range(20), torch.Generator().manual_seed(1), {"9-audio": ("visual",)}))
+    stored, expected = batches
+    for name in ("audio", "visual", "negatives", "question"):
+        for feature, values in getattr(expected, name).items():
+            torch.testing.assert_close(getattr(stored, name)[feature], values, equal_nan=True, rtol=0, atol=0)
+    assert torch.equal(stored.audio_mask, expected.audio_mask)
+    assert torch.equal(stored.visual_mask, expected.visual_mask)
+    assert torch.equal(stored.answer, expected.answer)
+
+
+def test_a_run_trains_on_a_store_on_disk(tmp_path):
+    from test_fit import tiny_config
+
+    tiny = make_store(videos=40)
+    write_store(tiny, tmp_path / "tiny.zarr")
+    store = open_store(tmp_path / "tiny.zarr")
+    fit(tiny_config(epochs=1), make_manifest(tiny), FeatureBank(store), tmp_path / "run")
+    _, config = load_run(tmp_path / "run")
+    assert config.sizes.input_shapes == {"vggish": (8,), "resnet18-map": (SHAPES["resnet18-map"][0], 2, 2)}
