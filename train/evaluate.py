@@ -102,19 +102,10 @@ def predict(
     try:
         with torch.inference_mode():
             for batch in dataset.batches(batch_size, masks=masks, rows=rows):
-                indices += _answer(method, batch.to(device))
+                logits = batch.to(device).answer_by_presence(method.predict)
+                if not bool(torch.isfinite(logits).all()):
+                    raise FloatingPointError(f"logits near question {batch.question_id[0]} are not finite")
+                indices += logits.argmax(1).tolist()
     finally:
         module.train(was_training)
     return indices
-
-
-def _answer(method: MissingModalityMethod, batch: Any) -> list[int]:
-    best = torch.empty(len(batch), dtype=torch.int64)
-    for rows, part in batch.split_by_presence():
-        logits = method.predict(part)
-        if not bool(torch.isfinite(logits).all()):
-            raise FloatingPointError(
-                f"logits of {part.question_id[0]} and others of its batch are not finite"
-            )
-        best[rows.cpu()] = logits.argmax(1).cpu()
-    return [int(index) for index in best]

@@ -3,13 +3,17 @@
 It trains nothing and draws nothing. What it writes is all that a report reads.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest, Question
 from pipeline.store.schema import FeatureSpec
+from train.backbones import needs_of
+from train.batch import MODALITIES
 from train.config import TrainConfig
 from train.dataset import QuestionDataset
 from train.evaluate import Evaluation, evaluate, evaluate_scenarios
@@ -27,11 +31,12 @@ from train.results import (
     read_results,
     write_predictions,
 )
-from train.run_folder import load_run, read_vocabulary
+from train.run_folder import load_run, read_vocabulary, write_text
 
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
 
+DATA_FILE = "data.json"
 _SAME_FOR_A_FLOOR = ("backbone", "seed", "dataset", "release", "split", "scenario", "questions_sha256")
 _NOT_TRAINING = {"backbone", "method", "variant", "inputs", "seed", "device", "manifest", "store", "sizes"}
 
@@ -42,6 +47,28 @@ def last_split(manifest: Manifest) -> str:
         if manifest.questions.get(split):
             return split
     raise UserError(f"manifest {manifest.name!r} has no test or val split: name the split to evaluate")
+
+
+def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> None:
+    """Record in `run`, before it is trained, which questions and features it is about (`data.json`).
+
+    Raises `UserError` where the folder holds a run about others: a resume would mix two datasets.
+    """
+    needs = needs_of(config.backbone)
+    features = {name: bank.store.fingerprint(name) for m in MODALITIES for name in needs[m]}
+    questions = {split: hash_questions(manifest.questions[split]) for split in manifest.splits}
+    claim = {"questions": questions, "vocabulary": asdict(manifest.vocabulary), "features": features}
+    text = json.dumps(claim, ensure_ascii=False, indent=1) + "\n"
+    path = run / DATA_FILE
+    if (run / "config.json").exists():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{run} holds a run on other questions or features than manifest {manifest.name!r} "
+                f"and store {bank.store.path} give now: remove it, or give another --out"
+            )
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
 
 
 def evaluate_run(

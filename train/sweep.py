@@ -100,12 +100,13 @@ def run_cells(
     Raises `UserError` where a folder holds a run of other settings or other questions.
     """
     from train.fit import choose_device, fit
-    from train.outcomes import evaluate_run, last_split, summarise_run
+    from train.outcomes import claim_data, evaluate_run, last_split, summarise_run
 
     split, names = last_split(manifest), []
     for cell in cells:
         run = out / cell.name
         report = None if progress is None else lambda said, name=cell.name: progress(name, said)
+        claim_data(run, cell.config, manifest, bank)
         fit(cell.config, manifest, bank, run, resume=True, report=report)
         if not _is_evaluated(run, split):
             evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))

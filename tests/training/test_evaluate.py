@@ -10,9 +10,8 @@ from pipeline.failure import UserError
 from train.backbones import make_backbone
 from train.batch import Batch
 from train.dataset import QuestionDataset
-from train.evaluate import Evaluation, document, evaluate, evaluate_scenarios
+from train.evaluate import Evaluation, evaluate, evaluate_scenarios
 from train.features import FeatureBank
-from train.results import Accuracies, Count
 
 
 class Listener(torch.nn.Module):
@@ -131,23 +130,3 @@ def test_logits_that_are_not_finite_are_an_error_and_no_answer(dataset: Question
     method.predict = lambda batch: torch.full((len(batch), len(CLASSES)), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="not finite"):
         evaluate(method, dataset, "complete", CLASSES)
-
-
-def test_the_document_has_the_agreed_form() -> None:
-    count = Count(correct=3, questions=4)
-    found = Accuracies(overall=count, groups={"Audio": count}, types={"Audio Counting": count})
-    floors = {"template_majority": found, "filled_majority": found, "question_only": None}
-    cell = {"accuracy": 75.0, "correct": 3, "questions": 4}
-    assert document("r", "test", {"complete": found}, floors) == {
-        "run": "r",
-        "split": "test",
-        "scenarios": {
-            "complete": {
-                "overall": 75.0,
-                "questions": 4,
-                "groups": {"Audio": cell},
-                "types": {"Audio Counting": cell},
-            }
-        },
-        "floors": {"template_majority": 75.0, "filled_majority": 75.0, "question_only": None},
-    }

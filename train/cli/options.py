@@ -59,7 +59,7 @@ def existing_manifest(manifest: Path, dataset: str) -> Path:
     """Return `manifest`, or raise `UserError` saying which command builds it."""
     if not (manifest / "dataset.toml").is_file():
         raise UserError(
-            f"manifest {manifest} is missing: make it with 'mavqa-manifest build {dataset} --out {manifest}', "
+            f"manifest {manifest} is missing: run 'mavqa-manifest build {dataset} --out {manifest}', "
             "or give --manifest"
         )
     return manifest

@@ -92,14 +92,16 @@ def name_run(config: TrainConfig) -> str:
 
 
 def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
-    from pipeline.manifest import load_manifest
     from pipeline.store.reader import open_store
+
+    from pipeline.manifest import load_manifest
     from train.features import FeatureBank
     from train.fit import choose_device, fit
-    from train.outcomes import evaluate_run, last_split, summarise_run
+    from train.outcomes import claim_data, evaluate_run, last_split, summarise_run
 
     manifest = load_manifest(Path(config.manifest))
     bank = FeatureBank(open_store(config.store))
+    claim_data(run, config, manifest, bank)
     with training_progress() as progress:
         fit(config, manifest, bank, run, resume=resume, report=lambda said: progress(run.name, said))
     split = last_split(manifest)

@@ -66,14 +66,20 @@ def read_curves(runs: Iterable[Path], blocks: Sequence[Block]) -> dict[str, dict
         if not path.exists() or run.resolve().name not in labels:
             continue
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for quantity, key in QUANTITIES.items():
-            curve = [(record["epoch"], record[key]) for record in records if record.get(key) is not None]
+        for quantity, curve in _curves(records).items():
             if curve:
                 curves.setdefault(quantity, {}).setdefault(labels[run.resolve().name], []).append(curve)
     return curves
 
 
-QUANTITIES = {"training loss": "loss", "validation accuracy, %": "selection"}
+def _curves(records: Sequence[dict[str, Any]]) -> dict[str, Curve]:
+    """Return the total loss by epoch, and the mean over the scenarios that chose the checkpoint."""
+    losses = [(r["epoch"], r["losses"]["total"]) for r in records]
+    scores = [(r["epoch"], list(r["validation"].values())) for r in records]
+    return {
+        "training loss": losses,
+        "validation accuracy, %": [(epoch, sum(s) / len(s)) for epoch, s in scores if s],
+    }
 
 
 def _part(blocks: Sequence[Block]) -> dict[str, Any]:

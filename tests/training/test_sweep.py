@@ -1,0 +1,210 @@
+"""Sweeps and outcomes: cells trained, evaluated and kept; the done skipped, strange folders refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_store import CLASSES, TinyStore, make_manifest, make_store
+
+import train.fit
+from pipeline.failure import UserError
+from pipeline.manifest import Manifest
+from train.features import FeatureBank
+from train.missingness import draw_masks
+from train.outcomes import evaluate_run, summarise_run
+from train.report.page import write_report
+from train.results import predictions_path, read_predictions, read_results
+from train.sweep import Cell, Grid, list_cells, read_grid, run_cells, write_evaluation
+
+TINY = {"epochs": 2, "channels": 16, "heads": 2, "time_steps": 4, "batch_size": 16, "device": "cpu"}
+GRID = Grid.model_validate(
+    {
+        "preset": "demo",
+        "settings": {name: value for name, value in TINY.items() if name != "device"},
+        "methods": [
+            {"name": "question-only", "inputs": "question"},
+            {"name": "zero-fill", "method": "zero-fill"},
+        ],
+    }
+)
+SCENARIOS = ["complete", "audio-missing", "visual-missing", "both-missing"]
+
+
+def cells(seeds: tuple[int, ...] = (0,)) -> list[Cell]:
+    return list_cells(GRID, seeds, "manifest", "store", "cpu")
+
+
+@pytest.fixture(scope="module")
+def store() -> TinyStore:
+    return make_store()
+
+
+@pytest.fixture(scope="module")
+def manifest(store: TinyStore) -> Manifest:
+    return make_manifest(store)
+
+
+@pytest.fixture(scope="module")
+def swept(
+    tmp_path_factory: pytest.TempPathFactory, store: TinyStore, manifest: Manifest
+) -> tuple[Path, dict[str, dict]]:
+    out = tmp_path_factory.mktemp("sweep") / "runs"
+    return out, run_cells(cells(), manifest, FeatureBank(store), out)
+
+
+def test_a_grid_is_the_product_of_its_parts() -> None:
+    names = [cell.name for cell in cells((0, 1))]
+    assert names == ["question-only-seed0", "zero-fill-seed0", "question-only-seed1", "zero-fill-seed1"]
+    assert [cell.config.seed for cell in cells((0, 1))] == [0, 0, 1, 1]
+    assert cells()[0].config.method == "reference"
+
+
+def test_the_demo_grid_reads_and_names_its_five_methods() -> None:
+    grid = read_grid(Path(train.__file__).parent / "grids" / "demo.toml")
+    names = [cell.name for cell in list_cells(grid, None, "m", "s")]
+    methods = ("question-only", "zero-fill", "modality-dropout", "rmm", "rmm-avr")
+    assert names == [f"{method}-seed0" for method in methods]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("methods = 3", "methods"),
+        ("preset = 'demo'", "methods"),
+        ("colour = 'red'\n[[methods]]\nname = 'a'", "colour"),
+        ("[[methods]]\nmethod = 'rmm'", "name"),
+        ("][", "not valid TOML"),
+    ],
+)
+def test_a_bad_grid_is_named_with_its_entry(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=named):
+        read_grid(path)
+
+
+def test_an_unknown_setting_and_a_repeated_name_are_refused() -> None:
+    odd = Grid.model_validate({"methods": [{"name": "a", "method": "rmm", "colour": "red"}]})
+    with pytest.raises(UserError, match="colour"):
+        list_cells(odd, None, "m", "s")
+    twice = Grid.model_validate({"methods": [{"name": "a", "method": "rmm"}, {"name": "a", "method": "avr"}]})
+    with pytest.raises(UserError, match="'a-seed0' twice"):
+        list_cells(twice, None, "m", "s")
+
+
+def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]) -> None:
+    out, documents = swept
+    assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
+    for name, found in documents.items():
+        assert (found["run"], found["split"]) == (name, "test")
+        assert list(found["scenarios"]) == SCENARIOS
+        assert found["scenarios"]["complete"]["questions"] == 10
+        assert (out / name / "checkpoint.safetensors").exists()
+
+
+def test_the_document_has_the_agreed_form_and_its_floors(swept: tuple[Path, dict[str, dict]]) -> None:
+    documents = swept[1]
+    found = documents["zero-fill-seed0"]
+    assert set(found) == {"run", "split", "scenarios", "floors"}
+    cell = found["scenarios"]["audio-missing"]
+    assert set(cell) == {"overall", "questions", "groups", "types"}
+    assert set(cell["types"]["Audio Counting"]) == {"accuracy", "correct", "questions"}
+    right = sum(group["correct"] for group in cell["groups"].values())
+    assert cell["overall"] == pytest.approx(100 * right / cell["questions"])
+    assert set(found["floors"]) == {"template_majority", "filled_majority", "question_only"}
+    reference = documents["question-only-seed0"]["scenarios"]["complete"]["overall"]
+    assert found["floors"]["question_only"] == reference
+
+
+def test_what_never_sees_a_video_answers_alike_in_every_scenario(swept: tuple[Path, dict[str, dict]]) -> None:
+    scenarios = swept[1]["question-only-seed0"]["scenarios"]
+    assert len({json.dumps(found) for found in scenarios.values()}) == 1
+
+
+def test_single_predictions_are_saved_for_every_scenario(swept: tuple[Path, dict[str, dict]]) -> None:
+    out, documents = swept
+    for scenario in SCENARIOS:
+        saved = read_predictions(predictions_path(out / "zero-fill-seed0", "test", scenario))
+        expected = documents["zero-fill-seed0"]["scenarios"][scenario]["overall"]
+        assert 100 * sum(p.correct for p in saved) / len(saved) == expected
+        assert {p.prediction for p in saved} <= set(CLASSES)
+
+
+def test_floors_stand_beside_the_method_for_the_same_questions(swept: tuple[Path, dict[str, dict]]) -> None:
+    rows = [
+        row
+        for row in read_results(swept[0] / "zero-fill-seed0" / "results.jsonl")
+        if row.split == "test" and row.scenario in SCENARIOS
+    ]
+    assert len(rows) == 3 * len(SCENARIOS)
+    assert len({row.questions_sha256 for row in rows}) == 1
+    assert {row.kind for row in rows if row.method == "filled-majority"} == {"floor"}
+    assert set(rows[0].features) == {"vggish", "resnet18-map"}
+
+
+def test_a_second_sweep_trains_and_evaluates_nothing(
+    swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, documents = swept
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    monkeypatch.setattr(train.fit, "_Loop", None)
+    assert run_cells(cells(), manifest, FeatureBank(store), out) == documents
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(
+    swept: tuple[Path, dict[str, dict]],
+    store: TinyStore,
+    manifest: Manifest,
+    tmp_path: Path,
+) -> None:
+    def stop(run: str, said: train.fit.Progress) -> None:
+        if run == "zero-fill-seed0" and said.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(cells(), manifest, FeatureBank(store), tmp_path, stop)
+    assert not (tmp_path / "zero-fill-seed0" / "results.jsonl").exists()
+    assert run_cells(cells(), manifest, FeatureBank(store), tmp_path) == swept[1]
+
+
+def test_a_folder_trained_on_other_questions_is_refused(
+    swept: tuple[Path, dict[str, dict]], store: TinyStore
+) -> None:
+    other = make_manifest(store, shares=(0.5, 0.8))
+    with pytest.raises(UserError, match="other questions or features"):
+        run_cells(cells(), other, FeatureBank(store), swept[0])
+
+
+def test_masks_make_a_scenario_of_their_own(
+    swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest
+) -> None:
+    run = swept[0] / "zero-fill-seed0"
+    masks = draw_masks(manifest.questions["test"], {"audio": 0.5}, seed=3)
+    assert evaluate_run(run, manifest, FeatureBank(store), masks=masks) == ["masked-audio=0.5"]
+    assert list(summarise_run(run, "test", ["masked-audio=0.5"])["scenarios"]) == ["masked-audio=0.5"]
+
+
+def test_natural_questions_come_apart_in_results_too(
+    swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest
+) -> None:
+    run = swept[0] / "zero-fill-seed0"
+    found = evaluate_run(run, manifest, FeatureBank(store), "train")
+    assert found == [*SCENARIOS, "natural"]
+    scenarios = summarise_run(run, "train")["scenarios"]
+    assert scenarios["natural"]["questions"] == 4
+    assert scenarios["complete"]["questions"] == len(manifest.questions["train"]) - 4
+
+
+def test_a_question_only_floor_must_have_answered_the_same(swept: tuple[Path, dict[str, dict]]) -> None:
+    run = swept[0] / "zero-fill-seed0"
+    with pytest.raises(UserError, match="no question-only run of seed 0"):
+        summarise_run(run, "test", ["complete"], question_only=run)
+
+
+def test_sweep_and_report_fit_together(swept: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:
+    out, documents = swept
+    page = write_report(sorted(path for path in out.iterdir() if path.is_dir()), tmp_path)
+    assert "question-only" in page.read_text(encoding="utf-8")
+    written = write_evaluation(documents, tmp_path / "evaluation.json")
+    assert json.loads(written.read_text()) == documents

@@ -1,0 +1,218 @@
+"""The commands of stage two: light help, the user's own lines, one line and exit code 2 for mistakes."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny_store import make_manifest, make_store
+
+from pipeline.manifest import save_manifest
+from train.cli.evaluate import evaluate
+from train.cli.report import find_runs, report
+from train.cli.sweep import sweep
+from train.cli.train import name_run, train
+from train.config import PRESETS, make_config
+
+COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "sweep": sweep}
+HEAVY = ("torch", "dask", "av", "torchvision", "matplotlib", "zarr", "lightning", "jinja2")
+GRID = """
+preset = "demo"
+settings = {epochs = 1}
+[[methods]]
+name = "question-only"
+inputs = "question"
+[[methods]]
+name = "zero-fill"
+method = "zero-fill"
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a manifest, a grid and a store (in memory, opened as the folder `store.zarr`)."""
+    store = make_store()
+    save_manifest(make_manifest(store), tmp_path / "data")
+    (tmp_path / "store.zarr").mkdir()
+    (tmp_path / "tiny.toml").write_text(GRID)
+    reader = types.ModuleType("pipeline.store.reader")
+    reader.open_store = lambda path: store  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipeline.store.reader", reader)
+    small = PRESETS["demo"].model_copy(update={"settings": {"channels": 16, "heads": 2, "time_steps": 4}})
+    monkeypatch.setitem(PRESETS, "demo", small)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def invoke(command: str, *arguments: object) -> Result:
+    return CliRunner().invoke(COMMANDS[command], [str(argument) for argument in arguments])
+
+
+def run_tiny_sweep() -> Result:
+    found = invoke(
+        "sweep",
+        "tiny.toml",
+        "--manifest",
+        "data",
+        "--store",
+        "store.zarr",
+        "--out",
+        "b/runs",
+        "--device",
+        "cpu",
+    )
+    assert found.exit_code == 0, found.output
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_nothing_heavy(command: str) -> None:
+    lines = [
+        "import sys",
+        f"from train.cli.{command} import {command}",
+        f"{command}.main(['--help'], standalone_mode=False)",
+        f"print([name for name in {HEAVY!r} if name in sys.modules])",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "Examples:" in done.stdout
+
+
+def test_every_default_of_train_is_the_documented_one() -> None:
+    defaults = train.make_context("train", []).params
+    documented = {
+        "backbone": "avst",
+        "dataset": "music-avqa",
+        "preset": "paper",
+        "inputs": "all",
+        "device": "auto",
+        "precision": "float32",
+        "resume": False,
+        "as_json": False,
+    }
+    assert {name: defaults[name] for name in documented} == documented
+    config = make_config()
+    assert (config.method, config.variant, config.seed) == ("rmm-avr", "recommended", 1)
+    assert name_run(config) == "avst-rmm-avr-1"
+    assert name_run(make_config(inputs="audio,question", seed=3)) == "avst-audio-question-only-3"
+
+
+def test_a_missing_manifest_and_store_are_named_with_the_command_that_makes_them(workplace: Path) -> None:
+    found = invoke("train")
+    assert found.exit_code == 2
+    assert "data_manifests/music-avqa" in found.output
+    assert "mavqa-manifest build music-avqa" in found.output
+    found = invoke("train", "--manifest", "data")
+    assert found.exit_code == 2
+    assert "stores/music-avqa.zarr" in found.output
+    assert "make extract DATASET=music-avqa" in found.output
+    assert len(found.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--method", "telepathy"], "telepathy"),
+        (["--backbone", "abacus"], "abacus"),
+        (["--missing-rate", "audio=2"], "audio=2"),
+        (["--missing-rate", "smell=0.1"], "smell=0.1"),
+        (["--variant", "imagined"], "imagined"),
+        (["--device", "abacus"], "abacus"),
+        (["--epochs", "0"], "0"),
+    ],
+)
+def test_a_wrong_option_is_named_and_ends_with_two(workplace: Path, options: list[str], named: str) -> None:
+    found = invoke("train", "--preset", "demo", "--manifest", "data", "--store", "store.zarr", *options)
+    assert found.exit_code == 2, found.output
+    assert named in found.output.splitlines()[-1]
+    assert "Traceback" not in found.output
+
+
+def test_train_leaves_an_evaluated_run_and_prints_one_json_document(workplace: Path) -> None:
+    options = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
+    found = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4, "--json")
+    assert found.exit_code == 0, found.output
+    document = json.loads(found.stdout)
+    assert document["run"] == "avst-zero-fill-4"
+    assert set(document["scenarios"]) == {"complete", "audio-missing", "visual-missing", "both-missing"}
+    assert "audio-missing" in found.stderr
+    assert (workplace / "runs" / "avst-zero-fill-4" / "results.jsonl").exists()
+    again = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4)
+    assert again.exit_code == 2
+    assert "--resume" in again.output
+    assert invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4, "--resume").exit_code == 0
+
+
+def test_sweep_evaluate_and_report_work_in_a_row(workplace: Path) -> None:
+    swept = run_tiny_sweep()
+    documents = json.loads((workplace / "b" / "evaluation.json").read_text())
+    assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
+    assert "evaluation.json" in swept.stderr
+
+    found = invoke("evaluate", "b/runs/zero-fill-seed0", "--json", "--device", "cpu")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout) == documents["zero-fill-seed0"]
+
+    one = invoke(
+        "evaluate", "b/runs/zero-fill-seed0", "--scenario", "audio-missing", "--split", "val", "--json"
+    )
+    assert one.exit_code == 0, one.output
+    assert list(json.loads(one.stdout)["scenarios"]) == ["audio-missing"]
+
+    reported = invoke("report", "b/runs", "--out", "r")
+    assert reported.exit_code == 0, reported.output
+    assert "r/index.html" in reported.stderr
+    assert (workplace / "r" / "index.html").exists()
+
+
+def test_evaluate_takes_its_question_only_floor_from_the_named_run(workplace: Path) -> None:
+    run_tiny_sweep()
+    (workplace / "b" / "runs" / "question-only-seed0").rename(workplace / "reference")
+    run = "b/runs/zero-fill-seed0"
+    alone = json.loads(invoke("evaluate", run, "--json").stdout)
+    assert alone["floors"]["question_only"] is None
+    named = json.loads(invoke("evaluate", run, "--json", "--question-only", "reference").stdout)
+    assert isinstance(named["floors"]["question_only"], float)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "data"], "config.json"),
+        (["report", "nowhere", "--out", "r"], "mavqa-evaluate"),
+        (["sweep", "nowhere.toml"], "nowhere.toml"),
+        (["sweep", "tiny.toml"], "data_manifests/tiny"),
+    ],
+)
+def test_what_is_not_there_is_named(workplace: Path, arguments: list[str], named: str) -> None:
+    found = invoke(*arguments)
+    assert found.exit_code == 2
+    assert named in found.output
+    assert "Traceback" not in found.output
+
+
+def test_an_unknown_scenario_and_a_damaged_checkpoint_end_with_two(workplace: Path) -> None:
+    run_tiny_sweep()
+    run = workplace / "b" / "runs" / "zero-fill-seed0"
+    found = invoke("evaluate", run, "--scenario", "smell-missing")
+    assert found.exit_code == 2
+    assert "smell-missing" in found.output
+    (run / "checkpoint.safetensors").write_bytes(b"nothing")
+    found = invoke("evaluate", run)
+    assert found.exit_code == 2
+    assert "checkpoint.safetensors" in found.output
+
+
+def test_a_folder_of_runs_stands_for_the_evaluated_ones_in_it(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.jsonl").write_text("")
+    (tmp_path / "unfinished").mkdir()
+    assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    assert find_runs(tmp_path / "a") == [tmp_path / "a"]
