@@ -20,8 +20,13 @@ LEVEL_MOTION = {1: 0.4, 2: 0.7, 3: 1.0}
 
 @dataclass(frozen=True)
 class Motion:
-    """How far an instrument moves at its loudest: pixels right and up, degrees of turn, share of growth."""
+    """How an instrument is held and moved while it plays.
 
+    `pose_degrees`: how far it is tilted from its upright rest. The rest is how far it swings at its loudest: pixels
+    right and up, degrees of turn, share of growth.
+    """
+
+    pose_degrees: float = 0.0
     right: float = 0.0
     up: float = 0.0
     degrees: float = 0.0
@@ -29,14 +34,12 @@ class Motion:
 
 
 MOTIONS = {
-    "accordion": Motion(growth=0.22),
-    "acoustic_guitar": Motion(degrees=16),
-    "drum": Motion(up=30),
-    "flute": Motion(degrees=24),
-    "piano": Motion(up=12, growth=0.15),
-    "saxophone": Motion(right=10, up=16),
-    "violin": Motion(right=12, degrees=10),
-    "xylophone": Motion(right=14, growth=0.12),
+    "accordion": Motion(growth=0.3, right=4),
+    "drum": Motion(up=36, growth=0.1),
+    "flute": Motion(pose_degrees=30, degrees=16),
+    "saxophone": Motion(pose_degrees=-22, right=6, up=18),
+    "violin": Motion(pose_degrees=-34, right=8, degrees=10),
+    "xylophone": Motion(right=14, up=10, growth=0.2),
 }
 
 
@@ -51,21 +54,19 @@ def render_picture(scene: Scene, index: int) -> np.ndarray:
     second, part = divmod(index, FRAMES_PER_SECOND)
     canvas = make_stage(scene.setting).copy()
     for performer in scene.seen:
-        phase = (second % 2) + part / FRAMES_PER_SECOND
-        displacement = swing(phase) if performer.sounds_during(second) else 0.0
-        _draw_performer(canvas, performer, displacement)
+        _draw_performer(canvas, performer, second, part / FRAMES_PER_SECOND)
     return canvas
 
 
 @lru_cache(maxsize=2)
 def make_stage(setting: Setting) -> np.ndarray:
     """Return the empty stage: uint8 [height, width, 3], RGB, read-only; a panelled room, or a meadow under the sky."""
-    wall, floor = ((92, 74, 66), (140, 104, 72)) if setting == "indoor" else ((176, 214, 240), (150, 178, 110))
+    wall, floor = ((172, 156, 140), (146, 112, 82)) if setting == "indoor" else ((168, 200, 228), (140, 168, 104))
     stage = np.empty((SIZE, SIZE, 3), np.uint8)
     stage[:FLOOR_ROW], stage[FLOOR_ROW:] = wall, floor
     if setting == "indoor":
-        stage[:FLOOR_ROW, ::28] = (72, 58, 52)
-        stage[FLOOR_ROW : FLOOR_ROW + 3] = (60, 46, 40)
+        stage[:FLOOR_ROW, ::28] = (150, 134, 118)
+        stage[FLOOR_ROW : FLOOR_ROW + 3] = (110, 84, 62)
     else:
         row, column = np.mgrid[:SIZE, :SIZE]
         stage[(row - 30) ** 2 + (column - 190) ** 2 < 16**2] = (255, 244, 190)
@@ -75,12 +76,15 @@ def make_stage(setting: Setting) -> np.ndarray:
     return stage
 
 
-def _draw_performer(canvas: np.ndarray, performer: Performer, displacement: float) -> None:
-    motion, strength = MOTIONS[performer.instrument], LEVEL_MOTION[performer.level]
+def _draw_performer(canvas: np.ndarray, performer: Performer, second: int, part: float) -> None:
+    motion = MOTIONS[performer.instrument]
+    strength = LEVEL_MOTION[performer.level] if performer.sounds_during(second) else 0.0
+    displacement = swing(second % 2 + part)
+    degrees = motion.pose_degrees * (strength > 0) + strength * motion.degrees * displacement
     scale = 1 + strength * motion.growth * abs(displacement)
-    colour, opacity = make_sprite(performer.instrument, round(scale, 3), round(strength * motion.degrees * displacement, 1))
+    colour, opacity = make_sprite(performer.instrument, round(scale, 3), round(degrees, 1))
     centre_x = performer.column * SIZE + strength * motion.right * displacement
-    centre_y = FLOOR_ROW + 6 - HEIGHT / 2 - strength * motion.up * abs(displacement)
+    centre_y = FLOOR_ROW + 8 - HEIGHT / 2 - strength * motion.up * abs(displacement)
     _paste(canvas, colour, opacity, round(centre_y - colour.shape[0] / 2), round(centre_x - colour.shape[1] / 2))
 
 

@@ -12,15 +12,16 @@ from typing import Literal, get_args
 Place = Literal["left", "middle", "right"]
 Setting = Literal["indoor", "outdoor"]
 
-INSTRUMENTS = ("accordion", "acoustic_guitar", "drum", "flute", "piano", "saxophone", "violin", "xylophone")
+INSTRUMENTS = ("accordion", "drum", "flute", "saxophone", "violin", "xylophone")
 PLACES: tuple[Place, ...] = get_args(Place)
 SETTINGS: tuple[Setting, ...] = get_args(Setting)
 LEVELS = (1, 2, 3)
 TEMPOS = (1, 2, 4)
-MOST_PERFORMERS = 4
 
-ENSEMBLE_SHARE = 0.3
-ROLE_WEIGHTS = {"plays": 0.58, "silent": 0.24, "hidden": 0.18}
+COUNT_WEIGHTS = {1: 0.2, 2: 0.25, 3: 0.3, 4: 0.25}
+ENSEMBLE_SHARE = 0.25
+ALL_PLAY_SHARE = 0.5
+ROLE_WEIGHTS = {"plays": 0.4, "silent": 0.34, "hidden": 0.26}
 ALWAYS_PLAYING_SHARE = 0.35
 TOGETHER_SHARE = 0.3
 VOICEOVER_SHARE = 0.25
@@ -96,7 +97,7 @@ def draw_scene(
 ) -> Scene:
     """Draw the scene of one clip; `rng` alone decides."""
     instruments = _draw_instruments(rng)
-    roles = rng.choices(tuple(ROLE_WEIGHTS), tuple(ROLE_WEIGHTS.values()), k=len(instruments))
+    roles = _draw_roles(len(instruments), rng)
     stands = iter(_draw_stands(sum(role != "hidden" for role in roles), rng))
     spans = _draw_spans(roles, seconds, rng)
     performers = []
@@ -116,15 +117,22 @@ def draw_scene(
 
 
 def _draw_instruments(rng: random.Random) -> list[str]:
-    count = rng.randint(1, MOST_PERFORMERS)
+    (count,) = rng.choices(tuple(COUNT_WEIGHTS), tuple(COUNT_WEIGHTS.values()))
     if rng.random() < ENSEMBLE_SHARE:
         return [rng.choice(INSTRUMENTS)] * count
     return rng.sample(INSTRUMENTS, count)
 
 
+def _draw_roles(count: int, rng: random.Random) -> list[str]:
+    """Return each performer's role: in half of the scenes all are seen and heard, so either sense tells of the other."""
+    if rng.random() < ALL_PLAY_SHARE:
+        return ["plays"] * count
+    return rng.choices(tuple(ROLE_WEIGHTS), tuple(ROLE_WEIGHTS.values()), k=count)
+
+
 def _draw_stands(count: int, rng: random.Random) -> list[tuple[Place, float]]:
     """Return places and columns of `count` seen performers, in random order; four share three names."""
-    if count == MOST_PERFORMERS:
+    if count > len(PLACES):
         stands: list[tuple[Place, float]] = [("left", 1 / 8), ("middle", 3 / 8), ("middle", 5 / 8), ("right", 7 / 8)]
     else:
         stands = rng.sample([(place, (2 * i + 1) / 6) for i, place in enumerate(PLACES)], count)

@@ -11,10 +11,9 @@ import numpy as np
 from pipeline.synthetic.scene import Performer, Scene
 
 SAMPLE_RATE_HZ = 16_000
-LEVEL_GAIN = {1: 0.04, 2: 0.10, 3: 0.24}
-VOICE_GAIN = 0.10
-SCALE_SEMITONES = (0, 2, 4, 7, 9)
-PITCH_STEPS = 5
+LEVEL_GAIN = {1: 0.06, 2: 0.12, 3: 0.24}
+VOICE_GAIN = 0.05
+SCALE_SEMITONES = (0, 2, 4, 5, 7)
 FADE_SECONDS = 0.008
 HIGHEST_HZ = 7_600.0
 
@@ -39,15 +38,14 @@ class Timbre:
     vibrato_hz: float = 0.0
 
 
+# Each instrument keeps to a range of its own, a fifth wide, from the lowest to the highest that VGGish hears.
 TIMBRES = {
-    "accordion": Timbre(330, (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), attack_seconds=0.04, tremolo_hz=7),
-    "acoustic_guitar": Timbre(165, (1, 0.6, 0.4, 0.2, 0.1), decay_seconds=0.25),
-    "drum": Timbre(70, (1, 0.3), decay_seconds=0.09, noise=0.75, noise_hz=(60, 900)),
-    "flute": Timbre(1050, (1, 0.06), attack_seconds=0.06, noise=0.05, noise_hz=(3000, 7000), vibrato_hz=5),
-    "piano": Timbre(440, (1, 0.35, 0.15, 0.05), decay_seconds=0.5),
-    "saxophone": Timbre(220, (0.5, 0.1, 1, 0.1, 0.9, 0.1, 0.6, 0.1, 0.4), attack_seconds=0.03, noise=0.1),
-    "violin": Timbre(600, tuple(1 / k for k in range(1, 12)), attack_seconds=0.08, vibrato_hz=6.5),
-    "xylophone": Timbre(1800, (1, 0.5, 0.25), ratio=1.47, decay_seconds=0.07),
+    "drum": Timbre(75, (1, 0.3), decay_seconds=0.25, noise=0.5, noise_hz=(60, 230)),
+    "saxophone": Timbre(260, (1, 0.15, 0.6, 0.1, 0.3), attack_seconds=0.03, noise=0.08, noise_hz=(250, 1200)),
+    "accordion": Timbre(500, (1, 0.7, 0.5, 0.2), attack_seconds=0.04, tremolo_hz=7),
+    "violin": Timbre(950, (1, 0.6, 0.45, 0.3, 0.2), attack_seconds=0.08, vibrato_hz=6.5),
+    "flute": Timbre(1800, (1, 0.05), attack_seconds=0.06, noise=0.04, noise_hz=(1800, 5000), vibrato_hz=5),
+    "xylophone": Timbre(3200, (1, 0.4), ratio=0.83, decay_seconds=0.18),
 }
 
 
@@ -68,7 +66,7 @@ def _add_performer(waveform: np.ndarray, performer: Performer, rng: np.random.Ge
     length = SAMPLE_RATE_HZ // performer.tempo
     base = int(performer.pitch * len(SCALE_SEMITONES))
     for index in range(performer.duration_seconds * performer.tempo):
-        step = (base + int(rng.integers(0, 3))) % PITCH_STEPS
+        step = (base + int(rng.integers(0, 3))) % len(SCALE_SEMITONES)
         begin = performer.start * SAMPLE_RATE_HZ + index * length
         note = make_note(performer.instrument, step, performer.tempo)
         waveform[begin : begin + length] += LEVEL_GAIN[performer.level] * note

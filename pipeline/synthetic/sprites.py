@@ -10,18 +10,16 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-WIDTH = 52
-HEIGHT = 112
-OVERSIZE = 4
+WIDTH = 54
+HEIGHT = 120
+DRAWING_SIZE = (208, 448)
 DARK = (40, 30, 30)
 
 Pen = ImageDraw.ImageDraw
 COLOURS = {
     "accordion": (225, 25, 35),
-    "acoustic_guitar": (245, 140, 20),
     "drum": (35, 70, 230),
-    "flute": (30, 215, 225),
-    "piano": (18, 18, 24),
+    "flute": (25, 220, 225),
     "saxophone": (250, 220, 30),
     "violin": (190, 40, 200),
     "xylophone": (40, 190, 60),
@@ -46,7 +44,7 @@ def make_sprite(instrument: str, scale: float = 1.0, degrees: float = 0.0) -> tu
 @lru_cache(maxsize=32)
 def _draw(instrument: str) -> Image.Image:
     colour = COLOURS[instrument]
-    image = Image.new("RGBA", (WIDTH * OVERSIZE, HEIGHT * OVERSIZE), (*colour, 0))
+    image = Image.new("RGBA", DRAWING_SIZE, (*colour, 0))
     _SHAPES[instrument](ImageDraw.Draw(image), colour)
     return image
 
@@ -61,15 +59,6 @@ def _accordion(pen: Pen, colour: tuple[int, int, int]) -> None:
         pen.rectangle((152, 112 + index * 34, 192, 132 + index * 34), fill="white")
 
 
-def _acoustic_guitar(pen: Pen, colour: tuple[int, int, int]) -> None:
-    pen.rectangle((90, 20, 118, 240), fill=(110, 60, 20))
-    pen.rectangle((80, 4, 128, 50), fill=DARK)
-    pen.ellipse((30, 180, 178, 320), fill=colour, outline=DARK, width=4)
-    pen.ellipse((4, 260, 204, 444), fill=colour, outline=DARK, width=4)
-    pen.ellipse((34, 188, 174, 316), fill=colour)
-    pen.ellipse((72, 262, 136, 326), fill=DARK)
-
-
 def _drum(pen: Pen, colour: tuple[int, int, int]) -> None:
     pen.line((30, 30, 120, 170), fill=(200, 160, 100), width=14)
     pen.line((180, 30, 90, 170), fill=(200, 160, 100), width=14)
@@ -81,20 +70,11 @@ def _drum(pen: Pen, colour: tuple[int, int, int]) -> None:
 
 
 def _flute(pen: Pen, colour: tuple[int, int, int]) -> None:
-    pen.rounded_rectangle((64, 4, 144, 440), 40, fill=colour, outline=DARK, width=4)
+    pen.rounded_rectangle((50, 4, 158, 440), 40, fill=colour, outline=DARK, width=4)
     pen.ellipse((84, 36, 124, 66), fill=DARK)
     for index in range(6):
         pen.ellipse((90, 170 + index * 40, 118, 198 + index * 40), fill=DARK)
-    pen.rectangle((64, 110, 144, 130), fill="white")
-
-
-def _piano(pen: Pen, colour: tuple[int, int, int]) -> None:
-    pen.rectangle((4, 110, 204, 430), fill=colour)
-    pen.rectangle((16, 130, 192, 220), fill=(60, 55, 60))
-    pen.rectangle((4, 250, 204, 320), fill="white", outline=colour, width=6)
-    for index in range(1, 8):
-        pen.line((4 + index * 25, 250, 4 + index * 25, 320), fill=colour, width=4)
-        pen.rectangle((index * 25 - 3, 250, index * 25 + 11, 290), fill=colour)
+    pen.rectangle((50, 110, 158, 130), fill="white")
 
 
 def _saxophone(pen: Pen, colour: tuple[int, int, int]) -> None:
@@ -130,10 +110,8 @@ def _xylophone(pen: Pen, colour: tuple[int, int, int]) -> None:
 
 _SHAPES: dict[str, Callable[[Pen, tuple[int, int, int]], None]] = {
     "accordion": _accordion,
-    "acoustic_guitar": _acoustic_guitar,
     "drum": _drum,
     "flute": _flute,
-    "piano": _piano,
     "saxophone": _saxophone,
     "violin": _violin,
     "xylophone": _xylophone,
