@@ -1,0 +1,71 @@
+"""The house rules that can be checked: light help, tables that resolve, sizes of files and functions, docstrings."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import readme
+
+SOURCES = [path for package in readme.PACKAGES for path in sorted((readme.ROOT / package).rglob("*.py"))]
+TABLES = {
+    "pipeline.extractors": ("EXTRACTORS", "QUESTION_EXTRACTORS"),
+    "pipeline.decode": ("DECODERS",),
+    "pipeline.annotations": ("SOURCES",),
+    "train.backbones": ("BACKBONES",),
+    "train.methods": ("METHODS",),
+}
+HEAVY = ("torch", "torchvision", "torchaudio", "dask", "distributed", "av", "librosa", "matplotlib", "zarr")
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 60
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(readme.ROOT))
+
+
+@pytest.mark.parametrize("words", readme.commands(), ids=" ".join)
+def test_help_has_examples_and_loads_nothing_heavy(words: list[str]) -> None:
+    entry = readme.project()["project"]["scripts"][words[0]]
+    module, _, attribute = entry.partition(":")
+    program = (
+        f"import sys; from {module} import {attribute} as command\n"
+        f"try: command({[*words[1:], '--help']!r}, prog_name={words[0]!r})\n"
+        f"except SystemExit: print('HEAVY', *(m for m in {HEAVY!r} if m in sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=readme.ROOT)
+    assert shown.stdout.rstrip().endswith("HEAVY"), shown.stdout.splitlines()[-1]
+    assert "Example" in shown.stdout
+
+
+@pytest.mark.parametrize(("package", "table"), [(p, t) for p, tables in TABLES.items() for t in tables])
+def test_every_entry_of_every_table_resolves(package: str, table: str) -> None:
+    entries = getattr(importlib.import_module(package), table)
+    assert entries
+    for entry in entries.values():
+        module, _, attribute = str(getattr(entry, "path", entry)).partition(":")
+        assert callable(getattr(importlib.import_module(module), attribute)), entry
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_file_says_what_it_is_and_stays_short(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), f"{path} opens without a docstring"
+    assert len(text.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{path}:{node.lineno} {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_every_public_function_and_class_has_a_docstring_and_types(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name} has no docstring"
+        if isinstance(node, ast.FunctionDef):
+            assert node.returns is not None, f"{path}:{node.lineno} {node.name} has no return type"
