@@ -15,6 +15,7 @@ from tiny_store import make_manifest, make_store
 
 from pipeline.failure import UserError
 from train.config import make_config
+from train.dataset import QuestionDataset
 from train.features import FeatureBank
 from train.fit import fit, measure_accuracy, plan_stages
 from train.interfaces import Stage
@@ -155,18 +156,37 @@ def test_the_run_folder_tells_what_was_run(tmp_path):
     assert not list((tmp_path / "run").glob("*.partial"))
 
 
-def test_the_best_epoch_is_the_one_that_comes_back(tmp_path):
-    store = make_store(videos=60)
-    method, config = train(tmp_path / "run", store, epochs=5)
-    from train.dataset import QuestionDataset
+def test_the_last_of_the_best_epochs_is_the_one_that_comes_back(tmp_path, monkeypatch):
+    scores = iter([50.0, 80.0, 60.0, 80.0, 10.0])
+    monkeypatch.setattr("train.fit.measure_accuracy", lambda *given: next(scores))
+    weights = []
 
-    val = QuestionDataset(FeatureBank(store), make_manifest(store), "val", method.backbone, config.map_size)
-    accuracy = measure_accuracy(method, val, "complete", torch.device("cpu"))
-    rows = read_metrics(tmp_path / "run")
-    assert accuracy == max(row["validation"]["complete"] for row in rows)
-    loaded, _ = load_run(tmp_path / "run")
-    for name, values in loaded.state_dict().items():
-        assert torch.equal(values, method.state_dict()[name])
+    def keep(progress):
+        if progress.validation is not None:
+            weights.append(load_file(tmp_path / "run" / "last.safetensors"))
+
+    method, _ = train(tmp_path / "run", epochs=5, report=keep)
+    assert [row["selected"] for row in read_metrics(tmp_path / "run")] == [True, True, False, True, False]
+    for name, values in method.state_dict().items():
+        assert torch.equal(values, weights[3][f"model/{name}"])
+
+
+def test_validation_counts_the_naturally_complete_questions_alone(tmp_path):
+    store = make_store(videos=20)
+    method, config = train(tmp_path / "run", store, epochs=1)
+    dataset = QuestionDataset(
+        FeatureBank(store), make_manifest(store), "train", method.backbone, config.map_size
+    )
+    whole = [row for row in range(len(dataset)) if dataset.naturally_complete[row]]
+    assert whole == list(range(4, len(dataset)))
+    assert measure_accuracy(method, dataset, "complete", torch.device("cpu")) == pytest.approx(
+        100 * sum(_is_right(method, dataset, row) for row in whole) / len(whole)
+    )
+
+
+def _is_right(method, dataset, row) -> bool:
+    with torch.no_grad():
+        return bool(method.predict(dataset.batch([row])).argmax() == dataset.answers[row])
 
 
 def test_a_method_of_complete_data_never_sees_a_question_that_lacks_a_modality(tmp_path, monkeypatch):

@@ -1,0 +1,89 @@
+"""Stand-ins of plain backbones: zeros, noise that belongs to its question, the mean of what was seen."""
+
+import pytest
+import torch
+from tiny_store import SIZES, make_manifest, make_store
+
+from train.backbones import make_backbone
+from train.batch import Batch
+from train.dataset import QuestionDataset
+from train.features import FeatureBank
+from train.filling import Filling
+from train.methods import make_method
+
+
+def complete_batch(rows=range(6, 14)) -> Batch:
+    store = make_store()
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    return dataset.batch(rows, torch.Generator().manual_seed(0))
+
+
+def make_filling(fill: str) -> Filling:
+    return Filling(make_backbone("avst", SIZES), fill)
+
+
+def test_zeros_take_the_place_and_the_other_modalitys_steps():
+    batch = complete_batch().without("audio")
+    filled = make_filling("zeros").complete(batch)
+    assert filled.audio["vggish"].shape == (8, 4, 8)
+    assert not filled.audio["vggish"].any()
+    assert torch.equal(filled.audio_mask, batch.visual_mask)
+    assert filled.negatives is None
+    assert filled.visual is batch.visual
+
+
+def test_with_both_missing_every_step_is_filled():
+    filled = make_filling("zeros").complete(complete_batch().without("audio", "visual"))
+    assert filled.audio_mask.all()
+    assert filled.visual_mask.all()
+    assert filled.visual["resnet18-map"].shape == (8, 4, 16, 4, 4)
+
+
+def test_a_complete_batch_stays_as_it_is():
+    batch = complete_batch()
+    assert make_filling("zeros").complete(batch) is batch
+
+
+def test_noise_belongs_to_its_question_not_to_its_batch():
+    batch, filling = complete_batch().without("visual"), make_filling("randn")
+    noise = filling.complete(batch).visual["resnet18-map"]
+    alone = filling.complete(batch.select(torch.tensor([5]))).visual["resnet18-map"]
+    assert torch.equal(alone[0], noise[5])
+    assert not torch.equal(noise[0], noise[1])
+    assert abs(float(noise.std()) - 1) < 0.05
+
+
+def test_the_mean_is_over_all_steps_that_were_seen():
+    filling, batches = make_filling("mean"), [complete_batch(range(4, 8)), complete_batch(range(8, 14))]
+    for batch in batches:
+        filling.learn(batch)
+    seen = torch.cat([batch.audio["vggish"][batch.audio_mask] for batch in batches])
+    assert len(seen) < 10 * 4
+    filled = filling.complete(complete_batch().without("audio"))
+    torch.testing.assert_close(filled.audio["vggish"][3, 2], seen.mean(0))
+
+
+@pytest.mark.parametrize("fill", ["zeros", "randn", "mean"])
+def test_zero_fill_answers_every_scenario_with_every_fill(fill):
+    method = make_method("zero-fill", make_backbone("avst", SIZES), missing_fill=fill).eval()
+    for hidden in ((), ("audio",), ("visual",), ("audio", "visual")):
+        assert method.predict(complete_batch().without(*hidden)).isfinite().all()
+
+
+def test_modality_dropout_takes_each_modality_from_a_third_of_the_questions():
+    method = make_method("modality-dropout", make_backbone("avst", SIZES))
+    shown = []
+    original = method.backbone.encode
+    method.backbone.encode = lambda batch: (shown.append(batch), original(batch))[1]
+    batch = complete_batch(range(4, 24))
+    torch.manual_seed(0)
+    for _ in range(30):
+        method.training_loss(batch)
+    blank = {
+        m: sum(len(b) for b in shown if not next(iter(b.features(m).values())).any())
+        for m in ("audio", "visual")
+    }
+    assert sum(len(b) for b in shown) == 600
+    assert abs(blank["audio"] - 200) < 45
+    assert abs(blank["visual"] - 200) < 45
+    assert {b.negatives is None for b in shown if next(iter(b.features("audio").values())).any()} >= {False}
