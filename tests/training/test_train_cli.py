@@ -127,10 +127,12 @@ def test_a_missing_manifest_and_store_are_named_with_the_command_that_makes_them
     ],
 )
 def test_a_wrong_option_is_named_and_ends_with_two(workplace: Path, options: list[str], named: str) -> None:
-    found = invoke("train", "--preset", "demo", "--manifest", "data", "--store", "store.zarr", *options)
+    where = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
+    found = invoke("train", *where, *options)
     assert found.exit_code == 2, found.output
     assert named in found.output.splitlines()[-1]
     assert "Traceback" not in found.output
+    assert not (workplace / "runs").exists()
 
 
 def test_train_leaves_an_evaluated_run_and_prints_one_json_document(workplace: Path) -> None:

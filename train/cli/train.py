@@ -96,11 +96,13 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
 
     from pipeline.manifest import load_manifest
     from train.features import FeatureBank
-    from train.fit import choose_device, fit
+    from train.fit import choose_device, fit, measure_sizes
     from train.outcomes import claim_data, evaluate_run, last_split, summarise_run
+    from train.run_folder import build_method
 
     manifest = load_manifest(Path(config.manifest))
     bank = FeatureBank(open_store(config.store))
+    build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
     claim_data(run, config, manifest, bank)
     with training_progress() as progress:
         fit(config, manifest, bank, run, resume=resume, report=lambda said: progress(run.name, said))
