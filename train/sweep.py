@@ -135,12 +135,13 @@ def write_evaluation(documents: dict[str, dict[str, Any]], path: Path) -> Path:
 
 def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank") -> None:
     """Raise the `UserError` of a wrong name or option now, not after hours of other cells."""
-    from train.fit import measure_sizes
+    from train.fit import choose_device, measure_sizes
     from train.run_folder import build_method
 
     seen: list[TrainConfig] = []
     for cell in cells:
         config = cell.config.model_copy(update={"seed": 0})
+        choose_device(config.device)
         if config not in seen:
             build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
             seen.append(config)
