@@ -23,11 +23,20 @@ if TYPE_CHECKING:
 
 
 class Entry(BaseModel):
-    """One method of a grid: its name in run names, and settings that win over the grid's."""
+    """One method of a grid: its name in run names, and settings that win over the grid's.
+
+    Without `method` or `inputs` among them it is the method of its name.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of `train.config.TrainConfig` that the entry gives."""
+        given = self.model_extra or {}
+        return given if {"method", "inputs"} & set(given) else {"method": self.name, **given}
 
 
 class Grid(BaseModel):
@@ -77,7 +86,7 @@ def list_cells(
     for seed in grid.seeds if seeds is None else seeds:
         for backbone in grid.backbones:
             for entry in grid.methods:
-                settings = {**grid.settings, **(entry.model_extra or {}), **where}
+                settings = {**grid.settings, **entry.settings, **where}
                 config = make_config(grid.preset, **settings, backbone=backbone, seed=seed)
                 prefix = f"{backbone}-" if len(grid.backbones) > 1 else ""
                 cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config))
@@ -102,7 +111,9 @@ def run_cells(
     from train.fit import choose_device, fit
     from train.outcomes import claim_data, evaluate_run, last_split, summarise_run
 
-    split, names = last_split(manifest), []
+    cells = list(cells)
+    _check_buildable(cells, manifest, bank)
+    split = last_split(manifest)
     for cell in cells:
         run = out / cell.name
         report = None if progress is None else lambda said, name=cell.name: progress(name, said)
@@ -110,8 +121,7 @@ def run_cells(
         fit(cell.config, manifest, bank, run, resume=True, report=report)
         if not _is_evaluated(run, split):
             evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
-        names.append(cell.name)
-    return {name: summarise_run(out / name, split) for name in names}
+    return {cell.name: summarise_run(out / cell.name, split) for cell in cells}
 
 
 def write_evaluation(documents: dict[str, dict[str, Any]], path: Path) -> Path:
@@ -121,6 +131,20 @@ def write_evaluation(documents: dict[str, dict[str, Any]], path: Path) -> Path:
     staging.write_text(json.dumps(documents, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     staging.replace(path)
     return path
+
+
+def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank") -> None:
+    """Raise the `UserError` of a wrong name or option now, not after hours of other cells."""
+    from train.fit import choose_device, measure_sizes
+    from train.run_folder import build_method
+
+    seen: list[TrainConfig] = []
+    for cell in cells:
+        config = cell.config.model_copy(update={"seed": 0})
+        choose_device(config.device)
+        if config not in seen:
+            build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
+            seen.append(config)
 
 
 def _is_evaluated(run: Path, split: str) -> bool:

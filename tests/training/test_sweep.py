@@ -23,7 +23,7 @@ GRID = Grid.model_validate(
         "settings": {name: value for name, value in TINY.items() if name != "device"},
         "methods": [
             {"name": "question-only", "inputs": "question"},
-            {"name": "zero-fill", "method": "zero-fill"},
+            {"name": "zero-fill"},
         ],
     }
 )
@@ -90,6 +90,17 @@ def test_an_unknown_setting_and_a_repeated_name_are_refused() -> None:
     twice = Grid.model_validate({"methods": [{"name": "a", "method": "rmm"}, {"name": "a", "method": "avr"}]})
     with pytest.raises(UserError, match="'a-seed0' twice"):
         list_cells(twice, None, "m", "s")
+
+
+def test_a_wrong_name_is_found_before_anything_is_trained(
+    store: TinyStore, manifest: Manifest, tmp_path: Path
+) -> None:
+    grid = GRID.model_validate(
+        {**GRID.model_dump(), "methods": [{"name": "zero-fill"}, {"name": "telepathy"}]}
+    )
+    with pytest.raises(UserError, match="telepathy"):
+        run_cells(list_cells(grid, (0,), "m", "s", "cpu"), manifest, FeatureBank(store), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]) -> None:

@@ -54,9 +54,8 @@ def evaluate(
       mavqa-evaluate runs/avst-rmm-avr-1 --scenario audio-missing --split val --json
     """
     existing_run(run)
-    from pipeline.store.reader import open_store
-
     from pipeline.manifest import load_manifest
+    from pipeline.store.reader import open_store
     from train.features import FeatureBank
     from train.fit import choose_device
     from train.missingness import NATURAL, SCENARIOS, load_masks

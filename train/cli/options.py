@@ -78,20 +78,24 @@ def show_json(document: Any) -> None:
 
 
 def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw {run: document of mavqa-evaluate} on stderr: overall accuracies in percent by scenario."""
+    """Draw {run: document of mavqa-evaluate} on stderr: overall accuracies in percent by scenario.
+
+    The question-only floor differs by seed, so it is drawn for a single run alone.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     scenarios = list(dict.fromkeys(name for document in documents.values() for name in document["scenarios"]))
-    table = Table("run", *scenarios, title="overall accuracy, %", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(title="Overall accuracy, %", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for name in scenarios:
+        table.add_column(name.replace("-", "\n", 1), justify="right", vertical="bottom")
     for run, document in documents.items():
         table.add_row(run, *(_overall(document["scenarios"].get(name)) for name in scenarios))
-    floors = next(iter(documents.values()))["floors"] if documents else {}
     table.add_section()
-    for name, value in floors.items():
-        if value is not None:
+    for name, value in next(iter(documents.values()))["floors"].items():
+        if value is not None and (len(documents) == 1 or name != "question_only"):
             table.add_row(f"floor: {name.replace('_', ' ')}", f"{value:.2f}", style="dim")
     Console(stderr=True).print(table)
 

@@ -50,9 +50,8 @@ def sweep(
     out = out or Path("build") / grid.stem / "runs"
     cells = list_cells(read, range(seeds) if seeds else None, str(manifest), str(store), device)
 
-    from pipeline.store.reader import open_store
-
     from pipeline.manifest import load_manifest
+    from pipeline.store.reader import open_store
     from train.features import FeatureBank
     from train.sweep import run_cells, write_evaluation
 

@@ -92,20 +92,22 @@ def name_run(config: TrainConfig) -> str:
 
 
 def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
-    from pipeline.store.reader import open_store
-
     from pipeline.manifest import load_manifest
+    from pipeline.store.reader import open_store
     from train.features import FeatureBank
-    from train.fit import choose_device, fit
+    from train.fit import choose_device, fit, measure_sizes
     from train.outcomes import claim_data, evaluate_run, last_split, summarise_run
+    from train.run_folder import build_method
 
     manifest = load_manifest(Path(config.manifest))
     bank = FeatureBank(open_store(config.store))
+    device = str(choose_device(config.device))
+    build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
     claim_data(run, config, manifest, bank)
     with training_progress() as progress:
         fit(config, manifest, bank, run, resume=resume, report=lambda said: progress(run.name, said))
     split = last_split(manifest)
-    evaluate_run(run, manifest, bank, split, device=str(choose_device(config.device)))
+    evaluate_run(run, manifest, bank, split, device=device)
     document = summarise_run(run, split)
     show_scenarios({run.name: document})
     click.echo(f"run: {run}", err=True)

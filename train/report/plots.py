@@ -68,6 +68,8 @@ def scenario_bars(blocks: Sequence[Block]) -> str:
 
 def training_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], colours: Mapping[str, str]) -> str:
     """Return an SVG of small multiples: `curves` is {quantity: {label: (epoch, value) curves, per seed}}."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, panels = _panels(len(curves))
     for axes, (quantity, lines) in zip(panels, curves.items(), strict=True):
         for label, seeds in lines.items():
@@ -77,6 +79,7 @@ def training_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], colours
                 axes.plot(epochs[-1:], values[-1:], "o", color=colours[label], ms=3)
         axes.set_title(quantity, fontsize=9, loc="left", color="#3A3F47")
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(True, axis="y")
     _unique_legend(panels[0], figure)
     return _svg(figure, "curves")
@@ -89,9 +92,9 @@ def _draw_bar(axes: "Axes", x: float, width: float, line: Line, colour: str) -> 
     axes.bar(x, cell.mean, width, color=colour, label=line.label)
     below, above = cell.mean - cell.low, cell.high - cell.mean
     axes.errorbar(x, cell.mean, yerr=[[below], [above]], color="#22262B", lw=0.9, capsize=2.2, capthick=0.9)
-    axes.annotate(
-        f"{cell.mean:.1f}", (x, cell.high), (0, 2), textcoords="offset points", ha="center", fontsize=7
-    )
+    ink = "#22262B" if colour == REFERENCE_COLOUR else "white"
+    where: Any = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": ink}
+    axes.annotate(f"{cell.mean:.1f}", (x, 0), (0, 3), **where)
 
 
 def _draw_floor(axes: "Axes", position: int, line: Line) -> None:
