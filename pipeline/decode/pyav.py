@@ -330,10 +330,8 @@ class _Audio:
         nothing = np.zeros(0, np.float32)
         if self._settled is not None:
             return nothing, 0, self._settled
-        if self._assembler is None:
-            return nothing, 0, self._ledger.fail("no sound could be decoded", note)
-        note = "" if self._assembler.is_done else note
-        waveform, steps, coverage = self._assembler.finish()
+        note = "" if self.is_done else note
+        waveform, steps, coverage = self._assembler.finish() if self._assembler else (nothing, 0, 0.0)
         if not steps:
             return nothing, 0, self._ledger.fail("no sound could be decoded", note)
         if coverage < AUDIO_COVERAGE:
