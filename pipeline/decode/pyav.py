@@ -46,6 +46,8 @@ SAMPLE_TYPES: dict[str, type[np.generic]] = {
 AVFrame = av.VideoFrame | av.AudioFrame
 Stream = av.VideoStream | av.AudioStream
 
+_ratio = lru_cache(Fraction)
+
 
 @dataclass(frozen=True)
 class _Event:
@@ -92,7 +94,7 @@ class PyAVDecoder:
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
-            return fail_media(f"cannot be opened: {_explain(error)}")
+            return fail_media(f"cannot be opened: {error.strerror}")
         with container:
             return _Pass(container, request, self._thread_count).run()
 
@@ -142,7 +144,7 @@ class _Pass:
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
-            self._break = f"the file breaks off: {_explain(error)}"
+            self._break = f"the file breaks off: {error.strerror}"
         for stream in streams:
             yield from self._decode(stream, None)
 
@@ -158,7 +160,7 @@ class _Pass:
                 pts = packet.pts if packet.pts is not None else packet.dts
                 start = None if pts is None else pts * _tick(stream)
                 duration = (packet.duration or 0) * _tick(stream)
-                yield _Event(stream.type, start, duration, error=_explain(error))
+                yield _Event(stream.type, start, duration, error=str(error.strerror))
             return
         for frame in frames:
             yield _Event(stream.type, _start_of(frame, stream), _duration_of(frame, stream), frame)
@@ -178,11 +180,7 @@ class _Pass:
                 pictures += event.kind == "video"
                 if event.start is not None:
                     first.setdefault(event.kind, event.start)
-            missing = [
-                stream
-                for kind, stream in self._streams.items()
-                if kind not in first | dict.fromkeys(self._done)
-            ]
+            missing = [s for kind, s in self._streams.items() if kind not in first and kind not in self._done]
             known = min(first.values(), default=None)
             if known is not None and all(_claims_later(stream, known) for stream in missing):
                 break
@@ -288,8 +286,8 @@ class _Visual:
             count = f"{len(rows) - len(chosen)} of {len(rows)}"
             why = f"{count} seconds, from {rows.index(None)} on, have no picture"
             return {}, self._ledger.fail(why, note)
-        steps = count_steps(float(self._end - self._t0), self._request.seconds)
-        steps = len(rows) if self._request.short != "released" else steps
+        is_counted = self._request.short == "released"
+        steps = count_steps(float(self._end - self._t0), len(rows)) if is_counted else len(rows)
         sizes = self._request.frame_sizes
         return {size: np.stack([row[size] for row in chosen]) for size in sizes}, self._ledger.complete(
             steps, note
@@ -332,10 +330,8 @@ class _Audio:
         nothing = np.zeros(0, np.float32)
         if self._settled is not None:
             return nothing, 0, self._settled
-        if self._assembler is None:
-            return nothing, 0, self._ledger.fail("no sound could be decoded", note)
-        note = "" if self._assembler.is_done else note
-        waveform, steps, coverage = self._assembler.finish()
+        note = "" if self.is_done else note
+        waveform, steps, coverage = self._assembler.finish() if self._assembler else (nothing, 0, 0.0)
         if not steps:
             return nothing, 0, self._ledger.fail("no sound could be decoded", note)
         if coverage < AUDIO_COVERAGE:
@@ -374,11 +370,6 @@ def _start_of(frame: AVFrame, stream: Stream) -> Fraction | None:
     return None if stamp is None else stamp * _tick(stream)
 
 
-@lru_cache
-def _ratio(numerator: int, denominator: int) -> Fraction:
-    return Fraction(numerator, denominator)
-
-
 def _duration_of(frame: AVFrame, stream: Stream) -> Fraction:
     if isinstance(frame, av.AudioFrame):
         return _ratio(frame.samples, frame.sample_rate)
@@ -407,7 +398,3 @@ def _to_mono(frame: av.AudioFrame) -> np.ndarray:
     elif issubclass(dtype, np.integer):
         mono = mono / -float(np.iinfo(dtype).min)
     return mono.astype(np.float32)
-
-
-def _explain(error: av.FFmpegError) -> str:
-    return str(error.strerror)
