@@ -9,7 +9,7 @@ from recipe import gaussian, probe
 from small_avqa import CHANNELS, SIDE, TIME, small_backbone, small_batch
 
 from pipeline.failure import UserError
-from train.generation import RunningMoments, batch_of, question_rows, rows_of
+from train.generation import RunningMoments, batch_of, question_rows, rows_of, with_generated
 from train.methods.rmm import RECALL_VARIANTS, RelationMemory, Rmm, recall_loss, recalled_features
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "rmm_avr.json").read_text())
@@ -202,6 +202,17 @@ def test_steps_that_are_not_there_recall_nothing_and_are_in_no_loss():
     assert recalled.shape == (3, TIME, CHANNELS)
     assert not recalled[~whole.visual_mask].any()
     assert recalled[whole.visual_mask].abs().sum(-1).min() > 0
+
+
+@pytest.mark.parametrize(("missing", "available"), [("audio", "visual"), ("visual", "audio")])
+def test_what_is_generated_is_there_where_its_source_is(missing, available):
+    batch = small_batch(2, audio_steps=torch.tensor([4, 1]), visual_steps=torch.tensor([2, 3]))
+    entered = small_backbone().encode(batch)
+    completed = with_generated(entered, {missing: torch.zeros_like(entered.features[missing])}, available)
+    assert torch.equal(completed.masks[missing], batch.mask(available))
+    assert torch.equal(completed.masks[available], batch.mask(available))
+    assert not completed.features[missing].any()
+    assert torch.equal(completed.features[available], entered.features[available])
 
 
 def test_the_recall_loss_sees_only_steps_with_both_modalities():
