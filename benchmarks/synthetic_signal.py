@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pipeline.decode import open_decoder
-from pipeline.extractors import make_extractor
-from pipeline.weights import WeightsSource
 from torch.nn import functional
 
+from pipeline.decode import open_decoder
+from pipeline.extractors import make_extractor
 from pipeline.interfaces import FeatureExtractor
 from pipeline.manifest import Manifest
 from pipeline.store.schema import State
@@ -25,6 +24,7 @@ from pipeline.synthetic import synthesize
 from pipeline.synthetic.dataset import draw_scenes
 from pipeline.synthetic.scene import INSTRUMENTS, Scene
 from pipeline.timeline import DecodeRequest
+from pipeline.weights import WeightsSource
 
 PENALTY = 0.05
 PROBE_STEPS = 60
