@@ -72,7 +72,7 @@ def _by_answer(pool: Sequence[Candidate]) -> dict[str, list[Candidate]]:
 
 
 def _limits(cells: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """Return how often each (text, answer) may be chosen: as often as the text's second most frequent answer, or once."""
+    """Return how often each (text, answer) may be chosen: as its text's second most frequent answer, or once."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for (text, _answer), count in cells.items():
         sizes[text].append(count)

@@ -96,7 +96,7 @@ def ask_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[
 
 
 def make_vocabulary() -> Vocabulary:
-    """Return the vocabulary of every synthetic dataset: all words that any seed can ask, and MUSIC-AVQA's 42 answers."""
+    """Return the one vocabulary: all words that any seed can ask, and MUSIC-AVQA's 42 answers."""
     return build_vocabulary((text for ask in ASKS for text in _sample_texts(ask.template)), ANSWERS)
 
 

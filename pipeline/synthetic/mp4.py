@@ -23,8 +23,8 @@ def write_clip(
 ) -> None:
     """Write `pictures` (uint8 [height, width, 3], RGB) and `waveform` (float32 [sample], mono) to `path`.
 
-    The sound is cut to whole AAC frames of 1,024 samples, so that no decoder pads it past the pictures' end. Both tracks
-    start at 0: the encoder's priming is declared in the file and skipped by decoders.
+    The sound is cut to whole AAC frames of 1,024 samples, so that no decoder pads it past the pictures' end. Both
+    tracks start at 0: the encoder's priming is declared in the file and skipped by decoders.
     """
     staging = path.with_name(path.name + ".partial")
     with av.open(str(staging), "w", format="mp4", options={"fflags": "+bitexact"}) as container:

@@ -314,17 +314,29 @@ ASKS: tuple[Ask, ...] = (
         ("Where is the <LL> instrument?", 0.7, _where_loudest),
         ("Is the <FL> sound coming from the <LR> instrument?", 0.5, _is_edge_at),
         ("What is the <LR> instrument of the <FL> sounding instrument?", 1.0, _what_beside_edge),
-        ("Which is the musical instrument that sounds at the same time as the <Object>?", 1.5, _what_sounds_with),
+        (
+            "Which is the musical instrument that sounds at the same time as the <Object>?",
+            1.5,
+            _what_sounds_with,
+        ),
     ),
     *_asks(
         "Audio-Visual Comparative",
-        ("Is the <Object> on the <LR> louder than the <Object> on the <LR>?", 0.6, _placed_comparison(_level, True)),
+        (
+            "Is the <Object> on the <LR> louder than the <Object> on the <LR>?",
+            0.6,
+            _placed_comparison(_level, True),
+        ),
         (
             "Is the <Object> on the <LR> more rhythmic than the <Object> on the <LR>?",
             0.4,
             _placed_comparison(_tempo, True),
         ),
-        ("Is the instrument on the <LR> louder than the instrument on the <LR>?", 0.5, _placed_comparison(_level, False)),
+        (
+            "Is the instrument on the <LR> louder than the instrument on the <LR>?",
+            0.5,
+            _placed_comparison(_level, False),
+        ),
         (
             "Is the instrument on the <LR> more rhythmic than the instrument on the <LR>?",
             0.4,

@@ -32,9 +32,9 @@ SHORTEST_PLAY_SECONDS = 2
 class Performer:
     """One instrument of a scene.
 
-    `place` is None where it is hidden; `column` is its horizontal centre as a share of the picture's width. It sounds in
-    the seconds [start, stop); equal means never. `level` (1 soft to 3 loud) and `tempo` (notes per second) hold while it
-    sounds; `pitch` in [0, 1) places its notes within the instrument's range.
+    `place` is None where it is hidden; `column` is its horizontal centre as a share of the picture's width. It sounds
+    in the seconds [start, stop); equal means never. `level` (1 soft to 3 loud) and `tempo` (notes per second) hold
+    while it sounds; `pitch` in [0, 1) places its notes within the instrument's range.
     """
 
     instrument: str
@@ -124,7 +124,7 @@ def _draw_instruments(rng: random.Random) -> list[str]:
 
 
 def _draw_roles(count: int, rng: random.Random) -> list[str]:
-    """Return each performer's role: in half of the scenes all are seen and heard, so either sense tells of the other."""
+    """Return each performer's role: in half of the scenes all are seen and heard, so one sense tells of the other."""
     if rng.random() < ALL_PLAY_SHARE:
         return ["plays"] * count
     return rng.choices(tuple(ROLE_WEIGHTS), tuple(ROLE_WEIGHTS.values()), k=count)
@@ -133,7 +133,12 @@ def _draw_roles(count: int, rng: random.Random) -> list[str]:
 def _draw_stands(count: int, rng: random.Random) -> list[tuple[Place, float]]:
     """Return places and columns of `count` seen performers, in random order; four share three names."""
     if count > len(PLACES):
-        stands: list[tuple[Place, float]] = [("left", 1 / 8), ("middle", 3 / 8), ("middle", 5 / 8), ("right", 7 / 8)]
+        stands: list[tuple[Place, float]] = [
+            ("left", 1 / 8),
+            ("middle", 3 / 8),
+            ("middle", 5 / 8),
+            ("right", 7 / 8),
+        ]
     else:
         stands = rng.sample([(place, (2 * i + 1) / 6) for i, place in enumerate(PLACES)], count)
     rng.shuffle(stands)

@@ -54,7 +54,10 @@ def _accordion(pen: Pen, colour: tuple[int, int, int]) -> None:
     pen.rounded_rectangle((138, 90, 202, 400), 16, fill=colour, outline=DARK, width=4)
     for index in range(6):
         top = 102 + index * 49
-        pen.polygon([(70, top), (104, top + 14), (138, top), (138, top + 36), (104, top + 50), (70, top + 36)], fill=colour)
+        pen.polygon(
+            [(70, top), (104, top + 14), (138, top), (138, top + 36), (104, top + 50), (70, top + 36)],
+            fill=colour,
+        )
     for index in range(8):
         pen.rectangle((152, 112 + index * 34, 192, 132 + index * 34), fill="white")
 
