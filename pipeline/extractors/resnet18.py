@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.seeding import draw_pictures, settle
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
 
@@ -164,13 +163,10 @@ def _load(trunk: nn.Module, weights: WeightsSource, device: str) -> str:
         name: value for name, value in trunk.state_dict().items() if not name.endswith("num_batches_tracked")
     }
     state = load_state(weights, NETWORK, wanted)
+    weights_hash = hash_state_dict(state)
     counters = {name: torch.tensor(0) for name in trunk.state_dict().keys() - wanted.keys()}
     trunk.load_state_dict(state | counters, assign=True)
-    trunk.eval().requires_grad_(False)
-    if weights.kind == "seeded":
-        settle(trunk, _standardise(draw_pictures(weights.seed), KINETICS))
-    weights_hash = hash_state_dict({name: trunk.state_dict()[name] for name in wanted})
-    trunk.to(device)
+    trunk.eval().requires_grad_(False).to(device)
     trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares it for tensors only
     return weights_hash
 
@@ -211,11 +207,6 @@ def _run(
 
 def _normalise(frames: Tensor, normalisation: Normalisation) -> Tensor:
     """Return float32 [frame, 3, height, width], a channels-last view, of uint8 [frame, height, width, 3]."""
-    return _standardise((frames / 255).permute(0, 3, 1, 2), normalisation)
-
-
-def _standardise(pictures: Tensor, normalisation: Normalisation) -> Tensor:
-    """Return `pictures`, [picture, 3, height, width] in [0, 1], with the mean and deviation taken off."""
-    mean = torch.tensor(normalisation.mean, device=pictures.device).view(3, 1, 1)
-    std = torch.tensor(normalisation.std, device=pictures.device).view(3, 1, 1)
-    return (pictures - mean) / std
+    mean = torch.tensor(normalisation.mean, device=frames.device)
+    std = torch.tensor(normalisation.std, device=frames.device)
+    return ((frames / 255 - mean) / std).permute(0, 3, 1, 2)

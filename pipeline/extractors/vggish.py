@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.seeding import draw_spectra, settle
 from pipeline.timeline import Media
 from pipeline.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
 
@@ -126,12 +125,10 @@ class VGGishExtractor:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
         with torch.device("meta"):
             network = VGGish()
-        network.load_state_dict(load_state(weights, NETWORK, network.state_dict()), assign=True)
-        network.eval().requires_grad_(False)
-        if weights.kind == "seeded":
-            settle(network, draw_spectra(weights.seed, FRAMES, BANDS))
-        weights_hash = hash_state_dict(network.state_dict())
-        network.to(device)
+        state = load_state(weights, NETWORK, network.state_dict())
+        weights_hash = hash_state_dict(state)
+        network.load_state_dict(state, assign=True)
+        network.eval().requires_grad_(False).to(device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares it for tensors only
         self._network = network
         return weights_hash
