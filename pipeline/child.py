@@ -96,9 +96,7 @@ class DecodingChild:
         Raises ChildStartError if no child can be started.
         """
         if path.is_file() and path.stat().st_size > self._limits.file_bytes:
-            return fail_media(
-                f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}"
-            )
+            return fail_media(f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}")
         deaths = []
         for _ in range(ATTEMPTS):
             self._hand_over(path, request)

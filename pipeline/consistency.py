@@ -98,14 +98,10 @@ def _check_ids(manifest: Manifest) -> Iterator[Finding]:
             unknown.setdefault(question.video_id, f"question {question.question_id!r} of {split!r}")
         if first := seen.get(question.question_id):
             where = f"twice in {split!r}" if first == split else f"in {first!r} and in {split!r}"
-            yield Finding(
-                "repeated id", question.question_id, f"question id {question.question_id!r} is {where}"
-            )
+            yield Finding("repeated id", question.question_id, f"question id {question.question_id!r} is {where}")
         seen[question.question_id] = split
     for video_id, where in unknown.items():
-        yield Finding(
-            "unknown video", video_id, f"video {video_id!r}, asked by {where}, is not in videos.csv"
-        )
+        yield Finding("unknown video", video_id, f"video {video_id!r}, asked by {where}, is not in videos.csv")
 
 
 def _check_answers(manifest: Manifest) -> Iterator[Finding]:
@@ -116,17 +112,13 @@ def _check_answers(manifest: Manifest) -> Iterator[Finding]:
         yield Finding("unknown answer", answer, message)
     for split, question in _ask(manifest):
         if question.choices is not None and question.answer not in question.choices:
-            message = (
-                f"question {question.question_id!r} of {split!r}: answer {question.answer!r} is no choice"
-            )
+            message = f"question {question.question_id!r} of {split!r}: answer {question.answer!r} is no choice"
             yield Finding("answer is no choice", question.question_id, message)
 
 
 def _check_words(manifest: Manifest) -> Iterator[Finding]:
     if manifest.vocabulary.tokens[:1] != (PADDING_TOKEN,):
-        yield Finding(
-            "vocabulary", PADDING_TOKEN, f"the first token of the vocabulary is not {PADDING_TOKEN!r}"
-        )
+        yield Finding("vocabulary", PADDING_TOKEN, f"the first token of the vocabulary is not {PADDING_TOKEN!r}")
     for kind in ("tokens", "answers"):
         entries: tuple[str, ...] = getattr(manifest.vocabulary, kind)
         for entry, number in Counter(entries).items():
@@ -141,9 +133,7 @@ def _check_words(manifest: Manifest) -> Iterator[Finding]:
             message = f"question {text!r} has {len(tokens)} words, at most {QUESTION_LENGTH} fit"
             yield Finding("long question", text, message)
     for word, number in words.items():
-        yield Finding(
-            "unknown word", word, f"word {word!r} of {number} question texts is not in the vocabulary"
-        )
+        yield Finding("unknown word", word, f"word {word!r} of {number} question texts is not in the vocabulary")
 
 
 def _check_files(videos: tuple[Video, ...], folder: Path, progress: Progress | None) -> Iterator[Finding]:
@@ -157,9 +147,7 @@ def _check_files(videos: tuple[Video, ...], folder: Path, progress: Progress | N
     digests = hash_files(folder, [video.path for video in present if video.sha256], progress)
     for video in present:
         if video.sha256 and digests[video.path] != video.sha256:
-            message = (
-                f"video {video.video_id!r}: the file's sha256 {digests[video.path]} is not {video.sha256}"
-            )
+            message = f"video {video.video_id!r}: the file's sha256 {digests[video.path]} is not {video.sha256}"
             yield Finding("different file", video.video_id, message)
 
 

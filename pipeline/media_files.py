@@ -44,9 +44,7 @@ def list_media(folder: Path) -> list[str]:
         raise UserError(f"videos folder {str(folder)!r} is not there: name the folder that holds the videos")
     paths = sorted(_walk(folder))
     if not paths:
-        raise UserError(
-            f"videos folder {str(folder)!r} holds no videos (.mp4, .mkv, .webm, ...): name another"
-        )
+        raise UserError(f"videos folder {str(folder)!r} holds no videos (.mp4, .mkv, .webm, ...): name another")
     return paths
 
 

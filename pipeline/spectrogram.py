@@ -51,9 +51,7 @@ def _draw_sound(axis: Any, media: Media) -> None:
     from librosa.display import specshow
     from librosa.feature import melspectrogram
 
-    power = melspectrogram(
-        y=media.waveform, sr=media.sample_rate_hz, n_mels=BANDS, fmin=LOWEST_HZ, fmax=HIGHEST_HZ
-    )
+    power = melspectrogram(y=media.waveform, sr=media.sample_rate_hz, n_mels=BANDS, fmin=LOWEST_HZ, fmax=HIGHEST_HZ)
     decibels = power_to_db(power, ref=np.max)
     specshow(
         decibels,

@@ -92,9 +92,7 @@ def fill(template: str, values: Sequence[str]) -> str:
     tokens = stem.split()
     slots = sum("<" in token for token in tokens)
     if slots != len(values):
-        raise UserError(
-            f"template {template!r} has {slots} slots, its values are {list(values)!r}: make them agree"
-        )
+        raise UserError(f"template {template!r} has {slots} slots, its values are {list(values)!r}: make them agree")
     rest = iter(values)
     filled = " ".join(next(rest) if "<" in token else token for token in tokens)
     return filled + "?" * has_mark
@@ -143,9 +141,7 @@ def encode(text: str, tokens_index: Mapping[str, int], length: int) -> list[int]
     words = tokenise(text)
     unknown = list(dict.fromkeys(word for word in words if word not in tokens_index))
     if unknown:
-        raise UserError(
-            f"question {text!r} has words outside the vocabulary: {', '.join(unknown)}; use others"
-        )
+        raise UserError(f"question {text!r} has words outside the vocabulary: {', '.join(unknown)}; use others")
     if len(words) > length:
         raise UserError(f"question {text!r} has {len(words)} words, at most {length} fit: shorten it")
     return [tokens_index[word] for word in words] + [tokens_index[PADDING_TOKEN]] * (length - len(words))

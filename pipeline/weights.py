@@ -95,9 +95,7 @@ def parse_weights(text: str, cache: Path) -> WeightsSource:
         return WeightsSource("seeded")
     folder = Path(text)
     if not folder.is_dir():
-        raise UserError(
-            f"weights {text!r} are not a folder: give 'pretrained', 'seeded' or a folder of checkpoints"
-        )
+        raise UserError(f"weights {text!r} are not a folder: give 'pretrained', 'seeded' or a folder of checkpoints")
     return WeightsSource("folder", folder)
 
 
@@ -108,9 +106,7 @@ def hub_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def load_state(
-    source: WeightsSource, network: Network, wanted: "Mapping[str, Tensor]"
-) -> "dict[str, Tensor]":
+def load_state(source: WeightsSource, network: Network, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return float32 tensors with the names and shapes of `wanted` (which may lie on the meta device).
 
     Raises `UserError` where a file is missing, is not the published one, cannot be read, or does not fit.
@@ -174,9 +170,7 @@ def find_file(source: WeightsSource, network: Network) -> Path:
         if (source.folder / name).is_file():
             return source.folder / name
     names = ", ".join([*(file.name for file in network.published), *network.own_files])
-    raise UserError(
-        f"{source.folder} holds no weights of {network.name}: put one of these files there: {names}"
-    )
+    raise UserError(f"{source.folder} holds no weights of {network.name}: put one of these files there: {names}")
 
 
 def read_state(path: Path) -> "dict[str, Tensor]":
@@ -234,9 +228,7 @@ def _check_bytes(path: Path, file: PublishedFile) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != file.sha256:
-        raise UserError(
-            f"{path} has sha256 {found}, the published file {file.sha256}: delete it and fetch {file.url}"
-        )
+        raise UserError(f"{path} has sha256 {found}, the published file {file.sha256}: delete it and fetch {file.url}")
 
 
 def _download(file: PublishedFile, folder: Path) -> Path:

@@ -63,7 +63,9 @@ class Batch:
 
     def select(self, rows: Tensor) -> "Batch":
         """Return the batch of the given row indices, int64 [row]."""
-        return self._map(lambda tensor: tensor[rows.to(tensor.device)], lambda names: tuple(names[i] for i in rows.tolist()))
+        return self._map(
+            lambda tensor: tensor[rows.to(tensor.device)], lambda names: tuple(names[i] for i in rows.tolist())
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with every tensor on `device`."""

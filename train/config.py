@@ -35,6 +35,8 @@ class TrainConfig(BaseModel):
     """Every setting of one run; what stands here and the stores decide the weights.
 
     `options` are keywords of the method. `map_size`: maps are pooled to that many cells a side, None keeps them.
+    `standardise`: every stored channel is given mean 0 and deviation 1 over the training videos, which seeded features
+    need and pretrained ones do not. `start_from`: the run beside this one whose trained backbone this one starts with.
     The learning rate is multiplied by `decay_factor` after every `decay_epochs` epochs of a stage. `missing_rates`:
     share of the training questions that lose a modality, drawn by `unit` from `seed`. `inputs` other than "all"
     train a reference that never sees a modality. `sizes` is filled in by the run.
@@ -63,6 +65,8 @@ class TrainConfig(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     time_steps: int = Field(10, ge=1)
     map_size: int | None = Field(None, ge=1)
+    standardise: bool = False
+    start_from: str = ""
     missing_rates: dict[str, float] = Field(default_factory=dict)
     unit: Literal["video", "question"] = "question"
     options: dict[str, Any] = Field(default_factory=dict)
@@ -85,7 +89,7 @@ class Preset(BaseModel):
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
-_DEMO_DIFFUSION = {"steps": 4, "dim": 16, "stem_kernel": 3, "gradient_steps": 1}
+_DEMO_DIFFUSION = {"steps": 4, "dim": 16, "stem_kernel": 3, "width": 64, "gradient_steps": 1}
 
 PRESETS = {
     "paper": Preset(
@@ -116,11 +120,13 @@ PRESETS = {
         settings={
             "epochs": 12,
             "batch_size": 64,
-            "learning_rate": 3e-4,
+            "learning_rate": 1e-3,
             "decay_epochs": 9,
             "decay_factor": 0.3,
             "training": "joint",
-            "map_size": 4,
+            "time_steps": 5,
+            "standardise": True,
+            "map_size": 2,
         },
         options={
             "rmm": {"slots": 16},

@@ -52,14 +52,9 @@ class QuestionDataset:
         self._uses_negatives = backbone.uses_negatives
         self._videos = _find_videos(store, [q.video_id for q in self.questions])
         self._question_features = _read_questions(store, manifest, split, backbone.needs["question"])
-        self._there = {
-            m: _steps_there(store, m, backbone.needs[m], self.steps, self._videos) for m in MODALITIES
-        }
+        self._there = {m: _steps_there(store, m, backbone.needs[m], self.steps, self._videos) for m in MODALITIES}
         self._rows = {
-            m: {
-                name: bank.rows(name, self.steps, _map_size(store, name, map_size))
-                for name in backbone.needs[m]
-            }
+            m: {name: bank.rows(name, self.steps, _map_size(store, name, map_size)) for name in backbone.needs[m]}
             for m in MODALITIES
         }
 
@@ -104,8 +99,7 @@ class QuestionDataset:
         there = {m: self._there[m][videos] & _seen(chosen, m, masks)[:, None] for m in MODALITIES}
         return Batch(
             question={
-                name: values[torch.from_numpy(place[rows])]
-                for name, (values, place) in self._question_features.items()
+                name: values[torch.from_numpy(place[rows])] for name, (values, place) in self._question_features.items()
             },
             audio=self._values("audio", videos, there["audio"]),
             visual=self._values("visual", videos, there["visual"]),
@@ -151,9 +145,7 @@ class QuestionDataset:
         other += has_own[:, None] & (other >= own[:, None])
         position = (moment * self._there["visual"][pool].sum(1)[other]).astype(np.int64)
         drawn = (pool[other].ravel(), position.ravel())
-        return {
-            name: table.gather(*drawn).unflatten(0, shape) for name, table in self._rows["visual"].items()
-        }
+        return {name: table.gather(*drawn).unflatten(0, shape) for name, table in self._rows["visual"].items()}
 
 
 def input_shapes(
@@ -161,9 +153,7 @@ def input_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Return {feature: shape of one step}, as a dataset gives it, of the audio and visual features in `needs`."""
     names = [name for modality in MODALITIES for name in needs[modality]]
-    return {
-        name: stored_shape(tuple(store.spec(name).shape), _map_size(store, name, map_size)) for name in names
-    }
+    return {name: stored_shape(tuple(store.spec(name).shape), _map_size(store, name, map_size)) for name in names}
 
 
 def _map_size(store: "FeatureStore", feature: str, map_size: int | None) -> int | None:
@@ -171,9 +161,7 @@ def _map_size(store: "FeatureStore", feature: str, map_size: int | None) -> int 
     if map_size is None or len(shape) != 3:
         return None
     if map_size > min(shape[1:]):
-        raise UserError(
-            f"map size {map_size} exceeds the stored maps {shape[1:]} of {feature}: give a smaller one"
-        )
+        raise UserError(f"map size {map_size} exceeds the stored maps {shape[1:]} of {feature}: give a smaller one")
     return map_size
 
 
@@ -193,9 +181,7 @@ def _read_questions(
     texts = [q.text for q in manifest.questions[split]]
     lacking = [text for text in texts if text not in store.question_rows]
     if lacking:
-        raise UserError(
-            f"the store lacks {len(lacking)} questions, such as {lacking[0]!r}: extract them first"
-        )
+        raise UserError(f"the store lacks {len(lacking)} questions, such as {lacking[0]!r}: extract them first")
     unique, place = np.unique([store.question_rows[text] for text in texts], return_inverse=True)
     features = {}
     for name in needs:
@@ -203,9 +189,7 @@ def _read_questions(
         values = torch.from_numpy(np.asarray(store.question_values(stored).oindex[unique]))
         holes = values.isnan() if values.is_floating_point() else values == -1
         if holes.flatten(1).all(1).any():
-            raise UserError(
-                f"the store lacks {stored} of some questions of {manifest.name!r}: extract them first"
-            )
+            raise UserError(f"the store lacks {stored} of some questions of {manifest.name!r}: extract them first")
         features[name] = (values, place)
     return features
 

@@ -67,9 +67,7 @@ class Filling(nn.Module):
         for name in self.names[modality]:
             shape = (*mask.shape, *self.shapes[name])
             if self.fill == "randn":
-                values[name] = torch.stack([_noise(shape[1:], name + key) for key in batch.question_id]).to(
-                    mask.device
-                )
+                values[name] = torch.stack([_noise(shape[1:], name + key) for key in batch.question_id]).to(mask.device)
             else:
                 mean = self.get_buffer(f"mean_{name}")
                 values[name] = (mean if self.fill == "mean" else torch.zeros_like(mean)).expand(shape)

@@ -38,6 +38,7 @@ from train.run_folder import (
     write_start,
     write_tensors,
 )
+from train.starting import standardise_inputs, start_from
 
 __all__ = ["Progress", "fit", "load_run"]
 
@@ -87,6 +88,10 @@ def fit(
     torch.manual_seed(config.seed)
     method = build_method(config)
     loop = _Loop(config, method, manifest, bank, run, device)
+    if config.start_from:
+        start_from(loop.module, run.parent / config.start_from)
+    elif config.standardise:
+        standardise_inputs(method.backbone, loop.train, loop.masks)
     write_start(run, config, manifest.vocabulary, describe_environment(device, loop.fingerprints()))
     loop.run_epochs(report or (lambda progress: None))
     return load_run(run, str(device))
@@ -209,14 +214,10 @@ class _Loop:
     def _training_rows(self) -> np.ndarray:
         wanted = self.train.answers.numpy() >= 0
         if self.method.trains_on == "complete":
-            masked = np.array(
-                [question.question_id in self.masks for question in self.train.questions], dtype=bool
-            )
+            masked = np.array([question.question_id in self.masks for question in self.train.questions], dtype=bool)
             wanted &= self.train.naturally_complete & ~masked
         if not wanted.any():
-            raise UserError(
-                f"no training question is left for method {self.config.method!r}: lower --missing-rate"
-            )
+            raise UserError(f"no training question is left for method {self.config.method!r}: lower --missing-rate")
         return np.flatnonzero(wanted)
 
     def _enter(self, stage: Stage) -> torch.optim.Adam:
@@ -252,9 +253,7 @@ class _Loop:
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss * len(batch)
             if not math.isfinite(losses["total"]):
-                raise UserError(
-                    f"the loss of epoch {epoch + 1}, step {step} is not finite: lower the learning rate"
-                )
+                raise UserError(f"the loss of epoch {epoch + 1}, step {step} is not finite: lower the learning rate")
             means = {name: value / seen for name, value in sums.items()}
             report(Progress(epoch + 1, self.config.epochs, step, steps, means))
         return {name: value / seen for name, value in sums.items()}

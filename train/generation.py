@@ -64,9 +64,7 @@ def batch_of(rows: Tensor, mask: Tensor) -> Tensor:
     return values
 
 
-def with_generated(
-    representation: Representation, generated: Mapping[str, Tensor], available: str
-) -> Representation:
+def with_generated(representation: Representation, generated: Mapping[str, Tensor], available: str) -> Representation:
     """Return `representation` with `generated` {modality: [batch, time, ...]} as features.
 
     All features then have the mask of the `available` modality: a generated step is there where its source is.

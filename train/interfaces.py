@@ -1,7 +1,7 @@
 """The roles in stage two: what a backbone and a missing-modality method are. It holds no implementation."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -42,12 +42,14 @@ class Backbone(Protocol):
     step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of
     steps and pooled vectors. `time_steps`: the rows it takes from a store, spread evenly over the stored seconds.
     `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio` and `Batch.visual` hold.
+    `input_scales`: {stored feature: `train.layers.InputScale`}, the identity unless a run standardises its inputs.
     `uses_negatives`: whether its training looks at pictures of other videos.
     """
 
     needs: dict[str, tuple[str, ...]]
     feature_shapes: dict[str, tuple[int, ...]]
     input_shapes: dict[str, tuple[int, ...]]
+    input_scales: Any
     channels: int
     time_steps: int
     uses_negatives: bool
@@ -60,9 +62,7 @@ class Backbone(Protocol):
         """Return {modality: [batch, time, channel]} of the modalities at the features or steps level."""
         ...
 
-    def pool(
-        self, representation: Representation, prompts: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def pool(self, representation: Representation, prompts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return {modality: [batch, channel]}, the question's view of each modality.
 
         `prompts`: {modality: [prompt, channel]} joins the keys and values that the question attends to.

@@ -13,6 +13,34 @@ from torch import Tensor, nn
 from train.batch import MODALITIES
 from train.interfaces import Backbone
 
+LEAST_DEVIATION = 1e-2
+
+
+class InputScale(nn.Module):
+    """Take a fixed mean off each stored channel and divide by a fixed deviation; the identity until `set`.
+
+    The numbers travel with the weights. A stored zero that stands in for a missing feature is shifted like any other
+    value: it stays as far from real features as it was.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def set(self, mean: Tensor, deviation: Tensor) -> None:
+        """Use `mean` and `deviation`, [channel]; a channel that hardly varies is not blown up."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation.clamp_min(LEAST_DEVIATION))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return `values`, [batch, time, channel, ...], scaled, in the type of the scale."""
+        shape = (-1, *[1] * (values.dim() - 3))
+        return (values.to(self.mean.dtype) - self.mean.view(shape)) / self.deviation.view(shape)
+
 
 class QuestionEncoder(nn.Module):
     """Encode question tokens by one LSTM whose last hidden and cell states are both read.
@@ -100,9 +128,7 @@ class TemporalGrounding(nn.Module):
         if prompts is not None:
             steps = torch.cat((prompts.expand(len(steps), -1, -1), steps), dim=1)
             mask = torch.cat((mask.new_ones(len(mask), len(prompts)), mask), dim=1)
-        attended, _ = self.attention(
-            question.unsqueeze(1), steps, steps, key_padding_mask=~mask, need_weights=False
-        )
+        attended, _ = self.attention(question.unsqueeze(1), steps, steps, key_padding_mask=~mask, need_weights=False)
         attended = attended.squeeze(1)
         return self.norm(attended + self.feed_forward(attended))
 

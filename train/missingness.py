@@ -72,9 +72,7 @@ def check_rates(rates: Rates) -> Rates:
         if not 0 <= rate <= 1:
             raise UserError(f"missing rate {modality}={rate}: it must lie between 0 and 1")
     if sum(rates.values()) > 1:
-        raise UserError(
-            f"missing rates {rates} sum to more than 1: at most one modality of a question is hidden"
-        )
+        raise UserError(f"missing rates {rates} sum to more than 1: at most one modality of a question is hidden")
     return rates
 
 

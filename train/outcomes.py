@@ -181,8 +181,7 @@ def _row(
         release=manifest.release,
         training=config.model_dump(exclude=_NOT_TRAINING),
         features={
-            name: Feature(fingerprint=store.fingerprint(name), weights=_weights(spec))
-            for name, spec in specs.items()
+            name: Feature(fingerprint=store.fingerprint(name), weights=_weights(spec)) for name, spec in specs.items()
         },
         questions_sha256=hash_questions(found.questions),
         accuracies=found.accuracies,

@@ -118,9 +118,7 @@ def tally(questions: Sequence[Question], predictions: Sequence[str]) -> Accuraci
         raise ValueError("no question to count")
     groups: dict[str, list[bool]] = {}
     types: dict[str, list[bool]] = {}
-    hits = [
-        question.answer == prediction for question, prediction in zip(questions, predictions, strict=True)
-    ]
+    hits = [question.answer == prediction for question, prediction in zip(questions, predictions, strict=True)]
     for question, hit in zip(questions, hits, strict=True):
         for table, name in ((groups, question.modality), (types, question.type)):
             if name:
@@ -178,15 +176,11 @@ def _parse(line: str, where: str) -> ResultRow:
         record = json.loads(line)
         found = record.get("format") if isinstance(record, dict) else None
         if found != FORMAT:
-            raise UserError(
-                f"{where}: result format {found!r}, this program reads {FORMAT}: evaluate the run again"
-            )
+            raise UserError(f"{where}: result format {found!r}, this program reads {FORMAT}: evaluate the run again")
         return ResultRow.model_validate(record)
     except (json.JSONDecodeError, ValidationError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(
-            f"{where}: not a result row ({first}): remove the line or evaluate the run again"
-        ) from None
+        raise UserError(f"{where}: not a result row ({first}): remove the line or evaluate the run again") from None
 
 
 def _count(hits: Sequence[bool]) -> Count:

@@ -38,9 +38,7 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
     Raises `UserError` where a name or an option is unknown.
     """
     if config.sizes is None:
-        raise ValueError(
-            "a configuration without sizes cannot be built: they come from the store and the vocabulary"
-        )
+        raise ValueError("a configuration without sizes cannot be built: they come from the store and the vocabulary")
     backbone = make_backbone(config.backbone, config.sizes)
     return make_method(config.method, backbone, config.variant, **config.options)
 
@@ -68,9 +66,7 @@ def read_config(run: Path) -> TrainConfig:
     try:
         return TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: {run} is not the folder of a run, mavqa-train makes one"
-        ) from None
+        raise UserError(f"{path} is missing: {run} is not the folder of a run, mavqa-train makes one") from None
     except ValueError as error:
         raise UserError(f"{path} is not the configuration of a run: {_line(error)}") from None
 
@@ -94,9 +90,7 @@ def is_finished(run: Path, config: TrainConfig) -> bool:
     if not (run / "config.json").exists():
         return False
     if not same_run(read_config(run), config):
-        raise UserError(
-            f"{run} holds a run of other settings (its config.json): give another --out, or remove it"
-        )
+        raise UserError(f"{run} holds a run of other settings (its config.json): give another --out, or remove it")
     return len(read_metrics(run)) >= config.epochs and (run / CHECKPOINT).exists()
 
 

@@ -73,12 +73,11 @@ def read_grid(path: Path) -> Grid:
         raise UserError(f"grid {path}: {where}: {first['msg']} (got {first['input']!r})") from None
 
 
-def list_cells(
-    grid: Grid, seeds: Iterable[int] | None, manifest: str, store: str, device: str = "auto"
-) -> list[Cell]:
+def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: str, device: str = "auto") -> list[Cell]:
     """Return the product of seeds, backbones and methods; `seeds` replace the grid's.
 
-    A cell is named `<method>-seed<k>`, with the backbone before it where the grid has several. Raises
+    A cell is named `<method>-seed<k>`, with the backbone before it where the grid has several; `start_from` names an
+    entry before it, whose run with the same backbone and seed is meant. Raises
     `UserError` for an unknown setting or a name that stands twice.
     """
     where = {"manifest": manifest, "store": store, "device": device}
@@ -89,6 +88,9 @@ def list_cells(
                 settings = {**grid.settings, **entry.settings, **where}
                 config = make_config(grid.preset, **settings, backbone=backbone, seed=seed)
                 prefix = f"{backbone}-" if len(grid.backbones) > 1 else ""
+                if config.start_from:
+                    beside = f"{prefix}{config.start_from}-seed{seed}"
+                    config = config.model_copy(update={"start_from": beside})
                 cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config))
     names = [cell.name for cell in cells]
     repeated = next((name for name in names if names.count(name) > 1), None)

@@ -34,9 +34,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if dim % NORM_GROUPS or stem_kernel % 2 == 0:
-            raise ValueError(
-                f"dim must be a multiple of {NORM_GROUPS} and stem_kernel odd: {dim}, {stem_kernel}"
-            )
+            raise ValueError(f"dim must be a multiple of {NORM_GROUPS} and stem_kernel odd: {dim}, {stem_kernel}")
         widths = [dim, *(dim * mult for mult in mults)]
         levels = list(pairwise(widths))
         embedded = 4 * dim
@@ -46,9 +44,7 @@ class UNet(nn.Module):
             StepCode(dim), nn.Linear(dim, embedded), nn.GELU(), nn.Linear(embedded, embedded)
         )
         last = len(levels) - 1
-        self.down = nn.ModuleList(
-            DownLevel(i, o, embedded, level == last) for level, (i, o) in enumerate(levels)
-        )
+        self.down = nn.ModuleList(DownLevel(i, o, embedded, level == last) for level, (i, o) in enumerate(levels))
         self.up = nn.ModuleList(
             UpLevel(i, o, embedded, innermost=level == 0, outermost=level == last)
             for level, (i, o) in enumerate(reversed(levels))

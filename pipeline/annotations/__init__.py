@@ -49,9 +49,7 @@ def locate_videos(
     found = {video_id: path for video_id, name in names.items() if (path := index.find(name))}
     if names and not found:
         example = next(iter(names.values()))
-        raise UserError(
-            f"none of the {len(names)} videos (first: {example!r}) is in {str(folder)!r}: name another"
-        )
+        raise UserError(f"none of the {len(names)} videos (first: {example!r}) is in {str(folder)!r}: name another")
     digests = hash_files(folder, dict.fromkeys(found.values()), progress)
     videos = (
         Video(video_id, found[video_id], digests[found[video_id]]) if video_id in found else unseen(video_id)

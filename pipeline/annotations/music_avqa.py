@@ -33,9 +33,7 @@ class Release:
 
 RELEASES = {
     "json": Release(("json", "data/json"), {split: (f"avqa-{split}.json",) for split in SPLITS}),
-    "json_update": Release(
-        ("json_update", "data/json_update"), {split: (f"avqa-{split}.json",) for split in SPLITS}
-    ),
+    "json_update": Release(("json_update", "data/json_update"), {split: (f"avqa-{split}.json",) for split in SPLITS}),
     "v2": Release(
         ("music-avqa-v2", "balance_full_set", "data/balance_full_set"),
         {
@@ -104,9 +102,7 @@ def find_files(release: str, annotations: Path) -> dict[str, Path]:
     for other, twin in RELEASES.items():
         namesakes = {Path(name).name for name in twin.folders if twin.files == layout.files}
         if other != release and folder.resolve().name in namesakes:
-            raise UserError(
-                f"{str(folder)!r} holds release {other!r}, not {release!r}: say --release {other}"
-            )
+            raise UserError(f"{str(folder)!r} holds release {other!r}, not {release!r}: say --release {other}")
     return found
 
 
@@ -159,9 +155,7 @@ def _read_split(split: str, path: Path) -> tuple[list[Question], Counter[str]]:
         questions.append(question)
     repeated = [answers for answers in answers_by_id.values() if len(answers) > 1]
     contradicting = sum(len(set(answers)) > 1 for answers in repeated)
-    return questions, Counter(
-        repeated_ids=len(repeated), contradicting_ids=contradicting, invented_ids=invented
-    )
+    return questions, Counter(repeated_ids=len(repeated), contradicting_ids=contradicting, invented_ids=invented)
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:
@@ -172,9 +166,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"annotation file {str(path)!r} is not JSON: {error}") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UserError(
-            f"annotation file {str(path)!r} is not a list of records: name an official split file"
-        )
+        raise UserError(f"annotation file {str(path)!r} is not a list of records: name an official split file")
     return records
 
 

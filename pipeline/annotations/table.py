@@ -48,9 +48,7 @@ def build(name: str, table: Path, videos: Path | None = None, progress: Progress
             raise UserError(f"{table}:{line}: {error}") from None
         first = lines.setdefault(question.question_id, line)
         if first != line:
-            raise UserError(
-                f"{table}:{line}: question_id {question.question_id!r} stands in line {first} too"
-            )
+            raise UserError(f"{table}:{line}: question_id {question.question_id!r} stands in line {first} too")
         questions.setdefault(split, []).append(question)
     found, missing = _find_videos(ids, videos, progress)
     manifest = Manifest(

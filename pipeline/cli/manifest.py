@@ -15,9 +15,7 @@ from pipeline.manifest import SPLITS, Manifest, load_manifest, save_manifest
 
 SHOWN_PER_KIND = 5
 
-out_option = folder_option(
-    "--out", "Folder for the manifest; its name becomes the dataset's name.", required=True
-)
+out_option = folder_option("--out", "Folder for the manifest; its name becomes the dataset's name.", required=True)
 
 
 @click.group(cls=Group)
@@ -101,15 +99,9 @@ def build_folder(videos: Path, out: Path, as_json: bool) -> None:
 @manifest.command()
 @out_option
 @click.option("--videos", type=click.IntRange(min=1), default=400, show_default=True, help="How many clips.")
-@click.option(
-    "--seconds", type=click.IntRange(min=1), default=10, show_default=True, help="Length of each clip."
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same dataset."
-)
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at work."
-)
+@click.option("--seconds", type=click.IntRange(min=1), default=10, show_default=True, help="Length of each clip.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same dataset.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at work.")
 @json_option
 def synthesize(out: Path, videos: int, seconds: int, seed: int, workers: int, as_json: bool) -> None:
     """Write the synthetic dataset: clips of drawn instruments, and questions with true answers.
@@ -129,9 +121,7 @@ def synthesize(out: Path, videos: int, seconds: int, seed: int, workers: int, as
 
 @manifest.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@folder_option(
-    "--videos", "Folder of the videos [default: FOLDER/videos or data/videos/<dataset>, if there]."
-)
+@folder_option("--videos", "Folder of the videos [default: FOLDER/videos or data/videos/<dataset>, if there].")
 @json_option
 def check(folder: Path, videos: Path | None, as_json: bool) -> None:
     """Prove the manifest in FOLDER: ids, answers, words, files and their SHA-256.
@@ -148,9 +138,7 @@ def check(folder: Path, videos: Path | None, as_json: bool) -> None:
     with progress_bar("hashing videos") as progress:
         report = check_manifest(checked, videos, progress)
     if as_json:
-        show_json(
-            {"manifest": str(folder), "videos": None if videos is None else str(videos), **report.to_json()}
-        )
+        show_json({"manifest": str(folder), "videos": None if videos is None else str(videos), **report.to_json()})
     else:
         _show_report(checked, report)
     if report.errors:

@@ -102,9 +102,7 @@ class PyAVDecoder:
 class _Pass:
     """One pass over one open file."""
 
-    def __init__(
-        self, container: av.container.InputContainer, request: DecodeRequest, thread_count: int
-    ) -> None:
+    def __init__(self, container: av.container.InputContainer, request: DecodeRequest, thread_count: int) -> None:
         self._container = container
         self._request = request
         self._streams = _default_streams(container)
@@ -218,11 +216,7 @@ class _Ledger:
 
     def _join(self, note: str) -> str:
         of = self.lost + self.decoded
-        losses = (
-            f"{self.lost} of {of} packets of the {self.noun} cannot be decoded: {self.error}"
-            if self.lost
-            else ""
-        )
+        losses = f"{self.lost} of {of} packets of the {self.noun} cannot be decoded: {self.error}" if self.lost else ""
         return "; ".join(filter(None, [losses, note]))
 
 
@@ -251,9 +245,7 @@ class _Visual:
             if rate:
                 self._selector = ReleasedSelector(rate, request.seconds)
             else:
-                self._settled = Track(
-                    State.FAILED, reason="the file gives no frame rate to count by (short=released)"
-                )
+                self._settled = Track(State.FAILED, reason="the file gives no frame rate to count by (short=released)")
 
     @property
     def is_done(self) -> bool:
@@ -267,9 +259,7 @@ class _Visual:
             return
         if frame.width * frame.height > self._request.max_pixels:
             size = f"{frame.width}x{frame.height}"
-            self._settled = self._ledger.fail(
-                f"a picture of {size} has more than {self._request.max_pixels} pixels"
-            )
+            self._settled = self._ledger.fail(f"a picture of {size} has more than {self._request.max_pixels} pixels")
             return
         self._end = max(self._end, self._ledger.end)
         self._selector.feed(start, event.duration, lambda: self._convert(frame))
@@ -289,9 +279,7 @@ class _Visual:
         is_counted = self._request.short == "released"
         steps = count_steps(float(self._end - self._t0), len(rows)) if is_counted else len(rows)
         sizes = self._request.frame_sizes
-        return {size: np.stack([row[size] for row in chosen]) for size in sizes}, self._ledger.complete(
-            steps, note
-        )
+        return {size: np.stack([row[size] for row in chosen]) for size in sizes}, self._ledger.complete(steps, note)
 
     def _convert(self, frame: av.VideoFrame) -> dict[FrameSize, np.ndarray]:
         picture = frame.to_ndarray(format="rgb24", threads=1)

@@ -159,9 +159,7 @@ def _build_trunk(last_stride: int) -> nn.Sequential:
 
 
 def _load(trunk: nn.Module, weights: WeightsSource, device: str) -> str:
-    wanted = {
-        name: value for name, value in trunk.state_dict().items() if not name.endswith("num_batches_tracked")
-    }
+    wanted = {name: value for name, value in trunk.state_dict().items() if not name.endswith("num_batches_tracked")}
     state = load_state(weights, NETWORK, wanted)
     weights_hash = hash_state_dict(state)
     counters = {name: torch.tensor(0) for name in trunk.state_dict().keys() - wanted.keys()}
@@ -199,9 +197,7 @@ def _run(
             images = _normalise(torch.from_numpy(batch).to(device), normalisation)
             rows.copy_(network(images)[: len(rows)])
             if not rows.isfinite().all():
-                raise FloatingPointError(
-                    f"ResNet-18 gave values that are not finite in {dtype} near step {start}"
-                )
+                raise FloatingPointError(f"ResNet-18 gave values that are not finite in {dtype} near step {start}")
     return features.numpy()
 
 

@@ -77,9 +77,7 @@ def write_clip(
 ) -> Path:
     """Write picture number i at `frame_starts[i]` seconds and the sound from `sound[0]` to `sound[1]`."""
     with av.open(str(path), "w") as container:
-        video: Any = (
-            _add_video(container, video_codec, size, pix_fmt, rotation) if len(frame_starts) else None
-        )
+        video: Any = _add_video(container, video_codec, size, pix_fmt, rotation) if len(frame_starts) else None
         audio: Any = container.add_stream(audio_codec, rate=rate, layout=layout) if sound else None
         blocks = _sound_blocks(sound, rate, layout, audio_format) if sound else iter(())
         block = next(blocks, None)
@@ -130,9 +128,7 @@ def _timescale(data: bytearray, at: int) -> int:
     return timescale
 
 
-def _add_video(
-    container: Any, codec: str, size: tuple[int, int], pix_fmt: str, rotation: tuple[int, bool]
-) -> Any:
+def _add_video(container: Any, codec: str, size: tuple[int, int], pix_fmt: str, rotation: tuple[int, bool]) -> Any:
     stream = container.add_stream(codec, rate=25)
     stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
     stream.codec_context.time_base = Fraction(1, TICKS)

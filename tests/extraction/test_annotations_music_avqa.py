@@ -153,9 +153,7 @@ def test_a_missing_key_is_named(tmp_path):
         build_of(tmp_path, [bad])
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("[", "not JSON"), ('{"a": 1}', "list of"), ("[1]", "list of")]
-)
+@pytest.mark.parametrize(("text", "message"), [("[", "not JSON"), ('{"a": 1}', "list of"), ("[1]", "list of")])
 def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(UserError, match=message):

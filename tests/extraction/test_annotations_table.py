@@ -20,9 +20,7 @@ def test_three_columns_are_enough(tmp_path):
     )
     with pytest.raises(UserError, match=r"qa\.csv:3: 2 values for 3 columns"):
         build("mine", table)
-    built = build(
-        "mine", write(tmp_path, "video,question,answer\na.mp4,Who  sings？,Ann\nsub/b,Is it loud?,yes\n")
-    )
+    built = build("mine", write(tmp_path, "video,question,answer\na.mp4,Who  sings？,Ann\nsub/b,Is it loud?,yes\n"))
     first, second = built.manifest.questions["train"]
     assert (first.question_id, first.video_id, first.text) == ("1", "a", "Who sings?")
     assert (first.type, first.modality, first.choices) == ("unspecified", "unspecified", None)

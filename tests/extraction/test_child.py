@@ -138,9 +138,7 @@ def test_child_dies_with_a_parent_that_is_killed(tmp_path):
     path = tmp_path / "hanging.mp4"
     path.write_bytes(b"x")
     attempts = Path(f"{path}.attempts")
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(path=sys.path, decoder=FAILING, file=str(path))]
-    )
+    parent = subprocess.Popen([sys.executable, "-c", PARENT.format(path=sys.path, decoder=FAILING, file=str(path))])
     wait_for(lambda: attempts.exists() and attempts.read_text().endswith("\n"))
     child = psutil.Process(int(attempts.read_text()))
     parent.kill()
@@ -176,9 +174,7 @@ def _decode_and_send(path, sender):
 def test_nothing_heavy_is_loaded_by_a_child():
     code = "import sys, pipeline.child; print(sorted({'torch', 'librosa', 'dask', 'av'} & set(sys.modules)))"
     root = Path(__file__).resolve().parents[2]
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
-    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert output.stdout == "[]\n"
 
 

@@ -66,9 +66,7 @@ def test_a_given_split_file_wins(tmp_path):
     write_release(tmp_path / "json")
     other = write_release(tmp_path / "mine", "no") / "avqa-val.json"
     out = tmp_path / "out"
-    result = run(
-        "build", "music-avqa", "--annotations", tmp_path, "--release", "json", "--val", other, "--out", out
-    )
+    result = run("build", "music-avqa", "--annotations", tmp_path, "--release", "json", "--val", other, "--out", out)
     assert result.exit_code == 0, result.output
     assert load_manifest(out).questions["val"][0].answer == "no"
 

@@ -57,9 +57,7 @@ def test_pixel_format(tmp_path, codec, pix_fmt, size, colour):
 
 
 @pytest.mark.parametrize("layout", ["mono", "stereo", "5.1", "7.1"])
-@pytest.mark.parametrize(
-    ("codec", "audio_format"), [("pcm_s16le", "s16"), ("pcm_f32le", "flt"), ("aac", "flt")]
-)
+@pytest.mark.parametrize(("codec", "audio_format"), [("pcm_s16le", "s16"), ("pcm_f32le", "flt"), ("aac", "flt")])
 def test_channels_are_averaged(tmp_path, layout, codec, audio_format):
     path = media_maker.write_clip(
         tmp_path / "clip.mkv", sound=(0, 3), layout=layout, audio_codec=codec, audio_format=audio_format
@@ -108,9 +106,7 @@ def test_default_streams_are_taken(tmp_path):
             frame.pts, frame.time_base = 0, Fraction(1, 10)
             container.mux(stream.encode(frame))
         for value, stream in ((4096, streams[2]), (8192, streams[3])):
-            frame = av.AudioFrame.from_ndarray(
-                np.full((1, 800), value, np.int16), format="s16", layout="mono"
-            )
+            frame = av.AudioFrame.from_ndarray(np.full((1, 800), value, np.int16), format="s16", layout="mono")
             frame.sample_rate, frame.pts = 8000, 0
             container.mux(stream.encode(frame))
     media = PyAVDecoder().decode(path, REQUEST)

@@ -59,9 +59,7 @@ def test_black_and_silent_is_complete(tmp_path):
         video.width, video.height, video.pix_fmt = 64, 48, "bgra"
         audio = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         for number in range(20):
-            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24").reformat(
-                format="bgra"
-            )
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24").reformat(format="bgra")
             frame.pts = number
             container.mux(video.encode(frame))
             block = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")

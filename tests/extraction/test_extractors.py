@@ -55,10 +55,7 @@ def test_extractor_fits_the_schema_of_the_store(name):
 
 def test_two_loads_of_a_seed_agree_and_networks_are_shared_by_features():
     source = WeightsSource("seeded", seed=4)
-    hashes = [
-        make_extractor(name).load(source, "cpu")
-        for name in ("resnet18-map", "resnet18-map", "resnet18-pooled")
-    ]
+    hashes = [make_extractor(name).load(source, "cpu") for name in ("resnet18-map", "resnet18-map", "resnet18-pooled")]
     assert len(set(hashes)) == 1
     assert make_extractor("resnet18-map").load(WeightsSource("seeded", seed=5), "cpu") != hashes[0]
 

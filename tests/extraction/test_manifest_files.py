@@ -13,9 +13,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def example(**changes):
-    question = Question(
-        "1", "a", "Is it \u2028 loud?", "Is it <X>?", "yes", "Audio Counting", "Audio", ("yes", "no")
-    )
+    question = Question("1", "a", "Is it \u2028 loud?", "Is it <X>?", "yes", "Audio Counting", "Audio", ("yes", "no"))
     parts = {
         "name": "mine",
         "release": "r1",

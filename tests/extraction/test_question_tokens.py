@@ -34,9 +34,7 @@ def test_the_name_changes_with_the_vocabulary():
 
 def test_an_unknown_word_is_named_with_its_question():
     with pytest.raises(UserError) as refusal:
-        make_question_extractor("tokens", TOKENS).extract(
-            ["Is the violin playing?", "Is the theremin playing?"]
-        )
+        make_question_extractor("tokens", TOKENS).extract(["Is the violin playing?", "Is the theremin playing?"])
     assert "theremin" in str(refusal.value)
     assert "Is the theremin playing?" in str(refusal.value)
 

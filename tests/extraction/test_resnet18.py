@@ -53,9 +53,7 @@ def map_extractor(weights) -> ResNet18Map:
     return extractor
 
 
-def plain_maps(
-    network: torchvision.models.ResNet, frames: np.ndarray, last_stride: int, mean, std
-) -> torch.Tensor:
+def plain_maps(network: torchvision.models.ResNet, frames: np.ndarray, last_stride: int, mean, std) -> torch.Tensor:
     for convolution in (network.layer4[0].conv1, network.layer4[0].downsample[0]):
         convolution.stride = (last_stride, last_stride)
     images = torch.stack([torchvision.transforms.functional.to_tensor(frame) for frame in frames])
@@ -118,9 +116,7 @@ def test_imagenet_constants_are_an_option_that_the_fingerprint_sees(weights, map
     assert ResNet18Map().normalisation == KINETICS
     assert canonical_json(other.constants()) != canonical_json(map_extractor.constants())
     frames = pictures(1)
-    assert (
-        other.extract(film(other, frames)) != map_extractor.extract(film(map_extractor, frames))
-    ).mean() > 0.5
+    assert (other.extract(film(other, frames)) != map_extractor.extract(film(map_extractor, frames))).mean() > 0.5
 
 
 def test_values_beyond_float16_raise(reference, tmp_path):

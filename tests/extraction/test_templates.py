@@ -136,8 +136,6 @@ def test_slots_name_their_fillers():
 
 
 def test_importing_the_templates_loads_nothing_heavy():
-    code = (
-        "import sys, pipeline.templates; print(*{'torch', 'dask', 'av', 'click', 'numpy'} & set(sys.modules))"
-    )
+    code = "import sys, pipeline.templates; print(*{'torch', 'dask', 'av', 'click', 'numpy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""

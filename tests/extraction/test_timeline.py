@@ -133,9 +133,7 @@ def assemble(blocks, *, rate=100, seconds=10, lost=(), t0=0):
 
 
 def test_gap_is_zeros_and_overlap_is_dropped():
-    waveform, steps, coverage = assemble(
-        [(0, np.full(50, 0.1)), (1, np.full(60, 0.2)), (Fraction(3, 2), [0.3] * 30)]
-    )
+    waveform, steps, coverage = assemble([(0, np.full(50, 0.1)), (1, np.full(60, 0.2)), (Fraction(3, 2), [0.3] * 30)])
     assert steps == 2
     expected = np.zeros(200)
     expected[:50], expected[100:160], expected[160:180] = 0.1, 0.2, 0.3

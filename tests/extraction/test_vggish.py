@@ -27,9 +27,7 @@ def noise(seconds: int, seed: int = 0) -> np.ndarray:
 
 def sound(waveform: np.ndarray, sample_rate_hz: int = 16_000) -> Media:
     steps = len(waveform) // sample_rate_hz
-    return Media(
-        Track(State.ABSENT), Track(State.COMPLETE, steps), waveform=waveform, sample_rate_hz=sample_rate_hz
-    )
+    return Media(Track(State.ABSENT), Track(State.COMPLETE, steps), waveform=waveform, sample_rate_hz=sample_rate_hz)
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +132,7 @@ def test_maps_are_flattened_as_time_mel_channel():
     class Marked(torch.nn.Module):
         def forward(self, examples):
             assert examples.shape == (1, 1, 96, 64)
-            time, mel, channel = torch.meshgrid(
-                torch.arange(6), torch.arange(4), torch.arange(512), indexing="ij"
-            )
+            time, mel, channel = torch.meshgrid(torch.arange(6), torch.arange(4), torch.arange(512), indexing="ij")
             return (100_000 * time + 1000 * mel + channel).permute(2, 0, 1).unsqueeze(0).contiguous()
 
     with torch.device("meta"):
@@ -213,16 +209,12 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
 def plain_forward(state: dict[str, torch.Tensor], examples: torch.Tensor) -> torch.Tensor:
     maps = examples[:, None]
     for index in CONVOLUTIONS:
-        maps = functional.conv2d(
-            maps, state[f"features.{index}.weight"], state[f"features.{index}.bias"], padding=1
-        )
+        maps = functional.conv2d(maps, state[f"features.{index}.weight"], state[f"features.{index}.bias"], padding=1)
         maps = maps.relu()
         if index in (0, 3, 8, 13):
             maps = functional.max_pool2d(maps, 2)
     vectors = torch.einsum("bctm->btmc", maps).reshape(len(maps), -1)
     for index in DENSE:
-        vectors = functional.linear(
-            vectors, state[f"embeddings.{index}.weight"], state[f"embeddings.{index}.bias"]
-        )
+        vectors = functional.linear(vectors, state[f"embeddings.{index}.weight"], state[f"embeddings.{index}.bias"])
         vectors = vectors.relu()
     return vectors

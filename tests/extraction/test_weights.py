@@ -180,9 +180,9 @@ def test_hash_sees_names_values_shapes_and_dtypes_but_not_order():
     ]
     assert len(set(hashes)) == len(hashes)
     assert hash_state_dict({"a": tensor, "b": tensor + 1}) == hash_state_dict({"b": tensor + 1, "a": tensor})
-    assert hash_state_dict(
-        {"a": STATE["conv.weight"].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)}
-    ) == (hash_state_dict({"a": STATE["conv.weight"]}))
+    assert hash_state_dict({"a": STATE["conv.weight"].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)}) == (
+        hash_state_dict({"a": STATE["conv.weight"]})
+    )
 
 
 def test_seeded_weights_repeat_and_leave_the_global_generator_alone():
@@ -222,10 +222,7 @@ def test_the_user_names_pretrained_seeded_or_a_folder(tmp_path):
 
 def test_seeded_weights_are_declared_and_files_are_told_by_content_alone(tmp_path):
     assert WeightsSource("seeded", seed=3).constants() == {"weights": "seeded", "seed": 3}
-    assert (
-        WeightsSource("pretrained", tmp_path).constants()
-        == WeightsSource("folder", tmp_path / "x").constants()
-    )
+    assert WeightsSource("pretrained", tmp_path).constants() == WeightsSource("folder", tmp_path / "x").constants()
     with pytest.raises(ValueError, match="folder"):
         WeightsSource("pretrained")
 

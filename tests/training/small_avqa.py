@@ -17,15 +17,11 @@ def small_backbone(seed: int = 0) -> Backbone:
     shapes = {"vggish": (8,), "resnet18-map": (CHANNELS, SIDE, SIDE)}
     return make_backbone(
         "avst",
-        ModelSizes(
-            words=WORDS, answers=ANSWERS, input_shapes=shapes, channels=CHANNELS, dropout=0.0, time_steps=TIME
-        ),
+        ModelSizes(words=WORDS, answers=ANSWERS, input_shapes=shapes, channels=CHANNELS, dropout=0.0, time_steps=TIME),
     )
 
 
-def small_batch(
-    size: int = 6, *, audio_steps: Tensor | None = None, visual_steps: Tensor | None = None
-) -> Batch:
+def small_batch(size: int = 6, *, audio_steps: Tensor | None = None, visual_steps: Tensor | None = None) -> Batch:
     """Return a complete batch of `size` questions; `*_steps` int [batch]: how many steps are there (default: all)."""
     generator = torch.Generator().manual_seed(5)
 

@@ -31,9 +31,7 @@ def test_a_row_holds_its_own_videos_stored_seconds(memory_bytes):
     batch = make_dataset(store, memory_bytes=memory_bytes).batch([9, 6, 20, 7])
     for row, video in enumerate((4, 3, 10, 3)):
         np.testing.assert_array_equal(batch.audio["vggish"][row], store.arrays["vggish"][video, ::2])
-        np.testing.assert_array_equal(
-            batch.visual["resnet18-map"][row], store.arrays["resnet18-map"][video, ::2]
-        )
+        np.testing.assert_array_equal(batch.visual["resnet18-map"][row], store.arrays["resnet18-map"][video, ::2])
     assert batch.video_id == ("video4", "video3", "video10", "video3")
     assert batch.question["tokens"].tolist() == [[1, word, 0] for word in (3, 2, 2, 3)]
     assert batch.answer.tolist() == [
@@ -99,12 +97,8 @@ def test_every_question_comes_once_and_the_last_batch_is_kept():
     dataset = make_dataset()
     batches = list(dataset.batches(8, torch.Generator().manual_seed(0)))
     assert [len(b) for b in batches] == [8, 8, 8, 4]
-    assert sorted(i for b in batches for i in b.question_id) == sorted(
-        q.question_id for q in dataset.questions
-    )
-    assert [i for b in dataset.batches(8) for i in b.question_id] == [
-        q.question_id for q in dataset.questions
-    ]
+    assert sorted(i for b in batches for i in b.question_id) == sorted(q.question_id for q in dataset.questions)
+    assert [i for b in dataset.batches(8) for i in b.question_id] == [q.question_id for q in dataset.questions]
 
 
 def test_maps_are_pooled_by_average_to_the_asked_size():
@@ -157,9 +151,7 @@ def test_an_answer_outside_the_frozen_list_is_marked():
     store = make_store()
     store.truth["audio"] = store.truth["audio"].copy()
     manifest = make_manifest(store)
-    odd = manifest.questions["train"][6].__class__(
-        **{**manifest.questions["train"][6].__dict__, "answer": "kazoo"}
-    )
+    odd = manifest.questions["train"][6].__class__(**{**manifest.questions["train"][6].__dict__, "answer": "kazoo"})
     manifest.questions["train"] = (odd,)
     dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
     assert dataset.answers.tolist() == [-1]

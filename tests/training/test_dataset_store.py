@@ -64,9 +64,7 @@ def test_a_store_on_disk_gives_the_batches_of_its_numbers(tmp_path, memory_bytes
     backbone, manifest = make_backbone("avst", SIZES), make_manifest(tiny)
     batches = []
     for store, limit in ((open_store(tmp_path / "tiny.zarr"), memory_bytes), (tiny, 10**9)):
-        dataset = QuestionDataset(
-            FeatureBank(store, memory_bytes=limit), manifest, "train", backbone, map_size=2
-        )
+        dataset = QuestionDataset(FeatureBank(store, memory_bytes=limit), manifest, "train", backbone, map_size=2)
         batches.append(dataset.batch(range(20), torch.Generator().manual_seed(1), {"9-audio": ("visual",)}))
     stored, expected = batches
     for name in ("audio", "visual", "negatives", "question"):

@@ -79,10 +79,7 @@ def test_modality_dropout_takes_each_modality_from_a_third_of_the_questions():
     torch.manual_seed(0)
     for _ in range(30):
         method.training_loss(batch)
-    blank = {
-        m: sum(len(b) for b in shown if not next(iter(b.features(m).values())).any())
-        for m in ("audio", "visual")
-    }
+    blank = {m: sum(len(b) for b in shown if not next(iter(b.features(m).values())).any()) for m in ("audio", "visual")}
     assert sum(len(b) for b in shown) == 600
     assert abs(blank["audio"] - 200) < 45
     assert abs(blank["visual"] - 200) < 45

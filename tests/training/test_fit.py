@@ -43,9 +43,7 @@ def tiny_config(**overrides):
 
 def train(run: Path, store=None, report=None, resume=False, **overrides):
     store = make_store(videos=60) if store is None else store
-    return fit(
-        tiny_config(**overrides), make_manifest(store), FeatureBank(store), run, resume=resume, report=report
-    )
+    return fit(tiny_config(**overrides), make_manifest(store), FeatureBank(store), run, resume=resume, report=report)
 
 
 class Killed(Exception):
@@ -53,9 +51,7 @@ class Killed(Exception):
 
 
 def test_learns_what_the_features_tell(tmp_path):
-    method, _ = train(
-        tmp_path / "run", make_store(videos=120), epochs=12, decay_epochs=12, learning_rate=1e-2
-    )
+    method, _ = train(tmp_path / "run", make_store(videos=120), epochs=12, decay_epochs=12, learning_rate=1e-2)
     last = read_metrics(tmp_path / "run")[-1]
     assert last["validation"]["complete"] > 90
     assert last["losses"]["answer"] < 0.3
@@ -103,9 +99,7 @@ test_fit.train(Path({run!r}), report=kill)
 def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tmp_path):
     tests = Path(__file__).parent
     script = KILLED_RUN.format(tests=str(tests), root=str(tests.parent.parent), run=str(tmp_path / "killed"))
-    ended = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
+    ended = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert len(read_metrics(tmp_path / "killed")) == 1
     threads = torch.get_num_threads()
@@ -142,10 +136,7 @@ def test_the_run_folder_tells_what_was_run(tmp_path):
         [16, 2, 2],
     )
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert (
-        environment["libraries"]["torch"] == torch.__version__.split("+")[0]
-        or environment["libraries"]["torch"]
-    )
+    assert environment["libraries"]["torch"] == torch.__version__.split("+")[0] or environment["libraries"]["torch"]
     assert set(environment["store_fingerprints"]) == {"vggish", "resnet18-map"}
     assert json.loads((tmp_path / "run" / "vocabulary.json").read_text())["answers"] == [
         "flute",
@@ -174,9 +165,7 @@ def test_the_last_of_the_best_epochs_is_the_one_that_comes_back(tmp_path, monkey
 def test_validation_counts_the_naturally_complete_questions_alone(tmp_path):
     store = make_store(videos=20)
     method, config = train(tmp_path / "run", store, epochs=1)
-    dataset = QuestionDataset(
-        FeatureBank(store), make_manifest(store), "train", method.backbone, config.map_size
-    )
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", method.backbone, config.map_size)
     whole = [row for row in range(len(dataset)) if dataset.naturally_complete[row]]
     assert whole == list(range(4, len(dataset)))
     assert measure_accuracy(method, dataset, "complete", torch.device("cpu")) == pytest.approx(

@@ -64,9 +64,7 @@ def read_official(path: Path) -> list[Question]:
         modality, kind = json.loads(record["type"])
         identity = str(record["question_id"])
         questions.append(
-            Question(
-                identity, record["video_id"], text, template, record["anser"], f"{modality} {kind}", modality
-            )
+            Question(identity, record["video_id"], text, template, record["anser"], f"{modality} {kind}", modality)
         )
     return questions
 

@@ -12,18 +12,14 @@ from pipeline.failure import UserError
 from train.missingness import draw_masks, hidden_in, load_masks, parse_rates, save_masks
 
 QUESTIONS = [
-    dataclasses.replace(
-        question, question_id=f"{copy}/{question.question_id}", video_id=f"{copy}/{question.video_id}"
-    )
+    dataclasses.replace(question, question_id=f"{copy}/{question.question_id}", video_id=f"{copy}/{question.video_id}")
     for copy in range(20)
     for question in make_manifest(make_store()).questions["train"]
 ]
 
 
 def test_scenarios_hide_what_their_names_say():
-    hidden = {
-        s: hidden_in(s) for s in ("complete", "audio-missing", "visual-missing", "both-missing", "natural")
-    }
+    hidden = {s: hidden_in(s) for s in ("complete", "audio-missing", "visual-missing", "both-missing", "natural")}
     assert hidden == {
         "complete": (),
         "audio-missing": ("audio",),

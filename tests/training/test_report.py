@@ -29,9 +29,7 @@ def accuracies(correct: int, types: tuple[str, ...] = TYPES) -> Accuracies:
     groups: dict[str, list[Count]] = {}
     for name, count in counts.items():
         groups.setdefault(name.rpartition(" ")[0], []).append(count)
-    return Accuracies(
-        overall=add(counts.values()), groups={g: add(c) for g, c in groups.items()}, types=counts
-    )
+    return Accuracies(overall=add(counts.values()), groups={g: add(c) for g, c in groups.items()}, types=counts)
 
 
 def add(counts: object) -> Count:

@@ -185,8 +185,7 @@ def test_permuting_samples_permutes_what_is_recalled(variant, missing):
     batch, order = small_batch(6).without(missing), torch.tensor([4, 2, 0, 5, 1, 3])
     with torch.no_grad():
         recalled, shuffled = (
-            recalled_features(model.memory, model.backbone.encode(b), missing)
-            for b in (batch, batch.select(order))
+            recalled_features(model.memory, model.backbone.encode(b), missing) for b in (batch, batch.select(order))
         )
     torch.testing.assert_close(recalled[order], shuffled)
     assert (recalled[0] - recalled[1]).abs().max() > 0
@@ -224,8 +223,7 @@ def test_the_recall_loss_sees_only_steps_with_both_modalities():
     recalled = {m: recalled_features(memory, entered, m) for m in ("audio", "visual")}
     both = batch.audio_mask & batch.visual_mask
     expected = sum(
-        (recalled[m] - entered.features[m]).square().flatten(2).sum(2)[both].mean()
-        for m in ("audio", "visual")
+        (recalled[m] - entered.features[m]).square().flatten(2).sum(2)[both].mean() for m in ("audio", "visual")
     )
     torch.testing.assert_close(recall_loss(memory, entered, recalled), expected)
 

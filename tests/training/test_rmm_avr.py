@@ -179,9 +179,7 @@ def test_the_released_step_ties_four_refined_features_to_the_real_ones():
     torch.testing.assert_close(losses["tied"], expected)
 
 
-@pytest.mark.parametrize(
-    ("variant", "is_refined"), [("paper", True), ("recommended", True), ("released", False)]
-)
+@pytest.mark.parametrize(("variant", "is_refined"), [("paper", True), ("recommended", True), ("released", False)])
 def test_the_available_modality_is_refined_too_except_as_released(variant, is_refined):
     method, batch = build("rmm-avr", variant).eval(), small_batch().without("audio")
     entered = method.backbone.encode(batch)

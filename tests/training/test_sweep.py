@@ -92,12 +92,8 @@ def test_an_unknown_setting_and_a_repeated_name_are_refused() -> None:
         list_cells(twice, None, "m", "s")
 
 
-def test_a_wrong_name_is_found_before_anything_is_trained(
-    store: TinyStore, manifest: Manifest, tmp_path: Path
-) -> None:
-    grid = GRID.model_validate(
-        {**GRID.model_dump(), "methods": [{"name": "zero-fill"}, {"name": "telepathy"}]}
-    )
+def test_a_wrong_name_is_found_before_anything_is_trained(store: TinyStore, manifest: Manifest, tmp_path: Path) -> None:
+    grid = GRID.model_validate({**GRID.model_dump(), "methods": [{"name": "zero-fill"}, {"name": "telepathy"}]})
     with pytest.raises(UserError, match="telepathy"):
         run_cells(list_cells(grid, (0,), "m", "s", "cpu"), manifest, FeatureBank(store), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -179,9 +175,7 @@ def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(
     assert run_cells(cells(), manifest, FeatureBank(store), tmp_path) == swept[1]
 
 
-def test_a_folder_trained_on_other_questions_is_refused(
-    swept: tuple[Path, dict[str, dict]], store: TinyStore
-) -> None:
+def test_a_folder_trained_on_other_questions_is_refused(swept: tuple[Path, dict[str, dict]], store: TinyStore) -> None:
     other = make_manifest(store, shares=(0.5, 0.8))
     with pytest.raises(UserError, match="other questions or features"):
         run_cells(cells(), other, FeatureBank(store), swept[0])

@@ -76,9 +76,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
         f"{command}.main(['--help'], standalone_mode=False)",
         f"print([name for name in {HEAVY!r} if name in sys.modules])",
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "Examples:" in done.stdout
 
@@ -160,9 +158,7 @@ def test_sweep_evaluate_and_report_work_in_a_row(workplace: Path) -> None:
     assert found.exit_code == 0, found.output
     assert json.loads(found.stdout) == documents["zero-fill-seed0"]
 
-    one = invoke(
-        "evaluate", "b/runs/zero-fill-seed0", "--scenario", "audio-missing", "--split", "val", "--json"
-    )
+    one = invoke("evaluate", "b/runs/zero-fill-seed0", "--scenario", "audio-missing", "--split", "val", "--json")
     assert one.exit_code == 0, one.output
     assert list(json.loads(one.stdout)["scenarios"]) == ["audio-missing"]
 

@@ -17,9 +17,7 @@ WORDS = (PADDING_TOKEN, "What", "sounds", "shows")
 TEXTS = {"audio": "What sounds ?", "visual": "What shows ?"}
 TYPES = {"audio": "Audio Counting", "visual": "Visual Counting"}
 SHAPES = {"vggish": (8,), "resnet18-map": (16, 4, 4)}
-SIZES = ModelSizes(
-    words=len(WORDS), answers=len(CLASSES), input_shapes=SHAPES, channels=16, heads=2, time_steps=4
-)
+SIZES = ModelSizes(words=len(WORDS), answers=len(CLASSES), input_shapes=SHAPES, channels=16, heads=2, time_steps=4)
 
 
 @dataclass
@@ -58,9 +56,7 @@ class TinyStore:
         return zarr.array(self.arrays[feature])
 
     def spec(self, feature: str) -> FeatureSpec:
-        modality, dims = (
-            ("audio", ("channel",)) if feature == "vggish" else ("visual", ("channel", "height", "width"))
-        )
+        modality, dims = ("audio", ("channel",)) if feature == "vggish" else ("visual", ("channel", "height", "width"))
         return FeatureSpec(feature, modality, dims, SHAPES[feature], str(self.arrays[feature].dtype), {})
 
     def fingerprint(self, feature: str) -> str:

@@ -14,6 +14,7 @@ from train.config import ModelSizes
 from train.interfaces import Answer, Representation
 from train.layers import (
     AudioStem,
+    InputScale,
     MatchHead,
     QuestionEncoder,
     SpatialGrounding,
@@ -50,6 +51,7 @@ class Avst(nn.Module):
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}
+        self.input_scales = nn.ModuleDict({name: InputScale(shape[0]) for name, shape in self.input_shapes.items()})
         self.question_encoder = QuestionEncoder(sizes.words, sizes.channels)
         self.audio_stem = AudioStem(audio_channels, sizes.channels)
         self.spatial_grounding = SpatialGrounding(sizes.channels)
@@ -61,15 +63,16 @@ class Avst(nn.Module):
         self.classifier = nn.Linear(sizes.channels, sizes.answers)
 
     def encode(self, batch: Batch) -> Representation:
-        """Return the stem's audio and the stored maps; steps that are not there are zero."""
+        """Return the stem's audio and the stored maps, scaled as the run says; steps that are not there are zero."""
         question = self.question_encoder(batch.question["tokens"])
-        features = {}
+        features, scale_maps = {}, self.input_scales["resnet18-map"]
         if batch.audio is not None:
-            audio = self.audio_stem(blank(batch.audio["vggish"].to(question.dtype), batch.audio_mask))
+            scaled = self.input_scales["vggish"](batch.audio["vggish"])
+            audio = self.audio_stem(blank(scaled, batch.audio_mask))
             features["audio"] = blank(audio, batch.audio_mask)
         if batch.visual is not None:
-            features["visual"] = blank(batch.visual["resnet18-map"].to(question.dtype), batch.visual_mask)
-        negatives = None if batch.negatives is None else batch.negatives["resnet18-map"].to(question.dtype)
+            features["visual"] = blank(scale_maps(batch.visual["resnet18-map"]), batch.visual_mask)
+        negatives = None if batch.negatives is None else scale_maps(batch.negatives["resnet18-map"])
         masks = {modality: batch.mask(modality) for modality in features}
         return Representation(question, features, masks=masks, negatives=negatives)
 
@@ -83,9 +86,7 @@ class Avst(nn.Module):
             steps["visual"] = self.spatial_grounding(maps, self._pointer(representation, maps))
         return steps
 
-    def pool(
-        self, representation: Representation, prompts: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def pool(self, representation: Representation, prompts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return {modality: [batch, channel]}: what the question attends to, plus the mean over time."""
         pooled = dict(representation.pooled)
         for modality, steps in self.steps(representation).items():
@@ -107,9 +108,7 @@ class Avst(nn.Module):
                 raise ValueError(f"nothing stands for {modality}: give its features, steps or pooled vectors")
         joined = self.fusion(torch.tanh(torch.cat((pooled["audio"], pooled["visual"]), dim=-1)))
         logits = self.classifier(torch.tanh(joined * representation.question))
-        if representation.negatives is None or any(
-            _level(representation, m) != "features" for m in MODALITIES
-        ):
+        if representation.negatives is None or any(_level(representation, m) != "features" for m in MODALITIES):
             return Answer(logits)
         return Answer(logits, {"match": MATCH_WEIGHT * self._match_loss(located, representation.negatives)})
 

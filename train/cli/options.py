@@ -49,9 +49,7 @@ device_option = click.option(
 def existing_store(store: Path, dataset: str) -> Path:
     """Return `store`, or raise `UserError` saying which command fills it."""
     if not store.is_dir():
-        raise UserError(
-            f"feature store {store} is missing: run 'make extract DATASET={dataset}', or give --store"
-        )
+        raise UserError(f"feature store {store} is missing: run 'make extract DATASET={dataset}', or give --store")
     return store
 
 
@@ -59,8 +57,7 @@ def existing_manifest(manifest: Path, dataset: str) -> Path:
     """Return `manifest`, or raise `UserError` saying which command builds it."""
     if not (manifest / "dataset.toml").is_file():
         raise UserError(
-            f"manifest {manifest} is missing: run 'mavqa-manifest build {dataset} --out {manifest}', "
-            "or give --manifest"
+            f"manifest {manifest} is missing: run 'mavqa-manifest build {dataset} --out {manifest}', or give --manifest"
         )
     return manifest
 
@@ -117,9 +114,7 @@ def training_progress() -> Iterator[Callable[[str, Any], None]]:
         def update(run: str, said: Any) -> None:
             if run not in tasks:
                 tasks[run] = bars.add_task(run, total=said.epochs * said.steps)
-            text = (
-                f"{run}  epoch {said.epoch}/{said.epochs}  loss {said.losses.get('total', float('nan')):.3f}"
-            )
+            text = f"{run}  epoch {said.epoch}/{said.epochs}  loss {said.losses.get('total', float('nan')):.3f}"
             bars.update(tasks[run], completed=(said.epoch - 1) * said.steps + said.step, description=text)
             if said.validation is not None and not console.is_terminal:
                 click.echo(f"{text}  {_validation(said.validation)}", err=True)

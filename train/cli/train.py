@@ -43,10 +43,9 @@ from train.config import PRESETS, TrainConfig, make_config
     show_default=True,
     help="Other than all: train a reference that never sees the rest, in place of a method.",
 )
+@click.option("--start-from", metavar="RUN", help="Start with the trained backbone of this run beside --out.")
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: the preset's]")
-@click.option(
-    "--seed", type=click.IntRange(min=0), help=f"[default: {TrainConfig.model_fields['seed'].default}]"
-)
+@click.option("--seed", type=click.IntRange(min=0), help=f"[default: {TrainConfig.model_fields['seed'].default}]")
 @device_option
 @click.option("--precision", type=click.Choice(["float32"]), default="float32", show_default=True)
 @click.option("--missing-rate", help="Take modalities away in training, such as audio=0.3,visual=0.2.")

@@ -32,9 +32,7 @@ METHODS = {
 }
 
 
-def make_method(
-    name: str, backbone: Backbone, variant: str = "recommended", **options: Any
-) -> MissingModalityMethod:
+def make_method(name: str, backbone: Backbone, variant: str = "recommended", **options: Any) -> MissingModalityMethod:
     """Build the method `name` around `backbone`; `options` are its own keywords.
 
     A method that knows variants is given `variant`; one that knows none accepts "recommended" alone.

@@ -288,9 +288,7 @@ class Avr(nn.Module):
     ) -> None:
         super().__init__()
         settings = refine_settings(variant)
-        sizes = DiffusionSizes(
-            steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute
-        )
+        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
         self.backbone = backbone
         self.refiner = AudioVisualRefiner(backbone.feature_shapes, sizes=sizes, settings=settings)
         self.fill = NoiseFill(backbone.feature_shapes)

@@ -59,12 +59,8 @@ class RecallSettings:
 
 RECALL_VARIANTS = {
     "paper": RecallSettings("paper", "paper_softmax", "sum", detached=False, placed=False, one_sided=False),
-    "released": RecallSettings(
-        "cosine", "paper_softmax", "mean", detached=False, placed=False, one_sided=False
-    ),
-    "recommended": RecallSettings(
-        "centred", "normalised_product", "share", detached=True, placed=True, one_sided=True
-    ),
+    "released": RecallSettings("cosine", "paper_softmax", "mean", detached=False, placed=False, one_sided=False),
+    "recommended": RecallSettings("centred", "normalised_product", "share", detached=True, placed=True, one_sided=True),
 }
 
 
@@ -96,15 +92,11 @@ class RelationMemory(nn.Module):
         self.shapes = {modality: tuple(shapes[modality]) for modality in MODALITIES}
         self.settings, self.channels = settings, question_channels
         sizes = {"question": question_channels} | {m: math.prod(s) for m, s in self.shapes.items()}
-        self.slots = nn.ParameterDict(
-            {name: nn.Parameter(torch.randn(slots, n)) for name, n in sizes.items()}
-        )
+        self.slots = nn.ParameterDict({name: nn.Parameter(torch.randn(slots, n)) for name, n in sizes.items()})
         self.moments = nn.ModuleDict({name: RunningMoments(n) for name, n in sizes.items()})
         if settings.addressing == "centred":
             sharpness = math.log(START_SHARPNESS)
-            self.log_sharpness = nn.ParameterDict(
-                {name: nn.Parameter(torch.tensor(sharpness)) for name in sizes}
-            )
+            self.log_sharpness = nn.ParameterDict({name: nn.Parameter(torch.tensor(sharpness)) for name in sizes})
         self.register_buffer("placed", torch.zeros((), dtype=torch.long))
 
     def recall(self, missing: str, available: Tensor, question: Tensor) -> Tensor:
@@ -183,9 +175,7 @@ def recalled_features(memory: RelationMemory, representation: Representation, mi
     return batch_of(memory.recall(missing, available, question), mask)
 
 
-def recall_loss(
-    memory: RelationMemory, representation: Representation, recalled: Mapping[str, Tensor]
-) -> Tensor:
+def recall_loss(memory: RelationMemory, representation: Representation, recalled: Mapping[str, Tensor]) -> Tensor:
     """Return L_rmmr (scalar) over the steps where both modalities are there. Source: Eq. 3-4.
 
     `recalled`: {modality: [batch, time, ...]}, from `recalled_features`.
@@ -194,8 +184,7 @@ def recall_loss(
     if not both.any():
         return representation.question.new_zeros(())
     errors = [
-        memory.error(m, rows_of(recalled[m], both), rows_of(representation.features[m], both))
-        for m in MODALITIES
+        memory.error(m, rows_of(recalled[m], both), rows_of(representation.features[m], both)) for m in MODALITIES
     ]
     return torch.stack(errors).sum()
 
@@ -231,9 +220,7 @@ class Rmm(nn.Module):
         super().__init__()
         settings = recall_settings(variant)
         self.backbone = backbone
-        self.memory = RelationMemory(
-            backbone.feature_shapes, backbone.channels, slots=slots, settings=settings
-        )
+        self.memory = RelationMemory(backbone.feature_shapes, backbone.channels, slots=slots, settings=settings)
         self.unseen = ConstantAnswer(backbone)
         self.recall_weight = recall_weight
         self.trains_on = "all" if settings.one_sided else "complete"
@@ -268,9 +255,7 @@ class Rmm(nn.Module):
             representation = with_generated(representation, {missing: recalled}, OTHER[missing])
         return self.backbone.answer(representation).logits
 
-    def _missing_losses(
-        self, representation: Representation, missing: list[str], answer: Tensor
-    ) -> dict[str, Tensor]:
+    def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
         """Return the losses with each modality recalled: of the `missing` one, or of both in turn and L_rmmr."""
         if self.training and not missing:
             observe(self.memory, representation)

@@ -88,9 +88,7 @@ class RmmAvr(nn.Module):
     ) -> None:
         super().__init__()
         recall, refine = recall_settings(variant), refine_settings(variant)
-        sizes = DiffusionSizes(
-            steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute
-        )
+        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
         shapes = backbone.feature_shapes
         self.settings = JOIN_VARIANTS[variant]
         self.backbone = backbone
@@ -134,9 +132,7 @@ class RmmAvr(nn.Module):
             representation = self._completed(representation, missing, refined)
         return self.backbone.answer(representation).logits
 
-    def _missing_losses(
-        self, representation: Representation, missing: list[str], answer: Tensor
-    ) -> dict[str, Tensor]:
+    def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
         """Return the losses with each modality missing: of the `missing` one, or of both in turn and of both parts."""
         if self.training and not missing:
             observe(self.memory, representation)
@@ -160,9 +156,7 @@ class RmmAvr(nn.Module):
         pseudo = with_generated(representation, {missing: recalled}, OTHER[missing])
         return refined_features(self.refiner, pseudo)
 
-    def _completed(
-        self, representation: Representation, missing: str, refined: Mapping[str, Tensor]
-    ) -> Representation:
+    def _completed(self, representation: Representation, missing: str, refined: Mapping[str, Tensor]) -> Representation:
         generated = refined if self.settings.refined_available else {missing: refined[missing]}
         return with_generated(representation, generated, OTHER[missing])
 

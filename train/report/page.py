@@ -26,9 +26,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     """
     rows = [row for run in runs for row in read_results(run / RESULTS_FILE)]
     if not rows:
-        raise UserError(
-            f"{', '.join(map(str, runs))}: no result row: evaluate the runs with 'mavqa-evaluate'"
-        )
+        raise UserError(f"{', '.join(map(str, runs))}: no result row: evaluate the runs with 'mavqa-evaluate'")
     blocks = build_blocks(rows)
     out.mkdir(parents=True, exist_ok=True)
     _replace(out / "tables.md", markdown(blocks))
@@ -57,9 +55,7 @@ def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]
 
 def read_curves(runs: Iterable[Path], blocks: Sequence[Block]) -> dict[str, dict[str, list[Curve]]]:
     """Read the training loss and the selection score of every run: {quantity: {label: a curve per seed}}."""
-    labels = {
-        row.run: line.label for block in blocks for line in block.lines for row in line.rows if line.seeds
-    }
+    labels = {row.run: line.label for block in blocks for line in block.lines for row in line.rows if line.seeds}
     curves: dict[str, dict[str, list[Curve]]] = {}
     for run in runs:
         path = run / METRICS_FILE
@@ -90,9 +86,7 @@ def _part(blocks: Sequence[Block]) -> dict[str, Any]:
         "release": blocks[0].release,
         "split": blocks[0].split,
         "blocks": [_item(block) for block in blocks],
-        "summary": [
-            (label, role, [_find(block, label) for block in blocks]) for label, role in summary.items()
-        ],
+        "summary": [(label, role, [_find(block, label) for block in blocks]) for label, role in summary.items()],
         "bars": scenario_bars(blocks),
     }
 
@@ -149,8 +143,7 @@ def _runs(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:
     unique = {row.run: row for row in rows if row.kind == "model"}
     names = ("run", "backbone", "method", "variant", "inputs", "seed")
     return [
-        {**{name: getattr(row, name) for name in names}, "training": _settings(row.training)}
-        for row in unique.values()
+        {**{name: getattr(row, name) for name in names}, "training": _settings(row.training)} for row in unique.values()
     ]
 
 

@@ -140,9 +140,7 @@ def _svg(figure: "Figure", prefix: str) -> str:
 
     sink = io.StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(
-            sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = sink.getvalue()
     text = text[text.index("<svg") :]
     # Several pictures share one page: their ids must not meet, and the page gives the size.
