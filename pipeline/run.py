@@ -22,8 +22,8 @@ from pipeline.extraction import (
 from pipeline.extractors import make_extractor
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest, Video
-from pipeline.questions import PendingQuestions, pending_questions
 from pipeline.partitions import VideoTask, plan_partitions
+from pipeline.questions import PendingQuestions, pending_questions
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter
@@ -60,7 +60,7 @@ class Summary:
 class RunOptions:
     """How to run: where, whether failures are tried again, and features whose differences are accepted."""
 
-    cluster: ClusterOptions = ClusterOptions()
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
     retry_failed: bool = False
     accept: tuple[str, ...] = ()
 

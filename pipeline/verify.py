@@ -1,4 +1,4 @@
-"""Whether a store keeps its promises: every complete row has its features, every other row is a hole. It mends nothing."""
+"""Whether a store keeps its promises: a complete row has its features, any other is a hole. It mends nothing."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -29,7 +29,7 @@ class Representation:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a backbone answers: `logits` [batch, answer] and its auxiliary losses (scalars) by name, already weighted."""
+    """What a backbone answers: `logits` [batch, answer] and its auxiliary losses (scalars, weighted) by name."""
 
     logits: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)

@@ -140,7 +140,7 @@ class FeatureStore:
             ) from None
 
     def _what_is_there(self, path: str) -> str:
-        kind, name = (path.split("/") + [""])[:2]
+        kind, name = [*path.split("/"), ""][:2]
         names = {"features": self.feature_names, "questions": self.question_feature_names} if name else {}
         if kind not in names or name in (*names[kind], "text"):
             return "the store is damaged"

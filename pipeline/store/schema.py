@@ -97,7 +97,8 @@ def differences(stored: FeatureSpec, ours: FeatureSpec, ignore: tuple[str, ...] 
     skipped = tuple(f"constants.{name}" for name in ignore)
     names = [n for n in sorted({*left, *right}) if not any(n == s or n.startswith(f"{s}.") for s in skipped)]
     return [
-        f"{name.removeprefix('constants.')} is {left.get(name, 'nothing')} in the store, {right.get(name, 'nothing')} here"
+        f"{name.removeprefix('constants.')} is {left.get(name, 'nothing')} in the store, "
+        f"{right.get(name, 'nothing')} here"
         for name in names
         if left.get(name) != right.get(name)
     ]

@@ -1,4 +1,4 @@
-"""Extractors that need no network: the picture itself, and the loudness; fast enough to kill and repeat runs of them."""
+"""Extractors that need no network: the picture itself, and the loudness; runs of them can be killed by the dozen."""
 
 from typing import Any
 

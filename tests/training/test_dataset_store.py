@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pipeline.store.reader import open_store
-from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 from tiny_store import SHAPES, SIZES, TEXTS, WORDS, make_manifest, make_store
 
+from pipeline.store.reader import open_store
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
+from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 from train.backbones import make_backbone
 from train.dataset import QuestionDataset
 from train.features import FeatureBank

@@ -59,11 +59,12 @@ def test_a_grid_is_the_product_of_its_parts() -> None:
     assert cells()[0].config.method == "reference"
 
 
-def test_the_demo_grid_reads_and_names_its_five_methods() -> None:
+def test_the_demo_grid_reads_and_names_its_methods() -> None:
     grid = read_grid(Path(train.__file__).parent / "grids" / "demo.toml")
-    names = [cell.name for cell in list_cells(grid, None, "m", "s")]
-    methods = ("question-only", "zero-fill", "modality-dropout", "rmm", "rmm-avr")
-    assert names == [f"{method}-seed0" for method in methods]
+    cells = list_cells(grid, (0, 2), "m", "s")
+    names = ["question-only-seed0", "zero-fill-seed0", "rmm-avr-seed0"]
+    assert [cell.name for cell in cells] == names + [name.replace("seed0", "seed2") for name in names]
+    assert [cell.config.start_from for cell in cells][3:] == ["", "", "zero-fill-seed2"]
 
 
 @pytest.mark.parametrize(
