@@ -1,5 +1,7 @@
 """`mavqa-manifest`: build, check and synthesize manifests. It only parses options and shows results."""
 
+import os
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -98,25 +100,41 @@ def build_folder(videos: Path, out: Path, as_json: bool) -> None:
 
 @manifest.command()
 @out_option
-@click.option("--videos", type=click.IntRange(min=1), default=400, show_default=True, help="How many clips.")
-@click.option("--seconds", type=click.IntRange(min=1), default=10, show_default=True, help="Length of each clip.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same dataset.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at work.")
+@file_option("--settings", "Take the numbers below from this file's table [synthesize], and the dataset's name.")
+@click.option("--videos", type=click.IntRange(min=1), help="How many clips.  [default: 400]")
+@click.option("--seconds", type=click.IntRange(min=1), help="Length of each clip.  [default: 10]")
+@click.option("--seed", type=click.IntRange(min=0), help="Same seed, same dataset.  [default: 0]")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes at work.  [default: one a core]")
 @json_option
-def synthesize(out: Path, videos: int, seconds: int, seed: int, workers: int, as_json: bool) -> None:
+def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: bool, **numbers: int | None) -> None:
     """Write the synthetic dataset: clips of drawn instruments, and questions with true answers.
 
     The clips go to the folder videos in --out.
 
     \b
-    Example:
+    Examples:
       mavqa-manifest synthesize --out build/demo/data --videos 400 --seconds 10 --seed 0
+      mavqa-manifest synthesize --out build/demo/data --settings data_manifests/demo/dataset.toml
     """
     from pipeline.synthetic import synthesize
 
+    name, chosen = _synthetic_numbers(out, settings)
+    chosen |= {key: value for key, value in numbers.items() if value is not None}
     with progress_bar("drawing clips") as progress:
-        made = synthesize(out, videos, seconds, seed, progress, workers)
+        made = synthesize(out, **chosen, progress=progress, workers=workers or os.cpu_count() or 1, name=name)
     _show(Built(made), out, as_json)
+
+
+def _synthetic_numbers(out: Path, settings: Path | None) -> tuple[str, dict[str, int]]:
+    """Return the dataset's name and its numbers: the defaults, or what `settings` says."""
+    numbers = {"videos": 400, "seconds": 10, "seed": 0}
+    if settings is None:
+        return _name_of(out), numbers
+    try:
+        said = tomllib.loads(settings.read_text(encoding="utf-8"))
+        return str(said["name"]), numbers | {key: int(said["synthesize"][key]) for key in numbers}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--settings {settings}: {error}: name a dataset.toml with a table [synthesize]") from None
 
 
 @manifest.command()

@@ -37,12 +37,14 @@ def synthesize(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     workers: int = 1,
+    name: str | None = None,
 ) -> Manifest:
     """Write a synthetic dataset of `videos` clips of `seconds` seconds into `out`, and return its manifest.
 
-    The manifest's files go into `out`, the clips (MP4, H.264 and AAC) into `out/videos`, made by `workers` processes.
-    `progress` is called with (clips written, `videos`). The same `seed` gives the same questions, byte for byte; the
-    clips' bytes may differ between versions of the codecs. Raises `UserError` where a number is below 1.
+    The dataset is called `name`, or as the folder is. The manifest's files go into `out`, the clips (MP4, H.264 and
+    AAC) into `out/videos`, made by `workers` processes. `progress` is called with (clips written, `videos`). The same
+    `seed` gives the same questions, byte for byte; the clips' bytes may differ between versions of the codecs.
+    Raises `UserError` where a number is below 1.
     """
     for name, value in {"videos": videos, "seconds": seconds, "workers": workers}.items():
         if value < 1:
@@ -53,7 +55,7 @@ def synthesize(
     folder.mkdir(parents=True, exist_ok=True)
     digests = dict(_write_clips(scenes, folder, seed, workers, progress or (lambda done, total: None)))
     manifest = Manifest(
-        name=out.name,
+        name=name or out.name,
         release=f"synthetic-{seed}",
         licence="Apache-2.0",
         videos=tuple(Video(scene.video_id, f"{scene.video_id}.mp4", digests[scene.video_id]) for scene in scenes),

@@ -133,8 +133,8 @@ def test_a_failed_build_leaves_the_manifest_as_it_was(tmp_path, clips, table):
 def test_synthesize_hands_its_options_on(tmp_path, monkeypatch):
     heard = {}
 
-    def synthesize(out, videos, seconds, seed, progress, workers):
-        heard.update(out=out, videos=videos, seconds=seconds, seed=seed, workers=workers)
+    def synthesize(out, videos, seconds, seed, progress, workers, name):
+        heard.update(out=out, videos=videos, seconds=seconds, seed=seed, workers=workers, name=name)
         progress(1, videos)
         return Manifest("demo", "r", "free", (Video("a", "a.mp4"),))
 
@@ -144,7 +144,13 @@ def test_synthesize_hands_its_options_on(tmp_path, monkeypatch):
     options = ("--out", tmp_path, "--videos", 7, "--seconds", 3, "--seed", 5, "--workers", 2)
     result = run("synthesize", *options)
     assert result.exit_code == 0, result.output
-    assert heard == {"out": tmp_path, "videos": 7, "seconds": 3, "seed": 5, "workers": 2}
+    assert heard == {"out": tmp_path, "videos": 7, "seconds": 3, "seed": 5, "workers": 2, "name": tmp_path.name}
+    settings = tmp_path / "dataset.toml"
+    settings.write_text('name = "small"\n[synthesize]\nvideos = 4\nseconds = 2\nseed = 9\n')
+    assert run("synthesize", "--out", tmp_path, "--settings", settings, "--seed", 1).exit_code == 0
+    assert (heard["name"], heard["videos"], heard["seconds"], heard["seed"]) == ("small", 4, 2, 1)
+    settings.write_text('name = "small"\n')
+    assert_one_line(run("synthesize", "--out", tmp_path, "--settings", settings), "synthesize")
     assert run("synthesize", "--out", tmp_path, "--videos", 0).exit_code == 2
 
 

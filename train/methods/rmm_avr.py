@@ -5,7 +5,7 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,17 +37,20 @@ class JoinSettings:
     """How the parts are joined.
 
     `refined_available`: the backbone is given the refined available modality too, not the real one (Eq. 8).
+    `matched`: generated pairs take the backbone's match loss too (Eq. 8); negatives stay real, so a generated pair is
+    told from them by its looks alone and the loss falls to 0 without teaching anything.
     `tied`: an extra loss ties both refined features of both cases to the real ones, element mean (not in the paper).
     """
 
     refined_available: bool
+    matched: bool
     tied: bool
 
 
 JOIN_VARIANTS = {
-    "paper": JoinSettings(refined_available=True, tied=False),
-    "released": JoinSettings(refined_available=False, tied=True),
-    "recommended": JoinSettings(refined_available=True, tied=False),
+    "paper": JoinSettings(refined_available=True, matched=True, tied=False),
+    "released": JoinSettings(refined_available=False, matched=True, tied=True),
+    "recommended": JoinSettings(refined_available=True, matched=False, tied=False),
 }
 
 
@@ -158,7 +161,8 @@ class RmmAvr(nn.Module):
 
     def _completed(self, representation: Representation, missing: str, refined: Mapping[str, Tensor]) -> Representation:
         generated = refined if self.settings.refined_available else {missing: refined[missing]}
-        return with_generated(representation, generated, OTHER[missing])
+        completed = with_generated(representation, generated, OTHER[missing])
+        return completed if self.settings.matched else replace(completed, negatives=None)
 
 
 def _tied_loss(representation: Representation, refined: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
