@@ -46,9 +46,9 @@ def synthesize(
     `seed` gives the same questions, byte for byte; the clips' bytes may differ between versions of the codecs.
     Raises `UserError` where a number is below 1.
     """
-    for name, value in {"videos": videos, "seconds": seconds, "workers": workers}.items():
+    for option, value in {"videos": videos, "seconds": seconds, "workers": workers}.items():
         if value < 1:
-            raise UserError(f"--{name} {value} is too small: give at least 1")
+            raise UserError(f"--{option} {value} is too small: give at least 1")
     splits = draw_scenes(videos, seconds, seed)
     scenes = sorted((scene for split in splits.values() for scene in split), key=lambda scene: scene.video_id)
     folder = out / VIDEOS_FOLDER

@@ -1,0 +1,129 @@
+"""The main job by its commands, at a small size: videos in, store, models, table; killed and resumed; two at once."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.store.reader import open_store
+from pipeline.verify import verify_store
+
+BIN = Path(sys.executable).parent
+GRID = """
+preset = "demo"
+[settings]
+epochs = 1
+[[methods]]
+name = "question-only"
+inputs = "question"
+[[methods]]
+name = "zero-fill"
+[[methods]]
+name = "rmm-avr"
+start_from = "zero-fill"
+"""
+pytestmark = pytest.mark.slow
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    command = [str(BIN / str(words[0])), *map(str, words[1:])]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def run(*words: object, code: int = 0) -> str:
+    process = start(*words)
+    out, err = process.communicate()
+    assert process.returncode == code, err
+    return err if code else out
+
+
+def extraction(data: Path, store: Path) -> tuple[object, ...]:
+    options = ("--features", "resnet18-map,tokens", "--weights", "seeded", "--seconds", 2, "--workers", 2)
+    return ("mavqa-extract", "--manifest", data, "--store", store, *options)
+
+
+def contents(store: Path) -> dict[str, str]:
+    files = (path for path in store.rglob("*") if path.is_file() and path.suffix != ".partial")
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    run("mavqa-manifest", "synthesize", "--out", folder, "--videos", 24, "--seconds", 2)
+    return folder
+
+
+def test_videos_become_a_store_models_and_an_honest_table(data: Path, tmp_path: Path) -> None:
+    store, runs = tmp_path / "store.zarr", tmp_path / "runs"
+    shown = run("mavqa-extract", "--manifest", data, "--store", store, "--weights", "seeded", "--seconds", 2, "--json")
+    document = json.loads(shown)
+    assert document["extracted"] == 24
+    assert document["features"]["vggish"]["failed"] == 0
+    assert document["features"]["vggish"]["absent"] > 0
+    assert verify_store(open_store(store)) == []
+    (tmp_path / "grid.toml").write_text(GRID)
+    run("mavqa-sweep", tmp_path / "grid.toml", "--manifest", data, "--store", store, "--out", runs)
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(evaluation) == {"question-only-seed0", "zero-fill-seed0", "rmm-avr-seed0"}
+    for found in evaluation.values():
+        assert {"complete", "audio-missing", "visual-missing", "both-missing"} <= set(found["scenarios"])
+        assert found["floors"]["template_majority"] > 0
+        assert found["floors"]["question_only"] is not None
+    complete = {name: found["scenarios"]["complete"]["questions"] for name, found in evaluation.items()}
+    assert len(set(complete.values())) == 1
+    again = json.loads(run("mavqa-evaluate", runs / "rmm-avr-seed0", "--json"))
+    assert again["scenarios"]["complete"] == evaluation["rmm-avr-seed0"]["scenarios"]["complete"]
+    run("mavqa-report", runs, "--out", tmp_path / "report")
+    assert "rmm-avr" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_run_killed_with_its_workers_at_work_resumes_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
+    run(*extraction(data, whole))
+    process = start(*extraction(data, killed))
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("features/resnet18-map/values/c/*/0/0/0/0")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert contents(killed) != contents(whole)
+    run(*extraction(data, killed))
+    assert contents(killed) == contents(whole)
+
+
+def test_two_runs_on_one_store_at_once_are_refused_clearly(data: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    first = start(*extraction(data, store))
+    deadline = time.monotonic() + 120
+    while not (store / "zarr.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    refused = run(*extraction(data, store), code=2)
+    assert "another run" in refused
+    first.communicate()
+    assert first.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("mavqa-extract", "--dataset", "music-avqa", "--weights", "seeded"), "mavqa-manifest build"),
+        (("mavqa-train", "--backbone", "avst"), "music-avqa"),
+        (("mavqa-inspect", "stores/nothing.zarr"), "no feature store"),
+        (("mavqa-evaluate", "runs/nothing"), "runs/nothing"),
+    ],
+)
+def test_what_is_not_there_is_named_with_the_way_to_get_it(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = run(*words, code=2)
+    assert said in shown
+    assert "Traceback" not in shown
+    assert list(tmp_path.iterdir()) == []
