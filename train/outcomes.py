@@ -62,9 +62,9 @@ def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Feature
     text = json.dumps(claim, ensure_ascii=False, indent=1) + "\n"
     path = run / DATA_FILE
     before = run.parent / config.start_from
-    if config.start_from and (before / DATA_FILE).exists():
-        if (before / DATA_FILE).read_text(encoding="utf-8") != text:
-            raise UserError(f"cannot start from {before}: it was trained on other questions or features than {run} is")
+    claimed = before / DATA_FILE
+    if config.start_from and claimed.exists() and claimed.read_text(encoding="utf-8") != text:
+        raise UserError(f"cannot start from {before}: it was trained on other questions or features than {run} is")
     if (run / "config.json").exists():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             raise UserError(
@@ -175,8 +175,8 @@ def _check_masks(masks: Masks, manifest: Manifest, split: str) -> None:
     unknown = sorted(masks.absent.keys() - {question.question_id for question in manifest.questions.get(split, ())})
     if unknown:
         raise UserError(
-            f"the masks name {len(unknown)} questions that split {split!r} of manifest {manifest.name!r} lacks, such as "
-            f"{unknown[0]!r}: give the masks of these questions, or their --split"
+            f"the masks name {len(unknown)} questions that split {split!r} of manifest {manifest.name!r} lacks, "
+            f"such as {unknown[0]!r}: give the masks of these questions, or their --split"
         )
 
 
