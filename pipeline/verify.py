@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.store.reader import FeatureStore
+from pipeline.failure import UserError
+from pipeline.store.reader import FeatureStore, naming_damage
 from pipeline.store.schema import State
 
 
@@ -47,7 +48,12 @@ def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = 
         presence = store.presence(spec.modality)
         for row, video_id in enumerate(store.video_ids):
             expected = int(steps[row]) if padded else store.seconds
-            problem = _row_problem(values[row], State(int(states[row])), State(int(presence[row])), expected)
+            try:
+                with naming_damage(store.path, f"features/{name}/values"):
+                    stored = values[row]
+                problem = _row_problem(stored, State(int(states[row])), State(int(presence[row])), expected)
+            except UserError as error:
+                problem = str(error)
             if problem:
                 problems.append(f"{name} of {video_id}: {problem}")
             on_progress(position * len(store.video_ids) + row + 1, total)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.store.reader import naming_damage
 from pipeline.store.schema import State
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ class FeatureBank:
         self._free_bytes -= needed_bytes
         values = np.empty((len(videos), len(steps), *shape), dtype=array.dtype)
         place = np.full(len(self.store.video_ids), -1)
-        for position, video in enumerate(videos):
-            values[position] = _read(array, int(video), np.asarray(steps), map_size).numpy()
-            place[video] = position
+        with naming_damage(self.store.path, f"features/{feature}/values"):
+            for position, video in enumerate(videos):
+                values[position] = _read(array, int(video), np.asarray(steps), map_size).numpy()
+                place[video] = position
         return MemoryRows(values, place)
 
 

@@ -52,7 +52,8 @@ def last_split(manifest: Manifest) -> str:
 def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> None:
     """Record in `run`, before it is trained, which questions and features it is about (`data.json`).
 
-    Raises `UserError` where the folder holds a run about others: a resume would mix two datasets.
+    Raises `UserError` where the folder holds a run about others (a resume would mix two datasets), or the run to start
+    from is about others (its words may differ, and its training questions may be this one's test).
     """
     needs = needs_of(config.backbone)
     features = {name: bank.store.fingerprint(name) for m in MODALITIES for name in needs[m]}
@@ -60,6 +61,10 @@ def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Feature
     claim = {"questions": questions, "vocabulary": asdict(manifest.vocabulary), "features": features}
     text = json.dumps(claim, ensure_ascii=False, indent=1) + "\n"
     path = run / DATA_FILE
+    before = run.parent / config.start_from
+    claimed = before / DATA_FILE
+    if config.start_from and claimed.exists() and claimed.read_text(encoding="utf-8") != text:
+        raise UserError(f"cannot start from {before}: it was trained on other questions or features than {run} is")
     if (run / "config.json").exists():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             raise UserError(
@@ -84,7 +89,8 @@ def evaluate_run(
 
     Return the scenarios that had questions. With `masks` they are the only scenario, named after their rates.
     The floors of the same questions are written beside the method's rows. Raises `UserError` where the run's
-    vocabulary is not the manifest's, the store does not serve the manifest, or a scenario is unknown.
+    vocabulary is not the manifest's, the store does not serve the manifest, a scenario is unknown, or `masks` are of
+    other questions.
     """
     method, config = load_run(run, device)
     if read_vocabulary(run) != manifest.vocabulary:
@@ -97,6 +103,7 @@ def evaluate_run(
     if masks is None:
         found = evaluate_scenarios(method, dataset, answers, scenarios, device=device)
     else:
+        _check_masks(masks, manifest, split)
         one = evaluate(method, dataset, name_masks(masks), answers, device=device, masks=masks.absent)
         found = [one] if one else []
     learnt = learning_questions(manifest, split)
@@ -161,6 +168,16 @@ def find_question_only(run: Path, row: ResultRow, named: Path | None = None) -> 
 def name_masks(masks: Masks) -> str:
     """Return the scenario's name of a mask file, such as `masked-audio=0.3`."""
     return "masked-" + ",".join(f"{modality}={rate:g}" for modality, rate in sorted(masks.rates.items()))
+
+
+def _check_masks(masks: Masks, manifest: Manifest, split: str) -> None:
+    """Raise `UserError` where `masks` name a question that `split` lacks: it would hide nothing and say it did."""
+    unknown = sorted(masks.absent.keys() - {question.question_id for question in manifest.questions.get(split, ())})
+    if unknown:
+        raise UserError(
+            f"the masks name {len(unknown)} questions that split {split!r} of manifest {manifest.name!r} lacks, "
+            f"such as {unknown[0]!r}: give the masks of these questions, or their --split"
+        )
 
 
 def _row(

@@ -72,9 +72,18 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def read_vocabulary(run: Path) -> Vocabulary:
-    """Return the words and answers that `run` was trained with."""
-    record = json.loads((run / "vocabulary.json").read_text(encoding="utf-8"))
-    return Vocabulary(tuple(record["tokens"]), tuple(record["answers"]))
+    """Return the words and answers that `run` was trained with.
+
+    Raises `UserError` where the file is missing or damaged.
+    """
+    path = run / "vocabulary.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Vocabulary(tuple(record["tokens"]), tuple(record["answers"]))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: train the run again") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a vocabulary ({_line(error)}): train the run again") from None
 
 
 def same_run(left: TrainConfig, right: TrainConfig) -> bool:

@@ -3,6 +3,8 @@
 Index arrays (ids, states, steps) are read whole at opening: a store of 9,288 videos opens in well under a second.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from pipeline.failure import UserError
 from pipeline.store.schema import STORE_FORMAT, FeatureSpec
 
 _DAMAGED = (KeyError, ValueError, TypeError, OSError)
+# What zarr and its codecs raise over chunks that are cut short or altered.
+_DAMAGED_VALUES = (RuntimeError, ValueError)
 
 
 def open_store(path: str | Path) -> "FeatureStore":
@@ -40,14 +44,29 @@ def open_group(path: str | Path, mode: Any) -> zarr.Group:
     return root
 
 
+@contextmanager
+def naming_damage(store: str | Path, path: str) -> Iterator[None]:
+    """Raise a `UserError` that names `path` in `store` where reading stored values inside the block fails."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _DAMAGED_VALUES as error:
+        raise UserError(
+            f"store {store}: {path} cannot be read ({_line(error)}): the store is damaged, extract it anew"
+        ) from None
+
+
 class FeatureStore:
     """A feature store, opened for reading. Rows are videos (or unique question texts) in the store's own order."""
 
     def __init__(self, root: zarr.Group, path: str) -> None:
         self._root = root
         self.path = path
+        if "seconds" not in root.attrs:
+            raise UserError(f"store {path} has no attribute 'seconds': the store is damaged, extract it anew")
         self.seconds = int(root.attrs["seconds"])
-        self.video_ids = [str(video_id) for video_id in self._array("videos/video_id")[:] if video_id]
+        self.video_ids = [str(video_id) for video_id in self._read("videos/video_id") if video_id]
         self.rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
 
     @property
@@ -99,7 +118,7 @@ class FeatureStore:
     @cached_property
     def question_rows(self) -> dict[str, int]:
         """The row of each unique question text."""
-        return {str(text): row for row, text in enumerate(self._array("questions/text")[:]) if text}
+        return {str(text): row for row, text in enumerate(self._read("questions/text")) if text}
 
     def question_values(self, name: str) -> zarr.Array:
         """Return the lazy array [question, ...] of the question feature `name`."""
@@ -110,12 +129,16 @@ class FeatureStore:
         return FeatureSpec.from_json(self._attribute(f"questions/{name}", "spec"))
 
     def _index(self, path: str) -> np.ndarray:
-        values = np.asarray(self._array(path)[: len(self.video_ids)])
+        values = self._read(path)[: len(self.video_ids)]
         if len(values) != len(self.video_ids):
             raise UserError(
                 f"store {self.path}: {path} has {len(values)} rows for {len(self.video_ids)} videos: damaged"
             )
         return values
+
+    def _read(self, path: str) -> np.ndarray:
+        with naming_damage(self.path, path):
+            return np.asarray(self._array(path)[:])
 
     def _array(self, path: str) -> zarr.Array:
         found = self._get(path)

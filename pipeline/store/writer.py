@@ -18,7 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from pipeline.failure import UserError
-from pipeline.store.reader import open_group
+from pipeline.store.reader import naming_damage, open_group
 from pipeline.store.schema import (
     ROWS_PER_INDEX_CHUNK,
     STORE_FORMAT,
@@ -136,7 +136,8 @@ class StoreWriter:
 
     def read_index(self, path: str) -> np.ndarray:
         """Return a whole index array, as it stands now (never from consolidated metadata)."""
-        return np.asarray(self._root[path][:])
+        with naming_damage(self.path, path):
+            return np.asarray(self._root[path][:])
 
     def feature_names(self) -> list[str]:
         """Return the names of the features that the store has, sorted."""

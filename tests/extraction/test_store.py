@@ -17,6 +17,7 @@ from pipeline.failure import UserError
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
+from pipeline.verify import verify_store
 
 SOUND = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 1})
 MAPS = FeatureSpec("maps", "visual", ("channel", "height", "width"), (8, 160, 160), "float16", {"version": 1})
@@ -182,3 +183,19 @@ def test_differences_name_the_constant_and_both_values() -> None:
     assert differences(SOUND, other, ("machine",)) == ["version is 1 in the store, 2 here"]
     assert differences(SOUND, SOUND) == []
     assert SOUND.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("part", ["videos/video_id", "features/sound/state", "features/sound/values"])
+def test_a_chunk_cut_short_is_named_as_damage(tmp_path: Path, part: str) -> None:
+    path = make(tmp_path / "s.zarr")
+    write_rows(path, "sound", 0, {0: np.random.default_rng(0).normal(size=(5, 3)).astype("float32")})
+    with StoreWriter(path, 5, "test") as writer:
+        writer.record_features([FeatureRecord(0, "sound", State.COMPLETE)])
+    chunk = next(file for file in (path / part / "c").rglob("*") if file.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:12])
+    named = f"{part} cannot be read"
+    if part.endswith("values"):
+        assert any(named in problem for problem in verify_store(open_store(path)))
+    else:
+        with pytest.raises(UserError, match=named):
+            open_store(path).state("sound")

@@ -195,6 +195,40 @@ def test_what_is_not_there_is_named(workplace: Path, arguments: list[str], named
     assert "Traceback" not in found.output
 
 
+def test_masks_of_other_questions_are_refused_and_never_hide_nothing_in_silence(workplace: Path) -> None:
+    run_tiny_sweep()
+    run = workplace / "b" / "runs" / "zero-fill-seed0"
+    before = (run / "results.jsonl").read_bytes()
+    record = {"format": 1, "seed": 0, "unit": "question", "rates": {"audio": 1.0}, "absent": {"elsewhere": ["audio"]}}
+    (workplace / "masks.json").write_text(json.dumps(record))
+    found = invoke("evaluate", run, "--masks", "masks.json")
+    assert found.exit_code == 2, found.output
+    assert "elsewhere" in found.output
+    assert (run / "results.jsonl").read_bytes() == before
+
+
+def test_a_run_does_not_start_from_one_about_other_questions(workplace: Path) -> None:
+    run_tiny_sweep()
+    claim = workplace / "b" / "runs" / "zero-fill-seed0" / "data.json"
+    where = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
+    start = ["--out", "b/runs/next", "--start-from", "zero-fill-seed0"]
+    claim.write_text(claim.read_text().replace('"questions"', '"asked"', 1))
+    found = invoke("train", *where, *start)
+    assert found.exit_code == 2, found.output
+    assert "other questions" in found.output
+    assert not (workplace / "b" / "runs" / "next").exists()
+
+
+def test_a_run_without_its_vocabulary_is_named(workplace: Path) -> None:
+    run_tiny_sweep()
+    words = workplace / "b" / "runs" / "zero-fill-seed0" / "vocabulary.json"
+    for damage in (lambda: words.write_text("{"), words.unlink):
+        damage()
+        found = invoke("evaluate", words.parent)
+        assert found.exit_code == 2, found.output
+        assert "vocabulary.json" in found.output
+
+
 def test_an_unknown_scenario_and_a_damaged_checkpoint_end_with_two(workplace: Path) -> None:
     run_tiny_sweep()
     run = workplace / "b" / "runs" / "zero-fill-seed0"
