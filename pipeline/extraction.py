@@ -127,7 +127,7 @@ def _decode(tools: _Tools, plan: ExtractionPlan, task: VideoTask) -> tuple[Video
     tracks = {"visual": media.visual, "audio": media.audio}
     record = VideoRecord(
         row=task.row,
-        source_sha256=sha256,
+        source_sha256="" if problem else sha256,
         states={modality: track.state for modality, track in tracks.items()},
         steps={modality: track.steps for modality, track in tracks.items()},
         reasons={modality: track.reason for modality, track in tracks.items()},

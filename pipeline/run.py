@@ -80,6 +80,7 @@ def extract(
 
     Raises `UserError` before any work where the videos folder, the manifest and the store do not fit each other.
     """
+    _check_questions(manifest)
     if not (Path(plan.store) / "zarr.json").exists():
         check_videos_folder(videos_folder, manifest)
     with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}") as writer:
@@ -123,6 +124,17 @@ def check_videos_folder(folder: Path, manifest: Manifest) -> None:
             f"videos folder {folder} holds none of the {len(manifest.videos)} videos, such as "
             f"{manifest.videos[0].path}: {fill}"
         )
+
+
+def _check_questions(manifest: Manifest) -> None:
+    known = {video.video_id for video in manifest.videos}
+    for split in manifest.splits:
+        for question in manifest.questions[split]:
+            if question.video_id not in known:
+                raise UserError(
+                    f"question {question.question_id} of split {split} is about video {question.video_id!r}, which "
+                    f"videos.csv does not name: mend the manifest ('mavqa-manifest check' lists them all)"
+                )
 
 
 def _match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:

@@ -22,6 +22,7 @@ from train.backbones import needs_of
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes, TrainConfig
 from train.dataset import QuestionDataset, input_shapes
+from train.evaluate import predict
 from train.features import FeatureBank
 from train.filling import weigh
 from train.interfaces import MissingModalityMethod, Stage, StagedMethod
@@ -92,7 +93,7 @@ def fit(
         start_from(loop.module, run.parent / config.start_from)
     elif config.standardise:
         standardise_inputs(method.backbone, loop.train, loop.masks)
-    write_start(run, config, manifest.vocabulary, describe_environment(device, loop.fingerprints()))
+    write_start(run, config, manifest.vocabulary, describe_environment(device, *loop.provenance()))
     loop.run_epochs(report or (lambda progress: None))
     return load_run(run, str(device))
 
@@ -144,15 +145,11 @@ def measure_accuracy(
     method: MissingModalityMethod, dataset: QuestionDataset, scenario: str, device: torch.device
 ) -> float:
     """Return the percentage of right answers under `scenario`, over the naturally complete questions."""
-    hidden = hidden_in(scenario)
-    masks = {question.question_id: hidden for question in dataset.questions} if hidden else None
+    masks = dict.fromkeys((question.question_id for question in dataset.questions), hidden_in(scenario))
     rows = np.flatnonzero(dataset.naturally_complete)
-    right = 0
-    with torch.no_grad():
-        for batch in dataset.batches(EVALUATION_BATCH, masks=masks, rows=rows):
-            logits = batch.to(device).answer_by_presence(method.predict)
-            right += int((logits.argmax(1).cpu() == batch.answer).sum())
-    return 100 * right / max(len(rows), 1)
+    indices = predict(method, dataset, rows, masks, EVALUATION_BATCH, device)
+    right = (np.array(indices, dtype=np.int64) == dataset.answers.numpy()[rows]).sum()
+    return 100 * int(right) / max(len(rows), 1)
 
 
 class _Loop:
@@ -188,10 +185,11 @@ class _Loop:
         assert isinstance(self.method, nn.Module)
         return self.method
 
-    def fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of the stored features that the backbone reads."""
-        needs = self.method.backbone.needs
-        return {name: self.bank.store.fingerprint(name) for m in MODALITIES for name in needs[m]}
+    def provenance(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the fingerprints, and the hashes of the weights, of the stored features that the backbone reads."""
+        names = [name for modality in MODALITIES for name in self.method.backbone.needs[modality]]
+        weights = {name: self.bank.store.spec(name).constants.get("weights", {}).get("sha256", "") for name in names}
+        return {name: self.bank.store.fingerprint(name) for name in names}, weights
 
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
         """Train from where the run folder stands to the last epoch."""

@@ -31,7 +31,7 @@ from train.results import (
     read_results,
     write_predictions,
 )
-from train.run_folder import load_run, read_vocabulary, write_text
+from train.run_folder import load_run, read_environment, read_vocabulary, write_text
 
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
@@ -76,6 +76,20 @@ def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Feature
     write_text(path, text)
 
 
+def _check_weights(run: Path, config: TrainConfig, bank: FeatureBank) -> None:
+    """Raise `UserError` where the store's features come from other weights than those that the run was trained on."""
+    store = bank.store
+    needs = needs_of(config.backbone)
+    trained = read_environment(run).get("feature_weights", {})
+    for name in (name for modality in MODALITIES for name in needs[modality]):
+        weights = store.spec(name).constants.get("weights", {}).get("sha256", "")
+        if trained.get(name, weights) != weights:
+            raise UserError(
+                f"run {run} was trained on {name} of weights {trained[name]}, store {store.path} holds it of weights "
+                f"{weights}: evaluate it on the store it was trained on ({config.store or 'not recorded'})"
+            )
+
+
 def evaluate_run(
     run: Path,
     manifest: Manifest,
@@ -93,6 +107,7 @@ def evaluate_run(
     other questions.
     """
     method, config = load_run(run, device)
+    _check_weights(run, config, bank)
     if read_vocabulary(run) != manifest.vocabulary:
         raise UserError(
             f"run {run} was trained with another vocabulary than manifest {manifest.name!r}: evaluate it "

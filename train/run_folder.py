@@ -26,6 +26,7 @@ from train.interfaces import MissingModalityMethod
 from train.methods import make_method
 
 CHECKPOINT = "checkpoint.safetensors"
+ENVIRONMENT = "environment.json"
 LAST = "last.safetensors"
 METRICS = "metrics.jsonl"
 LIBRARIES = ("torch", "numpy", "zarr", "safetensors")
@@ -108,12 +109,15 @@ def write_start(run: Path, config: TrainConfig, vocabulary: Vocabulary, environm
     run.mkdir(parents=True, exist_ok=True)
     words = {"tokens": list(vocabulary.tokens), "answers": list(vocabulary.answers)}
     write_text(run / "vocabulary.json", json.dumps(words, ensure_ascii=False, indent=1) + "\n")
-    write_text(run / "environment.json", json.dumps(environment, indent=1) + "\n")
+    write_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
     write_text(run / "config.json", config.model_dump_json(indent=1) + "\n")
 
 
-def describe_environment(device: torch.device, fingerprints: dict[str, str]) -> dict[str, Any]:
-    """Return what a run depends on outside its configuration: versions, device, git commit, store fingerprints."""
+def describe_environment(device: torch.device, fingerprints: dict[str, str], weights: dict[str, str]) -> dict[str, Any]:
+    """Return what a run depends on outside its configuration: versions, device, git commit, and its features.
+
+    `fingerprints` and `weights` (SHA-256 of the extractor's weights) are by stored feature.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "python": platform.python_version(),
@@ -123,13 +127,27 @@ def describe_environment(device: torch.device, fingerprints: dict[str, str]) -> 
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
         "store_fingerprints": fingerprints,
+        "feature_weights": weights,
     }
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """Return what `describe_environment` said when the run began; {} where the file is not there."""
+    path = run / ENVIRONMENT
+    try:
+        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return said
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({_line(error)}): remove it") from None
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the metrics of each finished epoch, in order."""
     path = run / METRICS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({_line(error)}): remove {run} and train it again") from None
 
 
 def write_metrics(run: Path, metrics: list[dict[str, Any]]) -> None:

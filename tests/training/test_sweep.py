@@ -62,9 +62,9 @@ def test_a_grid_is_the_product_of_its_parts() -> None:
 def test_the_demo_grid_reads_and_names_its_methods() -> None:
     grid = read_grid(Path(train.__file__).parent / "grids" / "demo.toml")
     cells = list_cells(grid, (0, 2), "m", "s")
-    names = ["question-only-seed0", "zero-fill-seed0", "rmm-avr-seed0"]
+    names = ["question-only-seed0", "zero-fill-seed0", "modality-dropout-seed0", "rmm-avr-seed0"]
     assert [cell.name for cell in cells] == names + [name.replace("seed0", "seed2") for name in names]
-    assert [cell.config.start_from for cell in cells][3:] == ["", "", "zero-fill-seed2"]
+    assert [cell.config.start_from for cell in cells][4:] == ["", "", *["zero-fill-seed2"] * 2]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,10 @@ from pipeline.failure import UserError
 Decorator = Callable[[Any], Any]
 
 
+# What the operating system refuses: a place that cannot be written or is no folder. The message names it.
+NOT_OURS = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
+
+
 class InputError(click.ClickException):
     """A mistake that the user can mend: one line on stderr, exit code 2."""
 
@@ -20,14 +24,14 @@ class InputError(click.ClickException):
 
 
 class Command(click.Command):
-    """A command whose `UserError` ends it with one line on stderr and exit code 2."""
+    """A command that a mistake of the user ends with one line on stderr and exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            raise InputError(" ".join(str(error).splitlines())) from None
+        except (UserError, *NOT_OURS) as error:
+            raise InputError(" ".join(str(error).split())) from None
 
 
 def folder_option(name: str, text: str, **settings: Any) -> Decorator:

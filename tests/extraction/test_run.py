@@ -1,0 +1,172 @@
+"""What a run decides: what is pending, what may be mixed, what is refused before any work."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_toys import run_toys
+
+from pipeline.failure import UserError
+from pipeline.manifest import load_manifest, save_manifest
+from pipeline.store.reader import open_store
+from pipeline.store.schema import State
+from pipeline.verify import summarise_store, verify_store
+from pipeline.weights import WeightsSource
+
+
+@pytest.fixture(scope="module")
+def made(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("made") / "store.zarr"
+    run_toys(toy_manifest, store)
+    return store
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "store.zarr"))
+
+
+@pytest.fixture
+def manifest(toy_manifest: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed; the clips are the same."""
+    folder = tmp_path / "manifest"
+    shutil.copytree(toy_manifest, folder, ignore=shutil.ignore_patterns("videos"))
+    (folder / "videos").symlink_to(toy_manifest / "videos")
+    return folder
+
+
+def change(manifest: Path, **changes: object) -> Path:
+    save_manifest(replace(load_manifest(manifest), **changes), manifest)  # type: ignore[arg-type]
+    return manifest
+
+
+def test_the_store_says_what_the_clips_have_and_is_whole(made: Path) -> None:
+    store = open_store(made)
+    assert verify_store(store) == []
+    assert (store.presence("audio") == State.ABSENT).sum() == 1
+    assert (store.presence("visual") == State.ABSENT).sum() == 1
+    document = summarise_store(store)
+    assert document["features"]["toy-sound"]["complete"] == 19
+    assert document["features"]["toy-sound"]["spec"]["constants"]["weights"]["weights"] == "seeded"
+    json.dumps(document)
+
+
+def test_verification_finds_a_hole_in_a_complete_row_and_a_value_in_a_hole(store: Path) -> None:
+    import zarr
+
+    opened = open_store(store)
+    complete = int(np.flatnonzero(opened.state("toy-sound") == State.COMPLETE)[0])
+    absent = int(np.flatnonzero(opened.state("toy-sound") == State.ABSENT)[0])
+    values = zarr.open_group(store, mode="r+")["features/toy-sound/values"]
+    values[complete, 1] = np.nan
+    values[absent] = 1
+    problems = verify_store(open_store(store))
+    assert len(problems) == 2
+    assert any("1 of 4 steps have holes" in problem for problem in problems)
+    assert any("the state is absent" in problem for problem in problems)
+
+
+def test_other_questions_about_the_same_videos_extract_nothing_again(store: Path, manifest: Path) -> None:
+    asked = load_manifest(manifest).questions["test"]
+    other = tuple(replace(q, question_id=f"other-{q.question_id}") for q in asked[:5])
+    summary = run_toys(change(manifest, release="second", questions={"test": other}), store)
+    assert summary.extracted == 0
+    assert summary.is_whole
+
+
+def test_a_new_feature_leaves_the_others_untouched(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    run_toys(toy_manifest, store, features=("toy-sound",))
+    before = {p: p.stat().st_mtime_ns for p in (store / "features/toy-sound").rglob("*") if p.is_file()}
+    run_toys(toy_manifest, store)
+    assert before == {p: p.stat().st_mtime_ns for p in (store / "features/toy-sound").rglob("*") if p.is_file()}
+    assert verify_store(open_store(store)) == []
+
+
+def test_videos_that_come_later_are_appended_and_only_they_are_extracted(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "part", tmp_path / "store.zarr"
+    part = replace(whole, videos=whole.videos[:10], questions={})
+    save_manifest(part, folder)
+    (folder / "videos").symlink_to(toy_manifest / "videos")
+    assert run_toys(folder, store).extracted == 10
+    assert run_toys(toy_manifest, store).extracted == 10
+    opened = open_store(store)
+    assert opened.video_ids == [video.video_id for video in whole.videos]
+    assert verify_store(opened) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"short": "cycle"}, "sampling.short is pad in the store, cycle here"),
+        ({"weights": WeightsSource("seeded", seed=1)}, "weights.seed is 0 in the store, 1 here"),
+    ],
+)
+def test_other_settings_are_refused_with_what_differs_unless_accepted(
+    settings: dict[str, object], named: str, store: Path, manifest: Path
+) -> None:
+    with pytest.raises(UserError, match=named):
+        run_toys(manifest, store, **settings)
+    accepted = run_toys(manifest, store, accept=("toy-picture", "toy-sound"), **settings)
+    assert accepted.extracted == 0
+
+
+def test_a_short_video_cycles_where_that_was_asked_for(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    run_toys(toy_manifest, store, seconds=6, short="cycle")
+    opened = open_store(store)
+    row = int(np.flatnonzero(opened.state("toy-sound") == State.COMPLETE)[0])
+    values = opened.values("toy-sound")[row]
+    np.testing.assert_array_equal(values[4:6], values[0:2])
+    assert opened.steps("audio")[row] == 4
+    assert verify_store(opened) == []
+
+
+def test_a_file_that_is_not_the_manifests_or_not_there_is_a_recorded_failure(
+    toy_manifest: Path, tmp_path: Path
+) -> None:
+    whole = load_manifest(toy_manifest)
+    first, second, *rest = whole.videos
+    folder, store = tmp_path / "wrong", tmp_path / "store.zarr"
+    videos = (replace(first, sha256="0" * 64), replace(second, path="gone.mp4"), *rest)
+    save_manifest(replace(whole, videos=videos, questions={}), folder)
+    (folder / "videos").symlink_to(toy_manifest / "videos")
+    summary = run_toys(folder, store)
+    assert not summary.is_whole
+    reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
+    assert "the manifest says 000" in reasons[first.video_id]
+    assert "no file gone.mp4" in reasons[second.video_id]
+    assert run_toys(folder, store).extracted == 0
+    assert run_toys(folder, store, retry_failed=True).extracted == 2
+
+
+def test_a_manifest_of_other_files_or_unknown_videos_is_refused_and_the_store_stays(
+    store: Path, manifest: Path
+) -> None:
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    loaded = load_manifest(manifest)
+    wrong = (replace(loaded.videos[0], sha256="f" * 64), *loaded.videos[1:])
+    with pytest.raises(UserError, match="the manifest names ffff"):
+        run_toys(change(manifest, videos=wrong), store)
+    ghost = {"test": (replace(loaded.questions["test"][0], video_id="ghost"),)}
+    with pytest.raises(UserError, match="'ghost', which"):
+        run_toys(change(manifest, videos=loaded.videos, questions=ghost), store)
+    words = {"test": (replace(loaded.questions["test"][0], text="Who is the zorblax?"),)}
+    with pytest.raises(UserError, match="zorblax"):
+        run_toys(change(manifest, questions=words), store)
+    assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_a_folder_without_the_videos_is_refused_before_a_store_is_made(manifest: Path, tmp_path: Path) -> None:
+    (manifest / "videos").unlink()
+    store = tmp_path / "new.zarr"
+    with pytest.raises(UserError, match="does not exist: put the videos of"):
+        run_toys(manifest, store)
+    (manifest / "videos").mkdir()
+    with pytest.raises(UserError, match="holds none of the 20 videos"):
+        run_toys(manifest, store)
+    assert not store.exists()
