@@ -31,10 +31,13 @@ from pipeline.store.writer import FeatureRecord, StoreWriter
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in videos; `failed` counts videos of this run with a failed modality; `note` is for people."""
+    """How far a run is, in videos (`total` None: workers are being started); `note` is for people.
+
+    `failed` counts the videos of this run with a failed modality.
+    """
 
     done: int
-    total: int
+    total: int | None
     failed: int = 0
     note: str = ""
 
@@ -207,6 +210,7 @@ class _Run:
 
     def work(self, tasks: list[VideoTask], folder: Path) -> int:
         """Extract `tasks` on workers; return how many videos were recorded."""
+        self._on_progress(Progress(0, None))
         with connect(self._options.cluster) as client:
             specs = client.submit(describe_features, self._plan, pure=False).result()
             made_by = self._refuse_differences(specs)

@@ -175,20 +175,22 @@ def _progress() -> Iterator[Callable[["Progress"], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]}"),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None, rate="starting workers", failed="")
+    bar = Bar(*columns, console=Console(stderr=True))
+    task = bar.add_task("", total=None, rate="starting workers", failed="")
 
-        def show(progress: "Progress") -> None:
-            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            rate = f"{speed:.1f} videos/s" if speed else ""
-            failed = f"{progress.failed} failed" if progress.failed else ""
-            bar.update(task, completed=progress.done, total=progress.total, rate=rate, failed=failed)
-            if progress.note:
-                bar.console.print(progress.note)
+    def show(progress: "Progress") -> None:
+        bar.start()
+        speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+        rate = f"{speed:.1f} videos/s" if speed else ""
+        failed = f"{progress.failed} failed" if progress.failed else ""
+        bar.update(task, completed=progress.done, total=progress.total, rate=rate, failed=failed)
+        if progress.note:
+            bar.console.print(progress.note)
 
+    try:
         yield show
-        if bar.tasks[0].total is None:
-            bar.update(task, visible=False)
+    finally:
+        bar.stop()
 
 
 def _show(summary: "Summary") -> None:
