@@ -38,6 +38,7 @@ def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
     first, *others = np.atleast_1d(axes)
     _draw_sound(first, media)
     first.set_title(video.name)
+    first.set_xlabel("")
     for axis, (name, values) in zip(others, stored.items(), strict=True):
         axis.imshow(values.T, aspect="auto", origin="lower", extent=(0, len(values), 0, values.shape[1]), cmap="magma")
         axis.set_ylabel(f"{name} (channel)")
