@@ -1,0 +1,175 @@
+"""The measuring programs of stage two at small size: what peeks is caught, slot spreads obey their bounds."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_store import SIZES, make_manifest, make_store
+from torch import nn
+
+from train.backbones import make_backbone
+from train.dataset import QuestionDataset
+from train.methods import make_method
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def load_program(name: str):
+    """Import a program that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+peek = load_program("peek")
+slot_spread = load_program("slot_spread")
+
+
+class LeakyDataset(QuestionDataset):
+    """A dataset that gives the model what a mask hides."""
+
+    def batch(self, rows, generator=None, masks=None):
+        return super().batch(rows, generator)
+
+
+class Peeking(nn.Module):
+    """A method that looks behind its batch: it answers with the largest value stored for the video's sound."""
+
+    def __init__(self, bank):
+        super().__init__()
+        self.backbone, self.bank = make_backbone("avst", SIZES), bank
+
+    def predict(self, batch):
+        store = self.bank().store
+        array = store.values("vggish")
+        stored = np.stack([array.oindex[store.rows[video], np.arange(1)][0] for video in batch.video_id])
+        return torch.nn.functional.one_hot(torch.from_numpy(stored)[:, :3].argmax(1), 3).float()
+
+
+class Hearing(nn.Module):
+    """A method that answers with the loudest of the first three channels of the sound that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = make_backbone("avst", SIZES)
+
+    def predict(self, batch):
+        return torch.zeros(len(batch), 3) if batch.audio is None else batch.audio["vggish"][:, 0, :3]
+
+
+def make(method: str, **options):
+    torch.manual_seed(1)
+    return make_method(method, make_backbone("avst", SIZES), **options)
+
+
+def measure(method, inputs="all"):
+    store = make_store(60)
+    manifest = make_manifest(store)
+    return peek.measure(method, inputs, peek.open_banks(store, manifest, "test", 0), manifest, "test", None)
+
+
+@pytest.mark.parametrize("method", ["zero-fill", "rmm"])
+def test_a_method_that_reads_nothing_absent_shows_no_peek(method):
+    findings = measure(make(method))
+    assert [(found.scenario, found.peeks) for found in findings] == [(name, 0) for name in peek.DEPRIVED]
+    assert all(found.questions == 24 for found in findings)
+    assert [found.swapped is None for found in findings] == [False, False, True]
+
+
+def test_a_thread_that_hands_over_what_is_hidden_is_caught(monkeypatch):
+    monkeypatch.setattr(peek, "QuestionDataset", LeakyDataset)
+    for found in measure(make("zero-fill")):
+        assert found.emptied
+        assert found.drawn
+        assert found.verdict == "PEEKS"
+
+
+def test_a_method_that_looks_into_the_store_behind_its_batch_is_caught(monkeypatch):
+    opened = []
+
+    class Watched(QuestionDataset):
+        def batches(self, *given, **options):
+            opened.append(self.bank)
+            return super().batches(*given, **options)
+
+        def __init__(self, bank, *given):
+            super().__init__(bank, *given)
+            self.bank = bank
+
+    monkeypatch.setattr(peek, "QuestionDataset", Watched)
+    audio_missing, visual_missing, both_missing = measure(Peeking(lambda: opened[-1]))
+    for found in (audio_missing, both_missing):
+        assert found.emptied
+        assert found.drawn
+    assert visual_missing.peeks == 0
+
+
+def test_a_reference_that_sees_nothing_changes_no_answer_and_a_swap_that_it_reads_is_a_peek():
+    honest = measure(make("reference", inputs="question"), "question")
+    assert [found.verdict for found in honest] == ["ok"] * 3
+    dishonest = measure(Hearing(), "visual,question")
+    assert [found.verdict for found in dishonest] == ["changes less than 20 %", "PEEKS", "ok"]
+    assert [found.verdict for found in measure(Hearing(), "audio,question")] == ["ok"] * 3
+
+
+def test_a_method_that_ignores_what_is_present_misses_the_criterion():
+    verdicts = [found.verdict for found in measure(make("reference", inputs="question"), "all")]
+    assert verdicts == ["changes less than 20 %", "changes less than 20 %", "ok"]
+
+
+def test_altered_stores_read_as_they_say():
+    store = make_store(60)
+    banks = peek.open_banks(store, make_manifest(store), "test", 0)
+    emptied, drawn = banks.emptied["audio-missing"].store, banks.drawn["audio-missing"].store
+    asked, steps = slice(48, 60), np.arange(4)
+    assert np.isnan(emptied.values("vggish").oindex[50, steps]).all()
+    assert (emptied.state("vggish") == 2).all()
+    assert not emptied.steps("audio").any()
+    other = drawn.values("vggish").oindex[50, steps]
+    assert np.isfinite(other).all()
+    assert not np.isclose(other, store.arrays["vggish"][50, :4]).any()
+    assert (drawn.presence("audio")[asked] == 1).all()
+    assert len(set(drawn.steps("audio")[asked])) > 1
+    swapped = banks.swapped["visual-missing"].store.values("vggish").oindex[50, steps]
+    assert np.array_equal(swapped, store.arrays["vggish"][49, :4])
+    for altered in (emptied, drawn):
+        maps = altered.values("resnet18-map").oindex[50, steps]
+        assert np.array_equal(maps, store.arrays["resnet18-map"][50, :4])
+
+
+def test_slot_spreads_stay_within_what_the_formulas_allow():
+    store, method = make_store(60), make("rmm", slots=5)
+    steps = slot_spread.encode_steps(method, store, make_manifest(store), "test", None)
+    assert {missing: len(rows) for missing, (rows, _) in steps.items()} == {"audio": 24 * 4, "visual": 24 * 4}
+    for variant in ("paper", "released"):
+        memory = slot_spread.fresh_memory(method, variant, 75, 0)
+        limit = slot_spread.bound(memory.settings, 75)
+        for missing, some in steps.items():
+            found = slot_spread.spreads(memory, missing, some)
+            assert 1 < float(found.max()) <= limit
+    memory = slot_spread.fresh_memory(method, "recommended", 75, 0)
+    assert slot_spread.bound(memory.settings, 75) is None
+    assert float(slot_spread.spreads(memory, "audio", steps["audio"]).median()) > 3
+
+
+def test_the_bounds_are_those_of_the_specification():
+    settings = slot_spread.RECALL_VARIANTS
+    assert slot_spread.bound(settings["paper"], 75) == pytest.approx(2.718282, abs=1e-6)
+    assert slot_spread.bound(settings["released"], 75) == pytest.approx(1.0083, abs=5e-5)
+
+
+@pytest.mark.parametrize("program", [peek, slot_spread])
+def test_without_the_demo_one_line_says_so_and_the_exit_code_is_2(program, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    said = capsys.readouterr()
+    assert left.value.code == 2
+    assert said.err.count("\n") == 1
+    assert "run 'make demo' first" in said.err
+    assert not said.out
