@@ -156,6 +156,16 @@ def test_slot_spreads_stay_within_what_the_formulas_allow():
     assert float(slot_spread.spreads(memory, "audio", steps["audio"]).median()) > 3
 
 
+def test_a_spread_is_the_largest_over_the_smallest_weight_of_each_step():
+    class Known(nn.Module):
+        def weights(self, modality, available, question):
+            assert modality == "visual"
+            return torch.tensor([[0.1, 0.2, 0.7], [0.5, 0.25, 0.25]], dtype=torch.float64)
+
+    found = slot_spread.spreads(Known(), "audio", (torch.zeros(2, 4), torch.zeros(2, 4)))
+    assert found.tolist() == pytest.approx([7.0, 2.0])
+
+
 def test_the_bounds_are_those_of_the_specification():
     settings = slot_spread.RECALL_VARIANTS
     assert slot_spread.bound(settings["paper"], 75) == pytest.approx(2.718282, abs=1e-6)
