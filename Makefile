@@ -32,7 +32,7 @@ demo: $(READY)  ## The main job on made-up videos: make them, extract, train, co
 	$(BIN)/mavqa-report $(DEMO)/runs --out $(DEMO)/report
 
 test: $(READY) lint-fast  ## The whole suite, with the fast part of lint.
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: lint-fast  ## Style, imports between floors, types.
 	$(BIN)/mypy
