@@ -42,7 +42,7 @@ lint-fast: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## Measure the promises: each program prints ratios within one run.
+bench: $(READY)  ## Measure the promises, on what make demo left.
 	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
 
 extract: $(READY)  ## Extract the features of DATASET=music-avqa into stores/.
