@@ -16,8 +16,9 @@ class ModelSizes(BaseModel):
     """The sizes that a backbone is built from.
 
     `words` and `answers` count the frozen vocabulary. `input_shapes`: {stored feature: shape of one time step},
-    for example {"vggish": (128,), "resnet18-map": (512, 14, 14)}. `channels` is the width of steps and pooled
-    vectors.
+    for example {"vggish": (128,), "resnet18-map": (512, 14, 14)}; `question_shapes`: {stored feature: shape of one
+    question}, for features of questions other than tokens. `channels` is the width of steps and pooled vectors where
+    the backbone's paper does not fix it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +26,7 @@ class ModelSizes(BaseModel):
     words: int
     answers: int
     input_shapes: dict[str, tuple[int, ...]]
+    question_shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     channels: int = 512
     heads: int = 4
     dropout: float = 0.1
@@ -34,12 +36,14 @@ class ModelSizes(BaseModel):
 class TrainConfig(BaseModel):
     """Every setting of one run; what stands here and the stores decide the weights.
 
-    `options` are keywords of the method. `map_size`: maps are pooled to that many cells a side, None keeps them.
-    `standardise`: every stored channel is given mean 0 and deviation 1 over the training videos, which seeded features
-    need and pretrained ones do not. `start_from`: the run beside this one whose trained backbone this one starts with.
-    The learning rate is multiplied by `decay_factor` after every `decay_epochs` epochs of a stage. `missing_rates`:
-    share of the training questions that lose a modality, drawn by `unit` from `seed`. `inputs` other than "all"
-    train a reference that never sees a modality. `sizes` is filled in by the run.
+    `options` are keywords of the method, `backbone_options` of the backbone. `variant` is the reading of both, where
+    they know several: "recommended" means the backbone's paper and the mended method. `map_size`: maps are pooled to
+    that many cells a side, None keeps them. `standardise`: every stored channel is given mean 0 and deviation 1 over
+    the training videos, which seeded features need and pretrained ones do not. `start_from`: the run beside this one
+    whose trained backbone this one starts with. The learning rate is multiplied by `decay_factor` after every
+    `decay_epochs` epochs of a stage. `missing_rates`: share of the training questions that lose a modality, drawn by
+    `unit` from `seed`. `inputs` other than "all" train a reference that never sees a modality. `sizes` is filled in by
+    the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +74,7 @@ class TrainConfig(BaseModel):
     missing_rates: dict[str, float] = Field(default_factory=dict)
     unit: Literal["video", "question"] = "question"
     options: dict[str, Any] = Field(default_factory=dict)
+    backbone_options: dict[str, Any] = Field(default_factory=dict)
     sizes: ModelSizes | None = None
 
     @model_validator(mode="after")

@@ -116,11 +116,12 @@ def choose_device(name: str) -> torch.device:
 
 def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> ModelSizes:
     """Return the sizes of the model that `config` describes on this vocabulary and this store."""
-    shapes = input_shapes(bank.store, needs_of(config.backbone), config.map_size)
+    needs = needs_of(config.backbone)
     return ModelSizes(
         words=len(manifest.vocabulary.tokens),
         answers=len(manifest.vocabulary.answers),
-        input_shapes=shapes,
+        input_shapes=input_shapes(bank.store, needs, config.map_size),
+        question_shapes={n: tuple(bank.store.question_spec(n).shape) for n in needs["question"] if n != "tokens"},
         channels=config.channels,
         heads=config.heads,
         dropout=config.dropout,

@@ -107,17 +107,17 @@ class ConstantAnswer(nn.Module):
     def loss(self, backbone: Backbone, representation: Representation, answer: Tensor) -> Tensor:
         """Return the scalar cross-entropy; only the question of `representation` is read."""
         with _frozen(backbone):
-            return cross_entropy(self.logits(backbone, representation.question.detach()), answer)
+            return cross_entropy(self.logits(backbone, representation.detached()), answer)
 
-    def logits(self, backbone: Backbone, question: Tensor) -> Tensor:
-        """Return logits [batch, answer] for `question` [batch, channel]."""
-        pooled = self.constants(tuple(OTHER), len(question))
-        return backbone.answer(Representation(question, pooled=pooled)).logits
+    def logits(self, backbone: Backbone, representation: Representation) -> Tensor:
+        """Return logits [batch, answer]; only the question of `representation` is read."""
+        pooled = self.constants(tuple(OTHER), len(representation.question))
+        return backbone.answer(replace(representation.question_alone(), pooled=pooled)).logits
 
 
-def encoded_question(backbone: Backbone, batch: Batch) -> Tensor:
-    """Return [batch, channel], the question as `backbone` reads it; no modality is touched."""
-    return backbone.encode(batch.without(*OTHER)).question
+def encoded_question(backbone: Backbone, batch: Batch) -> Representation:
+    """Return the question as `backbone` reads it; no modality is touched."""
+    return backbone.encode(batch.without(*OTHER))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from train.batch import Batch
@@ -15,8 +16,10 @@ class Representation:
     `features`: before any fusion, as `Backbone.feature_shapes` says: {modality: [batch, time, ...]}; RMM and AVR act
     here. `steps`: {modality: [batch, time, channel]}, one vector per second; ShaSpec and ActionMAE act here.
     `pooled`: {modality: [batch, channel]}, conditioned on the question; DrFuse and the learned constants act here.
-    `question`: [batch, channel]. `masks`: {modality: bool [batch, time]}, True where a step is there.
-    `negatives`: features of other videos' pictures, only in training. A modality in none of the three is absent.
+    `question`: [batch, channel], what RMM points with. `words`: [batch, word, channel of the backbone's own], where a
+    backbone reads the question word by word, with `word_mask` bool [batch, word]. `masks`: {modality: bool [batch,
+    time]}, True where a step is there. `negatives`: features of other videos' pictures, only in training. A modality
+    in none of the three levels is absent.
     """
 
     question: Tensor
@@ -25,6 +28,26 @@ class Representation:
     pooled: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     negatives: Tensor | None = None
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
+
+    def level(self, modality: str) -> str | None:
+        """Return the deepest level at which `modality` stands: "pooled", "steps", "features", or None."""
+        return next((level for level in ("pooled", "steps", "features") if modality in getattr(self, level)), None)
+
+    def mask(self, modality: str, steps: Tensor) -> Tensor:
+        """Return bool [batch, time] of `modality`, whose values are `steps` [batch, time, ...]; True without one."""
+        mask = self.masks.get(modality)
+        return steps.new_ones(steps.shape[:2], dtype=torch.bool) if mask is None else mask
+
+    def question_alone(self) -> "Representation":
+        """Return what is left when no video was ever there."""
+        return Representation(self.question, words=self.words, word_mask=self.word_mask)
+
+    def detached(self) -> "Representation":
+        """Return the question as a constant, without any modality."""
+        words = None if self.words is None else self.words.detach()
+        return Representation(self.question.detach(), words=words, word_mask=self.word_mask)
 
 
 @dataclass(frozen=True)
@@ -40,8 +63,8 @@ class Backbone(Protocol):
 
     `needs`: {"question" | "audio" | "visual": stored feature names}. `feature_shapes`: {modality: shape of one time
     step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of
-    steps and pooled vectors. `time_steps`: the rows it takes from a store, spread evenly over the stored seconds.
-    `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio` and `Batch.visual` hold.
+    steps, pooled vectors and the question. `time_steps`: the rows it takes from a store, spread evenly over the stored
+    seconds. `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio` and `Batch.visual` hold.
     `input_scales`: {stored feature: `train.layers.InputScale`}, the identity unless a run standardises its inputs.
     `uses_negatives`: whether its training looks at pictures of other videos.
     """
@@ -72,6 +95,8 @@ class Backbone(Protocol):
     def answer(self, representation: Representation) -> Answer:
         """Return logits and auxiliary losses, each modality entering at the deepest level given.
 
+        A backbone that sees several things in a second (places, patches) sees one vector where steps are given, and
+        the answer may differ from the one that its own features would have had.
         Raises ValueError where a modality stands at no level: a method must say what stands in for it.
         """
         ...

@@ -26,8 +26,10 @@ class InputScale(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, axis: int = 0) -> None:
+        """Scale features whose axis number `axis` of one time step (0 or -1) has `channels` channels."""
         super().__init__()
+        self.axis = axis
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
 
@@ -37,8 +39,8 @@ class InputScale(nn.Module):
         self.deviation.copy_(deviation.clamp_min(LEAST_DEVIATION))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return `values`, [batch, time, channel, ...], scaled, in the type of the scale."""
-        shape = (-1, *[1] * (values.dim() - 3))
+        """Return `values`, [batch, time, channel, ...] or (axis -1) [batch, time, ..., channel], scaled, as floats."""
+        shape = (-1, *[1] * (values.dim() - 3)) if self.axis == 0 else (-1,)
         return (values.to(self.mean.dtype) - self.mean.view(shape)) / self.deviation.view(shape)
 
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from pipeline.failure import UserError
 from pipeline.manifest import Vocabulary
-from train.backbones import make_backbone
+from train.backbones import find_backbone, make_backbone
 from train.config import TrainConfig
 from train.interfaces import MissingModalityMethod
-from train.methods import make_method
+from train.methods import find_method, make_method
 
 CHECKPOINT = "checkpoint.safetensors"
 ENVIRONMENT = "environment.json"
@@ -40,7 +40,13 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
     """
     if config.sizes is None:
         raise ValueError("a configuration without sizes cannot be built: they come from the store and the vocabulary")
-    backbone = make_backbone(config.backbone, config.sizes)
+    known = {"recommended", *find_backbone(config.backbone).variants, *find_method(config.method).variants}
+    if config.variant not in known:
+        raise UserError(
+            f"there is no variant {config.variant!r} of backbone {config.backbone!r} or method {config.method!r}: "
+            f"they know {', '.join(sorted(known))}"
+        )
+    backbone = make_backbone(config.backbone, config.sizes, config.variant, **config.backbone_options)
     return make_method(config.method, backbone, config.variant, **config.options)
 
 

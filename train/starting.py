@@ -29,8 +29,9 @@ def standardise_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapp
     for batch in dataset.batches(BATCH_SIZE, None, masks, first_questions):
         for modality in batch.present:
             for name, values in (batch.features(modality) or {}).items():
-                seen = values[batch.mask(modality)].double().flatten(2 if values.dim() > 3 else 1)
-                channels = seen if seen.dim() == 2 else seen.transpose(1, 2).flatten(0, 1)
+                seen = values[batch.mask(modality)].double()
+                axis = 1 if backbone.input_scales[name].axis == 0 else -1
+                channels = seen.movedim(axis, -1).flatten(0, -2)
                 sums[name] = sums.get(name, torch.zeros(())) + channels.sum(0)
                 squares[name] = squares.get(name, torch.zeros(())) + channels.square().sum(0)
                 counts[name] = counts.get(name, 0) + len(channels)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_store import SHAPES, SIZES, TEXTS, make_manifest, make_store
+from tiny_store import SIZES, TEXTS, make_manifest, make_store
 
 from pipeline.failure import UserError
 from pipeline.store.schema import State
@@ -108,7 +108,7 @@ def test_maps_are_pooled_by_average_to_the_asked_size():
     np.testing.assert_allclose(pooled[0], windows, atol=2e-3)
     needs = {"audio": ("vggish",), "visual": ("resnet18-map",)}
     assert input_shapes(store, needs, 2) == {"vggish": (8,), "resnet18-map": (16, 2, 2)}
-    assert input_shapes(store, needs, None) == SHAPES
+    assert input_shapes(store, needs, None) == {"vggish": (8,), "resnet18-map": (16, 4, 4)}
 
 
 def test_one_bank_reads_a_feature_once_for_every_split():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_store import SIZES, make_manifest, make_store
+from tiny_store import SIZES, make_manifest, make_store, of_modality
 
 from train.backbones import BACKBONES, make_backbone
 from train.batch import Batch
@@ -32,8 +32,8 @@ def stored_batch(method, hidden: tuple[str, ...], change: dict[str, float] | Non
     """Batch complete videos with `hidden` masked, after the stored values of `change` were overwritten."""
     store = make_store(incomplete=False)
     for modality, value in (change or {}).items():
-        name = "vggish" if modality == "audio" else "resnet18-map"
-        store.arrays[name][:] = value
+        for name in of_modality(modality):
+            store.arrays[name][:] = value
         if value != value:
             store.states[modality][:] = 2
             store.step_counts[modality][:] = 0

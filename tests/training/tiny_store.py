@@ -1,6 +1,6 @@
 """A small feature store in memory with the reader's face, and a manifest that fits it, for tests of stage two.
 
-The answer to every question is in the features: the sounding class in `vggish`, the seen class in `resnet18-map`.
+The answer to every question is in the features: the sounding class in `vggish`, the seen class in each of `VISUAL`.
 """
 
 from dataclasses import dataclass, field
@@ -16,8 +16,24 @@ CLASSES = ("flute", "drum", "piano")
 WORDS = (PADDING_TOKEN, "What", "sounds", "shows")
 TEXTS = {"audio": "What sounds ?", "visual": "What shows ?"}
 TYPES = {"audio": "Audio Counting", "visual": "Visual Counting"}
-SHAPES = {"vggish": (8,), "resnet18-map": (16, 4, 4)}
-SIZES = ModelSizes(words=len(WORDS), answers=len(CLASSES), input_shapes=SHAPES, channels=16, heads=2, time_steps=4)
+SHAPES = {"vggish": (8,), "resnet18-map": (16, 4, 4), "clip-vit-b32": (5, 16)}
+DIMS = {1: ("channel",), 2: ("token", "channel"), 3: ("channel", "height", "width")}
+VISUAL = ("resnet18-map", "clip-vit-b32")
+QUESTION_SHAPES = {"clip-vit-b32-sentence": (16,), "clip-vit-b32-words": (6, 16)}
+SIZES = ModelSizes(
+    words=len(WORDS),
+    answers=len(CLASSES),
+    input_shapes=SHAPES,
+    question_shapes=QUESTION_SHAPES,
+    channels=16,
+    heads=2,
+    time_steps=4,
+)
+
+
+def of_modality(modality: str) -> tuple[str, ...]:
+    """Return the stored features of audio or visual."""
+    return ("vggish",) if modality == "audio" else VISUAL
 
 
 @dataclass
@@ -56,14 +72,19 @@ class TinyStore:
         return zarr.array(self.arrays[feature])
 
     def spec(self, feature: str) -> FeatureSpec:
-        modality, dims = ("audio", ("channel",)) if feature == "vggish" else ("visual", ("channel", "height", "width"))
-        return FeatureSpec(feature, modality, dims, SHAPES[feature], str(self.arrays[feature].dtype), {})
+        modality = "audio" if feature == "vggish" else "visual"
+        shape = SHAPES[feature]
+        return FeatureSpec(feature, modality, DIMS[len(shape)], shape, str(self.arrays[feature].dtype), {})
 
     def fingerprint(self, feature: str) -> str:
         return self.spec(feature).fingerprint
 
     def question_values(self, name: str) -> zarr.Array:
         return zarr.array(self.questions[name])
+
+    def question_spec(self, name: str) -> FeatureSpec:
+        values = self.questions[name]
+        return FeatureSpec(name, "question", ("token",), values.shape[1:], str(values.dtype), {})
 
 
 def make_store(videos: int = 24, seconds: int = 8, seed: int = 0, incomplete: bool = True) -> TinyStore:
@@ -76,17 +97,25 @@ def make_store(videos: int = 24, seconds: int = 8, seed: int = 0, incomplete: bo
     maps = generator.normal(0, 0.3, (videos, seconds, 16, 4, 4)).astype(np.float16)
     vggish[np.arange(videos), :, sounding] += 2
     maps[np.arange(videos), :, seen] += 2
+    tokens = generator.normal(0, 0.3, (videos, seconds, 5, 16)).astype(np.float16)
+    tokens[np.arange(videos), :, :, seen] += 2
+    sentences = generator.normal(0, 1, (len(TEXTS), 16)).astype(np.float32)
+    words = generator.normal(0, 1, (len(TEXTS), 6, 16)).astype(np.float16)
     if incomplete:
         states["audio"][0], steps["audio"][0], vggish[0] = State.ABSENT, 0, np.nan
-        states["visual"][1], steps["visual"][1], maps[1] = State.FAILED, 0, np.nan
-        for modality, values in (("audio", vggish), ("visual", maps)):
+        states["visual"][1], steps["visual"][1], maps[1], tokens[1] = State.FAILED, 0, np.nan, np.nan
+        for modality, values in (("audio", vggish), ("visual", maps), ("visual", tokens)):
             steps[modality][2], values[2, 3:] = 3, np.nan
     store = TinyStore(
         video_ids=[f"video{row}" for row in range(videos)],
         states=states,
         step_counts=steps,
-        arrays={"vggish": vggish, "resnet18-map": maps},
-        questions={tokens_name(WORDS): np.array([[1, 2, 0], [1, 3, 0]], np.int32)},
+        arrays={"vggish": vggish, "resnet18-map": maps, "clip-vit-b32": tokens},
+        questions={
+            tokens_name(WORDS): np.array([[1, 2, 0], [1, 3, 0]], np.int32),
+            "clip-vit-b32-sentence": sentences,
+            "clip-vit-b32-words": words,
+        },
         question_rows={text: row for row, text in enumerate(TEXTS.values())},
         seconds=seconds,
     )

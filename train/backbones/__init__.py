@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from pipeline.failure import UserError
@@ -11,10 +12,14 @@ from train.interfaces import Backbone
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """Where a backbone lives ("module:Class") and whom to cite for it."""
+    """Where a backbone lives ("module:Class"), whom to cite for it, and the readings of it that it knows (if several).
+
+    "paper" is the first reading and the default; "released" is what the authors' code computes where that differs.
+    """
 
     path: str
     citation: str
+    variants: tuple[str, ...] = ()
 
 
 BACKBONES = {
@@ -25,13 +30,29 @@ BACKBONES = {
 }
 
 
-def make_backbone(name: str, sizes: ModelSizes) -> Backbone:
-    """Build the backbone `name`, with fresh weights from torch's seeded state.
+def make_backbone(name: str, sizes: ModelSizes, variant: str = "paper", **options: Any) -> Backbone:
+    """Build the backbone `name`, with fresh weights from torch's seeded state; `options` are its own keywords.
 
-    Raises `UserError` naming the known backbones where `name` is not one of them.
+    A backbone that knows variants is given `variant`, any other is its paper's.
+    Raises `UserError` naming the known ones where a name or an option is unknown.
     """
-    backbone: Backbone = _load(name)(sizes)
+    entry = find_backbone(name)
+    if entry.variants:
+        options["variant"] = variant if variant in entry.variants else entry.variants[0]
+    build = _load(name)
+    unknown = sorted(options.keys() - signature(build).parameters.keys())
+    if unknown:
+        known = ", ".join(list(signature(build).parameters)[1:]) or "none"
+        raise UserError(f"backbone {name!r} has no option {unknown[0]!r}: it knows {known}")
+    backbone: Backbone = build(sizes, **options)
     return backbone
+
+
+def find_backbone(name: str) -> BackboneEntry:
+    """Return the table's entry, or raise `UserError` naming the known backbones."""
+    if name not in BACKBONES:
+        raise UserError(f"backbone {name!r} is unknown: choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[name]
 
 
 def needs_of(name: str) -> dict[str, tuple[str, ...]]:
@@ -41,7 +62,5 @@ def needs_of(name: str) -> dict[str, tuple[str, ...]]:
 
 
 def _load(name: str) -> Any:
-    if name not in BACKBONES:
-        raise UserError(f"backbone {name!r} is unknown: choose one of {', '.join(BACKBONES)}")
-    module, _, class_name = BACKBONES[name].path.partition(":")
+    module, _, class_name = find_backbone(name).path.partition(":")
     return getattr(import_module(module), class_name)

@@ -79,9 +79,9 @@ class Avst(nn.Module):
     def steps(self, representation: Representation) -> dict[str, Tensor]:
         """Return {modality: [batch, time, channel]}: the audio as it is, the maps grounded by it."""
         steps = {m: values for m, values in representation.steps.items() if m not in representation.pooled}
-        if _level(representation, "audio") == "features":
+        if representation.level("audio") == "features":
             steps["audio"] = representation.features["audio"]
-        if _level(representation, "visual") == "features":
+        if representation.level("visual") == "features":
             maps = representation.features["visual"]
             steps["visual"] = self.spatial_grounding(maps, self._pointer(representation, maps))
         return steps
@@ -90,7 +90,7 @@ class Avst(nn.Module):
         """Return {modality: [batch, channel]}: what the question attends to, plus the mean over time."""
         pooled = dict(representation.pooled)
         for modality, steps in self.steps(representation).items():
-            mask = _mask(representation, modality, steps)
+            mask = representation.mask(modality, steps)
             prompt = None if prompts is None else prompts.get(modality)
             attended = self.temporal_grounding[modality](representation.question, steps, mask, prompt)
             pooled[modality] = attended + masked_mean(steps, mask)
@@ -108,30 +108,20 @@ class Avst(nn.Module):
                 raise ValueError(f"nothing stands for {modality}: give its features, steps or pooled vectors")
         joined = self.fusion(torch.tanh(torch.cat((pooled["audio"], pooled["visual"]), dim=-1)))
         logits = self.classifier(torch.tanh(joined * representation.question))
-        if representation.negatives is None or any(_level(representation, m) != "features" for m in MODALITIES):
+        if representation.negatives is None or any(representation.level(m) != "features" for m in MODALITIES):
             return Answer(logits)
         return Answer(logits, {"match": MATCH_WEIGHT * self._match_loss(located, representation.negatives)})
 
     def _pointer(self, representation: Representation, maps: Tensor) -> Tensor:
-        if _level(representation, "audio") != "features":
+        if representation.level("audio") != "features":
             return maps.new_zeros(*maps.shape[:2], self.channels)
         audio = representation.features["audio"]
-        return blank(audio, _mask(representation, "audio", audio))
+        return blank(audio, representation.mask("audio", audio))
 
     def _match_loss(self, located: Representation, negatives: Tensor) -> Tensor:
         audio, visual = located.features["audio"], located.steps["visual"]
-        real = (_mask(located, "audio", audio) & _mask(located, "visual", visual)).to(audio.dtype)
+        real = (located.mask("audio", audio) & located.mask("visual", visual)).to(audio.dtype)
         wrong = self.spatial_grounding(negatives, audio)
         matching = F.log_softmax(self.match_head(audio, visual), dim=-1)[..., 1]
         mismatching = F.log_softmax(self.match_head(audio, wrong), dim=-1)[..., 0]
         return -((matching + mismatching) * real).sum() / (2 * real.sum()).clamp_min(1)
-
-
-def _mask(representation: Representation, modality: str, steps: Tensor) -> Tensor:
-    mask = representation.masks.get(modality)
-    return steps.new_ones(steps.shape[:2], dtype=torch.bool) if mask is None else mask
-
-
-def _level(representation: Representation, modality: str) -> str | None:
-    levels = ("pooled", "steps", "features")
-    return next((level for level in levels if modality in getattr(representation, level)), None)

@@ -35,17 +35,21 @@ METHODS = {
 def make_method(name: str, backbone: Backbone, variant: str = "recommended", **options: Any) -> MissingModalityMethod:
     """Build the method `name` around `backbone`; `options` are its own keywords.
 
-    A method that knows variants is given `variant`; one that knows none accepts "recommended" alone.
+    A method that knows variants is given `variant`.
     Raises `UserError` naming the known methods or variants where the name is not one of them.
     """
-    if name not in METHODS:
-        raise UserError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}")
-    entry = METHODS[name]
-    if variant not in (entry.variants or ("recommended",)):
-        known = ", ".join(entry.variants) or "no variants: leave the option away"
-        raise UserError(f"method {name!r} has no variant {variant!r}: it knows {known}")
+    entry = find_method(name)
+    if entry.variants and variant not in entry.variants:
+        raise UserError(f"method {name!r} has no variant {variant!r}: it knows {', '.join(entry.variants)}")
     if entry.variants:
         options["variant"] = variant
     module, _, class_name = entry.path.partition(":")
     method: MissingModalityMethod = getattr(import_module(module), class_name)(backbone, **options)
     return method
+
+
+def find_method(name: str) -> MethodEntry:
+    """Return the table's entry, or raise `UserError` naming the known methods."""
+    if name not in METHODS:
+        raise UserError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}")
+    return METHODS[name]

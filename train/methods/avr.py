@@ -5,6 +5,7 @@ the slots of RMM, by the method `avr` here as plain noise.
 Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024), section 3.2, Eq. 5-7.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -102,7 +103,8 @@ class AudioVisualRefiner(nn.Module):
 
     The vector is repeated over the cells and stands first; 1x1 convolutions go from both channels to the map's and back
     (524,800 and 525,312 parameters at 512 channels each). `shapes`: {"audio": (channel,), "visual": (channel, height,
-    width) or (channel,)}.
+    width), (channel,), or (token, channel)}. Of tokens the first sums the picture up and is treated like the audio
+    vector; the others are the cells of a square.
 
     Source: section 3.2; the repetition, the convolutions and the read-out are the released code's, the paper says
     only that features are concatenated and separated. Differs from the released code: see `RefineSettings`; the
@@ -121,13 +123,17 @@ class AudioVisualRefiner(nn.Module):
     ) -> None:
         super().__init__()
         audio, visual = tuple(shapes["audio"]), tuple(shapes["visual"])
-        if len(audio) != 1 or len(visual) not in (1, 3):
-            raise ValueError(f"AVR joins an audio vector and a map or a vector, not {audio} and {visual}")
+        self.side = math.isqrt(visual[0] - 1) if len(visual) == 2 else 0
+        is_square = len(visual) != 2 or (self.side > 0 and visual[0] == 1 + self.side**2)
+        if len(audio) != 1 or len(visual) not in (1, 2, 3) or not is_square:
+            raise ValueError(f"AVR joins an audio vector and a map, a vector or tokens, not {audio} and {visual}")
         self.settings, self.sizes = settings, sizes
-        self.is_map, self.split = len(visual) == 3, audio[0]
-        width = sizes.width or visual[0]
-        self.join = nn.Conv2d(audio[0] + visual[0], width, 1)
-        self.read = nn.Conv2d(width, audio[0] + visual[0], 1)
+        self.is_map, self.audio_channels = len(visual) == 3, audio[0]
+        channels = visual[1] if self.side else visual[0]
+        self.split = audio[0] + (channels if self.side else 0)
+        width = sizes.width or channels
+        self.join = nn.Conv2d(self.split + channels, width, 1)
+        self.read = nn.Conv2d(width, self.split + channels, 1)
         if settings.correction:
             for parameter in self.read.parameters():
                 nn.init.zeros_(parameter)
@@ -138,7 +144,7 @@ class AudioVisualRefiner(nn.Module):
         self.moments = RunningMoments(width)
 
     def loss(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, channel, height, width].
+        """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, *shape of a step].
 
         Source: Eq. 7. Draws steps and noise from torch's default generator.
         """
@@ -157,7 +163,7 @@ class AudioVisualRefiner(nn.Module):
         given: tuple[str, ...] = MODALITIES,
         noises: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return refined `audio` [row, channel] and `visual` [row, channel, height, width].
+        """Return refined `audio` [row, channel] and `visual` [row, *shape of a step].
 
         `given`: the modalities whose values mean something (the others are noise), so that they can be corrected.
         `noises` [step, row, channel, height, width]: the noise of the chain; without it, none in evaluation and
@@ -185,21 +191,37 @@ class AudioVisualRefiner(nn.Module):
         return new_audio, new_visual
 
     def _joined(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Convolve the audio vector, repeated over all cells, with the map; the repetition is never written out."""
+        """Convolve the vector, repeated over all cells, with the map; the repetition is never written out."""
         weight = self.join.weight
-        of_audio = F.linear(audio, weight[:, : self.split, 0, 0], self.join.bias)
-        return F.conv2d(self._as_map(visual), weight[:, self.split :]) + of_audio[:, :, None, None]
+        vector, cells = self._unfold(audio, visual)
+        of_vector = F.linear(vector, weight[:, : self.split, 0, 0], self.join.bias)
+        return F.conv2d(cells, weight[:, self.split :]) + of_vector[:, :, None, None]
 
     def _read(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias = self.read.weight, self.read.bias
         assert bias is not None
         vector = joint.mean((2, 3)) if self.settings.readout == "mean" else joint[:, :, 0, 0]
-        audio = F.linear(vector, weight[: self.split, :, 0, 0], bias[: self.split])
-        visual = F.conv2d(joint, weight[self.split :], bias[self.split :])
-        return audio, visual if self.is_map else visual[:, :, 0, 0]
+        vector = F.linear(vector, weight[: self.split, :, 0, 0], bias[: self.split])
+        cells = F.conv2d(joint, weight[self.split :], bias[self.split :])
+        return self._fold(vector, cells)
 
-    def _as_map(self, visual: Tensor) -> Tensor:
-        return visual if self.is_map else visual[:, :, None, None]
+    def _unfold(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is repeated over the cells [row, channel], and the map [row, channel, height, width]."""
+        if self.is_map:
+            return audio, visual
+        if not self.side:
+            return audio, visual[:, :, None, None]
+        cells = visual[:, 1:].mT.unflatten(2, (self.side, self.side))
+        return torch.cat((audio, visual[:, 0]), 1), cells
+
+    def _fold(self, vector: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return audio and visual features of what `_unfold` makes of them."""
+        if self.is_map:
+            return vector, cells
+        if not self.side:
+            return vector, cells[:, :, 0, 0]
+        audio, summary = vector[:, : self.audio_channels], vector[:, self.audio_channels :]
+        return audio, torch.cat((summary[:, None], cells.flatten(2).mT), 1)
 
     def _scaled(self, joint: Tensor) -> Tensor:
         if self.settings.scaling != "standardised":
