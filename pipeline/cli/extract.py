@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import Command, folder_option, json_option, show_json
+from pipeline.commands import Command, folder_option, json_option, show_json
 from pipeline.failure import UserError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import Command, InputError, file_option, json_option, progress_bar, show_json
+from pipeline.commands import Command, InputError, file_option, json_option, progress_bar, show_json
 
 EXAMPLES = """\b
 Examples:

@@ -10,7 +10,7 @@ import click
 
 from pipeline.annotations import Built, load_source
 from pipeline.annotations.music_avqa import RELEASES
-from pipeline.cli.options import Group, file_option, folder_option, json_option, progress_bar, show_json
+from pipeline.commands import Group, file_option, folder_option, json_option, progress_bar, show_json
 from pipeline.consistency import Report, check_manifest, count
 from pipeline.failure import UserError
 from pipeline.manifest import SPLITS, Manifest, load_manifest, save_manifest

@@ -4,16 +4,13 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands import Command, file_option, folder_option, json_option, show_json
 from train.cli.options import (
-    Command,
     device_option,
     existing_manifest,
     existing_run,
     existing_store,
-    file_option,
-    folder_option,
-    json_option,
-    show_json,
+    say_left_out,
     show_scenarios,
 )
 
@@ -59,7 +56,8 @@ def evaluate(
     from train.features import FeatureBank
     from train.fit import choose_device
     from train.missingness import NATURAL, SCENARIOS, load_masks
-    from train.outcomes import evaluate_run, last_split, summarise_run
+    from train.outcomes import count_left_out, evaluate_run, last_split, summarise_run
+    from train.results import RESULTS_FILE, read_results
     from train.run_folder import read_config
 
     config = read_config(run)
@@ -70,8 +68,11 @@ def evaluate(
     split = split or last_split(loaded)
     asked = scenarios or (*SCENARIOS, NATURAL)
     given = load_masks(masks) if masks else None
+    if question_only is not None:
+        read_results(question_only / RESULTS_FILE)
     found = evaluate_run(run, loaded, bank, split, asked, given, str(choose_device(device)))
     document = summarise_run(run, split, found, question_only)
+    say_left_out(count_left_out(run, split))
     if as_json:
         show_json(document)
     else:

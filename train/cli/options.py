@@ -1,6 +1,5 @@
-"""What the commands of stage two share: exit codes, options, JSON on stdout, progress on stderr."""
+"""What the commands of stage two share: inputs that must be there, tables and progress on stderr."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,41 +9,6 @@ import click
 
 from pipeline.failure import UserError
 
-Decorator = Callable[[Any], Any]
-
-
-# What the operating system refuses: a place that cannot be written or is no folder. The message names it.
-NOT_OURS = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
-
-
-class InputError(click.ClickException):
-    """A mistake that the user can mend: one line on stderr, exit code 2."""
-
-    exit_code = 2
-
-
-class Command(click.Command):
-    """A command that a mistake of the user ends with one line on stderr and exit code 2."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except (UserError, *NOT_OURS) as error:
-            raise InputError(" ".join(str(error).split())) from None
-
-
-def folder_option(name: str, text: str, **settings: Any) -> Decorator:
-    """Return an option that takes a folder, there or not."""
-    return click.option(name, type=click.Path(file_okay=False, path_type=Path), help=text, **settings)
-
-
-def file_option(name: str, text: str, **settings: Any) -> Decorator:
-    """Return an option that takes a file, there or not."""
-    return click.option(name, type=click.Path(dir_okay=False, path_type=Path), help=text, **settings)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
 )
@@ -73,11 +37,6 @@ def existing_run(run: Path) -> Path:
     return run
 
 
-def show_json(document: Any) -> None:
-    """Write `document` to stdout as the one JSON document of a command."""
-    click.echo(json.dumps(document, ensure_ascii=False, indent=2))
-
-
 def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw {run: document of mavqa-evaluate} on stderr: overall accuracies in percent by scenario.
 
@@ -99,6 +58,12 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
         if value is not None and (len(documents) == 1 or name != "question_only"):
             table.add_row(f"floor: {name.replace('_', ' ')}", f"{value:.2f}", style="dim")
     Console(stderr=True).print(table)
+
+
+def say_left_out(questions: int) -> None:
+    """Say on stderr that `questions` are asked in no scenario, where there are any."""
+    if questions:
+        click.echo(f"{questions} questions are on videos that could not be extracted: no scenario asks them", err=True)
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands import Command, folder_option
 from pipeline.failure import UserError
-from train.cli.options import Command, folder_option
 
 
 @click.command(cls=Command)

@@ -4,16 +4,8 @@ from pathlib import Path
 
 import click
 
-from train.cli.options import (
-    Command,
-    device_option,
-    existing_manifest,
-    existing_store,
-    file_option,
-    folder_option,
-    show_scenarios,
-    training_progress,
-)
+from pipeline.commands import Command, file_option, folder_option
+from train.cli.options import device_option, existing_manifest, existing_store, show_scenarios, training_progress
 
 
 @click.command(cls=Command)

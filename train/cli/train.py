@@ -5,14 +5,12 @@ from typing import Any
 
 import click
 
+from pipeline.commands import Command, folder_option, json_option, show_json
 from train.cli.options import (
-    Command,
     device_option,
     existing_manifest,
     existing_store,
-    folder_option,
-    json_option,
-    show_json,
+    say_left_out,
     show_scenarios,
     training_progress,
 )
@@ -95,7 +93,7 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     from pipeline.store.reader import open_store
     from train.features import FeatureBank
     from train.fit import choose_device, fit, measure_sizes
-    from train.outcomes import claim_data, evaluate_run, last_split, summarise_run
+    from train.outcomes import claim_data, count_left_out, evaluate_run, last_split, summarise_run
     from train.run_folder import build_method
 
     manifest = load_manifest(Path(config.manifest))
@@ -108,6 +106,7 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     split = last_split(manifest)
     evaluate_run(run, manifest, bank, split, device=device)
     document = summarise_run(run, split)
+    say_left_out(count_left_out(run, split))
     show_scenarios({run.name: document})
     click.echo(f"run: {run}", err=True)
     return document

@@ -1,4 +1,7 @@
-"""What the commands of stage one share: exit codes, options, JSON on stdout, progress on stderr."""
+"""What every command of both stages shares: exit codes, the options that many take, JSON on stdout, a bar.
+
+It knows no command. Source: the exit codes of this project's contract (0 done, 1 a bug, 2 wrong use, 3 with failures).
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,8 +13,7 @@ import click
 
 from pipeline.failure import UserError
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-
+Decorator = Callable[[Any], Any]
 
 # What the operating system refuses: a place that cannot be written or is no folder. The message names it.
 NOT_OURS = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
@@ -41,14 +43,17 @@ class Group(click.Group):
     group_class = type
 
 
-def folder_option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
-    """Return a Click option that takes a folder, there or not."""
+def folder_option(name: str, text: str, **settings: Any) -> Decorator:
+    """Return an option that takes a folder, there or not."""
     return click.option(name, type=click.Path(file_okay=False, path_type=Path), help=text, **settings)
 
 
-def file_option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
-    """Return a Click option that takes a file, there or not."""
+def file_option(name: str, text: str, **settings: Any) -> Decorator:
+    """Return an option that takes a file, there or not."""
     return click.option(name, type=click.Path(dir_okay=False, path_type=Path), help=text, **settings)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
 def show_json(document: Any) -> None:
