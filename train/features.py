@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.failure import UserError
 from pipeline.store.reader import naming_damage
 from pipeline.store.schema import State
 
@@ -44,7 +45,7 @@ class MemoryRows:
 class StoreRows:
     """Rows read from the store when asked for, each video once a call, for what does not fit into memory."""
 
-    array: Any
+    stored: "StoredFeature"
     steps: tuple[int, ...]
     map_size: int | None
 
@@ -55,11 +56,39 @@ class StoreRows:
         for video in np.unique(videos):
             rows = np.flatnonzero(videos == video)
             wanted, back = np.unique(positions[rows], return_inverse=True)
-            values = _read(self.array, int(video), np.asarray(self.steps)[wanted], self.map_size)
+            values = self.stored.read(int(video), np.asarray(self.steps)[wanted], self.map_size)
             parts.append(values[torch.from_numpy(back)])
             order.append(rows)
         gathered = torch.cat(parts)
         return torch.empty_like(gathered).index_copy_(0, torch.from_numpy(np.concatenate(order)), gathered)
+
+
+class StoredFeature:
+    """One feature of a store: its array, and how many steps of each video should be there."""
+
+    def __init__(self, store: "FeatureStore", name: str) -> None:
+        self._store, self._path = store, f"features/{name}/values"
+        self._array = store.values(name)
+        self._step_counts = store.steps(store.spec(name).modality)
+        self.dtype = np.dtype(self._array.dtype)
+
+    def read(self, video: int, steps: np.ndarray, map_size: int | None) -> Tensor:
+        """Return [step, ...] of a video that is complete, maps pooled to `map_size`.
+
+        Raises `UserError` where the store cannot be read, or holds no numbers after all.
+        """
+        with naming_damage(self._store.path, self._path):
+            values = torch.from_numpy(np.ascontiguousarray(self._array.oindex[video, steps]))
+        there = torch.from_numpy(steps < self._step_counts[video])
+        if values[there].isnan().any():
+            raise UserError(
+                f"store {self._store.path}: {self._path} lacks numbers of {self._store.video_ids[video]!r}, which "
+                f"counts as complete: the store is damaged ('mavqa-inspect {self._store.path} --verify' lists what is "
+                "lost), extract it anew"
+            )
+        if map_size is None:
+            return values
+        return F.adaptive_avg_pool2d(values.float(), map_size).to(values.dtype)
 
 
 class FeatureBank:
@@ -82,19 +111,18 @@ class FeatureBank:
         return self._kept[key]
 
     def _open(self, feature: str, steps: tuple[int, ...], map_size: int | None) -> FeatureRows:
-        array = self.store.values(feature)
+        stored = StoredFeature(self.store, feature)
         videos = np.flatnonzero(self.store.state(feature) == State.COMPLETE)
         shape = stored_shape(tuple(self.store.spec(feature).shape), map_size)
-        needed_bytes = len(videos) * len(steps) * int(np.prod(shape)) * array.dtype.itemsize
+        needed_bytes = len(videos) * len(steps) * int(np.prod(shape)) * stored.dtype.itemsize
         if needed_bytes > self._free_bytes:
-            return StoreRows(array, steps, map_size)
+            return StoreRows(stored, steps, map_size)
         self._free_bytes -= needed_bytes
-        values = np.empty((len(videos), len(steps), *shape), dtype=array.dtype)
+        values = np.empty((len(videos), len(steps), *shape), dtype=stored.dtype)
         place = np.full(len(self.store.video_ids), -1)
-        with naming_damage(self.store.path, f"features/{feature}/values"):
-            for position, video in enumerate(videos):
-                values[position] = _read(array, int(video), np.asarray(steps), map_size).numpy()
-                place[video] = position
+        for position, video in enumerate(videos):
+            values[position] = stored.read(int(video), np.asarray(steps), map_size).numpy()
+            place[video] = position
         return MemoryRows(values, place)
 
 
@@ -107,10 +135,3 @@ def strided_steps(seconds: int, time_steps: int) -> tuple[int, ...]:
 def stored_shape(shape: tuple[int, ...], map_size: int | None) -> tuple[int, ...]:
     """Return the shape of one step of a feature after maps (three axes) are pooled to `map_size`."""
     return (shape[0], map_size, map_size) if map_size is not None and len(shape) == 3 else shape
-
-
-def _read(array: Any, video: int, steps: np.ndarray, map_size: int | None) -> Tensor:
-    values = torch.from_numpy(np.ascontiguousarray(array.oindex[video, steps]))
-    if map_size is None:
-        return values
-    return F.adaptive_avg_pool2d(values.float(), map_size).to(values.dtype)

@@ -61,8 +61,9 @@ def test_a_modality_that_nothing_has_is_none():
 
 def test_what_a_mask_hides_is_not_read():
     store = make_store()
-    store.arrays["vggish"][4] = np.nan
+    store.arrays["vggish"][4] = 99
     batch = make_dataset(store).batch([6, 8], masks={"4-audio": ("audio",)})
+    assert not (batch.audio["vggish"] == 99).any()
     assert batch.audio_mask.any(1).tolist() == [True, False]
     assert batch.visual_mask.all()
 

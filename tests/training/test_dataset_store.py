@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_store import SHAPES, SIZES, TEXTS, WORDS, make_manifest, make_store
 
+from pipeline.failure import UserError
 from pipeline.store.reader import open_store
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
@@ -73,6 +74,19 @@ def test_a_store_on_disk_gives_the_batches_of_its_numbers(tmp_path, memory_bytes
     assert torch.equal(stored.audio_mask, expected.audio_mask)
     assert torch.equal(stored.visual_mask, expected.visual_mask)
     assert torch.equal(stored.answer, expected.answer)
+
+
+@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
+def test_a_lost_chunk_of_a_complete_row_is_named(tmp_path, memory_bytes):
+    tiny = make_store(incomplete=False)
+    write_store(tiny, tmp_path / "tiny.zarr")
+    backbone, manifest = make_backbone("avst", SIZES), make_manifest(tiny)
+    for file in (tmp_path / "tiny.zarr" / "features" / "vggish" / "values" / "c").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    bank = FeatureBank(open_store(tmp_path / "tiny.zarr"), memory_bytes=memory_bytes)
+    with pytest.raises(UserError, match=r"features/vggish/values lacks numbers of 'video\d+'.*damaged"):
+        QuestionDataset(bank, manifest, "train", backbone).batch(range(4))
 
 
 def test_a_run_trains_on_a_store_on_disk(tmp_path):
