@@ -42,8 +42,11 @@ lint-fast: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## Measure the promises, on what make demo left.
+bench: $(READY) $(DEMO)/evaluation.json  ## Measure the promises, on what make demo makes.
 	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+
+$(DEMO)/evaluation.json:
+	$(MAKE) demo
 
 extract: $(READY)  ## Extract the features of DATASET=music-avqa into stores/.
 	$(BIN)/mavqa-extract --dataset $(DATASET) $(ARGS)

@@ -53,6 +53,7 @@ class QuestionDataset:
         self._videos = _find_videos(store, [q.video_id for q in self.questions])
         self._question_features = _read_questions(store, manifest, split, backbone.needs["question"])
         self._there = {m: _steps_there(store, m, backbone.needs[m], self.steps, self._videos) for m in MODALITIES}
+        self._failed = np.any([_states(store, m, backbone.needs[m]) == State.FAILED for m in MODALITIES], axis=(0, 1))
         self._rows = {
             m: {name: bank.rows(name, self.steps, _map_size(store, name, map_size)) for name in backbone.needs[m]}
             for m in MODALITIES
@@ -65,6 +66,14 @@ class QuestionDataset:
     def naturally_complete(self) -> np.ndarray:
         """Bool [question]: both modalities of its video were recorded and extracted."""
         return np.all([self._there[m][self._videos].any(1) for m in MODALITIES], axis=0)
+
+    @cached_property
+    def naturally_incomplete(self) -> np.ndarray:
+        """Bool [question]: a modality of its video was never recorded, and what was recorded was extracted.
+
+        Questions in neither kind are about videos that could not be decoded or extracted: nothing natural lacks.
+        """
+        return ~self.naturally_complete & ~self._failed[self._videos]
 
     def batches(
         self,
@@ -198,7 +207,7 @@ def _steps_there(
     store: "FeatureStore", modality: str, features: Sequence[str], steps: tuple[int, ...], videos: np.ndarray
 ) -> np.ndarray:
     """Return bool [video of the store, step]: recorded, and extracted for every feature."""
-    states = np.stack([store.presence(modality), *(store.state(name) for name in features)])
+    states = _states(store, modality, features)
     pending = np.unique(videos[(states[:, videos] == State.PENDING).any(0)])
     if len(pending):
         raise UserError(
@@ -207,6 +216,11 @@ def _steps_there(
         )
     complete = (states == State.COMPLETE).all(0)
     return complete[:, None] & (np.asarray(steps)[None, :] < store.steps(modality)[:, None])
+
+
+def _states(store: "FeatureStore", modality: str, features: Sequence[str]) -> np.ndarray:
+    """Return the `State` codes of the recording and of each feature, [1 + feature, video of the store]."""
+    return np.stack([store.presence(modality), *(store.state(name) for name in features)])
 
 
 def _seen(questions: Sequence[Question], modality: str, masks: Masks | None) -> np.ndarray:

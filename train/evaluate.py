@@ -1,7 +1,8 @@
 """What a trained method answers when a modality is missing: predictions and their counts.
 
 It trains nothing. A scenario hides modalities from the questions on complete videos; questions on videos that
-were recorded without sound or picture are a scenario of their own, `natural`.
+were recorded without sound or picture are a scenario of their own, `natural`. Videos that could not be extracted are
+in neither: their questions are left out, and counted.
 Source: the ECCV 2024 missing-modality paper's test scenarios (nothing of the missing modality is read).
 """
 
@@ -57,8 +58,7 @@ def evaluate(
     scenario hides; then `scenario` is only its name. The result does not depend on `batch_size`.
     Raises `UserError` for an unknown scenario and FloatingPointError for logits that are not finite.
     """
-    natural = scenario == NATURAL
-    rows = np.flatnonzero(dataset.naturally_complete != natural)
+    rows = np.flatnonzero(dataset.naturally_incomplete if scenario == NATURAL else dataset.naturally_complete)
     if not len(rows):
         return None
     questions = tuple(dataset.questions[row] for row in rows)

@@ -226,7 +226,7 @@ class _Loop:
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name.startswith(stage.trains))
         learning = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(learning, lr=self.config.learning_rate)
+        return torch.optim.Adam(learning, lr=self.config.learning_rate, fused=True)
 
     def _set_rate(self, optimiser: torch.optim.Adam, epoch_of_stage: int) -> float:
         decays = epoch_of_stage // self.config.decay_epochs

@@ -122,9 +122,10 @@ def evaluate_run(
         one = evaluate(method, dataset, name_masks(masks), answers, device=device, masks=masks.absent)
         found = [one] if one else []
     learnt = learning_questions(manifest, split)
+    left_out = int((~dataset.naturally_complete & ~dataset.naturally_incomplete).sum())
     rows = []
     for evaluation in found:
-        row = _row(run, config, manifest, bank.store, split, evaluation)
+        row = _row(run, config, manifest, bank.store, split, evaluation, left_out)
         rows += [row, *_floor_rows(row, learnt, evaluation.questions)]
         write_predictions(predictions_path(run, split, evaluation.scenario), evaluation.records())
     append_results(run / RESULTS_FILE, rows)
@@ -158,6 +159,11 @@ def summarise_run(
             "question_only": _overall(find_question_only(run, first, question_only)),
         },
     }
+
+
+def count_left_out(run: Path, split: str) -> int:
+    """Return how many questions of `split` no scenario of `run` asks: their videos could not be extracted."""
+    return max((row.left_out for row in read_results(run / RESULTS_FILE) if row.split == split), default=0)
 
 
 def find_question_only(run: Path, row: ResultRow, named: Path | None = None) -> Accuracies | None:
@@ -196,7 +202,13 @@ def _check_masks(masks: Masks, manifest: Manifest, split: str) -> None:
 
 
 def _row(
-    run: Path, config: TrainConfig, manifest: Manifest, store: "FeatureStore", split: str, found: Evaluation
+    run: Path,
+    config: TrainConfig,
+    manifest: Manifest,
+    store: "FeatureStore",
+    split: str,
+    found: Evaluation,
+    left_out: int,
 ) -> ResultRow:
     specs = {name: store.spec(name) for name in (config.sizes.input_shapes if config.sizes else {})}
     return ResultRow(
@@ -216,6 +228,7 @@ def _row(
             name: Feature(fingerprint=store.fingerprint(name), weights=_weights(spec)) for name, spec in specs.items()
         },
         questions_sha256=hash_questions(found.questions),
+        left_out=left_out,
         accuracies=found.accuracies,
     )
 

@@ -80,7 +80,8 @@ class ResultRow(BaseModel):
     `questions_sha256`: which questions were asked (`hash_questions`); only rows that agree there compare.
 
     `kind`: a trained `model`, or a `floor` that sees no video. `training`: how it was trained, among it
-    the missing rates. `features`: {stored feature name: where it came from}.
+    the missing rates. `features`: {stored feature name: where it came from}. `left_out`: questions of the split on
+    videos that could not be extracted, which no scenario asks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,6 +101,7 @@ class ResultRow(BaseModel):
     training: dict[str, Any]
     features: dict[str, Feature]
     questions_sha256: str
+    left_out: int = 0
     accuracies: Accuracies
 
     @property

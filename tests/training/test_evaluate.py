@@ -7,6 +7,7 @@ import torch
 from tiny_store import CLASSES, SIZES, make_manifest, make_store
 
 from pipeline.failure import UserError
+from pipeline.store.schema import State
 from train.backbones import make_backbone
 from train.batch import Batch
 from train.dataset import QuestionDataset
@@ -69,6 +70,14 @@ def test_natural_questions_stand_in_no_other_scenario(dataset: QuestionDataset) 
         asked = [q.question_id for q in run(dataset, scenario)[0].questions]
         assert len(asked) == len(dataset) - 4
         assert not natural & set(asked)
+
+
+def test_questions_on_videos_that_failed_are_asked_nowhere() -> None:
+    store = make_store()
+    store.states["visual"][1] = State.FAILED
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    asked = {q.question_id for scenario in ("natural", "complete") for q in run(dataset, scenario)[0].questions}
+    assert {q.question_id for q in dataset.questions} - asked == {"1-audio", "1-visual"}
 
 
 def test_the_right_answers_are_counted_by_type(dataset: QuestionDataset) -> None:

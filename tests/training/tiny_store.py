@@ -103,7 +103,7 @@ def make_store(videos: int = 24, seconds: int = 8, seed: int = 0, incomplete: bo
     words = generator.normal(0, 1, (len(TEXTS), 6, 16)).astype(np.float16)
     if incomplete:
         states["audio"][0], steps["audio"][0], vggish[0] = State.ABSENT, 0, np.nan
-        states["visual"][1], steps["visual"][1], maps[1], tokens[1] = State.FAILED, 0, np.nan, np.nan
+        states["visual"][1], steps["visual"][1], maps[1], tokens[1] = State.ABSENT, 0, np.nan, np.nan
         for modality, values in (("audio", vggish), ("visual", maps), ("visual", tokens)):
             steps[modality][2], values[2, 3:] = 3, np.nan
     store = TinyStore(
