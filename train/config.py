@@ -1,6 +1,6 @@
-"""What a run is made of, as data: sizes, presets, every setting of training. It builds nothing and loads no torch.
+"""What a run is made of, as data: sizes, and every setting of training. It builds nothing and loads no torch.
 
-Source: preset by preset below; "paper" is the ECCV 2024 missing-modality paper.
+Source: the settings' values stand, paper by paper, in `train.presets`.
 """
 
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.failure import UserError
+from train.presets import PRESETS
 
 Inputs = Literal["all", "question", "audio,question", "visual,question"]
 
@@ -36,6 +37,7 @@ class ModelSizes(BaseModel):
 class TrainConfig(BaseModel):
     """Every setting of one run; what stands here and the stores decide the weights.
 
+    `objective` "grounding" trains no answer, but the backbone's telling of matching sound and picture from others.
     `options` are keywords of the method, `backbone_options` of the backbone. `variant` is the reading of both, where
     they know several: "recommended" means the backbone's paper and the mended method. `map_size`: maps are pooled to
     that many cells a side, None keeps them. `standardise`: every stored channel is given mean 0 and deviation 1 over
@@ -48,6 +50,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    objective: Literal["answer", "grounding"] = "answer"
     backbone: str = "avst"
     method: str = "rmm-avr"
     variant: str = "recommended"
@@ -84,68 +87,11 @@ class TrainConfig(BaseModel):
         return self
 
 
-class Preset(BaseModel):
-    """Settings under one name; `options` holds the keywords of each method that departs from its own defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str
-    settings: dict[str, Any]
-    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-
-
-_DEMO_DIFFUSION = {"steps": 4, "dim": 16, "stem_kernel": 3, "width": 64, "gradient_steps": 1}
-
-PRESETS = {
-    "paper": Preset(
-        source="batch, optimiser and rate of the ECCV 2024 paper; it leaves epochs, schedule and stages open: AVST's "
-        "released schedule (step 8, effective end near epoch 20), the backbone first on complete data",
-        settings={
-            "epochs": 20,
-            "batch_size": 4,
-            "learning_rate": 1e-4,
-            "decay_epochs": 8,
-            "decay_factor": 0.1,
-            "training": "staged",
-        },
-    ),
-    "released": Preset(
-        source="the training script of the ECCV 2024 paper's release: one stage, 50 epochs, step 20",
-        settings={
-            "epochs": 50,
-            "batch_size": 4,
-            "learning_rate": 1e-4,
-            "decay_epochs": 20,
-            "decay_factor": 0.1,
-            "training": "joint",
-        },
-    ),
-    "demo": Preset(
-        source="sized for minutes on two cores: pooled maps, few slots and diffusion steps",
-        settings={
-            "epochs": 12,
-            "batch_size": 64,
-            "learning_rate": 1e-3,
-            "decay_epochs": 9,
-            "decay_factor": 0.3,
-            "training": "joint",
-            "time_steps": 5,
-            "standardise": True,
-            "map_size": 2,
-        },
-        options={
-            "rmm": {"slots": 16},
-            "avr": _DEMO_DIFFUSION,
-            "rmm-avr": {"slots": 16, **_DEMO_DIFFUSION},
-        },
-    ),
-}
-
-
 def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     """Return the settings of `preset` with `overrides`, of which None means: as the preset has it.
 
-    `options` are laid over the preset's options of the method. Inputs other than "all" choose the method "reference".
+    What a preset says of the chosen backbone goes before what it says of all. `options` are laid over the preset's
+    options of the method. Inputs other than "all" choose the method "reference".
     Raises `UserError` naming the setting and its value where one is unknown or out of range.
     """
     if preset not in PRESETS:
@@ -153,10 +99,12 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     given = {name: value for name, value in overrides.items() if value is not None}
     if given.get("inputs", "all") != "all":
         given["method"] = "reference"
-    settings = {"preset": preset, **PRESETS[preset].settings, **given}
+    chosen = PRESETS[preset]
+    backbone = given.get("backbone", chosen.settings.get("backbone", TrainConfig.model_fields["backbone"].default))
+    settings = {"preset": preset, **chosen.settings, **chosen.backbones.get(backbone, {}), **given}
     method = settings.get("method", TrainConfig.model_fields["method"].default)
     reference = {"inputs": settings["inputs"]} if method == "reference" and "inputs" in settings else {}
-    settings["options"] = {**PRESETS[preset].options.get(method, {}), **reference, **given.get("options", {})}
+    settings["options"] = {**chosen.options.get(method, {}), **reference, **given.get("options", {})}
     try:
         return TrainConfig(**settings)
     except ValidationError as error:

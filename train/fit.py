@@ -25,7 +25,7 @@ from train.dataset import QuestionDataset, input_shapes
 from train.evaluate import predict
 from train.features import FeatureBank
 from train.filling import weigh
-from train.interfaces import MissingModalityMethod, Stage, StagedMethod
+from train.interfaces import MissingModalityMethod, ScoredMethod, Stage, StagedMethod
 from train.missingness import draw_masks, hidden_in, save_masks
 from train.run_folder import (
     CHECKPOINT,
@@ -212,6 +212,8 @@ class _Loop:
 
     def _training_rows(self) -> np.ndarray:
         wanted = self.train.answers.numpy() >= 0
+        if self.method.trains_on == "videos":
+            return _one_a_video(self.train)
         if self.method.trains_on == "complete":
             masked = np.array([question.question_id in self.masks for question in self.train.questions], dtype=bool)
             wanted &= self.train.naturally_complete & ~masked
@@ -279,10 +281,7 @@ class _Loop:
     ) -> None:
         """Validate, keep the weights if they are the best, then write what a resume needs, each file renamed last."""
         self.module.eval()
-        validation = {}
-        if self.val is not None:
-            for scenario in self.method.selection_scenarios:
-                validation[scenario] = measure_accuracy(self.method, self.val, scenario, self.device)
+        validation = self._validate()
         score = sum(validation.values()) / max(len(validation), 1)
         selected = score >= self.best
         self.best = max(score, self.best)
@@ -295,6 +294,16 @@ class _Loop:
         write_metrics(self.run, self.metrics)
         steps = math.ceil(len(self.rows) / self.config.batch_size)
         report(Progress(epoch + 1, self.config.epochs, steps, steps, losses, validation))
+
+    def _validate(self) -> dict[str, float]:
+        if self.val is None:
+            return {}
+        if isinstance(self.method, ScoredMethod):
+            order = torch.Generator().manual_seed(_seed(self.config.seed, 0, "validation"))
+            batches = self.val.batches(EVALUATION_BATCH, order, rows=_one_a_video(self.val))
+            return self.method.score(batch.to(self.device) for batch in batches)
+        scenarios = self.method.selection_scenarios
+        return {name: measure_accuracy(self.method, self.val, name, self.device) for name in scenarios}
 
     def _state(self, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
         state = {f"model/{name}": values for name, values in self.module.state_dict().items()}
@@ -319,6 +328,13 @@ class _Loop:
                 if f"{name}/{key}" in moments:
                     values = moments[f"{name}/{key}"]
                     optimiser.state[parameter][key] = values if key == "step" else values.to(self.device)
+
+
+def _one_a_video(dataset: QuestionDataset) -> np.ndarray:
+    """Return the first question of each complete video."""
+    rows = np.flatnonzero(dataset.naturally_complete)
+    _, first = np.unique([dataset.questions[row].video_id for row in rows], return_index=True)
+    return rows[np.sort(first)]
 
 
 def _seed(seed: int, epoch: int, purpose: str) -> int:

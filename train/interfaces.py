@@ -1,9 +1,11 @@
 """The roles in stage two: what a backbone and a missing-modality method are. It holds no implementation."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from train.batch import Batch
@@ -58,6 +60,30 @@ class Answer:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Matches:
+    """Whether sound and picture belong together: logits [batch, time, 2], class 1 for yes.
+
+    `matching` are of a second's own pair, `mismatching` of its sound with another video's picture; `real`, bool
+    [batch, time], says where the pair is there.
+    """
+
+    matching: Tensor
+    mismatching: Tensor
+    real: Tensor
+
+    def loss(self) -> Tensor:
+        """Return the mean cross-entropy (scalar) over all pairs of both kinds."""
+        weights = self.real.to(self.matching.dtype)
+        right = F.log_softmax(self.matching, dim=-1)[..., 1] + F.log_softmax(self.mismatching, dim=-1)[..., 0]
+        return -(right * weights).sum() / (2 * weights.sum()).clamp_min(1)
+
+    def count_right(self) -> int:
+        """Return how many pairs are told rightly."""
+        told = (self.matching.argmax(-1) == 1).long() + (self.mismatching.argmax(-1) == 0).long()
+        return int((told * self.real).sum())
+
+
 class Backbone(Protocol):
     """A model that answers questions about videos, open at three levels. Implementations are `torch.nn.Module`s.
 
@@ -102,6 +128,15 @@ class Backbone(Protocol):
         ...
 
 
+@runtime_checkable
+class GroundedBackbone(Protocol):
+    """What a backbone offers besides where it tells matching sound and picture from others."""
+
+    def match(self, representation: Representation) -> Matches:
+        """Return the logits of every second's own pair and of its pair with `negatives`, which must be there."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stage:
     """One part of a staged training: its name, its share of the epochs, and the parameters trained in it.
@@ -119,7 +154,8 @@ class MissingModalityMethod(Protocol):
 
     Both verbs take homogeneous batches (`Batch.split_by_presence`). `selection_scenarios`: the scenarios whose
     validation accuracies are averaged to choose a checkpoint. `trains_on`: "complete" where the loop must drop the
-    training rows that lack a modality before the method sees them, "all" otherwise.
+    training rows that lack a modality before the method sees them, "videos" where it wants one complete row a video,
+    "all" otherwise.
     Draws in training (dropout, noise) come from torch's default generator, which the loop seeds once and saves.
     """
 
@@ -133,6 +169,15 @@ class MissingModalityMethod(Protocol):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; nothing of an absent modality is read."""
+        ...
+
+
+@runtime_checkable
+class ScoredMethod(Protocol):
+    """What a method offers besides where answers are not what chooses its checkpoint."""
+
+    def score(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return percentages by name, over complete batches that carry negatives; their mean chooses."""
         ...
 
 

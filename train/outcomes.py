@@ -107,6 +107,8 @@ def evaluate_run(
     other questions.
     """
     method, config = load_run(run, device)
+    if config.objective != "answer":
+        raise UserError(f"run {run} is a pre-training ({config.objective}) and answers nothing: start a run from it")
     _check_weights(run, config, bank)
     if read_vocabulary(run) != manifest.vocabulary:
         raise UserError(

@@ -22,6 +22,7 @@ from pipeline.failure import UserError
 from pipeline.manifest import Vocabulary
 from train.backbones import find_backbone, make_backbone
 from train.config import TrainConfig
+from train.grounding import GroundingPretraining
 from train.interfaces import MissingModalityMethod
 from train.methods import find_method, make_method
 
@@ -47,6 +48,8 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
             f"they know {', '.join(sorted(known))}"
         )
     backbone = make_backbone(config.backbone, config.sizes, config.variant, **config.backbone_options)
+    if config.objective == "grounding":
+        return GroundingPretraining(backbone)
     return make_method(config.method, backbone, config.variant, **config.options)
 
 
@@ -154,6 +157,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     except ValueError as error:
         raise UserError(f"{path} is damaged ({_line(error)}): remove {run} and train it again") from None
+
+
+def best_validation(run: Path) -> dict[str, float]:
+    """Return the validation percentages of the epoch that was kept; {} where there is no val split."""
+    kept = [row for row in read_metrics(run) if row["selected"]]
+    return dict(kept[-1]["validation"]) if kept else {}
 
 
 def write_metrics(run: Path, metrics: list[dict[str, Any]]) -> None:

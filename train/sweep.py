@@ -121,9 +121,10 @@ def run_cells(
         report = None if progress is None else lambda said, name=cell.name: progress(name, said)
         claim_data(run, cell.config, manifest, bank)
         fit(cell.config, manifest, bank, run, resume=True, report=report)
-        if not _is_evaluated(run, split):
+        if cell.config.objective == "answer" and not _is_evaluated(run, split):
             evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
-    return {cell.name: summarise_run(out / cell.name, split) for cell in cells}
+    answering = (cell.name for cell in cells if cell.config.objective == "answer")
+    return {name: summarise_run(out / name, split) for name in answering}
 
 
 def write_evaluation(documents: dict[str, dict[str, Any]], path: Path) -> Path:

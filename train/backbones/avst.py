@@ -6,12 +6,11 @@ Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenari
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes
-from train.interfaces import Answer, Representation
+from train.interfaces import Answer, Matches, Representation
 from train.layers import (
     AudioStem,
     InputScale,
@@ -110,18 +109,18 @@ class Avst(nn.Module):
         logits = self.classifier(torch.tanh(joined * representation.question))
         if representation.negatives is None or any(representation.level(m) != "features" for m in MODALITIES):
             return Answer(logits)
-        return Answer(logits, {"match": MATCH_WEIGHT * self._match_loss(located, representation.negatives)})
+        return Answer(logits, {"match": MATCH_WEIGHT * self.match(located).loss()})
+
+    def match(self, representation: Representation) -> Matches:
+        """Return the match logits of the real pairs and of those with `representation.negatives`."""
+        assert representation.negatives is not None
+        audio, visual = representation.features["audio"], self.steps(representation)["visual"]
+        real = representation.mask("audio", audio) & representation.mask("visual", visual)
+        wrong = self.spatial_grounding(representation.negatives, audio)
+        return Matches(self.match_head(audio, visual), self.match_head(audio, wrong), real)
 
     def _pointer(self, representation: Representation, maps: Tensor) -> Tensor:
         if representation.level("audio") != "features":
             return maps.new_zeros(*maps.shape[:2], self.channels)
         audio = representation.features["audio"]
         return blank(audio, representation.mask("audio", audio))
-
-    def _match_loss(self, located: Representation, negatives: Tensor) -> Tensor:
-        audio, visual = located.features["audio"], located.steps["visual"]
-        real = (located.mask("audio", audio) & located.mask("visual", visual)).to(audio.dtype)
-        wrong = self.spatial_grounding(negatives, audio)
-        matching = F.log_softmax(self.match_head(audio, visual), dim=-1)[..., 1]
-        mismatching = F.log_softmax(self.match_head(audio, wrong), dim=-1)[..., 0]
-        return -((matching + mismatching) * real).sum() / (2 * real.sum()).clamp_min(1)
