@@ -1,0 +1,163 @@
+"""Official checkpoints become runs that answer as the official networks do (golden/official.json)."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from official_state import official_state, pictures, question_tokens, sound
+
+from pipeline.failure import UserError
+from pipeline.manifest import PADDING_TOKEN, Vocabulary
+from train.batch import Batch
+from train.cli.import_ import import_
+from train.importing import import_checkpoint, official_vocabulary, read_official
+from train.official import RELEASES
+from train.run_folder import load_run, read_vocabulary
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "official.json").read_text())
+SCENARIOS = {"complete": (), "audio-missing": ("audio",), "visual-missing": ("visual",)}
+
+
+def write_training_file(path: Path, words: int = 92, answers: int = 42) -> Path:
+    """Write an official training file of so many words (without the padding) and answers, in numbered order."""
+    texts = [[f"word{number}" for number in range(first, min(first + 8, words))] for first in range(0, words, 8)]
+    records = [
+        {
+            "question_content": f"{' '.join(texts[number % len(texts)])}?",
+            "templ_values": "[]",
+            "anser": f"answer{number}",
+        }
+        for number in range(answers)
+    ]
+    path.write_text(json.dumps(records))
+    return path
+
+
+def write_checkpoint(path: Path, kind: str, prefix: str = "module.", **changes: torch.Tensor) -> Path:
+    state = official_state(GOLDEN["shapes"][kind])
+    torch.save({prefix + name: values for name, values in {**state, **changes}.items()}, path)
+    return path
+
+
+def make_batch(rows: int) -> Batch:
+    there = torch.ones(rows, 10, dtype=torch.bool)
+    return Batch(
+        question={"tokens": question_tokens(rows)},
+        audio={"vggish": sound(rows)},
+        visual={"resnet18-map": pictures(rows)},
+        audio_mask=there,
+        visual_mask=there,
+        answer=torch.zeros(rows, dtype=torch.long),
+        type=("",) * rows,
+        question_id=tuple(map(str, range(rows))),
+        video_id=tuple(map(str, range(rows))),
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("official")
+    write_training_file(folder / "avqa-train.json")
+    for kind in RELEASES:
+        write_checkpoint(folder / f"{kind}.pt", kind)
+    return folder
+
+
+def run_import(files: Path, kind: str, out: Path, vocabulary: Vocabulary | None = None):
+    imported = import_checkpoint(kind, files / f"{kind}.pt", files, out, "m", "s", vocabulary)
+    return imported, load_run(out)[0]
+
+
+@torch.no_grad()
+def agrees(found: torch.Tensor, name: str) -> bool:
+    expected = torch.tensor(GOLDEN["logits"][name])
+    return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max())
+
+
+def test_avst_answers_as_the_official_network(files, tmp_path):
+    imported, method = run_import(files, "avst", tmp_path / "run")
+    with torch.no_grad():
+        assert agrees(method.predict(make_batch(2)), "avst")
+    assert imported.mapped == 45
+    assert "visual_net.conv1.weight" in imported.unused
+    assert imported.unknown == ()
+    assert all(name.startswith(("backbone.input_scales.", "filling.")) for name in imported.fresh)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_missing_avqa_answers_as_its_parts_do(files, tmp_path, scenario):
+    _, method = run_import(files, "missing-avqa", tmp_path / "run")
+    with torch.no_grad():
+        assert agrees(method.predict(make_batch(1).without(*SCENARIOS[scenario])), scenario)
+
+
+def test_the_number_of_slots_and_steps_is_read_from_the_file(files, tmp_path):
+    shapes = dict(GOLDEN["shapes"]["missing-avqa"])
+    for modality, width in (("question", 512), ("audio", 512), ("visual", 100352)):
+        shapes[f"memory_network.{modality}_memory"] = [25, width]
+    shapes["diffusion.betas"] = [5]
+    torch.save(official_state(shapes), tmp_path / "small.pt")
+    import_checkpoint("missing-avqa", tmp_path / "small.pt", files, tmp_path / "run", "m", "s")
+    method, config = load_run(tmp_path / "run")
+    assert config.options == {"slots": 25, "steps": 5}
+    assert method.refiner.diffusion.steps == 5
+
+
+def test_words_and_answers_come_into_the_manifests_order(files, tmp_path):
+    frozen = official_vocabulary(files / "avqa-train.json")
+    assert (len(frozen.tokens), len(frozen.answers)) == (93, 42)
+    _, official = run_import(files, "avst", tmp_path / "official")
+    order = Vocabulary((PADDING_TOKEN, *reversed(frozen.tokens[1:])), tuple(reversed(frozen.answers)))
+    _, moved = run_import(files, "avst", tmp_path / "moved", order)
+    assert read_vocabulary(tmp_path / "moved") == order
+    batch = make_batch(2)
+    tokens = batch.question["tokens"]
+    renumbered = replace(batch, question={"tokens": torch.where(tokens > 0, 93 - tokens, 0)})
+    with torch.no_grad():
+        torch.testing.assert_close(moved.predict(renumbered), official.predict(batch).flip(1))
+    other = replace(order, answers=("unheard of", *order.answers[1:]))
+    with pytest.raises(UserError, match="do not share 2 words or answers"):
+        run_import(files, "avst", tmp_path / "other", other)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_does_not_fit_is_named_before_anything_is_written(files, tmp_path):
+    def fails(match: str, checkpoint: Path, annotations: Path = files) -> None:
+        with pytest.raises(UserError, match=match):
+            import_checkpoint("avst", checkpoint, annotations, tmp_path / "run", "m", "s")
+        assert not (tmp_path / "run").exists()
+
+    fails("is not there", tmp_path / "nowhere.pt")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    fails("cannot be read", tmp_path / "text.pt")
+    torch.save({"epoch": 3}, tmp_path / "odd.pt")
+    fails("not a state dict", tmp_path / "odd.pt")
+    torch.save({"fc_ans.bias": torch.zeros(42)}, tmp_path / "part.pt")
+    fails("missing: .*backbone", tmp_path / "part.pt")
+    write_training_file(tmp_path / "short.json", words=80, answers=41)
+    fails("wrong shape: .*classifier", files / "avst.pt", tmp_path / "short.json")
+    (tmp_path / "empty").mkdir()
+    fails("holds no official training file", files / "avst.pt", tmp_path / "empty")
+
+
+def test_unknown_tensors_are_reported_and_code_is_never_run(files, tmp_path):
+    write_checkpoint(tmp_path / "more.pt", "avst", novelty=torch.zeros(1))
+    imported = import_checkpoint("avst", tmp_path / "more.pt", files, tmp_path / "run", "m", "s")
+    assert imported.unknown == ("novelty",)
+    torch.save({"fc_ans.bias": Path("/")}, tmp_path / "code.pt")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_official(tmp_path / "code.pt")
+
+
+def test_the_command_reports_and_refuses_a_second_run(files, tmp_path):
+    arguments = ["avst", str(files / "avst.pt"), "--annotations", str(files), "--out", str(tmp_path / "run"), "--json"]
+    arguments += ["--manifest", str(tmp_path / "no manifest")]
+    done = CliRunner().invoke(import_, arguments)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["mapped"] == 45
+    again = CliRunner().invoke(import_, arguments)
+    assert again.exit_code == 2
+    assert "already holds a run" in again.stderr

@@ -1,0 +1,161 @@
+"""Which tensor of an official checkpoint is which of ours, release by release, as data. It reads no file.
+
+Source: the state dicts of the released networks: GeWu-Lab/MUSIC-AVQA (AVST), VisualAIKHU/Missing-AVQA (RMM and AVR on
+AVST), GeWu-Lab/PSTP-Net.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+Names = tuple[tuple[str, str], ...]
+
+
+def _nothing(official: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {}
+
+
+def _as_it_is(name: str, values: Tensor) -> Tensor:
+    return values
+
+
+@dataclass(frozen=True)
+class Release:
+    """One official release.
+
+    `settings`: of `train.config.make_config`. `sizes`: of `train.config.ModelSizes`, less the vocabulary's.
+    `training_files`: where the training file lies below a folder of annotations. `names`: (official prefix, ours).
+    `unused`: patterns of official tensors that no forward pass reads. `fresh`: patterns of ours that no release holds.
+    `words`, `answers`: our tensors whose rows are words or answers. `read`: the method's options that the tensors tell.
+    `parts`: (pattern, replacement) for what follows a prefix. `convert`: what an official tensor becomes under our
+    name.
+    """
+
+    source: str
+    settings: dict[str, Any]
+    sizes: dict[str, Any]
+    training_files: tuple[str, ...]
+    names: Names
+    unused: tuple[str, ...]
+    fresh: tuple[str, ...]
+    words: tuple[str, ...]
+    answers: tuple[str, ...]
+    parts: Names = ()
+    read: Callable[[Mapping[str, Tensor]], dict[str, Any]] = field(default=_nothing)
+    convert: Callable[[str, Tensor], Tensor] = field(default=_as_it_is)
+
+    def rename(self, name: str) -> str | None:
+        """Return our name of the official tensor `name`, or None where we have no use for it."""
+        for official, ours in self.names:
+            if name.startswith(official):
+                rest = name.removeprefix(official)
+                for pattern, replacement in self.parts:
+                    rest = re.sub(pattern, replacement, rest)
+                return ours + rest
+        return None
+
+
+_GROUNDING: Names = (
+    ("fc_a1.", "backbone.audio_stem.layers.0."),
+    ("fc_a2.", "backbone.audio_stem.layers.2."),
+    ("fc_gl.", "backbone.spatial_grounding.output."),
+    *((f"fc{1 + i}.", f"backbone.match_head.layers.{2 * i}.") for i in range(4)),
+)
+
+_TEMPORAL: Names = tuple(
+    pair
+    for modality, first in (("visual", 1), ("audio", 2))
+    for pair in (
+        (f"attn_{modality[0]}.", f"backbone.temporal_grounding.{modality}.attention."),
+        (f"linear{first}1.", f"backbone.temporal_grounding.{modality}.feed_forward.0."),
+        (f"linear{first}2.", f"backbone.temporal_grounding.{modality}.feed_forward.3."),
+        (f"norm{first}.", f"backbone.temporal_grounding.{modality}.norm."),
+    )
+)
+
+_AVST: Names = (
+    *_GROUNDING,
+    *_TEMPORAL,
+    ("question_encoder.word2vec.", "backbone.question_encoder.embedding."),
+    ("question_encoder.lstm.", "backbone.question_encoder.lstm."),
+    ("question_encoder.fc.", "backbone.question_encoder.output."),
+    ("fc_fusion.", "backbone.fusion."),
+    ("fc_ans.", "backbone.classifier."),
+)
+
+_AVST_UNUSED = ("visual_net.*", "fc_a?_pure.*", "fc_v.*", "fc_st.*", "fc.*", "fc_aq.*", "fc_vq.*", "norm3.*")
+_AVST_SIZES = {"input_shapes": {"vggish": (128,), "resnet18-map": (512, 14, 14)}}
+_AVST_WORDS = ("backbone.question_encoder.embedding.weight",)
+_ANSWERS = ("backbone.classifier.weight", "backbone.classifier.bias")
+_JSON = ("avqa-train.json", "json/avqa-train.json", "data/json/avqa-train.json")
+_FRESH = ("backbone.input_scales.*", "filling.*")
+
+_UNET: Names = (
+    ("unet.init_conv.", "refiner.diffusion.network.stem."),
+    ("unet.time_mlp.", "refiner.diffusion.network.embed_step."),
+    ("unet.downs.", "refiner.diffusion.network.down."),
+    ("unet.ups.", "refiner.diffusion.network.up."),
+    ("unet.mid_block1.", "refiner.diffusion.network.middle_before."),
+    ("unet.mid_attn.", "refiner.diffusion.network.middle_attention."),
+    ("unet.mid_block2.", "refiner.diffusion.network.middle_after."),
+    ("unet.final_res_block.", "refiner.diffusion.network.last_block."),
+    ("unet.final_conv.", "refiner.diffusion.network.head."),
+)
+
+# Inside a level 0 and 1 are blocks, 2 the attention, 3 the change of resolution.
+_UNET_PARTS: Names = (
+    *((rf"^(\d)\.{i}\.", rf"\1.{part}.") for i, part in enumerate(("block1", "block2", "attention", "change"))),
+    (r"block(\d)\.proj\.", r"conv\1."),
+    (r"block(\d)\.norm\.", r"norm\1."),
+    (r"mlp\.", "modulation."),
+    (r"res_conv\.", "shortcut."),
+    (r"mem_kv$", "memory"),
+    (r"to_qkv\.", "qkv."),
+    (r"to_out\.", "out."),
+    (r"\.g$", ".gain"),
+)
+
+
+def _read_missing_avqa(official: Mapping[str, Tensor]) -> dict[str, Any]:
+    options = {"slots": official.get("memory_network.question_memory"), "steps": official.get("diffusion.betas")}
+    return {name: len(values) for name, values in options.items() if values is not None}
+
+
+RELEASES = {
+    "avst": Release(
+        source="AVST (GeWu-Lab/MUSIC-AVQA, net_grd_avst)",
+        settings={"preset": "avst"},
+        sizes=_AVST_SIZES,
+        training_files=_JSON,
+        names=_AVST,
+        unused=_AVST_UNUSED,
+        fresh=_FRESH,
+        words=_AVST_WORDS,
+        answers=_ANSWERS,
+    ),
+    "missing-avqa": Release(
+        source="Missing-AVQA (VisualAIKHU/Missing-AVQA)",
+        settings={"preset": "released", "backbone": "avst", "method": "rmm-avr", "variant": "released"},
+        sizes=_AVST_SIZES,
+        training_files=_JSON,
+        names=(
+            *_AVST,
+            *_UNET,
+            ("kr.", "refiner.join."),
+            ("kr2.", "refiner.read."),
+            ("memory_network.question_memory", "memory.slots.question"),
+            ("memory_network.audio_memory", "memory.slots.audio"),
+            ("memory_network.visual_memory", "memory.slots.visual"),
+        ),
+        # The diffusion holds the U-Net once more, and a schedule that we compute.
+        unused=(*_AVST_UNUSED, "conv_sm.*", "diffusion.*"),
+        fresh=(*_FRESH, "unseen.*", "memory.moments.*", "memory.placed", "refiner.moments.*"),
+        words=_AVST_WORDS,
+        answers=_ANSWERS,
+        parts=_UNET_PARTS,
+        read=_read_missing_avqa,
+    ),
+}
