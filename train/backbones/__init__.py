@@ -27,6 +27,10 @@ BACKBONES = {
         "train.backbones.avst:Avst",
         "Li et al., CVPR 2022, Learning to Answer Questions in Dynamic AV Scenarios",
     ),
+    "pano": BackboneEntry(
+        "train.backbones.pano:Pano",
+        "Yun et al., ICCV 2021, Pano-AVQA: Grounded AVQA on 360 degree Videos",
+    ),
 }
 
 

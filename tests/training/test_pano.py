@@ -1,0 +1,280 @@
+"""What is particular to Pano: elements and their places, who looks at whom, levels, sizes. The rest: test_backbones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from train.backbones.pano import Pano, _cut
+from train.batch import MODALITIES, Batch
+from train.config import ModelSizes
+from train.generation import ConstantAnswer
+from train.interfaces import Representation
+
+PAPER = ModelSizes(words=93, answers=42, input_shapes={"vggish": (128,), "resnet18-map": (512, 14, 14)})
+ONE_CROSS_LAYER = (1, 1, 1, 1)
+
+
+def sizes(*map_shape: int) -> ModelSizes:
+    shapes = {"vggish": (8,), "resnet18-map": (16, *map_shape)}
+    return ModelSizes(words=20, answers=7, input_shapes=shapes, channels=16, time_steps=4)
+
+
+def make(*map_shape: int, **options) -> Pano:
+    """Return a Pano in evaluation whose weights are large enough for every path to show in its numbers."""
+    torch.manual_seed(0)
+    backbone = Pano(sizes(*(map_shape or (4, 4))), **options).eval()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(10)
+    return backbone
+
+
+def make_batch(*map_shape: int, rows: int = 3, time: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, 20, (rows, 14), generator=generator)
+    tokens[:, 9:] = 0
+    there = torch.ones(rows, time, dtype=torch.bool)
+    return Batch(
+        question={"tokens": tokens},
+        audio={"vggish": torch.randn(rows, time, 8, generator=generator)},
+        visual={"resnet18-map": torch.randn(rows, time, 16, *(map_shape or (4, 4)), generator=generator)},
+        audio_mask=there,
+        visual_mask=there,
+        answer=torch.randint(0, 7, (rows,), generator=generator),
+        type=("",) * rows,
+        question_id=("",) * rows,
+        video_id=("",) * rows,
+    )
+
+
+def embedded(backbone: Pano, representation: Representation) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Return {modality: (elements, coordinates, mask)} as the embeddings of the modalities are given them."""
+    given = {}
+    hooks = [
+        backbone.embeddings[m].register_forward_pre_hook(lambda _, inputs, m=m: given.__setitem__(m, inputs))
+        for m in MODALITIES
+    ]
+    backbone.pool(representation)
+    for hook in hooks:
+        hook.remove()
+    return given
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [({}, 53_855_274), ({"hidden": 768, "heads": 12, "layers": (9, 5, 5, 5)}, 291_438_378)],
+    ids=["small", "faithful"],
+)
+def test_has_the_parameters_that_it_says(options, parameters):
+    with torch.device("meta"):
+        backbone = Pano(PAPER, **options)
+    assert sum(p.numel() for p in backbone.parameters()) == parameters
+    assert f"{parameters:,}" in Pano.__doc__
+
+
+def test_layers_are_counted_question_visual_audio_cross():
+    backbone = make(layers=[4, 3, 2, 1])
+    assert [len(backbone.stacks[name]) for name in ("question", "visual", "audio")] == [4, 3, 2]
+    assert len(backbone.cross_layers) == 1
+
+
+@pytest.mark.parametrize(("channels", "asked", "taken"), [(16, 8, 8), (12, 8, 6), (16, 12, 8), (7, 8, 7), (18, 4, 3)])
+def test_takes_the_most_heads_that_divide_the_width(channels, asked, taken):
+    backbone = Pano(sizes(4, 4), hidden=channels, heads=asked)
+    assert backbone.cross_layers[0].cross["audio"].heads == taken
+
+
+def test_starts_as_bert_but_for_the_stem():
+    torch.manual_seed(0)
+    backbone = Pano(PAPER, layers=ONE_CROSS_LAYER)
+    for name, parameter in backbone.named_parameters():
+        if name.startswith("audio_stem"):
+            continue
+        if parameter.dim() == 2:
+            assert abs(float(parameter.detach().std()) - 0.02) < 2e-3, name
+        else:
+            assert (parameter == float(name.endswith("weight"))).all(), name
+
+
+def test_every_norm_divides_by_the_papers_epsilon():
+    norms = [module for module in make().modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) > 20
+    assert {norm.eps for norm in norms} == {1e-12}
+
+
+@pytest.mark.parametrize("shape", [(14, 14), (2, 2), (7, 5), (3, 2), (1, 4), (1, 1)])
+def test_maps_are_pooled_to_two_by_two_objects_or_what_they_have(shape):
+    backbone, batch = make(*shape), make_batch(*shape)
+    sides = tuple(min(side, 2) for side in shape)
+    maps = batch.visual["resnet18-map"]
+    expected = F.adaptive_avg_pool2d(maps.flatten(0, 1), sides).unflatten(0, (3, 4)).flatten(3).transpose(2, 3)
+    elements, coordinates, _ = embedded(backbone, backbone.encode(batch))["visual"]
+    torch.testing.assert_close(elements, expected)
+    assert coordinates.shape == (4, sides[0] * sides[1], 5)
+
+
+def test_an_object_is_at_the_time_and_the_place_that_it_was_pooled_from():
+    backbone = make(4, 4)
+    coordinates = embedded(backbone, backbone.encode(make_batch(4, 4)))["visual"][1]
+    assert coordinates[0].tolist() == [
+        [0, 0.25, 0.25, 0.5, 0.5],
+        [0, 0.75, 0.25, 0.5, 0.5],
+        [0, 0.25, 0.75, 0.5, 0.5],
+        [0, 0.75, 0.75, 0.5, 0.5],
+    ]
+    assert coordinates[:, 0, 0].tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def test_parts_of_an_odd_side_share_its_middle():
+    weights, spans = _cut(3)
+    assert weights.tolist() == [[0.5, 0], [0.5, 0.5], [0, 0.5]]
+    torch.testing.assert_close(spans, torch.tensor([[1 / 3, 2 / 3], [2 / 3, 2 / 3]]))
+
+
+def test_a_sound_begins_at_its_share_of_the_steps_and_lasts_one_of_them():
+    backbone = make()
+    coordinates = embedded(backbone, backbone.encode(make_batch(time=3)))["audio"][1]
+    assert coordinates.tolist() == [[[0, 0.25]], [[0.25, 0.25]], [[0.5, 0.25]]]
+
+
+def test_order_in_time_counts():
+    backbone, batch = make(), make_batch()
+    for modality in MODALITIES:
+        turned = replace(batch, **{modality: {n: v.flip(1) for n, v in batch.features(modality).items()}})
+        expected = backbone.pool(backbone.encode(batch))[modality]
+        assert not torch.allclose(backbone.pool(backbone.encode(turned))[modality], expected)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_cls_is_the_mean_of_the_embedded_elements_that_are_there(modality):
+    backbone, batch = make(), make_batch()
+    mask = torch.tensor([[True] * 4, [True, True, False, False], [False] * 4])
+    found = backbone._embed(backbone.encode(replace(batch, **{f"{modality}_mask": mask})), modality)
+    objects = 4 if modality == "visual" else 1
+    assert found.mask.tolist() == [[row.any().item(), *row.repeat_interleave(objects).tolist()] for row in mask]
+    for row, steps in ((0, 4), (1, 2)):
+        elements = found.states[row, 1 : 1 + steps * objects]
+        torch.testing.assert_close(found.states[row, 0], elements.mean(0))
+
+
+def test_a_row_of_which_nothing_is_there_is_answered_as_if_the_modality_were_absent():
+    backbone, batch = make(), make_batch()
+    alone = backbone.pool(backbone.encode(batch.without("visual")))["audio"]
+    emptied = replace(batch, visual_mask=torch.tensor([[True] * 4, [False] * 4, [True] * 4]))
+    found = backbone.pool(backbone.encode(emptied))
+    assert all(vectors.isfinite().all() for vectors in found.values())
+    torch.testing.assert_close(found["audio"][1], alone[1])
+    assert not torch.allclose(found["audio"][0], alone[0])
+
+
+def test_the_question_is_its_cls_before_any_video_and_its_words_come_along():
+    backbone, batch = make(), make_batch()
+    entered = backbone.encode(batch)
+    assert entered.words.shape == (3, 15, 16)
+    assert torch.equal(entered.question, entered.words[:, 0])
+    assert entered.word_mask.sum(1).tolist() == [10, 10, 10]
+    assert torch.equal(backbone.encode(batch.without(*MODALITIES)).words, entered.words)
+
+
+def test_padding_after_the_words_changes_nothing_and_their_order_does():
+    backbone, batch = make(), make_batch()
+    tokens = batch.question["tokens"]
+    expected = backbone.answer(backbone.encode(batch)).logits
+    shorter = backbone.answer(backbone.encode(replace(batch, question={"tokens": tokens[:, :9]}))).logits
+    torch.testing.assert_close(shorter, expected)
+    turned = torch.cat((tokens[:, :9].flip(1), tokens[:, 9:]), 1)
+    assert not torch.allclose(
+        backbone.answer(backbone.encode(replace(batch, question={"tokens": turned}))).logits, expected
+    )
+
+
+def test_sound_looks_at_pictures_pictures_at_words_and_words_at_sound():
+    """In one cross-modal layer, each vector depends on itself and on the one that it looks at, and on no third."""
+    backbone = make(layers=ONE_CROSS_LAYER)
+    entered = backbone.encode(make_batch())
+    sources = {"question": entered.words, **entered.features}
+    leaves = {name: values.detach().requires_grad_() for name, values in sources.items()}
+    given = replace(entered, words=leaves.pop("question"), features=leaves)
+    pooled = backbone._pool(given, {})
+    for name, context in {"question": "audio", "audio": "visual", "visual": "question"}.items():
+        inputs = (given.words, given.features["audio"], given.features["visual"])
+        gradients = torch.autograd.grad(pooled[name].square().sum(), inputs, retain_graph=True, allow_unused=True)
+        reached = {n for n, g in zip(("question", *MODALITIES), gradients, strict=True) if g is not None and g.any()}
+        assert reached == {name, context}
+
+
+def test_a_pooled_vector_is_looked_at_as_it_is_and_enters_the_answer_so():
+    backbone = make(layers=ONE_CROSS_LAYER)
+    entered = backbone.encode(make_batch().without("visual"))
+    vectors = torch.randn(2, 3, 16)
+    one, other = (backbone.pool(replace(entered, pooled={"visual": vector})) for vector in vectors)
+    assert torch.equal(one["visual"], vectors[0])
+    assert not torch.allclose(one["audio"], other["audio"])
+    given = replace(entered, pooled={"visual": vectors[0]})
+    pooled = backbone._pool(given, {})
+    expected = backbone.classifier(torch.cat((pooled["question"], pooled["audio"], vectors[0]), -1))
+    torch.testing.assert_close(backbone.answer(given).logits, expected)
+
+
+def test_given_steps_are_one_object_over_the_whole_picture():
+    for options in ({}, {"hidden": 24}):
+        backbone = make(1, 1, **options)
+        entered = backbone.encode(make_batch(1, 1))
+        given = replace(entered, features={}, steps=backbone.steps(entered))
+        torch.testing.assert_close(backbone.answer(given).logits, backbone.answer(entered).logits)
+    backbone = make(4, 4)
+    entered = backbone.encode(make_batch(4, 4))
+    coordinates = embedded(backbone, replace(entered, steps=backbone.steps(entered)))["visual"][1]
+    assert coordinates.shape == (4, 1, 5)
+    assert coordinates[:, 0, 1:].tolist() == [[0.5, 0.5, 1, 1]] * 4
+
+
+def test_a_given_step_that_is_not_there_is_not_read():
+    backbone = make()
+    entered = backbone.encode(make_batch())
+    mask = torch.arange(4).expand(3, 4) < 3
+    steps = {m: values.masked_fill(~mask[..., None], torch.nan) for m, values in backbone.steps(entered).items()}
+    given = replace(entered, steps=steps, masks=dict.fromkeys(MODALITIES, mask))
+    shorter = {m: values[:, :3] for m, values in steps.items()}
+    expected = backbone.answer(replace(entered, steps=shorter, masks=dict.fromkeys(MODALITIES, mask[:, :3]))).logits
+    torch.testing.assert_close(backbone.answer(given).logits, expected)
+
+
+def test_a_wider_model_lifts_its_features_and_learns_the_lift():
+    backbone, batch = make(hidden=24), make_batch()
+    entered = backbone.encode(batch)
+    assert backbone.channels == entered.question.shape[1] == 24
+    assert backbone.feature_shapes == {"audio": (16,), "visual": (16, 4, 4)}
+    assert {steps.shape[2] for steps in backbone.steps(entered).values()} == {24}
+    F.cross_entropy(backbone.answer(entered).logits, batch.answer).backward()
+    assert [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_prompts_of_one_modality_reach_who_looks_at_it():
+    backbone = make(layers=ONE_CROSS_LAYER)
+    entered = backbone.encode(make_batch())
+    plain = backbone.pool(entered)
+    prompted = backbone.pool(entered, {"visual": torch.randn(2, 16)})
+    assert all(not torch.allclose(prompted[m], plain[m]) for m in MODALITIES)
+    torch.testing.assert_close(backbone.pool(entered, {"audio": torch.randn(2, 16)})["visual"], plain["visual"])
+
+
+def test_constants_learn_from_zero_by_moderate_gradients():
+    torch.manual_seed(0)
+    backbone, batch = Pano(sizes(4, 4), layers=(1, 1, 1, 5)), make_batch()
+    constants = ConstantAnswer(backbone)
+    constants.loss(backbone, backbone.encode(batch), batch.answer).backward()
+    for parameter in constants.parameters():
+        assert 0 < float(parameter.grad.norm()) < 10
+
+
+def test_refuses_a_question_without_words_and_pictures_that_are_no_maps():
+    backbone = make()
+    entered = backbone.encode(make_batch())
+    with pytest.raises(ValueError, match="word by word"):
+        backbone.answer(replace(entered, words=None))
+    with pytest.raises(ValueError, match=r"\(16,\)"):
+        Pano(sizes())
