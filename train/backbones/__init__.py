@@ -27,6 +27,11 @@ BACKBONES = {
         "train.backbones.avst:Avst",
         "Li et al., CVPR 2022, Learning to Answer Questions in Dynamic AV Scenarios",
     ),
+    "pstp": BackboneEntry(
+        "train.backbones.pstp:Pstp",
+        "Li et al., ACM MM 2023, Progressive Spatio-temporal Perception for AVQA",
+        variants=("paper", "released"),
+    ),
 }
 
 
