@@ -124,6 +124,39 @@ def test_a_narrower_joint_map_and_a_pooled_picture_are_allowed():
     assert refiner.join.weight.shape == (5, 14, 1, 1)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tokens_come_back_as_tokens_each_reading_the_sound_and_the_rest_of_the_picture(variant):
+    refiner = small_refiner(variant, {"audio": (6,), "visual": (1 + 9, 8)}).eval()
+    torch.nn.init.normal_(refiner.read.weight)
+    audio, tokens = torch.randn(2, 6), torch.rand(2, 10, 8)
+    base = refiner.refine(audio, tokens)
+    assert (base[0].shape, base[1].shape) == (audio.shape, tokens.shape)
+    for place in (0, 5):
+        other = tokens.clone()
+        other[:, place] += 1
+        for changed in (refiner.refine(audio + 1, tokens), refiner.refine(audio, other)):
+            moved = [(after - before).abs().amax(-1) for before, after in zip(base, changed, strict=True)]
+            assert moved[0].min() > 1e-4
+            assert moved[1][:, [0, 5, 9]].min() > 1e-4
+
+
+def test_tokens_are_a_summary_and_the_cells_of_a_square_row_by_row():
+    refiner = small_refiner(shapes={"audio": (6,), "visual": (1 + 9, 8)})
+    audio, tokens = torch.randn(2, 6), torch.rand(2, 10, 8)
+    vector, cells = refiner._unfold(audio, tokens)
+    assert torch.equal(vector, torch.cat((audio, tokens[:, 0]), 1))
+    assert torch.equal(cells[:, :, 1, 2], tokens[:, 1 + 3 * 1 + 2])
+    folded = refiner._fold(vector, cells)
+    assert torch.equal(folded[0], audio)
+    assert torch.equal(folded[1], tokens)
+
+
+@pytest.mark.parametrize("visual", [(8, 8), (1, 8)])
+def test_tokens_that_make_no_square_are_refused(visual):
+    with pytest.raises(ValueError, match="AVR joins"):
+        small_refiner(shapes={"audio": (6,), "visual": visual})
+
+
 def test_features_that_cannot_be_joined_are_refused():
     with pytest.raises(ValueError, match="AVR joins an audio vector and a map"):
         small_refiner(shapes={"audio": (6, 2), "visual": (8, 3, 3)})

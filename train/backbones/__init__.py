@@ -31,6 +31,11 @@ BACKBONES = {
         "train.backbones.pano:Pano",
         "Yun et al., ICCV 2021, Pano-AVQA: Grounded AVQA on 360 degree Videos",
     ),
+    "pstp": BackboneEntry(
+        "train.backbones.pstp:Pstp",
+        "Li et al., ACM MM 2023, Progressive Spatio-temporal Perception for AVQA",
+        variants=("paper", "released"),
+    ),
 }
 
 
