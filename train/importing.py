@@ -155,7 +155,7 @@ def _map(
         if ours is None:
             (unused if _matches(name, release.unused) else unknown).append(name)
             continue
-        state[ours] = release.convert(ours, values)
+        state[ours] = values
     missing = [name for name in own if name not in state]
     lacking = [name for name in missing if not _matches(name, release.fresh)]
     wrong = [f"{n} {list(v.shape)}, not {list(own[n].shape)}" for n, v in state.items() if own[n].shape != v.shape]

@@ -18,10 +18,6 @@ def _nothing(official: Mapping[str, Tensor]) -> dict[str, Any]:
     return {}
 
 
-def _as_it_is(name: str, values: Tensor) -> Tensor:
-    return values
-
-
 @dataclass(frozen=True)
 class Release:
     """One official release.
@@ -30,8 +26,7 @@ class Release:
     `training_files`: where the training file lies below a folder of annotations. `names`: (official prefix, ours).
     `unused`: patterns of official tensors that no forward pass reads. `fresh`: patterns of ours that no release holds.
     `words`, `answers`: our tensors whose rows are words or answers. `read`: the method's options that the tensors tell.
-    `parts`: (pattern, replacement) for what follows a prefix. `convert`: what an official tensor becomes under our
-    name.
+    `parts`: (pattern, replacement) for what follows a prefix.
     """
 
     source: str
@@ -45,7 +40,6 @@ class Release:
     answers: tuple[str, ...]
     parts: Names = ()
     read: Callable[[Mapping[str, Tensor]], dict[str, Any]] = field(default=_nothing)
-    convert: Callable[[str, Tensor], Tensor] = field(default=_as_it_is)
 
     def rename(self, name: str) -> str | None:
         """Return our name of the official tensor `name`, or None where we have no use for it."""
@@ -157,5 +151,43 @@ RELEASES = {
         answers=_ANSWERS,
         parts=_UNET_PARTS,
         read=_read_missing_avqa,
+    ),
+    "pstp": Release(
+        source="PSTP-Net (GeWu-Lab/PSTP-Net)",
+        settings={"preset": "pstp", "variant": "released"},
+        sizes={
+            "input_shapes": {"vggish": (128,), "clip-vit-b32": (50, 512)},
+            "question_shapes": {"clip-vit-b32-sentence": (512,), "clip-vit-b32-words": (77, 512)},
+            "time_steps": 60,
+        },
+        training_files=("music_avqa_train.json", "split_que_id/music_avqa_train.json", *_JSON),
+        names=(
+            ("fc_a.", "backbone.audio_stem."),
+            ("fc_v.", "backbone.visual_stem."),
+            ("fc_q.", "backbone.question_stem."),
+            ("fc_word.", "backbone.word_stem."),
+            ("GlobalSelf_Module.layers.0.self_attn.", "backbone.fusion.0.self_attention."),
+            ("GlobalSelf_Module.layers.0.linear1.", "backbone.fusion.0.feed_forward.0."),
+            ("GlobalSelf_Module.layers.0.linear2.", "backbone.fusion.0.feed_forward.3."),
+            ("GlobalSelf_Module.layers.0.norm1.", "backbone.fusion.0.attention_norm."),
+            ("GlobalSelf_Module.layers.0.norm2.", "backbone.fusion.0.output_norm."),
+            ("fc_answer_pred.", "backbone.classifier."),
+        ),
+        # What chooses and perceives was computed and thrown away in the release, so it never learnt.
+        unused=(
+            "TempSegsSelect_Module.*",
+            "SpatRegsSelect_Module.*",
+            "AudioGuidedVisualAttn.*",
+            "GlobalLocal_Module.*",
+            "GlobalSelf_Module.*",
+            "SM_fusion.*",
+            "audio_fusion.*",
+            "visual_fusion.*",
+            "fc_*",
+            "question_encoder.*",
+        ),
+        fresh=_FRESH,
+        words=(),
+        answers=_ANSWERS,
     ),
 }

@@ -42,6 +42,12 @@ def write_checkpoint(path: Path, kind: str, prefix: str = "module.", **changes: 
     return path
 
 
+def pstp_batch() -> Batch:
+    from test_pstp_golden import formula_batch
+
+    return formula_batch()
+
+
 def make_batch(rows: int) -> Batch:
     there = torch.ones(rows, 10, dtype=torch.bool)
     return Batch(
@@ -85,6 +91,13 @@ def test_avst_answers_as_the_official_network(files, tmp_path):
     assert "visual_net.conv1.weight" in imported.unused
     assert imported.unknown == ()
     assert all(name.startswith(("backbone.input_scales.", "filling.")) for name in imported.fresh)
+
+
+def test_pstp_answers_as_the_official_network(files, tmp_path):
+    imported, method = run_import(files, "pstp", tmp_path / "run")
+    with torch.no_grad():
+        assert agrees(method.predict(pstp_batch()), "pstp")
+    assert imported.unknown == ()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

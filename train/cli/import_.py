@@ -35,13 +35,15 @@ def import_(
 ) -> None:
     """Make a run of an official CHECKPOINT, so that 'mavqa-evaluate' takes it.
 
-    Words and answers are numbered as the release numbers them, by the official training file in --annotations, and then
-    brought into the order of the manifest, if that is there. Only tensors are read from the file.
+    AVST, the missing-modality method on AVST, or PSTP-Net as it was released. Words and answers are numbered as the
+    release numbers them, by the official training file in --annotations, and then brought into the order of the
+    manifest, if that is there. Only tensors are read from the file.
 
     \b
     Examples:
       mavqa-import avst avst.pt --annotations MUSIC-AVQA/data --out runs/official-avst
       mavqa-import missing-avqa weight_epoch_50.pt --annotations MUSIC-AVQA/data --out runs/official-missing-avqa
+      mavqa-import pstp PSTP_Net.pt --annotations MUSIC-AVQA/data --out runs/official-pstp
     """
     manifest = manifest or Path("data_manifests") / dataset
     store = store or Path("stores") / f"{dataset}.zarr"
