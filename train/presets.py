@@ -113,6 +113,11 @@ PRESETS = {
             "standardise": True,
             "map_size": 2,
         },
+        backbones={
+            "avsd": {"channels": 256},
+            "pano": {"channels": 128, "backbone_options": {"layers": [1, 1, 1, 2]}},
+            "pstp": {"channels": 128, "backbone_options": {"segments": 5, "top_segments": 3, "top_patches": 16}},
+        },
         options={
             "rmm": {"slots": 16},
             "avr": _DEMO_DIFFUSION,
