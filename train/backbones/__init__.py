@@ -27,6 +27,11 @@ BACKBONES = {
         "train.backbones.avst:Avst",
         "Li et al., CVPR 2022, Learning to Answer Questions in Dynamic AV Scenarios",
     ),
+    "avsd": BackboneEntry(
+        "train.backbones.avsd:Avsd",
+        "Schwartz et al., CVPR 2019, A Simple Baseline for Audio-Visual Scene-Aware Dialog",
+        ("paper", "released"),
+    ),
 }
 
 
