@@ -32,6 +32,10 @@ BACKBONES = {
         "Schwartz et al., CVPR 2019, A Simple Baseline for Audio-Visual Scene-Aware Dialog",
         ("paper", "released"),
     ),
+    "baseline": BackboneEntry(
+        "train.backbones.baseline:Baseline",
+        "Li et al., CVPR 2022, AVST without its spatial grounding (the released net_grd_baseline)",
+    ),
 }
 
 
