@@ -36,6 +36,15 @@ BACKBONES = {
         "Li et al., ACM MM 2023, Progressive Spatio-temporal Perception for AVQA",
         variants=("paper", "released"),
     ),
+    "avsd": BackboneEntry(
+        "train.backbones.avsd:Avsd",
+        "Schwartz et al., CVPR 2019, A Simple Baseline for Audio-Visual Scene-Aware Dialog",
+        ("paper", "released"),
+    ),
+    "baseline": BackboneEntry(
+        "train.backbones.baseline:Baseline",
+        "Li et al., CVPR 2022, AVST without its spatial grounding (the released net_grd_baseline)",
+    ),
 }
 
 

@@ -1,0 +1,88 @@
+"""The question at seconds of sound and picture, without spatial grounding: AVST's baseline. It knows no method.
+
+Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022, the row "AV+Q+TG" of
+its ablation (so read from the released `net_grd_baseline`, which names no row).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from train.batch import MODALITIES, Batch
+from train.config import ModelSizes
+from train.interfaces import Answer, Representation
+from train.layers import AudioStem, InputScale, QuestionEncoder, TemporalGrounding, blank
+
+
+class Baseline(nn.Module):
+    """Ground seconds of sound and of picture by the question; a picture is the mean of its places.
+
+    Features: audio [batch, time, channel] after the stem, visual [batch, time, channel, height, width] as stored.
+
+    Source: the released `net_grd_baseline`; 6,702,634 parameters at 93 words, 42 answers and 512 channels.
+    Differs from the released code: its unused layers and its negatives of zeros are not there; any number of steps
+    and any map size; steps that are not there are masked out of the attention.
+    """
+
+    needs = {"question": ("tokens",), "audio": ("vggish",), "visual": ("resnet18-map",)}  # noqa: RUF012
+    uses_negatives = False
+
+    def __init__(self, sizes: ModelSizes) -> None:
+        super().__init__()
+        (audio_channels,), map_shape = sizes.input_shapes["vggish"], sizes.input_shapes["resnet18-map"]
+        if len(map_shape) != 3 or map_shape[0] != sizes.channels:
+            raise ValueError(f"the baseline attends to maps {map_shape} by {sizes.channels} channels: give it as many")
+        self.channels = sizes.channels
+        self.time_steps = sizes.time_steps
+        self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
+        self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}
+        self.input_scales = nn.ModuleDict({name: InputScale(shape[0]) for name, shape in self.input_shapes.items()})
+        self.question_encoder = QuestionEncoder(sizes.words, sizes.channels)
+        self.audio_stem = AudioStem(audio_channels, sizes.channels)
+        self.temporal_grounding = nn.ModuleDict(
+            {m: TemporalGrounding(sizes.channels, sizes.heads, sizes.dropout) for m in MODALITIES}
+        )
+        self.fusion = nn.Linear(2 * sizes.channels, sizes.channels)
+        self.classifier = nn.Linear(sizes.channels, sizes.answers)
+
+    def encode(self, batch: Batch) -> Representation:
+        """Return the stem's audio and the stored maps, scaled as the run says; steps that are not there are zero."""
+        features = {}
+        if batch.audio is not None:
+            scaled = self.input_scales["vggish"](batch.audio["vggish"])
+            audio = self.audio_stem(blank(scaled, batch.audio_mask))
+            features["audio"] = blank(audio, batch.audio_mask)
+        if batch.visual is not None:
+            maps = self.input_scales["resnet18-map"](batch.visual["resnet18-map"])
+            features["visual"] = blank(maps, batch.visual_mask)
+        masks = {modality: batch.mask(modality) for modality in features}
+        return Representation(self.question_encoder(batch.question["tokens"]), features, masks=masks)
+
+    def steps(self, representation: Representation) -> dict[str, Tensor]:
+        """Return {modality: [batch, time, channel]}: the audio as it is, the mean over each map."""
+        steps = {m: values for m, values in representation.steps.items() if m not in representation.pooled}
+        if representation.level("audio") == "features":
+            steps["audio"] = representation.features["audio"]
+        if representation.level("visual") == "features":
+            steps["visual"] = representation.features["visual"].mean((3, 4))
+        return steps
+
+    def pool(self, representation: Representation, prompts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return {modality: [batch, channel]}: what the question attends to."""
+        pooled = dict(representation.pooled)
+        for modality, steps in self.steps(representation).items():
+            mask = representation.mask(modality, steps)
+            prompt = None if prompts is None else prompts.get(modality)
+            pooled[modality] = self.temporal_grounding[modality](representation.question, steps, mask, prompt)
+        return pooled
+
+    def answer(self, representation: Representation) -> Answer:
+        """Return logits [batch, answer].
+
+        Raises ValueError where a modality stands at no level.
+        """
+        pooled = self.pool(representation)
+        for modality in MODALITIES:
+            if modality not in pooled:
+                raise ValueError(f"nothing stands for {modality}: give its features, steps or pooled vectors")
+        joined = self.fusion(torch.tanh(torch.cat((pooled["audio"], pooled["visual"]), dim=-1)))
+        return Answer(self.classifier(torch.tanh(joined * representation.question)))
