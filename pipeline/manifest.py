@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.failure import UserError
+from pipeline.store.schema import QUESTION_LENGTH
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
 PADDING_TOKEN = "<pad>"
-QUESTION_LENGTH = 14
+UNKNOWN_TOKEN = "<unk>"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Video:
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list."""
+    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list.
+
+    `choices`: the answers offered, None unless it is multiple choice.
+    """
 
     question_id: str
     video_id: str
@@ -46,10 +50,31 @@ class Question:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The frozen order of question tokens (`<pad>` is 0) and of answers; a model's input and output sizes."""
+    """The frozen order of question tokens (`<pad>` is 0) and of answers; a model's input and output sizes.
+
+    `question_length`: how many words a question may have; its tokens are padded to it. With the token `<unk>` the
+    vocabulary is open: every other word reads as that token. Without it other words are refused.
+    """
 
     tokens: tuple[str, ...]
     answers: tuple[str, ...]
+    question_length: int = QUESTION_LENGTH
+
+    @property
+    def is_open(self) -> bool:
+        """Whether words outside the vocabulary may be asked."""
+        return UNKNOWN_TOKEN in self.tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; a length of 14 is not mentioned."""
+        words = {"tokens": list(self.tokens), "answers": list(self.answers)}
+        return words if self.question_length == QUESTION_LENGTH else {**words, "question_length": self.question_length}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Vocabulary":
+        """Return the vocabulary that `to_json` gave; raise KeyError, TypeError or ValueError for anything else."""
+        tokens, answers = tuple(record["tokens"]), tuple(record["answers"])
+        return cls(tokens, answers, int(record.get("question_length", QUESTION_LENGTH)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +127,7 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
     for split in manifest.splits:
         lines = (json.dumps(_plain(q), ensure_ascii=False) for q in manifest.questions[split])
         _replace(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
-    _replace(folder / "vocabulary.json", json.dumps(asdict(manifest.vocabulary), ensure_ascii=False, indent=1) + "\n")
+    _replace(folder / "vocabulary.json", json.dumps(manifest.vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
     head = _dataset_toml(manifest)
     if not _says(folder / "dataset.toml", tomllib.loads(head)):
         _replace(folder / "dataset.toml", head)
@@ -223,7 +248,6 @@ def _read_questions(path: Path) -> list[Question]:
 
 def _read_vocabulary(path: Path) -> Vocabulary:
     try:
-        record = json.loads(_read_text(path))
-        return Vocabulary(tuple(record["tokens"]), tuple(record["answers"]))
+        return Vocabulary.from_json(json.loads(_read_text(path)))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a vocabulary: {error}") from None

@@ -194,7 +194,8 @@ def _read_questions(
     unique, place = np.unique([store.question_rows[text] for text in texts], return_inverse=True)
     features = {}
     for name in needs:
-        stored = tokens_name(manifest.vocabulary.tokens) if name == "tokens" else name
+        words = manifest.vocabulary
+        stored = tokens_name(words.tokens, words.question_length) if name == "tokens" else name
         values = torch.from_numpy(np.asarray(store.question_values(stored).oindex[unique]))
         holes = values.isnan() if values.is_floating_point() else values == -1
         if holes.flatten(1).all(1).any():

@@ -18,7 +18,7 @@ from pipeline.annotations import Built, read_records, tell_copies_apart, text_of
 from pipeline.failure import UserError
 from pipeline.manifest import SPLITS, Manifest, Question, check_video_id
 from pipeline.media_files import Progress
-from pipeline.templates import GROUPS, TYPES, build_vocabulary, fill, normalise, order_answers
+from pipeline.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
 
 LICENCE = "none stated for the annotations; videos from YouTube, for research use"
 
@@ -68,16 +68,14 @@ def build(
     questions = {split: found for split, (found, _) in splits.items()}
     if release == "video-disjoint":
         _check_disjoint(questions)
-    vocabulary_from = ["train"] if "train" in questions else list(questions)
-    asked = [question for split in vocabulary_from for question in questions[split]]
-    answers = order_answers(question.answer for question in asked)
+    vocabulary = freeze_vocabulary(questions)
     manifest = Manifest(
         name=name,
         release=release,
         licence=LICENCE,
         videos=(),
         questions=questions,
-        vocabulary=build_vocabulary((question.text for question in asked), answers),
+        vocabulary=replace(vocabulary, answers=order_answers(vocabulary.answers)),
     )
     counts: Counter[str] = Counter()
     for _, odd in splits.values():

@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 from pipeline.annotations import Built, load_source
 from pipeline.annotations.music_avqa import RELEASES
 from pipeline.commands import Group, file_option, folder_option, json_option, progress_bar, show_json
-from pipeline.consistency import Report, check_manifest, count
+from pipeline.consistency import Finding, Report, check_manifest, count
 from pipeline.failure import UserError
 from pipeline.manifest import SPLITS, Manifest, load_manifest, save_manifest
 
@@ -201,12 +202,18 @@ def _show_report(checked: Manifest, report: Report) -> None:
     for split, numbers in report.counts["splits"].items():
         types: dict[str, Any] = numbers["types"]
         listed = ", ".join(f"{name} {number:,}" for name, number in types.items())
-        click.echo(f"  {split}: {numbers['questions']:,} questions on {numbers['videos']:,} videos: {listed}")
+        offered = f" ({numbers['multiple_choice']:,} multiple choice)" if numbers["multiple_choice"] else ""
+        click.echo(f"  {split}: {numbers['questions']:,} questions{offered} on {numbers['videos']:,} videos: {listed}")
     for pair, shared in report.counts["shared"].items():
         click.echo(f"  shared by {pair}: {shared['videos']:,} videos, {shared['questions']:,} same questions")
     if not report.files_checked:
         click.echo("  files: not looked at, give --videos DIR")
-    for kind, number in Counter(finding.kind for finding in report.errors).items():
-        click.echo(f"{kind}: {number:,}", err=True)
-        for finding in [finding for finding in report.errors if finding.kind == kind][:SHOWN_PER_KIND]:
+    _show_findings(report.errors)
+    _show_findings(report.warnings, "warning, ")
+
+
+def _show_findings(findings: Sequence[Finding], prefix: str = "") -> None:
+    for kind, number in Counter(finding.kind for finding in findings).items():
+        click.echo(f"{prefix}{kind}: {number:,}", err=True)
+        for finding in [finding for finding in findings if finding.kind == kind][:SHOWN_PER_KIND]:
             click.echo(f"  {finding.message}", err=True)

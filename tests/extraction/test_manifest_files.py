@@ -70,6 +70,8 @@ def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
         ("questions-train.jsonl", "{}\n", "questions-train.jsonl:1: not a question record"),
         ("questions-train.jsonl", "\n[]\n", "questions-train.jsonl:2: not a question record"),
         ("vocabulary.json", "{}", "not a vocabulary"),
+        ("vocabulary.json", "[]", "not a vocabulary"),
+        ("vocabulary.json", '{"tokens": [], "answers": [], "question_length": "x"}', "not a vocabulary"),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path, file, text, message):
@@ -77,6 +79,20 @@ def test_a_malformed_file_is_named(tmp_path, file, text, message):
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=message):
         load_manifest(tmp_path)
+
+
+def test_a_longer_vocabulary_reads_back(tmp_path):
+    made = example(vocabulary=Vocabulary(("<pad>", "Is"), ("yes",), 21))
+    save_manifest(made, tmp_path)
+    assert load_manifest(tmp_path) == made
+
+
+def test_the_usual_length_is_not_mentioned(tmp_path):
+    save_manifest(example(), tmp_path)
+    assert json.loads((tmp_path / "vocabulary.json").read_text()) == {
+        "tokens": ["<pad>", "Is"],
+        "answers": ["yes", "no"],
+    }
 
 
 def test_a_question_whose_id_is_no_text_is_refused(tmp_path):

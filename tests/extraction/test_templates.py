@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.failure import UserError
+from pipeline.manifest import Question
 from pipeline.templates import (
     ANSWERS,
     COLUMNS,
@@ -18,6 +19,7 @@ from pipeline.templates import (
     build_vocabulary,
     encode,
     fill,
+    freeze_vocabulary,
     group_of,
     index_tokens,
     normalise,
@@ -68,6 +70,30 @@ def test_vocabulary_keeps_the_order_of_first_appearance_behind_the_padding():
 
 def test_a_word_called_like_the_padding_does_not_stand_twice():
     assert build_vocabulary(["a <pad> b"], []).tokens == ("<pad>", "a", "b")
+
+
+def ask(text, answer="yes"):
+    return Question("1", "a", text, text, answer, "Why", "Visual")
+
+
+def test_the_frozen_vocabulary_is_of_the_training_split_else_of_all():
+    questions = {"test": [ask("Is it loud?", "no")], "train": [ask("Is it red?")]}
+    assert freeze_vocabulary(questions) == build_vocabulary(["Is it red?"], ["yes"])
+    del questions["train"]
+    assert freeze_vocabulary({**questions, "val": [ask("Why?")]}).tokens == ("<pad>", "Why", "Is", "it", "loud")
+    assert freeze_vocabulary({}).tokens == ("<pad>",)
+
+
+def test_the_longest_question_of_any_split_fits_and_fourteen_words_always():
+    train = [ask("Is it red?")]
+    assert freeze_vocabulary({"train": train, "test": [ask(" ".join(["Is"] * 14) + "?")]}).question_length == 14
+    assert freeze_vocabulary({"train": train, "test": [ask(" ".join(["Is"] * 15) + "?")]}).question_length == 15
+
+
+def test_an_open_vocabulary_leaves_out_what_a_single_question_says():
+    train = [ask("Is it red?"), ask("Is it loud loud?"), ask("Why red?")]
+    assert freeze_vocabulary({"train": train}, is_open=True).tokens == ("<pad>", "<unk>", "Is", "it", "red")
+    assert build_vocabulary(["a <unk> b"], []).tokens == ("<pad>", "a", "b")
 
 
 @given(WORDS)
