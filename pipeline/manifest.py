@@ -33,10 +33,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list.
-
-    `choices`: the answers offered, None unless it is multiple choice.
-    """
+    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list."""
 
     question_id: str
     video_id: str
@@ -79,7 +76,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One dataset release: videos, questions per split, vocabulary, and where it came from."""
+    """One dataset release: videos, questions per split, vocabulary, and where it came from.
+
+    `source`: where its annotations and videos are to be had, for people; "" where that is not known.
+    """
 
     name: str
     release: str
@@ -87,6 +87,7 @@ class Manifest:
     videos: tuple[Video, ...]
     questions: dict[str, tuple[Question, ...]] = field(default_factory=dict)
     vocabulary: Vocabulary = Vocabulary((PADDING_TOKEN,), ())
+    source: str = ""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -146,6 +147,7 @@ def load_manifest(folder: Path) -> Manifest:
             raise UserError(f"{folder / 'dataset.toml'}: {key!r} is missing: build the manifest again")
     if not isinstance(head["splits"], list) or not set(map(str, head["splits"])) <= set(SPLITS):
         raise UserError(f"{folder / 'dataset.toml'}: splits {head['splits']!r}: use {', '.join(SPLITS)}")
+    _check_built(folder, head)
     questions = {split: tuple(_read_questions(folder / f"questions-{split}.jsonl")) for split in head["splits"]}
     return Manifest(
         name=head["name"],
@@ -154,7 +156,19 @@ def load_manifest(folder: Path) -> Manifest:
         videos=tuple(_read_videos(folder / "videos.csv")),
         questions=questions,
         vocabulary=_read_vocabulary(folder / "vocabulary.json"),
+        source=head.get("source", ""),
     )
+
+
+def _check_built(folder: Path, head: dict[str, Any]) -> None:
+    """Raise `UserError` where only the head of a dataset is there: a release whose questions are not ours to give."""
+    for name in ("videos.csv", *(f"questions-{split}.jsonl" for split in head["splits"]), "vocabulary.json"):
+        if not (folder / name).is_file():
+            where = f" from {head['source']}" if head.get("source") else ""
+            raise UserError(
+                f"{folder / name} is missing: get the annotations and videos of {head['name']}{where}, then build the "
+                f"manifest with 'mavqa-manifest build' as {folder / 'dataset.toml'} says, or name another folder"
+            )
 
 
 def _plain(question: Question) -> dict[str, Any]:
@@ -177,7 +191,10 @@ def _videos_csv(videos: Iterable[Video]) -> str:
 def _dataset_toml(manifest: Manifest) -> str:
     entries = {"format": FORMAT, "name": manifest.name, "release": manifest.release, "licence": manifest.licence}
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()]
-    return "\n".join([*lines, f"splits = {json.dumps(list(manifest.splits))}"]) + "\n"
+    lines.append(f"splits = {json.dumps(list(manifest.splits))}")
+    if manifest.source:
+        lines.append(f"source = {json.dumps(manifest.source, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
 
 
 def _says(path: Path, head: dict[str, Any]) -> bool:

@@ -20,15 +20,18 @@ from pipeline.manifest import SPLITS, Manifest, Question, check_video_id
 from pipeline.media_files import Progress
 from pipeline.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
 
-LICENCE = "none stated for the annotations; videos from YouTube, for research use"
-
 
 @dataclass(frozen=True)
 class Release:
-    """Where a release's files lie below a folder of annotations, and what they are called for each split."""
+    """Where a release's files lie below a folder of annotations, and what they are called for each split.
+
+    `licence` is that of the annotations, `source` where they and the videos are to be had.
+    """
 
     folders: tuple[str, ...]
     files: dict[str, tuple[str, ...]]
+    licence: str = "none stated for the annotations; videos from YouTube, for research use"
+    source: str = "https://gewu-lab.github.io/MUSIC-AVQA/"
 
 
 RELEASES = {
@@ -41,6 +44,9 @@ RELEASES = {
             "val": ("balance_valid.json", "valid_balance.json"),
             "test": ("balance_test.json", "test_balance.json"),
         },
+        licence="GPL-3.0 for the annotations; videos from YouTube, for research use",
+        source="https://github.com/DragonLiu1995/MUSIC-AVQA-v2.0 (its own videos), "
+        "https://gewu-lab.github.io/MUSIC-AVQA/ (the others)",
     ),
     "video-disjoint": Release(
         ("video_disjoint", "split_vid_id"), {split: (f"music_avqa_{split}.json",) for split in SPLITS}
@@ -72,10 +78,11 @@ def build(
     manifest = Manifest(
         name=name,
         release=release,
-        licence=LICENCE,
+        licence=RELEASES[release].licence,
         videos=(),
         questions=questions,
         vocabulary=replace(vocabulary, answers=order_answers(vocabulary.answers)),
+        source=RELEASES[release].source,
     )
     counts: Counter[str] = Counter()
     for _, odd in splits.values():

@@ -1,4 +1,4 @@
-"""MUSIC-AVQA's published files as they are: counts, ids, vocabulary, and tokens against a direct reading.
+"""The published files as they are: counts, ids, vocabulary, and tokens against a direct reading.
 
 The expected figures are counted in the releases; the tokens are remade here by the released loader's rule.
 """
@@ -11,6 +11,7 @@ import pytest
 from pipeline.annotations import folder, music_avqa
 from pipeline.consistency import check_manifest
 from pipeline.manifest import QUESTION_LENGTH, load_manifest, save_manifest
+from pipeline.store.schema import tokens_name
 from pipeline.templates import ANSWERS, SLOTS, TYPES, encode, index_tokens, tokenise
 
 pytestmark = pytest.mark.real
@@ -145,10 +146,24 @@ def test_all_real_clips_are_found_with_their_hashes(shared_data):
     assert "natural_clear__friday" in {video.video_id for video in videos}
 
 
-def test_the_committed_head_is_the_one_that_a_full_build_writes(annotations, tmp_path, pytestconfig):
-    committed = pytestconfig.rootpath / "data_manifests" / "music-avqa" / "dataset.toml"
+def test_music_avqas_words_keep_the_name_of_stores_that_are_there(recovered):
+    words = recovered.manifest.vocabulary
+    assert words.question_length == QUESTION_LENGTH
+    assert tokens_name(words.tokens, words.question_length) == "tokens-c0ca97d3"
+
+
+HEADS = {
+    "music-avqa": ("json_update", "train_recovered/avqa-train.recovered.json"),
+    "music-avqa-v2": ("v2", "train_recovered/avqa-train.extra_from_v2.json"),
+}
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+def test_the_committed_head_is_the_one_that_a_full_build_writes(name, shared_data, tmp_path, pytestconfig):
+    committed = pytestconfig.rootpath / "data_manifests" / name / "dataset.toml"
     (tmp_path / "dataset.toml").write_bytes(committed.read_bytes())
-    train = annotations / "train_recovered" / "avqa-train.recovered.json"
-    built = music_avqa.build("music-avqa", "json_update", annotations, {"train": train})
+    annotations = shared_data / "annotations"
+    release, train = HEADS[name]
+    built = music_avqa.build(name, release, annotations, {"train": annotations / "music-avqa" / train})
     save_manifest(built.manifest, tmp_path)
     assert (tmp_path / "dataset.toml").read_bytes() == committed.read_bytes()

@@ -81,18 +81,29 @@ def test_a_malformed_file_is_named(tmp_path, file, text, message):
         load_manifest(tmp_path)
 
 
-def test_a_longer_vocabulary_reads_back(tmp_path):
-    made = example(vocabulary=Vocabulary(("<pad>", "Is"), ("yes",), 21))
+def test_a_longer_vocabulary_and_a_source_read_back(tmp_path):
+    made = example(vocabulary=Vocabulary(("<pad>", "Is"), ("yes",), 21), source='the authors\' "page"')
     save_manifest(made, tmp_path)
     assert load_manifest(tmp_path) == made
 
 
-def test_the_usual_length_is_not_mentioned(tmp_path):
+def test_the_usual_length_and_no_source_are_not_mentioned(tmp_path):
     save_manifest(example(), tmp_path)
     assert json.loads((tmp_path / "vocabulary.json").read_text()) == {
         "tokens": ["<pad>", "Is"],
         "answers": ["yes", "no"],
     }
+    assert "source" not in (tmp_path / "dataset.toml").read_text()
+
+
+@pytest.mark.parametrize("missing", ["videos.csv", "questions-test.jsonl", "vocabulary.json"])
+def test_a_head_alone_says_where_the_rest_is_to_be_had(tmp_path, missing):
+    save_manifest(example(source="https://example.org/x"), tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(
+        UserError, match=rf"{missing} is missing: get .* of mine from https://example\.org/x, then.*dataset\.toml"
+    ):
+        load_manifest(tmp_path)
 
 
 def test_a_question_whose_id_is_no_text_is_refused(tmp_path):
