@@ -33,7 +33,10 @@ class Video:
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list."""
+    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list.
+
+    `choices`: the answers offered, None unless it is multiple choice.
+    """
 
     question_id: str
     video_id: str

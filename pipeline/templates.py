@@ -2,7 +2,8 @@
 
 It parses no release (that is `pipeline.annotations`) and imports nothing heavy.
 Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022 (MUSIC-AVQA), the order
-of its answers as published with a derivative, QA-TIGER.
+of its answers as published with a derivative, QA-TIGER; Yang et al., "AVQA: A Dataset for Audio-Visual Question
+Answering on Videos", ACM MM 2022, its types named and ordered as in Table 2 of the ECCV 2024 missing-modality paper.
 """
 
 from collections import Counter
@@ -52,6 +53,8 @@ TYPES = (
     "Audio-Visual Temporal",
 )
 
+AVQA_TYPES = ("Used for", "When", "Before/Next", "Why", "Where", "Happening", "Come from", "Which")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -76,6 +79,8 @@ COLUMNS = (
     Column("AV", TYPES[4:9]),
     Column("All", ()),
 )
+
+AVQA_COLUMNS = (*(Column(name, (name,)) for name in AVQA_TYPES), COLUMNS[-1])
 
 
 def group_of(question_type: str) -> str:

@@ -18,6 +18,8 @@ from pipeline.media_files import MediaIndex, Progress, hash_files
 SOURCES = {
     # Li et al., CVPR 2022; v2: Liu et al., "Tackling Data Bias in MUSIC-AVQA", WACV 2024
     "music-avqa": "pipeline.annotations.music_avqa:build",
+    # Yang et al., "AVQA: A Dataset for Audio-Visual Question Answering on Videos", ACM MM 2022
+    "avqa": "pipeline.annotations.avqa:build",
     # anyone's questions, as CSV
     "table": "pipeline.annotations.table:build",
     # anyone's videos, without questions

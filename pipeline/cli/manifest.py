@@ -63,6 +63,33 @@ def build_music_avqa(
     _finish(built, out, as_json)
 
 
+@build.command("avqa")
+@folder_option("--annotations", "Folder of the published annotation files.")
+@file_option("--train", "Training questions; repeatable; wins over --annotations.", multiple=True)
+@file_option("--val", "Validation questions; repeatable; wins over --annotations.", multiple=True)
+@file_option("--test", "Test questions; repeatable; wins over --annotations.", multiple=True)
+@folder_option("--videos", "Folder of the videos, searched for <video name>.* to note paths and SHA-256.")
+@out_option
+@json_option
+def build_avqa(
+    annotations: Path | None, videos: Path | None, out: Path, as_json: bool, **files: tuple[Path, ...]
+) -> None:
+    """Build the manifest of AVQA (eight types, multiple choice) from its own JSON files.
+
+    In --annotations a split is <split>_qa.json, or one file a type, such as train_Where.json. The splits that are
+    there are built; AVQA has train and val.
+
+    \b
+    Examples:
+      mavqa-manifest build avqa --annotations AVQA --out data_manifests/avqa
+      mavqa-manifest build avqa --train a.json --train b.json --test val_qa.json --out data_manifests/avqa
+    """
+    given = {split: files[split] for split in SPLITS if files[split]}
+    with progress_bar("hashing videos") as progress:
+        built = load_source("avqa")(_name_of(out), annotations, given, videos, progress)
+    _finish(built, out, as_json)
+
+
 @build.command("table")
 @file_option("--csv", "Table with the columns video, question, answer.", required=True)
 @folder_option("--videos", "Folder of the videos, searched to note paths and SHA-256.")

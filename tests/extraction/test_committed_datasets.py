@@ -1,5 +1,6 @@
 """The committed datasets: what their heads say, and what extraction says where questions or videos are not there."""
 
+import json
 import re
 import shutil
 import tomllib
@@ -12,7 +13,16 @@ from pipeline.cli.extract import extract
 from pipeline.cli.manifest import manifest
 
 MANIFESTS = Path(__file__).resolve().parent.parent.parent / "data_manifests"
-DATASETS = ("music-avqa", "music-avqa-v2")
+DATASETS = ("music-avqa", "music-avqa-v2", "avqa")
+AVQA = {
+    "id": 1,
+    "video_name": "-HG3Omg_89c_000030",
+    "question_text": "What happened in the video?",
+    "multi_choice": ["motorboat", "Sailboat set sail"],
+    "answer": 1,
+    "question_relation": "View",
+    "question_type": "Happening",
+}
 
 
 @pytest.fixture(params=DATASETS)
@@ -53,4 +63,25 @@ def test_without_questions_extraction_says_where_to_get_them_and_what_builds_the
     head = Path("data_manifests") / dataset / "dataset.toml"
     for part in ("videos.csv is missing", tomllib.loads(head.read_text())["source"], "mavqa-manifest build", str(head)):
         assert part in said
+    assert not Path("stores").exists()
+
+
+def test_avqa_without_videos_says_where_to_get_them_and_where_to_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        Path(f"{split}_qa.json").write_text(json.dumps([{**AVQA, "id": split}]))
+    assert (
+        CliRunner().invoke(manifest, ["build", "avqa", "--annotations", ".", "--out", "data_manifests/avqa"]).exit_code
+        == 0
+    )
+    said = say(CliRunner().invoke(extract, ["--dataset", "avqa", "--weights", "seeded"]))
+    assert "videos folder data/videos/avqa does not exist" in said.replace(f"{tmp_path}/", "")
+    assert "https://mn.cs.tsinghua.edu.cn/avqa" in said
+    assert "--videos" in said
+    Path("data/videos/avqa").mkdir(parents=True)
+    said = say(CliRunner().invoke(extract, ["--dataset", "avqa", "--weights", "seeded"]))
+    assert "holds none of the 1 videos, such as -HG3Omg_89c_000030.mp4" in said
+    assert "https://mn.cs.tsinghua.edu.cn/avqa" in said
     assert not Path("stores").exists()

@@ -11,6 +11,8 @@ from pipeline.failure import UserError
 from pipeline.manifest import Question
 from pipeline.templates import (
     ANSWERS,
+    AVQA_COLUMNS,
+    AVQA_TYPES,
     COLUMNS,
     GROUPS,
     INSTRUMENTS,
@@ -154,6 +156,12 @@ def test_types_groups_and_columns_stand_in_the_printed_order():
     for column in COLUMNS:
         groups = {group_of(name) for name in column.types}
         assert len(groups) <= 1
+
+
+def test_avqas_types_are_columns_in_the_papers_order():
+    labels = ["Used for", "When", "Before/Next", "Why", "Where", "Happening", "Come from", "Which", "All"]
+    assert [column.label for column in AVQA_COLUMNS] == labels
+    assert tuple(name for column in AVQA_COLUMNS for name in column.types) == AVQA_TYPES
 
 
 def test_slots_name_their_fillers():
