@@ -230,6 +230,7 @@ def _row(
         },
         questions_sha256=hash_questions(found.questions),
         left_out=left_out,
+        multiple_choice=sum(question.choices is not None for question in found.questions),
         accuracies=found.accuracies,
     )
 

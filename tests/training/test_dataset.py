@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_store import SIZES, TEXTS, WORDS, make_manifest, make_store
+from tiny_store import CLASSES, SIZES, TEXTS, WORDS, make_manifest, make_store, offer
 
 from pipeline.failure import UserError
 from pipeline.store.schema import State, tokens_name
@@ -158,6 +158,19 @@ def test_an_answer_outside_the_frozen_list_is_marked():
     manifest.questions["train"] = (odd,)
     dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
     assert dataset.answers.tolist() == [-1]
+
+
+def test_choices_are_those_of_the_frozen_list_and_none_where_no_row_offers_any():
+    store = make_store()
+    offered = {"3-audio": ("drum", "kazoo"), "3-visual": (), "5-audio": ("kazoo",), "6-audio": CLASSES}
+    manifest = offer(make_manifest(store), offered)
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    choices = dataset.batch([6, 7, 8, 10, 12]).choices
+    assert choices.dtype == torch.bool
+    nothing, everything = [False] * 3, [True] * 3
+    assert choices.tolist() == [[False, True, False], nothing, everything, nothing, everything]
+    assert dataset.batch([8, 9]).choices is None
+    assert make_dataset().batch([6, 7]).choices is None
 
 
 def test_the_tokens_of_a_longer_vocabulary_are_read_under_their_own_name():

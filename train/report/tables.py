@@ -53,6 +53,17 @@ class Block:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
 
+    @property
+    def multiple_choice(self) -> int:
+        """How many questions were answered among their choices; the same in all rows."""
+        return self.lines[0].rows[0].multiple_choice
+
+    @property
+    def questions(self) -> str:
+        """Say how many questions each run answered, and how many of them among choices."""
+        asked = f"{self.lines[0].rows[0].accuracies.overall.questions} questions"
+        return f"{asked}, {self.multiple_choice} of them multiple choice" if self.multiple_choice else asked
+
     def is_below_floor(self, line: Line, column: Column) -> bool:
         """Tell whether a line's figure is below what the template majority gives without any video."""
         cell = line.cells[column.label]
