@@ -1,6 +1,7 @@
 """Whether a manifest holds together and its files are there: what `mavqa-manifest check` proves.
 
-It changes nothing. Errors are what makes a manifest unusable; the counts are for a person to look at.
+It changes nothing. Errors are what makes a manifest unusable, warnings what a dataset with an open vocabulary brings
+along: questions that no one trained on it can answer. The counts are for a person to look at.
 """
 
 from collections import Counter
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.failure import UserError
-from pipeline.manifest import PADDING_TOKEN, QUESTION_LENGTH, Manifest, Question, Video
+from pipeline.manifest import PADDING_TOKEN, Manifest, Question, Video
 from pipeline.media_files import Progress, hash_files
 from pipeline.templates import tokenise
+
+TOLERATED = ("unknown answer", "answer is no choice", "unknown word")
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class Report:
     errors: tuple[Finding, ...]
     files_checked: bool
     counts: dict[str, Any]
+    warnings: tuple[Finding, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
         return {
             "ok": not self.errors,
             "errors": [asdict(finding) for finding in self.errors],
+            "warnings": [asdict(finding) for finding in self.warnings],
             "files_checked": self.files_checked,
             "counts": self.counts,
         }
@@ -48,10 +53,13 @@ def check_manifest(manifest: Manifest, videos: Path | None, progress: Progress |
 
     `progress` hears (files hashed, files in all). Raises `UserError` where the folder is missing.
     """
-    errors = [*_check_ids(manifest), *_check_answers(manifest), *_check_words(manifest)]
+    found = [*_check_ids(manifest), *_check_answers(manifest), *_check_words(manifest)]
     if videos is not None:
-        errors += _check_files(manifest.videos, videos, progress)
-    return Report(tuple(errors), videos is not None, count(manifest))
+        found += _check_files(manifest.videos, videos, progress)
+    tolerated = TOLERATED if manifest.vocabulary.is_open else ()
+    errors = tuple(finding for finding in found if finding.kind not in tolerated)
+    warnings = tuple(finding for finding in found if finding.kind in tolerated)
+    return Report(errors, videos is not None, count(manifest), warnings)
 
 
 def count(manifest: Manifest) -> dict[str, Any]:
@@ -74,6 +82,7 @@ def _count_split(questions: Iterable[Question]) -> dict[str, Any]:
     return {
         "questions": len(questions),
         "videos": len({question.video_id for question in questions}),
+        "multiple_choice": sum(question.choices is not None for question in questions),
         "types": dict(sorted(Counter(question.type for question in questions).items())),
         "answers": dict(Counter(question.answer for question in questions).most_common()),
     }
@@ -124,13 +133,13 @@ def _check_words(manifest: Manifest) -> Iterator[Finding]:
         for entry, number in Counter(entries).items():
             if number > 1:
                 yield Finding("vocabulary", entry, f"{entry!r} stands {number} times among the {kind}")
-    known = set(manifest.vocabulary.tokens)
+    known, length = set(manifest.vocabulary.tokens), manifest.vocabulary.question_length
     words: Counter[str] = Counter()
     for text in manifest.texts():
         tokens = tokenise(text)
         words.update({token for token in tokens if token not in known})
-        if len(tokens) > QUESTION_LENGTH:
-            message = f"question {text!r} has {len(tokens)} words, at most {QUESTION_LENGTH} fit"
+        if len(tokens) > length:
+            message = f"question {text!r} has {len(tokens)} words, at most {length} fit"
             yield Finding("long question", text, message)
     for word, number in words.items():
         yield Finding("unknown word", word, f"word {word!r} of {number} question texts is not in the vocabulary")

@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.failure import UserError
+from pipeline.store.schema import QUESTION_LENGTH
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
 PADDING_TOKEN = "<pad>"
-QUESTION_LENGTH = 14
+UNKNOWN_TOKEN = "<unk>"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Video:
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list."""
+    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list.
+
+    `choices`: the answers offered, None unless it is multiple choice.
+    """
 
     question_id: str
     video_id: str
@@ -46,15 +50,39 @@ class Question:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The frozen order of question tokens (`<pad>` is 0) and of answers; a model's input and output sizes."""
+    """The frozen order of question tokens (`<pad>` is 0) and of answers; a model's input and output sizes.
+
+    `question_length`: how many words a question may have; its tokens are padded to it. With the token `<unk>` the
+    vocabulary is open: every other word reads as that token. Without it other words are refused.
+    """
 
     tokens: tuple[str, ...]
     answers: tuple[str, ...]
+    question_length: int = QUESTION_LENGTH
+
+    @property
+    def is_open(self) -> bool:
+        """Whether words outside the vocabulary may be asked."""
+        return UNKNOWN_TOKEN in self.tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; a length of 14 is not mentioned."""
+        words = {"tokens": list(self.tokens), "answers": list(self.answers)}
+        return words if self.question_length == QUESTION_LENGTH else {**words, "question_length": self.question_length}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Vocabulary":
+        """Return the vocabulary that `to_json` gave; raise KeyError, TypeError or ValueError for anything else."""
+        tokens, answers = tuple(record["tokens"]), tuple(record["answers"])
+        return cls(tokens, answers, int(record.get("question_length", QUESTION_LENGTH)))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One dataset release: videos, questions per split, vocabulary, and where it came from."""
+    """One dataset release: videos, questions per split, vocabulary, and where it came from.
+
+    `source`: where its annotations and videos are to be had, for people; "" where that is not known.
+    """
 
     name: str
     release: str
@@ -62,6 +90,7 @@ class Manifest:
     videos: tuple[Video, ...]
     questions: dict[str, tuple[Question, ...]] = field(default_factory=dict)
     vocabulary: Vocabulary = Vocabulary((PADDING_TOKEN,), ())
+    source: str = ""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -102,7 +131,7 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
     for split in manifest.splits:
         lines = (json.dumps(_plain(q), ensure_ascii=False) for q in manifest.questions[split])
         _replace(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
-    _replace(folder / "vocabulary.json", json.dumps(asdict(manifest.vocabulary), ensure_ascii=False, indent=1) + "\n")
+    _replace(folder / "vocabulary.json", json.dumps(manifest.vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
     head = _dataset_toml(manifest)
     if not _says(folder / "dataset.toml", tomllib.loads(head)):
         _replace(folder / "dataset.toml", head)
@@ -121,6 +150,7 @@ def load_manifest(folder: Path) -> Manifest:
             raise UserError(f"{folder / 'dataset.toml'}: {key!r} is missing: build the manifest again")
     if not isinstance(head["splits"], list) or not set(map(str, head["splits"])) <= set(SPLITS):
         raise UserError(f"{folder / 'dataset.toml'}: splits {head['splits']!r}: use {', '.join(SPLITS)}")
+    _check_built(folder, head)
     questions = {split: tuple(_read_questions(folder / f"questions-{split}.jsonl")) for split in head["splits"]}
     return Manifest(
         name=head["name"],
@@ -129,7 +159,19 @@ def load_manifest(folder: Path) -> Manifest:
         videos=tuple(_read_videos(folder / "videos.csv")),
         questions=questions,
         vocabulary=_read_vocabulary(folder / "vocabulary.json"),
+        source=head.get("source", ""),
     )
+
+
+def _check_built(folder: Path, head: dict[str, Any]) -> None:
+    """Raise `UserError` where only the head of a dataset is there: a release whose questions are not ours to give."""
+    for name in ("videos.csv", *(f"questions-{split}.jsonl" for split in head["splits"]), "vocabulary.json"):
+        if not (folder / name).is_file():
+            where = f" from {head['source']}" if head.get("source") else ""
+            raise UserError(
+                f"{folder / name} is missing: get the annotations and videos of {head['name']}{where}, then build the "
+                f"manifest with 'mavqa-manifest build' as {folder / 'dataset.toml'} says, or name another folder"
+            )
 
 
 def _plain(question: Question) -> dict[str, Any]:
@@ -152,7 +194,10 @@ def _videos_csv(videos: Iterable[Video]) -> str:
 def _dataset_toml(manifest: Manifest) -> str:
     entries = {"format": FORMAT, "name": manifest.name, "release": manifest.release, "licence": manifest.licence}
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entries.items()]
-    return "\n".join([*lines, f"splits = {json.dumps(list(manifest.splits))}"]) + "\n"
+    lines.append(f"splits = {json.dumps(list(manifest.splits))}")
+    if manifest.source:
+        lines.append(f"source = {json.dumps(manifest.source, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
 
 
 def _says(path: Path, head: dict[str, Any]) -> bool:
@@ -223,7 +268,6 @@ def _read_questions(path: Path) -> list[Question]:
 
 def _read_vocabulary(path: Path) -> Vocabulary:
     try:
-        record = json.loads(_read_text(path))
-        return Vocabulary(tuple(record["tokens"]), tuple(record["answers"]))
+        return Vocabulary.from_json(json.loads(_read_text(path)))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a vocabulary: {error}") from None

@@ -28,7 +28,7 @@ def pending_questions(writer: StoreWriter, manifest: Manifest, plan: ExtractionP
     """
     texts = manifest.texts()
     for name in plan.question_features if texts else ():
-        extractor = make_question_extractor(name, manifest.vocabulary.tokens)
+        extractor = make_question_extractor(name, manifest.vocabulary)
         sha256 = extractor.load(plan.weights, plan.device)
         done = writer.question_texts(extractor.name)
         lacking = [text for text in texts if text not in done]

@@ -119,7 +119,10 @@ def stored_choices(path: Path) -> StoredChoices:
 
 def check_videos_folder(folder: Path, manifest: Manifest) -> None:
     """Raise `UserError` where `folder` is not there or holds none of the manifest's videos."""
-    fill = f"put the videos of {manifest.name} there (as videos.csv names them), or name their folder with --videos"
+    source = f" (from {manifest.source})" if manifest.source else ""
+    fill = (
+        f"put the videos of {manifest.name}{source} there, as videos.csv names them, or name their folder with --videos"
+    )
     if not folder.is_dir():
         raise UserError(f"videos folder {folder} does not exist: {fill}")
     if manifest.videos and not any((folder / video.path).exists() for video in manifest.videos):

@@ -1,15 +1,17 @@
-"""MUSIC-AVQA's question templates: their slots, types and answers, and how a question becomes token indices.
+"""What both stages know of questions: templates, slots, types and columns, and how words become token indices.
 
-It parses no release (that is `pipeline.annotations`) and imports nothing heavy: both stages use it.
-Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022; the order of
-the answers is the table published with a derivative, QA-TIGER.
+It parses no release (that is `pipeline.annotations`) and imports nothing heavy.
+Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022 (MUSIC-AVQA), the order
+of its answers as published with a derivative, QA-TIGER; Yang et al., "AVQA: A Dataset for Audio-Visual Question
+Answering on Videos", ACM MM 2022, its types named and ordered as in Table 2 of the ECCV 2024 missing-modality paper.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.failure import UserError
-from pipeline.manifest import PADDING_TOKEN, Vocabulary
+from pipeline.manifest import PADDING_TOKEN, QUESTION_LENGTH, SPLITS, UNKNOWN_TOKEN, Question, Vocabulary
 
 QUESTION_MARKS = ("?", "？")
 
@@ -51,6 +53,8 @@ TYPES = (
     "Audio-Visual Temporal",
 )
 
+AVQA_TYPES = ("Used for", "When", "Before/Next", "Why", "Where", "Happening", "Come from", "Which")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -75,6 +79,8 @@ COLUMNS = (
     Column("AV", TYPES[4:9]),
     Column("All", ()),
 )
+
+AVQA_COLUMNS = (*(Column(name, (name,)) for name in AVQA_TYPES), COLUMNS[-1])
 
 
 def group_of(question_type: str) -> str:
@@ -115,8 +121,26 @@ def tokenise(text: str) -> list[str]:
 
 def build_vocabulary(texts: Iterable[str], answers: Iterable[str]) -> Vocabulary:
     """Return `<pad>` and the words of `texts` (filled questions), and `answers`, in order of appearance."""
-    words = dict.fromkeys(word for text in texts for word in tokenise(text) if word != PADDING_TOKEN)
+    words = dict.fromkeys(word for text in texts for word in tokenise(text))
+    words = dict.fromkeys(word for word in words if word not in (PADDING_TOKEN, UNKNOWN_TOKEN))
     return Vocabulary((PADDING_TOKEN, *words), tuple(dict.fromkeys(answers)))
+
+
+def freeze_vocabulary(questions: Mapping[str, Sequence[Question]], is_open: bool = False) -> Vocabulary:
+    """Return the vocabulary of the training split, of all splits where there is none, as {split: questions} hold them.
+
+    The longest question of any split fits, 14 words do in any case. An open vocabulary leaves out the words that a
+    single question holds: they read as `<unk>`, like all words of other splits, so that training meets that token.
+    """
+    learnt = ["train"] if "train" in questions else [split for split in SPLITS if split in questions]
+    asked = [question for split in learnt for question in questions[split]]
+    closed = build_vocabulary((question.text for question in asked), (question.answer for question in asked))
+    tokens = closed.tokens
+    if is_open:
+        often = Counter(word for question in asked for word in set(tokenise(question.text)))
+        tokens = (PADDING_TOKEN, UNKNOWN_TOKEN, *(word for word in tokens[1:] if often[word] > 1))
+    longest = max((len(tokenise(q.text)) for members in questions.values() for q in members), default=0)
+    return Vocabulary(tokens, closed.answers, max(QUESTION_LENGTH, longest))
 
 
 def order_answers(answers: Iterable[str]) -> tuple[str, ...]:
@@ -136,9 +160,12 @@ def index_tokens(vocabulary: Vocabulary) -> dict[str, int]:
 def encode(text: str, tokens_index: Mapping[str, int], length: int) -> list[int]:
     """Return the `length` token indices of a filled question, padded at the end with `<pad>`.
 
-    Raises `UserError` naming the words that are not in `tokens_index`, or for more than `length` words.
+    A word outside `tokens_index` reads as `<unk>` where that token is in it. Raises `UserError` naming such words
+    where it is not, or for more than `length` words.
     """
     words = tokenise(text)
+    if UNKNOWN_TOKEN in tokens_index:
+        words = [word if word in tokens_index else UNKNOWN_TOKEN for word in words]
     unknown = list(dict.fromkeys(word for word in words if word not in tokens_index))
     if unknown:
         raise UserError(f"question {text!r} has words outside the vocabulary: {', '.join(unknown)}; use others")

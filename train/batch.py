@@ -21,7 +21,8 @@ class Batch:
     modality is absent from the whole batch; in a mixed batch the rows that lack it are NaN. `audio_mask`,
     `visual_mask`: bool [batch, time], True where that step is really there (all False: the modality is absent).
     `negatives`: like `visual`, maps of other videos, in training only. `answer`: int64 [batch], -1 for an answer
-    outside the frozen list.
+    outside the frozen list. `choices`: bool [batch, answer], the answers that a question offers (all of them where it
+    offers none), or None where no question of the batch is multiple choice; only evaluation looks at them.
     """
 
     question: dict[str, Tensor]
@@ -34,6 +35,7 @@ class Batch:
     question_id: tuple[str, ...]
     video_id: tuple[str, ...]
     negatives: dict[str, Tensor] | None = None
+    choices: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.question_id)

@@ -49,6 +49,10 @@ class QuestionDataset:
         self.steps = strided_steps(store.seconds, backbone.time_steps)
         index = {answer: number for number, answer in enumerate(manifest.vocabulary.answers)}
         self.answers = torch.tensor([index.get(q.answer, -1) for q in self.questions], dtype=torch.int64)
+        self._answer_count = len(index)
+        self._offered = [
+            None if q.choices is None else [index[c] for c in q.choices if c in index] for q in self.questions
+        ]
         self._uses_negatives = backbone.uses_negatives
         self._videos = _find_videos(store, [q.video_id for q in self.questions])
         self._question_features = _read_questions(store, manifest, split, backbone.needs["question"])
@@ -119,6 +123,7 @@ class QuestionDataset:
             question_id=tuple(q.question_id for q in chosen),
             video_id=tuple(q.video_id for q in chosen),
             negatives=self._negatives(videos, generator) if there["visual"].any() else None,
+            choices=self._choices(rows),
         )
 
     def _values(self, modality: str, videos: np.ndarray, there: np.ndarray) -> dict[str, Tensor] | None:
@@ -134,6 +139,16 @@ class QuestionDataset:
                 values = holes.index_copy_(0, torch.from_numpy(row * there.shape[1] + position), values)
             features[name] = values.unflatten(0, there.shape)
         return features
+
+    def _choices(self, rows: np.ndarray) -> Tensor | None:
+        """Return bool [row, answer], False for what a row's question does not offer; None where none offers choices."""
+        offered = [self._offered[row] for row in rows]
+        if all(answers is None for answers in offered):
+            return None
+        choices = torch.zeros(len(rows), self._answer_count, dtype=torch.bool)
+        for row, answers in enumerate(offered):
+            choices[row, slice(None) if answers is None else torch.tensor(answers, dtype=torch.int64)] = True
+        return choices
 
     @cached_property
     def _pictured(self) -> np.ndarray:
@@ -194,7 +209,8 @@ def _read_questions(
     unique, place = np.unique([store.question_rows[text] for text in texts], return_inverse=True)
     features = {}
     for name in needs:
-        stored = tokens_name(manifest.vocabulary.tokens) if name == "tokens" else name
+        words = manifest.vocabulary
+        stored = tokens_name(words.tokens, words.question_length) if name == "tokens" else name
         values = torch.from_numpy(np.asarray(store.question_values(stored).oindex[unique]))
         holes = values.isnan() if values.is_floating_point() else values == -1
         if holes.flatten(1).all(1).any():

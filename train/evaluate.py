@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.manifest import Question
 from train.dataset import QuestionDataset
@@ -20,11 +21,15 @@ from train.missingness import NATURAL, SCENARIOS, hidden_in
 from train.results import Accuracies, Prediction, tally
 
 BATCH_SIZE = 64
+UNANSWERED = -1
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The answers of one method in one scenario: `predictions` stand in the order of `questions`."""
+    """The answers of one method in one scenario: `predictions` stand in the order of `questions`.
+
+    A prediction is "" where the frozen list holds none of a question's choices.
+    """
 
     scenario: str
     questions: tuple[Question, ...]
@@ -65,7 +70,7 @@ def evaluate(
     if masks is None:
         masks = dict.fromkeys((q.question_id for q in questions), hidden_in(scenario))
     indices = predict(method, dataset, rows, masks, batch_size, device)
-    return Evaluation(scenario, questions, tuple(answers[index] for index in indices))
+    return Evaluation(scenario, questions, tuple("" if index == UNANSWERED else answers[index] for index in indices))
 
 
 def evaluate_scenarios(
@@ -89,8 +94,9 @@ def predict(
     batch_size: int,
     device: torch.device | str,
 ) -> list[int]:
-    """Return the index of the highest logit for each row of `dataset`; the first of equal ones.
+    """Return the index of each row's answer: the highest logit among its question's choices, the first of equal ones.
 
+    It is `UNANSWERED` where the frozen list holds none of the choices; without choices every answer may be given.
     The method is put into evaluation mode and back. Raises FloatingPointError for logits that are not finite.
     """
     module: Any = method
@@ -103,7 +109,19 @@ def predict(
                 logits = batch.to(device).answer_by_presence(method.predict)
                 if not bool(torch.isfinite(logits).all()):
                     raise FloatingPointError(f"logits near question {batch.question_id[0]} are not finite")
-                indices += logits.argmax(1).tolist()
+                indices += choose(logits, batch.choices)
     finally:
         module.train(was_training)
     return indices
+
+
+def choose(logits: Tensor, choices: Tensor | None) -> list[int]:
+    """Return the index of the highest of `logits` [row, answer] among `choices` [row, answer], the first of equal ones.
+
+    It is `UNANSWERED` where a row has no choice.
+    """
+    if choices is None:
+        return logits.argmax(1).tolist()
+    offered = choices.to(logits.device)
+    chosen = logits.masked_fill(~offered, -torch.inf).argmax(1)
+    return torch.where(offered.any(1), chosen, UNANSWERED).tolist()

@@ -149,8 +149,9 @@ def measure_accuracy(
     masks = dict.fromkeys((question.question_id for question in dataset.questions), hidden_in(scenario))
     rows = np.flatnonzero(dataset.naturally_complete)
     indices = predict(method, dataset, rows, masks, EVALUATION_BATCH, device)
-    right = (np.array(indices, dtype=np.int64) == dataset.answers.numpy()[rows]).sum()
-    return 100 * int(right) / max(len(rows), 1)
+    true = dataset.answers.numpy()[rows]
+    right = (np.array(indices, dtype=np.int64) == true) & (true >= 0)
+    return 100 * int(right.sum()) / max(len(rows), 1)
 
 
 class _Loop:

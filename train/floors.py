@@ -1,6 +1,7 @@
 """The accuracies that need no video: what any trained model has to beat. It is no model and reads no store.
 
-A majority is the most frequent answer in the questions learnt from; of equals, the one met first there.
+A majority is the most frequent answer in the questions learnt from, of a multiple-choice question the most frequent
+among its choices; of equals, the one met first there. Choices that were never an answer there cannot be given.
 Learnt on MUSIC-AVQA json_update val, its test gives 51.05 % by template and 51.81 % by filled question.
 """
 
@@ -47,16 +48,23 @@ def always(answer: str, test: Sequence[Question]) -> Accuracies:
 def _back_off(train: Sequence[Question], test: Sequence[Question], keys: Sequence[Key]) -> list[str]:
     if not train:
         raise ValueError("no question to learn a majority from")
-    tables = [(key, _majorities(train, key)) for key in keys]
-    return [next(table[key(q)] for key, table in tables if key(q) in table) for q in test]
+    tables = [(key, _rankings(train, key)) for key in keys]
+    return [_best(question, [table.get(key(question), ()) for key, table in tables]) for question in test]
 
 
-def _majorities(train: Sequence[Question], key: Key) -> dict[str, str]:
+def _best(question: Question, rankings: Sequence[Sequence[str]]) -> str:
+    """Return the first answer of the first ranking that the question allows, "" where none is."""
+    answers = (answer for ranking in rankings for answer in ranking)
+    return next((answer for answer in answers if question.choices is None or answer in question.choices), "")
+
+
+def _rankings(train: Sequence[Question], key: Key) -> dict[str, list[str]]:
+    """Return {key: its answers, the most frequent first}."""
     counts: dict[str, Counter[str]] = {}
     for question in train:
         counts.setdefault(key(question), Counter())[question.answer] += 1
     # Counter.most_common keeps the order of first appearance among equals.
-    return {name: answers.most_common(1)[0][0] for name, answers in counts.items()}
+    return {name: [answer for answer, _ in answers.most_common()] for name, answers in counts.items()}
 
 
 def _text(question: Question) -> str:

@@ -5,7 +5,6 @@ It trains nothing and draws nothing. What it writes is all that a report reads.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Feature
     needs = needs_of(config.backbone)
     features = {name: bank.store.fingerprint(name) for m in MODALITIES for name in needs[m]}
     questions = {split: hash_questions(manifest.questions[split]) for split in manifest.splits}
-    claim = {"questions": questions, "vocabulary": asdict(manifest.vocabulary), "features": features}
+    claim = {"questions": questions, "vocabulary": manifest.vocabulary.to_json(), "features": features}
     text = json.dumps(claim, ensure_ascii=False, indent=1) + "\n"
     path = run / DATA_FILE
     before = run.parent / config.start_from
@@ -231,6 +230,7 @@ def _row(
         },
         questions_sha256=hash_questions(found.questions),
         left_out=left_out,
+        multiple_choice=sum(question.choices is not None for question in found.questions),
         accuracies=found.accuracies,
     )
 

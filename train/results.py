@@ -55,7 +55,7 @@ class Accuracies(BaseModel):
 
 
 class Prediction(BaseModel):
-    """One answered question; `prediction` is an entry of the frozen answer list, `answer` the true one."""
+    """One answered question; `prediction` is an entry of the frozen answer list or "", `answer` the true one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,7 +81,8 @@ class ResultRow(BaseModel):
 
     `kind`: a trained `model`, or a `floor` that sees no video. `training`: how it was trained, among it
     the missing rates. `features`: {stored feature name: where it came from}. `left_out`: questions of the split on
-    videos that could not be extracted, which no scenario asks.
+    videos that could not be extracted, which no scenario asks. `multiple_choice`: how many of those asked were
+    answered among their choices.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,6 +103,7 @@ class ResultRow(BaseModel):
     features: dict[str, Feature]
     questions_sha256: str
     left_out: int = 0
+    multiple_choice: int = 0
     accuracies: Accuracies
 
     @property
@@ -133,8 +135,11 @@ def tally(questions: Sequence[Question], predictions: Sequence[str]) -> Accuraci
 
 
 def hash_questions(questions: Iterable[Question]) -> str:
-    """Return the SHA-256 of what is asked and the true answers, in any order."""
-    lines = sorted(json.dumps([q.question_id, q.video_id, q.text, q.answer]) for q in questions)
+    """Return the SHA-256 of what is asked, the choices offered and the true answers, in any order."""
+    lines = sorted(
+        json.dumps([q.question_id, q.video_id, q.text, q.answer, *([] if q.choices is None else [q.choices])])
+        for q in questions
+    )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -88,8 +88,7 @@ def read_vocabulary(run: Path) -> Vocabulary:
     """
     path = run / "vocabulary.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return Vocabulary(tuple(record["tokens"]), tuple(record["answers"]))
+        return Vocabulary.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the run again") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -116,8 +115,7 @@ def is_finished(run: Path, config: TrainConfig) -> bool:
 def write_start(run: Path, config: TrainConfig, vocabulary: Vocabulary, environment: dict[str, Any]) -> None:
     """Write what is known before the first epoch; `config.json` comes last, so that a folder with one is whole."""
     run.mkdir(parents=True, exist_ok=True)
-    words = {"tokens": list(vocabulary.tokens), "answers": list(vocabulary.answers)}
-    write_text(run / "vocabulary.json", json.dumps(words, ensure_ascii=False, indent=1) + "\n")
+    write_text(run / "vocabulary.json", json.dumps(vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
     write_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
     write_text(run / "config.json", config.model_dump_json(indent=1) + "\n")
 

@@ -4,17 +4,22 @@ A source reads its own files as they are published and returns a `Built`; it wri
 """
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.failure import UserError
-from pipeline.manifest import Manifest, Video
+from pipeline.manifest import Manifest, Question, Video
 from pipeline.media_files import MediaIndex, Progress, hash_files
 
 SOURCES = {
     # Li et al., CVPR 2022; v2: Liu et al., "Tackling Data Bias in MUSIC-AVQA", WACV 2024
     "music-avqa": "pipeline.annotations.music_avqa:build",
+    # Yang et al., "AVQA: A Dataset for Audio-Visual Question Answering on Videos", ACM MM 2022
+    "avqa": "pipeline.annotations.avqa:build",
     # anyone's questions, as CSV
     "table": "pipeline.annotations.table:build",
     # anyone's videos, without questions
@@ -36,6 +41,58 @@ def load_source(name: str) -> Callable[..., Built]:
     module, _, function = SOURCES[name].partition(":")
     builder: Callable[..., Built] = getattr(importlib.import_module(module), function)
     return builder
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON file; raise `UserError` where it is missing or no list of them."""
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"annotation file {str(path)!r} is not there: name one that is") from None
+    except ValueError as error:
+        raise UserError(f"annotation file {str(path)!r} is not JSON: {error}") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"annotation file {str(path)!r} is not a list of records: name an official split file")
+    return records
+
+
+def text_of(record: dict[str, Any], key: str) -> str:
+    """Return the text at `key` without surrounding space; raise `UserError` where it is none, KeyError without it."""
+    value = record[key]
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{key} {value!r} is not text: mend the record")
+    return value.strip()
+
+
+def tell_copies_apart(questions: Iterable[Question]) -> tuple[tuple[Question, ...], Counter[str]]:
+    """Return the questions, later copies of an id as `<id>#2`, `<id>#3`, and how many ids were repeated, contradicting.
+
+    A contradicting id is one whose copies have different answers.
+    """
+    answers_by_id: dict[str, list[str]] = {}
+    told = []
+    for question in questions:
+        answers = answers_by_id.setdefault(question.question_id, [])
+        answers.append(question.answer)
+        copy = f"{question.question_id}#{len(answers)}"
+        told.append(replace(question, question_id=copy) if len(answers) > 1 else question)
+    repeated = [answers for answers in answers_by_id.values() if len(answers) > 1]
+    contradicting = sum(len(set(answers)) > 1 for answers in repeated)
+    return tuple(told), Counter(repeated_ids=len(repeated), contradicting_ids=contradicting)
+
+
+def with_videos(built: Built, folder: Path | None, progress: Progress | None) -> Built:
+    """Return `built` with the videos that its questions ask about, looked up in `folder` where one is given."""
+    asked = (question for split in built.manifest.questions.values() for question in split)
+    ids = sorted({question.video_id for question in asked})
+    if folder is None:
+        return replace(built, manifest=replace(built.manifest, videos=tuple(unseen(video_id) for video_id in ids)))
+    videos, missing = locate_videos({video_id: video_id for video_id in ids}, folder, progress)
+    return Built(
+        replace(built.manifest, videos=videos),
+        {**built.counts, "missing_videos": len(missing)},
+        (*built.notes, *describe_missing(missing, folder)),
+    )
 
 
 def locate_videos(

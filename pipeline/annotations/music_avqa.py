@@ -10,25 +10,28 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.annotations import Built, describe_missing, locate_videos, unseen
+from pipeline.annotations import Built, read_records, tell_copies_apart, text_of, with_videos
 from pipeline.failure import UserError
 from pipeline.manifest import SPLITS, Manifest, Question, check_video_id
 from pipeline.media_files import Progress
-from pipeline.templates import GROUPS, TYPES, build_vocabulary, fill, normalise, order_answers
-
-LICENCE = "none stated for the annotations; videos from YouTube, for research use"
+from pipeline.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
 
 
 @dataclass(frozen=True)
 class Release:
-    """Where a release's files lie below a folder of annotations, and what they are called for each split."""
+    """Where a release's files lie below a folder of annotations, and what they are called for each split.
+
+    `licence` is that of the annotations, `source` where they and the videos are to be had.
+    """
 
     folders: tuple[str, ...]
     files: dict[str, tuple[str, ...]]
+    licence: str = "none stated for the annotations; videos from YouTube, for research use"
+    source: str = "https://gewu-lab.github.io/MUSIC-AVQA/"
 
 
 RELEASES = {
@@ -41,6 +44,9 @@ RELEASES = {
             "val": ("balance_valid.json", "valid_balance.json"),
             "test": ("balance_test.json", "test_balance.json"),
         },
+        licence="GPL-3.0 for the annotations; videos from YouTube, for research use",
+        source="https://github.com/DragonLiu1995/MUSIC-AVQA-v2.0 (its own videos), "
+        "https://gewu-lab.github.io/MUSIC-AVQA/ (the others)",
     ),
     "video-disjoint": Release(
         ("video_disjoint", "split_vid_id"), {split: (f"music_avqa_{split}.json",) for split in SPLITS}
@@ -65,25 +71,24 @@ def build(
     if not sources:
         raise UserError("no annotation files: give --annotations DIR, or --train, --val or --test FILE")
     splits = {split: _read_split(split, sources[split]) for split in SPLITS if split in sources}
-    questions = {split: tuple(found) for split, (found, _) in splits.items()}
+    questions = {split: found for split, (found, _) in splits.items()}
     if release == "video-disjoint":
         _check_disjoint(questions)
-    vocabulary_from = ["train"] if "train" in questions else list(questions)
-    asked = [question for split in vocabulary_from for question in questions[split]]
-    answers = order_answers(question.answer for question in asked)
+    vocabulary = freeze_vocabulary(questions)
     manifest = Manifest(
         name=name,
         release=release,
-        licence=LICENCE,
+        licence=RELEASES[release].licence,
         videos=(),
         questions=questions,
-        vocabulary=build_vocabulary((question.text for question in asked), answers),
+        vocabulary=replace(vocabulary, answers=order_answers(vocabulary.answers)),
+        source=RELEASES[release].source,
     )
     counts: Counter[str] = Counter()
     for _, odd in splits.values():
         counts.update(odd)
     notes = () if "train" in questions else ("no training split: the vocabulary comes from all splits",)
-    return _with_videos(Built(manifest, dict(counts), notes), videos, progress)
+    return with_videos(Built(manifest, dict(counts), notes), videos, progress)
 
 
 def find_files(release: str, annotations: Path) -> dict[str, Path]:
@@ -111,19 +116,6 @@ def _files_in(folder: Path, layout: Release) -> dict[str, Path]:
     return {split: path for split, candidates in paths.items() for path in candidates if path.is_file()}
 
 
-def _with_videos(built: Built, folder: Path | None, progress: Progress | None) -> Built:
-    asked = (question for split in built.manifest.questions.values() for question in split)
-    ids = {question.video_id: question.video_id for question in asked}
-    if folder is None:
-        return replace(built, manifest=replace(built.manifest, videos=tuple(unseen(i) for i in sorted(ids))))
-    videos, missing = locate_videos(dict(sorted(ids.items())), folder, progress)
-    return Built(
-        replace(built.manifest, videos=videos),
-        {**built.counts, "missing_videos": len(missing)},
-        (*built.notes, *describe_missing(missing, folder)),
-    )
-
-
 def _check_disjoint(questions: Mapping[str, Iterable[Question]]) -> None:
     owner: dict[str, str] = {}
     for split, asked in questions.items():
@@ -136,38 +128,20 @@ def _check_disjoint(questions: Mapping[str, Iterable[Question]]) -> None:
                 )
 
 
-def _read_split(split: str, path: Path) -> tuple[list[Question], Counter[str]]:
+def _read_split(split: str, path: Path) -> tuple[tuple[Question, ...], Counter[str]]:
     """Return a file's questions in their order, and how many ids were repeated, contradicting or invented."""
     questions: list[Question] = []
-    answers_by_id: dict[str, list[str]] = {}
     invented = 0
-    for number, record in enumerate(_read_records(path), start=1):
+    for number, record in enumerate(read_records(path), start=1):
         try:
-            question = _parse(record, split)
+            questions.append(_parse(record, split))
         except (UserError, KeyError, TypeError, ValueError) as error:
             problem = f"{error} is missing" if isinstance(error, KeyError) else error
             raise UserError(f"{path}: record {number}: {problem}") from None
         invented += record.get("question_id") is None
-        answers = answers_by_id.setdefault(question.question_id, [])
-        answers.append(question.answer)
-        if len(answers) > 1:
-            question = replace(question, question_id=f"{question.question_id}#{len(answers)}")
-        questions.append(question)
-    repeated = [answers for answers in answers_by_id.values() if len(answers) > 1]
-    contradicting = sum(len(set(answers)) > 1 for answers in repeated)
-    return questions, Counter(repeated_ids=len(repeated), contradicting_ids=contradicting, invented_ids=invented)
-
-
-def _read_records(path: Path) -> list[dict[str, Any]]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"annotation file {str(path)!r} is not there: name one that is") from None
-    except ValueError as error:
-        raise UserError(f"annotation file {str(path)!r} is not JSON: {error}") from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UserError(f"annotation file {str(path)!r} is not a list of records: name an official split file")
-    return records
+    told, odd = tell_copies_apart(questions)
+    odd["invented_ids"] = invented
+    return told, odd
 
 
 def _parse(record: dict[str, Any], split: str) -> Question:
@@ -175,24 +149,17 @@ def _parse(record: dict[str, Any], split: str) -> Question:
     kind_of_question = f"{group} {kind}"
     if group not in GROUPS or kind_of_question not in TYPES:
         raise UserError(f"type {kind_of_question!r} is none of the nine: {', '.join(TYPES)}")
-    template = normalise(_text(record, "question_content"))
+    template = normalise(text_of(record, "question_content"))
     values = _json_list(record["templ_values"])
     return Question(
         question_id=_question_id(record, split, template, values),
-        video_id=check_video_id(_text(record, "video_id")),
+        video_id=check_video_id(text_of(record, "video_id")),
         text=fill(template, values),
         template=template,
-        answer=_text(record, "anser"),
+        answer=text_of(record, "anser"),
         type=kind_of_question,
         modality=group,
     )
-
-
-def _text(record: dict[str, Any], key: str) -> str:
-    value = record[key]
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{key} {value!r} is not text: mend the record")
-    return value.strip()
 
 
 def _json_list(value: Any) -> list[str]:

@@ -16,11 +16,10 @@ from pipeline.manifest import (
     Manifest,
     Question,
     Video,
-    Vocabulary,
     check_relative_path,
 )
 from pipeline.media_files import Progress, name_videos, split_suffix
-from pipeline.templates import GROUPS, TYPES, build_vocabulary, group_of, normalise, tokenise
+from pipeline.templates import GROUPS, TYPES, freeze_vocabulary, group_of, normalise, tokenise
 
 NEEDED = ("video", "question", "answer")
 OPTIONAL = ("type", "modality", "split", "choices", "question_id")
@@ -57,7 +56,7 @@ def build(name: str, table: Path, videos: Path | None = None, progress: Progress
         licence="unknown",
         videos=found,
         questions={split: tuple(questions[split]) for split in SPLITS if split in questions},
-        vocabulary=_freeze_vocabulary(questions),
+        vocabulary=freeze_vocabulary(questions),
     )
     notes = () if videos is None else describe_missing(missing, videos)
     if not any(row.get("split") for _, row in rows):
@@ -144,12 +143,6 @@ def _find_videos(
         return locate_videos({video_id: name for name, video_id in ids.items()}, folder, progress)
     paths = {video_id: name if split_suffix(name)[1] else f"{name}.mp4" for name, video_id in ids.items()}
     return tuple(Video(video_id, path) for video_id, path in paths.items()), ()
-
-
-def _freeze_vocabulary(questions: dict[str, list[Question]]) -> Vocabulary:
-    splits = ["train"] if "train" in questions else [split for split in SPLITS if split in questions]
-    asked = [question for split in splits for question in questions[split]]
-    return build_vocabulary((question.text for question in asked), (question.answer for question in asked))
 
 
 def _unused(rows: list[tuple[int, Row]]) -> tuple[str, ...]:

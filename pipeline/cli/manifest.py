@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 from pipeline.annotations import Built, load_source
 from pipeline.annotations.music_avqa import RELEASES
 from pipeline.commands import Group, file_option, folder_option, json_option, progress_bar, show_json
-from pipeline.consistency import Report, check_manifest, count
+from pipeline.consistency import Finding, Report, check_manifest, count
 from pipeline.failure import UserError
 from pipeline.manifest import SPLITS, Manifest, load_manifest, save_manifest
 
@@ -59,6 +60,33 @@ def build_music_avqa(
     given = {split: path for split in SPLITS if (path := files[split]) is not None}
     with progress_bar("hashing videos") as progress:
         built = load_source("music-avqa")(_name_of(out), release, annotations, given, videos, progress)
+    _finish(built, out, as_json)
+
+
+@build.command("avqa")
+@folder_option("--annotations", "Folder of the published annotation files.")
+@file_option("--train", "Training questions; repeatable; wins over --annotations.", multiple=True)
+@file_option("--val", "Validation questions; repeatable; wins over --annotations.", multiple=True)
+@file_option("--test", "Test questions; repeatable; wins over --annotations.", multiple=True)
+@folder_option("--videos", "Folder of the videos, searched for <video name>.* to note paths and SHA-256.")
+@out_option
+@json_option
+def build_avqa(
+    annotations: Path | None, videos: Path | None, out: Path, as_json: bool, **files: tuple[Path, ...]
+) -> None:
+    """Build the manifest of AVQA (eight types, multiple choice) from its own JSON files.
+
+    In --annotations a split is <split>_qa.json, or one file a type, such as train_Where.json. The splits that are
+    there are built; AVQA has train and val.
+
+    \b
+    Examples:
+      mavqa-manifest build avqa --annotations AVQA --out data_manifests/avqa
+      mavqa-manifest build avqa --train a.json --train b.json --test val_qa.json --out data_manifests/avqa
+    """
+    given = {split: files[split] for split in SPLITS if files[split]}
+    with progress_bar("hashing videos") as progress:
+        built = load_source("avqa")(_name_of(out), annotations, given, videos, progress)
     _finish(built, out, as_json)
 
 
@@ -201,12 +229,18 @@ def _show_report(checked: Manifest, report: Report) -> None:
     for split, numbers in report.counts["splits"].items():
         types: dict[str, Any] = numbers["types"]
         listed = ", ".join(f"{name} {number:,}" for name, number in types.items())
-        click.echo(f"  {split}: {numbers['questions']:,} questions on {numbers['videos']:,} videos: {listed}")
+        offered = f" ({numbers['multiple_choice']:,} multiple choice)" if numbers["multiple_choice"] else ""
+        click.echo(f"  {split}: {numbers['questions']:,} questions{offered} on {numbers['videos']:,} videos: {listed}")
     for pair, shared in report.counts["shared"].items():
         click.echo(f"  shared by {pair}: {shared['videos']:,} videos, {shared['questions']:,} same questions")
     if not report.files_checked:
         click.echo("  files: not looked at, give --videos DIR")
-    for kind, number in Counter(finding.kind for finding in report.errors).items():
-        click.echo(f"{kind}: {number:,}", err=True)
-        for finding in [finding for finding in report.errors if finding.kind == kind][:SHOWN_PER_KIND]:
+    _show_findings(report.errors)
+    _show_findings(report.warnings, "warning, ")
+
+
+def _show_findings(findings: Sequence[Finding], prefix: str = "") -> None:
+    for kind, number in Counter(finding.kind for finding in findings).items():
+        click.echo(f"{prefix}{kind}: {number:,}", err=True)
+        for finding in [finding for finding in findings if finding.kind == kind][:SHOWN_PER_KIND]:
             click.echo(f"  {finding.message}", err=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.failure import UserError
 from pipeline.interfaces import FeatureExtractor, QuestionExtractor
+from pipeline.manifest import Vocabulary
 
 EXTRACTORS = {
     # He et al., Deep Residual Learning, CVPR 2016; maps as in Li et al., MUSIC-AVQA, CVPR 2022.
@@ -28,12 +29,12 @@ def make_extractor(name: str) -> FeatureExtractor:
     return _resolve(EXTRACTORS, name)()
 
 
-def make_question_extractor(name: str, tokens: tuple[str, ...]) -> QuestionExtractor:
-    """Return the extractor of questions called `name` for the frozen vocabulary `tokens`, not yet loaded.
+def make_question_extractor(name: str, vocabulary: Vocabulary) -> QuestionExtractor:
+    """Return the extractor of questions called `name` for the frozen `vocabulary`, not yet loaded.
 
     Raises `UserError` naming the known ones where there is none of that name.
     """
-    return _resolve(QUESTION_EXTRACTORS, name)(tokens)
+    return _resolve(QUESTION_EXTRACTORS, name)(vocabulary)
 
 
 def _resolve(table: dict[str, str], name: str) -> Any:

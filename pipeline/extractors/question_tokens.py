@@ -9,45 +9,49 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.manifest import QUESTION_LENGTH
+from pipeline.manifest import Vocabulary
 from pipeline.store.schema import tokens_name
-from pipeline.templates import encode
+from pipeline.templates import encode, index_tokens
 from pipeline.weights import WeightsSource
 
 
 @dataclass
 class QuestionTokens:
-    """The tokens of a question, padded with index 0: int32 [question, token 14].
+    """The tokens of a question, padded with index 0: int32 [question, token], 14 of them in MUSIC-AVQA.
 
-    `tokens`: the frozen vocabulary, `<pad>` first; its hash is part of the feature's name.
+    `vocabulary`: the frozen one, `<pad>` first; the hash of its tokens is part of the feature's name.
     Source: MUSIC-AVQA's `dataloader_avst`.
     Differs from the released code: the vocabulary is frozen with the manifest, not rebuilt at each start.
     """
 
-    tokens: tuple[str, ...]
+    vocabulary: Vocabulary
     modality = "question"
     dims = ("token",)
-    shape = (QUESTION_LENGTH,)
     dtype = "int32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many words a question of this vocabulary may have."""
+        return (self.vocabulary.question_length,)
 
     @property
     def name(self) -> str:
         """The store's name of these tokens: other vocabularies have other names."""
-        return tokens_name(self.tokens)
+        return tokens_name(self.vocabulary.tokens, self.vocabulary.question_length)
 
     def constants(self) -> dict[str, Any]:
         """Return what the numbers depend on, as JSON values."""
-        return {"version": 1, "vocabulary": list(self.tokens), "length": QUESTION_LENGTH}
+        return {"version": 1, "vocabulary": list(self.vocabulary.tokens), "length": self.vocabulary.question_length}
 
     def load(self, weights: WeightsSource, device: str) -> str:
         """Return "": there are no weights."""
         return ""
 
     def extract(self, texts: Sequence[str]) -> np.ndarray:
-        """Return int32 [question, 14], one row per text.
+        """Return int32 [question, token], one row per text.
 
-        Raises `UserError` naming the word and the question where the vocabulary lacks the word.
+        Raises `UserError` naming the word and the question where a closed vocabulary lacks the word.
         """
-        index = {token: number for number, token in enumerate(self.tokens)}
-        rows = [encode(text, index, QUESTION_LENGTH) for text in texts]
-        return np.array(rows, np.int32).reshape(len(texts), QUESTION_LENGTH)
+        index, length = index_tokens(self.vocabulary), self.vocabulary.question_length
+        rows = [encode(text, index, length) for text in texts]
+        return np.array(rows, np.int32).reshape(len(texts), length)

@@ -17,6 +17,7 @@ from typing import Any
 STORE_FORMAT = 1
 VIDEOS_PER_PARTITION = 16
 ROWS_PER_INDEX_CHUNK = 65_536
+QUESTION_LENGTH = 14
 
 
 class State(IntEnum):
@@ -83,9 +84,14 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def tokens_name(tokens: tuple[str, ...]) -> str:
-    """Return the store's name of the question tokens of one vocabulary: `tokens-` and 8 hex digits of its SHA-256."""
-    return "tokens-" + hashlib.sha256(canonical_json(list(tokens)).encode()).hexdigest()[:8]
+def tokens_name(tokens: tuple[str, ...], length: int = QUESTION_LENGTH) -> str:
+    """Return the store's name of the question tokens of one vocabulary: `tokens-` and 8 hex digits of its SHA-256.
+
+    `length`: the words that fit in a question; one other than MUSIC-AVQA's 14 is hashed with the tokens, so that no
+    name stands for rows of two lengths.
+    """
+    hashed = tokens if length == QUESTION_LENGTH else (*tokens, length)
+    return "tokens-" + hashlib.sha256(canonical_json(list(hashed)).encode()).hexdigest()[:8]
 
 
 def differences(stored: FeatureSpec, ours: FeatureSpec, ignore: tuple[str, ...] = ()) -> list[str]:

@@ -1,4 +1,4 @@
-"""MUSIC-AVQA's published files as they are: counts, ids, vocabulary, and tokens against a direct reading.
+"""The published files as they are: counts, ids, vocabulary, and tokens against a direct reading.
 
 The expected figures are counted in the releases; the tokens are remade here by the released loader's rule.
 """
@@ -8,9 +8,10 @@ from collections import Counter
 
 import pytest
 
-from pipeline.annotations import folder, music_avqa
+from pipeline.annotations import avqa, folder, music_avqa
 from pipeline.consistency import check_manifest
 from pipeline.manifest import QUESTION_LENGTH, load_manifest, save_manifest
+from pipeline.store.schema import tokens_name
 from pipeline.templates import ANSWERS, SLOTS, TYPES, encode, index_tokens, tokenise
 
 pytestmark = pytest.mark.real
@@ -145,10 +146,73 @@ def test_all_real_clips_are_found_with_their_hashes(shared_data):
     assert "natural_clear__friday" in {video.video_id for video in videos}
 
 
-def test_the_committed_head_is_the_one_that_a_full_build_writes(annotations, tmp_path, pytestconfig):
-    committed = pytestconfig.rootpath / "data_manifests" / "music-avqa" / "dataset.toml"
+def test_music_avqas_words_keep_the_name_of_stores_that_are_there(recovered):
+    words = recovered.manifest.vocabulary
+    assert words.question_length == QUESTION_LENGTH
+    assert tokens_name(words.tokens, words.question_length) == "tokens-c0ca97d3"
+
+
+AVQA_FILES = {
+    "train": {"Where": 3620, "Happening": 5093},
+    "val": {"Where": 712, "Happening": 902, "Come from": 1800, "Which": 2315},
+    "test": {"Where": 757, "Happening": 931, "Come from": 1861, "Which": 2369},
+}
+
+
+def test_avqa_builds_with_every_record_as_it_is_written(shared_data, tmp_path):
+    files = shared_data / "annotations" / "avqa"
+    built = avqa.build("avqa", shared_data / "annotations")
+    manifest = built.manifest
+    names = {
+        "train": ("train_Happening.json", "train_Where.json"),
+        "val": ("val_qa_all.json",),
+        "test": ("test_qa_all.json",),
+    }
+    for split, types in AVQA_FILES.items():
+        asked = manifest.questions[split]
+        assert Counter(question.type for question in asked) == types
+        records = [record for name in names[split] for record in json.loads((files / name).read_text())]
+        for question, record in zip(asked, records, strict=True):
+            assert tokenise(question.text) == record["question_text"].removesuffix("?").split()
+            assert f"{question.video_id}.mp4" == record["video_name"]
+            assert (question.question_id, question.answer) == (str(record["id"]), record["answer"].strip())
+            assert question.choices == (tuple(c.strip() for c in record["multi_choice"]) if split == "train" else None)
+    assert Counter(q.modality for q in manifest.questions["train"]) == {"Audio-Visual": 8712, "Visual": 1}
+    assert [len(manifest.questions[split]) for split in manifest.splits] == [8713, 5729, 5918]
+    assert (len(manifest.videos), len(manifest.vocabulary.tokens), len(manifest.vocabulary.answers)) == (
+        19887,
+        72,
+        1282,
+    )
+    assert manifest.vocabulary.question_length == QUESTION_LENGTH
+    assert {name: number for name, number in built.counts.items() if number} == {
+        "trimmed_answers": 170,
+        "multiple_choice": 8713,
+        "answers_outside_choices": 3,
+        "repeated_choices": 80,
+        "case_variants": 21,
+    }
+    assert check_manifest(manifest, None).errors == ()
+    save_manifest(manifest, tmp_path)
+    assert load_manifest(tmp_path) == manifest
+
+
+HEADS = {
+    "music-avqa": ("json_update", "train_recovered/avqa-train.recovered.json"),
+    "music-avqa-v2": ("v2", "train_recovered/avqa-train.extra_from_v2.json"),
+}
+
+
+@pytest.mark.parametrize("name", [*HEADS, "avqa"])
+def test_the_committed_head_is_the_one_that_a_full_build_writes(name, shared_data, tmp_path, pytestconfig):
+    committed = pytestconfig.rootpath / "data_manifests" / name / "dataset.toml"
     (tmp_path / "dataset.toml").write_bytes(committed.read_bytes())
-    train = annotations / "train_recovered" / "avqa-train.recovered.json"
-    built = music_avqa.build("music-avqa", "json_update", annotations, {"train": train})
+    annotations = shared_data / "annotations"
+    if name == "avqa":
+        files = avqa.find_files(annotations)
+        built = avqa.build(name, files={split: files[split] for split in ("train", "val")})
+    else:
+        release, train = HEADS[name]
+        built = music_avqa.build(name, release, annotations, {"train": annotations / "music-avqa" / train})
     save_manifest(built.manifest, tmp_path)
     assert (tmp_path / "dataset.toml").read_bytes() == committed.read_bytes()

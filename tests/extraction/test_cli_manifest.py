@@ -62,6 +62,41 @@ def test_music_avqa_is_built_from_a_folder(tmp_path):
     assert load_manifest(out).name == "music-avqa"
 
 
+def write_avqa(path, *numbers):
+    common = {"question_text": "Where is it?", "question_relation": "Both", "question_type": "Where"}
+    choice = {"multi_choice": ["sea", "sky"], "answer": 0}
+    path.write_text(json.dumps([{"id": n, "video_name": f"v{n}", **common, **choice} for n in numbers]))
+    return path
+
+
+def test_avqa_is_built_from_a_folder_and_from_several_files_a_split(tmp_path):
+    folder, out = tmp_path / "AVQA", tmp_path / "avqa"
+    folder.mkdir()
+    write_avqa(folder / "train_qa.json", 1, 2)
+    write_avqa(folder / "val_qa.json", 3)
+    result = run("build", "avqa", "--annotations", folder, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "avqa (2022): 3 videos, questions: train 2, val 1, 5 tokens, 1 answers" in result.stdout
+    assert "multiple choice: 3" in result.stdout
+    assert load_manifest(out).questions["val"][0].choices == ("sea", "sky")
+    assert "val: 1 questions (1 multiple choice) on 1 videos: Where 1" in run("check", out).stdout
+    several = ("--train", write_avqa(tmp_path / "a.json", 7), "--train", write_avqa(tmp_path / "b.json", 8))
+    assert run("build", "avqa", "--annotations", folder, *several, "--out", out).exit_code == 0
+    assert [q.question_id for q in load_manifest(out).questions["train"]] == ["7", "8"]
+
+
+def test_what_an_open_dataset_cannot_answer_is_shown_and_no_failure(tmp_path):
+    train, val = write_avqa(tmp_path / "train_qa.json", 1), write_avqa(tmp_path / "val_qa.json", 2)
+    val.write_text(val.read_text().replace('"answer": 0', '"answer": 1'))
+    out = tmp_path / "avqa"
+    assert run("build", "avqa", "--train", train, "--val", val, "--out", out).exit_code == 0
+    result = run("check", out)
+    assert result.exit_code == 0, result.output
+    assert "warning, unknown answer: 1\n  answer 'sky' of 1 questions of 'val'" in result.stderr
+    document = json.loads(run("check", out, "--json").stdout)
+    assert (document["ok"], next(found["kind"] for found in document["warnings"])) == (True, "unknown answer")
+
+
 def test_a_given_split_file_wins(tmp_path):
     write_release(tmp_path / "json")
     other = write_release(tmp_path / "mine", "no") / "avqa-val.json"
@@ -160,6 +195,7 @@ def test_synthesize_hands_its_options_on(tmp_path, monkeypatch):
         (),
         ("build",),
         ("build", "music-avqa"),
+        ("build", "avqa"),
         ("build", "table"),
         ("build", "folder"),
         ("check",),

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.extractors import EXTRACTORS, make_extractor, make_question_extractor
 from pipeline.failure import UserError
+from pipeline.manifest import Vocabulary
 from pipeline.store.schema import FeatureSpec, State
 from pipeline.timeline import Media, Track
 from pipeline.weights import WeightsSource
@@ -64,7 +65,7 @@ def test_unknown_features_are_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"'resnet19'.*resnet18-map"):
         make_extractor("resnet19")
     with pytest.raises(UserError, match="tokens"):
-        make_question_extractor("words", ("<pad>",))
+        make_question_extractor("words", Vocabulary(("<pad>",), ()))
 
 
 def test_the_table_is_light_to_import():

@@ -36,6 +36,7 @@ def test_a_sound_manifest_has_no_errors_and_is_counted():
     assert report.counts["splits"]["train"] == {
         "questions": 2,
         "videos": 2,
+        "multiple_choice": 0,
         "types": {"Audio Counting": 2},
         "answers": {"yes": 2},
     }
@@ -70,6 +71,23 @@ def test_each_fault_of_the_questions_is_found(change, found):
 )
 def test_a_vocabulary_that_cannot_index_is_found(vocabulary, subject):
     assert kinds(replace(SOUND, vocabulary=vocabulary)) == [("vocabulary", subject)]
+
+
+def test_what_an_open_vocabulary_cannot_answer_is_a_warning_and_no_error():
+    odd = (ask("4", text="Is it quiet?"), ask("5", answer="perhaps"), ask("6", choices=("no", "maybe")))
+    closed = replace(SOUND, questions={**SOUND.questions, "val": odd})
+    tokens = (*SOUND.vocabulary.tokens, "<unk>")
+    report = check_manifest(replace(closed, vocabulary=replace(SOUND.vocabulary, tokens=tokens)), None)
+    assert report.errors == ()
+    assert {finding.kind for finding in report.warnings} == {"unknown word", "unknown answer", "answer is no choice"}
+    assert check_manifest(closed, None).errors == report.warnings
+    assert json.loads(json.dumps(report.to_json()))["ok"] is True
+
+
+def test_a_vocabulary_of_longer_questions_lets_them_be():
+    long = replace(SOUND, questions={"val": (ask(text=" ".join(["it"] * 15)),)})
+    assert kinds(long) == [("long question", " ".join(["it"] * 15))]
+    assert kinds(replace(long, vocabulary=replace(SOUND.vocabulary, question_length=15))) == []
 
 
 def test_missing_and_changed_files_are_found(tmp_path):

@@ -70,12 +70,39 @@ def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
         ("questions-train.jsonl", "{}\n", "questions-train.jsonl:1: not a question record"),
         ("questions-train.jsonl", "\n[]\n", "questions-train.jsonl:2: not a question record"),
         ("vocabulary.json", "{}", "not a vocabulary"),
+        ("vocabulary.json", "[]", "not a vocabulary"),
+        ("vocabulary.json", '{"tokens": [], "answers": [], "question_length": "x"}', "not a vocabulary"),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path, file, text, message):
     save_manifest(example(), tmp_path)
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=message):
+        load_manifest(tmp_path)
+
+
+def test_a_longer_vocabulary_and_a_source_read_back(tmp_path):
+    made = example(vocabulary=Vocabulary(("<pad>", "Is"), ("yes",), 21), source='the authors\' "page"')
+    save_manifest(made, tmp_path)
+    assert load_manifest(tmp_path) == made
+
+
+def test_the_usual_length_and_no_source_are_not_mentioned(tmp_path):
+    save_manifest(example(), tmp_path)
+    assert json.loads((tmp_path / "vocabulary.json").read_text()) == {
+        "tokens": ["<pad>", "Is"],
+        "answers": ["yes", "no"],
+    }
+    assert "source" not in (tmp_path / "dataset.toml").read_text()
+
+
+@pytest.mark.parametrize("missing", ["videos.csv", "questions-test.jsonl", "vocabulary.json"])
+def test_a_head_alone_says_where_the_rest_is_to_be_had(tmp_path, missing):
+    save_manifest(example(source="https://example.org/x"), tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(
+        UserError, match=rf"{missing} is missing: get .* of mine from https://example\.org/x, then.*dataset\.toml"
+    ):
         load_manifest(tmp_path)
 
 

@@ -5,14 +5,17 @@ import pytest
 
 from pipeline.extractors import make_question_extractor
 from pipeline.failure import UserError
+from pipeline.manifest import Vocabulary
 from pipeline.store.schema import tokens_name
 from pipeline.weights import WeightsSource
 
 TOKENS = ("<pad>", "Is", "the", "violin", "is", "playing", "more", "than", "ten")
+WORDS = Vocabulary(TOKENS, ())
 
 
 def test_questions_become_indices_padded_to_fourteen():
-    extractor = make_question_extractor("tokens", TOKENS)
+    extractor = make_question_extractor("tokens", WORDS)
+    assert extractor.shape == (14,)
     assert extractor.load(WeightsSource("seeded"), "cpu") == ""
     rows = extractor.extract(["Is the violin playing?", "the violin is playing more than the violin？"])
     assert rows.dtype == np.int32
@@ -22,23 +25,42 @@ def test_questions_become_indices_padded_to_fourteen():
 
 
 def test_no_questions_give_no_rows():
-    assert make_question_extractor("tokens", TOKENS).extract([]).shape == (0, 14)
+    assert make_question_extractor("tokens", WORDS).extract([]).shape == (0, 14)
 
 
 def test_the_name_changes_with_the_vocabulary():
-    extractor = make_question_extractor("tokens", TOKENS)
+    extractor = make_question_extractor("tokens", WORDS)
     assert extractor.name == tokens_name(TOKENS)
-    assert extractor.name != make_question_extractor("tokens", (*TOKENS, "cello")).name
-    assert extractor.constants()["vocabulary"] == list(TOKENS)
+    assert extractor.name != make_question_extractor("tokens", Vocabulary((*TOKENS, "cello"), ())).name
+    assert extractor.constants() == {"version": 1, "vocabulary": list(TOKENS), "length": 14}
+
+
+def test_the_names_of_fourteen_words_are_those_of_stores_that_are_there():
+    assert tokens_name(("<pad>", "Is")) == "tokens-f09f798b"
+
+
+def test_a_longer_vocabulary_has_longer_rows_under_another_name():
+    longer = make_question_extractor("tokens", Vocabulary(TOKENS, (), 15))
+    rows = longer.extract([" ".join(["the"] * 15) + "?", "Is the violin playing?"])
+    assert rows.tolist() == [[2] * 15, [1, 2, 3, 5, *[0] * 11]]
+    assert longer.shape == (15,)
+    assert longer.constants()["length"] == 15
+    assert longer.name not in (tokens_name(TOKENS), tokens_name((*TOKENS, "15")), tokens_name(TOKENS, 16))
+
+
+def test_an_open_vocabulary_reads_other_words_as_one():
+    words = Vocabulary(("<pad>", "<unk>", "Is", "playing"), ())
+    row = make_question_extractor("tokens", words).extract(["Is the theremin playing?"])[0]
+    assert row.tolist() == [2, 1, 1, 3, *[0] * 10]
 
 
 def test_an_unknown_word_is_named_with_its_question():
     with pytest.raises(UserError) as refusal:
-        make_question_extractor("tokens", TOKENS).extract(["Is the violin playing?", "Is the theremin playing?"])
+        make_question_extractor("tokens", WORDS).extract(["Is the violin playing?", "Is the theremin playing?"])
     assert "theremin" in str(refusal.value)
     assert "Is the theremin playing?" in str(refusal.value)
 
 
 def test_a_question_that_is_too_long_is_refused():
     with pytest.raises(UserError, match="15"):
-        make_question_extractor("tokens", TOKENS).extract([" ".join(["the"] * 15) + "?"])
+        make_question_extractor("tokens", WORDS).extract([" ".join(["the"] * 15) + "?"])

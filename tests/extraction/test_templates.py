@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.failure import UserError
+from pipeline.manifest import Question
 from pipeline.templates import (
     ANSWERS,
+    AVQA_COLUMNS,
+    AVQA_TYPES,
     COLUMNS,
     GROUPS,
     INSTRUMENTS,
@@ -18,6 +21,7 @@ from pipeline.templates import (
     build_vocabulary,
     encode,
     fill,
+    freeze_vocabulary,
     group_of,
     index_tokens,
     normalise,
@@ -68,6 +72,30 @@ def test_vocabulary_keeps_the_order_of_first_appearance_behind_the_padding():
 
 def test_a_word_called_like_the_padding_does_not_stand_twice():
     assert build_vocabulary(["a <pad> b"], []).tokens == ("<pad>", "a", "b")
+
+
+def ask(text, answer="yes"):
+    return Question("1", "a", text, text, answer, "Why", "Visual")
+
+
+def test_the_frozen_vocabulary_is_of_the_training_split_else_of_all():
+    questions = {"test": [ask("Is it loud?", "no")], "train": [ask("Is it red?")]}
+    assert freeze_vocabulary(questions) == build_vocabulary(["Is it red?"], ["yes"])
+    del questions["train"]
+    assert freeze_vocabulary({**questions, "val": [ask("Why?")]}).tokens == ("<pad>", "Why", "Is", "it", "loud")
+    assert freeze_vocabulary({}).tokens == ("<pad>",)
+
+
+def test_the_longest_question_of_any_split_fits_and_fourteen_words_always():
+    train = [ask("Is it red?")]
+    assert freeze_vocabulary({"train": train, "test": [ask(" ".join(["Is"] * 14) + "?")]}).question_length == 14
+    assert freeze_vocabulary({"train": train, "test": [ask(" ".join(["Is"] * 15) + "?")]}).question_length == 15
+
+
+def test_an_open_vocabulary_leaves_out_what_a_single_question_says():
+    train = [ask("Is it red?"), ask("Is it loud loud?"), ask("Why red?")]
+    assert freeze_vocabulary({"train": train}, is_open=True).tokens == ("<pad>", "<unk>", "Is", "it", "red")
+    assert build_vocabulary(["a <unk> b"], []).tokens == ("<pad>", "a", "b")
 
 
 @given(WORDS)
@@ -128,6 +156,12 @@ def test_types_groups_and_columns_stand_in_the_printed_order():
     for column in COLUMNS:
         groups = {group_of(name) for name in column.types}
         assert len(groups) <= 1
+
+
+def test_avqas_types_are_columns_in_the_papers_order():
+    labels = ["Used for", "When", "Before/Next", "Why", "Where", "Happening", "Come from", "Which", "All"]
+    assert [column.label for column in AVQA_COLUMNS] == labels
+    assert tuple(name for column in AVQA_COLUMNS for name in column.types) == AVQA_TYPES
 
 
 def test_slots_name_their_fillers():

@@ -1,5 +1,7 @@
 """Batches: split by what is there, put back in order, nothing left of what is taken away."""
 
+from dataclasses import replace
+
 import torch
 from tiny_store import SIZES, make_manifest, make_store
 
@@ -57,3 +59,12 @@ def test_selecting_rows_takes_every_field_along():
         for feature, values in getattr(chosen, name).items():
             assert torch.equal(values, getattr(batch, name)[feature][rows])
     assert torch.equal(chosen.audio_mask, batch.audio_mask[rows])
+
+
+def test_choices_follow_their_rows_through_every_part():
+    whole = mixed_batch()
+    batch = replace(whole, choices=torch.arange(36).reshape(12, 3) % 5 == 0)
+    for rows, part in batch.split_by_presence():
+        assert torch.equal(part.choices, batch.choices[rows])
+    assert batch.to("meta").choices.device.type == "meta"
+    assert all(part.choices is None for _, part in whole.split_by_presence())

@@ -1,12 +1,14 @@
 """Batches out of a store: which rows, what is there, negatives, order, memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from tiny_store import SIZES, TEXTS, make_manifest, make_store
+from tiny_store import CLASSES, SIZES, TEXTS, WORDS, make_manifest, make_store, offer
 
 from pipeline.failure import UserError
-from pipeline.store.schema import State
+from pipeline.store.schema import State, tokens_name
 from train.backbones import make_backbone
 from train.dataset import QuestionDataset, input_shapes
 from train.features import FeatureBank, strided_steps
@@ -156,3 +158,27 @@ def test_an_answer_outside_the_frozen_list_is_marked():
     manifest.questions["train"] = (odd,)
     dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
     assert dataset.answers.tolist() == [-1]
+
+
+def test_choices_are_those_of_the_frozen_list_and_none_where_no_row_offers_any():
+    store = make_store()
+    offered = {"3-audio": ("drum", "kazoo"), "3-visual": (), "5-audio": ("kazoo",), "6-audio": CLASSES}
+    manifest = offer(make_manifest(store), offered)
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    choices = dataset.batch([6, 7, 8, 10, 12]).choices
+    assert choices.dtype == torch.bool
+    nothing, everything = [False] * 3, [True] * 3
+    assert choices.tolist() == [[False, True, False], nothing, everything, nothing, everything]
+    assert dataset.batch([8, 9]).choices is None
+    assert make_dataset().batch([6, 7]).choices is None
+
+
+def test_the_tokens_of_a_longer_vocabulary_are_read_under_their_own_name():
+    store = make_store()
+    manifest = make_manifest(store)
+    longer = replace(manifest, vocabulary=replace(manifest.vocabulary, question_length=20))
+    with pytest.raises(KeyError, match="tokens-"):
+        QuestionDataset(FeatureBank(store), longer, "train", make_backbone("avst", SIZES))
+    store.questions[tokens_name(WORDS, 20)] = np.full((2, 20), 3, np.int32)
+    dataset = QuestionDataset(FeatureBank(store), longer, "train", make_backbone("avst", SIZES))
+    assert dataset.batch([6]).question["tokens"].shape == (1, 20)

@@ -4,14 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_store import CLASSES, SIZES, make_manifest, make_store
+from tiny_store import CLASSES, SIZES, make_manifest, make_store, offer
 
 from pipeline.failure import UserError
+from pipeline.manifest import Question
 from pipeline.store.schema import State
 from train.backbones import make_backbone
 from train.batch import Batch
 from train.dataset import QuestionDataset
-from train.evaluate import Evaluation, evaluate, evaluate_scenarios
+from train.evaluate import UNANSWERED, Evaluation, choose, evaluate, evaluate_scenarios
 from train.features import FeatureBank
 
 
@@ -127,6 +128,45 @@ def test_single_predictions_say_which_are_right(dataset: QuestionDataset) -> Non
     records = found.records()
     assert sum(record.correct for record in records) == found.accuracies.overall.correct
     assert [record.question_id for record in records] == [q.question_id for q in found.questions]
+
+
+@pytest.mark.parametrize("scenario", ["complete", "visual-missing", "natural"])
+def test_a_question_is_answered_among_its_choices_and_the_others_as_ever(scenario: str) -> None:
+    store = make_store()
+    manifest = make_manifest(store)
+    plain = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    best = {q.question_id: given for q, given in pairs(run(plain, scenario)[0])}
+    offered = {name: tuple(c for c in CLASSES if c != given) for name, given in best.items() if "audio" in name}
+    dataset = QuestionDataset(FeatureBank(store), offer(manifest, offered), "train", make_backbone("avst", SIZES))
+    given = {q.question_id: given for q, given in pairs(run(dataset, scenario, batch_size=5)[0])}
+    assert given.keys() == best.keys()
+    for name, answer in given.items():
+        assert answer in offered[name] if name in offered else answer == best[name]
+    one = {name: (CLASSES[row % 3], "kazoo") for row, name in enumerate(best)}
+    dataset = QuestionDataset(FeatureBank(store), offer(manifest, one), "train", make_backbone("avst", SIZES))
+    assert run(dataset, scenario)[0].predictions == tuple(choices[0] for choices in one.values())
+
+
+def test_the_best_of_the_choices_is_given_whatever_the_sign_of_its_logit() -> None:
+    logits = torch.tensor([[3.0, -2.0, -1.0], [3.0, -1.0, -1.0], [0.0, 0.0, 0.0]])
+    offered = torch.tensor([[False, True, True], [False, True, True], [False, False, False]])
+    assert choose(logits, offered) == [2, 1, UNANSWERED]
+    assert choose(logits, None) == [0, 0, 0]
+
+
+def test_a_question_none_of_whose_choices_is_known_is_wrong() -> None:
+    store = make_store()
+    made = offer(make_manifest(store), {"5-audio": ("kazoo", "cowbell")})
+    odd = tuple(dataclasses.replace(q, answer="kazoo") if q.choices else q for q in made.questions["train"])
+    manifest = dataclasses.replace(made, questions={"train": odd})
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    found, _ = run(dataset, "complete")
+    (record,) = (record for record in found.records() if record.question_id == "5-audio")
+    assert (record.prediction, record.answer, record.correct) == ("", "kazoo", False)
+
+
+def pairs(found: Evaluation) -> list[tuple[Question, str]]:
+    return list(zip(found.questions, found.predictions, strict=True))
 
 
 def test_an_unknown_scenario_is_named(dataset: QuestionDataset) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_store import make_manifest, make_store
+from tiny_store import make_manifest, make_store, offer
 
 from pipeline.failure import UserError
 from train.config import make_config
@@ -171,6 +171,32 @@ def test_validation_counts_the_naturally_complete_questions_alone(tmp_path):
     assert measure_accuracy(method, dataset, "complete", torch.device("cpu")) == pytest.approx(
         100 * sum(_is_right(method, dataset, row) for row in whole) / len(whole)
     )
+
+
+def test_validation_counts_what_is_chosen_among_choices_and_never_an_unknown_answer(tmp_path):
+    store = make_store(videos=20)
+    method, config = train(tmp_path / "run", store, epochs=1)
+
+    def measure(choices, answer):
+        manifest = make_manifest(store)
+        manifest.questions["val"] = tuple(replace(q, answer=answer) for q in manifest.questions["val"])
+        offered = offer(manifest, {q.question_id: choices for q in manifest.questions["val"]})
+        dataset = QuestionDataset(FeatureBank(store), offered, "val", method.backbone, config.map_size)
+        return measure_accuracy(method, dataset, "complete", torch.device("cpu"))
+
+    assert measure(("drum", "kazoo"), "drum") == 100
+    assert measure(("drum", "kazoo"), "flute") == 0
+    assert measure(("kazoo", "cowbell"), "kazoo") == 0
+
+
+def test_training_learns_over_the_whole_answer_list_whatever_is_offered(tmp_path):
+    store = make_store(videos=20)
+    plain = make_manifest(store)
+    offered = offer(plain, {q.question_id: (q.answer, "kazoo") for q in plain.questions["train"]})
+    for name, manifest in (("plain", plain), ("offered", offered)):
+        fit(tiny_config(epochs=1), manifest, FeatureBank(store), tmp_path / name)
+    weights = [load_file(tmp_path / name / "checkpoint.safetensors") for name in ("plain", "offered")]
+    assert all(torch.equal(values, weights[1][name]) for name, values in weights[0].items())
 
 
 def _is_right(method, dataset, row) -> bool:

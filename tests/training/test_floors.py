@@ -1,6 +1,7 @@
 """Floors: majorities back off in order, break ties by first appearance, reach the known figures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,26 @@ def test_of_equally_frequent_answers_the_first_met_is_given() -> None:
     for first, second in (("one", "two"), ("two", "one")):
         accuracies = template_majority([ask("a?", first), ask("a?", second)], [ask("a?", first)])
         assert accuracies.overall.correct == 1
+
+
+def test_of_a_multiple_choice_question_the_majority_among_its_choices_is_given() -> None:
+    answers = ["one"] * 3 + ["two"] * 2 + ["three"]
+    train = [*(ask("a?", answer) for answer in answers), ask("b?", "four", "U?")]
+
+    def given(text: str, choices: tuple[str, ...], template: str = "T?") -> list[str]:
+        found = []
+        for answer in ("one", "two", "three", "four", "five"):
+            question = replace(ask(text, answer, template), choices=choices)
+            by_template, by_text = template_majority(train, [question]), filled_majority(train, [question])
+            assert by_template.overall.correct == by_text.overall.correct
+            found += [answer] * by_template.overall.correct
+        return found
+
+    assert given("a?", ("three", "two")) == ["two"]
+    assert given("a?", ("five", "three")) == ["three"]
+    assert given("a?", ("four", "five")) == ["four"]
+    assert given("b?", ("three", "two"), "U?") == ["two"]
+    assert given("a?", ("five", "six")) == []
 
 
 def test_floors_carry_groups_and_types() -> None:

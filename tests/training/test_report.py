@@ -82,9 +82,30 @@ def test_columns_stand_in_the_papers_true_order() -> None:
 
 
 def test_other_datasets_get_a_column_per_type() -> None:
-    types = ("Why", "Used for")
+    types = ("Why", "Colour")
     columns = columns_of([row(accuracies=accuracies(3, types))])
-    assert [column.label for column in columns] == ["Used for", "Why", "All"]
+    assert [column.label for column in columns] == ["Colour", "Why", "All"]
+
+
+def test_avqa_gets_the_papers_eight_columns_in_its_order_also_where_types_are_missing() -> None:
+    found = row(dataset="avqa", accuracies=accuracies(3, ("Which", "Where", "Come from")))
+    labels = ["Used for", "When", "Before/Next", "Why", "Where", "Happening", "Come from", "Which", "All"]
+    assert [column.label for column in columns_of([found])] == labels
+    table = markdown(build_blocks([found]))
+    assert f"| {' | '.join(labels)} |" in table
+    assert "| zero-fill | – | – | – | – | 19.05 | – | 22.73 | 15.00 | 19.05 |" in table
+
+
+def test_multiple_choice_is_told_where_there_is_any(tmp_path: Path) -> None:
+    asked = accuracies(3).overall.questions
+    block = build_blocks([row(multiple_choice=7)])[0]
+    assert block.questions == f"{asked} questions, 7 of them multiple choice"
+    assert f"complete\n\n{block.questions}\n" in markdown([block])
+    plain = build_blocks([row()])[0]
+    assert plain.questions == f"{asked} questions"
+    assert plain.questions not in markdown([plain])
+    page = write_report(save(tmp_path, [row(multiple_choice=7)]), tmp_path / "out").read_text(encoding="utf-8")
+    assert block.questions in page
 
 
 def test_floors_come_first_then_references_then_methods() -> None:

@@ -1,5 +1,8 @@
 """Result rows: counts are pooled, rows survive the file, later rows win, bad files are named."""
 
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,23 @@ def test_the_hash_of_questions_knows_answers_and_ids_but_no_order() -> None:
     one, two = question("Audio Counting", "one"), question("Audio Counting", "two")
     assert hash_questions([one, two]) == hash_questions([two, one])
     assert hash_questions([one]) != hash_questions([two])
+
+
+def test_the_hash_of_questions_knows_the_choices_and_is_as_ever_without_them() -> None:
+    plain = question("Audio Counting", "one")
+    offered = replace(plain, choices=("one", "two"))
+    hashes = {hash_questions([q]) for q in (plain, offered, replace(plain, choices=("one",)))}
+    assert len(hashes) == 3
+    known = hashlib.sha256(b'["1", "v", "Q?", "one"]').hexdigest()
+    assert hash_questions([plain]) == known
+
+
+def test_a_row_written_before_there_were_choices_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    older = json.loads(row().model_dump_json())
+    del older["multiple_choice"]
+    path.write_text(json.dumps(older) + "\n")
+    assert read_results(path) == [row()]
 
 
 def test_a_count_without_questions_does_not_exist() -> None:

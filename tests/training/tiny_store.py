@@ -3,7 +3,8 @@
 The answer to every question is in the features: the sounding class in `vggish`, the seen class in each of `VISUAL`.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import zarr
@@ -144,3 +145,12 @@ def make_manifest(store: TinyStore, shares: tuple[float, float] = (0.6, 0.8)) ->
         )
     ids = tuple(Video(video_id, f"{video_id}.mp4") for video_id in store.video_ids)
     return Manifest("tiny", "1", "none", ids, questions, Vocabulary(WORDS, CLASSES))
+
+
+def offer(manifest: Manifest, choices: Mapping[str, tuple[str, ...]]) -> Manifest:
+    """Return the manifest whose questions of these ids offer `choices` {question id: answers}."""
+    questions = {
+        split: tuple(replace(question, choices=choices.get(question.question_id)) for question in asked)
+        for split, asked in manifest.questions.items()
+    }
+    return replace(manifest, questions=questions)

@@ -92,13 +92,7 @@ def _part(blocks: Sequence[Block]) -> dict[str, Any]:
 
 
 def _item(block: Block) -> dict[str, Any]:
-    asked = block.lines[0].cells[block.columns[-1].label]
-    return {
-        "block": block,
-        "bands": _bands(block.columns),
-        "best": _best(block),
-        "questions": asked.questions if asked else 0,
-    }
+    return {"block": block, "bands": _bands(block.columns), "best": _best(block)}
 
 
 def _find(block: Block, label: str) -> Any:

@@ -1,8 +1,8 @@
 """Result rows become blocks: one per dataset, split and scenario, the paper's columns in their true order.
 
 It draws and writes nothing. Seeds of one method are pooled, rows that answered other questions are refused.
-Source: Table 1 of the ECCV 2024 missing-modality paper, whose audio-visual "Loc" and "Cnt" columns stand
-exchanged: here each figure stands under its own name.
+Source: Tables 1 (MUSIC-AVQA) and 2 (AVQA) of the ECCV 2024 missing-modality paper, whose audio-visual "Loc" and "Cnt"
+columns stand exchanged: here each figure stands under its own name.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.failure import UserError
-from pipeline.templates import COLUMNS, TYPES, Column
+from pipeline.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
 from train.report.statistics import Estimate, estimate
 from train.results import Accuracies, Count, ResultRow
 
@@ -53,6 +53,17 @@ class Block:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
 
+    @property
+    def multiple_choice(self) -> int:
+        """How many questions were answered among their choices; the same in all rows."""
+        return self.lines[0].rows[0].multiple_choice
+
+    @property
+    def questions(self) -> str:
+        """Say how many questions each run answered, and how many of them among choices."""
+        asked = f"{self.lines[0].rows[0].accuracies.overall.questions} questions"
+        return f"{asked}, {self.multiple_choice} of them multiple choice" if self.multiple_choice else asked
+
     def is_below_floor(self, line: Line, column: Column) -> bool:
         """Tell whether a line's figure is below what the template majority gives without any video."""
         cell = line.cells[column.label]
@@ -74,10 +85,11 @@ def build_blocks(rows: Iterable[ResultRow]) -> list[Block]:
 
 
 def columns_of(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
-    """Return the paper's thirteen columns where its nine types cover the rows, else one per type, and all."""
+    """Return a paper's columns, MUSIC-AVQA's or AVQA's, where its types cover the rows, else one per type, and all."""
     types = sorted({name for row in rows for name in row.accuracies.types})
-    if types and set(types) <= set(TYPES):
-        return COLUMNS
+    for known, columns in ((TYPES, COLUMNS), (AVQA_TYPES, AVQA_COLUMNS)):
+        if types and set(types) <= set(known):
+            return columns
     return (*(Column(name, (name,)) for name in types), COLUMNS[-1])
 
 

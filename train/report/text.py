@@ -53,7 +53,8 @@ def _markdown_block(block: Block) -> str:
     rows = [_markdown_line(block, line) for line in block.lines]
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     title = f"## {block.dataset} {block.release}, {block.split}: {block.scenario}\n"
-    return "\n".join([title, *(f"| {' | '.join(cells)} |" for cells in table), ""])
+    asked = [f"{block.questions}\n"] if block.multiple_choice else []
+    return "\n".join([title, *asked, *(f"| {' | '.join(cells)} |" for cells in table), ""])
 
 
 def _markdown_line(block: Block, line: Line) -> list[str]:
