@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.failure import UserError
+from pipeline.manifest import QUESTION_LENGTH
 from train.presets import PRESETS
 
 Inputs = Literal["all", "question", "audio,question", "visual,question"]
@@ -16,10 +17,10 @@ Inputs = Literal["all", "question", "audio,question", "visual,question"]
 class ModelSizes(BaseModel):
     """The sizes that a backbone is built from.
 
-    `words` and `answers` count the frozen vocabulary. `input_shapes`: {stored feature: shape of one time step},
-    for example {"vggish": (128,), "resnet18-map": (512, 14, 14)}; `question_shapes`: {stored feature: shape of one
-    question}, for features of questions other than tokens. `channels` is the width of steps and pooled vectors where
-    the backbone's paper does not fix it.
+    `words` and `answers` count the frozen vocabulary. `input_shapes`: {stored feature: shape of one time step}, for
+    example {"vggish": (128,), "resnet18-map": (512, 14, 14)}; `question_shapes`: {stored feature: shape of one
+    question}, for features of questions other than tokens; tokens are `question_length` long. `channels` is the width
+    of steps and pooled vectors where the backbone's paper does not fix it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +33,7 @@ class ModelSizes(BaseModel):
     heads: int = 4
     dropout: float = 0.1
     time_steps: int = 10
+    question_length: int = QUESTION_LENGTH
 
 
 class TrainConfig(BaseModel):

@@ -126,6 +126,7 @@ def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) ->
         heads=config.heads,
         dropout=config.dropout,
         time_steps=config.time_steps,
+        question_length=manifest.vocabulary.question_length,
     )
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pipeline.manifest import QUESTION_LENGTH
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes
 from train.interfaces import Answer, Representation
@@ -100,7 +99,7 @@ class Pano(nn.Module):
         block = channels, _heads(channels, heads), sizes.dropout
         depths = dict(zip(("question", "visual", "audio", "cross"), layers, strict=True))
         self.lifts = nn.ModuleDict({m: _lift(self.feature_shapes[m][0], channels) for m in MODALITIES})
-        self.words = WordEmbedding(sizes.words, QUESTION_LENGTH, channels, sizes.dropout)
+        self.words = WordEmbedding(sizes.words, sizes.question_length, channels, sizes.dropout)
         self.embeddings = nn.ModuleDict(
             {m: ElementEmbedding(channels, n, sizes.dropout) for m, n in COORDINATES.items()}
         )
