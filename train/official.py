@@ -7,14 +7,15 @@ AVST), GeWu-Lab/PSTP-Net.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Names = tuple[tuple[str, str], ...]
 
 
-def _nothing(official: Mapping[str, Tensor]) -> dict[str, Any]:
+def _nothing(official: "Mapping[str, Tensor]") -> dict[str, Any]:
     return {}
 
 
@@ -39,7 +40,7 @@ class Release:
     words: tuple[str, ...]
     answers: tuple[str, ...]
     parts: Names = ()
-    read: Callable[[Mapping[str, Tensor]], dict[str, Any]] = field(default=_nothing)
+    read: Callable[["Mapping[str, Tensor]"], dict[str, Any]] = field(default=_nothing)
 
     def rename(self, name: str) -> str | None:
         """Return our name of the official tensor `name`, or None where we have no use for it."""
@@ -113,7 +114,7 @@ _UNET_PARTS: Names = (
 )
 
 
-def _read_missing_avqa(official: Mapping[str, Tensor]) -> dict[str, Any]:
+def _read_missing_avqa(official: "Mapping[str, Tensor]") -> dict[str, Any]:
     options = {"slots": official.get("memory_network.question_memory"), "steps": official.get("diffusion.betas")}
     return {name: len(values) for name, values in options.items() if values is not None}
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,10 +38,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_manifest(make_manifest(store), tmp_path / "data")
     (tmp_path / "store.zarr").mkdir()
     (tmp_path / "tiny.toml").write_text(GRID)
-    reader = types.ModuleType("pipeline.store.reader")
-    reader.open_store = lambda path: store  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.store.reader", reader)
-    small = PRESETS["demo"].model_copy(update={"settings": {"channels": 16, "heads": 2, "time_steps": 4}})
+    monkeypatch.setattr("pipeline.store.reader.open_store", lambda path: store)
+    small = replace(PRESETS["demo"], settings={"channels": 16, "heads": 2, "time_steps": 4})
     monkeypatch.setitem(PRESETS, "demo", small)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -84,7 +82,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 def test_every_default_of_train_is_the_documented_one() -> None:
     defaults = train.make_context("train", []).params
     documented = {
-        "backbone": "avst",
+        "backbone": None,
         "dataset": "music-avqa",
         "preset": "paper",
         "inputs": "all",
@@ -95,7 +93,8 @@ def test_every_default_of_train_is_the_documented_one() -> None:
     }
     assert {name: defaults[name] for name in documented} == documented
     config = make_config()
-    assert (config.method, config.variant, config.seed) == ("rmm-avr", "recommended", 1)
+    assert (config.backbone, config.method, config.variant, config.seed) == ("avst", "rmm-avr", "recommended", 1)
+    assert make_config("pstp").backbone == "pstp"
     assert name_run(config) == "avst-rmm-avr-1"
     assert name_run(make_config(inputs="audio,question", seed=3)) == "avst-audio-question-only-3"
 
