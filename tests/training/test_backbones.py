@@ -105,7 +105,8 @@ def test_gradient_reaches_every_parameter(name, variant):
     backbone, batch = make(name, variant), make_batch(negatives=True)
     answer = backbone.answer(backbone.encode(batch))
     (F.cross_entropy(answer.logits, batch.answer) + sum(answer.losses.values())).backward()
-    unreached = [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # Rounding gives a parameter that nothing depends on some 1e-11.
+    unreached = [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-8]
     assert unreached == []
 
 
