@@ -45,19 +45,22 @@ BOOT = (
 class Limits:
     """What one file may cost.
 
-    Processor seconds per minute of media asked for (and at least), seconds on the wall, bytes of memory above
-    the fresh child's, bytes of the file itself.
+    Processor seconds per minute of media asked for (and at least), and per picture beyond one a second; seconds
+    on the wall, bytes of memory above the fresh child's, bytes of the file itself.
     """
 
     cpu_seconds_per_minute: float = 30.0
+    cpu_seconds_per_picture: float = 0.05
     cpu_seconds_at_least: float = 10.0
     wall_seconds: float = 600.0
     memory_bytes: int = 1_500_000_000
     file_bytes: int = 20_000_000_000
 
-    def cpu_seconds(self, seconds: int) -> int:
-        """Return the whole processor seconds allowed for `seconds` of media."""
-        return math.ceil(max(self.cpu_seconds_at_least, self.cpu_seconds_per_minute * seconds / 60))
+    def cpu_seconds(self, request: DecodeRequest) -> int:
+        """Return the whole processor seconds allowed for what is asked of one file."""
+        pictures = request.seconds * sum(size.per_second - 1 for size in request.frame_sizes)
+        media = max(self.cpu_seconds_at_least, self.cpu_seconds_per_minute * request.seconds / 60)
+        return math.ceil(media + self.cpu_seconds_per_picture * pictures)
 
 
 class ChildStartError(RuntimeError):
@@ -132,7 +135,7 @@ class DecodingChild:
 
     def _hand_over(self, path: Path, request: DecodeRequest) -> None:
         """Give the file to a living child: one that died before it began to decode died of something else."""
-        cpu_seconds = self._limits.cpu_seconds(request.seconds)
+        cpu_seconds = self._limits.cpu_seconds(request)
         question = _pack_header({"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)})
         cause = ""
         for _ in range(ATTEMPTS):
@@ -163,7 +166,7 @@ class DecodingChild:
             self.close()
             raise _ChildLostError(f"gave no answer for {limits.wall_seconds:g} s") from None
         except EOFError:
-            raise _ChildLostError(self._explain_death(limits.cpu_seconds(request.seconds))) from None
+            raise _ChildLostError(self._explain_death(limits.cpu_seconds(request))) from None
 
     def _explain_death(self, cpu_seconds: int) -> str:
         assert self._process is not None

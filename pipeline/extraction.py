@@ -16,11 +16,11 @@ import numpy as np
 from pipeline.child import DecodingChild, Limits
 from pipeline.decode import open_decoder
 from pipeline.extractors import make_extractor
-from pipeline.interfaces import FeatureExtractor, QuestionExtractor
+from pipeline.interfaces import FeatureExtractor, NormalisationChoice, QuestionExtractor
 from pipeline.partitions import Partition, VideoTask
 from pipeline.store.schema import FeatureSpec, State
 from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
-from pipeline.timeline import DecodeRequest, Media, Short, Track
+from pipeline.timeline import DecodeRequest, FrameSize, Media, Short, Track
 from pipeline.weights import WeightsSource
 
 THREADS_PER_WORKER = 1
@@ -32,6 +32,7 @@ class ExtractionPlan:
     """Everything a worker needs to know, as plain values: a task is picklable and the same on every machine.
 
     `features` are of videos, `question_features` of question texts (those are made by the coordinator).
+    `normalisation` is the preprocessing constants' choice of those extractors that have one.
     """
 
     store: str
@@ -42,6 +43,7 @@ class ExtractionPlan:
     device: str
     seconds: int
     short: Short
+    normalisation: NormalisationChoice = "published"
     limits: Limits = field(default_factory=Limits)
 
 
@@ -74,7 +76,7 @@ def describe(extractor: FeatureExtractor | QuestionExtractor, plan: ExtractionPl
         "machine": _machine(plan.device),
     }
     if extractor.modality != "question":
-        constants["sampling"] = {"rule": "frame shown at the middle of each second", "short": plan.short}
+        constants["sampling"] = {"rule": _sampling_rule(getattr(extractor, "frame_size", None)), "short": plan.short}
         constants["decoder"] = {"name": plan.decoder, "version": open_decoder(plan.decoder).version()}
     return FeatureSpec(extractor.name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
 
@@ -108,11 +110,16 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
 @functools.lru_cache(maxsize=1)
 def _tools(plan: ExtractionPlan) -> _Tools:
     """Load the networks once per worker process."""
-    extractors = {name: make_extractor(name) for name in plan.features}
+    extractors = {name: make_extractor(name, plan.normalisation) for name in plan.features}
     hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
+    limit_threads()
+    return _Tools(DecodingChild(plan.decoder, plan.limits), extractors, hashes)
+
+
+def limit_threads() -> None:
+    """Give torch, where it is in use, as many threads as descriptions say: their number changes last bits."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(THREADS_PER_WORKER)
-    return _Tools(DecodingChild(plan.decoder, plan.limits), extractors, hashes)
 
 
 def _decode(tools: _Tools, plan: ExtractionPlan, task: VideoTask) -> tuple[VideoRecord, Media]:
@@ -155,6 +162,12 @@ def _extract(extractor: FeatureExtractor, media: Media, plan: ExtractionPlan) ->
     if plan.short == "cycle":
         values = values[np.arange(plan.seconds) % len(values)]
     return State.COMPLETE, "", values[: plan.seconds]
+
+
+def _sampling_rule(size: FrameSize | None) -> str:
+    if size is None or size.per_second == 1:
+        return "frame shown at the middle of each second"
+    return f"frames shown at the middles of {size.per_second} equal parts of each second"
 
 
 def _sha256(path: Path) -> str:

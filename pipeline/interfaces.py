@@ -1,12 +1,14 @@
 """The roles in stage one: what a feature extractor is. It holds no implementation."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import WeightsSource
+
+NormalisationChoice = Literal["published", "trained"]
 
 
 class FeatureExtractor(Protocol):
@@ -36,10 +38,16 @@ class FeatureExtractor(Protocol):
 
 
 class QuestionExtractor(Protocol):
-    """What turns question texts into one named feature; light and picklable until `load`."""
+    """What turns question texts into one named feature; light and picklable until `load`.
+
+    `uses_vocabulary`: whether it is made for one frozen vocabulary; `uses_weights`: whether it is a network.
+    Several features of one network share it.
+    """
 
     name: str
     modality: str
+    uses_vocabulary: bool
+    uses_weights: bool
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: str
@@ -48,10 +56,14 @@ class QuestionExtractor(Protocol):
         """Return everything but weights and machine that the numbers depend on, as JSON values."""
         ...
 
+    def check(self, texts: Sequence[str]) -> None:
+        """Raise `UserError` for a text that it cannot take; needs no `load`."""
+        ...
+
     def load(self, weights: WeightsSource, device: str) -> str:
         """Build what it needs with `weights` on `device`; return the hash of the weights, "" for none."""
         ...
 
     def extract(self, texts: Sequence[str]) -> np.ndarray:
-        """Return [question, *shape], one row per text."""
+        """Return [question, *shape], one row per text; raise FloatingPointError where a value is not finite."""
         ...

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,25 +22,28 @@ from pipeline.extraction import (
 )
 from pipeline.extractors import make_extractor
 from pipeline.failure import UserError
+from pipeline.interfaces import FeatureExtractor
 from pipeline.manifest import Manifest, Video
 from pipeline.partitions import VideoTask, plan_partitions
-from pipeline.questions import PendingQuestions, pending_questions
+from pipeline.questions import update_questions
+from pipeline.store.mixing import settle_description
 from pipeline.store.reader import open_store
-from pipeline.store.schema import FeatureSpec, State, differences
+from pipeline.store.schema import FeatureSpec, State
 from pipeline.store.writer import FeatureRecord, StoreWriter
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in videos (`total` None: workers are being started); `note` is for people.
+    """How far a run is, in videos or question texts (`total` None: workers are being started).
 
-    `failed` counts the videos of this run with a failed modality.
+    `failed` counts the videos of this run with a failed modality; `note` is for people.
     """
 
     done: int
     total: int | None
     failed: int = 0
     note: str = ""
+    unit: Literal["videos", "questions"] = "videos"
 
 
 @dataclass
@@ -84,6 +88,7 @@ def extract(
     Raises `UserError` before any work where the videos folder, the manifest and the store do not fit each other.
     """
     _check_questions(manifest)
+    _check_short(plan)
     if not (Path(plan.store) / "zarr.json").exists():
         check_videos_folder(videos_folder, manifest)
     with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}") as writer:
@@ -92,9 +97,8 @@ def extract(
         work = run.plan_work(manifest.videos, rows)
         if work:
             check_videos_folder(videos_folder, manifest)
-        questions = list(pending_questions(writer, manifest, plan))
+        update_questions(writer, manifest, plan, options.accept, _in_questions(on_progress))
         _append_videos(writer, manifest, rows)
-        _store_questions(writer, manifest, questions)
         extracted = run.work(work, videos_folder) if work else 0
         writer.consolidate()
         return _summarise(writer, manifest, rows, plan, extracted)
@@ -143,6 +147,16 @@ def _check_questions(manifest: Manifest) -> None:
                 )
 
 
+def _check_short(plan: ExtractionPlan) -> None:
+    sizes = {name: make_extractor(name).frame_size for name in plan.features if plan.short == "released"}
+    for name, size in sizes.items():
+        if size is not None and size.per_second > 1:
+            raise UserError(
+                f"--short released counts single frames, and {name} reads {size.per_second} of each second: "
+                f"give --short pad or cycle, or leave {name} out of --features"
+            )
+
+
 def _match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
     """Return the row that each of the manifest's videos has, or will have once it is appended."""
     stored = writer.video_ids()
@@ -164,12 +178,8 @@ def _append_videos(writer: StoreWriter, manifest: Manifest, rows: dict[str, int]
     writer.append_videos([video.video_id for video in manifest.videos if rows[video.video_id] >= stored])
 
 
-def _store_questions(writer: StoreWriter, manifest: Manifest, pending: list[PendingQuestions]) -> None:
-    rows = writer.append_questions(manifest.texts())
-    for part in pending:
-        writer.ensure_question_feature(part.spec)
-        if part.texts:
-            writer.write_questions(part.spec.name, np.array([rows[text] for text in part.texts]), part.values)
+def _in_questions(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
+    return lambda done, total: on_progress(Progress(done, total, unit="questions"))
 
 
 class _Run:
@@ -187,6 +197,9 @@ class _Run:
         self._options = options
         self._on_progress = on_progress
 
+    def _make(self, name: str) -> FeatureExtractor:
+        return make_extractor(name, self._plan.normalisation)
+
     def plan_work(self, videos: Sequence[Video], rows: dict[str, int]) -> list[VideoTask]:
         """Return the videos that lack a feature, in the order of their rows; paths are relative to the folder."""
         redo = (State.PENDING, State.FAILED) if self._options.retry_failed else (State.PENDING,)
@@ -199,7 +212,7 @@ class _Run:
                 tasks.append(VideoTask(row, video.video_id, video.path, video.sha256, lacking))
         if not tasks:
             self._refuse_differences(
-                {name: describe(make_extractor(name), self._plan, "") for name in self._plan.features},
+                {name: describe(self._make(name), self._plan, "") for name in self._plan.features},
                 _UNKNOWN_WHEN_IDLE,
             )
         return tasks
@@ -228,28 +241,15 @@ class _Run:
 
     def _refuse_differences(self, specs: dict[str, FeatureSpec], ignore: tuple[str, ...] = ()) -> dict[str, int]:
         """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""
-        made_by = {}
-        for name, spec in specs.items():
-            known = self._writer.feature_specs(name)
-            matches = [index for index, other in enumerate(known) if not differences(other, spec, ignore)]
-            if matches or not known:
-                made_by[name] = matches[0] if matches else 0
-            elif name in self._options.accept:
-                self._writer.accept(spec)
-                made_by[name] = len(known)
-            else:
-                listed = "; ".join(differences(known[0], spec, ignore))
-                raise UserError(
-                    f"feature {name} in {self._plan.store} was made differently: {listed}. Use the same settings, "
-                    f"another --store, or --accept {name} to mix them knowingly"
-                )
-        return made_by
+        return {
+            name: settle_description(self._writer, spec, self._options.accept, ignore) for name, spec in specs.items()
+        }
 
     def _settle_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
         """Record what needs no decoding (the modality is known to be absent or failed); return what does."""
         presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in ("audio", "visual")}
         reasons = {m: self._writer.read_index(f"videos/{m}_reason") for m in presence}
-        modality_of = {name: make_extractor(name).modality for name in self._plan.features}
+        modality_of = {name: self._make(name).modality for name in self._plan.features}
         settled = (State.ABSENT,) if self._options.retry_failed else (State.ABSENT, State.FAILED)
         records, left = [], []
         for task in tasks:

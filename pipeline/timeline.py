@@ -7,11 +7,11 @@ are exact fractions of a second, so that a frame that starts at a step's middle 
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -31,13 +31,19 @@ class FrameSize:
     """How a frame is made square for a network.
 
     `stretch` resizes to exactly size x size; `crop` resizes the shorter side to `shorter_side` pixels and
-    cuts the centre size x size. `filter` is Pillow's resampling filter.
+    cuts the centre size x size. `filter` is Pillow's resampling filter. `per_second`: how many frames of each
+    step there are, spread evenly inside it.
     """
 
     mode: Literal["stretch", "crop"]
     size: int
     shorter_side: int = 0
     filter: Literal["bilinear", "bicubic"] = "bilinear"
+    per_second: int = 1
+
+    def constants(self) -> dict[str, Any]:
+        """Return how a frame is made square, as JSON values; which frames those are is the sampling's to say."""
+        return {"mode": self.mode, "size": self.size, "shorter_side": self.shorter_side, "filter": self.filter}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class DecodeRequest:
     """What to decode of one file: at most `seconds` steps, the frames at each of `frame_sizes`, the sound.
 
     Without frame sizes the visual track, without `wants_audio` the audio track is `pending` (or absent).
-    `max_pixels` bounds one frame's height x width.
+    `max_pixels` bounds one frame's height x width. Raises ValueError where several frames of a second are asked
+    of the `released` rule, which counts single ones.
     """
 
     seconds: int = 60
@@ -53,6 +60,10 @@ class DecodeRequest:
     wants_audio: bool = True
     short: Short = "pad"
     max_pixels: int = 64_000_000
+
+    def __post_init__(self) -> None:
+        if self.short == "released" and any(size.per_second > 1 for size in self.frame_sizes):
+            raise ValueError("the released rule gives one frame a second, not several")
 
 
 @dataclass(frozen=True)
@@ -68,9 +79,10 @@ class Track:
 class Media:
     """One decoded video on the shared time axis.
 
-    `frames[size]`: uint8 [time, height, width, 3], RGB, `visual.steps` rows (`seconds` rows for
-    `released`). `waveform`: float32 [sample], mono in [-1, 1], starting at t0, `audio.steps` seconds long
-    at `sample_rate_hz`, padded with zeros to whole seconds. Both are empty unless their track is complete.
+    `frames[size]`: uint8 [time x per_second, height, width, 3], RGB, `size.per_second` rows for each of
+    `visual.steps` steps (`seconds` steps for `released`). `waveform`: float32 [sample], mono in [-1, 1],
+    starting at t0, `audio.steps` seconds long at `sample_rate_hz`, padded with zeros to whole seconds. Both
+    are empty unless their track is complete.
     """
 
     visual: Track
@@ -105,13 +117,18 @@ class FrameSelector(Generic[Picture]):
     shown at a step's middle, the nearest inside the step is chosen, else the last before it. A frame that
     was lost is not replaced by one from an earlier step: that step stays without a frame (None). Only one
     undecided frame is kept.
+
+    With n = `per_second` frames of each step, the same holds of its n equal parts: part j is looked at in its
+    middle, t0 + k + (j + 0.5) / n.
     """
 
-    def __init__(self, t0: Fraction, seconds: int) -> None:
+    def __init__(self, t0: Fraction, seconds: int, per_second: int = 1) -> None:
         self._t0 = t0
         self._seconds = seconds
+        self._per_second = per_second
         self._rows: list[Picture | None] = []
-        self._middle = t0 + Fraction(1, 2)
+        self._half = Fraction(1, 2 * per_second)
+        self._middle = t0 + self._half
         self._current: _Candidate[Picture] | None = None
         self._lost: dict[Fraction, Fraction] = {}
         self._is_past = False
@@ -119,7 +136,7 @@ class FrameSelector(Generic[Picture]):
     @property
     def is_done(self) -> bool:
         """True once every step is decided: what follows cannot change the choice."""
-        return len(self._rows) >= self._seconds or self._is_past
+        return len(self._rows) >= self._seconds * self._per_second or self._is_past
 
     def feed(self, start: Fraction, duration: Fraction, take: Callable[[], Picture]) -> None:
         """Offer the frame shown from `start`; `take` converts it and is called only if the frame is chosen.
@@ -140,7 +157,7 @@ class FrameSelector(Generic[Picture]):
         self._is_past = start > self._t0 + self._seconds + 1
 
     def finish(self) -> list[Picture | None]:
-        """Return one picture per step of the video's real duration, None where a step has none.
+        """Return `per_second` pictures per step of the video's real duration, None where there is none.
 
         Lost frames at the end shorten the video by less than a second; a longer lost end is steps without a
         frame. Without any frame the list is empty.
@@ -152,21 +169,37 @@ class FrameSelector(Generic[Picture]):
         if lost_end - end >= 1:
             end = lost_end
         steps = count_steps(float(end - self._t0), self._seconds)
-        while len(self._rows) < steps:
+        while len(self._rows) < steps * self._per_second:
             self._decide(None)
         return self._rows
 
     def _decide(self, following: _Candidate[Picture] | None) -> None:
         self._rows.append(self._choose(self._middle, following))
-        self._middle += 1
+        self._middle += 2 * self._half
 
     def _choose(self, middle: Fraction, following: _Candidate[Picture] | None) -> Picture | None:
         shown = self._current
         if shown is not None and not any(shown.start < lost <= middle for lost in self._lost):
             return shown.picture
-        begin, end = middle - Fraction(1, 2), middle + Fraction(1, 2)
+        begin, end = middle - self._half, middle + self._half
         inside = [c for c in (shown, following) if c is not None and begin <= c.start < end]
         return min(inside, key=lambda c: abs(c.start - middle)).picture if inside else None
+
+
+def bridge_losses(rows: Sequence[Picture | None], per_second: int) -> list[Picture | None]:
+    """Return `rows`, `per_second` pictures per step, with each None replaced by the nearest of its own step.
+
+    A step that `FrameSelector` gives a picture of its middle always has one here too, so what a modality lacks
+    does not depend on how many frames of a second were asked for. Of two equally near the earlier one is taken.
+    """
+    bridged: list[Picture | None] = []
+    for first in range(0, len(rows), per_second):
+        step = rows[first : first + per_second]
+        there = [place for place, picture in enumerate(step) if picture is not None]
+        for place in range(len(step)):
+            nearest = min(there, key=lambda other: abs(other - place), default=place)
+            bridged.append(step[nearest])
+    return bridged
 
 
 class ReleasedSelector(Generic[Picture]):

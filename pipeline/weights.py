@@ -11,6 +11,7 @@ import math
 import pickle
 import tempfile
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -26,17 +27,35 @@ if TYPE_CHECKING:
 DOWNLOAD_TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
 NAMES_SHOWN = 3
+SHA256_DIGITS = 64
+SHORTEST_PREFIX = 8
 
 Fan = Literal["in", "out"]
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One checkpoint as its authors publish it: file name, address, SHA-256 of the file."""
+    """One checkpoint as its authors publish it: file name, address, SHA-256 of the file.
+
+    `sha256`: all 64 hex digits, or the first ones (8 at least), where only those are published: torch hub puts
+    8 of them into its file names. `kind`: a state dict (safetensors or torch), or a TorchScript archive, which
+    holds a program besides and must have all 64.
+    """
 
     name: str
     url: str
     sha256: str
+    kind: Literal["state dict", "torchscript"] = "state dict"
+
+    def __post_init__(self) -> None:
+        shortest = SHORTEST_PREFIX if self.kind == "state dict" else SHA256_DIGITS
+        if len(self.sha256) < shortest:
+            raise ValueError(f"{self.name}: the hash {self.sha256!r} has less than {shortest} digits")
+
+    @property
+    def expected(self) -> str:
+        """What is known of the file's SHA-256, in words."""
+        return self.sha256 if len(self.sha256) == SHA256_DIGITS else f"one that begins with {self.sha256}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,9 @@ def load_state(source: WeightsSource, network: Network, wanted: "Mapping[str, Te
     if source.kind == "seeded":
         return seed_state(wanted, source.seed, network.seeded_fan)
     path = find_file(source, network)
-    return _fit(read_state(path), wanted, network, path)
+    archives = [file.name for file in network.published if file.kind == "torchscript"]
+    state = _read_archive(path) if path.name in archives else read_state(path)
+    return _fit(state, wanted, network, path)
 
 
 def seed_state(wanted: "Mapping[str, Tensor]", seed: int, fan: Fan) -> "dict[str, Tensor]":
@@ -195,6 +216,19 @@ def read_state(path: Path) -> "dict[str, Tensor]":
     return {name: value.detach() for name, value in state.items()}
 
 
+def _read_archive(path: Path) -> "dict[str, Tensor]":
+    """Return the tensors of a TorchScript archive by name: for files whose published SHA-256 was checked.
+
+    Such an archive holds a program; it is loaded without being run.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
+    return {name: value.detach() for name, value in state.items()}
+
+
 def _fit(
     state: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]", network: Network, path: Path
 ) -> "dict[str, Tensor]":
@@ -227,8 +261,10 @@ def _shorten(names: list[str]) -> str:
 def _check_bytes(path: Path, file: PublishedFile) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != file.sha256:
-        raise UserError(f"{path} has sha256 {found}, the published file {file.sha256}: delete it and fetch {file.url}")
+    if not found.startswith(file.sha256):
+        raise UserError(
+            f"{path} has sha256 {found}, the published file {file.expected}: delete it and fetch {file.url}"
+        )
 
 
 def _download(file: PublishedFile, folder: Path) -> Path:

@@ -17,7 +17,9 @@ TABLES = {
     "train.backbones": ("BACKBONES",),
     "train.methods": ("METHODS",),
 }
-HEAVY = ("torch", "torchvision", "torchaudio", "dask", "distributed", "av", "librosa", "matplotlib", "zarr")
+HEAVY = (
+    *("torch", "torchvision", "torchaudio", "open_clip", "dask", "distributed", "av", "librosa", "matplotlib", "zarr"),
+)
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 

@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 FAILURES_RECORDED = 3
 FAILURES_SHOWN = 10
 
+FEATURES = (
+    "Comma-separated names. Of videos: resnet18-map, resnet18-pooled, clip-vit-b32, r2plus1d, vggish; "
+    "of questions: tokens, clip-vit-b32-sentence, clip-vit-b32-words."
+)
+
 EXAMPLES = """\b
 Examples:
   mavqa-extract --dataset music-avqa
   mavqa-extract --manifest data_manifests/mine --videos ~/clips --store stores/mine.zarr
+  mavqa-extract --dataset music-avqa --features clip-vit-b32,clip-vit-b32-sentence,clip-vit-b32-words
   mavqa-extract --manifest build/demo/data --store build/demo/store.zarr --weights seeded --seconds 10
 """
 
@@ -32,12 +38,19 @@ Examples:
 @folder_option("--manifest", "Manifest folder.  [default: data_manifests/DATASET]")
 @folder_option("--videos", "Folder of the videos.  [default: data/videos/DATASET]")
 @click.option("--store", help="Feature store to write.  [default: stores/DATASET.zarr]")
-@click.option("--features", default="resnet18-map,vggish,tokens", show_default=True, help="Comma-separated names.")
+@click.option("--features", default="resnet18-map,vggish,tokens", show_default=True, help=FEATURES)
 @click.option(
     "--weights",
     default="pretrained",
     show_default=True,
     help="'pretrained', a folder of checkpoints, or 'seeded' (random).",
+)
+@click.option(
+    "--normalisation",
+    type=click.Choice(["published", "trained"]),
+    default="published",
+    show_default=True,
+    help="Preprocessing constants of resnet18-map: MUSIC-AVQA's, or those that the network was trained with.",
 )
 @click.option("--decoder", default="auto", show_default=True, help="auto or pyav; auto keeps a store's own decoder.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -86,6 +99,7 @@ def _run(
     store: str | None,
     features: str,
     weights: str,
+    normalisation: Any,
     decoder: str,
     device: str,
     seconds: int | None,
@@ -116,6 +130,7 @@ def _run(
         device=_device(device),
         seconds=seconds or known.seconds,
         short=short,
+        normalisation=normalisation,
     )
     run = RunOptions(ClusterOptions(workers or os.cpu_count() or 1, scheduler), retry_failed, accept)
     if source.kind == "seeded":
@@ -161,14 +176,14 @@ def _device(name: str) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[["Progress"], None]]:
-    """Give a function that draws videos done, videos per second and time left on stderr."""
+    """Give a function that draws what is done, how fast and the time left on stderr, a line for each unit."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = (
         SpinnerColumn(),
-        TextColumn("extracting"),
+        TextColumn("extracting {task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -176,14 +191,18 @@ def _progress() -> Iterator[Callable[["Progress"], None]]:
         TextColumn("{task.fields[failed]}"),
     )
     bar = Bar(*columns, console=Console(stderr=True))
-    task = bar.add_task("", total=None, rate="starting workers", failed="")
+    lines = {}
 
     def show(progress: "Progress") -> None:
         bar.start()
-        speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-        rate = f"{speed:.1f} videos/s" if speed else ""
+        unit = progress.unit
+        if unit not in lines:
+            lines[unit] = bar.add_task(unit, total=None, rate="", failed="")
+        task = next(task for task in bar.tasks if task.id == lines[unit])
+        speed = task.finished_speed or task.speed
+        rate = f"{speed:.1f} {unit}/s" if speed else "" if progress.total is not None else "starting workers"
         failed = f"{progress.failed} failed" if progress.failed else ""
-        bar.update(task, completed=progress.done, total=progress.total, rate=rate, failed=failed)
+        bar.update(task.id, completed=progress.done, total=progress.total, rate=rate, failed=failed)
         if progress.note:
             bar.console.print(progress.note)
 

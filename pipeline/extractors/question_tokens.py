@@ -26,6 +26,8 @@ class QuestionTokens:
 
     vocabulary: Vocabulary
     modality = "question"
+    uses_vocabulary = True
+    uses_weights = False
     dims = ("token",)
     dtype = "int32"
 
@@ -42,6 +44,10 @@ class QuestionTokens:
     def constants(self) -> dict[str, Any]:
         """Return what the numbers depend on, as JSON values."""
         return {"version": 1, "vocabulary": list(self.vocabulary.tokens), "length": self.vocabulary.question_length}
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Raise `UserError` naming the word and the question where the vocabulary lacks the word."""
+        self.extract(texts)
 
     def load(self, weights: WeightsSource, device: str) -> str:
         """Return "": there are no weights."""

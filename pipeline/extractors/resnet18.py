@@ -4,16 +4,16 @@ It decodes and resizes nothing: the decoder hands frames over at the size asked 
 2016; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
 
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pipeline.frozen import IMAGENET, KINETICS, PRECISION, Normalisation, load_frozen, require_loaded, run_frozen
 from pipeline.timeline import FrameSize, Media
-from pipeline.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
+from pipeline.weights import Network, PublishedFile, WeightsSource
 
 FRAMES_PER_BATCH = 10
 
@@ -37,29 +37,18 @@ NETWORK = Network(
 )
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """Per-channel constants (red, green, blue) that frames in [0, 1] are shifted and scaled by."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-KINETICS = Normalisation(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
-IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
 @dataclass
 class ResNet18Map:
     """ResNet-18's last residual stage with stride 1: float16 [time, channel 512, height 14, width 14].
 
     Frames are stretched to 224x224; the values follow a ReLU, so they are >= 0. The Kinetics constants are
-    those of the published recipe, although the weights were trained with ImageNet's.
+    those of the published recipe, although the weights were trained with ImageNet's: `normalisations` has both.
     Source: MUSIC-AVQA's `extract_visual_feat_14x14`.
     Differs from the released code: a frame is the one shown in the middle of its second and never went
     through JPEG; float16 instead of float32; batches of 10 frames, the last one padded.
     """
 
+    normalisations: ClassVar[dict[str, Normalisation]] = {"published": KINETICS, "trained": IMAGENET}
     normalisation: Normalisation = KINETICS
     name = "resnet18-map"
     modality = "visual"
@@ -79,7 +68,7 @@ class ResNet18Map:
     def load(self, weights: WeightsSource, device: str) -> str:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
         trunk = _build_trunk(last_stride=1)
-        weights_hash = _load(trunk, weights, device)
+        weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
         self._network = trunk
         return weights_hash
 
@@ -88,8 +77,9 @@ class ResNet18Map:
 
         Raises `FloatingPointError` where a value is not finite in float16.
         """
-        network = _loaded(self._network, self.name)
-        return _run(network, media.frames[self.frame_size], self.normalisation, self.shape, torch.float16)
+        network = require_loaded(self._network, self.name)
+        frames = media.frames[self.frame_size]
+        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, self.shape, torch.float16)
 
 
 @dataclass
@@ -118,7 +108,7 @@ class ResNet18Pooled:
     def load(self, weights: WeightsSource, device: str) -> str:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
         trunk = _build_trunk(last_stride=2)
-        weights_hash = _load(trunk, weights, device)
+        weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
         self._network = nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return weights_hash
 
@@ -127,18 +117,19 @@ class ResNet18Pooled:
 
         Raises `FloatingPointError` where a value is not finite.
         """
-        network = _loaded(self._network, self.name)
-        return _run(network, media.frames[self.frame_size], self.normalisation, self.shape, torch.float32)
+        network = require_loaded(self._network, self.name)
+        frames = media.frames[self.frame_size]
+        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, self.shape, torch.float32)
 
 
 def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str, Any]:
     return {
         "version": 1,
-        "frames": asdict(frame_size),
-        "normalisation": {key: list(value) for key, value in asdict(normalisation).items()},
+        "frames": frame_size.constants(),
+        "normalisation": normalisation.constants(),
         "sampling": "frame shown at t0 + step + 0.5 s",
         "batch_size": FRAMES_PER_BATCH,
-        "precision": {"cpu": "float32", "cuda": "float16 autocast"},
+        "precision": PRECISION,
         "memory_format": "channels_last",
     }
 
@@ -156,53 +147,3 @@ def _build_trunk(last_stride: int) -> nn.Sequential:
     for stage in stages:
         trunk.add_module(stage, getattr(network, stage))
     return trunk
-
-
-def _load(trunk: nn.Module, weights: WeightsSource, device: str) -> str:
-    wanted = {name: value for name, value in trunk.state_dict().items() if not name.endswith("num_batches_tracked")}
-    state = load_state(weights, NETWORK, wanted)
-    weights_hash = hash_state_dict(state)
-    counters = {name: torch.tensor(0) for name in trunk.state_dict().keys() - wanted.keys()}
-    trunk.load_state_dict(state | counters, assign=True)
-    trunk.eval().requires_grad_(False).to(device)
-    trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares it for tensors only
-    return weights_hash
-
-
-def _loaded(network: nn.Module | None, name: str) -> nn.Module:
-    if network is None:
-        raise RuntimeError(f"{name} extracts before load was called")
-    return network
-
-
-def _run(
-    network: nn.Module,
-    frames: np.ndarray,
-    normalisation: Normalisation,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-) -> np.ndarray:
-    """Return [time, *shape] of uint8 [time, height, width, 3], in batches of one size, the last padded.
-
-    A row never depends on how many frames its video has.
-    """
-    device = next(network.parameters()).device
-    features = torch.empty((len(frames), *shape), dtype=dtype)
-    precision = torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()
-    with torch.inference_mode(), precision:
-        for start in range(0, len(frames), FRAMES_PER_BATCH):
-            rows = features[start : start + FRAMES_PER_BATCH]
-            batch = np.zeros((FRAMES_PER_BATCH, *frames.shape[1:]), np.uint8)
-            batch[: len(rows)] = frames[start : start + FRAMES_PER_BATCH]
-            images = _normalise(torch.from_numpy(batch).to(device), normalisation)
-            rows.copy_(network(images)[: len(rows)])
-            if not rows.isfinite().all():
-                raise FloatingPointError(f"ResNet-18 gave values that are not finite in {dtype} near step {start}")
-    return features.numpy()
-
-
-def _normalise(frames: Tensor, normalisation: Normalisation) -> Tensor:
-    """Return float32 [frame, 3, height, width], a channels-last view, of uint8 [frame, height, width, 3]."""
-    mean = torch.tensor(normalisation.mean, device=frames.device)
-    std = torch.tensor(normalisation.std, device=frames.device)
-    return ((frames / 255 - mean) / std).permute(0, 3, 1, 2)

@@ -30,6 +30,10 @@ from pipeline.store.schema import (
 SHARD_ROW_BYTES = 1_000_000
 QUESTION_CHUNK_BYTES = 4_000_000
 
+# The groups that hold features: of videos, of question texts.
+FEATURES = "features"
+QUESTIONS = "questions"
+
 # Every index array of the videos; video_id is last, so that a row exists only when all of it does.
 _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
     ("source_sha256", str, ""),
@@ -176,19 +180,20 @@ class StoreWriter:
         zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
         self.consolidate()
 
-    def feature_specs(self, name: str) -> list[FeatureSpec]:
+    def feature_specs(self, name: str, group: str = FEATURES) -> list[FeatureSpec]:
         """Return the descriptions under which rows of `name` were made: the first, then the accepted ones."""
-        group = self._root.get(f"features/{name}")
-        if not isinstance(group, zarr.Group) or "spec" not in group.attrs:
+        feature = self._root.get(f"{group}/{name}")
+        if not isinstance(feature, zarr.Group) or "spec" not in feature.attrs:
             return []
-        records = [group.attrs["spec"], *(entry["spec"] for entry in group.attrs["accepted"])]
+        records = [feature.attrs["spec"], *(entry["spec"] for entry in feature.attrs.get("accepted", []))]
         return [FeatureSpec.from_json(record) for record in records]
 
-    def accept(self, spec: FeatureSpec) -> None:
+    def accept(self, spec: FeatureSpec, group: str = FEATURES) -> None:
         """Record one more description under which rows of a feature may be made."""
-        group = self._root[f"features/{spec.name}"]
-        accepted = [*group.attrs["accepted"], {"spec": spec.to_json(), "fingerprint": spec.fingerprint}]
-        group.update_attributes({"accepted": accepted})
+        feature = self._root[f"{group}/{spec.name}"]
+        known = feature.attrs.get("accepted", [])
+        accepted = [*known, {"spec": spec.to_json(), "fingerprint": spec.fingerprint}]
+        feature.update_attributes({"accepted": accepted})
         self.consolidate()
 
     def record_videos(self, records: Sequence[VideoRecord]) -> None:
@@ -240,12 +245,15 @@ class StoreWriter:
         self.consolidate()
 
     def question_texts(self, name: str) -> set[str]:
-        """Return the texts that have the question feature `name`: those whose row is not all fill."""
-        if not self._root.get(f"questions/{name}/values"):
+        """Return the texts that have the question feature `name`: those whose row is not fill."""
+        path = f"questions/{name}/values"
+        array = self._root.get(path)
+        if not isinstance(array, zarr.Array):
             return set()
-        values = self.read_index(f"questions/{name}/values")
-        flat = values.reshape(len(values), -1)
-        empty = (np.isnan(flat) if values.dtype.kind == "f" else flat == -1).all(axis=1)
+        # A row is written whole, so that its first number tells; all of them need not fit into memory.
+        with naming_damage(self.path, path):
+            first = np.asarray(array[(slice(None), *[0] * (array.ndim - 1))])
+        empty = np.isnan(first) if first.dtype.kind == "f" else first == -1
         return {str(text) for text, hole in zip(self.read_index("questions/text"), empty, strict=False) if not hole}
 
     def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:

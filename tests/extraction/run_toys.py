@@ -62,17 +62,19 @@ def run_toys(
     manifest: Path, store: Path, features: tuple[str, ...] = tuple(toy_extractors.TABLE), **options: Any
 ) -> Summary:
     """Extract the toy features of `manifest` into `store`, in this process."""
-    plan_changes = {name: options.pop(name) for name in ("seconds", "short", "decoder", "weights") if name in options}
+    changeable = ("seconds", "short", "decoder", "weights", "question_features", "normalisation")
+    plan_changes = {name: options.pop(name) for name in changeable if name in options}
     settings: dict[str, Any] = {
         "seconds": SECONDS,
         "short": "pad",
         "decoder": "pyav",
         "weights": WeightsSource("seeded"),
+        "question_features": ("tokens",),
         **plan_changes,
     }
-    plan = ExtractionPlan(store=str(store), features=features, question_features=("tokens",), device="cpu", **settings)
+    plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
     with (
-        patch.dict(pipeline.extractors.EXTRACTORS, toy_extractors.TABLE),
+        patch.dict(pipeline.extractors.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
         patch.multiple(pipeline.run, connect=connect, stream=stream),
     ):
         return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options))

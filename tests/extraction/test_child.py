@@ -53,6 +53,23 @@ def test_child_gives_what_the_decoder_gives(tmp_path):
     assert np.array_equal(media.waveform, expected.waveform)
 
 
+def test_a_minute_of_clips_comes_through(tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(60, 16), size=(64, 64))
+    clip = FrameSize("stretch", 112, per_second=16)
+    with DecodingChild("pyav") as child:
+        media = child.decode(path, DecodeRequest(seconds=60, frame_sizes=(clip,)))
+    assert media.frames[clip].shape == (960, 112, 112, 3)
+    assert [media_maker.read(picture) for picture in media.frames[clip]] == list(range(960))
+
+
+def test_more_pictures_of_a_second_are_allowed_more_time():
+    limits = Limits(cpu_seconds_per_minute=30, cpu_seconds_at_least=10, cpu_seconds_per_picture=0.05)
+    clip = FrameSize("stretch", 112, per_second=16)
+    assert limits.cpu_seconds(DecodeRequest(seconds=60, frame_sizes=(SIZE,))) == 30
+    assert limits.cpu_seconds(DecodeRequest(seconds=60, frame_sizes=(SIZE, clip))) == 30 + 45
+    assert limits.cpu_seconds(DecodeRequest(seconds=2, frame_sizes=(SIZE,))) == 10
+
+
 def test_one_child_serves_many_files_whatever_is_printed_meanwhile(child, tmp_path, capfd):
     attempts = [decode(child, tmp_path, "fine")[1][-1] for _ in range(3)]
     assert len(set(attempts)) == 1

@@ -1,13 +1,15 @@
 """The time axis, on real files: every step gets the right picture and the right sound."""
 
+import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import media_maker
 import pytest
 
 from pipeline.decode import pyav
-from pipeline.decode.pyav import PyAVDecoder
+from pipeline.decode.pyav import PyAVDecoder, gathering
 from pipeline.store.schema import State
 from pipeline.timeline import DecodeRequest, FrameSize
 
@@ -163,6 +165,46 @@ def test_every_requested_size_comes_from_one_pass(tmp_path):
         SIZE: (2, 224, 224, 3),
         cut: (2, 64, 64, 3),
     }
+
+
+@pytest.mark.parametrize(("frames_per_second", "short"), [(25, "pad"), (30, "cycle"), (Fraction(9, 2), "pad")])
+def test_several_frames_of_a_second_are_those_shown_at_the_middles_of_its_parts(tmp_path, frames_per_second, short):
+    clip = FrameSize("stretch", 112, per_second=16)
+    starts = [number / Fraction(frames_per_second) for number in range(math.ceil(3.5 * frames_per_second))]
+    starts = [Fraction(round(start * media_maker.TICKS), media_maker.TICKS) + 8 for start in starts]
+    path = media_maker.write_clip(tmp_path / "clip.mov", starts, (8, 12), **PCM)
+    request = DecodeRequest(seconds=20, frame_sizes=(SIZE, clip), short=short)
+    media = PyAVDecoder().decode(path, request)
+    assert media.frames[clip].shape == (4 * 16, 112, 112, 3)
+    moments = [8 + step + (part + 0.5) / 16 for step in range(4) for part in range(16)]
+    found = [media_maker.read(picture) for picture in media.frames[clip]]
+    assert found == [media_maker.shown_at(starts, moment) for moment in moments]
+    alone = PyAVDecoder().decode(path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), short=short))
+    assert (media.visual, numbers(media)) == (alone.visual, numbers(alone))
+    without = PyAVDecoder().decode(path, DecodeRequest(seconds=20, frame_sizes=(clip,), short=short))
+    assert without.visual == alone.visual
+    assert (without.frames[clip] == media.frames[clip]).all()
+
+
+def test_pictures_that_cannot_be_decoded_cost_a_clip_only_what_they_cost_the_modality(tmp_path, monkeypatch):
+    clip = FrameSize("stretch", 112, per_second=16)
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(4))
+    lost = {13, 14, *range(20, 25), *range(60, 65)}
+    feed = gathering.VisualGatherer.feed
+
+    def feed_some(self, event):
+        number = round((event.start - self._t0) * 25)
+        feed(self, replace(event, frame=None, error="broken") if number in lost else event)
+
+    monkeypatch.setattr(gathering.VisualGatherer, "feed", feed_some)
+    media = PyAVDecoder().decode(path, DecodeRequest(seconds=4, frame_sizes=(SIZE, clip)))
+    assert (media.visual.state, media.visual.steps) == (State.COMPLETE, 4)
+    assert "12 of 100 packets" in media.visual.reason
+    found = [media_maker.read(picture) for picture in media.frames[clip]]
+    assert not lost & set(found)
+    for step in range(4):
+        own = found[16 * step : 16 * step + 16]
+        assert all(25 * step <= number < 25 * (step + 1) for number in own)
 
 
 def test_released_rule_counts_frames_and_cycles_through_the_last_second(tmp_path):

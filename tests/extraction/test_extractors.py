@@ -1,20 +1,29 @@
 """Every extractor in the table keeps the promises of the role."""
 
+import hashlib
 import pickle
+import re
 import subprocess
 import sys
 
 import numpy as np
+import open_clip
 import pytest
+import small_clip
+from click.testing import CliRunner
 
-from pipeline.extractors import EXTRACTORS, make_extractor, make_question_extractor
+from pipeline.cli.extract import extract
+from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor, make_question_extractor
 from pipeline.failure import UserError
+from pipeline.frozen import IMAGENET, KINETICS
 from pipeline.manifest import Vocabulary
-from pipeline.store.schema import FeatureSpec, State
+from pipeline.store.schema import FeatureSpec, State, canonical_json
 from pipeline.timeline import Media, Track
 from pipeline.weights import WeightsSource
 
-STEPS = 3
+STEPS = 2
+VOCABULARY = Vocabulary(("<pad>", "Is", "the", "violin", "playing", "What", "is", "it"), ())
+QUESTIONS = ("Is the violin playing?", "What is it?")
 
 
 def media_for(extractor) -> Media:
@@ -23,9 +32,9 @@ def media_for(extractor) -> Media:
     if extractor.modality == "audio":
         waveform = generator.uniform(-0.1, 0.1, STEPS * 8_000).astype(np.float32)
         return Media(Track(State.ABSENT), track, waveform=waveform, sample_rate_hz=8_000)
-    size = extractor.frame_size.size
-    frames = generator.integers(0, 256, (STEPS, size, size, 3), np.uint8)
-    return Media(track, Track(State.ABSENT), {extractor.frame_size: frames})
+    size = extractor.frame_size
+    frames = generator.integers(0, 256, (STEPS * size.per_second, size.size, size.size, 3), np.uint8)
+    return Media(track, Track(State.ABSENT), {size: frames})
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
@@ -52,6 +61,64 @@ def test_extractor_fits_the_schema_of_the_store(name):
     )
     assert FeatureSpec.from_json(spec.to_json()).fingerprint == spec.fingerprint
     assert {"version", "batch_size", "precision", "memory_format", "sampling"} <= spec.constants.keys()
+
+
+@pytest.mark.parametrize("name", QUESTION_EXTRACTORS)
+def test_question_extractor_travels_light_and_fits_the_schema_of_the_store(name):
+    extractor = make_question_extractor(name, VOCABULARY)
+    assert len(pickle.dumps(extractor)) < 2000
+    assert extractor.name.startswith(name)
+    assert extractor.modality == "question"
+    assert len(extractor.dims) == len(extractor.shape)
+    spec = FeatureSpec(
+        extractor.name, "question", extractor.dims, extractor.shape, extractor.dtype, extractor.constants()
+    )
+    assert FeatureSpec.from_json(spec.to_json()).fingerprint == spec.fingerprint
+    assert "version" in spec.constants
+
+
+@pytest.mark.parametrize("name", QUESTION_EXTRACTORS)
+def test_question_extractor_gives_the_rows_it_declares(name, monkeypatch):
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: small_clip.CONFIG)
+    extractor = make_question_extractor(name, VOCABULARY)
+    extractor.check(QUESTIONS)
+    assert bool(extractor.load(WeightsSource("seeded"), "cpu")) == extractor.uses_weights
+    rows = extractor.extract(QUESTIONS)
+    assert rows.shape == (2, *extractor.shape)
+    assert rows.dtype == np.dtype(extractor.dtype)
+    assert np.isfinite(rows).all()
+    assert (rows[0] != rows[1]).any()
+
+
+def test_the_descriptions_and_seeds_of_older_stores_still_hold():
+    # What the first release stored: a change here would make every store of it be refused.
+    found = {}
+    for name in ("resnet18-map", "resnet18-pooled", "vggish"):
+        constants = canonical_json(make_extractor(name).constants()).encode()
+        found[name] = hashlib.sha256(constants).hexdigest()[:16]
+    assert found == {
+        "resnet18-map": "08780fce188d9b13",
+        "resnet18-pooled": "a534f3be17ae94f8",
+        "vggish": "61af23d7330b62d4",
+    }
+    assert make_extractor("resnet18-map").load(WeightsSource("seeded"), "cpu").startswith("18541dc1f1541306")
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_the_choice_of_constants_reaches_the_extractors_that_offer_it(name):
+    published, trained = (make_extractor(name, choice).constants() for choice in ("published", "trained"))
+    if name == "resnet18-map":
+        assert published["normalisation"] == KINETICS.constants()
+        assert trained["normalisation"] == IMAGENET.constants()
+    else:
+        assert published == trained
+
+
+def test_help_names_every_feature_there_is():
+    shown = " ".join(CliRunner().invoke(extract, ["--help"], terminal_width=400).output.split())
+    listed = re.search(r"Of videos: (.*?); of questions: (.*?)\. ", shown)
+    assert listed
+    assert [part.split(", ") for part in listed.groups()] == [list(EXTRACTORS), list(QUESTION_EXTRACTORS)]
 
 
 def test_two_loads_of_a_seed_agree_and_networks_are_shared_by_features():

@@ -126,6 +126,40 @@ def test_a_short_video_cycles_where_that_was_asked_for(toy_manifest: Path, tmp_p
     assert verify_store(opened) == []
 
 
+def test_several_frames_of_a_second_make_one_row_of_it_and_cycle_with_it(toy_manifest: Path, tmp_path: Path) -> None:
+    padded, cycled = tmp_path / "padded.zarr", tmp_path / "cycled.zarr"
+    run_toys(toy_manifest, padded, features=("toy-clip", "toy-picture"), seconds=6)
+    run_toys(toy_manifest, cycled, features=("toy-clip",), seconds=6, short="cycle")
+    clips, others = open_store(padded), open_store(cycled)
+    assert verify_store(clips) == verify_store(others) == []
+    assert (
+        clips.spec("toy-clip").constants["sampling"]["rule"]
+        == "frames shown at the middles of 4 equal parts of each second"
+    )
+    assert clips.spec("toy-picture").constants["sampling"]["rule"] == "frame shown at the middle of each second"
+    row = int(np.flatnonzero(clips.state("toy-clip") == State.COMPLETE)[0])
+    values, again = clips.values("toy-clip")[row], others.values("toy-clip")[row]
+    assert clips.steps("visual")[row] == 4
+    np.testing.assert_array_equal(again, np.concatenate([values[:4], values[:2]]))
+
+
+def test_several_frames_of_a_second_are_refused_under_the_rule_that_counts_single_ones(
+    toy_manifest: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store.zarr"
+    with pytest.raises(UserError, match="toy-clip reads 4 of each second: give --short pad or cycle"):
+        run_toys(toy_manifest, store, features=("toy-picture", "toy-clip"), short="released")
+    assert not store.exists()
+
+
+def test_a_store_of_one_choice_of_constants_refuses_the_other(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")
+    with pytest.raises(UserError, match=r"toy-clip .* extractor\.normalisation is 2 in the store, 1 here"):
+        run_toys(toy_manifest, store, features=("toy-clip",))
+    run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")
+
+
 def test_a_file_that_is_not_the_manifests_or_not_there_is_a_recorded_failure(
     toy_manifest: Path, tmp_path: Path
 ) -> None:

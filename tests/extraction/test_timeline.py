@@ -7,14 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.timeline import FrameSelector, ReleasedSelector, WaveformAssembler, count_steps
+from pipeline.timeline import (
+    DecodeRequest,
+    FrameSelector,
+    FrameSize,
+    ReleasedSelector,
+    WaveformAssembler,
+    bridge_losses,
+    count_steps,
+)
 
 HALF = Fraction(1, 2)
 
 
-def select(frames, *, t0=0, seconds=60, lost=()):
+def select(frames, *, t0=0, seconds=60, lost=(), per_second=1):
     """Feed (start, duration) pairs and return the chosen indices."""
-    selector = FrameSelector(Fraction(t0), seconds)
+    selector = FrameSelector(Fraction(t0), seconds, per_second)
     for start, duration in lost:
         selector.lose(Fraction(start), Fraction(duration))
     for index, (start, duration) in enumerate(frames):
@@ -22,17 +30,18 @@ def select(frames, *, t0=0, seconds=60, lost=()):
     return selector.finish()
 
 
-def defined(frames, t0, seconds):
+def defined(frames, t0, seconds, per_second):
     """The definition, with all frames at hand."""
     end = max(start + duration for start, duration in frames)
     chosen = []
-    for step in range(count_steps(float(end - t0), seconds)):
-        middle = t0 + step + HALF
+    for part in range(count_steps(float(end - t0), seconds) * per_second):
+        begin = t0 + Fraction(part, per_second)
+        middle = begin + HALF / per_second
         before = [index for index, (start, _) in enumerate(frames) if start <= middle]
         if before:
             chosen.append(before[-1])
         else:
-            chosen.append(0 if frames[0][0] < t0 + step + 1 else None)
+            chosen.append(0 if frames[0][0] < begin + Fraction(1, per_second) else None)
     return chosen
 
 
@@ -45,13 +54,43 @@ ticks = st.integers(1, 300).map(lambda tick: Fraction(tick, 100))
     last=ticks,
     t0=st.sampled_from([Fraction(0), Fraction(8), Fraction(-1, 3)]),
     seconds=st.integers(1, 12),
+    per_second=st.sampled_from([1, 2, 7, 16]),
 )
-def test_one_pass_gives_what_the_definition_says(first, gaps, last, t0, seconds):
+def test_one_pass_gives_what_the_definition_says(first, gaps, last, t0, seconds, per_second):
     starts = [t0 + first]
     for gap in gaps:
         starts.append(starts[-1] + gap)
     frames = list(zip(starts, [*gaps, last], strict=True))
-    assert select(frames, t0=t0, seconds=seconds) == defined(frames, t0, seconds)
+    found = select(frames, t0=t0, seconds=seconds, per_second=per_second)
+    assert found == defined(frames, t0, seconds, per_second)
+
+
+@given(
+    frames=st.lists(st.tuples(st.integers(0, 60), st.booleans()), min_size=1, max_size=80, unique_by=lambda f: f[0]),
+    seconds=st.integers(1, 5),
+    per_second=st.sampled_from([2, 3, 16]),
+)
+def test_a_second_that_has_a_picture_of_its_middle_has_all_of_its_pictures(frames, seconds, per_second):
+    single, several = FrameSelector(Fraction(0), seconds), FrameSelector(Fraction(0), seconds, per_second)
+    for tick, is_lost in sorted(frames):
+        start, duration = Fraction(tick, 12), Fraction(1, 12)
+        for selector in (single, several):
+            if is_lost:
+                selector.lose(start, duration)
+            else:
+                selector.feed(start, duration, lambda tick=tick: tick)
+    middles, parts = single.finish(), bridge_losses(several.finish(), per_second)
+    assert len(parts) == len(middles) * per_second
+    for step, middle in enumerate(middles):
+        own = parts[step * per_second : (step + 1) * per_second]
+        assert (middle is None) or None not in own
+
+
+def test_a_lost_part_takes_the_nearest_picture_of_its_own_second():
+    rows = [None, 1, None, None, None, None, 6, None, None, None, None, None]
+    assert bridge_losses(rows, 4) == [1, 1, 1, 1, 6, 6, 6, 6, None, None, None, None]
+    assert bridge_losses([0, None, 2, None, 4, 5], 3) == [0, 0, 2, 4, 4, 5]
+    assert bridge_losses([0, None, 2], 1) == [0, None, 2]
 
 
 def test_chosen_frames_are_converted_once_and_others_never():
@@ -92,6 +131,11 @@ def test_long_lost_end_is_seconds_without_a_picture_and_a_short_one_is_not():
 )
 def test_steps_of_a_duration(duration, steps):
     assert count_steps(duration, 60) == steps
+
+
+def test_the_released_rule_gives_no_clips():
+    with pytest.raises(ValueError, match="one frame a second"):
+        DecodeRequest(frame_sizes=(FrameSize("stretch", 8, per_second=2),), short="released")
 
 
 def released(count, frames_per_second, seconds):

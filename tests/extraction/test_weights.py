@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,20 @@ def test_published_file_in_the_folder_is_taken(tmp_path):
     for kind in ("pretrained", "folder"):
         state = load_state(WeightsSource(kind, tmp_path), network, STATE)
         assert hash_state_dict(state) == hash_state_dict(STATE)
+
+
+def test_a_file_of_which_the_first_digits_are_published_is_told_by_them(tmp_path):
+    full = publish(tmp_path).published[0]
+    known = replace(full, sha256=full.sha256[:8])
+    state = load_state(WeightsSource("folder", tmp_path), Network("tiny", (known,)), STATE)
+    assert hash_state_dict(state) == hash_state_dict(STATE)
+    other = replace(full, sha256="0" * 8)
+    with pytest.raises(UserError, match=f"sha256 {full.sha256}, the published file one that begins with 00000000"):
+        load_state(WeightsSource("folder", tmp_path), Network("tiny", (other,)), STATE)
+    with pytest.raises(ValueError, match="less than 8"):
+        replace(full, sha256=full.sha256[:7])
+    with pytest.raises(ValueError, match="less than 64"):
+        replace(full, sha256=full.sha256[:8], kind="torchscript")
 
 
 def test_published_file_is_downloaded_checked_and_kept(tmp_path):

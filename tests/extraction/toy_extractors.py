@@ -1,6 +1,6 @@
 """Extractors that need no network: the picture itself, and the loudness; runs of them can be killed by the dozen."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from pipeline.timeline import FrameSize, Media
 from pipeline.weights import WeightsSource
 
 TABLE = {"toy-picture": "toy_extractors:ToyPicture", "toy-sound": "toy_extractors:ToySound"}
+MORE = {"toy-clip": "toy_extractors:ToyClip"}
 
 
 class ToyPicture:
@@ -50,3 +51,28 @@ class ToySound:
         seconds = media.waveform[: media.audio.steps * media.sample_rate_hz].reshape(media.audio.steps, -1)
         loudness = np.sqrt((seconds**2).mean(axis=1))
         return np.stack([loudness, np.log(loudness + 1e-3)], axis=1).astype(np.float32)
+
+
+class ToyClip:
+    """The brightness of each of four frames a second, scaled by a choice: float32 [time, frame 4]."""
+
+    normalisations: ClassVar[dict[str, int]] = {"published": 1, "trained": 2}
+    name = "toy-clip"
+    modality = "visual"
+    dims = ("frame",)
+    shape = (4,)
+    dtype = "float32"
+    frame_size = FrameSize("stretch", 32, per_second=4)
+
+    def __init__(self, normalisation: int = 1) -> None:
+        self.scale = normalisation
+
+    def constants(self) -> dict[str, Any]:
+        return {"version": 1, "normalisation": self.scale}
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        return ""
+
+    def extract(self, media: Media) -> np.ndarray:
+        frames = media.frames[self.frame_size].astype(np.float32)
+        return self.scale * frames.mean(axis=(1, 2, 3)).reshape(-1, 4)

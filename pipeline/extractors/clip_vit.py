@@ -1,0 +1,294 @@
+"""CLIP ViT-B/32: tokens of one frame a second (`clip-vit-b32`), and of questions (`clip-vit-b32-sentence`, `-words`).
+
+It resizes no frame and fills no question. The network is open_clip's, with the weights and the activation (quick
+GELU) of OpenAI's. Source: Radford et al., ICML 2021; the recipe of PSTP-Net's feature scripts (Li et al., ACM MM
+2023).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.frozen import PRECISION, Normalisation, load_frozen, require_loaded, run_frozen
+from pipeline.templates import tokenise
+from pipeline.timeline import FrameSize, Media
+from pipeline.weights import Network, PublishedFile, WeightsSource
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
+
+FRAMES_PER_BATCH = 5
+TEXTS_PER_BATCH = 32
+CONTEXT = 77
+ARCHITECTURE = "ViT-B-32-quickgelu"
+NORMALISATION = Normalisation(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+
+_PUBLISHED = (
+    PublishedFile(
+        "ViT-B-32.pt",
+        "https://openaipublic.azureedge.net/clip/models/"
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        kind="torchscript",
+    ),
+)
+_UNUSED = ("logit_scale", "input_resolution", "context_length", "vocab_size")
+_OF_TEXT = ("token_embedding.*", "positional_embedding", "transformer.*", "ln_final.*", "text_projection")
+
+# Two halves of one file: each half is read, and hashed, without the other.
+IMAGE_NETWORK = Network("clip-vit-b32", _PUBLISHED, unused=(*_UNUSED, *_OF_TEXT))
+TEXT_NETWORK = Network("clip-vit-b32", _PUBLISHED, unused=(*_UNUSED, "visual.*"))
+
+
+class ImageTower(nn.Module):
+    """The picture's half of CLIP: every token through the last norm and the projection.
+
+    Source: Radford et al. 2021, section 2.4.
+    Differs from the released code: none; PSTP-Net's copy of CLIP switches between the class token and all of them
+    by hand (BUG-5.5).
+    """
+
+    def __init__(self, clip: "CLIP") -> None:
+        super().__init__()
+        self.visual = clip.visual
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return [frame, token 50, 512] of [frame, 3, 224, 224]: the class token, then patches row by row."""
+        tokens = self.visual.forward_intermediates(
+            images,
+            indices=1,
+            normalize_intermediates=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        last = torch.cat([tokens["image_intermediates_prefix"][0], tokens["image_intermediates"][0]], dim=1)
+        return last @ self.visual.proj
+
+
+class TextTower(nn.Module):
+    """The text's half of CLIP: every position through the last norm and the projection.
+
+    Source: Radford et al. 2021, section 2.4.
+    """
+
+    def __init__(self, clip: "CLIP") -> None:
+        super().__init__()
+        self.token_embedding = clip.token_embedding
+        self.positional_embedding = clip.positional_embedding
+        self.transformer = clip.transformer
+        self.ln_final = clip.ln_final
+        self.text_projection = clip.text_projection
+        self.register_buffer("mask", torch.full((CONTEXT, CONTEXT), -torch.inf).triu(1), persistent=False)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return [text, 77, 512] of token indices [text, 77]; a position sees those before it."""
+        embedded = self.token_embedding(indices) + self.positional_embedding
+        return self.ln_final(self.transformer(embedded, attn_mask=self.mask)) @ self.text_projection
+
+
+@dataclass
+class CLIPTokens:
+    """CLIP's class token and 49 patches of one frame a second: float16 [time, token 50, channel 512].
+
+    Row 0 is the ordinary image embedding, rows 1 to 49 are the patches in raster order, all of them after the last
+    norm and the projection, none of length 1. The shorter side is resized to 224, bicubic, and the centre 224x224
+    cut out.
+    Source: PSTP-Net's `extract_patch-level_feat`.
+    Differs from the released code: BUG-5.6, which runs the class-token extractor in its place; a frame is the one
+    shown in the middle of its second and never went through JPEG; float16 instead of float32; batches of 5 frames,
+    the last one padded.
+    """
+
+    name = "clip-vit-b32"
+    modality = "visual"
+    dims = ("token", "channel")
+    shape = (50, 512)
+    dtype = "float16"
+    frame_size = FrameSize("crop", 224, shorter_side=224, filter="bicubic")
+    _network: nn.Module | None = field(default=None, init=False, repr=False)
+
+    def constants(self) -> dict[str, Any]:
+        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        return {
+            "network": f"{ARCHITECTURE}, every token normed and projected",
+            "version": 1,
+            "frames": self.frame_size.constants(),
+            "normalisation": NORMALISATION.constants(),
+            "sampling": "frame shown at t0 + step + 0.5 s",
+            "batch_size": FRAMES_PER_BATCH,
+            "precision": PRECISION,
+            "memory_format": "contiguous",
+        }
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        """Build the picture's half with `weights` on `device`; return the hash of the weights used."""
+        tower = ImageTower(build_clip())
+        weights_hash = load_frozen(tower, IMAGE_NETWORK, weights, device, torch.contiguous_format)
+        self._network = tower
+        return weights_hash
+
+    def extract(self, media: Media) -> np.ndarray:
+        """Return float16 [time, 50, 512] of `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
+
+        Raises `FloatingPointError` where a value is not finite in float16.
+        """
+        network = require_loaded(self._network, self.name)
+        frames = media.frames[self.frame_size]
+        return run_frozen(network, frames, NORMALISATION, FRAMES_PER_BATCH, self.shape, torch.float16)
+
+
+class TextEncoder:
+    """A loaded text half and what it made of the texts it saw last: one pass serves both question features."""
+
+    def __init__(self, weights: WeightsSource, device: str) -> None:
+        from open_clip import SimpleTokenizer
+
+        self._tower = TextTower(build_clip())
+        self.weights_hash = load_frozen(self._tower, TEXT_NETWORK, weights, device, torch.contiguous_format)
+        self._tokenizer = SimpleTokenizer(context_length=CONTEXT)
+        self._last: tuple[tuple[str, ...], Tensor, Tensor] | None = None
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return (float32 [text, 77, 512], int64 [text]): every position, and where the end-of-text token stands.
+
+        A text of more than 77 tokens is cut; the end-of-text token stays, as the last one.
+        """
+        key = tuple(texts)
+        if self._last is None or self._last[0] != key:
+            indices = self._tokenizer([" ".join(tokenise(text)) for text in texts])
+            self._last = (key, self._run(indices), (indices == self._tokenizer.eot_token_id).int().argmax(dim=1))
+        return self._last[1], self._last[2]
+
+    def _run(self, indices: Tensor) -> Tensor:
+        """Return float32 [text, 77, 512], in batches of one size; the last is padded."""
+        device = next(self._tower.parameters()).device
+        words = torch.empty(len(indices), CONTEXT, 512)
+        with torch.inference_mode():
+            for start in range(0, len(indices), TEXTS_PER_BATCH):
+                rows = words[start : start + TEXTS_PER_BATCH]
+                batch = torch.zeros(TEXTS_PER_BATCH, CONTEXT, dtype=torch.long)
+                batch[: len(rows)] = indices[start : start + TEXTS_PER_BATCH]
+                rows.copy_(self._tower(batch.to(device))[: len(rows)])
+        return words
+
+
+@dataclass
+class CLIPSentence:
+    """CLIP's embedding of a question, its end-of-text position: float32 [question, channel 512], not of length 1.
+
+    The text is the filled question without its question mark, with single spaces; the tokenizer lower-cases it.
+    Source: PSTP-Net's `extract_qst_clip_feat`.
+    Differs from the released code: BUG-5.7, which never writes this feature.
+    """
+
+    name = "clip-vit-b32-sentence"
+    modality = "question"
+    uses_vocabulary = False
+    uses_weights = True
+    dims = ("channel",)
+    shape = (512,)
+    dtype = "float32"
+    _encoder: TextEncoder | None = field(default=None, init=False, repr=False)
+
+    def constants(self) -> dict[str, Any]:
+        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        return {"network": f"{ARCHITECTURE}, end-of-text position normed and projected", **_text_constants()}
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Do nothing: CLIP's tokens spell any text."""
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        """Build the text half with `weights` on `device`, or share it; return the hash of the weights used."""
+        self._encoder = _share_encoder(weights, device)
+        return self._encoder.weights_hash
+
+    def extract(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 [question, 512], one row per text.
+
+        Raises `FloatingPointError` where a value is not finite.
+        """
+        words, end = require_loaded(self._encoder, self.name).encode(texts)
+        return _finite(words[torch.arange(len(words)), end]).numpy()
+
+
+@dataclass
+class CLIPWords:
+    """CLIP's embedding of all 77 positions of a question: float16 [question, token 77, channel 512].
+
+    The start token, the words, the end-of-text token and the padding behind it, whose numbers mean nothing but are
+    what PSTP-Net reads. The text is that of `CLIPSentence`.
+    Source: PSTP-Net's `extract_qst_clip_feat`.
+    Differs from the released code: float16 instead of float32.
+    """
+
+    name = "clip-vit-b32-words"
+    modality = "question"
+    uses_vocabulary = False
+    uses_weights = True
+    dims = ("token", "channel")
+    shape = (CONTEXT, 512)
+    dtype = "float16"
+    _encoder: TextEncoder | None = field(default=None, init=False, repr=False)
+
+    def constants(self) -> dict[str, Any]:
+        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        return {"network": f"{ARCHITECTURE}, every position normed and projected", **_text_constants()}
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Do nothing: CLIP's tokens spell any text."""
+
+    def load(self, weights: WeightsSource, device: str) -> str:
+        """Build the text half with `weights` on `device`, or share it; return the hash of the weights used."""
+        self._encoder = _share_encoder(weights, device)
+        return self._encoder.weights_hash
+
+    def extract(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float16 [question, 77, 512], one row per text.
+
+        Raises `FloatingPointError` where a value is not finite in float16.
+        """
+        words, _ = require_loaded(self._encoder, self.name).encode(texts)
+        return _finite(words.half()).numpy()
+
+
+_ENCODERS: "WeakValueDictionary[tuple[WeightsSource, str], TextEncoder]" = WeakValueDictionary()
+
+
+def _share_encoder(weights: WeightsSource, device: str) -> TextEncoder:
+    """Return the encoder of these weights that is in use somewhere, or a new one; it goes with its last user."""
+    encoder = _ENCODERS.get((weights, device))
+    if encoder is None:
+        encoder = _ENCODERS[weights, device] = TextEncoder(weights, device)
+    return encoder
+
+
+def build_clip() -> "CLIP":
+    """Return open_clip's network on the meta device: it holds no numbers yet."""
+    from open_clip import CLIP, get_model_config
+
+    with torch.device("meta"):
+        return CLIP(**get_model_config(ARCHITECTURE))
+
+
+def _text_constants() -> dict[str, Any]:
+    return {
+        "version": 1,
+        "text": "without question mark, single spaces, lower-cased by the tokenizer",
+        "tokens": CONTEXT,
+        "longer_texts": "cut, end-of-text kept",
+        "batch_size": TEXTS_PER_BATCH,
+        "precision": {"cpu": "float32", "cuda": "float32"},
+        "memory_format": "contiguous",
+    }
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not values.isfinite().all():
+        raise FloatingPointError(f"the network gave values that are not finite in {values.dtype}")
+    return values

@@ -1,0 +1,94 @@
+"""What the extractors of pictures share: a frozen network over normalised frames, in batches of one size.
+
+It holds no network and resizes nothing: extractors bring the one, the decoder has done the other.
+"""
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.weights import Network, WeightsSource, hash_state_dict, load_state
+
+Loaded = TypeVar("Loaded")
+
+PRECISION = {"cpu": "float32", "cuda": "float16 autocast"}
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel constants (red, green, blue) that frames in [0, 1] are shifted and scaled by."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def constants(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return {key: list(value) for key, value in asdict(self).items()}
+
+
+KINETICS = Normalisation(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def load_frozen(
+    module: nn.Module, network: Network, weights: WeightsSource, device: str, memory_format: torch.memory_format
+) -> str:
+    """Give `module`, which may lie on the meta device, its weights; freeze it on `device`; return their hash.
+
+    Batch norms' counters of batches are no weights: they are 0.
+    """
+    names = module.state_dict()
+    wanted = {name: value for name, value in names.items() if not name.endswith("num_batches_tracked")}
+    state = load_state(weights, network, wanted)
+    weights_hash = hash_state_dict(state)
+    counters = {name: torch.tensor(0) for name in names.keys() - wanted.keys()}
+    module.load_state_dict(state | counters, assign=True)
+    module.eval().requires_grad_(False).to(device)
+    module.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch declares it for tensors only
+    return weights_hash
+
+
+def require_loaded(loaded: Loaded | None, name: str) -> Loaded:
+    """Return what `load` made; raise RuntimeError where the extractor `name` was not loaded."""
+    if loaded is None:
+        raise RuntimeError(f"{name} extracts before load was called")
+    return loaded
+
+
+def run_frozen(
+    module: nn.Module,
+    frames: np.ndarray,
+    normalisation: Normalisation,
+    batch_rows: int,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+) -> np.ndarray:
+    """Return [time, *shape] of uint8 [time, ..., height, width, 3], in batches of one size, the last padded.
+
+    A row never depends on how many rows its video has. Raises `FloatingPointError` where a value is not finite
+    in `dtype`.
+    """
+    device = next(module.parameters()).device
+    features = torch.empty((len(frames), *shape), dtype=dtype)
+    precision = torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()
+    with torch.inference_mode(), precision:
+        for start in range(0, len(frames), batch_rows):
+            rows = features[start : start + batch_rows]
+            batch = np.zeros((batch_rows, *frames.shape[1:]), np.uint8)
+            batch[: len(rows)] = frames[start : start + batch_rows]
+            images = _normalise(torch.from_numpy(batch).to(device), normalisation)
+            rows.copy_(module(images)[: len(rows)])
+            if not rows.isfinite().all():
+                raise FloatingPointError(f"the network gave values that are not finite in {dtype} near step {start}")
+    return features.numpy()
+
+
+def _normalise(frames: Tensor, normalisation: Normalisation) -> Tensor:
+    """Return float32 [row, 3, ..., height, width], a channels-last view, of uint8 [row, ..., height, width, 3]."""
+    mean = torch.tensor(normalisation.mean, device=frames.device)
+    std = torch.tensor(normalisation.std, device=frames.device)
+    return ((frames / 255 - mean) / std).movedim(-1, 1)

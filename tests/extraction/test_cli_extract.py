@@ -1,0 +1,58 @@
+"""`mavqa-extract`: what its options become, and what it draws while it runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import pipeline.run
+from pipeline.cli.extract import extract
+from pipeline.extraction import ExtractionPlan
+from pipeline.run import Progress, Summary
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[ExtractionPlan]:
+    """The plans that runs were started with; nothing is run."""
+    started: list[ExtractionPlan] = []
+
+    def pretend(manifest: Any, folder: Path, plan: ExtractionPlan, options: Any, on_progress: Any) -> Summary:
+        started.append(plan)
+        for progress in (
+            Progress(64, 70, unit="questions"),
+            Progress(70, 70, unit="questions"),
+            Progress(0, None),
+            Progress(0, 2),
+            Progress(2, 2, failed=1, note="a note"),
+        ):
+            on_progress(progress)
+        return Summary(plan.store, 2)
+
+    monkeypatch.setattr(pipeline.run, "extract", pretend)
+    return started
+
+
+def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan]) -> None:
+    given = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    assert CliRunner().invoke(extract, [*given, "--device", "cpu"]).exit_code == 0
+    features = "clip-vit-b32, clip-vit-b32-words,r2plus1d,tokens"
+    more = ["--normalisation", "trained", "--features", features, "--device", "cpu"]
+    assert CliRunner().invoke(extract, [*given, *more]).exit_code == 0
+    assert [plan.normalisation for plan in plans] == ["published", "trained"]
+    assert plans[0].features == ("resnet18-map", "vggish")
+    assert plans[1].features == ("clip-vit-b32", "r2plus1d")
+    assert plans[1].question_features == ("clip-vit-b32-words", "tokens")
+
+
+def test_questions_and_videos_are_drawn_on_lines_of_their_own(
+    toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan]
+) -> None:
+    given = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    shown = CliRunner().invoke(extract, [*given, "--device", "cpu"]).stderr
+    assert "extracting questions" in shown
+    assert "70/70" in shown
+    assert "extracting videos" in shown
+    assert "2/2" in shown
+    assert "1 failed" in shown
+    assert "a note" in shown

@@ -1,0 +1,92 @@
+"""R(2+1)D features against a plain torchvision forward over clips of sixteen frames."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.video import R2Plus1D_18_Weights, r2plus1d_18
+
+from pipeline.extractors.r2plus1d import NETWORK, R2Plus1D
+from pipeline.picture import fit
+from pipeline.store.schema import State
+from pipeline.synthetic.dataset import draw_scenes
+from pipeline.synthetic.render import render_picture
+from pipeline.timeline import FrameSize, Media, Track
+from pipeline.weights import WeightsSource
+
+SMALL = FrameSize("stretch", 40)
+
+
+def moving(seconds: int) -> np.ndarray:
+    """The clips of one scene, uint8 [time x 16, 40, 40, 3]: the network takes any size, a small one sooner."""
+    scene = draw_scenes(10, 4, 0)["train"][0]
+    pictures = [np.ascontiguousarray(render_picture(scene, index)) for index in range(16 * seconds)]
+    return np.stack([fit(picture, SMALL) for picture in pictures])
+
+
+def film(frames: np.ndarray) -> Media:
+    return Media(Track(State.COMPLETE, len(frames) // 16), Track(State.ABSENT), {R2Plus1D.frame_size: frames})
+
+
+@pytest.fixture(scope="module")
+def reference() -> torch.nn.Module:
+    """torchvision's network with random weights and random batch norm statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = r2plus1d_18(weights=None)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm3d):
+                module.running_mean.uniform_(-0.3, 0.3)
+                module.running_var.uniform_(0.5, 2.0)
+                torch.nn.init.uniform_(module.weight, 0.5, 1.2)
+                torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def extractor(reference, tmp_path_factory) -> R2Plus1D:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(reference.state_dict(), folder / "r2plus1d.pth")
+    extractor = R2Plus1D()
+    extractor.load(WeightsSource("folder", folder), "cpu")
+    return extractor
+
+
+def test_features_are_those_of_a_plain_forward_over_clips_of_their_own_second(reference, extractor):
+    frames = moving(2)
+    found = extractor.extract(film(frames))
+    mean = torch.tensor((0.43216, 0.394666, 0.37645)).view(3, 1, 1, 1)
+    std = torch.tensor((0.22803, 0.22145, 0.216989)).view(3, 1, 1, 1)
+    clip = (torch.tensor(frames[16:]).permute(3, 0, 1, 2) / 255 - mean) / std
+    seen = []
+    handle = reference.avgpool.register_forward_hook(lambda module, given, pooled: seen.append(pooled))
+    with torch.inference_mode():
+        reference(clip[None])
+    handle.remove()
+    expected = seen[0].flatten().numpy()
+    assert (found.dtype, found.shape) == (np.float32, (2, 512))
+    assert (found >= 0).all()
+    assert np.linalg.norm(found[1] - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_a_clip_tells_whether_anything_moves_and_which_way(extractor):
+    frames = moving(1)
+    backwards, still = frames[::-1], np.repeat(frames[:1], 16, axis=0)
+    found = extractor.extract(film(np.concatenate([frames, backwards, still])))
+    assert np.abs(found[0] - found[1]).max() > 1e-3 * found.max()
+    assert np.abs(found[0] - found[2]).max() > 1e-3 * found.max()
+
+
+def test_a_clip_does_not_depend_on_how_many_follow_it(extractor):
+    frames = moving(3)
+    np.testing.assert_array_equal(extractor.extract(film(frames[:16]))[0], extractor.extract(film(frames))[0])
+
+
+def test_the_published_file_is_torchvisions_and_known_by_the_digits_in_its_name():
+    (file,) = NETWORK.published
+    assert file.url == R2Plus1D_18_Weights.KINETICS400_V1.url
+    assert file.name == f"r2plus1d_18-{file.sha256}.pth"
+
+
+def test_extracting_before_loading_is_a_bug():
+    with pytest.raises(RuntimeError, match="before load"):
+        R2Plus1D().extract(film(np.zeros((16, 112, 112, 3), np.uint8)))
