@@ -15,7 +15,7 @@ from pipeline.frozen import IMAGENET, KINETICS, PRECISION, Normalisation, load_f
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource
 
-FRAMES_PER_BATCH = 10
+FRAMES_PER_BATCH = 5
 
 NETWORK = Network(
     name="resnet18",
@@ -45,7 +45,7 @@ class ResNet18Map:
     those of the published recipe, although the weights were trained with ImageNet's: `normalisations` has both.
     Source: MUSIC-AVQA's `extract_visual_feat_14x14`.
     Differs from the released code: a frame is the one shown in the middle of its second and never went
-    through JPEG; float16 instead of float32; batches of 10 frames, the last one padded.
+    through JPEG; float16 instead of float32; batches of 5 frames, the last one padded.
     """
 
     normalisations: ClassVar[dict[str, Normalisation]] = {"published": KINETICS, "trained": IMAGENET}
