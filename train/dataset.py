@@ -206,7 +206,9 @@ def _read_questions(
     lacking = [text for text in texts if text not in store.question_rows]
     if lacking:
         raise UserError(f"the store lacks {len(lacking)} questions, such as {lacking[0]!r}: extract them first")
-    unique, place = np.unique([store.question_rows[text] for text in texts], return_inverse=True)
+    unique, place = np.unique(
+        np.array([store.question_rows[text] for text in texts], dtype=np.int64), return_inverse=True
+    )
     features = {}
     for name in needs:
         words = manifest.vocabulary

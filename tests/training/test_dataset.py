@@ -96,6 +96,15 @@ def test_the_same_generator_gives_the_same_order_and_negatives():
     assert [b.question_id for b in runs[0]] != [b.question_id for b in other]
 
 
+def test_a_split_without_questions_gives_no_batch():
+    store = make_store()
+    manifest = make_manifest(store)
+    empty = replace(manifest, questions={**manifest.questions, "val": ()})
+    dataset = QuestionDataset(FeatureBank(store), empty, "val", make_backbone("avst", SIZES))
+    assert len(dataset) == 0
+    assert list(dataset.batches(8)) == []
+
+
 def test_every_question_comes_once_and_the_last_batch_is_kept():
     dataset = make_dataset()
     batches = list(dataset.batches(8, torch.Generator().manual_seed(0)))
