@@ -60,6 +60,20 @@ def connect(options: ClusterOptions) -> Iterator[Any]:
         yield client
 
 
+def ask_first(client: Any, question: Callable[[], Outcome]) -> Outcome:
+    """Put `question` to every worker that is there now, return the first answer; the others get ready meanwhile.
+
+    What loading networks takes, tens of seconds, then passes on all workers at once.
+    """
+    from distributed import as_completed
+
+    workers = list(client.scheduler_info()["workers"])
+    places: list[list[str] | None] = [[worker] for worker in workers] or [None]
+    answers = [client.submit(question, workers=place, pure=False) for place in places]
+    first: Outcome = next(iter(as_completed(answers))).result()
+    return first
+
+
 def stream(client: Any, task: Callable[[Item], Outcome], items: Iterator[Item]) -> Iterator[Outcome | None]:
     """Yield the outcome of `task` for each item as it comes, None for an item whose workers died again and again.
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.cluster import ClusterOptions, connect, stream
+from pipeline.cluster import ClusterOptions, ask_first, connect, stream
 from pipeline.extraction import (
     ExtractionPlan,
     PartitionOutcome,
@@ -228,7 +228,7 @@ class _Run:
         """Extract `tasks` on workers; return how many videos were recorded."""
         self._on_progress(Progress(0, None))
         with connect(self._options.cluster) as client:
-            specs = client.submit(describe_features, self._plan, pure=False).result()
+            specs = ask_first(client, partial(describe_features, self._plan))
             made_by = self._refuse_differences(specs)
             for spec in specs.values():
                 self._writer.ensure_feature(spec)

@@ -57,9 +57,10 @@ class QuestionEncoder(nn.Module):
         self.output = nn.Linear(2 * channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return [batch, channel] for int tokens [batch, token]."""
-        _, (hidden, cell) = self.lstm(torch.tanh(self.embedding(tokens.long())))
-        return self.output(torch.tanh(torch.cat((hidden[0], cell[0]), dim=-1)))
+        """Return [batch, channel] for int tokens [batch, token]; a question that stands twice is encoded once."""
+        texts, text_of_row = tokens.long().unique(dim=0, return_inverse=True)
+        _, (hidden, cell) = self.lstm(torch.tanh(self.embedding(texts)))
+        return self.output(torch.tanh(torch.cat((hidden[0], cell[0]), dim=-1)))[text_of_row]
 
 
 class AudioStem(nn.Module):

@@ -25,7 +25,7 @@ BANDS = 64
 LOWEST_HZ = 125.0
 HIGHEST_HZ = 7500.0
 LOG_OFFSET = 0.01
-EXAMPLES_PER_BATCH = 10
+EXAMPLES_PER_BATCH = 5
 
 # The filter that resampy calls `kaiser_best`: a sinc of 64 zero crossings under a Kaiser window.
 KAISER_BEST = {
@@ -90,7 +90,7 @@ class VGGishExtractor:
     Silence has an embedding too: a constant vector that is not 0.
     Source: MUSIC-AVQA's `extract_audio_feat`.
     Differs from the released code: sound shorter than a whole second is padded with zeros, where the release
-    fails; it starts at the video's own t0; samples are not rounded to 16 bit; batches of 10 seconds, the last
+    fails; it starts at the video's own t0; samples are not rounded to 16 bit; batches of 5 seconds, the last
     one padded.
     """
 
