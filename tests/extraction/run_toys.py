@@ -38,23 +38,17 @@ STEPS = {
 }
 
 
-class InProcess:
-    """The part of a Dask client that a run uses, without Dask: tests that kill runs by the dozen need it quick."""
-
-    def submit(self, task: Callable[..., Any], *arguments: Any, pure: bool = True) -> "InProcess":
-        self.value = task(*arguments)
-        return self
-
-    def result(self) -> Any:
-        return self.value
-
-
 @contextmanager
-def connect(options: ClusterOptions) -> Iterator[InProcess]:
-    yield InProcess()
+def connect(options: ClusterOptions) -> Iterator[None]:
+    """Work in this process, without Dask: tests that kill runs by the dozen need it quick."""
+    yield
 
 
-def stream(client: InProcess, task: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
+def ask_first(client: None, question: Callable[[], Any]) -> Any:
+    return question()
+
+
+def stream(client: None, task: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
     return map(task, items)
 
 
@@ -75,7 +69,7 @@ def run_toys(
     plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
     with (
         patch.dict(pipeline.extractors.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
-        patch.multiple(pipeline.run, connect=connect, stream=stream),
+        patch.multiple(pipeline.run, connect=connect, ask_first=ask_first, stream=stream),
     ):
         return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options))
 
