@@ -6,6 +6,8 @@ DATASET  ?= music-avqa
 BACKBONE ?= avst
 METHOD   ?= rmm-avr
 SEEDS    ?= 1
+# Runs of a sweep at once.
+JOBS     ?= 1
 DEMO     := build/demo
 # More arguments for the command behind a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
@@ -28,13 +30,13 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## The main job on made-up videos: make them, extract, train, compare, report (SEEDS=1).
 	$(BIN)/mavqa-manifest synthesize --settings data_manifests/demo/dataset.toml --out $(DEMO)/data
 	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded --seconds 5
-	$(BIN)/mavqa-sweep train/grids/demo.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/runs --seeds $(SEEDS)
+	$(BIN)/mavqa-sweep train/grids/demo.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/runs --seeds $(SEEDS) --jobs $(JOBS)
 	$(BIN)/mavqa-report $(DEMO)/runs --out $(DEMO)/report
 
 backbones: $(READY) $(DEMO)/evaluation.json  ## Train the four backbones and the baseline on the demo's videos, three seeds each.
 	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded \
 	  --features clip-vit-b32,clip-vit-b32-sentence,clip-vit-b32-words
-	$(BIN)/mavqa-sweep train/grids/backbones.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/backbones \
+	$(BIN)/mavqa-sweep train/grids/backbones.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/backbones --jobs $(JOBS) \
 	  --evaluation $(DEMO)/backbones/evaluation.json
 	$(BIN)/mavqa-report $(DEMO)/backbones --out $(DEMO)/backbones/report
 

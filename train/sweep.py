@@ -7,14 +7,16 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.failure import UserError
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, load_manifest
 from train.config import TrainConfig, make_config
+from train.parallel import work_through
 from train.results import RESULTS_FILE, read_results
 
 if TYPE_CHECKING:
@@ -105,26 +107,53 @@ def run_cells(
     bank: "FeatureBank",
     out: Path,
     progress: "Callable[[str, Progress], None] | None" = None,
+    jobs: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Train and evaluate each cell in `out`, skipping what is done; return {run: its evaluation document}.
 
+    With `jobs` above 1 so many cells run at once, in processes that open the manifest and store named in the cells.
     Raises `UserError` where a folder holds a run of other settings or other questions.
     """
-    from train.fit import choose_device, fit
-    from train.outcomes import claim_data, evaluate_run, last_split, summarise_run
+    from train.outcomes import last_split, summarise_run
 
     cells = list(cells)
+    say = progress or (lambda name, said: None)
     _check_buildable(cells, manifest, bank)
+    if jobs > 1:
+        builds_on = {cell.name: cell.config.start_from for cell in cells}
+        work_through({cell.name: cell for cell in cells}, builds_on, partial(_run_elsewhere, out), jobs, say)
+    else:
+        for cell in cells:
+            _run_cell(cell, manifest, bank, out, partial(say, cell.name))
     split = last_split(manifest)
-    for cell in cells:
-        run = out / cell.name
-        report = None if progress is None else lambda said, name=cell.name: progress(name, said)
-        claim_data(run, cell.config, manifest, bank)
-        fit(cell.config, manifest, bank, run, resume=True, report=report)
-        if cell.config.objective == "answer" and not _is_evaluated(run, split):
-            evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
     answering = (cell.name for cell in cells if cell.config.objective == "answer")
     return {name: summarise_run(out / name, split) for name in answering}
+
+
+def _run_cell(
+    cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[Progress], None]"
+) -> None:
+    from train.fit import choose_device, fit
+    from train.outcomes import claim_data, evaluate_run, last_split
+
+    run, split = out / cell.name, last_split(manifest)
+    claim_data(run, cell.config, manifest, bank)
+    fit(cell.config, manifest, bank, run, resume=True, report=report)
+    if cell.config.objective == "answer" and not _is_evaluated(run, split):
+        evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
+
+
+def _run_elsewhere(out: Path, cell: Cell, report: "Callable[[Progress], None]") -> None:
+    """Run a cell in a process that was given only its name and configuration."""
+    _run_cell(cell, *_open_data(cell.config.manifest, cell.config.store), out, report)
+
+
+@lru_cache(maxsize=1)
+def _open_data(manifest: str, store: str) -> "tuple[Manifest, FeatureBank]":
+    from pipeline.store.reader import open_store
+    from train.features import FeatureBank
+
+    return load_manifest(Path(manifest)), FeatureBank(open_store(Path(store)))
 
 
 def write_evaluation(documents: dict[str, dict[str, Any]], path: Path) -> Path:

@@ -60,6 +60,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def assert_two_at_once_learn_the_same(folder: Path, data: Path, store: Path) -> None:
+    places = ("--out", folder / "two" / "runs", "--evaluation", folder / "two" / "evaluation.json")
+    run("mavqa-sweep", folder / "grid.toml", "--manifest", data, "--store", store, *places, "--jobs", 2)
+    for name in json.loads((folder / "two" / "evaluation.json").read_text()):
+        one, two = (
+            json.loads((runs / name / "metrics.jsonl").read_text())["losses"]
+            for runs in (folder / "runs", folder / "two" / "runs")
+        )
+        assert two == pytest.approx(one, rel=1e-3), name
+
+
 def test_videos_become_a_store_models_and_an_honest_table(data: Path, tmp_path: Path) -> None:
     store, runs = tmp_path / "store.zarr", tmp_path / "runs"
     shown = run("mavqa-extract", "--manifest", data, "--store", store, "--weights", "seeded", "--seconds", 2, "--json")
@@ -80,6 +91,7 @@ def test_videos_become_a_store_models_and_an_honest_table(data: Path, tmp_path: 
     assert len(set(complete.values())) == 1
     again = json.loads(run("mavqa-evaluate", runs / "rmm-avr-seed0", "--json"))
     assert again["scenarios"]["complete"] == evaluation["rmm-avr-seed0"]["scenarios"]["complete"]
+    assert_two_at_once_learn_the_same(tmp_path, data, store)
     run("mavqa-report", runs, "--out", tmp_path / "report")
     assert "rmm-avr" in (tmp_path / "report" / "index.html").read_text()
 

@@ -15,6 +15,13 @@ from train.cli.options import device_option, existing_manifest, existing_store, 
 @folder_option("--out", "Folder of the runs.  [default: build/GRID/runs]")
 @file_option("--evaluation", "Where all documents go.  [default: evaluation.json beside --out]")
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds 0 to N-1 in place of the grid's.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs at once, each with its share of the cores: more are done in the same time on small models.",
+)
 @device_option
 def sweep(
     grid: Path,
@@ -23,6 +30,7 @@ def sweep(
     out: Path | None,
     evaluation: Path | None,
     seeds: int | None,
+    jobs: int,
     device: str,
 ) -> None:
     """Train and evaluate every cell of GRID.toml: backbones x methods x seeds, on one store.
@@ -32,7 +40,7 @@ def sweep(
     \b
     Examples:
       mavqa-sweep train/grids/demo.toml --manifest build/demo/data --store build/demo/store.zarr
-      mavqa-sweep my.toml --seeds 3 --out runs/mine
+      mavqa-sweep my.toml --seeds 3 --jobs 2 --out runs/mine
     """
     from train.sweep import list_cells, read_grid
 
@@ -49,7 +57,7 @@ def sweep(
 
     bank = FeatureBank(open_store(store))
     with training_progress() as progress:
-        documents = run_cells(cells, load_manifest(manifest), bank, out, progress)
+        documents = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
     written = write_evaluation(documents, evaluation or out.resolve().parent / "evaluation.json")
     show_scenarios(documents)
     click.echo(f"evaluation: {written}", err=True)
