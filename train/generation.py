@@ -5,7 +5,7 @@ flattened sample by sample (row = sample x time + step) to the steps that are re
 there produces nothing and enters no loss.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.batch import Batch
+from train.batch import MODALITIES, Batch
 from train.interfaces import Backbone, Representation
 from train.layers import LearnedConstants
 
@@ -89,6 +89,55 @@ def cross_entropy(logits: Tensor, answer: Tensor) -> Tensor:
 def total_of(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Return the sum of the scalar `losses`, each times its weight (one where none is given)."""
     return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+
+
+def losses_with_missing(
+    backbone: Backbone,
+    unseen: "ConstantAnswer",
+    batch: Batch,
+    missing_losses: Callable[[Representation, list[str], Tensor], dict[str, Tensor]] | None,
+) -> dict[str, Tensor]:
+    """Return the scalar losses by name of a batch that is asked as it is, and again with modalities missing.
+
+    "unseen" trains the constants that answer with both missing; a complete batch has the backbone's own losses too;
+    `missing_losses` (None: not yet) gives the others, of the encoded batch, the modalities it lacks and the
+    answers.
+    """
+    representation = backbone.encode(batch)
+    losses = {"unseen": unseen.loss(backbone, representation, batch.answer)}
+    missing = [m for m in MODALITIES if m not in batch.present]
+    if not missing:
+        losses |= answer_losses(backbone, representation, batch.answer)
+    if batch.present and missing_losses is not None:
+        losses |= missing_losses(representation, missing, batch.answer)
+    return losses
+
+
+def completed_losses(backbone: Backbone, completed: Mapping[str, Representation], answer: Tensor) -> dict[str, Tensor]:
+    """Return losses "<modality>_missing_<name>" of answering `completed` {missing modality: representation}."""
+    return {
+        f"{modality}_missing_{name}": loss
+        for modality, representation in completed.items()
+        for name, loss in answer_losses(backbone, representation, answer).items()
+    }
+
+
+def predict_completed(
+    backbone: Backbone,
+    unseen: "ConstantAnswer",
+    batch: Batch,
+    complete: Callable[[Representation, str], Representation],
+) -> Tensor:
+    """Return logits [batch, answer]: of what is there, after `complete` put something in the place of what is not.
+
+    `complete` is given the encoded batch and the missing modality; with both missing the constants answer.
+    """
+    if not batch.present:
+        return unseen.logits(backbone, encoded_question(backbone, batch))
+    representation = backbone.encode(batch)
+    for missing in set(MODALITIES) - set(batch.present):
+        representation = complete(representation, missing)
+    return backbone.answer(representation).logits
 
 
 class ConstantAnswer(nn.Module):

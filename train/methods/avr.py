@@ -21,9 +21,10 @@ from train.generation import (
     OTHER,
     ConstantAnswer,
     RunningMoments,
-    answer_losses,
     batch_of,
-    encoded_question,
+    completed_losses,
+    losses_with_missing,
+    predict_completed,
     rows_of,
     total_of,
     with_generated,
@@ -329,28 +330,18 @@ class Avr(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the named scalar losses; "total" is their weighted sum."""
-        representation = self.backbone.encode(batch)
-        losses = {"unseen": self.unseen.loss(self.backbone, representation, batch.answer)}
-        missing = [m for m in MODALITIES if m not in batch.present]
-        if not missing:
-            losses |= answer_losses(self.backbone, representation, batch.answer)
-        if self.stage != "backbone" and batch.present:
-            for modality in missing or MODALITIES:
-                completed = self._completed(representation, modality)
-                answered = answer_losses(self.backbone, completed, batch.answer)
-                losses |= {f"{modality}_missing_{name}": loss for name, loss in answered.items()}
-            if not missing:
-                losses["ave"] = refine_loss(self.refiner, representation)
+        later = None if self.stage == "backbone" else self._missing_losses
+        losses = losses_with_missing(self.backbone, self.unseen, batch, later)
         return losses | {"total": total_of(losses, {"ave": self.refine_weight})}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is made from noise, with none left the constants answer."""
-        if not batch.present:
-            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
-        representation = self.backbone.encode(batch)
-        for missing in set(MODALITIES) - set(batch.present):
-            representation = self._completed(representation, missing)
-        return self.backbone.answer(representation).logits
+        return predict_completed(self.backbone, self.unseen, batch, self._completed)
+
+    def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
+        completed = {m: self._completed(representation, m) for m in missing or MODALITIES}
+        losses = completed_losses(self.backbone, completed, answer)
+        return losses if missing else losses | {"ave": refine_loss(self.refiner, representation)}
 
     def _completed(self, representation: Representation, missing: str) -> Representation:
         available = OTHER[missing]

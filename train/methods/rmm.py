@@ -19,9 +19,10 @@ from train.generation import (
     OTHER,
     ConstantAnswer,
     RunningMoments,
-    answer_losses,
     batch_of,
-    encoded_question,
+    completed_losses,
+    losses_with_missing,
+    predict_completed,
     question_rows,
     rows_of,
     total_of,
@@ -236,33 +237,25 @@ class Rmm(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the named scalar losses; "total" is their weighted sum."""
-        representation = self.backbone.encode(batch)
-        losses = {"unseen": self.unseen.loss(self.backbone, representation, batch.answer)}
-        missing = [m for m in MODALITIES if m not in batch.present]
-        if not missing:
-            losses |= answer_losses(self.backbone, representation, batch.answer)
-        if self.stage != "backbone" and batch.present:
-            losses |= self._missing_losses(representation, missing, batch.answer)
+        later = None if self.stage == "backbone" else self._missing_losses
+        losses = losses_with_missing(self.backbone, self.unseen, batch, later)
         return losses | {"total": total_of(losses, {"rmmr": self.recall_weight})}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is recalled, with none left the constants answer."""
-        if not batch.present:
-            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
-        representation = self.backbone.encode(batch)
-        for missing in set(MODALITIES) - set(batch.present):
-            recalled = recalled_features(self.memory, representation, missing)
-            representation = with_generated(representation, {missing: recalled}, OTHER[missing])
-        return self.backbone.answer(representation).logits
+        return predict_completed(self.backbone, self.unseen, batch, self._completed)
 
     def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
         """Return the losses with each modality recalled: of the `missing` one, or of both in turn and L_rmmr."""
         if self.training and not missing:
             observe(self.memory, representation)
-        losses: dict[str, Tensor] = {}
-        recalled = {m: recalled_features(self.memory, representation, m) for m in missing or MODALITIES}
-        for modality, features in recalled.items():
-            completed = with_generated(representation, {modality: features}, OTHER[modality])
-            answered = answer_losses(self.backbone, completed, answer)
-            losses |= {f"{modality}_missing_{name}": loss for name, loss in answered.items()}
-        return losses if missing else losses | {"rmmr": recall_loss(self.memory, representation, recalled)}
+        completed = {m: self._completed(representation, m) for m in missing or MODALITIES}
+        losses = completed_losses(self.backbone, completed, answer)
+        if missing:
+            return losses
+        recalled = {m: completed[m].features[m] for m in MODALITIES}
+        return losses | {"rmmr": recall_loss(self.memory, representation, recalled)}
+
+    def _completed(self, representation: Representation, missing: str) -> Representation:
+        recalled = recalled_features(self.memory, representation, missing)
+        return with_generated(representation, {missing: recalled}, OTHER[missing])

@@ -15,8 +15,9 @@ from train.batch import MODALITIES, Batch
 from train.generation import (
     OTHER,
     ConstantAnswer,
-    answer_losses,
-    encoded_question,
+    completed_losses,
+    losses_with_missing,
+    predict_completed,
     rows_of,
     total_of,
     with_generated,
@@ -115,45 +116,33 @@ class RmmAvr(nn.Module):
 
         "unseen" trains the constants that answer with both modalities missing, and nothing else.
         """
-        representation = self.backbone.encode(batch)
-        losses = {"unseen": self.unseen.loss(self.backbone, representation, batch.answer)}
-        missing = [m for m in MODALITIES if m not in batch.present]
-        if not missing:
-            losses |= answer_losses(self.backbone, representation, batch.answer)
-        if self.stage != "backbone" and batch.present:
-            losses |= self._missing_losses(representation, missing, batch.answer)
+        later = None if self.stage == "backbone" else self._missing_losses
+        losses = losses_with_missing(self.backbone, self.unseen, batch, later)
         return losses | {"total": total_of(losses, self.weights)}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]: the plain backbone's where all is there, the constants' where nothing is."""
-        if not batch.present:
-            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
-        representation = self.backbone.encode(batch)
-        for missing in set(MODALITIES) - set(batch.present):
-            recalled = recalled_features(self.memory, representation, missing)
-            refined = self._refined(representation, missing, recalled)
-            representation = self._completed(representation, missing, refined)
-        return self.backbone.answer(representation).logits
+        return predict_completed(self.backbone, self.unseen, batch, self._recalled_and_refined)
 
     def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
         """Return the losses with each modality missing: of the `missing` one, or of both in turn and of both parts."""
         if self.training and not missing:
             observe(self.memory, representation)
-        losses: dict[str, Tensor] = {}
-        if not missing:
-            losses["ave"] = refine_loss(self.refiner, representation)
+        losses = {} if missing else {"ave": refine_loss(self.refiner, representation)}
         recalled = {m: recalled_features(self.memory, representation, m) for m in missing or MODALITIES}
         refined = {m: self._refined(representation, m, features) for m, features in recalled.items()}
-        for modality, features in refined.items():
-            completed = self._completed(representation, modality, features)
-            answered = answer_losses(self.backbone, completed, answer)
-            losses |= {f"{modality}_missing_{name}": loss for name, loss in answered.items()}
+        completed = {m: self._completed(representation, m, features) for m, features in refined.items()}
+        losses |= completed_losses(self.backbone, completed, answer)
         if missing:
             return losses
         losses["rmmr"] = recall_loss(self.memory, representation, recalled)
         if self.settings.tied:
             losses["tied"] = _tied_loss(representation, refined)
         return losses
+
+    def _recalled_and_refined(self, representation: Representation, missing: str) -> Representation:
+        recalled = recalled_features(self.memory, representation, missing)
+        return self._completed(representation, missing, self._refined(representation, missing, recalled))
 
     def _refined(self, representation: Representation, missing: str, recalled: Tensor) -> dict[str, Tensor]:
         pseudo = with_generated(representation, {missing: recalled}, OTHER[missing])
