@@ -33,7 +33,7 @@ _AVST = {
 # PSTP-Net reads every second of sixty, in segments of five.
 _EVERY_SECOND = {"pstp": {"time_steps": 60}}
 
-_DEMO_DIFFUSION = {"steps": 4, "dim": 16, "mults": (1,), "stem_kernel": 3, "width": 64, "gradient_steps": 1}
+_DEMO_DIFFUSION = {"steps": 4, "dim": 16, "mults": [1], "stem_kernel": 3, "width": 64, "gradient_steps": 1}
 
 PRESETS = {
     "paper": Preset(
