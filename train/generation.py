@@ -155,7 +155,7 @@ class ConstantAnswer(nn.Module):
 
     def loss(self, backbone: Backbone, representation: Representation, answer: Tensor) -> Tensor:
         """Return the scalar cross-entropy; only the question of `representation` is read."""
-        with _frozen(backbone):
+        with frozen(backbone):
             return cross_entropy(self.logits(backbone, representation.detached()), answer)
 
     def logits(self, backbone: Backbone, representation: Representation) -> Tensor:
@@ -170,7 +170,7 @@ def encoded_question(backbone: Backbone, batch: Batch) -> Representation:
 
 
 @contextmanager
-def _frozen(backbone: Backbone) -> Iterator[None]:
+def frozen(backbone: Backbone) -> Iterator[None]:
     """Let a graph built inside give no gradient to the parameters of `backbone`."""
     assert isinstance(backbone, nn.Module)
     learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]

@@ -88,11 +88,11 @@ class Backbone(Protocol):
     """A model that answers questions about videos, open at three levels. Implementations are `torch.nn.Module`s.
 
     `needs`: {"question" | "audio" | "visual": stored feature names}. `feature_shapes`: {modality: shape of one time
-    step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of
-    steps, pooled vectors and the question. `time_steps`: the rows it takes from a store, spread evenly over the stored
-    seconds. `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio` and `Batch.visual` hold.
-    `input_scales`: {stored feature: `train.layers.InputScale`}, the identity unless a run standardises its inputs.
-    `uses_negatives`: whether its training looks at pictures of other videos.
+    step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of steps,
+    pooled vectors and the question. `answers`: how many it chooses from. `time_steps`: the rows it takes from a store,
+    spread evenly over the stored seconds. `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio`
+    and `Batch.visual` hold. `input_scales`: {stored feature: `train.layers.InputScale`}, the identity unless a run
+    standardises its inputs. `uses_negatives`: whether its training looks at pictures of other videos.
     """
 
     needs: dict[str, tuple[str, ...]]
@@ -100,6 +100,7 @@ class Backbone(Protocol):
     input_shapes: dict[str, tuple[int, ...]]
     input_scales: Any
     channels: int
+    answers: int
     time_steps: int
     uses_negatives: bool
 

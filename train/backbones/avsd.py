@@ -45,6 +45,7 @@ class Avsd(nn.Module):
         super().__init__()
         (audio_channels,), map_shape = sizes.input_shapes["vggish"], sizes.input_shapes["resnet18-map"]
         self.channels = sizes.channels // 2
+        self.answers = sizes.answers
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}

@@ -47,6 +47,7 @@ class Avst(nn.Module):
                 f"AVST compares maps {map_shape} with audio of {sizes.channels} channels: they must be equal"
             )
         self.channels = sizes.channels
+        self.answers = sizes.answers
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}

@@ -32,6 +32,7 @@ class Baseline(nn.Module):
         if len(map_shape) != 3 or map_shape[0] != sizes.channels:
             raise ValueError(f"the baseline attends to maps {map_shape} by {sizes.channels} channels: give it as many")
         self.channels = sizes.channels
+        self.answers = sizes.answers
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}

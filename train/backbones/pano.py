@@ -91,6 +91,7 @@ class Pano(nn.Module):
         if len(map_shape) != 3:
             raise ValueError(f"Pano sees maps [channel, height, width]: resnet18-map has the shape {map_shape}")
         self.channels = channels = sizes.channels if hidden is None else hidden
+        self.answers = sizes.answers
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}

@@ -56,6 +56,7 @@ class Pstp(nn.Module):
         _check(variant, segments=segments, top_segments=top_segments, top_patches=top_patches, layers=layers)
         (inputs,), (tokens, stored), channels = sizes.input_shapes[SOUND], sizes.input_shapes[PICTURE], sizes.channels
         self.channels, self.time_steps = channels, sizes.time_steps
+        self.answers = sizes.answers
         self.input_shapes = {SOUND: (inputs,), PICTURE: (tokens, stored)}
         self.feature_shapes = {"audio": (channels,), "visual": (tokens, stored)}
         self.input_scales = nn.ModuleDict({SOUND: InputScale(inputs), PICTURE: InputScale(stored, axis=-1)})

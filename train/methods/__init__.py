@@ -1,6 +1,7 @@
 """The missing-modality methods by name. A new one is one file and one line here, imported when asked for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -10,11 +11,12 @@ from train.interfaces import Backbone, MissingModalityMethod
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """Where a method lives ("module:Class"), whom to cite for it, and the variants it knows (if any)."""
+    """Where a method lives ("module:Class"), whom to cite for it, the variants it knows, keywords that make it."""
 
     path: str
     citation: str
     variants: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 _PAPER = "Park et al., ECCV 2024, Learning Trimodal Relation for AVQA with Missing Modality"
@@ -25,6 +27,24 @@ METHODS = {
     "modality-dropout": MethodEntry(
         "train.methods.modality_dropout:ModalityDropout", "Neverova et al., TPAMI 2016, ModDrop"
     ),
+    "mean-fill": MethodEntry(
+        "train.methods.zero_fill:ZeroFill",
+        "the plain backbone, the training mean where one lacks",
+        options={"missing_fill": "mean"},
+    ),
+    "constant-fill": MethodEntry(
+        "train.methods.constant_fill:ConstantFill", "a learned constant where a generator would stand"
+    ),
+    "prompts": MethodEntry(
+        "train.methods.prompts:MissingAwarePrompts",
+        "Lee et al., CVPR 2023, Multimodal Prompting with Missing Modalities",
+    ),
+    "shaspec": MethodEntry("train.methods.shaspec:ShaSpec", "Wang et al., CVPR 2023, ShaSpec"),
+    "actionmae": MethodEntry(
+        "train.methods.actionmae:ActionMae",
+        "Woo et al., AAAI 2023, Towards Good Practices for Missing Modality Robust Action Recognition",
+    ),
+    "drfuse": MethodEntry("train.methods.drfuse:DrFuse", "Yao et al., AAAI 2024, DrFuse"),
     "reference": MethodEntry("train.methods.reference:Reference", "the plain backbone on fewer inputs"),
     "rmm": MethodEntry("train.methods.rmm:Rmm", _PAPER, _VARIANTS),
     "avr": MethodEntry("train.methods.avr:Avr", _PAPER, _VARIANTS),
@@ -44,7 +64,7 @@ def make_method(name: str, backbone: Backbone, variant: str = "recommended", **o
     if entry.variants:
         options["variant"] = variant
     module, _, class_name = entry.path.partition(":")
-    method: MissingModalityMethod = getattr(import_module(module), class_name)(backbone, **options)
+    method: MissingModalityMethod = getattr(import_module(module), class_name)(backbone, **{**entry.options, **options})
     return method
 
 

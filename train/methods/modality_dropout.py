@@ -3,14 +3,12 @@
 Source: Neverova et al., "ModDrop: Adaptive Multi-modal Gesture Recognition", TPAMI 2016; the thirds are this project's.
 """
 
-import torch
 from torch import Tensor, nn
 
 from train.batch import Batch
+from train.dropping import drawn_parts
 from train.filling import Fill, Filling, answer_complete, weigh
 from train.interfaces import Backbone
-
-STATES: tuple[tuple[str, ...], ...] = ((), ("audio",), ("visual",))
 
 
 class ModalityDropout(nn.Module):
@@ -31,16 +29,8 @@ class ModalityDropout(nn.Module):
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", the backbone's losses and "total", over what the draw left of the batch."""
         self.filling.learn(batch)
-        if len(batch.present) < 2:
-            return answer_complete(self.backbone, self.filling.complete(batch))
-        drawn = torch.randint(len(STATES), (len(batch),))
-        parts = []
-        for state, missing in enumerate(STATES):
-            rows = (drawn == state).nonzero().squeeze(1)
-            if len(rows):
-                part = self.filling.complete(batch.select(rows).without(*missing))
-                parts.append((len(rows), answer_complete(self.backbone, part)))
-        return weigh(parts)
+        filled = [self.filling.complete(part) for _, part in drawn_parts(batch)]
+        return weigh([(len(part), answer_complete(self.backbone, part)) for part in filled])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is filled."""

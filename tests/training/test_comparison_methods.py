@@ -1,0 +1,277 @@
+"""The comparison methods one by one: their formulas, what learns from what, what stands in for what."""
+
+import pytest
+import torch
+from small_avqa import small_backbone, small_batch
+from torch.nn import functional as F
+
+from train.batch import MODALITIES
+from train.dropping import STATES, drawn_parts
+from train.methods import drfuse as drfuse_module
+from train.methods import make_method
+from train.methods.actionmae import SLOTS, ActionMae, TokenAutoencoder
+from train.methods.constant_fill import ConstantFill
+from train.methods.drfuse import DrFuse
+from train.methods.prompts import MissingAwarePrompts
+from train.methods.shaspec import ShaSpec
+
+ONE_SIDED = [("audio",), ("visual",)]
+
+
+def learning(method) -> set[str]:
+    """Return the first parts of the names of parameters that got a gradient other than zero."""
+    grads = {name: p.grad for name, p in method.named_parameters()}
+    return {name.split(".")[0] for name, grad in grads.items() if grad is not None and grad.abs().sum() > 0}
+
+
+def trained_on(method, batch):
+    method.zero_grad()
+    losses = method.training_loss(batch)
+    losses["total"].backward()
+    return losses
+
+
+def test_each_state_is_drawn_for_a_third_and_no_question_is_lost():
+    torch.manual_seed(0)
+    batch = small_batch().select(torch.zeros(3000, dtype=torch.long))
+    parts = drawn_parts(batch)
+    assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(3000))
+    missing = {tuple(m for m in MODALITIES if m not in part.present): len(part) for _, part in parts}
+    assert set(missing) == set(STATES)
+    assert min(missing.values()) > 900
+
+
+@pytest.mark.parametrize("hidden", ONE_SIDED)
+def test_what_lacks_a_modality_by_nature_loses_no_other(hidden):
+    (rows, part), *more = drawn_parts(small_batch().without(*hidden))
+    assert part.present == tuple(m for m in MODALITIES if m not in hidden)
+    assert not more
+    assert len(rows) == len(part)
+
+
+# The mean as a stand-in
+
+
+def test_mean_fill_is_zero_fill_with_the_training_mean():
+    torch.manual_seed(0)
+    method = make_method("mean-fill", small_backbone())
+    batch = small_batch()
+    method.training_loss(batch)
+    filled = method.filling.complete(batch.without("audio"))
+    for name, values in batch.audio.items():
+        expected = values[batch.audio_mask].float().mean(0)
+        torch.testing.assert_close(filled.audio[name][0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+# A learned constant
+
+
+def test_the_constant_stands_in_every_step_and_learns():
+    torch.manual_seed(0)
+    method, batch = ConstantFill(small_backbone()), small_batch()
+    losses = trained_on(method, batch)
+    assert {"answer", "audio_missing_answer", "visual_missing_answer", "unseen"} <= losses.keys()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in method.constants.values())
+    torch.nn.init.normal_(method.constants["audio"])
+    completed = method._completed(method.backbone.encode(batch.without("audio")), "audio")
+    assert (completed.features["audio"] == method.constants["audio"]).all()
+
+
+# ShaSpec
+
+
+def test_the_shared_encoding_of_the_other_stands_in_for_the_missing_one():
+    torch.manual_seed(0)
+    method = ShaSpec(small_backbone()).eval()
+    for hidden, present in zip(MODALITIES, reversed(MODALITIES), strict=True):
+        representation = method.backbone.encode(small_batch().without(hidden))
+        steps = method.backbone.steps(representation)
+        entered = method._entered(representation, steps, method._shared(steps))
+        assert torch.equal(entered.steps[hidden], method.shared(steps[present]))
+        assert torch.equal(entered.masks[hidden], entered.masks[present])
+        both = torch.cat((method.shared(steps[present]), method.specific[present](steps[present])), -1)
+        torch.testing.assert_close(entered.steps[present], method.shared(steps[present]) + method.fusion(both))
+
+
+def test_shared_encodings_are_drawn_together_and_specific_ones_apart():
+    torch.manual_seed(0)
+    method, batch = ShaSpec(small_backbone()), small_batch()
+    representation = method.backbone.encode(batch)
+    steps = method.backbone.steps(representation)
+    for layer in (method.shared[-1], method.specific["audio"][-1], method.specific["visual"][-1]):
+        torch.nn.init.zeros_(layer.weight)
+    assert method._alignment_loss(representation, method._shared(steps)) == 0
+    with torch.no_grad():
+        for sign, modality in zip((-1, 1), MODALITIES, strict=True):
+            method.specific[modality][-1].bias.fill_(sign)
+        method.domain.weight.copy_(torch.tensor([[-10.0], [10.0]]).expand_as(method.domain.weight))
+        assert method._domain_loss(representation, steps) < 1e-3
+        method.domain.weight.neg_()
+        assert method._domain_loss(representation, steps) > 10
+
+
+def test_every_part_of_shaspec_learns():
+    torch.manual_seed(0)
+    method = ShaSpec(small_backbone())
+    losses = trained_on(method, small_batch())
+    assert {"answer", "alignment", "domain", "unseen", "total"} <= losses.keys()
+    assert learning(method) >= {"shared", "specific", "fusion", "domain", "unseen", "backbone"}
+
+
+# ActionMAE
+
+
+@pytest.mark.parametrize("kept", [("audio", "question"), ("visual", "question"), SLOTS])
+def test_kept_tokens_go_back_into_their_own_slots(kept):
+    torch.manual_seed(0)
+    network = TokenAutoencoder(16, heads=2).eval()
+    seen = {}
+    network.decoder.register_forward_pre_hook(lambda module, arguments: seen.update(placed=arguments[0]))
+    network.encoder.register_forward_hook(lambda module, arguments, output: seen.update(encoded=output))
+    predicted = network({slot: torch.randn(3, 16) for slot in kept})
+    assert tuple(predicted) == SLOTS
+    memories = len(network.memory)
+    for slot in SLOTS:
+        code = network.slot_codes["decoder"][SLOTS.index(slot)]
+        there = seen["placed"][:, memories + SLOTS.index(slot)] - code
+        expected = seen["encoded"][:, memories + kept.index(slot)] if slot in kept else network.mask_token.expand(3, -1)
+        torch.testing.assert_close(there, expected)
+
+
+def test_a_slot_is_known_by_its_embedding():
+    torch.manual_seed(0)
+    network = TokenAutoencoder(16, heads=2).eval()
+    token, question = torch.randn(2, 3, 16)
+    as_audio = network({"audio": token, "question": question})["question"]
+    as_visual = network({"visual": token, "question": question})["question"]
+    assert not torch.allclose(as_audio, as_visual)
+
+
+def test_actionmae_learns_to_predict_what_was_taken(monkeypatch):
+    torch.manual_seed(0)
+    method, batch = ActionMae(small_backbone(), heads=2), small_batch()
+    every = torch.arange(len(batch))
+    monkeypatch.setattr("train.methods.actionmae.drawn_parts", lambda batch: [(every, batch.without("audio"))])
+    optimiser = torch.optim.Adam(method.autoencoder.parameters(), lr=3e-3)
+    errors = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = method.training_loss(batch)["reconstruction"]
+        loss.backward()
+        optimiser.step()
+        errors.append(loss.item())
+    assert errors[0] > 0.8  # the targets have unit variance
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_the_target_of_actionmae_is_the_real_step_and_gives_no_gradient(monkeypatch):
+    torch.manual_seed(0)
+    method, batch = ActionMae(small_backbone(), heads=2).eval(), small_batch()
+    real = method._real_steps(batch)
+    assert not any(values.requires_grad for values in real.values())
+    monkeypatch.setattr(
+        "train.methods.actionmae.drawn_parts", lambda batch: [(torch.arange(len(batch)), batch.without("visual"))]
+    )
+    losses = method.training_loss(batch)
+    representation = method.backbone.encode(batch.without("visual"))
+    _, predicted = method._completed(representation, "visual")
+    target = F.layer_norm(real["visual"][representation.masks["audio"]], (predicted.shape[-1],))
+    torch.testing.assert_close(losses["reconstruction"], F.mse_loss(predicted, target))
+
+
+def test_what_is_complete_is_answered_by_the_backbone_alone():
+    torch.manual_seed(0)
+    method, batch = ActionMae(small_backbone(), heads=2).eval(), small_batch()
+    assert torch.equal(method.predict(batch), method.backbone.answer(method.backbone.encode(batch)).logits)
+
+
+# DrFuse
+
+
+def test_the_shared_vectors_fuse_into_the_logit_of_their_mean_probability():
+    first, second = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)) * 3
+    mean = (first.sigmoid() + second.sigmoid()) / 2
+    torch.testing.assert_close(drfuse_module._mean_probability([first, second]), mean.logit(), rtol=1e-4, atol=1e-4)
+    assert drfuse_module._mean_probability([first]) is first
+
+
+def test_the_divergence_is_that_of_jensen_and_shannon():
+    first, second = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(1))
+    one, two = (torch.stack((x.sigmoid(), 1 - x.sigmoid())) for x in (first, second))
+    middle = (one + two) / 2
+    expected = sum((p * (p / middle).log()).sum(0) for p in (one, two)).mean() / 2
+    torch.testing.assert_close(drfuse_module._divergence(first, second), expected)
+    assert drfuse_module._divergence(first, first).abs() < 1e-6
+    far = torch.full((2, 3), 200.0, requires_grad=True)
+    drfuse_module._divergence(far, -far).backward()
+    assert far.grad.isfinite().all()
+
+
+def test_the_vector_whose_head_errs_more_shall_weigh_less():
+    answer = torch.tensor([0])
+    heads = {"audio": torch.tensor([[9.0, 0.0]]), "visual": torch.tensor([[0.0, 9.0]])}
+    good = {"audio": torch.tensor([0.8]), "visual": torch.tensor([0.2])}
+    bad = {"audio": torch.tensor([0.2]), "visual": torch.tensor([0.8])}
+    assert drfuse_module._ranking_loss(good, heads, answer) == 0
+    torch.testing.assert_close(drfuse_module._ranking_loss(bad, heads, answer), torch.tensor(0.6))
+    assert drfuse_module._ranking_loss(bad, heads, torch.tensor([-1])) == 0
+
+
+@pytest.mark.parametrize("hidden", [(), *ONE_SIDED])
+def test_the_attention_weighs_only_what_is_there(hidden):
+    torch.manual_seed(0)
+    method = DrFuse(small_backbone()).eval()
+    representation = method.backbone.encode(small_batch().without(*hidden))
+    vectors, _ = method._vectors(representation)
+    _, weights = method._answer(representation.question, vectors)
+    assert set(weights) == {"shared", *MODALITIES} - set(hidden)
+    torch.testing.assert_close(sum(weights.values()), torch.ones(len(representation.question)))
+
+
+def test_every_part_of_drfuse_learns_and_the_constant_alone_from_questions_without_a_video():
+    torch.manual_seed(0)
+    method = DrFuse(small_backbone())
+    trained_on(method, small_batch())
+    parts = {"shared", "distinct", "projection", "query", "key", "value", "answer_layer", "heads", "unseen"}
+    assert learning(method) >= parts | {"backbone"}
+    trained_on(method, small_batch().without(*MODALITIES))
+    assert learning(method) == {"unseen"}
+
+
+# Prompts
+
+
+def test_only_prompts_and_answer_layers_learn_after_the_backbone():
+    torch.manual_seed(0)
+    method = MissingAwarePrompts(small_backbone())
+    trained_on(method, small_batch())
+    grads = {n for n, p in method.backbone.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {name.split(".")[0] for name in grads} == {"fusion", "classifier"}
+    assert all(prompt.grad.abs().sum() > 0 for prompt in method.prompts.values())
+    assert all(parameter.requires_grad for parameter in method.parameters())
+
+
+def test_each_state_has_prompts_of_its_own_that_begin_as_its_own_row_of_ones():
+    method = MissingAwarePrompts(small_backbone()).eval()
+    for prompts in method.prompts.values():
+        for state in range(3):
+            assert (prompts[state, state] == 1).all()
+            assert prompts[state].sum() == prompts.shape[-1]
+    batch = small_batch()
+    before = [method.predict(batch.without(*hidden)) for hidden in STATES]
+    with torch.no_grad():
+        for prompts in method.prompts.values():
+            prompts[1].normal_(std=3)
+    after = [method.predict(batch.without(*hidden)) for hidden in STATES]
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_the_first_stage_of_prompts_is_the_plain_backbone():
+    torch.manual_seed(0)
+    method = MissingAwarePrompts(small_backbone())
+    method.enter("backbone")
+    trained_on(method, small_batch())
+    assert learning(method) == {"backbone"}
+    method.enter("prompts")
+    trained_on(method, small_batch())
+    assert "prompts" in learning(method)

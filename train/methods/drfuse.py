@@ -1,0 +1,141 @@
+"""DrFuse: shared and distinct vectors of both modalities, weighed by an attention that knows which of them are there.
+
+It generates nothing: a missing modality leaves the attention fewer vectors.
+Source: Yao et al., "DrFuse: Learning Disentangled Representation for Clinical Multi-Modal Fusion with Missing Modality
+and Modal Inconsistency", AAAI 2024.
+"""
+
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.batch import MODALITIES, Batch
+from train.dropping import drawn_parts
+from train.filling import weigh
+from train.generation import cross_entropy, encoded_question, total_of
+from train.interfaces import Backbone, Representation
+
+SHARED = "shared"
+SMALLEST_PROBABILITY = 1e-6
+
+
+class DrFuse(nn.Module):
+    """Answer from the attended mix of each modality's distinct vector and the shared one of those that are there.
+
+    Acts on the pooled level; its own answer layer takes the place of the backbone's. Shared vectors of both fuse into
+    the logit of their mean probability; the question asks the vectors that are there. Training draws for every
+    complete question one of complete, audio missing, visual missing with equal chances: L = cross-entropy of the
+    answer and of one head per vector + Jensen-Shannon divergence of the two shared vectors + |cosine| of each
+    modality's shared and distinct vector + a ranking loss: of two vectors, the one whose head errs less shall get
+    the larger weight. All weights are 1; what needs a missing modality is left out.
+
+    Source: sections 3.2-3.4. Differs from the released code: either modality may be missing, not the second alone;
+    answers exclude one another, so that one query, made of the question, takes the place of one per class.
+    """
+
+    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    trains_on = "all"
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        channels = backbone.channels
+        self.backbone = backbone
+        self.shared = nn.ModuleDict({m: _encoder(channels) for m in MODALITIES})
+        self.distinct = nn.ModuleDict({m: _encoder(channels) for m in MODALITIES})
+        self.projection = _encoder(channels)
+        self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
+        self.answer_layer = nn.Linear(channels, backbone.answers)
+        self.heads = nn.ModuleDict({name: nn.Linear(channels, backbone.answers) for name in (*MODALITIES, SHARED)})
+        self.unseen = nn.Parameter(torch.zeros(channels))
+
+    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the scalar losses by name and "total", over what the draw left of the batch."""
+        return weigh([(len(part), self._losses(part)) for _, part in drawn_parts(batch)])
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits [batch, answer]; with both modalities missing a learned vector stands for what was fused."""
+        if not batch.present:
+            return self._unseen_logits(encoded_question(self.backbone, batch).question)
+        representation = self.backbone.encode(batch)
+        vectors, _ = self._vectors(representation)
+        logits, _ = self._answer(representation.question, vectors)
+        return logits
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        representation = self.backbone.encode(batch)
+        question, answer = representation.question, batch.answer
+        losses = {"unseen": cross_entropy(self._unseen_logits(question), answer)}
+        if batch.present:
+            vectors, shared = self._vectors(representation)
+            logits, weights = self._answer(question, vectors)
+            heads = {name: self.heads[name](torch.tanh(vector * question)) for name, vector in vectors.items()}
+            losses["answer"] = cross_entropy(logits, answer)
+            losses |= {f"{name}_answer": cross_entropy(told, answer) for name, told in heads.items()}
+            cosines = [F.cosine_similarity(shared[m], vectors[m], dim=-1).abs().mean() for m in shared]
+            losses["disentangled"] = torch.stack(cosines).sum()
+            losses["ranking"] = _ranking_loss(weights, heads, answer)
+            if len(shared) == len(MODALITIES):
+                losses["aligned"] = _divergence(*shared.values())
+        return losses | {"total": total_of(losses, {})}
+
+    def _vectors(self, representation: Representation) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the attended vectors {modality or "shared": [batch, channel]} and the shared one of each modality."""
+        pooled = self.backbone.pool(representation)
+        vectors = {m: self.distinct[m](values) for m, values in pooled.items()}
+        shared = {m: self.projection(self.shared[m](values)) for m, values in pooled.items()}
+        return vectors | {SHARED: _mean_probability(list(shared.values()))}, shared
+
+    def _answer(self, question: Tensor, vectors: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits [batch, answer] and the weight [batch] of each vector."""
+        stacked = torch.stack(list(vectors.values()), dim=1)
+        scores = torch.einsum("bc,bvc->bv", self.query(question), self.key(stacked)) / stacked.shape[-1] ** 0.5
+        weights = scores.softmax(dim=-1)
+        mixed = torch.einsum("bv,bvc->bc", weights, self.value(stacked))
+        return self.answer_layer(torch.tanh(mixed * question)), dict(zip(vectors, weights.unbind(1), strict=True))
+
+    def _unseen_logits(self, question: Tensor) -> Tensor:
+        """Return logits [batch, answer] of which nothing but the constant learns."""
+        mixed = torch.tanh(self.unseen * question.detach())
+        assert self.answer_layer.bias is not None
+        return F.linear(mixed, self.answer_layer.weight.detach(), self.answer_layer.bias.detach())
+
+
+def _mean_probability(logits: list[Tensor]) -> Tensor:
+    """Return the logit of the mean of one or two sigmoids, element by element."""
+    if len(logits) == 1:
+        return logits[0]
+    first, second = logits
+    both, none = first + second, torch.zeros_like(first)
+    over = torch.logsumexp(torch.stack((both, both, first, second)), dim=0)
+    return over - torch.logsumexp(torch.stack((none, none, first, second)), dim=0)
+
+
+def _divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Return the mean Jensen-Shannon divergence (scalar, nats) of two tensors of logits of yes-or-no variables."""
+    probabilities = torch.stack((first.sigmoid(), second.sigmoid()))
+    return (_entropy(probabilities.mean(0)) - _entropy(probabilities).mean(0)).mean()
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    probability = probability.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)  # at 0 the gradient has no end
+    other = 1 - probability
+    return -torch.xlogy(probability, probability) - torch.xlogy(other, other)
+
+
+def _ranking_loss(weights: dict[str, Tensor], heads: dict[str, Tensor], answer: Tensor) -> Tensor:
+    """Return the mean (scalar) over pairs of vectors of how much weight the one with the worse head has too much."""
+    known = answer >= 0
+    if len(weights) == 1 or not known.any():
+        return answer.new_zeros((), dtype=torch.float32)
+    errors = {n: F.cross_entropy(told[known], answer[known], reduction="none").detach() for n, told in heads.items()}
+    excess = [
+        F.relu(-(errors[two] - errors[one]).sign() * (weights[one] - weights[two])[known]).mean()
+        for one, two in combinations(weights, 2)
+    ]
+    return torch.stack(excess).mean()
+
+
+def _encoder(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))

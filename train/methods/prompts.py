@@ -1,0 +1,79 @@
+"""Missing-aware prompts: a frozen backbone is told what is missing by learned keys and values beside the real ones.
+
+The missing modality itself is shown as zeros.
+Source: Lee et al., "Multimodal Prompting with Missing Modalities for Visual Recognition", CVPR 2023.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from train.batch import MODALITIES, Batch
+from train.dropping import STATES, drawn_parts
+from train.filling import Filling, answer_complete, weigh
+from train.generation import ConstantAnswer, answer_losses, encoded_question, frozen, total_of
+from train.interfaces import Backbone, Representation, Stage
+
+
+class MissingAwarePrompts(nn.Module):
+    """Let the question attend to prompts of the state that a video is in: complete, audio missing, visual missing.
+
+    Prompts [state, prompt, channel] of each modality join the keys and values of the backbone's pooling. What comes
+    before the pooled vectors is frozen; prompts and the backbone's answer layers learn, from questions whose state is
+    drawn with equal chances: L = the cross-entropy of the answer. Stages (`stages`): the backbone on complete data,
+    then prompts; trained in one stage it must start from a trained run (`--start-from`).
+
+    Source: section 3.3, attention-level prompts. Differs from the released code: that one prompts the first six of a
+    transformer's twelve layers, a backbone here has one pooling; a missing modality is zeros, as it is for every
+    method here, where the release shows a white picture or an empty text.
+    """
+
+    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    trains_on = "all"
+
+    def __init__(self, backbone: Backbone, *, prompts: int = 16) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.filling = Filling(backbone, "zeros")
+        start = torch.zeros(len(STATES), prompts, backbone.channels)
+        for state in range(min(len(STATES), prompts)):
+            start[state, state] = 1
+        self.prompts = nn.ParameterDict({m: nn.Parameter(start.clone()) for m in MODALITIES})
+        self.unseen = ConstantAnswer(backbone)
+        self.stage = "prompts"
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the backbone on complete data, then prompts and answer layers."""
+        return (Stage("backbone", 0.5, ("backbone.",)), Stage("prompts", 0.5))
+
+    def enter(self, stage: str) -> None:
+        """Begin the stage of this name: in "backbone" there are no prompts."""
+        self.stage = stage
+
+    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return "answer", "unseen" and "total" (in the stage "backbone" the backbone's own losses)."""
+        if self.stage == "backbone":
+            return answer_complete(self.backbone, self.filling.complete(batch))
+        return weigh([(len(part), self._losses(part)) for _, part in drawn_parts(batch)])
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits [batch, answer]; with both modalities missing the constants answer."""
+        if not batch.present:
+            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
+        return self.backbone.answer(self._prompted(batch)).logits
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        question = encoded_question(self.backbone, batch)
+        losses = {"unseen": self.unseen.loss(self.backbone, question, batch.answer)}
+        if batch.present:
+            losses |= answer_losses(self.backbone, self._prompted(batch), batch.answer)
+        return losses | {"total": total_of(losses, {})}
+
+    def _prompted(self, batch: Batch) -> Representation:
+        """Return the pooled level of the filled batch, through which only the prompts get a gradient."""
+        state = STATES.index(tuple(m for m in MODALITIES if m not in batch.present))
+        with frozen(self.backbone):
+            representation = self.backbone.encode(self.filling.complete(batch))
+            pooled = self.backbone.pool(representation, {m: self.prompts[m][state] for m in MODALITIES})
+        return replace(representation, pooled=pooled, negatives=None)
