@@ -63,6 +63,14 @@ class Batch:
             changes["negatives"] = None
         return replace(self, **changes)
 
+    def filled(self, modality: str, features: dict[str, Tensor], mask: Tensor) -> "Batch":
+        """Return the batch with stand-ins {feature: [batch, time, ...]} for `modality`, there where `mask` is True.
+
+        It carries no negatives: there is nothing for a match loss to match.
+        """
+        changes: dict[str, Any] = {modality: features, f"{modality}_mask": mask}
+        return replace(self, negatives=None, **changes)
+
     def select(self, rows: Tensor) -> "Batch":
         """Return the batch of the given row indices, int64 [row]."""
         return self._map(

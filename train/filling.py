@@ -5,7 +5,6 @@ Source: the ECCV 2024 missing-modality paper leaves open how a missing input is 
 """
 
 import hashlib
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -48,18 +47,15 @@ class Filling(nn.Module):
     def complete(self, batch: Batch) -> Batch:
         """Return the batch with both modalities there.
 
-        A stand-in has the steps of the other modality, or all steps where both are missing. It carries no negatives:
-        there is nothing for a match loss to match.
+        A stand-in has the steps of the other modality, or all steps where both are missing.
         """
         missing = [m for m in MODALITIES if m not in batch.present]
         if not missing:
             return batch
         mask = batch.mask(batch.present[0]) if batch.present else torch.ones_like(batch.audio_mask)
-        filled = replace(batch, negatives=None)
-        if "audio" in missing:
-            filled = replace(filled, audio=self._stand_in("audio", batch, mask), audio_mask=mask)
-        if "visual" in missing:
-            filled = replace(filled, visual=self._stand_in("visual", batch, mask), visual_mask=mask)
+        filled = batch
+        for modality in missing:
+            filled = filled.filled(modality, self._stand_in(modality, batch, mask), mask)
         return filled
 
     def _stand_in(self, modality: str, batch: Batch, mask: Tensor) -> dict[str, Tensor]:

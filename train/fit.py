@@ -7,7 +7,7 @@ Source: optimiser and schedule of the AVST release; selection on missing-modalit
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from train.dataset import QuestionDataset, input_shapes
 from train.evaluate import predict
 from train.features import FeatureBank
 from train.filling import weigh
-from train.interfaces import MissingModalityMethod, ScoredMethod, Stage, StagedMethod
+from train.interfaces import MissingModalityMethod, PreparedMethod, ScoredMethod, Stage, StagedMethod
 from train.missingness import draw_masks, hidden_in, save_masks
 from train.run_folder import (
     CHECKPOINT,
@@ -197,6 +197,8 @@ class _Loop:
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
         """Train from where the run folder stands to the last epoch."""
         moments = self._restore()
+        if not self.metrics and isinstance(self.method, PreparedMethod):
+            self.method.prepare(*self._whole_split())
         optimiser: torch.optim.Adam | None = None
         for stage, epochs in self.plan:
             for epoch in epochs[max(0, len(self.metrics) - epochs.start) :]:
@@ -208,6 +210,15 @@ class _Loop:
                 losses = self._train_epoch(epoch, optimiser, report)
                 self._finish_epoch(epoch, stage, rate, losses, optimiser, report)
         write_metrics(self.run, self.metrics)
+
+    def _whole_split(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
+        """Return the training videos, one complete row each, and every question that is trained on, without a video."""
+        masked = np.array([question.question_id in self.masks for question in self.train.questions], dtype=bool)
+        videos = _one_a_video(self.train, ~masked)
+        hidden = dict.fromkeys((question.question_id for question in self.train.questions), MODALITIES)
+        whole = self.train.batches(EVALUATION_BATCH, None, None, videos)
+        asked = self.train.batches(EVALUATION_BATCH, None, hidden, self.rows)
+        return (batch.to(self.device) for batch in whole), (batch.to(self.device) for batch in asked)
 
     def _dataset(self, manifest: Manifest, split: str) -> QuestionDataset:
         return QuestionDataset(self.bank, manifest, split, self.method.backbone, self.config.map_size)
@@ -332,9 +343,9 @@ class _Loop:
                     optimiser.state[parameter][key] = values if key == "step" else values.to(self.device)
 
 
-def _one_a_video(dataset: QuestionDataset) -> np.ndarray:
-    """Return the first question of each complete video."""
-    rows = np.flatnonzero(dataset.naturally_complete)
+def _one_a_video(dataset: QuestionDataset, allowed: np.ndarray | bool = True) -> np.ndarray:
+    """Return the first question of each complete video, among those that `allowed` [question] says."""
+    rows = np.flatnonzero(dataset.naturally_complete & allowed)
     _, first = np.unique([dataset.questions[row].video_id for row in rows], return_index=True)
     return rows[np.sort(first)]
 

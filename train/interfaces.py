@@ -183,6 +183,18 @@ class ScoredMethod(Protocol):
 
 
 @runtime_checkable
+class PreparedMethod(Protocol):
+    """What a method offers besides where it must look at the training split before the first step."""
+
+    def prepare(self, videos: Iterable[Batch], questions: Iterable[Batch]) -> None:
+        """Take in `videos`, one complete row a video, and `questions`, all that are trained on, without features.
+
+        What a run's masks hide is not there. What is kept must be in the state dict: a resumed run is not prepared.
+        """
+        ...
+
+
+@runtime_checkable
 class StagedMethod(Protocol):
     """What a method offers besides where it can be trained in stages (`training = "staged"`)."""
 

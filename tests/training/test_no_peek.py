@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_store import SIZES, make_manifest, make_store, of_modality
@@ -11,6 +12,7 @@ from train.backbones import BACKBONES, make_backbone
 from train.batch import Batch
 from train.dataset import QuestionDataset
 from train.features import FeatureBank
+from train.interfaces import PreparedMethod
 from train.methods import METHODS, make_method
 from train.missingness import SCENARIOS
 
@@ -20,7 +22,11 @@ ONE_SIDED = {"audio": "visual-missing", "visual": "audio-missing"}
 
 def make(method_name: str, backbone_name: str):
     torch.manual_seed(1)
-    return make_method(method_name, make_backbone(backbone_name, SIZES)).eval()
+    method = make_method(method_name, make_backbone(backbone_name, SIZES)).eval()
+    if isinstance(method, PreparedMethod):
+        train = QuestionDataset(FeatureBank(make_store()), make_manifest(make_store()), "train", method.backbone)
+        method.prepare([train.batch(np.flatnonzero(train.naturally_complete)[:9])], [train.batch(range(len(train)))])
+    return method
 
 
 def predict(method, batch: Batch) -> torch.Tensor:

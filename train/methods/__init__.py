@@ -45,6 +45,9 @@ METHODS = {
         "Woo et al., AAAI 2023, Towards Good Practices for Missing Modality Robust Action Recognition",
     ),
     "drfuse": MethodEntry("train.methods.drfuse:DrFuse", "Yao et al., AAAI 2024, DrFuse"),
+    "retrieval-fill": MethodEntry(
+        "train.methods.retrieval_fill:RetrievalFill", "the nearest training videos lend what is missing"
+    ),
     "reference": MethodEntry("train.methods.reference:Reference", "the plain backbone on fewer inputs"),
     "rmm": MethodEntry("train.methods.rmm:Rmm", _PAPER, _VARIANTS),
     "avr": MethodEntry("train.methods.avr:Avr", _PAPER, _VARIANTS),
