@@ -36,6 +36,13 @@ class Masks:
     rates: Rates
     absent: dict[str, tuple[str, ...]]
 
+    @property
+    def name(self) -> str:
+        """The scenario's name, such as `masked-audio=0.3`; the unit video and a seed other than 0 follow."""
+        rates = ",".join(f"{modality}={rate:g}" for modality, rate in sorted(self.rates.items()))
+        unit = "-video" if self.unit == "video" else ""
+        return f"masked-{rates}{unit}" + (f"-seed{self.seed}" if self.seed else "")
+
 
 def hidden_in(scenario: str) -> tuple[str, ...]:
     """Return the modalities that `scenario` hides from every question; `natural` hides none.

@@ -4,6 +4,7 @@ It trains nothing and draws nothing. What it writes is all that a report reads.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from train.results import (
     RESULTS_FILE,
     Accuracies,
     Feature,
+    Masking,
     ResultRow,
     append_results,
     hash_questions,
@@ -120,13 +122,16 @@ def evaluate_run(
         found = evaluate_scenarios(method, dataset, answers, scenarios, device=device)
     else:
         _check_masks(masks, manifest, split)
-        one = evaluate(method, dataset, name_masks(masks), answers, device=device, masks=masks.absent)
+        one = evaluate(method, dataset, masks.name, answers, device=device, masks=masks.absent)
         found = [one] if one else []
     learnt = learning_questions(manifest, split)
     left_out = int((~dataset.naturally_complete & ~dataset.naturally_incomplete).sum())
     rows = []
     for evaluation in found:
         row = _row(run, config, manifest, bank.store, split, evaluation, left_out)
+        if masks is not None:
+            masking = Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed)
+            row = row.model_copy(update={"masking": masking})
         rows += [row, *_floor_rows(row, learnt, evaluation.questions)]
         write_predictions(predictions_path(run, split, evaluation.scenario), evaluation.records())
     append_results(run / RESULTS_FILE, rows)
@@ -187,11 +192,6 @@ def find_question_only(run: Path, row: ResultRow, named: Path | None = None) -> 
     return None
 
 
-def name_masks(masks: Masks) -> str:
-    """Return the scenario's name of a mask file, such as `masked-audio=0.3`."""
-    return "masked-" + ",".join(f"{modality}={rate:g}" for modality, rate in sorted(masks.rates.items()))
-
-
 def _check_masks(masks: Masks, manifest: Manifest, split: str) -> None:
     """Raise `UserError` where `masks` name a question that `split` lacks: it would hide nothing and say it did."""
     unknown = sorted(masks.absent.keys() - {question.question_id for question in manifest.questions.get(split, ())})
@@ -224,7 +224,7 @@ def _row(
         seed=config.seed,
         dataset=manifest.name,
         release=manifest.release,
-        training=config.model_dump(exclude=_NOT_TRAINING),
+        training={**config.model_dump(exclude=_NOT_TRAINING), "start_from": _without_seed(config)},
         features={
             name: Feature(fingerprint=store.fingerprint(name), weights=_weights(spec)) for name, spec in specs.items()
         },
@@ -233,6 +233,11 @@ def _row(
         multiple_choice=sum(question.choices is not None for question in found.questions),
         accuracies=found.accuracies,
     )
+
+
+def _without_seed(config: TrainConfig) -> str:
+    """Return the run that the training began from by what all seeds of it share: they are one method."""
+    return re.sub(rf"-(seed)?{config.seed}$", "", config.start_from)
 
 
 def _floor_rows(row: ResultRow, learnt: Sequence[Question], asked: Sequence[Question]) -> list[ResultRow]:

@@ -74,6 +74,16 @@ class Feature(BaseModel):
     weights: str
 
 
+class Masking(BaseModel):
+    """How it was drawn which questions lose a modality: `train.missingness.Masks` without the questions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rates: dict[str, float]
+    unit: str
+    seed: int
+
+
 class ResultRow(BaseModel):
     """The outcome of one method on one scenario of one split.
 
@@ -82,7 +92,7 @@ class ResultRow(BaseModel):
     `kind`: a trained `model`, or a `floor` that sees no video. `training`: how it was trained, among it
     the missing rates. `features`: {stored feature name: where it came from}. `left_out`: questions of the split on
     videos that could not be extracted, which no scenario asks. `multiple_choice`: how many of those asked were
-    answered among their choices.
+    answered among their choices. `masking`: the draw behind a scenario in which some questions lose a modality.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,6 +114,7 @@ class ResultRow(BaseModel):
     questions_sha256: str
     left_out: int = 0
     multiple_choice: int = 0
+    masking: Masking | None = None
     accuracies: Accuracies
 
     @property

@@ -42,7 +42,10 @@ class Entry(BaseModel):
 
 
 class Grid(BaseModel):
-    """What a grid file says. `settings` are those of `train.config.TrainConfig`, for every cell."""
+    """What a grid file says. `settings` are those of `train.config.TrainConfig`, for every cell.
+
+    `curves`: every run also gets its accuracy at every pair of missing rates (`train.curves`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,15 +53,17 @@ class Grid(BaseModel):
     backbones: tuple[str, ...] = Field(("avst",), min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
+    curves: bool = False
     methods: tuple[Entry, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: its folder's name and its configuration."""
+    """One run of a grid: its folder's name, its configuration, and whether rate curves are wanted of it."""
 
     name: str
     config: TrainConfig
+    curves: bool = False
 
 
 def read_grid(path: Path) -> Grid:
@@ -93,7 +98,7 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
                 if config.start_from:
                     beside = f"{prefix}{config.start_from}-seed{seed}"
                     config = config.model_copy(update={"start_from": beside})
-                cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config))
+                cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config, grid.curves))
     names = [cell.name for cell in cells]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
@@ -133,6 +138,7 @@ def run_cells(
 def _run_cell(
     cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[Progress], None]"
 ) -> None:
+    from train.curves import add_curves
     from train.fit import choose_device, fit
     from train.outcomes import claim_data, evaluate_run, last_split
 
@@ -141,6 +147,8 @@ def _run_cell(
     fit(cell.config, manifest, bank, run, resume=True, report=report)
     if cell.config.objective == "answer" and not _is_evaluated(run, split):
         evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
+        if cell.curves:
+            add_curves(run, manifest, split)
 
 
 def _run_elsewhere(out: Path, cell: Cell, report: "Callable[[Progress], None]") -> None:

@@ -187,8 +187,8 @@ def test_masks_make_a_scenario_of_their_own(
 ) -> None:
     run = swept[0] / "zero-fill-seed0"
     masks = draw_masks(manifest.questions["test"], {"audio": 0.5}, seed=3)
-    assert evaluate_run(run, manifest, FeatureBank(store), masks=masks) == ["masked-audio=0.5"]
-    assert list(summarise_run(run, "test", ["masked-audio=0.5"])["scenarios"]) == ["masked-audio=0.5"]
+    assert evaluate_run(run, manifest, FeatureBank(store), masks=masks) == ["masked-audio=0.5-seed3"]
+    assert list(summarise_run(run, "test", ["masked-audio=0.5-seed3"])["scenarios"]) == ["masked-audio=0.5-seed3"]
 
 
 def test_natural_questions_come_apart_in_results_too(

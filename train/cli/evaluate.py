@@ -1,10 +1,12 @@
 """`mavqa-evaluate`: measure a trained run in every scenario. It only parses options and shows results."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline.commands import Command, file_option, folder_option, json_option, show_json
+from pipeline.failure import UserError
 from train.cli.options import (
     device_option,
     existing_manifest,
@@ -23,6 +25,15 @@ from train.cli.options import (
     multiple=True,
     help="complete, audio-missing, visual-missing, both-missing or natural; repeatable.  [default: all]",
 )
+@click.option("--missing-rate", help="Take modalities away from some questions, such as audio=0.3,visual=0.2.")
+@click.option(
+    "--unit",
+    type=click.Choice(["question", "video"]),
+    default="question",
+    show_default=True,
+    help="What loses a modality at a --missing-rate.",
+)
+@click.option("--curves", is_flag=True, help="Add the accuracy at every pair of missing rates.")
 @file_option("--masks", "File that says which questions lose which modality, in place of scenarios.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="[default: test, else val]")
 @folder_option("--store", "Feature store.  [default: the run's]")
@@ -33,6 +44,9 @@ from train.cli.options import (
 def evaluate(
     run: Path,
     scenarios: tuple[str, ...],
+    missing_rate: str | None,
+    unit: Any,
+    curves: bool,
     masks: Path | None,
     split: str | None,
     store: Path | None,
@@ -49,13 +63,16 @@ def evaluate(
     Examples:
       mavqa-evaluate runs/avst-rmm-avr-1
       mavqa-evaluate runs/avst-rmm-avr-1 --scenario audio-missing --split val --json
+      mavqa-evaluate runs/avst-rmm-avr-1 --missing-rate audio=0.3,visual=0.2 --unit video
+      mavqa-evaluate runs/avst-rmm-avr-1 --curves
     """
     existing_run(run)
     from pipeline.manifest import load_manifest
     from pipeline.store.reader import open_store
+    from train.curves import add_curves
     from train.features import FeatureBank
     from train.fit import choose_device
-    from train.missingness import NATURAL, SCENARIOS, load_masks
+    from train.missingness import NATURAL, SCENARIOS, draw_masks, load_masks, parse_rates, save_masks
     from train.outcomes import count_left_out, evaluate_run, last_split, summarise_run
     from train.results import RESULTS_FILE, read_results
     from train.run_folder import read_config
@@ -67,10 +84,17 @@ def evaluate(
     bank = FeatureBank(open_store(existing_store(path, path.stem)))
     split = split or last_split(loaded)
     asked = scenarios or (*SCENARIOS, NATURAL)
+    if masks and missing_rate:
+        raise UserError("--masks and --missing-rate both say what is missing: give one of them")
     given = load_masks(masks) if masks else None
+    if missing_rate:
+        given = draw_masks(loaded.questions.get(split, ()), parse_rates(missing_rate), 0, unit)
+        save_masks(given, run / f"{given.name}-{split}.json")
     if question_only is not None:
         read_results(question_only / RESULTS_FILE)
     found = evaluate_run(run, loaded, bank, split, asked, given, str(choose_device(device)))
+    if curves:
+        add_curves(run, loaded, split, unit)
     document = summarise_run(run, split, found, question_only)
     say_left_out(count_left_out(run, split))
     if as_json:

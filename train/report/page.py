@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.failure import UserError
 from pipeline.templates import GROUPS, TYPES, Column
 from train.report.plots import Curve, colours_of, scenario_bars, training_curves
+from train.report.rates import rate_curves, rate_grids, surfaces
 from train.report.tables import Block, build_blocks
 from train.report.text import comma_separated, describe_interval, markdown, percent
 from train.results import RESULTS_FILE, ResultRow, read_results
@@ -80,6 +81,7 @@ def _curves(records: Sequence[dict[str, Any]]) -> dict[str, Curve]:
 
 def _part(blocks: Sequence[Block]) -> dict[str, Any]:
     """One section of the page: all scenarios of one dataset and split."""
+    masked, blocks = surfaces(blocks), [block for block in blocks if block.masking is None]
     summary = {line.label: line.role for block in blocks for line in block.lines}
     return {
         "dataset": blocks[0].dataset,
@@ -88,6 +90,8 @@ def _part(blocks: Sequence[Block]) -> dict[str, Any]:
         "blocks": [_item(block) for block in blocks],
         "summary": [(label, role, [_find(block, label) for block in blocks]) for label, role in summary.items()],
         "bars": scenario_bars(blocks),
+        "rates": rate_curves(masked, colours_of(blocks)) if masked else "",
+        "grids": rate_grids({label: masked[label] for label in masked if summary[label] == "method"}),
     }
 
 

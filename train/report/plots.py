@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, told apart by readers with colour blindness 
 """
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -62,16 +63,16 @@ def scenario_bars(blocks: Sequence[Block]) -> str:
     axes.set_ylabel("overall accuracy, %")
     axes.set_ylim(0, _top(blocks))
     axes.grid(True, axis="y")
-    _unique_legend(axes)
-    return _svg(figure, "bars")
+    unique_legend(axes)
+    return to_svg(figure, "bars")
 
 
 def training_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], colours: Mapping[str, str]) -> str:
     """Return an SVG of small multiples: `curves` is {quantity: {label: (epoch, value) curves, per seed}}."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, panels = _panels(len(curves))
-    for axes, (quantity, lines) in zip(panels, curves.items(), strict=True):
+    figure, axes_of = panels(len(curves))
+    for axes, (quantity, lines) in zip(axes_of, curves.items(), strict=True):
         for label, seeds in lines.items():
             for number, curve in enumerate(seeds):
                 epochs, values = zip(*curve, strict=True)
@@ -81,8 +82,8 @@ def training_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], colours
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(True, axis="y")
-    _unique_legend(panels[0], figure)
-    return _svg(figure, "curves")
+    unique_legend(axes_of[0], figure)
+    return to_svg(figure, "curves")
 
 
 def _draw_bar(axes: "Axes", x: float, width: float, line: Line, colour: str) -> None:
@@ -119,23 +120,31 @@ def _canvas(width: float, height: float) -> "tuple[Figure, Axes]":
         return figure, figure.subplots()
 
 
-def _panels(number: int) -> "tuple[Figure, list[Axes]]":
+def panels(number: int, most_in_a_row: int = 2) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of so many panels in rows, in the style of the page."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    columns = min(number, most_in_a_row)
+    rows = math.ceil(number / columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.4, 2.9), layout="constrained")
-        return figure, list(figure.subplots(1, number, squeeze=False)[0])
+        figure = Figure(figsize=(9.4, 2.9 * rows), layout="constrained")
+        axes_of = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes_of[number:]:
+        unused.set_axis_off()
+    return figure, axes_of[:number]
 
 
-def _unique_legend(axes: "Axes", figure: "Figure | None" = None) -> None:
+def unique_legend(axes: "Axes", figure: "Figure | None" = None) -> None:
+    """Put a legend above the picture, each label once."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     where: Any = figure or axes.figure
     where.legend(unique.values(), unique.keys(), loc="outside upper left", ncols=6, frameon=False, fontsize=8)
 
 
-def _svg(figure: "Figure", prefix: str) -> str:
+def to_svg(figure: "Figure", prefix: str) -> str:
+    """Return the figure as an SVG element whose ids begin with `prefix`, the same bytes for the same figure."""
     import matplotlib
 
     sink = io.StringIO()

@@ -13,7 +13,7 @@ from typing import Literal
 from pipeline.failure import UserError
 from pipeline.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
 from train.report.statistics import Estimate, estimate
-from train.results import Accuracies, Count, ResultRow
+from train.results import Accuracies, Count, Masking, ResultRow
 
 SCENARIOS = ("complete", "audio-missing", "visual-missing", "both-missing", "natural")
 FLOORS = ("template-majority", "filled-majority")
@@ -57,6 +57,11 @@ class Block:
     def multiple_choice(self) -> int:
         """How many questions were answered among their choices; the same in all rows."""
         return self.lines[0].rows[0].multiple_choice
+
+    @property
+    def masking(self) -> Masking | None:
+        """How the questions that lack a modality were drawn; None where all of them are treated alike."""
+        return self.lines[0].rows[0].masking
 
     @property
     def questions(self) -> str:
