@@ -4,12 +4,13 @@ Only the training curves are read from elsewhere (`metrics.jsonl`). The page loa
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.failure import UserError
 from pipeline.templates import GROUPS, TYPES, Column
+from train.report.gains import gain_rows, scenario_gains
 from train.report.plots import Curve, colours_of, scenario_bars, training_curves
 from train.report.rates import rate_curves, rate_grids, surfaces
 from train.report.tables import Block, build_blocks
@@ -32,12 +33,13 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     _replace(out / "tables.md", markdown(blocks))
     _replace(out / "results.csv", comma_separated(blocks))
-    _replace(out / PAGE_FILE, render_page(blocks, read_curves(runs, blocks)))
+    folders = {run.resolve().name: run for run in runs}
+    _replace(out / PAGE_FILE, render_page(blocks, read_curves(runs, blocks), folders))
     return out / PAGE_FILE
 
 
-def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]]]) -> str:
-    """Return the HTML of a report; `curves` as for `training_curves`, {} for none."""
+def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]]], folders: Mapping[str, Path]) -> str:
+    """Return the HTML of a report; `curves` as for `training_curves`, {} for none; `folders` {run: its folder}."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("train", "templates")
@@ -46,7 +48,7 @@ def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]
     environment.filters["interval"] = describe_interval
     rows = [row for block in blocks for line in block.lines for row in line.rows]
     return environment.get_template("report.html").render(
-        parts=[_part(members) for members in _by_split(blocks)],
+        parts=[_part(members, folders) for members in _by_split(blocks)],
         curves=training_curves(curves, colours_of(blocks)) if curves else "",
         features=sorted({(n, f.weights, f.fingerprint) for row in rows for n, f in row.features.items()}),
         seeded=sorted({n for row in rows for n, f in row.features.items() if f.weights == "seeded"}),
@@ -79,10 +81,11 @@ def _curves(records: Sequence[dict[str, Any]]) -> dict[str, Curve]:
     }
 
 
-def _part(blocks: Sequence[Block]) -> dict[str, Any]:
+def _part(blocks: Sequence[Block], folders: Mapping[str, Path]) -> dict[str, Any]:
     """One section of the page: all scenarios of one dataset and split."""
     masked, blocks = surfaces(blocks), [block for block in blocks if block.masking is None]
     summary = {line.label: line.role for block in blocks for line in block.lines}
+    gains = scenario_gains(blocks, folders)
     return {
         "dataset": blocks[0].dataset,
         "release": blocks[0].release,
@@ -91,6 +94,8 @@ def _part(blocks: Sequence[Block]) -> dict[str, Any]:
         "summary": [(label, role, [_find(block, label) for block in blocks]) for label, role in summary.items()],
         "bars": scenario_bars(blocks),
         "rates": rate_curves(masked, colours_of(blocks)) if masked else "",
+        "gains": gain_rows(gains),
+        "gain_scenarios": list(gains),
         "grids": rate_grids({label: masked[label] for label in masked if summary[label] == "method"}),
     }
 

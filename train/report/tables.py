@@ -37,6 +37,11 @@ class Line:
         return self.rows[0].method
 
     @property
+    def inputs(self) -> str:
+        """What the line's model saw in training."""
+        return self.rows[0].inputs
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds pooled; none for a floor, which draws nothing."""
         return () if self.role == "floor" else tuple(row.seed for row in self.rows)
