@@ -12,7 +12,7 @@ DEMO     := build/demo
 # More arguments for the command behind a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
 
-.PHONY: help setup demo backbones test lint lint-fast bench extract train clean
+.PHONY: help setup demo backbones methods test lint lint-fast bench extract train clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what there is.
@@ -39,6 +39,11 @@ backbones: $(READY) $(DEMO)/evaluation.json  ## Train the four backbones and the
 	$(BIN)/mavqa-sweep train/grids/backbones.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/backbones --jobs $(JOBS) \
 	  --evaluation $(DEMO)/backbones/evaluation.json
 	$(BIN)/mavqa-report $(DEMO)/backbones --out $(DEMO)/backbones/report
+
+methods: $(READY) $(DEMO)/evaluation.json  ## Train every method on the demo's videos, three seeds each (JOBS=1).
+	$(BIN)/mavqa-sweep train/grids/methods.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/methods --jobs $(JOBS) \
+	  --evaluation $(DEMO)/methods/evaluation.json
+	$(BIN)/mavqa-report $(DEMO)/methods --out $(DEMO)/methods/report
 
 test: $(READY) lint-fast  ## The whole suite, with the fast part of lint.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

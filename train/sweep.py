@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 class Entry(BaseModel):
     """One method of a grid: its name in run names, and settings that win over the grid's.
 
-    Without `method` or `inputs` among them it is the method of its name.
+    Without `method` or `inputs` among them it is the method of its name. `evaluate`: false for a run that others only
+    start from; it has no results and stands in no report.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
+    evaluate: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -59,11 +61,17 @@ class Grid(BaseModel):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: its folder's name, its configuration, and whether rate curves are wanted of it."""
+    """One run of a grid: its folder's name, its configuration, whether it is evaluated, and whether at all rates."""
 
     name: str
     config: TrainConfig
+    evaluate: bool = True
     curves: bool = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether its answers are asked for; a pre-training has none."""
+        return self.evaluate and self.config.objective == "answer"
 
 
 def read_grid(path: Path) -> Grid:
@@ -98,7 +106,7 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
                 if config.start_from:
                     beside = f"{prefix}{config.start_from}-seed{seed}"
                     config = config.model_copy(update={"start_from": beside})
-                cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config, grid.curves))
+                cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config, entry.evaluate, grid.curves))
     names = [cell.name for cell in cells]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
@@ -131,7 +139,7 @@ def run_cells(
         for cell in cells:
             _run_cell(cell, manifest, bank, out, partial(say, cell.name))
     split = last_split(manifest)
-    answering = (cell.name for cell in cells if cell.config.objective == "answer")
+    answering = (cell.name for cell in cells if cell.answers)
     return {name: summarise_run(out / name, split) for name in answering}
 
 
@@ -145,7 +153,7 @@ def _run_cell(
     run, split = out / cell.name, last_split(manifest)
     claim_data(run, cell.config, manifest, bank)
     fit(cell.config, manifest, bank, run, resume=True, report=report)
-    if cell.config.objective == "answer" and not _is_evaluated(run, split):
+    if cell.answers and not _is_evaluated(run, split):
         evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
         if cell.curves:
             add_curves(run, manifest, split)

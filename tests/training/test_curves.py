@@ -11,6 +11,7 @@ from tiny_store import TinyStore, make_manifest, make_store
 
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest
+from train.cli.report import find_runs
 from train.curves import add_curves, rate_grid
 from train.features import FeatureBank
 from train.missingness import draw_masks
@@ -27,8 +28,9 @@ GRID = Grid.model_validate(
         "curves": True,
         "settings": {"epochs": 2, "channels": 16, "heads": 2, "time_steps": 4, "batch_size": 16},
         "methods": [
+            {"name": "start", "method": "zero-fill", "epochs": 1, "evaluate": False},
             {"name": "zero-fill"},
-            {"name": "later", "method": "modality-dropout", "start_from": "zero-fill", "epochs": 1},
+            {"name": "later", "method": "modality-dropout", "start_from": "start", "epochs": 1},
         ],
     }
 )
@@ -47,7 +49,9 @@ def manifest(store: TinyStore) -> Manifest:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, store: TinyStore, manifest: Manifest) -> Path:
     out = tmp_path_factory.mktemp("curves") / "runs"
-    run_cells(list_cells(GRID, (0, 1), "manifest", "store", "cpu"), manifest, FeatureBank(store), out)
+    told = run_cells(list_cells(GRID, (0, 1), "manifest", "store", "cpu"), manifest, FeatureBank(store), out)
+    assert not any(name.startswith("start") for name in told)
+    assert not (out / "start-seed0" / "results.jsonl").exists()
     return out
 
 
@@ -103,13 +107,14 @@ def test_what_is_needed_and_not_there_is_named(
 
 
 def test_seeds_that_began_from_their_own_seeds_run_are_one_method(runs: Path, tmp_path: Path) -> None:
-    rows = [found for run in sorted(runs.iterdir()) for found in rows_of(run).values()]
+    evaluated = find_runs(runs)
+    rows = [found for run in evaluated for found in rows_of(run).values()]
     (complete,) = [block for block in build_blocks(rows) if block.scenario == "complete"]
     assert [(line.method, line.seeds) for line in complete.lines] == [
         ("modality-dropout", (0, 1)),
         ("zero-fill", (0, 1)),
     ]
-    text = write_report(sorted(runs.iterdir()), tmp_path).read_text()
+    text = write_report(evaluated, tmp_path).read_text()
     assert text.count("<svg") == 4
     assert "Accuracy by missing rate" in text
     assert "masked-audio" not in text

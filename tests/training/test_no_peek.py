@@ -118,3 +118,17 @@ def test_references_never_read_what_is_not_among_their_inputs(inputs):
     for modality in ("audio", "visual"):
         same = torch.equal(predict(method, stored_batch(method, (), {modality: 7.0})), expected)
         assert same == (modality not in inputs)
+
+
+def test_noise_on_real_features_as_the_release_evaluates_is_found_out():
+    # Its "visual missing" is the real picture with noise of 0.7 on it: replacing the picture changes the answers.
+    method = make("zero-fill", "avst")
+
+    def released_answers(change: dict[str, float] | None) -> torch.Tensor:
+        batch = stored_batch(method, (), change)
+        torch.manual_seed(5)
+        noisy = {name: values + 0.7 * torch.randn_like(values) for name, values in batch.visual.items()}
+        return predict(method, replace(batch, visual=noisy))
+
+    assert torch.equal(released_answers(None), released_answers(None))
+    assert not torch.equal(released_answers({"visual": 7.0}), released_answers(None))

@@ -9,7 +9,9 @@ from tiny_store import CLASSES, TinyStore, make_manifest, make_store
 import train.fit
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest
+from train.backbones import BACKBONES
 from train.features import FeatureBank
+from train.methods import METHODS
 from train.missingness import draw_masks
 from train.outcomes import evaluate_run, summarise_run
 from train.report.page import write_report
@@ -65,6 +67,17 @@ def test_the_demo_grid_reads_and_names_its_methods() -> None:
     names = ["question-only-seed0", "zero-fill-seed0", "modality-dropout-seed0", "rmm-avr-seed0"]
     assert [cell.name for cell in cells] == names + [name.replace("seed0", "seed2") for name in names]
     assert [cell.config.start_from for cell in cells][4:] == ["", "", *["zero-fill-seed2"] * 2]
+
+
+@pytest.mark.parametrize("grid", sorted((Path(train.__file__).parent / "grids").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_committed_grid_names_methods_that_are_there(grid: Path) -> None:
+    cells = list_cells(read_grid(grid), None, "m", "s")
+    names = [cell.name for cell in cells]
+    for cell in cells:
+        assert cell.config.method in METHODS
+        assert cell.config.backbone in BACKBONES
+        assert not cell.config.start_from or names.index(cell.config.start_from) < names.index(cell.name)
+    assert {cell.config.seed for cell in cells} == ({0} if grid.stem == "demo" else {0, 1, 2})
 
 
 @pytest.mark.parametrize(
