@@ -124,14 +124,16 @@ class VideoBank(nn.Module):
     def _key(self, values: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """Return float32 [row, channel], of length one: the standardised mean over time of all features, joined."""
         means = [
-            (masked_mean(steps.nan_to_num(), mask) - self.get_buffer(f"mean_{name}").to(steps.device))
-            / self.get_buffer(f"deviation_{name}").to(steps.device)
+            (masked_mean(steps.nan_to_num(), mask) - self.get_buffer(f"mean_{name}"))
+            / self.get_buffer(f"deviation_{name}")
             for name, steps in values.items()
         ]
         return F.normalize(torch.cat(means, dim=-1), dim=-1)
 
     def _keep(self, name: str, values: Tensor) -> None:
-        self.register_buffer(name, values)
+        """Make `values` the buffer of that name, where the one before it lay."""
+        before = self._buffers.get(name)
+        self.register_buffer(name, values if before is None else values.to(before.device))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         """Make room for a bank of any size before torch compares shapes."""
