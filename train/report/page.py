@@ -12,9 +12,10 @@ from pipeline.failure import UserError
 from pipeline.templates import GROUPS, TYPES, Column
 from train.report.gains import gain_rows, scenario_gains
 from train.report.plots import Curve, colours_of, scenario_bars, training_curves
+from train.report.published import published_beside
 from train.report.rates import rate_curves, rate_grids, surfaces
 from train.report.tables import Block, build_blocks
-from train.report.text import comma_separated, describe_interval, markdown, percent
+from train.report.text import comma_separated, describe_interval, latex, markdown, percent
 from train.results import RESULTS_FILE, ResultRow, read_results
 
 METRICS_FILE = "metrics.jsonl"
@@ -22,7 +23,7 @@ PAGE_FILE = "index.html"
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Write `index.html`, `tables.md` and `results.csv` into `out` and return the page's path.
+    """Write `index.html`, `tables.md`, `tables.tex` and `results.csv` into `out` and return the page's path.
 
     Raises `UserError` where a run has no results or runs cannot stand in one table.
     """
@@ -32,6 +33,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     blocks = build_blocks(rows)
     out.mkdir(parents=True, exist_ok=True)
     _replace(out / "tables.md", markdown(blocks))
+    _replace(out / "tables.tex", latex(blocks))
     _replace(out / "results.csv", comma_separated(blocks))
     folders = {run.resolve().name: run for run in runs}
     _replace(out / PAGE_FILE, render_page(blocks, read_curves(runs, blocks), folders))
@@ -101,7 +103,7 @@ def _part(blocks: Sequence[Block], folders: Mapping[str, Path]) -> dict[str, Any
 
 
 def _item(block: Block) -> dict[str, Any]:
-    return {"block": block, "bands": _bands(block.columns), "best": _best(block)}
+    return {"block": block, "bands": _bands(block.columns), "best": _best(block), "published": published_beside(block)}
 
 
 def _find(block: Block, label: str) -> Any:

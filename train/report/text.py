@@ -2,8 +2,10 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
+from train.report.published import published_beside
 from train.report.statistics import Estimate
 from train.report.tables import Block, Line, pooled
 
@@ -17,6 +19,12 @@ def markdown(blocks: Sequence[Block]) -> str:
     """Return a table per block: accuracies in percent, the interval of `All`, seeds; masked ones stand in the CSV."""
     plain = [block for block in blocks if block.masking is None]
     return "\n".join(["# Results\n", *(_markdown_block(block) for block in plain), LEGEND])
+
+
+def latex(blocks: Sequence[Block]) -> str:
+    """Return a LaTeX table per block (package booktabs): accuracies in percent, the interval of `All`, the seeds."""
+    plain = [block for block in blocks if block.masking is None]
+    return "\n".join(_latex_block(block) for block in plain)
 
 
 def comma_separated(blocks: Sequence[Block]) -> str:
@@ -51,11 +59,47 @@ LEGEND = (
 
 def _markdown_block(block: Block) -> str:
     heads = ["", *(column.label for column in block.columns), "95 % interval", "seeds"]
-    rows = [_markdown_line(block, line) for line in block.lines]
+    rows = [_markdown_line(block, line) for line in block.lines] + _published_lines(block)
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     title = f"## {block.dataset} {block.release}, {block.split}: {block.scenario}\n"
     asked = [f"{block.questions}\n"] if block.multiple_choice else []
     return "\n".join([title, *asked, *(f"| {' | '.join(cells)} |" for cells in table), ""])
+
+
+def _latex_block(block: Block) -> str:
+    heads = ["", *(column.label for column in block.columns), r"95\,\% interval", "seeds"]
+    rows = [_markdown_line(block, line) for line in block.lines] + _published_lines(block)
+    title = f"{block.dataset} {block.release}, {block.split}: {block.scenario}; {block.questions}"
+    body = [_latex_row(heads), r"\midrule", *map(_latex_row, rows)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_escaped(title)}.}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            r"\toprule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_escaped, cells)) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    escaped = re.sub(r"(?<!\\)([%&#_$])", r"\\\1", text)
+    return escaped.replace("†", r"$^\dagger$").replace("–", "--")
+
+
+def _published_lines(block: Block) -> list[list[str]]:
+    return [
+        [f"{row.label} (paper, Table {row.table})", *(percent(row.cells[c.label]) for c in block.columns), "–", "–"]
+        for row in published_beside(block)
+    ]
 
 
 def _markdown_line(block: Block, line: Line) -> list[str]:
