@@ -5,6 +5,7 @@ Source: AVST's released loader, for the strided rows and the negatives; both mod
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from pipeline.store.schema import State, tokens_name
 from train.batch import MODALITIES, Batch
 from train.features import FeatureBank, stored_shape, strided_steps
 from train.interfaces import Backbone
+from train.missingness import lost_stretch
 
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
@@ -54,6 +56,7 @@ class QuestionDataset:
             None if q.choices is None else [index[c] for c in q.choices if c in index] for q in self.questions
         ]
         self._uses_negatives = backbone.uses_negatives
+        self._video_ids = store.video_ids
         self._videos = _find_videos(store, [q.video_id for q in self.questions])
         self._question_features = _read_questions(store, manifest, split, backbone.needs["question"])
         self._there = {m: _steps_there(store, m, backbone.needs[m], self.steps, self._videos) for m in MODALITIES}
@@ -78,6 +81,23 @@ class QuestionDataset:
         Questions in neither kind are about videos that could not be decoded or extracted: nothing natural lacks.
         """
         return ~self.naturally_complete & ~self._failed[self._videos]
+
+    def without_part(self, modality: str, share: float, seed: int = 0) -> "QuestionDataset":
+        """Return the dataset in which every video lacks a stretch of `share` of its steps of `modality`.
+
+        What counts as naturally complete stays as it is. All questions on a video lose the same stretch.
+        """
+        there = self._there[modality].copy()
+        for video in np.unique(self._videos):
+            recorded = np.flatnonzero(there[video])
+            there[video, recorded[lost_stretch(len(recorded), share, seed, self._video_ids[video])]] = False
+        changed = copy(self)
+        changed.__dict__.update(
+            naturally_complete=self.naturally_complete,
+            naturally_incomplete=self.naturally_incomplete,
+            _there={**self._there, modality: there},
+        )
+        return changed
 
     def batches(
         self,

@@ -61,6 +61,23 @@ def parse_rates(text: str) -> Rates:
 
     Raises `UserError` where the text is something else or the shares sum to more than one.
     """
+    return check_rates(_parse(text))
+
+
+def parse_parts(text: str | None) -> Rates | None:
+    """Return {modality: share of its seconds in [0, 1]} of a text such as "audio=0.5", None of None.
+
+    Unlike rates, the shares may sum to more than one. Raises `UserError` where the text is something else.
+    """
+    if text is None:
+        return None
+    parts = _parse(text)
+    for modality, share in parts.items():
+        check_rates({modality: share})
+    return parts
+
+
+def _parse(text: str) -> Rates:
     rates: Rates = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         modality, _, value = part.partition("=")
@@ -70,7 +87,7 @@ def parse_rates(text: str) -> Rates:
             rates[modality] = float(value)
         except ValueError:
             raise UserError(f"missing rate {part!r}: {value!r} is not a number between 0 and 1") from None
-    return check_rates(rates)
+    return rates
 
 
 def check_rates(rates: Rates) -> Rates:
@@ -98,6 +115,13 @@ def draw_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Uni
         elif place >= 1 - rates.get("visual", 0.0):
             absent[question.question_id] = ("visual",)
     return Masks(seed, unit, dict(rates), absent)
+
+
+def lost_stretch(steps: int, share: float, seed: int, video_id: str) -> range:
+    """Return which of a video's `steps` are gone: one stretch of `share` of them (rounded), its place by a hash."""
+    length = round(share * steps)
+    first = int(_hash(seed, video_id) * (steps - length + 1))
+    return range(first, first + length)
 
 
 def save_masks(masks: Masks, path: Path) -> None:

@@ -19,7 +19,7 @@ from train.dataset import QuestionDataset
 from train.evaluate import Evaluation, evaluate, evaluate_scenarios
 from train.features import FeatureBank
 from train.floors import filled_majority, learning_questions, template_majority
-from train.missingness import NATURAL, SCENARIOS, Masks
+from train.missingness import NATURAL, SCENARIOS, Masks, Rates
 from train.results import (
     RESULTS_FILE,
     Accuracies,
@@ -99,10 +99,12 @@ def evaluate_run(
     scenarios: Sequence[str] = (*SCENARIOS, NATURAL),
     masks: Masks | None = None,
     device: str = "cpu",
+    parts: Rates | None = None,
 ) -> list[str]:
     """Evaluate the trained method in `run`; add rows to its results and write its single predictions.
 
-    Return the scenarios that had questions. With `masks` they are the only scenario, named after their rates.
+    Return the scenarios that had questions. With `masks` they are the only scenario, named after their rates. With
+    `parts` {modality: share of its seconds} every video lacks a stretch of each, in a scenario named after them.
     The floors of the same questions are written beside the method's rows. Raises `UserError` where the run's
     vocabulary is not the manifest's, the store does not serve the manifest, a scenario is unknown, or `masks` are of
     other questions.
@@ -118,7 +120,12 @@ def evaluate_run(
         )
     dataset = QuestionDataset(bank, manifest, split, method.backbone, config.map_size)
     answers = manifest.vocabulary.answers
-    if masks is None:
+    if parts:
+        for modality, share in parts.items():
+            dataset = dataset.without_part(modality, share)
+        one = evaluate(method, dataset, name_parts(parts), answers, device=device, masks={})
+        found = [one] if one else []
+    elif masks is None:
         found = evaluate_scenarios(method, dataset, answers, scenarios, device=device)
     else:
         _check_masks(masks, manifest, split)
@@ -190,6 +197,11 @@ def find_question_only(run: Path, row: ResultRow, named: Path | None = None) -> 
             f"({row.split} {row.scenario}): name one trained with --inputs question"
         )
     return None
+
+
+def name_parts(parts: Rates) -> str:
+    """Return the name of the scenario in which a stretch of every video is gone, such as `partly-audio=0.5`."""
+    return "partly-" + ",".join(f"{modality}={share:g}" for modality, share in sorted(parts.items()))
 
 
 def _check_masks(masks: Masks, manifest: Manifest, split: str) -> None:

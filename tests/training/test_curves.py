@@ -131,3 +131,14 @@ def test_one_draw_of_masks_is_shown_and_only_lines_that_answered_masked_question
     assert set(found["zero-fill"]) == {(0.0, 0.0), (0.5, 0.0), (1.0, 0.0)}
     page = write_report(save(tmp_path / "runs", rows), tmp_path / "out").read_text()
     assert "Both rates at once" not in page
+
+
+def test_a_part_of_every_video_can_go(runs: Path, store: TinyStore, manifest: Manifest, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "zero-fill-seed0", run)
+    bank = FeatureBank(store)
+    assert evaluate_run(run, manifest, bank, parts={"visual": 0.5}) == ["partly-visual=0.5"]
+    assert evaluate_run(run, manifest, bank, parts={"visual": 0.0}) == ["partly-visual=0"]
+    rows = rows_of(run)
+    assert rows["partly-visual=0"].accuracies == rows["complete"].accuracies
+    assert rows["partly-visual=0.5"].questions_sha256 == rows["complete"].questions_sha256

@@ -60,6 +60,29 @@ def test_predictions_do_not_depend_on_what_is_absent(method_name, backbone_name,
 
 
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_predictions_do_not_depend_on_seconds_that_are_gone(method_name, backbone_name, modality):
+    method = make(method_name, backbone_name)
+    expected, gone = partly(method, modality)
+    assert 0 < gone.sum() < gone.size
+    for value in (0.0, 7.0):
+        assert torch.equal(partly(method, modality, value)[0], expected)
+
+
+def partly(method, modality: str, value: float | None = None) -> tuple[torch.Tensor, np.ndarray]:
+    """Return predictions with a stretch of `modality` gone, whose stored values are `value`, and where it was."""
+    store = make_store(incomplete=False)
+    whole = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
+    gone = whole._there[modality] & ~whole.without_part(modality, 0.5)._there[modality]
+    if value is not None:
+        for name in of_modality(modality):
+            for video, steps in enumerate(gone):
+                store.arrays[name][video, np.array(whole.steps)[steps]] = value
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
+    return predict(method, dataset.without_part(modality, 0.5).batch(range(len(dataset)))), gone[whole._videos]
+
+
+@pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
 def test_no_training_loss_depends_on_what_is_absent(method_name, backbone_name):
     if make(method_name, backbone_name).trains_on == "complete":
         pytest.skip("the loop gives it no question that lacks a modality")

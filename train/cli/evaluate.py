@@ -33,6 +33,7 @@ from train.cli.options import (
     show_default=True,
     help="What loses a modality at a --missing-rate.",
 )
+@click.option("--missing-part", help="Take a stretch of every video's seconds away, such as audio=0.5.")
 @click.option("--curves", is_flag=True, help="Add the accuracy at every pair of missing rates.")
 @file_option("--masks", "File that says which questions lose which modality, in place of scenarios.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="[default: test, else val]")
@@ -46,6 +47,7 @@ def evaluate(
     scenarios: tuple[str, ...],
     missing_rate: str | None,
     unit: Any,
+    missing_part: str | None,
     curves: bool,
     masks: Path | None,
     split: str | None,
@@ -64,6 +66,7 @@ def evaluate(
       mavqa-evaluate runs/avst-rmm-avr-1
       mavqa-evaluate runs/avst-rmm-avr-1 --scenario audio-missing --split val --json
       mavqa-evaluate runs/avst-rmm-avr-1 --missing-rate audio=0.3,visual=0.2 --unit video
+      mavqa-evaluate runs/avst-rmm-avr-1 --missing-part audio=0.5
       mavqa-evaluate runs/avst-rmm-avr-1 --curves
     """
     existing_run(run)
@@ -72,7 +75,7 @@ def evaluate(
     from train.curves import add_curves
     from train.features import FeatureBank
     from train.fit import choose_device
-    from train.missingness import NATURAL, SCENARIOS, draw_masks, load_masks, parse_rates, save_masks
+    from train.missingness import NATURAL, SCENARIOS, draw_masks, load_masks, parse_parts, parse_rates, save_masks
     from train.outcomes import count_left_out, evaluate_run, last_split, summarise_run
     from train.results import RESULTS_FILE, read_results
     from train.run_folder import read_config
@@ -84,15 +87,15 @@ def evaluate(
     bank = FeatureBank(open_store(existing_store(path, path.stem)))
     split = split or last_split(loaded)
     asked = scenarios or (*SCENARIOS, NATURAL)
-    if masks and missing_rate:
-        raise UserError("--masks and --missing-rate both say what is missing: give one of them")
+    if sum(map(bool, (masks, missing_rate, missing_part))) > 1:
+        raise UserError("--masks, --missing-rate and --missing-part each say what is missing: give one of them")
     given = load_masks(masks) if masks else None
     if missing_rate:
         given = draw_masks(loaded.questions.get(split, ()), parse_rates(missing_rate), 0, unit)
         save_masks(given, run / f"{given.name}-{split}.json")
     if question_only is not None:
         read_results(question_only / RESULTS_FILE)
-    found = evaluate_run(run, loaded, bank, split, asked, given, str(choose_device(device)))
+    found = evaluate_run(run, loaded, bank, split, asked, given, str(choose_device(device)), parse_parts(missing_part))
     if curves:
         add_curves(run, loaded, split, unit)
     document = summarise_run(run, split, found, question_only)
