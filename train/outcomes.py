@@ -148,7 +148,7 @@ def evaluate_run(
 def summarise_run(
     run: Path, split: str, scenarios: Sequence[str] | None = None, question_only: Path | None = None
 ) -> dict[str, Any]:
-    """Return the document of `mavqa-evaluate --json` out of a run's results (all its scenarios by default).
+    """Return the document of `mavqa-evaluate --json` out of a run's results (by default all scenarios but masked ones).
 
     Floors are of the questions of its first scenario, in the usual order. `question_only` names the run that
     gives the question-only floor; without it, one of the same seed and questions is looked for beside `run`.
@@ -157,7 +157,8 @@ def summarise_run(
     rows = [row for row in read_results(run / RESULTS_FILE) if row.split == split]
     models = {row.scenario: row for row in rows if row.kind == "model"}
     order = dict.fromkeys((*SCENARIOS, NATURAL, *models))
-    chosen = [name for name in order if name in models and name in (scenarios or models)]
+    wanted = scenarios or [name for name, row in models.items() if row.masking is None]
+    chosen = [name for name in order if name in models and name in wanted]
     if not chosen:
         raise UserError(f"{run / RESULTS_FILE} has no row of {split!r}: run 'mavqa-evaluate {run}' first")
     first = models[chosen[0]]

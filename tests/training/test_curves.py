@@ -51,6 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, store: TinyStore, manifest: M
     out = tmp_path_factory.mktemp("curves") / "runs"
     told = run_cells(list_cells(GRID, (0, 1), "manifest", "store", "cpu"), manifest, FeatureBank(store), out)
     assert not any(name.startswith("start") for name in told)
+    assert not any(scenario.startswith("masked") for document in told.values() for scenario in document["scenarios"])
     assert not (out / "start-seed0" / "results.jsonl").exists()
     return out
 
