@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.batch import MODALITIES, Batch
-from train.interfaces import Backbone, Representation
+from train.interfaces import Backbone, Representation, Stage
 from train.layers import LearnedConstants
 
 OTHER = {"audio": "visual", "visual": "audio"}
 UNKNOWN_ANSWER = -1
 FASTEST_FORGETTING = 0.01
+# The stages of a method with its parts beside a backbone and constants of the name `unseen`.
+BACKBONE_FIRST = (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("all", 0.5))
 
 
 class RunningMoments(nn.Module):

@@ -18,6 +18,7 @@ from pipeline.failure import UserError
 from train.batch import MODALITIES, Batch
 from train.diffusion import GaussianDiffusion, Objective
 from train.generation import (
+    BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
     RunningMoments,
@@ -322,7 +323,7 @@ class Avr(nn.Module):
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the backbone on complete data, then everything."""
-        return (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("all", 0.5))
+        return BACKBONE_FIRST
 
     def enter(self, stage: str) -> None:
         """Begin the stage of this name: in "backbone" nothing is refined."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from train.batch import MODALITIES, Batch
 from train.generation import (
+    BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
     completed_losses,
@@ -41,7 +42,7 @@ class ConstantFill(nn.Module):
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the backbone on complete data, then everything."""
-        return (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("all", 0.5))
+        return BACKBONE_FIRST
 
     def enter(self, stage: str) -> None:
         """Begin the stage of this name: in "backbone" nothing is replaced."""

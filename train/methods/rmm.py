@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pipeline.failure import UserError
 from train.batch import MODALITIES, Batch
 from train.generation import (
+    BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
     RunningMoments,
@@ -229,7 +230,7 @@ class Rmm(nn.Module):
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the backbone on complete data, then everything."""
-        return (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("all", 0.5))
+        return BACKBONE_FIRST
 
     def enter(self, stage: str) -> None:
         """Begin the stage of this name: in "backbone" nothing is recalled."""

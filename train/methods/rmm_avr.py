@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from train.batch import MODALITIES, Batch
 from train.generation import (
+    BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
     completed_losses,
@@ -105,7 +106,7 @@ class RmmAvr(nn.Module):
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the backbone on complete data, then everything."""
-        return (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("all", 0.5))
+        return BACKBONE_FIRST
 
     def enter(self, stage: str) -> None:
         """Begin the stage of this name: in "backbone" nothing is recalled or refined."""
