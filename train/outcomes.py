@@ -19,6 +19,7 @@ from train.dataset import QuestionDataset
 from train.evaluate import Evaluation, evaluate, evaluate_scenarios
 from train.features import FeatureBank
 from train.floors import filled_majority, learning_questions, template_majority
+from train.interfaces import MissingModalityMethod
 from train.missingness import NATURAL, SCENARIOS, Masks, Rates
 from train.results import (
     RESULTS_FILE,
@@ -136,6 +137,7 @@ def evaluate_run(
     rows = []
     for evaluation in found:
         row = _row(run, config, manifest, bank.store, split, evaluation, left_out)
+        row = row.model_copy(update={"parameters": _count_parameters(method)})
         if masks is not None:
             masking = Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed)
             row = row.model_copy(update={"masking": masking})
@@ -246,6 +248,11 @@ def _row(
         multiple_choice=sum(question.choices is not None for question in found.questions),
         accuracies=found.accuracies,
     )
+
+
+def _count_parameters(method: MissingModalityMethod) -> int:
+    module: Any = method
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _without_seed(config: TrainConfig) -> str:

@@ -89,10 +89,11 @@ class ResultRow(BaseModel):
 
     `questions_sha256`: which questions were asked (`hash_questions`); only rows that agree there compare.
 
-    `kind`: a trained `model`, or a `floor` that sees no video. `training`: how it was trained, among it
-    the missing rates. `features`: {stored feature name: where it came from}. `left_out`: questions of the split on
-    videos that could not be extracted, which no scenario asks. `multiple_choice`: how many of those asked were
-    answered among their choices. `masking`: the draw behind a scenario in which some questions lose a modality.
+    `kind`: a trained `model`, or a `floor` that sees no video. `training`: how it was trained, among it the missing
+    rates. `features`: {stored feature name: where it came from}. `left_out`: questions of the split on videos that
+    could not be extracted, which no scenario asks. `multiple_choice`: how many of those asked were answered among their
+    choices. `masking`: the draw behind a scenario in which some questions lose a modality. `parameters`: how many
+    numbers the method and its backbone learn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +116,7 @@ class ResultRow(BaseModel):
     left_out: int = 0
     multiple_choice: int = 0
     masking: Masking | None = None
+    parameters: int = 0
     accuracies: Accuracies
 
     @property

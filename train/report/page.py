@@ -146,7 +146,7 @@ def _by_split(blocks: Sequence[Block]) -> list[list[Block]]:
 
 def _runs(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:
     unique = {row.run: row for row in rows if row.kind == "model"}
-    names = ("run", "backbone", "method", "variant", "inputs", "seed")
+    names = ("run", "backbone", "method", "variant", "inputs", "seed", "parameters")
     return [
         {**{name: getattr(row, name) for name in names}, "training": _settings(row.training)} for row in unique.values()
     ]
