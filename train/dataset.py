@@ -90,7 +90,7 @@ class QuestionDataset:
         there = self._there[modality].copy()
         for video in np.unique(self._videos):
             recorded = np.flatnonzero(there[video])
-            there[video, recorded[lost_stretch(len(recorded), share, seed, self._video_ids[video])]] = False
+            there[video, recorded[lost_stretch(len(recorded), share, seed, modality + self._video_ids[video])]] = False
         changed = copy(self)
         changed.__dict__.update(
             naturally_complete=self.naturally_complete,

@@ -43,7 +43,13 @@ class Evaluation:
     def records(self) -> list[Prediction]:
         """Return one record per question, for paired tests."""
         return [
-            Prediction(question_id=q.question_id, prediction=given, answer=q.answer, correct=given == q.answer)
+            Prediction(
+                question_id=q.question_id,
+                video_id=q.video_id,
+                prediction=given,
+                answer=q.answer,
+                correct=given == q.answer,
+            )
             for q, given in zip(self.questions, self.predictions, strict=True)
         ]
 

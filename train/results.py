@@ -55,11 +55,12 @@ class Accuracies(BaseModel):
 
 
 class Prediction(BaseModel):
-    """One answered question; `prediction` is an entry of the frozen answer list or "", `answer` the true one."""
+    """One answered question about a video; `prediction` is an entry of the frozen list or "", `answer` the true one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     question_id: str
+    video_id: str
     prediction: str
     answer: str
     correct: bool

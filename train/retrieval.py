@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from pipeline.failure import UserError
 from train.batch import MODALITIES, Batch
 from train.interfaces import Backbone
-from train.layers import masked_mean
-
-LEAST_DEVIATION = 1e-6
+from train.layers import LEAST_DEVIATION, masked_mean
 
 
 class VideoBank(nn.Module):
@@ -89,7 +87,7 @@ class VideoBank(nn.Module):
         if not len(self.video):
             raise RuntimeError("the bank of videos lends before it was filled")
         stored = batch.features(available) or {}
-        values = {name: _over_places(stored[name].float(), self.shapes[name]) for name in self.names[available]}
+        values = {name: self._vectors(stored, name) for name in self.names[available]}
         key = self._key(values, batch.mask(available))
         scores = key.double() @ self.get_buffer(f"key_{available}").double().T
         alike = question_keys(batch.question[self.question_name], self.asked.shape[1]).double() @ self.asked.double().T
@@ -105,9 +103,13 @@ class VideoBank(nn.Module):
             mask, stored = batch.mask(modality), batch.features(modality) or {}
             taken[f"there_{modality}"] = mask
             for name in self.names[modality]:
-                vectors = _over_places(stored[name].float(), self.shapes[name])
+                vectors = self._vectors(stored, name)
                 taken[f"values_{name}"] = vectors.masked_fill(~mask.unsqueeze(-1), 0).half()
         return {name: values.cpu() for name, values in taken.items()}
+
+    def _vectors(self, stored: Mapping[str, Tensor], name: str) -> Tensor:
+        """Return float32 [row, time, channel] of a stored feature, rounded as the bank's are: twins have one key."""
+        return _over_places(stored[name].float(), self.shapes[name]).half().float()
 
     def _fill_questions(self, questions: Iterable[Batch]) -> None:
         place = {code: number for number, code in enumerate(self.video.tolist())}

@@ -108,6 +108,9 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
                     config = config.model_copy(update={"start_from": beside})
                 cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config, entry.evaluate, grid.curves))
     names = [cell.name for cell in cells]
+    for number, cell in enumerate(cells):
+        if cell.config.start_from and cell.config.start_from not in names[:number]:
+            raise UserError(f"run {cell.name!r} starts from {cell.config.start_from!r}: name an entry before it")
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
         raise UserError(f"the grid names run {repeated!r} twice: give each method and seed a name of its own")
@@ -155,8 +158,8 @@ def _run_cell(
     fit(cell.config, manifest, bank, run, resume=True, report=report)
     if cell.answers and not _is_evaluated(run, split):
         evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
-        if cell.curves:
-            add_curves(run, manifest, split)
+    if cell.answers and cell.curves and not _has_curves(run, split):
+        add_curves(run, manifest, split)
 
 
 def _run_elsewhere(out: Path, cell: Cell, report: "Callable[[Progress], None]") -> None:
@@ -193,6 +196,10 @@ def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBa
         if config not in seen:
             build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
             seen.append(config)
+
+
+def _has_curves(run: Path, split: str) -> bool:
+    return any(row.split == split and row.masking for row in read_results(run / RESULTS_FILE))
 
 
 def _is_evaluated(run: Path, split: str) -> bool:

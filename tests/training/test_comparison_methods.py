@@ -1,5 +1,7 @@
 """The comparison methods one by one: their formulas, what learns from what, what stands in for what."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_avqa import small_backbone, small_batch
@@ -71,7 +73,16 @@ def test_the_constant_stands_in_every_step_and_learns():
     method, batch = ConstantFill(small_backbone()), small_batch()
     losses = trained_on(method, batch)
     assert {"answer", "audio_missing_answer", "visual_missing_answer", "unseen"} <= losses.keys()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in method.constants.values())
+    assert not any(name.endswith("missing_match") for name in losses)
+    assert method.get_buffer("placed")
+    representation = method.backbone.encode(batch)
+    for modality, constant in method.constants.items():
+        assert 0 < constant.grad.abs().max() < 10
+        real = representation.features[modality][representation.masks[modality]].mean(0)
+        torch.testing.assert_close(constant, real)
+    placed = {modality: constant.clone() for modality, constant in method.constants.items()}
+    trained_on(method, batch.select(torch.arange(2)))
+    assert all(torch.equal(placed[modality], constant) for modality, constant in method.constants.items())
     torch.nn.init.normal_(method.constants["audio"])
     completed = method._completed(method.backbone.encode(batch.without("audio")), "audio")
     assert (completed.features["audio"] == method.constants["audio"]).all()
@@ -100,6 +111,8 @@ def test_shared_encodings_are_drawn_together_and_specific_ones_apart():
     steps = method.backbone.steps(representation)
     for layer in (method.shared[-1], method.specific["audio"][-1], method.specific["visual"][-1]):
         torch.nn.init.zeros_(layer.weight)
+    apart = {"audio": torch.zeros_like(steps["audio"]), "visual": torch.full_like(steps["visual"], 3.0)}
+    assert method._alignment_loss(representation, apart) == 3
     assert method._alignment_loss(representation, method._shared(steps)) == 0
     with torch.no_grad():
         for sign, modality in zip((-1, 1), MODALITIES, strict=True):
@@ -115,6 +128,8 @@ def test_every_part_of_shaspec_learns():
     method = ShaSpec(small_backbone())
     losses = trained_on(method, small_batch())
     assert {"answer", "alignment", "domain", "unseen", "total"} <= losses.keys()
+    weighed = losses["answer"] + losses["unseen"] + 0.1 * losses["alignment"] + 0.02 * losses["domain"]
+    torch.testing.assert_close(losses["total"], weighed)
     assert learning(method) >= {"shared", "specific", "fusion", "domain", "unseen", "backbone"}
 
 
@@ -167,6 +182,9 @@ def test_actionmae_learns_to_predict_what_was_taken(monkeypatch):
 def test_the_target_of_actionmae_is_the_real_step_and_gives_no_gradient(monkeypatch):
     torch.manual_seed(0)
     method, batch = ActionMae(small_backbone(), heads=2).eval(), small_batch()
+    seen = batch.visual_mask.clone()
+    seen[0, 1:] = False
+    batch = replace(batch, visual_mask=seen)
     real = method._real_steps(batch)
     assert not any(values.requires_grad for values in real.values())
     monkeypatch.setattr(
@@ -175,8 +193,10 @@ def test_the_target_of_actionmae_is_the_real_step_and_gives_no_gradient(monkeypa
     losses = method.training_loss(batch)
     representation = method.backbone.encode(batch.without("visual"))
     _, predicted = method._completed(representation, "visual")
-    target = F.layer_norm(real["visual"][representation.masks["audio"]], (predicted.shape[-1],))
-    torch.testing.assert_close(losses["reconstruction"], F.mse_loss(predicted, target))
+    where, there = representation.masks["audio"], batch.visual_mask
+    assert (where & ~there).sum() > 0  # seconds without a picture have no target
+    target = F.layer_norm(real["visual"][where & there], (predicted.shape[-1],))
+    torch.testing.assert_close(losses["reconstruction"], F.mse_loss(predicted[there[where]], target))
 
 
 def test_what_is_complete_is_answered_by_the_backbone_alone():
@@ -231,11 +251,22 @@ def test_the_attention_weighs_only_what_is_there(hidden):
 def test_every_part_of_drfuse_learns_and_the_constant_alone_from_questions_without_a_video():
     torch.manual_seed(0)
     method = DrFuse(small_backbone())
-    trained_on(method, small_batch())
+    losses = trained_on(method, small_batch())
+    assert {"disentangled", "aligned", "ranking", "audio_answer", "visual_answer", "shared_answer"} <= losses.keys()
+    torch.testing.assert_close(losses["total"], sum(loss for name, loss in losses.items() if name != "total"))
     parts = {"shared", "distinct", "projection", "query", "key", "value", "answer_layer", "heads", "unseen"}
     assert learning(method) >= parts | {"backbone"}
     trained_on(method, small_batch().without(*MODALITIES))
     assert learning(method) == {"unseen"}
+
+
+def test_a_vector_that_repeats_the_shared_one_is_a_loss():
+    torch.manual_seed(0)
+    method, batch = DrFuse(small_backbone()).eval(), small_batch().without("audio")
+    apart = method._losses(batch)["disentangled"]
+    method.distinct["visual"] = torch.nn.Sequential(method.shared["visual"], method.projection)
+    torch.testing.assert_close(method._losses(batch)["disentangled"], torch.tensor(1.0))
+    assert apart < 0.9
 
 
 # Prompts
@@ -271,7 +302,9 @@ def test_the_first_stage_of_prompts_is_the_plain_backbone():
     method = MissingAwarePrompts(small_backbone())
     method.enter("backbone")
     trained_on(method, small_batch())
-    assert learning(method) == {"backbone"}
+    assert learning(method) == {"backbone", "unseen"}
+    trained_on(method, small_batch().without("audio"))
+    assert learning(method) == {"unseen"}
     method.enter("prompts")
     trained_on(method, small_batch())
     assert "prompts" in learning(method)

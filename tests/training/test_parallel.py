@@ -23,13 +23,18 @@ def leave_a_mark(folder: Path, name: str, report: Report) -> None:
     (folder / name).touch()
 
 
-def refuse(name: str, report: Report) -> None:
+def refuse(folder: Path, name: str, report: Report) -> None:
+    (folder / name).touch()
     if name == "bad":
         raise UserError("the bad piece")
+    time.sleep(1)
 
 
 def die(name: str, report: Report) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    for number in range(2000):
+        report(number)
+        if name == "a" and number == 1000:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def talk(name: str, report: Report) -> None:
@@ -55,12 +60,28 @@ def test_a_piece_waits_for_the_one_it_builds_on_and_cores_are_shared(tmp_path: P
 
 def test_the_error_of_a_piece_comes_back_and_nothing_new_begins(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the bad piece"):
-        work("bad after", refuse, {"after": "bad"})
+        work("bad beside later last", partial(refuse, tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} <= {"bad", "beside"}
 
 
-def test_a_process_that_dies_is_named_as_that() -> None:
+def test_a_process_that_dies_is_named_as_that_while_another_talks() -> None:
     with pytest.raises(UserError, match="died"):
         work("a b", die)
+
+
+def test_pieces_that_wait_for_one_another_are_refused() -> None:
+    with pytest.raises(ValueError, match="wait for one another: a, b"):
+        work("a b", talk, {"a": "b", "b": "a"})
+
+
+def test_an_interrupt_ends_what_runs_and_begins_nothing(tmp_path: Path) -> None:
+    parent = _start_parent(tmp_path, "a b c d")
+    _wait(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    os.killpg(parent.pid, signal.SIGINT)
+    parent.wait(timeout=60)
+    assert len(list(tmp_path.glob("*.pid"))) == 2
+    for pid in tmp_path.glob("*.pid"):
+        _wait(lambda pid=pid: _is_over(pid.read_text()))
 
 
 def test_everything_said_is_heard_however_much_it_is() -> None:
@@ -73,22 +94,30 @@ def wait_for_the_end(folder: Path, name: str, report: Report) -> None:
 
 
 def test_processes_end_with_their_parent(tmp_path: Path) -> None:
-    program = (
-        "import sys; from functools import partial; from pathlib import Path; import test_parallel as t\n"
-        "if __name__ == '__main__': t.work('a', partial(t.wait_for_the_end, Path(sys.argv[1])))\n"
-    )
-    (tmp_path / "program.py").write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    parent = subprocess.Popen([sys.executable, tmp_path / "program.py", tmp_path], env=environment)
+    parent = _start_parent(tmp_path, "a")
     pid = tmp_path / "a.pid"
     _wait(lambda: pid.exists() and pid.read_text())
     parent.kill()
     parent.wait()
-    _wait(lambda: not Path(f"/proc/{pid.read_text()}").exists() or _is_zombie(pid.read_text()))
+    _wait(lambda: _is_over(pid.read_text()))
 
 
-def _is_zombie(pid: str) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+def _start_parent(folder: Path, pieces: str) -> subprocess.Popen[bytes]:
+    program = (
+        "import sys; from functools import partial; from pathlib import Path; import test_parallel as t\n"
+        "if __name__ == '__main__': t.work(sys.argv[2], partial(t.wait_for_the_end, Path(sys.argv[1])))\n"
+    )
+    (folder / "program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, folder / "program.py", folder, pieces]
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def _is_over(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def _wait(condition) -> None:

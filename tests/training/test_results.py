@@ -121,7 +121,7 @@ def test_a_missing_file_says_which_command_makes_it(tmp_path: Path) -> None:
 
 
 def test_single_predictions_survive_the_file(tmp_path: Path) -> None:
-    predictions = [Prediction(question_id="7#2", prediction="two", answer="drei Flöten", correct=False)]
+    predictions = [Prediction(question_id="7#2", video_id="v", prediction="two", answer="drei Flöten", correct=False)]
     path = predictions_path(tmp_path, "test", "audio-missing")
     write_predictions(path, predictions)
     assert path.name == "predictions-test-audio-missing.jsonl"

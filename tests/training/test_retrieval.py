@@ -110,3 +110,13 @@ def test_question_keys_count_words_or_average_vectors():
     words = torch.tensor([[[3.0, 0.0], [5.0, 0.0], [torch.nan, torch.nan]]])
     torch.testing.assert_close(question_keys(words, 2), torch.tensor([[1.0, 0.0]]))
     torch.testing.assert_close(question_keys(torch.tensor([[0.0, 2.0]]), 2), torch.tensor([[0.0, 1.0]]))
+
+
+def test_a_channel_that_never_varies_does_not_decide_who_is_near(batch):
+    audio = {name: values.nan_to_num().clone() for name, values in batch.audio.items()}
+    (name,) = audio
+    audio[name][..., 0] = 0.1234567  # rounds in float16
+    batch = replace(batch, audio=audio)
+    twins = named(batch, *(f"twin of {name}" for name in batch.video_id)).without("visual")
+    nearest = filled_bank(batch)._nearest("audio", twins, 1, 0.0)
+    assert nearest[:, 0].tolist() == list(range(len(batch)))

@@ -97,6 +97,13 @@ def test_a_bad_grid_is_named_with_its_entry(tmp_path: Path, text: str, named: st
         read_grid(path)
 
 
+def test_a_run_starts_from_an_entry_before_it() -> None:
+    for start in ("later", "first", "nowhere"):
+        methods = [{"name": "first", "method": "zero-fill", "start_from": start}, {"name": "later", "method": "rmm"}]
+        with pytest.raises(UserError, match=f"starts from '{start}-seed0'"):
+            list_cells(Grid.model_validate({"methods": methods}), None, "m", "s")
+
+
 def test_an_unknown_setting_and_a_repeated_name_are_refused() -> None:
     odd = Grid.model_validate({"methods": [{"name": "a", "method": "rmm", "colour": "red"}]})
     with pytest.raises(UserError, match="colour"):

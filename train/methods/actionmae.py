@@ -56,6 +56,9 @@ class TokenAutoencoder(nn.Module):
             for _ in range(2)
         )
         self.output = nn.Linear(channels, channels)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
 
     def forward(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return {slot: [row, channel]} of all slots for `tokens` {slot: [row, channel]} of those that are there."""
@@ -85,10 +88,11 @@ class ActionMae(nn.Module):
 
     Source: sections 3.2-3.4. Differs from the released code: a token is a second's step, not a whole clip; the
     question is a token that is always kept; steps that are there are used as they are, where the release replaces
-    them too; the backbone answers, not a sum of one answer layer per modality.
+    them too; the backbone answers, not a sum of one answer layer per modality. What AVST gives as the step of a picture
+    is grounded by the sound, where there is one. Losses are means over all questions, also those they leave out.
     """
 
-    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    selection_scenarios = ("audio-missing", "visual-missing")
     trains_on = "all"
 
     def __init__(
@@ -108,7 +112,11 @@ class ActionMae(nn.Module):
         real = self._real_steps(batch)
         parts = []
         for rows, part in drawn_parts(batch):
-            taken = {m: values[rows.to(values.device)] for m, values in real.items() if m not in part.present}
+            taken = {
+                m: (values[rows.to(values.device)], batch.mask(m)[rows.to(values.device)])
+                for m, values in real.items()
+                if m not in part.present
+            }
             parts.append((len(part), self._losses(part, taken)))
         return weigh(parts)
 
@@ -121,16 +129,17 @@ class ActionMae(nn.Module):
             representation, _ = self._completed(representation, missing)
         return self.backbone.answer(representation).logits
 
-    def _losses(self, batch: Batch, taken: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses of a part; `taken` {modality: [batch, time, channel]} are the real steps that it lost."""
+    def _losses(self, batch: Batch, taken: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Return the losses of a part; `taken` {modality: ([batch, time, channel], mask)}: the steps that it lost."""
         representation = self.backbone.encode(batch)
         losses = {"unseen": self.unseen.loss(self.backbone, representation, batch.answer)}
         if batch.present:
             for missing in set(MODALITIES) - set(batch.present):
                 representation, predicted = self._completed(representation, missing)
                 if missing in taken:
-                    mask = representation.masks[missing]
-                    losses["reconstruction"] = F.mse_loss(predicted, _normalised(rows_of(taken[missing], mask)))
+                    losses["reconstruction"] = _reconstruction(
+                        predicted, representation.masks[missing], *taken[missing]
+                    )
             answer = self.backbone.answer(representation)
             losses |= {"answer": self._smoothed(answer.logits, batch.answer), **answer.losses}
         return losses | {"total": total_of(losses, {})}
@@ -161,6 +170,12 @@ class ActionMae(nn.Module):
         return loss / known
 
 
-def _normalised(tokens: Tensor) -> Tensor:
-    """Return [row, channel] with zero mean and unit variance over the channels of each row."""
-    return F.layer_norm(tokens, tokens.shape[-1:])
+def _reconstruction(predicted: Tensor, where: Tensor, real: Tensor, there: Tensor) -> Tensor:
+    """Return the mean squared error (scalar) of `predicted` [row, channel], the steps in `where` [batch, time].
+
+    Only steps that are `there` count; `real` [batch, time, channel] is brought to zero mean and unit variance.
+    """
+    both = where & there
+    if not both.any():
+        return predicted.new_zeros(())
+    return F.mse_loss(predicted[both[where]], F.layer_norm(real[both], real.shape[-1:]))

@@ -4,6 +4,8 @@ It reads nothing of the video or the question to make it.
 Source: ours, the control of `train.methods.rmm`, whose slots the paper's addressing mixes into nearly one vector.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from train.generation import (
     completed_losses,
     losses_with_missing,
     predict_completed,
+    rows_of,
     total_of,
     with_generated,
 )
@@ -25,7 +28,9 @@ class ConstantFill(nn.Module):
     """Answer with one learned step of features, the same for every second of every video, for a missing modality.
 
     Training asks every complete question three times, as it is and with either modality replaced, as `rmm` does:
-    L = sum of the three answer losses. Questions that lack a modality by nature are used.
+    L = sum of the three answer losses, and the backbone's own for what is complete. Questions that lack a modality by
+    nature are used. The constants begin as the mean step of the first complete batch: a step of zeros has no direction,
+    which a backbone that compares directions could not learn from.
     Differs from the released code: it has no such mode.
     """
 
@@ -37,6 +42,7 @@ class ConstantFill(nn.Module):
         self.backbone = backbone
         shapes = backbone.feature_shapes
         self.constants = nn.ParameterDict({m: nn.Parameter(torch.zeros(shapes[m])) for m in MODALITIES})
+        self.register_buffer("placed", torch.zeros((), dtype=torch.bool))
         self.unseen = ConstantAnswer(backbone)
         self.stage = "all"
 
@@ -59,10 +65,19 @@ class ConstantFill(nn.Module):
         return predict_completed(self.backbone, self.unseen, batch, self._completed)
 
     def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
+        if self.training and not missing and not self.get_buffer("placed"):
+            self._place(representation)
         completed = {m: self._completed(representation, m) for m in missing or MODALITIES}
         return completed_losses(self.backbone, completed, answer)
 
     def _completed(self, representation: Representation, missing: str) -> Representation:
         mask = representation.masks[OTHER[missing]]
         steps = self.constants[missing].expand(*mask.shape, *self.constants[missing].shape)
-        return with_generated(representation, {missing: steps}, OTHER[missing])
+        return replace(with_generated(representation, {missing: steps}, OTHER[missing]), negatives=None)
+
+    @torch.no_grad()
+    def _place(self, representation: Representation) -> None:
+        for modality, constant in self.constants.items():
+            steps = rows_of(representation.features[modality], representation.masks[modality])
+            constant.copy_(steps.mean(0))
+        self.get_buffer("placed").fill_(True)

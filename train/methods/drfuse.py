@@ -5,7 +5,7 @@ Source: Yao et al., "DrFuse: Learning Disentangled Representation for Clinical M
 and Modal Inconsistency", AAAI 2024.
 """
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -32,19 +32,20 @@ class DrFuse(nn.Module):
     the larger weight. All weights are 1; what needs a missing modality is left out.
 
     Source: sections 3.2-3.4. Differs from the released code: either modality may be missing, not the second alone;
-    answers exclude one another, so that one query, made of the question, takes the place of one per class.
+    answers exclude one another, so that one query, made of the question, takes the place of one per class, and heads
+    answer the question too; no dropout. Losses are means over all questions, also those they leave out.
     """
 
-    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    selection_scenarios = ("audio-missing", "visual-missing")
     trains_on = "all"
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         channels = backbone.channels
         self.backbone = backbone
-        self.shared = nn.ModuleDict({m: _encoder(channels) for m in MODALITIES})
-        self.distinct = nn.ModuleDict({m: _encoder(channels) for m in MODALITIES})
-        self.projection = _encoder(channels)
+        self.shared = nn.ModuleDict({m: _mlp(channels, channels, channels) for m in MODALITIES})
+        self.distinct = nn.ModuleDict({m: _mlp(channels, channels, channels) for m in MODALITIES})
+        self.projection = _mlp(channels, 2 * channels, channels, channels)
         self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
         self.answer_layer = nn.Linear(channels, backbone.answers)
         self.heads = nn.ModuleDict({name: nn.Linear(channels, backbone.answers) for name in (*MODALITIES, SHARED)})
@@ -137,5 +138,6 @@ def _ranking_loss(weights: dict[str, Tensor], heads: dict[str, Tensor], answer: 
     return torch.stack(excess).mean()
 
 
-def _encoder(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
+def _mlp(*widths: int) -> nn.Sequential:
+    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])

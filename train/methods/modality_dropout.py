@@ -18,7 +18,7 @@ class ModalityDropout(nn.Module):
     Differs from the released code: ModDrop drops each modality by itself; here at most one goes.
     """
 
-    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    selection_scenarios = ("audio-missing", "visual-missing")
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, missing_fill: Fill = "zeros") -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from train.batch import MODALITIES, Batch
 from train.dropping import STATES, drawn_parts
-from train.filling import Filling, answer_complete, weigh
-from train.generation import ConstantAnswer, answer_losses, encoded_question, frozen, total_of
+from train.filling import Filling, weigh
+from train.generation import ConstantAnswer, answer_losses, encoded_question, frozen, losses_with_missing, total_of
 from train.interfaces import Backbone, Representation, Stage
 
 
@@ -26,10 +26,11 @@ class MissingAwarePrompts(nn.Module):
 
     Source: section 3.3, attention-level prompts. Differs from the released code: that one prompts the first six of a
     transformer's twelve layers, a backbone here has one pooling; a missing modality is zeros, as it is for every
-    method here, where the release shows a white picture or an empty text.
+    method here, where the release shows a white picture or an empty text; prompts learn at the rate of the run, where
+    the release takes a hundred times that of its backbone.
     """
 
-    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    selection_scenarios = ("audio-missing", "visual-missing")
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, prompts: int = 16) -> None:
@@ -45,7 +46,7 @@ class MissingAwarePrompts(nn.Module):
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the backbone on complete data, then prompts and answer layers."""
-        return (Stage("backbone", 0.5, ("backbone.",)), Stage("prompts", 0.5))
+        return (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("prompts", 0.5))
 
     def enter(self, stage: str) -> None:
         """Begin the stage of this name: in "backbone" there are no prompts."""
@@ -54,7 +55,8 @@ class MissingAwarePrompts(nn.Module):
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", "unseen" and "total" (in the stage "backbone" the backbone's own losses)."""
         if self.stage == "backbone":
-            return answer_complete(self.backbone, self.filling.complete(batch))
+            losses = losses_with_missing(self.backbone, self.unseen, batch, None)
+            return losses | {"total": total_of(losses, {})}
         return weigh([(len(part), self._losses(part)) for _, part in drawn_parts(batch)])
 
     def predict(self, batch: Batch) -> Tensor:

@@ -30,7 +30,7 @@ class RetrievalFill(nn.Module):
     Differs from the released code: there is none of this method.
     """
 
-    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    selection_scenarios = ("audio-missing", "visual-missing")
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, neighbours: int = 5, question_weight: float = 0.5) -> None:

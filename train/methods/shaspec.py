@@ -29,10 +29,11 @@ class ShaSpec(nn.Module):
 
     Source: sections 3.2-3.4. Differs from the released code: that one segments images and aligns encodings of blank
     inputs too; here seconds that lack a modality enter neither extra loss. It fills in the first modality that is
-    there, which with two of them is the other.
+    there, which with two of them is the other. What AVST gives as the step of a picture is grounded by the sound, where
+    there is one. Losses are means over all questions, also those they leave out.
     """
 
-    selection_scenarios = ("complete", "audio-missing", "visual-missing")
+    selection_scenarios = ("audio-missing", "visual-missing")
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, alignment_weight: float = 0.1, domain_weight: float = 0.02) -> None:

@@ -1,6 +1,6 @@
 """What a method gains over simpler ones on the same questions, and how sure that is. It predicts nothing.
 
-Source: a bootstrap over questions and a sign-flip test, both of paired differences; the share of the gap is this
+Source: a bootstrap over videos and a sign-flip test, both of paired differences; the share of the gap is this
 project's measure: 1 is what a model reaches that was trained without the modality.
 """
 
@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from train.report.tables import Block, Line
-from train.results import predictions_path, read_predictions
+from train.report.tables import Block, Line, identity
+from train.results import Prediction, predictions_path, read_predictions
 
 BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
 TRAINED_WITHOUT = {"audio-missing": "visual,question", "visual-missing": "audio,question"}
 DRAWS = 2000
+
+Folders = Mapping[tuple[str, int], Path]
 
 
 @dataclass(frozen=True)
@@ -33,63 +35,80 @@ class Gain:
     share: float | None
 
 
-def paired_gain(differences: np.ndarray, share: float | None = None) -> Gain:
+def paired_gain(differences: np.ndarray, videos: Sequence[str], share: float | None = None) -> Gain:
     """Return the gain of float `differences` [question], each the mean over seeds of method minus baseline, in [-1, 1].
 
-    The interval resamples questions, the test flips the signs of their differences; both draw with a fixed seed.
+    `videos` [question] names the video of each: questions on one share its features, so that the interval resamples
+    videos and the test flips the signs of videos. Both draw with a fixed seed.
     """
+    _, video = np.unique(np.array(videos), return_inverse=True)
+    sums, sizes = np.bincount(video, differences), np.bincount(video)
     generator = np.random.default_rng(0)
-    drawn = generator.integers(len(differences), size=(DRAWS, len(differences)))
-    low, high = np.percentile(differences[drawn].mean(1), (2.5, 97.5))
+    drawn = generator.integers(len(sums), size=(DRAWS, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), (2.5, 97.5))
     signs = generator.integers(2, size=drawn.shape, dtype=np.int8) * 2 - 1
     mean = float(differences.mean())
-    as_far = int((np.abs((signs * differences).mean(1)) >= abs(mean) - 1e-12).sum())
+    as_far = int((np.abs((signs * sums).sum(1)) >= abs(sums.sum()) - 1e-9).sum())
     return Gain(100 * mean, 100 * float(low), 100 * float(high), (1 + as_far) / (1 + DRAWS), share)
 
 
-def find_gains(block: Block, folders: Mapping[str, Path]) -> dict[str, dict[str, Gain]]:
+def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
     """Return {baseline: {method's label: its gain}} of the seeds that both have in a block.
 
-    `folders` {run: its folder} are where single predictions stand. Lines of another backbone are not compared.
+    `folders` {(identity, seed): run folder} are where single predictions stand. Backbones are not compared with others.
     """
-    methods = [line for line in block.lines if line.role == "method"]
-    answered = {line.label: _right_by_seed(line, block, folders) for line in methods}
+    trained = [line for line in block.lines if line.role != "floor"]
+    told = {line.label: _predictions_by_seed(line, block, folders) for line in trained}
     found: dict[str, dict[str, Gain]] = {}
+    methods = [line for line in trained if line.role == "method"]
     for baseline in (line for line in methods if line.method in BASELINES):
         for line in methods:
-            seeds = answered[line.label].keys() & answered[baseline.label].keys()
+            seeds = sorted(told[line.label].keys() & told[baseline.label].keys())
             if line is baseline or not seeds or line.rows[0].backbone != baseline.rows[0].backbone:
                 continue
-            pairs = [answered[line.label][seed] - answered[baseline.label][seed] for seed in sorted(seeds)]
-            gain = paired_gain(np.mean(pairs, axis=0), _share(block, line, baseline))
+            pairs = [_right(told[line.label][s]) - _right(told[baseline.label][s]) for s in seeds]
+            videos = [prediction.video_id for prediction in told[line.label][seeds[0]]]
+            share = _share(told, line.label, baseline.label, _trained_without(block, line))
+            gain = paired_gain(np.mean(pairs, axis=0), videos, share)
             found.setdefault(baseline.label, {})[line.label] = gain
     return found
 
 
-def _right_by_seed(line: Line, block: Block, folders: Mapping[str, Path]) -> dict[int, np.ndarray]:
-    """Return {seed: float [question], 1 where the answer is right}, questions sorted by id."""
+def _predictions_by_seed(line: Line, block: Block, folders: Folders) -> dict[int, list[Prediction]]:
+    """Return {seed: predictions, sorted by question} of the runs that kept theirs."""
     found = {}
     for row in line.rows:
-        path = predictions_path(folders[row.run], block.split, block.scenario)
-        if path.exists():
-            told = sorted((p.question_id, p.correct) for p in read_predictions(path))
-            found[row.seed] = np.array([correct for _, correct in told], dtype=float)
+        folder = folders.get((identity(row), row.seed))
+        path = predictions_path(folder, block.split, block.scenario) if folder else None
+        if path is not None and path.exists():
+            found[row.seed] = sorted(read_predictions(path), key=lambda prediction: prediction.question_id)
     return found
 
 
-def _share(block: Block, line: Line, baseline: Line) -> float | None:
+def _right(told: Sequence[Prediction]) -> np.ndarray:
+    return np.array([prediction.correct for prediction in told], dtype=float)
+
+
+def _trained_without(block: Block, line: Line) -> str | None:
+    """Return the label of the reference of the same backbone that never saw what the scenario hides, if it is there."""
     inputs = TRAINED_WITHOUT.get(block.scenario)
-    same = [other for other in block.lines if other.rows[0].backbone == line.rows[0].backbone]
-    means = [_mean(same_line) for same_line in same if same_line.role == "reference" and same_line.inputs == inputs]
-    if not means or means[0] <= _mean(baseline):
+    same = (o for o in block.lines if o.role == "reference" and o.rows[0].backbone == line.rows[0].backbone)
+    return next((other.label for other in same if other.inputs == inputs), None)
+
+
+def _share(
+    told: Mapping[str, Mapping[int, Sequence[Prediction]]], method: str, baseline: str, reference: str | None
+) -> float | None:
+    """Return the share of the gap, over the seeds that all three have."""
+    if reference is None:
         return None
-    return (_mean(line) - _mean(baseline)) / (means[0] - _mean(baseline))
-
-
-def _mean(line: Line) -> float:
-    cell = line.cells["All"]
-    assert cell is not None
-    return cell.mean
+    seeds = told[method].keys() & told[baseline].keys() & told[reference].keys()
+    if not seeds:
+        return None
+    found, before, trained = (
+        float(np.mean([_right(told[label][seed]).mean() for seed in seeds])) for label in (method, baseline, reference)
+    )
+    return (found - before) / (trained - before) if trained > before else None
 
 
 def gain_rows(gains: Mapping[str, Mapping[str, Mapping[str, Gain]]]) -> list[tuple[str, str, list[Gain | None]]]:
@@ -98,7 +117,7 @@ def gain_rows(gains: Mapping[str, Mapping[str, Mapping[str, Gain]]]) -> list[tup
     return [(b, m, [of.get(b, {}).get(m) for of in gains.values()]) for b, m in pairs]
 
 
-def scenario_gains(blocks: Sequence[Block], folders: Mapping[str, Path]) -> dict[str, dict[str, dict[str, Gain]]]:
+def scenario_gains(blocks: Sequence[Block], folders: Folders) -> dict[str, dict[str, dict[str, Gain]]]:
     """Return {scenario: gains} of the scenarios in which methods can be compared."""
     found = {block.scenario: find_gains(block, folders) for block in blocks}
     return {scenario: gains for scenario, gains in found.items() if gains}

@@ -4,17 +4,17 @@ Only the training curves are read from elsewhere (`metrics.jsonl`). The page loa
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.failure import UserError
 from pipeline.templates import GROUPS, TYPES, Column
-from train.report.gains import gain_rows, scenario_gains
+from train.report.gains import Folders, gain_rows, scenario_gains
 from train.report.plots import Curve, colours_of, scenario_bars, training_curves
 from train.report.published import published_beside
-from train.report.rates import rate_curves, rate_grids, surfaces
-from train.report.tables import Block, build_blocks
+from train.report.rates import by_split, rate_curves, rate_grids, surfaces, table_blocks
+from train.report.tables import Block, build_blocks, identity
 from train.report.text import comma_separated, describe_interval, latex, markdown, percent
 from train.results import RESULTS_FILE, ResultRow, read_results
 
@@ -27,7 +27,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 
     Raises `UserError` where a run has no results or runs cannot stand in one table.
     """
-    rows = [row for run in runs for row in read_results(run / RESULTS_FILE)]
+    found = [(run, row) for run in runs for row in read_results(run / RESULTS_FILE)]
+    rows = [row for _, row in found]
     if not rows:
         raise UserError(f"{', '.join(map(str, runs))}: no result row: evaluate the runs with 'mavqa-evaluate'")
     blocks = build_blocks(rows)
@@ -35,13 +36,13 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     _replace(out / "tables.md", markdown(blocks))
     _replace(out / "tables.tex", latex(blocks))
     _replace(out / "results.csv", comma_separated(blocks))
-    folders = {run.resolve().name: run for run in runs}
+    folders = {(identity(row), row.seed): run for run, row in found if row.kind == "model"}
     _replace(out / PAGE_FILE, render_page(blocks, read_curves(runs, blocks), folders))
     return out / PAGE_FILE
 
 
-def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]]], folders: Mapping[str, Path]) -> str:
-    """Return the HTML of a report; `curves` as for `training_curves`, {} for none; `folders` {run: its folder}."""
+def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]]], folders: Folders) -> str:
+    """Return the HTML of a report; `curves` as for `training_curves`, {} for none; `folders`: `scenario_gains`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("train", "templates")
@@ -50,7 +51,7 @@ def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]
     environment.filters["interval"] = describe_interval
     rows = [row for block in blocks for line in block.lines for row in line.rows]
     return environment.get_template("report.html").render(
-        parts=[_part(members, folders) for members in _by_split(blocks)],
+        parts=[_part(members, folders) for members in by_split(blocks)],
         curves=training_curves(curves, colours_of(blocks)) if curves else "",
         features=sorted({(n, f.weights, f.fingerprint) for row in rows for n, f in row.features.items()}),
         seeded=sorted({n for row in rows for n, f in row.features.items() if f.weights == "seeded"}),
@@ -83,9 +84,11 @@ def _curves(records: Sequence[dict[str, Any]]) -> dict[str, Curve]:
     }
 
 
-def _part(blocks: Sequence[Block], folders: Mapping[str, Path]) -> dict[str, Any]:
+def _part(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
     """One section of the page: all scenarios of one dataset and split."""
-    masked, blocks = surfaces(blocks), [block for block in blocks if block.masking is None]
+    masked, colours = surfaces(blocks), colours_of(blocks)
+    methods = {line.label for block in blocks for line in block.lines if line.role == "method"}
+    blocks = table_blocks(blocks)
     summary = {line.label: line.role for block in blocks for line in block.lines}
     gains = scenario_gains(blocks, folders)
     return {
@@ -95,10 +98,10 @@ def _part(blocks: Sequence[Block], folders: Mapping[str, Path]) -> dict[str, Any
         "blocks": [_item(block) for block in blocks],
         "summary": [(label, role, [_find(block, label) for block in blocks]) for label, role in summary.items()],
         "bars": scenario_bars(blocks),
-        "rates": rate_curves(masked, colours_of(blocks)) if masked else "",
+        "rates": rate_curves(masked, colours) if masked else "",
         "gains": gain_rows(gains),
         "gain_scenarios": list(gains),
-        "grids": rate_grids({label: masked[label] for label in masked if summary[label] == "method"}),
+        "grids": rate_grids({label: masked[label] for label in masked if label in methods}),
     }
 
 
@@ -135,13 +138,6 @@ def _bands(columns: Sequence[Column]) -> list[tuple[str, int, list[str]]]:
         else:
             bands.append((band, 1, [short]))
     return bands
-
-
-def _by_split(blocks: Sequence[Block]) -> list[list[Block]]:
-    parts: dict[tuple[str, str, str], list[Block]] = {}
-    for block in blocks:
-        parts.setdefault((block.dataset, block.release, block.split), []).append(block)
-    return list(parts.values())
 
 
 def _runs(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:

@@ -21,20 +21,42 @@ Rates = tuple[float, float]
 Surface = dict[Rates, Estimate]
 
 
+def by_split(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Return the blocks of each dataset, release and split together."""
+    parts: dict[tuple[str, str, str], list[Block]] = {}
+    for block in blocks:
+        parts.setdefault((block.dataset, block.release, block.split), []).append(block)
+    return list(parts.values())
+
+
+def curve_blocks(blocks: Sequence[Block]) -> list[Block]:
+    """Return the blocks that make curves: those of the draw (unit and seed) with the most rates, two at least.
+
+    A mask file alone makes none: it is a scenario like others.
+    """
+    by_draw: dict[tuple[str, int], list[Block]] = {}
+    for block in blocks:
+        if block.masking:
+            by_draw.setdefault((block.masking.unit, block.masking.seed), []).append(block)
+    longest = max(by_draw.values(), key=len, default=[])
+    return longest if len(longest) > 1 else []
+
+
+def table_blocks(blocks: Sequence[Block]) -> list[Block]:
+    """Return the blocks that are printed as tables: all that make no curve."""
+    drawn = {id(block) for members in by_split(blocks) for block in curve_blocks(members)}
+    return [block for block in blocks if id(block) not in drawn]
+
+
 def surfaces(blocks: Sequence[Block]) -> dict[str, Surface]:
     """Return {label: {(audio rate, visual rate): overall accuracy}} of the lines that answered masked questions.
 
-    `blocks` are of one dataset and split; masks of one draw (unit and seed) stand together, the first draw is taken.
+    `blocks` are of one dataset and split.
     """
-    draws = [(block.masking.unit, block.masking.seed) for block in blocks if block.masking]
     found: dict[str, Surface] = {}
-    for block in blocks:
-        masking = block.masking
-        if masking is None and block.scenario != "complete":
-            continue
-        if masking is not None and (masking.unit, masking.seed) != draws[0]:
-            continue
-        rates = {} if masking is None else masking.rates
+    complete = [block for block in blocks if block.scenario == "complete"]
+    for block in (*complete, *curve_blocks(blocks)):
+        rates = {} if block.masking is None else block.masking.rates
         for line in block.lines:
             cell = line.cells["All"]
             if line.role != "floor" and cell is not None:

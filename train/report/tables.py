@@ -6,6 +6,7 @@ columns stand exchanged: here each figure stands under its own name.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -91,7 +92,8 @@ def build_blocks(rows: Iterable[ResultRow]) -> list[Block]:
     grouped: dict[tuple[str, str, str, str], list[ResultRow]] = {}
     for row in rows:
         grouped.setdefault((row.dataset, row.release, row.split, row.scenario), []).append(row)
-    return [_block(key, grouped[key]) for key in sorted(grouped, key=lambda key: (*key[:3], _rank(key[3])))]
+    labels = _labels([row for rows in grouped.values() for row in rows])
+    return [_block(key, grouped[key], labels) for key in sorted(grouped, key=lambda key: (*key[:3], _rank(key[3])))]
 
 
 def columns_of(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
@@ -113,14 +115,13 @@ def pooled(accuracies: Accuracies, column: Column) -> Count | None:
     return Count(correct=sum(c.correct for c in counts), questions=sum(c.questions for c in counts))
 
 
-def _block(key: tuple[str, str, str, str], rows: list[ResultRow]) -> Block:
+def _block(key: tuple[str, str, str, str], rows: list[ResultRow], labels: dict[str, str]) -> Block:
     _check_same_questions(rows)
     columns = columns_of(rows)
     groups: dict[str, list[ResultRow]] = {}
     for row in rows:
-        groups.setdefault(_identity(row), []).append(row)
-    labels = _labels(list(groups.values()))
-    lines = [_line(label, members, columns) for label, members in zip(labels, groups.values(), strict=True)]
+        groups.setdefault(identity(row), []).append(row)
+    lines = [_line(labels[name], members, columns) for name, members in groups.items()]
     return Block(*key, columns, tuple(sorted(lines, key=_order)))
 
 
@@ -145,7 +146,8 @@ def _cell(counts: Sequence[Count | None]) -> Estimate | None:
     return estimate(present) if present else None
 
 
-def _identity(row: ResultRow) -> str:
+def identity(row: ResultRow) -> str:
+    """Return what all seeds of one line share: how the model was built, trained and fed; of a floor, its figures."""
     if row.kind == "floor":
         return json.dumps([row.kind, row.method, row.accuracies.model_dump()])
     features = {name: feature.fingerprint for name, feature in row.features.items()}
@@ -153,16 +155,17 @@ def _identity(row: ResultRow) -> str:
     return json.dumps(what, sort_keys=True)
 
 
-def _labels(groups: list[list[ResultRow]]) -> list[str]:
-    many_backbones = len({rows[0].backbone for rows in groups if rows[0].kind == "model"}) > 1
-    variants: dict[str, set[str]] = {}
-    for rows in groups:
-        variants.setdefault(rows[0].method, set()).add(rows[0].variant)
-    labels = [_label(rows[0], many_backbones, len(variants[rows[0].method]) > 1) for rows in groups]
-    return [
-        label if labels.count(label) == 1 else f"{label} [{rows[0].run}]"
-        for label, rows in zip(labels, groups, strict=True)
-    ]
+def _labels(rows: list[ResultRow]) -> dict[str, str]:
+    """Return {identity: label}: one label in all blocks, with the run's name where two would be called the same."""
+    first: dict[str, ResultRow] = {}
+    for row in rows:
+        first.setdefault(identity(row), row)
+    models = [row for row in first.values() if row.kind == "model"]
+    many_backbones = len({row.backbone for row in models}) > 1
+    variants = Counter(method for method, _ in {(row.method, row.variant) for row in models})
+    labels = {name: _label(row, many_backbones, variants[row.method] > 1) for name, row in first.items()}
+    named = Counter(labels[name] for name, row in first.items() if row.kind == "model")
+    return {name: label if named[label] < 2 else f"{label} [{first[name].run}]" for name, label in labels.items()}
 
 
 def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:

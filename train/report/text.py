@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from train.report.published import published_beside
+from train.report.rates import table_blocks
 from train.report.statistics import Estimate
 from train.report.tables import Block, Line, pooled
 
@@ -16,14 +17,14 @@ CSV_FIELDS = (
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Return a table per block: accuracies in percent, the interval of `All`, seeds; masked ones stand in the CSV."""
-    plain = [block for block in blocks if block.masking is None]
+    """Return a table per block: accuracies in percent, the interval of `All`, seeds; curves stand in the CSV alone."""
+    plain = table_blocks(blocks)
     return "\n".join(["# Results\n", *(_markdown_block(block) for block in plain), LEGEND])
 
 
 def latex(blocks: Sequence[Block]) -> str:
     """Return a LaTeX table per block (package booktabs): accuracies in percent, the interval of `All`, the seeds."""
-    plain = [block for block in blocks if block.masking is None]
+    plain = table_blocks(blocks)
     return "\n".join(_latex_block(block) for block in plain)
 
 
