@@ -247,3 +247,20 @@ def test_a_folder_of_runs_stands_for_the_evaluated_ones_in_it(tmp_path: Path) ->
     (tmp_path / "unfinished").mkdir()
     assert find_runs(tmp_path) == [tmp_path / "a", tmp_path / "b"]
     assert find_runs(tmp_path / "a") == [tmp_path / "a"]
+
+
+def test_evaluate_takes_rates_parts_and_curves_one_at_a_time(workplace: Path) -> None:
+    run_tiny_sweep()
+    run = Path("b/runs/zero-fill-seed0")
+    rated = invoke("evaluate", run, "--missing-rate", "audio=0.5", "--unit", "video", "--json")
+    assert list(json.loads(rated.stdout)["scenarios"]) == ["masked-audio=0.5-video"]
+    assert (run / "masked-audio=0.5-video-test.json").is_file()
+    again = invoke("evaluate", run, "--masks", run / "masked-audio=0.5-video-test.json", "--json")
+    assert json.loads(again.stdout) == json.loads(rated.stdout)
+    partly = invoke("evaluate", run, "--missing-part", "visual=0.5", "--json")
+    assert list(json.loads(partly.stdout)["scenarios"]) == ["partly-visual=0.5"]
+    assert invoke("evaluate", run, "--curves").exit_code == 0
+    assert "masked-audio=0.1,visual=0.9" in (run / "results.jsonl").read_text()
+    both = CliRunner().invoke(evaluate, [str(run), "--missing-rate", "audio=0.5", "--missing-part", "audio=0.5"])
+    assert both.exit_code == 2
+    assert "give one of them" in both.output

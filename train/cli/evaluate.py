@@ -1,7 +1,8 @@
 """`mavqa-evaluate`: measure a trained run in every scenario. It only parses options and shows results."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,10 @@ from train.cli.options import (
     say_left_out,
     show_scenarios,
 )
+
+if TYPE_CHECKING:
+    from pipeline.manifest import Question
+    from train.missingness import Masks
 
 
 @click.command(cls=Command)
@@ -75,7 +80,7 @@ def evaluate(
     from train.curves import add_curves
     from train.features import FeatureBank
     from train.fit import choose_device
-    from train.missingness import NATURAL, SCENARIOS, draw_masks, load_masks, parse_parts, parse_rates, save_masks
+    from train.missingness import NATURAL, SCENARIOS, parse_parts
     from train.outcomes import count_left_out, evaluate_run, last_split, summarise_run
     from train.results import RESULTS_FILE, read_results
     from train.run_folder import read_config
@@ -89,10 +94,7 @@ def evaluate(
     asked = scenarios or (*SCENARIOS, NATURAL)
     if sum(map(bool, (masks, missing_rate, missing_part))) > 1:
         raise UserError("--masks, --missing-rate and --missing-part each say what is missing: give one of them")
-    given = load_masks(masks) if masks else None
-    if missing_rate:
-        given = draw_masks(loaded.questions.get(split, ()), parse_rates(missing_rate), 0, unit)
-        save_masks(given, run / f"{given.name}-{split}.json")
+    given = _find_masks(run, loaded.questions.get(split, ()), f"-{split}", masks, missing_rate, unit)
     if question_only is not None:
         read_results(question_only / RESULTS_FILE)
     found = evaluate_run(run, loaded, bank, split, asked, given, str(choose_device(device)), parse_parts(missing_part))
@@ -104,3 +106,18 @@ def evaluate(
         show_json(document)
     else:
         show_scenarios({run.resolve().name: document})
+
+
+def _find_masks(
+    run: Path, questions: "Sequence[Question]", suffix: str, file: Path | None, rate: str | None, unit: Any
+) -> "Masks | None":
+    """Return the masks of `file`, or those drawn at `rate`, which are saved in the run; None without either."""
+    from train.missingness import draw_masks, load_masks, parse_rates, save_masks
+
+    if file is not None:
+        return load_masks(file)
+    if rate is None:
+        return None
+    drawn = draw_masks(questions, parse_rates(rate), 0, unit)
+    save_masks(drawn, run / f"{drawn.name}{suffix}.json")
+    return drawn
