@@ -19,14 +19,21 @@ from train.outcomes import evaluate_run
 from train.report.page import write_report
 from train.report.rates import surfaces
 from train.report.tables import build_blocks
-from train.results import Masking, read_results
+from train.results import Masking, predictions_path, read_results
 from train.sweep import Grid, list_cells, run_cells
 
 GRID = Grid.model_validate(
     {
         "preset": "demo",
         "curves": True,
-        "settings": {"epochs": 2, "channels": 16, "heads": 2, "time_steps": 4, "batch_size": 16},
+        "settings": {
+            "epochs": 12,
+            "learning_rate": 1e-2,
+            "channels": 16,
+            "heads": 2,
+            "time_steps": 4,
+            "batch_size": 16,
+        },
         "methods": [
             {"name": "start", "method": "zero-fill", "epochs": 1, "evaluate": False},
             {"name": "zero-fill"},
@@ -53,6 +60,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, store: TinyStore, manifest: M
     assert not any(name.startswith("start") for name in told)
     assert not any(scenario.startswith("masked") for document in told.values() for scenario in document["scenarios"])
     assert not (out / "start-seed0" / "results.jsonl").exists()
+    complete, deaf = (
+        predictions_path(out / "zero-fill-seed0", "test", name).read_text() for name in ("complete", "audio-missing")
+    )
+    assert complete != deaf, "a model that answers alike in all scenarios would let every curve pass"
     return out
 
 
