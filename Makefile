@@ -20,11 +20,12 @@ help:  ## Show what there is.
 
 setup: $(READY)  ## Make .venv and install mavqa into it, through uv.
 
-# uv, because pip may prefer a CPU-only torch wheel, which breaks torchvision, torchaudio and torchcodec.
+# uv, because pip may prefer a CPU-only torch wheel, which breaks torchvision, torchaudio and torchcodec. It compiles the
+# bytecode too: without it every process that loads torchvision compiles for seven seconds, several times in a demo.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## The main job on made-up videos: make them, extract, train, compare, report (SEEDS=1, JOBS=1).

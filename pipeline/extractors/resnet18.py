@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.frozen import IMAGENET, KINETICS, PRECISION, Normalisation, load_frozen, require_loaded, run_frozen
+from pipeline.frozen import (
+    IMAGENET,
+    KINETICS,
+    PRECISION,
+    Normalisation,
+    fold_batch_norms,
+    load_frozen,
+    require_loaded,
+    run_frozen,
+)
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource
 
@@ -69,7 +78,7 @@ class ResNet18Map:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
         trunk = _build_trunk(last_stride=1)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
-        self._network = trunk
+        self._network = fold_batch_norms(trunk)
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
@@ -109,7 +118,7 @@ class ResNet18Pooled:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
         trunk = _build_trunk(last_stride=2)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
-        self._network = nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self._network = nn.Sequential(fold_batch_norms(trunk), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
