@@ -54,6 +54,11 @@ class Evaluation:
         ]
 
 
+def questions_of(dataset: QuestionDataset, scenario: str) -> np.ndarray:
+    """Return the rows of the questions asked in `scenario`: naturally incomplete in `natural`, else complete."""
+    return np.flatnonzero(dataset.naturally_incomplete if scenario == NATURAL else dataset.naturally_complete)
+
+
 def evaluate(
     method: MissingModalityMethod,
     dataset: QuestionDataset,
@@ -69,7 +74,7 @@ def evaluate(
     scenario hides; then `scenario` is only its name. The result does not depend on `batch_size`.
     Raises `UserError` for an unknown scenario and FloatingPointError for logits that are not finite.
     """
-    rows = np.flatnonzero(dataset.naturally_incomplete if scenario == NATURAL else dataset.naturally_complete)
+    rows = questions_of(dataset, scenario)
     if not len(rows):
         return None
     questions = tuple(dataset.questions[row] for row in rows)

@@ -22,11 +22,11 @@ from train.backbones import needs_of
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes, TrainConfig
 from train.dataset import QuestionDataset, input_shapes
-from train.evaluate import predict
+from train.evaluate import predict, questions_of
 from train.features import FeatureBank
 from train.filling import weigh
 from train.interfaces import MissingModalityMethod, PreparedMethod, ScoredMethod, Stage, StagedMethod
-from train.missingness import draw_masks, hidden_in, save_masks
+from train.missingness import NATURAL, draw_masks, hidden_in, save_masks
 from train.run_folder import (
     CHECKPOINT,
     LAST,
@@ -73,7 +73,8 @@ def fit(
     """Train what `config` describes on the train split and keep the best epoch in `run`; return it, loaded.
 
     Best is the last epoch whose validation accuracy, averaged over the method's selection scenarios on the naturally
-    complete questions of the val split, is not below any earlier one; without a val split, the last epoch.
+    complete questions of the val split, is not below any earlier one; without a val split, the last epoch. Where no
+    video of the val split is naturally complete, the accuracy is that on the naturally incomplete ones.
     With `resume` a started run goes on after its last whole epoch and ends in the weights of an uninterrupted one.
 
     Raises `UserError` where `run` holds another run, or one and `resume` is False, where the store does not serve the
@@ -146,13 +147,18 @@ def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> li
 def measure_accuracy(
     method: MissingModalityMethod, dataset: QuestionDataset, scenario: str, device: torch.device
 ) -> float:
-    """Return the percentage of right answers under `scenario`, over the naturally complete questions."""
+    """Return the percentage of right answers under `scenario`, over the questions that `evaluate` asks in it.
+
+    Raises `UserError` where the split has none of them: no accuracy is not an accuracy of zero.
+    """
+    rows = questions_of(dataset, scenario)
+    if not len(rows):
+        raise UserError(f"no question of the validation split belongs to the scenario {scenario!r}: extract its videos")
     masks = dict.fromkeys((question.question_id for question in dataset.questions), hidden_in(scenario))
-    rows = np.flatnonzero(dataset.naturally_complete)
     indices = predict(method, dataset, rows, masks, EVALUATION_BATCH, device)
     true = dataset.answers.numpy()[rows]
     right = (np.array(indices, dtype=np.int64) == true) & (true >= 0)
-    return 100 * int(right.sum()) / max(len(rows), 1)
+    return 100 * int(right.sum()) / len(rows)
 
 
 class _Loop:
@@ -315,7 +321,7 @@ class _Loop:
             order = torch.Generator().manual_seed(_seed(self.config.seed, 0, "validation"))
             batches = self.val.batches(EVALUATION_BATCH, order, rows=_one_a_video(self.val))
             return self.method.score(batch.to(self.device) for batch in batches)
-        scenarios = self.method.selection_scenarios
+        scenarios = self.method.selection_scenarios if self.val.naturally_complete.any() else (NATURAL,)
         return {name: measure_accuracy(self.method, self.val, name, self.device) for name in scenarios}
 
     def _state(self, optimiser: torch.optim.Adam) -> dict[str, Tensor]:

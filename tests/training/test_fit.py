@@ -8,12 +8,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_store import make_manifest, make_store, offer
 
 from pipeline.failure import UserError
+from pipeline.store.schema import State
 from train.config import make_config
 from train.dataset import QuestionDataset
 from train.features import FeatureBank
@@ -171,6 +173,20 @@ def test_validation_counts_the_naturally_complete_questions_alone(tmp_path):
     assert measure_accuracy(method, dataset, "complete", torch.device("cpu")) == pytest.approx(
         100 * sum(_is_right(method, dataset, row) for row in whole) / len(whole)
     )
+
+
+def test_a_split_without_a_whole_video_is_validated_on_what_it_has(tmp_path):
+    store = make_store(videos=20)
+    val = slice(12, 16)  # what make_manifest puts into the split
+    store.states["audio"][val], store.step_counts["audio"][val], store.arrays["vggish"][val] = State.ABSENT, 0, np.nan
+    method, config = train(tmp_path / "run", store, epochs=1)
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "val", method.backbone, config.map_size)
+    right = [_is_right(method, dataset, row) for row in range(len(dataset))]
+    (row,) = read_metrics(tmp_path / "run")
+    assert row["validation"] == {"natural": pytest.approx(100 * sum(right) / len(right))}
+    assert any(right)
+    with pytest.raises(UserError, match="no question of the validation split belongs to the scenario 'complete'"):
+        measure_accuracy(method, dataset, "complete", torch.device("cpu"))
 
 
 def test_validation_counts_what_is_chosen_among_choices_and_never_an_unknown_answer(tmp_path):
