@@ -72,9 +72,9 @@ def fit(
 ) -> tuple[MissingModalityMethod, TrainConfig]:
     """Train what `config` describes on the train split and keep the best epoch in `run`; return it, loaded.
 
-    Best is the last epoch whose validation accuracy, averaged over the method's selection scenarios on the naturally
-    complete questions of the val split, is not below any earlier one; without a val split, the last epoch. Where no
-    video of the val split is naturally complete, the accuracy is that on the naturally incomplete ones.
+    Best is, within the last stage, the last epoch whose validation accuracy, averaged over the method's selection
+    scenarios on the naturally complete questions of the val split, is not below any earlier one; without a val split,
+    the last epoch. Where no video of that split is naturally complete, the naturally incomplete ones are asked.
     With `resume` a started run goes on after its last whole epoch and ends in the weights of an uninterrupted one.
 
     Raises `UserError` where `run` holds another run, or one and `resume` is False, where the store does not serve the
@@ -212,6 +212,8 @@ class _Loop:
                     optimiser = self._enter(stage)
                     if epoch > epochs.start:
                         self._load_moments(optimiser, moments)
+                    else:
+                        self.best = -math.inf  # what a later stage trains was random in every epoch before it
                 rate = self._set_rate(optimiser, epoch - epochs.start)
                 losses = self._train_epoch(epoch, optimiser, report)
                 self._finish_epoch(epoch, stage, rate, losses, optimiser, report)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_store import make_manifest, make_store, offer
 
@@ -162,6 +163,27 @@ def test_the_last_of_the_best_epochs_is_the_one_that_comes_back(tmp_path, monkey
     assert [row["selected"] for row in read_metrics(tmp_path / "run")] == [True, True, False, True, False]
     for name, values in method.state_dict().items():
         assert torch.equal(values, weights[3][f"model/{name}"])
+
+
+@pytest.mark.parametrize("stopped_after", [0, 1, 2, 3])
+def test_no_epoch_of_an_earlier_stage_is_chosen_however_good(tmp_path, monkeypatch, stopped_after):
+    accuracies = iter([90.0, 80.0, 10.0, 20.0])
+    monkeypatch.setattr("train.fit._Loop._validate", lambda loop: {"audio-missing": next(accuracies)})
+    settings = {"method": "prompts", "training": "staged", "epochs": 4}
+
+    def stop(progress):
+        if progress.validation is not None and progress.epoch == stopped_after:
+            raise Killed
+
+    if stopped_after:
+        with pytest.raises(Killed):
+            train(tmp_path / "run", report=stop, **settings)
+    train(tmp_path / "run", resume=bool(stopped_after), **settings)
+    rows = read_metrics(tmp_path / "run")
+    assert [row["stage"] for row in rows] == ["backbone", "backbone", "prompts", "prompts"]
+    assert [row["selected"] for row in rows] == [True, False, True, True]
+    with safe_open(tmp_path / "run" / "checkpoint.safetensors", "pt") as checkpoint:
+        assert json.loads(checkpoint.metadata()["facts"])["epoch"] == 4
 
 
 def test_validation_counts_the_naturally_complete_questions_alone(tmp_path):
