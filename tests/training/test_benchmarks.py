@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from tiny_store import SIZES, make_manifest, make_store
 from torch import nn
 
+from pipeline.store.reader import open_store
 from train.backbones import make_backbone
 from train.dataset import QuestionDataset
+from train.features import FeatureBank
 from train.methods import make_method
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -26,6 +29,7 @@ def load_program(name: str):
 
 
 peek = load_program("peek")
+question_floor = load_program("question_floor")
 slot_spread = load_program("slot_spread")
 
 
@@ -183,3 +187,22 @@ def test_without_the_demo_one_line_says_so_and_the_exit_code_is_2(program, monke
     assert said.err.count("\n") == 1
     assert "run 'make demo' first" in said.err
     assert not said.out
+
+
+def test_the_question_floor_names_what_the_training_split_lacks():
+    manifest = replace(make_manifest(make_store(videos=20)), release="json_update")
+    said = question_floor.describe_training(manifest)
+    assert said.startswith("24 training questions, 0.1 % of the 31,927 published\n")
+    assert said.count("50.0") == 4
+
+
+def test_the_question_floor_writes_a_store_that_only_questions_can_be_read_from(tmp_path):
+    manifest = make_manifest(make_store(videos=20))
+    question_floor.write_store(manifest, tmp_path / "store.zarr")
+    question_floor.write_store(manifest, tmp_path / "store.zarr")  # a second run finds it
+    store = open_store(tmp_path / "store.zarr")
+    backbone = make_backbone("avst", SIZES)
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", backbone, None)
+    assert len(dataset) == 24
+    assert not dataset.naturally_complete.any()
+    assert dataset.naturally_incomplete.all()
