@@ -104,7 +104,8 @@ def test_processes_end_with_their_parent(tmp_path: Path) -> None:
 
 def _start_parent(folder: Path, pieces: str) -> subprocess.Popen[bytes]:
     program = (
-        "import sys; from functools import partial; from pathlib import Path; import test_parallel as t\n"
+        "import signal, sys; from functools import partial; from pathlib import Path; import test_parallel as t\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background ignores it\n"
         "if __name__ == '__main__': t.work(sys.argv[2], partial(t.wait_for_the_end, Path(sys.argv[1])))\n"
     )
     (folder / "program.py").write_text(program)
