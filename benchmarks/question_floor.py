@@ -23,6 +23,7 @@ from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord
 from pipeline.weights import WeightsSource
+from train.batch import MODALITIES
 from train.features import FeatureBank
 from train.fit import Progress
 from train.missingness import NATURAL
@@ -34,7 +35,6 @@ from train.sweep import Grid, list_cells, run_cells
 OUT = Path("build/question-floor")
 FEATURES = ("resnet18-map", "vggish")
 SECONDS = 60
-MODALITIES = ("audio", "visual")
 # Source: MUSIC-AVQA's training log (json); 36,495 samples of the missing-modality release less its 4,568 of val.
 PUBLISHED_TRAINING = {"json": 32_087, "json_update": 31_927}
 

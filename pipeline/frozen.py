@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from pipeline.weights import Network, WeightsSource, hash_state_dict, load_state
 
@@ -55,10 +56,8 @@ def load_frozen(
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """Return `module`, loaded and frozen, with each batch norm folded into the convolution before it.
 
-    The numbers differ by float32's rounding (2e-6 of a ResNet-18 map); a tenth of the time of a pass is saved.
+    The numbers differ by float32's rounding (2e-6 of a ResNet-18 map); up to a tenth of a pass's time is saved.
     """
-    from torch.fx.experimental.optimization import fuse
-
     return fuse(module)
 
 

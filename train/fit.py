@@ -78,7 +78,7 @@ def fit(
     With `resume` a started run goes on after its last whole epoch and ends in the weights of an uninterrupted one.
 
     Raises `UserError` where `run` holds another run, or one and `resume` is False, where the store does not serve the
-    manifest, where nothing is left to train on, or where the loss is no longer finite.
+    manifest, where nothing is left to train on or to choose an epoch on, or where the loss is no longer finite.
     """
     device = choose_device(config.device)
     config = config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)})
@@ -149,11 +149,11 @@ def measure_accuracy(
 ) -> float:
     """Return the percentage of right answers under `scenario`, over the questions that `evaluate` asks in it.
 
-    Raises `UserError` where the split has none of them: no accuracy is not an accuracy of zero.
+    Raises `ValueError` where the split has none of them: no accuracy is not an accuracy of zero.
     """
     rows = questions_of(dataset, scenario)
     if not len(rows):
-        raise UserError(f"no question of the validation split belongs to the scenario {scenario!r}: extract its videos")
+        raise ValueError(f"no question belongs to the scenario {scenario!r}")
     masks = dict.fromkeys((question.question_id for question in dataset.questions), hidden_in(scenario))
     indices = predict(method, dataset, rows, masks, EVALUATION_BATCH, device)
     true = dataset.answers.numpy()[rows]
@@ -178,6 +178,7 @@ class _Loop:
         self.bank = bank
         self.train = self._dataset(manifest, "train")
         self.val = self._dataset(manifest, "val") if "val" in manifest.questions else None
+        self.scenarios = self._scenarios()
         self.plan = plan_stages(method, config.training, config.epochs)
         drawn = draw_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
         self.masks = drawn.absent
@@ -323,8 +324,17 @@ class _Loop:
             order = torch.Generator().manual_seed(_seed(self.config.seed, 0, "validation"))
             batches = self.val.batches(EVALUATION_BATCH, order, rows=_one_a_video(self.val))
             return self.method.score(batch.to(self.device) for batch in batches)
-        scenarios = self.method.selection_scenarios if self.val.naturally_complete.any() else (NATURAL,)
-        return {name: measure_accuracy(self.method, self.val, name, self.device) for name in scenarios}
+        return {name: measure_accuracy(self.method, self.val, name, self.device) for name in self.scenarios}
+
+    def _scenarios(self) -> tuple[str, ...]:
+        """Return what an epoch is chosen on; raise `UserError`, before any is trained, where there is no question."""
+        if self.val is None or isinstance(self.method, ScoredMethod):
+            return ()
+        if self.val.naturally_complete.any():
+            return self.method.selection_scenarios
+        if self.val.naturally_incomplete.any():
+            return (NATURAL,)
+        raise UserError("no video of the val split could be extracted, so that no epoch can be chosen: extract them")
 
     def _state(self, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
         state = {f"model/{name}": values for name, values in self.module.state_dict().items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.frozen import KINETICS, PRECISION, load_frozen, require_loaded, run_frozen
+from pipeline.frozen import KINETICS, PRECISION, fold_batch_norms, load_frozen, require_loaded, run_frozen
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource
 
@@ -75,7 +75,7 @@ class R2Plus1D:
             network = r2plus1d_18(weights=None)
         network.fc = nn.Identity()
         weights_hash = load_frozen(network, NETWORK, weights, device, torch.channels_last_3d)
-        self._network = network
+        self._network = fold_batch_norms(network)
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:

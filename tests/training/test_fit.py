@@ -207,8 +207,16 @@ def test_a_split_without_a_whole_video_is_validated_on_what_it_has(tmp_path):
     (row,) = read_metrics(tmp_path / "run")
     assert row["validation"] == {"natural": pytest.approx(100 * sum(right) / len(right))}
     assert any(right)
-    with pytest.raises(UserError, match="no question of the validation split belongs to the scenario 'complete'"):
+    with pytest.raises(ValueError, match="no question belongs to the scenario 'complete'"):
         measure_accuracy(method, dataset, "complete", torch.device("cpu"))
+
+
+def test_a_split_of_failed_videos_is_refused_before_an_epoch_is_trained(tmp_path):
+    store = make_store(videos=20)
+    store.states["visual"][12:16], store.step_counts["visual"][12:16] = State.FAILED, 0
+    with pytest.raises(UserError, match="no video of the val split could be extracted"):
+        train(tmp_path / "run", store, epochs=1)
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_validation_counts_what_is_chosen_among_choices_and_never_an_unknown_answer(tmp_path):
