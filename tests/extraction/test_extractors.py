@@ -10,12 +10,14 @@ import numpy as np
 import open_clip
 import pytest
 import small_clip
+import torch
 from click.testing import CliRunner
+from torch import nn
 
 from pipeline.cli.extract import extract
 from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor, make_question_extractor
 from pipeline.failure import UserError
-from pipeline.frozen import IMAGENET, KINETICS
+from pipeline.frozen import IMAGENET, KINETICS, fold_batch_norms
 from pipeline.manifest import Vocabulary
 from pipeline.store.schema import FeatureSpec, State, canonical_json
 from pipeline.timeline import Media, Track
@@ -139,3 +141,18 @@ def test_the_table_is_light_to_import():
     code = "import sys, pipeline.extractors; print({'torch', 'av', 'dask'} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("convolution", "norm", "shape"),
+    [(nn.Conv2d, nn.BatchNorm2d, (2, 3, 8, 8)), (nn.Conv3d, nn.BatchNorm3d, (2, 3, 4, 8, 8))],
+)
+def test_folding_leaves_no_batch_norm_and_the_same_numbers(convolution, norm, shape):
+    module = nn.Sequential(convolution(3, 5, 3, bias=False), norm(5), nn.ReLU())
+    module[1].running_mean.uniform_(-0.3, 0.3)
+    module[1].running_var.uniform_(0.5, 2.0)
+    module.eval().requires_grad_(False)
+    folded = fold_batch_norms(module)
+    images = torch.rand(shape)
+    assert not any(isinstance(part, norm) for part in folded.modules())
+    torch.testing.assert_close(folded(images), module(images))
