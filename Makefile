@@ -21,7 +21,7 @@ help:  ## Show what there is.
 setup: $(READY)  ## Make .venv and install mavqa into it, through uv.
 
 # uv, because pip may prefer a CPU-only torch wheel, which breaks torchvision, torchaudio and torchcodec. It compiles the
-# bytecode too: without it every process that loads torchvision compiles for seven seconds, several times in a demo.
+# bytecode too: else the first process that loads torchvision does (seven seconds more), or every one where Python may not write it.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
