@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest, load_manifest
-from pipeline.store.reader import FeatureStore, open_store
+from pipeline.store.reader import FeatureStore, open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State
 from train.batch import MODALITIES, Batch
 from train.dataset import QuestionDataset
@@ -107,24 +107,21 @@ class Rotated:
 
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
         """Return what the source holds [step, ...]."""
-        values: np.ndarray = array.oindex[int(self.source[video]), steps]
-        return values
+        return read_steps(array, int(self.source[video]), steps)
 
 
 @dataclass(frozen=True)
 class AlteredValues:
-    """What a feature bank reads of an array: its type, and `oindex[video, steps]`."""
+    """What a feature bank reads of an array [video, time, ...]: its type, and the steps of one video."""
 
     dtype: np.dtype
+    seconds: int
     read: Callable[[int, np.ndarray], np.ndarray]
 
-    @property
-    def oindex(self) -> "AlteredValues":
-        """The array itself, indexed by a video and steps."""
-        return self
-
-    def __getitem__(self, key: tuple[int, np.ndarray]) -> np.ndarray:
-        return self.read(*key)
+    def __getitem__(self, key: tuple[int, int | slice]) -> np.ndarray:
+        video, chosen = key
+        steps = np.arange(self.seconds)[chosen]
+        return self.read(video, steps) if steps.ndim else self.read(video, steps[None])[0]
 
 
 @dataclass(frozen=True)
@@ -155,12 +152,12 @@ class AlteredStore:
         return self.changes[modality].steps(steps) if modality in self.changes else steps
 
     def values(self, feature: str) -> Any:
-        """Return what `oindex[video, steps]` reads of `feature`."""
+        """Return the array of `feature`, or what reads like it with the change made."""
         array, spec = self.store.values(feature), self.store.spec(feature)
         change = self.changes.get(spec.modality)
         if change is None:
             return array
-        return AlteredValues(array.dtype, lambda video, steps: change.read(array, spec, video, steps))
+        return AlteredValues(array.dtype, array.shape[1], lambda video, steps: change.read(array, spec, video, steps))
 
     def _state(self, modality: str, state: np.ndarray) -> np.ndarray:
         changed = self.changes[modality].state(state) if modality in self.changes else state

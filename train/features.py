@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.failure import UserError
-from pipeline.store.reader import naming_damage
+from pipeline.store.reader import naming_damage, read_steps
 from pipeline.store.schema import State
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ class StoredFeature:
         Raises `UserError` where the store cannot be read, or holds no numbers after all.
         """
         with naming_damage(self._store.path, self._path):
-            values = torch.from_numpy(np.ascontiguousarray(self._array.oindex[video, steps]))
+            values = torch.from_numpy(np.ascontiguousarray(read_steps(self._array, video, steps)))
+        if map_size is not None:
+            values = F.adaptive_avg_pool2d(values.float(), map_size).to(values.dtype)
         there = torch.from_numpy(steps < self._step_counts[video])
         if values[there].isnan().any():
             raise UserError(
@@ -86,9 +88,7 @@ class StoredFeature:
                 f"counts as complete: the store is damaged ('mavqa-inspect {self._store.path} --verify' lists what is "
                 "lost), extract it anew"
             )
-        if map_size is None:
-            return values
-        return F.adaptive_avg_pool2d(values.float(), map_size).to(values.dtype)
+        return values
 
 
 class FeatureBank:

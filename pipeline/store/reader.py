@@ -57,6 +57,17 @@ def naming_damage(store: str | Path, path: str) -> Iterator[None]:
         ) from None
 
 
+def read_steps(array: Any, video: int, steps: np.ndarray) -> np.ndarray:
+    """Return [step, ...] of row `video` of an array [video, time, ...], at the given `steps` (in any order).
+
+    zarr takes about eight times as long to pick steps from a list (`oindex`) as to read the same evenly spaced ones.
+    """
+    first, spacing = int(steps[0]), int(steps[1] - steps[0]) if len(steps) > 1 else 1
+    if spacing > 0 and np.array_equal(steps, np.arange(len(steps)) * spacing + first):
+        return np.asarray(array[video, first : int(steps[-1]) + 1 : spacing])
+    return np.stack([np.asarray(array[video, int(step)]) for step in steps])
+
+
 class FeatureStore:
     """A feature store, opened for reading. Rows are videos (or unique question texts) in the store's own order."""
 

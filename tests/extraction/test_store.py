@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.failure import UserError
-from pipeline.store.reader import open_store
+from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 from pipeline.verify import verify_store
@@ -43,6 +43,13 @@ def test_a_row_that_was_never_written_reads_as_no_feature(tmp_path: Path) -> Non
     assert np.isnan(store.values("sound")[:]).all()
     assert np.isnan(store.values("maps")[3]).all()
     assert (store.state("sound") == State.PENDING).all()
+
+
+@pytest.mark.parametrize("steps", [[0, 1, 2], [0, 3, 6], [5], [7, 2], [1, 2, 4], [3, 3], [2, 1, 0]])
+def test_the_steps_that_are_asked_for_are_read_in_their_order(tmp_path: Path, steps: list[int]) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(2, 8, 3), chunks=(1, 1, 3), shards=(1, 8, 3), dtype="int32")
+    array[:] = np.arange(48).reshape(2, 8, 3)
+    np.testing.assert_array_equal(read_steps(array, 1, np.array(steps)), array[1][steps])
 
 
 def test_what_workers_write_is_read_back_and_the_rest_stays_a_hole(tmp_path: Path) -> None:

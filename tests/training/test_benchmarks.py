@@ -50,7 +50,7 @@ class Peeking(nn.Module):
     def predict(self, batch):
         store = self.bank().store
         array = store.values("vggish")
-        stored = np.stack([array.oindex[store.rows[video], np.arange(1)][0] for video in batch.video_id])
+        stored = np.stack([array[store.rows[video], 0] for video in batch.video_id])
         return torch.nn.functional.one_hot(torch.from_numpy(stored)[:, :3].argmax(1), 3).float()
 
 
@@ -129,19 +129,19 @@ def test_altered_stores_read_as_they_say():
     store = make_store(60)
     banks = peek.open_banks(store, make_manifest(store), "test", 0)
     emptied, drawn = banks.emptied["audio-missing"].store, banks.drawn["audio-missing"].store
-    asked, steps = slice(48, 60), np.arange(4)
-    assert np.isnan(emptied.values("vggish").oindex[50, steps]).all()
+    asked, steps = slice(48, 60), slice(0, 4)
+    assert np.isnan(emptied.values("vggish")[50, steps]).all()
     assert (emptied.state("vggish") == 2).all()
     assert not emptied.steps("audio").any()
-    other = drawn.values("vggish").oindex[50, steps]
+    other = drawn.values("vggish")[50, steps]
     assert np.isfinite(other).all()
     assert not np.isclose(other, store.arrays["vggish"][50, :4]).any()
     assert (drawn.presence("audio")[asked] == 1).all()
     assert len(set(drawn.steps("audio")[asked])) > 1
-    swapped = banks.swapped["visual-missing"].store.values("vggish").oindex[50, steps]
+    swapped = banks.swapped["visual-missing"].store.values("vggish")[50, steps]
     assert np.array_equal(swapped, store.arrays["vggish"][49, :4])
     for altered in (emptied, drawn):
-        maps = altered.values("resnet18-map").oindex[50, steps]
+        maps = altered.values("resnet18-map")[50, steps]
         assert np.array_equal(maps, store.arrays["resnet18-map"][50, :4])
 
 
