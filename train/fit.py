@@ -7,6 +7,7 @@ Source: optimiser and schedule of the AVST release; selection on missing-modalit
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,10 +36,10 @@ from train.run_folder import (
     is_finished,
     load_run,
     read_tensors,
-    write_metrics,
     write_start,
     write_tensors,
 )
+from train.run_log import write_metrics, write_time
 from train.starting import standardise_inputs, start_from
 
 __all__ = ["Progress", "fit", "load_run"]
@@ -216,7 +217,9 @@ class _Loop:
                     else:
                         self.best = -math.inf  # what a later stage trains was random in every epoch before it
                 rate = self._set_rate(optimiser, epoch - epochs.start)
+                began = time.perf_counter()
                 losses = self._train_epoch(epoch, optimiser, report)
+                write_time(self.run, epoch + 1, time.perf_counter() - began)
                 self._finish_epoch(epoch, stage, rate, losses, optimiser, report)
         write_metrics(self.run, self.metrics)
 

@@ -33,7 +33,8 @@ from train.results import (
     read_results,
     write_predictions,
 )
-from train.run_folder import load_run, read_environment, read_vocabulary, write_text
+from train.run_folder import load_run, read_environment, read_vocabulary
+from train.run_log import write_text
 
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore

@@ -1,7 +1,8 @@
 """A run's folder: what it holds, how it is written so that it can be killed anywhere, and how a model comes back.
 
     config.json  vocabulary.json  environment.json  masks-train.json (with missing rates)
-    metrics.jsonl  checkpoint.safetensors (best epoch)  last.safetensors (last epoch, with the optimiser, for resume)
+    metrics.jsonl  times.json (seconds of each epoch; the only file that a repeated run would not repeat)
+    checkpoint.safetensors (best epoch)  last.safetensors (last epoch, with the optimiser, for resume)
 
 It trains nothing. Nothing here is a pickle.
 """
@@ -25,11 +26,11 @@ from train.config import TrainConfig
 from train.grounding import GroundingPretraining
 from train.interfaces import MissingModalityMethod
 from train.methods import find_method, make_method
+from train.run_log import read_metrics, write_text
 
 CHECKPOINT = "checkpoint.safetensors"
 ENVIRONMENT = "environment.json"
 LAST = "last.safetensors"
-METRICS = "metrics.jsonl"
 LIBRARIES = ("torch", "numpy", "zarr", "safetensors")
 _WHERE_AND_WITH_WHAT = {"device", "manifest", "store", "sizes"}
 
@@ -148,26 +149,6 @@ def read_environment(run: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({_line(error)}): remove it") from None
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the metrics of each finished epoch, in order."""
-    path = run / METRICS
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({_line(error)}): remove {run} and train it again") from None
-
-
-def best_validation(run: Path) -> dict[str, float]:
-    """Return the validation percentages of the epoch that was kept; {} where there is no val split."""
-    kept = [row for row in read_metrics(run) if row["selected"]]
-    return dict(kept[-1]["validation"]) if kept else {}
-
-
-def write_metrics(run: Path, metrics: list[dict[str, Any]]) -> None:
-    """Replace the metrics file."""
-    write_text(run / METRICS, "".join(json.dumps(row) + "\n" for row in metrics))
-
-
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:
     """Write named tensors and JSON facts as one safetensors file, beside its name and renamed last."""
     staging = path.with_name(path.name + ".partial")
@@ -189,13 +170,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} is missing: train the run, or resume it") from None
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is damaged ({_line(error)}): train the run again") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` beside its name and rename it last."""
-    staging = path.with_name(path.name + ".partial")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)
 
 
 def _git_commit() -> str | None:

@@ -24,7 +24,8 @@ from train.fit import fit, measure_accuracy, plan_stages
 from train.interfaces import Stage
 from train.methods import METHODS
 from train.missingness import load_masks
-from train.run_folder import is_finished, load_run, read_metrics
+from train.run_folder import is_finished, load_run
+from train.run_log import read_metrics, read_times
 
 TINY = {
     "preset": "demo",
@@ -83,6 +84,8 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path, 
     with pytest.raises(Killed):
         train(tmp_path / "stopped", **chosen, report=stop_there)
     train(tmp_path / "stopped", **chosen, resume=True)
+    epochs = [row["epoch"] for row in read_metrics(tmp_path / "whole")]
+    assert list(read_times(tmp_path / "stopped")) == list(read_times(tmp_path / "whole")) == epochs
     for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl", "config.json"):
         assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 

@@ -10,7 +10,7 @@ from pipeline.failure import UserError
 from train.features import FeatureBank
 from train.interfaces import Matches
 from train.outcomes import claim_data, evaluate_run
-from train.run_folder import best_validation, read_metrics
+from train.run_log import best_validation, read_metrics
 
 
 def paired_store():

@@ -17,6 +17,7 @@ from train.report.statistics import estimate, t_half_width, wilson
 from train.report.tables import build_blocks, columns_of
 from train.report.text import comma_separated, latex, markdown
 from train.results import Accuracies, Count, Feature, ResultRow, append_results
+from train.run_log import write_time
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "report_tables.md"
 PAPER = (
@@ -96,6 +97,15 @@ def test_avqa_gets_the_papers_eight_columns_in_its_order_also_where_types_are_mi
     table = markdown(build_blocks([found]))
     assert f"| {' | '.join(labels)} |" in table
     assert "| zero-fill | – | – | – | – | 19.05 | – | 22.73 | 15.00 | 19.05 |" in table
+
+
+def test_the_page_gives_the_median_seconds_of_an_epoch_or_none(tmp_path: Path) -> None:
+    runs = save(tmp_path / "runs", [row(), row("rmm", run="rmm-0")])
+    for epoch, seconds in ((1, 90.0), (2, 7.25), (3, 8.75), (1, 9.5)):
+        write_time(tmp_path / "runs" / "rmm-0", epoch, seconds)
+    page = write_report(runs, tmp_path / "out").read_text(encoding="utf-8")
+    assert page.count("<td>8.8</td>") == 1
+    assert page.count('<td>–</td><td class="settings">') == 1
 
 
 def test_multiple_choice_is_told_where_there_is_any(tmp_path: Path) -> None:

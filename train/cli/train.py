@@ -113,7 +113,8 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     from train.features import FeatureBank
     from train.fit import choose_device, fit, measure_sizes
     from train.outcomes import claim_data, count_left_out, evaluate_run, last_split, summarise_run
-    from train.run_folder import best_validation, build_method
+    from train.run_folder import build_method
+    from train.run_log import best_validation
 
     manifest = load_manifest(Path(config.manifest))
     bank = FeatureBank(open_store(config.store))

@@ -1,11 +1,12 @@
 """A self-contained page, tables and a CSV out of run folders. Every figure comes from their `results.jsonl`.
 
-Only the training curves are read from elsewhere (`metrics.jsonl`). The page loads nothing from anywhere.
+Only training curves and times are read from elsewhere (`train.run_log`). The page loads nothing from anywhere.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pipeline.failure import UserError
@@ -17,8 +18,8 @@ from train.report.rates import by_split, rate_curves, rate_grids, surfaces, tabl
 from train.report.tables import Block, build_blocks, identity
 from train.report.text import comma_separated, describe_interval, latex, markdown, percent
 from train.results import RESULTS_FILE, ResultRow, read_results
+from train.run_log import METRICS, read_times
 
-METRICS_FILE = "metrics.jsonl"
 PAGE_FILE = "index.html"
 
 
@@ -55,7 +56,7 @@ def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]
         curves=training_curves(curves, colours_of(blocks)) if curves else "",
         features=sorted({(n, f.weights, f.fingerprint) for row in rows for n, f in row.features.items()}),
         seeded=sorted({n for row in rows for n, f in row.features.items() if f.weights == "seeded"}),
-        runs=_runs(rows),
+        runs=_runs(rows, folders),
     )
 
 
@@ -64,7 +65,7 @@ def read_curves(runs: Iterable[Path], blocks: Sequence[Block]) -> dict[str, dict
     labels = {row.run: line.label for block in blocks for line in block.lines for row in line.rows if line.seeds}
     curves: dict[str, dict[str, list[Curve]]] = {}
     for run in runs:
-        path = run / METRICS_FILE
+        path = run / METRICS
         if not path.exists() or run.resolve().name not in labels:
             continue
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -140,12 +141,23 @@ def _bands(columns: Sequence[Column]) -> list[tuple[str, int, list[str]]]:
     return bands
 
 
-def _runs(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:
+def _runs(rows: Iterable[ResultRow], folders: Folders) -> list[dict[str, Any]]:
     unique = {row.run: row for row in rows if row.kind == "model"}
     names = ("run", "backbone", "method", "variant", "inputs", "seed", "parameters")
     return [
-        {**{name: getattr(row, name) for name in names}, "training": _settings(row.training)} for row in unique.values()
+        {
+            **{name: getattr(row, name) for name in names},
+            "seconds": _seconds_per_epoch(folders.get((identity(row), row.seed))),
+            "training": _settings(row.training),
+        }
+        for row in unique.values()
     ]
+
+
+def _seconds_per_epoch(run: Path | None) -> float | None:
+    """Return the median over a run's epochs, None where no times are there."""
+    times = read_times(run) if run else {}
+    return median(times.values()) if times else None
 
 
 def _settings(training: dict[str, Any]) -> str:
