@@ -46,6 +46,7 @@ class Evaluation:
             Prediction(
                 question_id=q.question_id,
                 video_id=q.video_id,
+                type=q.type,
                 prediction=given,
                 answer=q.answer,
                 correct=given == q.answer,

@@ -55,12 +55,16 @@ class Accuracies(BaseModel):
 
 
 class Prediction(BaseModel):
-    """One answered question about a video; `prediction` is an entry of the frozen list or "", `answer` the true one."""
+    """One answered question about a video; `prediction` is an entry of the frozen list or "", `answer` the true one.
+
+    `type` is the question's, "" where the dataset has none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     question_id: str
     video_id: str
+    type: str = ""
     prediction: str
     answer: str
     correct: bool

@@ -6,18 +6,16 @@ project's measure: 1 is what a model reaches that was trained without the modali
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from train.report.tables import Block, Line, identity
-from train.results import Prediction, predictions_path, read_predictions
+from train.report.answers import Folders, predictions_by_seed
+from train.report.tables import Block, Line
+from train.results import Prediction
 
 BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
 TRAINED_WITHOUT = {"audio-missing": "visual,question", "visual-missing": "audio,question"}
 DRAWS = 2000
-
-Folders = Mapping[tuple[str, int], Path]
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,10 @@ def paired_gain(differences: np.ndarray, videos: Sequence[str], share: float | N
 def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
     """Return {baseline: {method's label: its gain}} of the seeds that both have in a block.
 
-    `folders` {(identity, seed): run folder} are where single predictions stand. Backbones are not compared with others.
+    Backbones are not compared with others.
     """
     trained = [line for line in block.lines if line.role != "floor"]
-    told = {line.label: _predictions_by_seed(line, block, folders) for line in trained}
+    told = {line.label: predictions_by_seed(line, block, folders) for line in trained}
     found: dict[str, dict[str, Gain]] = {}
     methods = [line for line in trained if line.role == "method"]
     for baseline in (line for line in methods if line.method in BASELINES):
@@ -71,17 +69,6 @@ def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
             share = _share(told, line.label, baseline.label, _trained_without(block, line))
             gain = paired_gain(np.mean(pairs, axis=0), videos, share)
             found.setdefault(baseline.label, {})[line.label] = gain
-    return found
-
-
-def _predictions_by_seed(line: Line, block: Block, folders: Folders) -> dict[int, list[Prediction]]:
-    """Return {seed: predictions, sorted by question} of the runs that kept theirs."""
-    found = {}
-    for row in line.rows:
-        folder = folders.get((identity(row), row.seed))
-        path = predictions_path(folder, block.split, block.scenario) if folder else None
-        if path is not None and path.exists():
-            found[row.seed] = sorted(read_predictions(path), key=lambda prediction: prediction.question_id)
     return found
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from pipeline.failure import UserError
 from pipeline.templates import GROUPS, TYPES, Column
-from train.report.gains import Folders, gain_rows, scenario_gains
+from train.report.answers import Folders
+from train.report.confusion import find_confusions
+from train.report.gains import gain_rows, scenario_gains
 from train.report.plots import Curve, colours_of, scenario_bars, training_curves
 from train.report.published import published_beside
 from train.report.rates import by_split, rate_curves, rate_grids, surfaces, table_blocks
@@ -102,6 +104,7 @@ def _part(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
         "rates": rate_curves(masked, colours) if masked else "",
         "gains": gain_rows(gains),
         "gain_scenarios": list(gains),
+        "confusions": find_confusions(blocks, folders),
         "grids": rate_grids({label: masked[label] for label in masked if label in methods}),
     }
 

@@ -1,0 +1,23 @@
+"""The single predictions behind the lines of a block. It compares nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from train.report.tables import Block, Line, identity
+from train.results import Prediction, predictions_path, read_predictions
+
+Folders = Mapping[tuple[str, int], Path]
+
+
+def predictions_by_seed(line: Line, block: Block, folders: Folders) -> dict[int, list[Prediction]]:
+    """Return {seed: predictions, sorted by question} of the runs that kept theirs.
+
+    `folders` {(identity, seed): run folder} are where single predictions stand.
+    """
+    found = {}
+    for row in line.rows:
+        folder = folders.get((identity(row), row.seed))
+        path = predictions_path(folder, block.split, block.scenario) if folder else None
+        if path is not None and path.exists():
+            found[row.seed] = sorted(read_predictions(path), key=lambda prediction: prediction.question_id)
+    return found
