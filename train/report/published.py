@@ -3,7 +3,8 @@
 Source: Tables 1 and 3 of "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024), its errors mended by
 what counts of questions allow: "Loc" and "Cnt" of the audio-visual questions stood exchanged, two averages did not
 follow from their cells. Its rows without the method are on the release json, those with it on json_update: gains
-between them are across two test sets.
+between them are across two test sets. Table 2 is left out: it is on a split of AVQA that was never published, so that
+no one can have its questions.
 """
 
 import csv
