@@ -124,22 +124,32 @@ def completed_losses(backbone: Backbone, completed: Mapping[str, Representation]
     }
 
 
+def complete_batch(
+    backbone: Backbone, batch: Batch, generate: Callable[[Representation, str], Representation]
+) -> Representation:
+    """Return the encoded `batch` after `generate` put something in the place of the modality that it lacks.
+
+    `generate` is given the encoded batch and the missing modality.
+    """
+    representation = backbone.encode(batch)
+    for missing in set(MODALITIES) - set(batch.present):
+        representation = generate(representation, missing)
+    return representation
+
+
 def predict_completed(
     backbone: Backbone,
     unseen: "ConstantAnswer",
     batch: Batch,
-    complete: Callable[[Representation, str], Representation],
+    complete: Callable[[Batch], Representation],
 ) -> Tensor:
     """Return logits [batch, answer]: of what is there, after `complete` put something in the place of what is not.
 
-    `complete` is given the encoded batch and the missing modality; with both missing the constants answer.
+    With both missing the constants answer, and `complete` is not asked.
     """
     if not batch.present:
         return unseen.logits(backbone, encoded_question(backbone, batch))
-    representation = backbone.encode(batch)
-    for missing in set(MODALITIES) - set(batch.present):
-        representation = complete(representation, missing)
-    return backbone.answer(representation).logits
+    return backbone.answer(complete(batch)).logits
 
 
 class ConstantAnswer(nn.Module):

@@ -174,6 +174,18 @@ class MissingModalityMethod(Protocol):
 
 
 @runtime_checkable
+class CompletingMethod(Protocol):
+    """What a method offers besides where something stands in for the features of a missing modality."""
+
+    def complete(self, batch: Batch) -> Representation:
+        """Return what the backbone answers from: both modalities' features, of a (homogeneous) batch that has one.
+
+        A stand-in's steps are those of the modality that is there.
+        """
+        ...
+
+
+@runtime_checkable
 class ScoredMethod(Protocol):
     """What a method offers besides where answers are not what chooses its checkpoint."""
 

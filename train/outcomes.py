@@ -16,11 +16,12 @@ from train.backbones import needs_of
 from train.batch import MODALITIES
 from train.config import TrainConfig
 from train.dataset import QuestionDataset
-from train.evaluate import Evaluation, evaluate, evaluate_scenarios
+from train.evaluate import BATCH_SIZE, Evaluation, evaluate, evaluate_scenarios, questions_of
 from train.features import FeatureBank
 from train.floors import filled_majority, learning_questions, template_majority
 from train.interfaces import MissingModalityMethod
 from train.missingness import NATURAL, SCENARIOS, Masks, Rates
+from train.recovery import SCENARIO_OF, measure_recovery
 from train.results import (
     RESULTS_FILE,
     Accuracies,
@@ -122,6 +123,7 @@ def evaluate_run(
         )
     dataset = QuestionDataset(bank, manifest, split, method.backbone, config.map_size)
     answers = manifest.vocabulary.answers
+    recovery: dict[str, float] = {}
     if parts:
         for modality, share in parts.items():
             dataset = dataset.without_part(modality, share)
@@ -129,6 +131,7 @@ def evaluate_run(
         found = [one] if one else []
     elif masks is None:
         found = evaluate_scenarios(method, dataset, answers, scenarios, device=device)
+        recovery = _measure_recovery(method, dataset, [evaluation.scenario for evaluation in found], device)
     else:
         _check_masks(masks, manifest, split)
         one = evaluate(method, dataset, masks.name, answers, device=device, masks=masks.absent)
@@ -138,7 +141,8 @@ def evaluate_run(
     rows = []
     for evaluation in found:
         row = _row(run, config, manifest, bank.store, split, evaluation, left_out)
-        row = row.model_copy(update={"parameters": _count_parameters(method)})
+        about = {"parameters": _count_parameters(method), "recovery": recovery.get(evaluation.scenario)}
+        row = row.model_copy(update=about)
         if masks is not None:
             masking = Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed)
             row = row.model_copy(update={"masking": masking})
@@ -251,6 +255,15 @@ def _row(
     )
 
 
+def _measure_recovery(
+    method: MissingModalityMethod, dataset: QuestionDataset, scenarios: Sequence[str], device: str
+) -> dict[str, float]:
+    """Return {scenario: recovery error} where a scenario of one missing modality is among `scenarios`."""
+    if not set(scenarios) & set(SCENARIO_OF.values()):
+        return {}
+    return measure_recovery(method, dataset, questions_of(dataset, "complete"), BATCH_SIZE, device)
+
+
 def _count_parameters(method: MissingModalityMethod) -> int:
     module: Any = method
     return sum(parameter.numel() for parameter in module.parameters())
@@ -269,7 +282,7 @@ def _floor_rows(row: ResultRow, learnt: Sequence[Question], asked: Sequence[Ques
         "filled-majority": filled_majority(learnt, asked),
     }
     return [
-        row.model_copy(update={"kind": "floor", "method": name, "accuracies": accuracies})
+        row.model_copy(update={"kind": "floor", "method": name, "recovery": None, "accuracies": accuracies})
         for name, accuracies in found.items()
     ]
 

@@ -13,6 +13,7 @@ from pipeline.failure import UserError
 from pipeline.templates import COLUMNS, TYPES
 from train.report.page import write_report
 from train.report.published import PublishedRow, published_beside, read_published
+from train.report.recovery import find_recoveries
 from train.report.statistics import estimate, t_half_width, wilson
 from train.report.tables import build_blocks, columns_of
 from train.report.text import comma_separated, latex, markdown
@@ -97,6 +98,22 @@ def test_avqa_gets_the_papers_eight_columns_in_its_order_also_where_types_are_mi
     table = markdown(build_blocks([found]))
     assert f"| {' | '.join(labels)} |" in table
     assert "| zero-fill | – | – | – | – | 19.05 | – | 22.73 | 15.00 | 19.05 |" in table
+
+
+def test_recovery_errors_stand_beside_the_accuracy_of_the_same_runs(tmp_path: Path) -> None:
+    rows = [row(seed=s, correct=8 + s, scenario="audio-missing", recovery=1.0 + s) for s in (0, 1, 2)]
+    rows += [row("rmm", correct=9, scenario="audio-missing", recovery=0.25), row("drfuse", scenario="audio-missing")]
+    found = find_recoveries(build_blocks([*rows, row("rmm", correct=12)]))
+    assert {s: [(m.label, m.error) for m in members] for s, members in found.items()} == {
+        "audio-missing": [("rmm", 0.25), ("zero-fill", 2.0)]
+    }
+    accuracies_of = [made.accuracies.overall.accuracy for made in rows[:3]]
+    assert found["audio-missing"][1].accuracy == pytest.approx(sum(accuracies_of) / 3)
+    page = write_report(save(tmp_path / "runs", rows), tmp_path / "out").read_text(encoding="utf-8")
+    assert "Recovered features and accuracy" in page
+    assert "<td>0.250</td>" in page
+    plain = write_report(save(tmp_path / "plain", [row()]), tmp_path / "out").read_text(encoding="utf-8")
+    assert "Recovered features and accuracy" not in plain
 
 
 def test_the_page_gives_the_median_seconds_of_an_epoch_or_none(tmp_path: Path) -> None:

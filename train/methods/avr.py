@@ -23,6 +23,7 @@ from train.generation import (
     ConstantAnswer,
     RunningMoments,
     batch_of,
+    complete_batch,
     completed_losses,
     losses_with_missing,
     predict_completed,
@@ -337,7 +338,11 @@ class Avr(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is made from noise, with none left the constants answer."""
-        return predict_completed(self.backbone, self.unseen, batch, self._completed)
+        return predict_completed(self.backbone, self.unseen, batch, self.complete)
+
+    def complete(self, batch: Batch) -> Representation:
+        """Return the features of both modalities of a batch that has one; a missing one is made from noise."""
+        return complete_batch(self.backbone, batch, self._completed)
 
     def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
         completed = {m: self._completed(representation, m) for m in missing or MODALITIES}

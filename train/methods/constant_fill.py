@@ -14,6 +14,7 @@ from train.generation import (
     BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
+    complete_batch,
     completed_losses,
     losses_with_missing,
     predict_completed,
@@ -62,7 +63,11 @@ class ConstantFill(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is the constant, with none left others answer."""
-        return predict_completed(self.backbone, self.unseen, batch, self._completed)
+        return predict_completed(self.backbone, self.unseen, batch, self.complete)
+
+    def complete(self, batch: Batch) -> Representation:
+        """Return the features of both modalities of a batch that has one; a missing one is the constant."""
+        return complete_batch(self.backbone, batch, self._completed)
 
     def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
         if self.training and not missing and not self.get_buffer("placed"):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from train.batch import Batch
 from train.dropping import drawn_parts
 from train.filling import Fill, Filling, answer_complete, weigh
-from train.interfaces import Backbone
+from train.interfaces import Backbone, Representation
 
 
 class ModalityDropout(nn.Module):
@@ -34,4 +34,8 @@ class ModalityDropout(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is filled."""
-        return self.backbone.answer(self.backbone.encode(self.filling.complete(batch))).logits
+        return self.backbone.answer(self.complete(batch)).logits
+
+    def complete(self, batch: Batch) -> Representation:
+        """Return the features of both modalities; a missing one is filled before the stem."""
+        return self.backbone.encode(self.filling.complete(batch))

@@ -13,7 +13,7 @@ from train.batch import MODALITIES, Batch
 from train.dropping import drawn_parts
 from train.filling import answer_complete, weigh
 from train.generation import OTHER, ConstantAnswer, encoded_question, total_of
-from train.interfaces import Backbone
+from train.interfaces import Backbone, Representation
 from train.retrieval import VideoBank
 
 
@@ -52,7 +52,11 @@ class RetrievalFill(nn.Module):
         """Return logits [batch, answer]; what is missing is borrowed, with nothing there the constants answer."""
         if not batch.present:
             return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
-        return self.backbone.answer(self.backbone.encode(self._completed(batch))).logits
+        return self.backbone.answer(self.complete(batch)).logits
+
+    def complete(self, batch: Batch) -> Representation:
+        """Return the features of both modalities of a batch that has one; a missing one is borrowed."""
+        return self.backbone.encode(self._completed(batch))
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         question = encoded_question(self.backbone, batch)

@@ -21,6 +21,7 @@ from train.generation import (
     ConstantAnswer,
     RunningMoments,
     batch_of,
+    complete_batch,
     completed_losses,
     losses_with_missing,
     predict_completed,
@@ -244,7 +245,11 @@ class Rmm(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is recalled, with none left the constants answer."""
-        return predict_completed(self.backbone, self.unseen, batch, self._completed)
+        return predict_completed(self.backbone, self.unseen, batch, self.complete)
+
+    def complete(self, batch: Batch) -> Representation:
+        """Return the features of both modalities of a batch that has one; a missing one is recalled."""
+        return complete_batch(self.backbone, batch, self._completed)
 
     def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
         """Return the losses with each modality recalled: of the `missing` one, or of both in turn and L_rmmr."""

@@ -16,6 +16,7 @@ from train.generation import (
     BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
+    complete_batch,
     completed_losses,
     losses_with_missing,
     predict_completed,
@@ -123,7 +124,11 @@ class RmmAvr(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]: the plain backbone's where all is there, the constants' where nothing is."""
-        return predict_completed(self.backbone, self.unseen, batch, self._recalled_and_refined)
+        return predict_completed(self.backbone, self.unseen, batch, self.complete)
+
+    def complete(self, batch: Batch) -> Representation:
+        """Return the features of both modalities of a batch that has one; a missing one recalled, both refined."""
+        return complete_batch(self.backbone, batch, self._recalled_and_refined)
 
     def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
         """Return the losses with each modality missing: of the `missing` one, or of both in turn and of both parts."""

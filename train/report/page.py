@@ -17,6 +17,7 @@ from train.report.gains import gain_rows, scenario_gains
 from train.report.plots import Curve, colours_of, scenario_bars, training_curves
 from train.report.published import published_beside
 from train.report.rates import by_split, rate_curves, rate_grids, surfaces, table_blocks
+from train.report.recovery import draw_recoveries, find_recoveries
 from train.report.tables import Block, build_blocks, identity
 from train.report.text import comma_separated, describe_interval, latex, markdown, percent
 from train.results import RESULTS_FILE, ResultRow, read_results
@@ -93,7 +94,7 @@ def _part(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
     methods = {line.label for block in blocks for line in block.lines if line.role == "method"}
     blocks = table_blocks(blocks)
     summary = {line.label: line.role for block in blocks for line in block.lines}
-    gains = scenario_gains(blocks, folders)
+    gains, recoveries = scenario_gains(blocks, folders), find_recoveries(blocks)
     return {
         "dataset": blocks[0].dataset,
         "release": blocks[0].release,
@@ -104,6 +105,8 @@ def _part(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
         "rates": rate_curves(masked, colours) if masked else "",
         "gains": gain_rows(gains),
         "gain_scenarios": list(gains),
+        "recoveries": recoveries,
+        "recovery_dots": draw_recoveries(recoveries, colours) if recoveries else "",
         "confusions": find_confusions(blocks, folders),
         "grids": rate_grids({label: masked[label] for label in masked if label in methods}),
     }
