@@ -42,12 +42,12 @@ class TrainConfig(BaseModel):
     `objective` "grounding" trains no answer, but the backbone's telling of matching sound and picture from others.
     `options` are keywords of the method, `backbone_options` of the backbone. `variant` is the reading of both, where
     they know several: "recommended" means the backbone's paper and the mended method. `map_size`: maps are pooled to
-    that many cells a side, None keeps them. `standardise`: every stored channel is given mean 0 and deviation 1 over
-    the training videos, which seeded features need and pretrained ones do not. `start_from`: the run beside this one
-    whose trained backbone this one starts with. The learning rate is multiplied by `decay_factor` after every
-    `decay_epochs` epochs of a stage. `missing_rates`: share of the training questions that lose a modality, drawn by
-    `unit` from `seed`. `inputs` other than "all" train a reference that never sees a modality. `sizes` is filled in by
-    the run.
+    that many cells a side, None keeps them. `whiten`: stored channels are given mean 0, variance 1 and no
+    correlation over the training videos, which seeded features need and pretrained ones do not. `start_from`: the run
+    beside this one whose trained backbone this one starts with. The learning rate is multiplied by `decay_factor` after
+    every `decay_epochs` epochs of a stage. `missing_rates`: share of the training questions that lose a modality, drawn
+    by `unit` from `seed`. `inputs` other than "all" train a reference that never sees a modality. `sizes` is filled in
+    by the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +74,7 @@ class TrainConfig(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     time_steps: int = Field(10, ge=1)
     map_size: int | None = Field(None, ge=1)
-    standardise: bool = False
+    whiten: bool = False
     start_from: str = ""
     missing_rates: dict[str, float] = Field(default_factory=dict)
     unit: Literal["video", "question"] = "question"

@@ -40,7 +40,7 @@ from train.run_folder import (
     write_tensors,
 )
 from train.run_log import write_metrics, write_time
-from train.starting import standardise_inputs, start_from
+from train.starting import start_from, whiten_inputs
 
 __all__ = ["Progress", "fit", "load_run"]
 
@@ -93,8 +93,8 @@ def fit(
     loop = _Loop(config, method, manifest, bank, run, device)
     if config.start_from:
         start_from(loop.module, run.parent / config.start_from)
-    elif config.standardise:
-        standardise_inputs(method.backbone, loop.train, loop.masks)
+    elif config.whiten:
+        whiten_inputs(method.backbone, loop.train, loop.masks)
     write_start(run, config, manifest.vocabulary, describe_environment(device, *loop.provenance()))
     loop.run_epochs(report or (lambda progress: None))
     return load_run(run, str(device))

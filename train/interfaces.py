@@ -91,14 +91,14 @@ class Backbone(Protocol):
     step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of steps,
     pooled vectors and the question. `answers`: how many it chooses from. `time_steps`: the rows it takes from a store,
     spread evenly over the stored seconds. `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio`
-    and `Batch.visual` hold. `input_scales`: {stored feature: `train.layers.InputScale`}, the identity unless a run
-    standardises its inputs. `uses_negatives`: whether its training looks at pictures of other videos.
+    and `Batch.visual` hold. `input_whitening`: {stored feature: `train.layers.InputWhitening`}, the identity unless a
+    run whitens its inputs. `uses_negatives`: whether its training looks at pictures of other videos.
     """
 
     needs: dict[str, tuple[str, ...]]
     feature_shapes: dict[str, tuple[int, ...]]
     input_shapes: dict[str, tuple[int, ...]]
-    input_scales: Any
+    input_whitening: Any
     channels: int
     answers: int
     time_steps: int

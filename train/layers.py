@@ -5,6 +5,7 @@ Source: AVST, Li et al., "Learning to Answer Questions in Dynamic Audio-Visual S
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,34 +15,52 @@ from train.batch import MODALITIES
 from train.interfaces import Backbone
 
 LEAST_DEVIATION = 1e-2
+LEAST_VARIANCE = 1e-3
 
 
-class InputScale(nn.Module):
-    """Take a fixed mean off each stored channel and divide by a fixed deviation; the identity until `set`.
+class InputWhitening(nn.Module):
+    """Take a fixed mean off the stored channels and mix them so that none tells of another; the identity until `set`.
 
-    The numbers travel with the weights. A stored zero that stands in for a missing feature is shifted like any other
+    The numbers travel with the weights. A stored zero that stands in for a missing feature is moved like any other
     value: it stays as far from real features as it was.
     """
 
     mean: Tensor
-    deviation: Tensor
+    matrix: Tensor | None
 
     def __init__(self, channels: int, axis: int = 0) -> None:
-        """Scale features whose axis number `axis` of one time step (0 or -1) has `channels` channels."""
+        """Whiten features whose axis number `axis` of one time step (0 or -1) has `channels` channels."""
         super().__init__()
         self.axis = axis
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("deviation", torch.ones(channels))
+        self.register_buffer("matrix", None)
 
-    def set(self, mean: Tensor, deviation: Tensor) -> None:
-        """Use `mean` and `deviation`, [channel]; a channel that hardly varies is not blown up."""
+    def set(self, mean: Tensor, covariance: Tensor) -> None:
+        """Use `mean` [channel] and `covariance` [channel, channel] of what will come.
+
+        Channels are scaled to deviation 1, then whitened symmetrically, so that each stays nearest to itself. What
+        hardly varies, a channel or a direction of scaled channels, is not blown up to variance 1.
+        """
+        deviation = covariance.diagonal().clamp_min(0).sqrt().clamp_min(LEAST_DEVIATION)
+        variances, directions = torch.linalg.eigh(covariance / deviation[:, None] / deviation)
+        whitening = (directions * (variances.clamp_min(0) + LEAST_VARIANCE).rsqrt()) @ directions.T
         self.mean.copy_(mean)
-        self.deviation.copy_(deviation.clamp_min(LEAST_DEVIATION))
+        self.matrix = (whitening / deviation[:, None]).to(self.mean)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return `values`, [batch, time, channel, ...] or (axis -1) [batch, time, ..., channel], scaled, as floats."""
-        shape = (-1, *[1] * (values.dim() - 3)) if self.axis == 0 else (-1,)
-        return (values.to(self.mean.dtype) - self.mean.view(shape)) / self.deviation.view(shape)
+        """Return `values`, [batch, time, channel, ...] or (axis -1) [batch, time, ..., channel], as whitened floats."""
+        values = values.to(self.mean.dtype)
+        if self.matrix is None:
+            return values
+        if self.axis == -1:
+            return (values - self.mean) @ self.matrix
+        return ((values.movedim(2, -1) - self.mean) @ self.matrix).movedim(-1, 2)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Make room for a matrix where the weights hold one."""
+        if self.matrix is None and f"{prefix}matrix" in state_dict:
+            self.matrix = torch.empty_like(state_dict[f"{prefix}matrix"], device=self.mean.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class QuestionEncoder(nn.Module):

@@ -86,7 +86,7 @@ _AVST_SIZES = {"input_shapes": {"vggish": (128,), "resnet18-map": (512, 14, 14)}
 _AVST_WORDS = ("backbone.question_encoder.embedding.weight",)
 _ANSWERS = ("backbone.classifier.weight", "backbone.classifier.bias")
 _JSON = ("avqa-train.json", "json/avqa-train.json", "data/json/avqa-train.json")
-_FRESH = ("backbone.input_scales.*", "filling.*")
+_FRESH = ("backbone.input_whitening.*", "filling.*")
 
 _UNET: Names = (
     ("unet.init_conv.", "refiner.diffusion.network.stem."),

@@ -110,7 +110,7 @@ PRESETS = {
             "decay_factor": 0.3,
             "training": "joint",
             "time_steps": 5,
-            "standardise": True,
+            "whiten": True,
             "map_size": 2,
         },
         backbones={

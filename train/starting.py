@@ -1,4 +1,4 @@
-"""What a model starts from, before its first step: the scale of its inputs, and the weights of another run.
+"""What a model starts from, before its first step: the whitening of its inputs, and the weights of another run.
 
 It trains nothing and reads only the training split, with what the run's masks hide left out.
 """
@@ -20,38 +20,37 @@ BATCH_SIZE = 64
 BACKBONE_PREFIX = "backbone."
 
 
-def standardise_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[str, Collection[str]]) -> None:
-    """Give the backbone's input scales the mean and deviation of every stored channel over the split's videos."""
+def whiten_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[str, Collection[str]]) -> None:
+    """Give the backbone's whitenings mean and covariance of every feature's stored channels over the split's videos."""
     sums: dict[str, torch.Tensor] = {}
-    squares: dict[str, torch.Tensor] = {}
+    products: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     _, first_questions = np.unique([q.video_id for q in dataset.questions], return_index=True)
     for batch in dataset.batches(BATCH_SIZE, None, masks, first_questions):
         for modality in batch.present:
             for name, values in (batch.features(modality) or {}).items():
                 seen = values[batch.mask(modality)].double()
-                axis = 1 if backbone.input_scales[name].axis == 0 else -1
+                axis = 1 if backbone.input_whitening[name].axis == 0 else -1
                 channels = seen.movedim(axis, -1).flatten(0, -2)
                 sums[name] = sums.get(name, torch.zeros(())) + channels.sum(0)
-                squares[name] = squares.get(name, torch.zeros(())) + channels.square().sum(0)
+                products[name] = products.get(name, torch.zeros(())) + channels.T @ channels
                 counts[name] = counts.get(name, 0) + len(channels)
     for name in (name for modality in MODALITIES for name in backbone.needs[modality] if name in counts):
         mean = sums[name] / counts[name]
-        variance = (squares[name] / counts[name] - mean.square()).clamp_min(0)
-        backbone.input_scales[name].set(mean, variance.sqrt())
+        backbone.input_whitening[name].set(mean, products[name] / counts[name] - torch.outer(mean, mean))
 
 
 def start_from(module: nn.Module, run: Path) -> None:
-    """Give the method's backbone the weights (and input scales) of the trained backbone in `run`.
+    """Give the method's backbone the weights (and input whitening) of the trained backbone in `run`.
 
     Raises `UserError` where the run is missing or its backbone is another one.
     """
     tensors, _ = read_tensors(run / CHECKPOINT)
     own = {name: values for name, values in tensors.items() if name.startswith(BACKBONE_PREFIX)}
-    expected = {name for name in module.state_dict() if name.startswith(BACKBONE_PREFIX)}
     try:
         module.load_state_dict(own, strict=False)
     except RuntimeError as error:
         raise UserError(f"cannot start from {run}: {' '.join(str(error).split())[:200]}") from None
+    expected = {name for name in module.state_dict() if name.startswith(BACKBONE_PREFIX)}
     if expected != own.keys():
         raise UserError(f"cannot start from {run}: its backbone has other parts ({sorted(expected ^ own.keys())[:3]})")

@@ -22,7 +22,7 @@ def scatter(shape: tuple[int, ...], seed: int) -> torch.Tensor:
 
 
 def formula_weights(module: nn.Module) -> None:
-    weights = {name: values for name, values in module.state_dict().items() if "input_scales" not in name}
+    weights = {name: values for name, values in module.state_dict().items() if "input_whitening" not in name}
     for position, (name, values) in enumerate(sorted(weights.items())):
         spread = 1.0 if "embedding" in name else (3 / values.shape[-1]) ** 0.5
         values.copy_(spread * scatter(tuple(values.shape), position))

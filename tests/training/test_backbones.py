@@ -11,7 +11,7 @@ from train.backbones import BACKBONES, make_backbone
 from train.batch import MODALITIES, Batch
 from train.generation import ConstantAnswer
 from train.interfaces import Representation
-from train.layers import InputScale
+from train.layers import InputWhitening
 
 TIME, TOKENS = SIZES.time_steps, 6
 READINGS = [(name, variant) for name, entry in BACKBONES.items() for variant in entry.variants or ("paper",)]
@@ -85,8 +85,8 @@ def test_names_the_tensors_of_its_features(name, variant):
         assert set(backbone.needs[modality]) <= set(of_modality(modality))
         for feature in backbone.needs[modality]:
             assert tuple(backbone.input_shapes[feature]) == SHAPES[feature]
-            scale = backbone.input_scales[feature]
-            assert isinstance(scale, InputScale)
+            scale = backbone.input_whitening[feature]
+            assert isinstance(scale, InputWhitening)
             assert len(scale.mean) == SHAPES[feature][scale.axis]
     assert backbone.time_steps >= TIME
 

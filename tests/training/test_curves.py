@@ -129,7 +129,7 @@ def test_seeds_that_began_from_their_own_seeds_run_are_one_method(runs: Path, tm
     learned = {found.parameters for found in rows}
     assert len(learned) == 1
     assert f"{learned.pop():,}" in (text := write_report(evaluated, tmp_path).read_text())
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     assert "Accuracy by missing rate" in text
     assert "masked-audio" not in text
 

@@ -90,7 +90,7 @@ def test_avst_answers_as_the_official_network(files, tmp_path):
     assert imported.mapped == 45
     assert "visual_net.conv1.weight" in imported.unused
     assert imported.unknown == ()
-    assert all(name.startswith(("backbone.input_scales.", "filling.")) for name in imported.fresh)
+    assert all(name.startswith(("backbone.input_whitening.", "filling.")) for name in imported.fresh)
 
 
 def test_pstp_answers_as_the_official_network(files, tmp_path):

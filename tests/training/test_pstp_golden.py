@@ -72,7 +72,7 @@ def formula(name: str, shape: tuple[int, ...]) -> Tensor:
 
 def official_weights(ours: nn.Module) -> dict[str, Tensor]:
     """Return {name in the release: values} of everything that `ours` has a place for."""
-    places = {name: values for name, values in ours.state_dict().items() if "input_scales" not in name}
+    places = {name: values for name, values in ours.state_dict().items() if "input_whitening" not in name}
     weights = {}
     for theirs, mine in OFFICIAL_NAMES.items():
         for name, values in places.items():
@@ -108,7 +108,7 @@ def translated(official: dict[str, Tensor]) -> dict[str, Tensor]:
 def formula_pstp(variant: str):
     backbone = make_backbone("pstp", SIZES, variant).eval()
     missing, unexpected = backbone.load_state_dict(translated(official_weights(backbone)), strict=False)
-    assert all(name.startswith("input_scales") for name in missing)
+    assert all(name.startswith("input_whitening") for name in missing)
     assert not unexpected
     return backbone
 

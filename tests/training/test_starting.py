@@ -11,32 +11,60 @@ from tiny_store import make_manifest, make_store
 from pipeline.failure import UserError
 from train.dataset import QuestionDataset
 from train.features import FeatureBank
+from train.layers import InputWhitening
 from train.run_folder import build_method
-from train.starting import standardise_inputs
+from train.starting import whiten_inputs
 
 
-def test_standardised_inputs_have_mean_0_and_deviation_1_over_the_training_videos():
+def test_whitened_inputs_have_mean_0_variance_1_and_no_correlation_over_the_training_videos():
     store = make_store(videos=60)
-    store.arrays["resnet18-map"] = (store.arrays["resnet18-map"] * 3 + 7).astype(np.float32)
-    manifest, bank = make_manifest(store), FeatureBank(store)
-    config = tiny_config()
-    backbone = build_method(config.model_copy(update={"sizes": _sizes(config, manifest, bank)})).backbone
-    dataset = QuestionDataset(bank, manifest, "train", backbone, config.map_size)
-    standardise_inputs(backbone, dataset, {})
+    maps = store.arrays["resnet18-map"].astype(np.float32) * 3 + 7
+    mixing = np.eye(16, dtype=np.float32) + 0.3
+    store.arrays["resnet18-map"] = np.einsum("vtchw,cd->vtdhw", maps, mixing)
+    dataset, backbone = _dataset(store)
+    whiten_inputs(backbone, dataset, {})
     _, rows = np.unique([q.video_id for q in dataset.questions], return_index=True)
     batch = dataset.batch(rows)
-    scaled = backbone.input_scales["resnet18-map"](batch.visual["resnet18-map"])[batch.visual_mask]
-    assert scaled.mean((0, 2, 3)).abs().max() < 1e-4
-    varying = backbone.input_scales["resnet18-map"].deviation > 0.02
-    assert varying.any()
-    torch.testing.assert_close(scaled.std((0, 2, 3))[varying], torch.ones(int(varying.sum())), atol=0.02, rtol=0)
+    whitened = backbone.input_whitening["resnet18-map"](batch.visual["resnet18-map"])[batch.visual_mask]
+    channels = whitened.movedim(1, -1).flatten(0, -2).double()
+    assert channels.mean(0).abs().max() < 1e-4
+    torch.testing.assert_close(channels.T.cov(), torch.eye(16, dtype=torch.float64), atol=0.1, rtol=0)
+    raw = batch.visual["resnet18-map"][batch.visual_mask].movedim(1, -1).flatten(0, -2).double()
+    correlation = torch.tensor([torch.stack((a, b)).corrcoef()[0, 1] for a, b in zip(raw.T, channels.T, strict=True)])
+    assert (correlation > 0.3).all()
+
+
+def test_a_direction_that_hardly_varies_is_not_blown_up():
+    whitening = InputWhitening(2)
+    whitening.set(torch.zeros(2), torch.tensor([[1.0, 1.0], [1.0, 1.0]]) + 1e-7 * torch.eye(2))
+    equal, opposite = whitening(torch.tensor([[[1.0, 1.0]], [[1e-4, -1e-4]]]))
+    assert equal.abs().max() < 1
+    assert opposite.abs().max() < 1e-2
+
+
+def test_features_whose_last_axis_is_the_channel_are_whitened_alike():
+    covariance = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
+    values = torch.randn(3, 4, 2, 5)
+    first, last = InputWhitening(2), InputWhitening(2, axis=-1)
+    for whitening in (first, last):
+        whitening.set(torch.tensor([0.3, -0.2]), covariance)
+    torch.testing.assert_close(first(values), last(values.mT).mT)
 
 
 def test_a_run_that_does_not_ask_for_it_takes_features_as_they_are(tmp_path):
-    plain, _ = train(tmp_path / "plain", epochs=1, standardise=False)
-    scaled, _ = train(tmp_path / "scaled", epochs=1, standardise=True)
-    assert not plain.backbone.input_scales["vggish"].mean.any()
-    assert scaled.backbone.input_scales["vggish"].mean.any()
+    plain, _ = train(tmp_path / "plain", epochs=1, whiten=False)
+    whitened, _ = train(tmp_path / "whitened", epochs=1, whiten=True)
+    values = torch.randn(2, 3, 8)
+    assert torch.equal(plain.backbone.input_whitening["vggish"](values), values)
+    assert not torch.equal(whitened.backbone.input_whitening["vggish"](values), values)
+
+
+def test_a_run_starts_with_the_whitening_of_the_run_beside_it(tmp_path):
+    first, _ = train(tmp_path / "first", epochs=1, whiten=True)
+    second, _ = train(tmp_path / "second", epochs=1, whiten=False, start_from="first")
+    values = torch.randn(2, 3, 8)
+    expected = first.backbone.input_whitening["vggish"](values)
+    assert torch.equal(second.backbone.input_whitening["vggish"](values), expected)
 
 
 def test_a_run_starts_with_the_backbone_of_the_run_beside_it(tmp_path):
@@ -52,6 +80,12 @@ def test_a_run_to_start_from_that_is_missing_or_other_is_refused(tmp_path: Path,
     (tmp_path / "other" / "checkpoint.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"missing|damaged|cannot start"):
         train(tmp_path / "second", epochs=1, start_from=name)
+
+
+def _dataset(store):
+    manifest, bank, config = make_manifest(store), FeatureBank(store), tiny_config()
+    backbone = build_method(config.model_copy(update={"sizes": _sizes(config, manifest, bank)})).backbone
+    return QuestionDataset(bank, manifest, "train", backbone, config.map_size), backbone
 
 
 def _sizes(config, manifest, bank):

@@ -12,7 +12,7 @@ from train.batch import MODALITIES, Batch
 from train.config import ModelSizes
 from train.factor_graph import FactorGraphAttention, Utility
 from train.interfaces import Answer, Representation
-from train.layers import AudioStem, InputScale, blank, masked_mean
+from train.layers import AudioStem, InputWhitening, blank, masked_mean
 
 PADDING = 0
 LARGEST_SIDE = 7
@@ -49,7 +49,9 @@ class Avsd(nn.Module):
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}
-        self.input_scales = nn.ModuleDict({name: InputScale(shape[0]) for name, shape in self.input_shapes.items()})
+        self.input_whitening = nn.ModuleDict(
+            {name: InputWhitening(shape[0]) for name, shape in self.input_shapes.items()}
+        )
         self.embedding = nn.Embedding(sizes.words, sizes.channels // 4)
         self.word_lstm = nn.LSTM(sizes.channels // 4, self.channels, batch_first=True)
         self.audio_stem = AudioStem(audio_channels, sizes.channels)
@@ -78,10 +80,10 @@ class Avsd(nn.Module):
         masks = {modality: self._cut(batch.mask(modality)) for modality in batch.present}
         features = {}
         if batch.audio is not None:
-            audio = self.input_scales["vggish"](batch.audio["vggish"][:, : self.time_steps])
+            audio = self.input_whitening["vggish"](batch.audio["vggish"][:, : self.time_steps])
             features["audio"] = blank(self.audio_stem(blank(audio, masks["audio"])), masks["audio"])
         if batch.visual is not None:
-            maps = self.input_scales["resnet18-map"](batch.visual["resnet18-map"][:, : self.time_steps])
+            maps = self.input_whitening["resnet18-map"](batch.visual["resnet18-map"][:, : self.time_steps])
             features["visual"] = blank(maps, masks["visual"])
         return Representation(question, features, masks=masks, words=words, word_mask=word_mask)
 

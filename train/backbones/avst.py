@@ -13,7 +13,7 @@ from train.config import ModelSizes
 from train.interfaces import Answer, Matches, Representation
 from train.layers import (
     AudioStem,
-    InputScale,
+    InputWhitening,
     MatchHead,
     QuestionEncoder,
     SpatialGrounding,
@@ -51,7 +51,9 @@ class Avst(nn.Module):
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}
-        self.input_scales = nn.ModuleDict({name: InputScale(shape[0]) for name, shape in self.input_shapes.items()})
+        self.input_whitening = nn.ModuleDict(
+            {name: InputWhitening(shape[0]) for name, shape in self.input_shapes.items()}
+        )
         self.question_encoder = QuestionEncoder(sizes.words, sizes.channels)
         self.audio_stem = AudioStem(audio_channels, sizes.channels)
         self.spatial_grounding = SpatialGrounding(sizes.channels)
@@ -63,16 +65,16 @@ class Avst(nn.Module):
         self.classifier = nn.Linear(sizes.channels, sizes.answers)
 
     def encode(self, batch: Batch) -> Representation:
-        """Return the stem's audio and the stored maps, scaled as the run says; steps that are not there are zero."""
+        """Return the stem's audio and the maps, inputs whitened where the run says so; steps not there are zero."""
         question = self.question_encoder(batch.question["tokens"])
-        features, scale_maps = {}, self.input_scales["resnet18-map"]
+        features, whiten_maps = {}, self.input_whitening["resnet18-map"]
         if batch.audio is not None:
-            scaled = self.input_scales["vggish"](batch.audio["vggish"])
-            audio = self.audio_stem(blank(scaled, batch.audio_mask))
+            sound = self.input_whitening["vggish"](batch.audio["vggish"])
+            audio = self.audio_stem(blank(sound, batch.audio_mask))
             features["audio"] = blank(audio, batch.audio_mask)
         if batch.visual is not None:
-            features["visual"] = blank(scale_maps(batch.visual["resnet18-map"]), batch.visual_mask)
-        negatives = None if batch.negatives is None else scale_maps(batch.negatives["resnet18-map"])
+            features["visual"] = blank(whiten_maps(batch.visual["resnet18-map"]), batch.visual_mask)
+        negatives = None if batch.negatives is None else whiten_maps(batch.negatives["resnet18-map"])
         masks = {modality: batch.mask(modality) for modality in features}
         return Representation(question, features, masks=masks, negatives=negatives)
 

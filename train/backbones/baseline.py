@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes
 from train.interfaces import Answer, Representation
-from train.layers import AudioStem, InputScale, QuestionEncoder, TemporalGrounding, blank
+from train.layers import AudioStem, InputWhitening, QuestionEncoder, TemporalGrounding, blank
 
 
 class Baseline(nn.Module):
@@ -36,7 +36,9 @@ class Baseline(nn.Module):
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}
-        self.input_scales = nn.ModuleDict({name: InputScale(shape[0]) for name, shape in self.input_shapes.items()})
+        self.input_whitening = nn.ModuleDict(
+            {name: InputWhitening(shape[0]) for name, shape in self.input_shapes.items()}
+        )
         self.question_encoder = QuestionEncoder(sizes.words, sizes.channels)
         self.audio_stem = AudioStem(audio_channels, sizes.channels)
         self.temporal_grounding = nn.ModuleDict(
@@ -46,14 +48,14 @@ class Baseline(nn.Module):
         self.classifier = nn.Linear(sizes.channels, sizes.answers)
 
     def encode(self, batch: Batch) -> Representation:
-        """Return the stem's audio and the stored maps, scaled as the run says; steps that are not there are zero."""
+        """Return the stem's audio and the maps, inputs whitened where the run says so; steps not there are zero."""
         features = {}
         if batch.audio is not None:
-            scaled = self.input_scales["vggish"](batch.audio["vggish"])
-            audio = self.audio_stem(blank(scaled, batch.audio_mask))
+            sound = self.input_whitening["vggish"](batch.audio["vggish"])
+            audio = self.audio_stem(blank(sound, batch.audio_mask))
             features["audio"] = blank(audio, batch.audio_mask)
         if batch.visual is not None:
-            maps = self.input_scales["resnet18-map"](batch.visual["resnet18-map"])
+            maps = self.input_whitening["resnet18-map"](batch.visual["resnet18-map"])
             features["visual"] = blank(maps, batch.visual_mask)
         masks = {modality: batch.mask(modality) for modality in features}
         return Representation(self.question_encoder(batch.question["tokens"]), features, masks=masks)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes
 from train.interfaces import Answer, Representation
-from train.layers import AudioStem, InputScale, blank, masked_mean
+from train.layers import AudioStem, InputWhitening, blank, masked_mean
 from train.transformer import NORM_EPS, CrossLayer, Stream, TransformerLayer, WordEmbedding, start_as_bert
 
 ATTENDS = {"question": "audio", "audio": "visual", "visual": "question"}
@@ -95,7 +95,9 @@ class Pano(nn.Module):
         self.time_steps = sizes.time_steps
         self.input_shapes = {"vggish": (audio_channels,), "resnet18-map": map_shape}
         self.feature_shapes = {"audio": (sizes.channels,), "visual": map_shape}
-        self.input_scales = nn.ModuleDict({name: InputScale(shape[0]) for name, shape in self.input_shapes.items()})
+        self.input_whitening = nn.ModuleDict(
+            {name: InputWhitening(shape[0]) for name, shape in self.input_shapes.items()}
+        )
         self._place_elements(*map_shape[1:])
         block = channels, _heads(channels, heads), sizes.dropout
         depths = dict(zip(("question", "visual", "audio", "cross"), layers, strict=True))
@@ -119,14 +121,14 @@ class Pano(nn.Module):
         self.audio_stem = AudioStem(audio_channels, sizes.channels)  # starts as in AVST: features are of a usual size
 
     def encode(self, batch: Batch) -> Representation:
-        """Return words, stem audio and stored maps, scaled as the run says; steps that are not there are zero."""
+        """Return words, stem audio and maps, inputs whitened where the run says so; steps not there are zero."""
         question = self.stacks["question"](self.words(batch.question["tokens"]))
         features = {}
         if batch.audio is not None:
-            scaled = self.input_scales["vggish"](batch.audio["vggish"])
-            features["audio"] = blank(self.audio_stem(blank(scaled, batch.audio_mask)), batch.audio_mask)
+            sound = self.input_whitening["vggish"](batch.audio["vggish"])
+            features["audio"] = blank(self.audio_stem(blank(sound, batch.audio_mask)), batch.audio_mask)
         if batch.visual is not None:
-            maps = self.input_scales["resnet18-map"](batch.visual["resnet18-map"])
+            maps = self.input_whitening["resnet18-map"](batch.visual["resnet18-map"])
             features["visual"] = blank(maps, batch.visual_mask)
         masks = {modality: batch.mask(modality) for modality in features}
         return Representation(

@@ -10,7 +10,7 @@ from pipeline.failure import UserError
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes
 from train.interfaces import Answer, Representation
-from train.layers import InputScale, blank
+from train.layers import InputWhitening, blank
 from train.perception import HybridAttention, Perception, Tokens, join
 
 SOUND, PICTURE, SENTENCE, WORDS = "vggish", "clip-vit-b32", "clip-vit-b32-sentence", "clip-vit-b32-words"
@@ -59,7 +59,7 @@ class Pstp(nn.Module):
         self.answers = sizes.answers
         self.input_shapes = {SOUND: (inputs,), PICTURE: (tokens, stored)}
         self.feature_shapes = {"audio": (channels,), "visual": (tokens, stored)}
-        self.input_scales = nn.ModuleDict({SOUND: InputScale(inputs), PICTURE: InputScale(stored, axis=-1)})
+        self.input_whitening = nn.ModuleDict({SOUND: InputWhitening(inputs), PICTURE: InputWhitening(stored, axis=-1)})
         self.audio_stem, self.visual_stem = nn.Linear(inputs, channels), nn.Linear(stored, channels)
         self.question_stem = nn.Linear(sizes.question_shapes[SENTENCE][-1], channels)
         self.word_stem = nn.Linear(sizes.question_shapes[WORDS][-1], channels)
@@ -81,14 +81,14 @@ class Pstp(nn.Module):
         self.classifier = nn.Linear(channels, sizes.answers)
 
     def encode(self, batch: Batch) -> Representation:
-        """Return the projected audio and the stored tokens, scaled as the run says; steps not there are zero."""
+        """Return projected audio and tokens, inputs whitened where the run says so; steps not there are zero."""
         sentence, words = (batch.question[name].to(self.classifier.weight.dtype) for name in (SENTENCE, WORDS))
         features = {}
         if batch.audio is not None:
-            audio = self.audio_stem(blank(self.input_scales[SOUND](batch.audio[SOUND]), batch.audio_mask))
+            audio = self.audio_stem(blank(self.input_whitening[SOUND](batch.audio[SOUND]), batch.audio_mask))
             features["audio"] = blank(audio, batch.audio_mask)
         if batch.visual is not None:
-            features["visual"] = blank(self.input_scales[PICTURE](batch.visual[PICTURE]), batch.visual_mask)
+            features["visual"] = blank(self.input_whitening[PICTURE](batch.visual[PICTURE]), batch.visual_mask)
         return Representation(
             self.question_stem(sentence),
             features,
