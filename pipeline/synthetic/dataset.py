@@ -24,7 +24,7 @@ from pipeline.templates import ANSWERS, SLOTS, build_vocabulary, fill
 SPLIT_SHARES = {"val": 0.1, "test": 0.2}
 NO_AUDIO_SHARE = 0.10
 NO_PICTURE_SHARE = 0.05
-QUESTIONS_PER_VIDEO = 10
+QUESTIONS_PER_VIDEO = 20
 VIDEOS_FOLDER = "videos"
 
 _TYPE_OF = {ask.template: ask.type for ask in ASKS}
@@ -91,7 +91,7 @@ def _draw_split(video_ids: Sequence[str], seconds: int, seed: int) -> list[Scene
 
 
 def ask_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[Question, ...]]:
-    """Return the questions of each split: about ten per video, answers balanced within the split."""
+    """Return the questions of each split: up to twenty per video, answers balanced within the split."""
     chosen = {split: _choose(scenes, random.Random(f"{seed} {split}")) for split, scenes in splits.items()}
     numbers = count(1)
     return {split: tuple(_make_question(next(numbers), c) for c in chosen[split]) for split in splits}
