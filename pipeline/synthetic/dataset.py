@@ -91,7 +91,7 @@ def _draw_split(video_ids: Sequence[str], seconds: int, seed: int) -> list[Scene
 
 
 def ask_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[Question, ...]]:
-    """Return the questions of each split: up to twenty per video, answers balanced within the split."""
+    """Return the questions of each split: fifteen to twenty per video, answers balanced within the split."""
     chosen = {split: _choose(scenes, random.Random(f"{seed} {split}")) for split, scenes in splits.items()}
     numbers = count(1)
     return {split: tuple(_make_question(next(numbers), c) for c in chosen[split]) for split in splits}
