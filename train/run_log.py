@@ -1,4 +1,4 @@
-"""What a run writes down about its epochs, metrics and times; a repeated run repeats only the metrics. No torch here."""
+"""What a run writes down about its epochs: metrics, which a repeated run repeats, and times, which it does not."""
 
 import json
 from pathlib import Path
