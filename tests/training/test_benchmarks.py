@@ -28,6 +28,7 @@ def load_program(name: str):
     return module
 
 
+noise_as_missing = load_program("noise_as_missing")
 peek = load_program("peek")
 question_floor = load_program("question_floor")
 slot_spread = load_program("slot_spread")
@@ -206,3 +207,20 @@ def test_the_question_floor_writes_a_store_that_only_questions_can_be_read_from(
     assert len(dataset) == 24
     assert not dataset.naturally_complete.any()
     assert dataset.naturally_incomplete.all()
+
+
+def test_noise_on_real_features_is_told_from_a_modality_that_is_gone(monkeypatch):
+    store = make_store(60)
+    method = make_method("zero-fill", make_backbone("avst", SIZES)).eval()
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", method.backbone)
+    monkeypatch.setattr(noise_as_missing, "RELEASED_NOISE", {"audio": 0.0, "visual": 0.0})
+    for missing in ("audio", "visual"):
+        still = noise_as_missing.measure("run", method, dataset, missing)
+        assert still.noise == still.complete
+    batch, gone = dataset.batch([5, 9]), torch.Generator().manual_seed(0)
+    expected = method.predict(batch)
+    torch.testing.assert_close(noise_as_missing.answer_noisy(method, batch, "visual", gone), expected)
+    monkeypatch.setattr(noise_as_missing, "RELEASED_NOISE", {"audio": 0.0, "visual": 50.0})
+    assert not torch.allclose(noise_as_missing.answer_noisy(method, batch, "visual", gone), expected)
+    still = noise_as_missing.measure("run", method, dataset, "audio")
+    assert still.noise == still.complete
