@@ -24,7 +24,8 @@ from pipeline.templates import ANSWERS, SLOTS, build_vocabulary, fill
 SPLIT_SHARES = {"val": 0.1, "test": 0.2}
 NO_AUDIO_SHARE = 0.10
 NO_PICTURE_SHARE = 0.05
-QUESTIONS_PER_VIDEO = 20
+# More questions spread their answers less evenly: those that judge a model are fewer, so that guessing pays less.
+QUESTIONS_PER_VIDEO = {"train": 20, "val": 10, "test": 10}
 VIDEOS_FOLDER = "videos"
 
 _TYPE_OF = {ask.template: ask.type for ask in ASKS}
@@ -91,8 +92,11 @@ def _draw_split(video_ids: Sequence[str], seconds: int, seed: int) -> list[Scene
 
 
 def ask_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[Question, ...]]:
-    """Return the questions of each split: fifteen to twenty per video, answers balanced within the split."""
-    chosen = {split: _choose(scenes, random.Random(f"{seed} {split}")) for split, scenes in splits.items()}
+    """Return the questions of each split: `QUESTIONS_PER_VIDEO` of a video on average, or fewer, their answers balanced."""
+    chosen = {
+        split: _choose(scenes, QUESTIONS_PER_VIDEO[split], random.Random(f"{seed} {split}"))
+        for split, scenes in splits.items()
+    }
     numbers = count(1)
     return {split: tuple(_make_question(next(numbers), c) for c in chosen[split]) for split in splits}
 
@@ -113,7 +117,7 @@ def _fillers(slot: str) -> tuple[str, ...]:
     return INSTRUMENTS if slot == "<Object>" else SLOTS[slot]
 
 
-def _choose(scenes: Sequence[Scene], rng: random.Random) -> list[Candidate]:
+def _choose(scenes: Sequence[Scene], per_video: int, rng: random.Random) -> list[Candidate]:
     candidates = [
         Candidate(scene.video_id, ask.template, fill(ask.template, values), answer)
         for scene in scenes
@@ -121,7 +125,7 @@ def _choose(scenes: Sequence[Scene], rng: random.Random) -> list[Candidate]:
         for values, answer in ask.answers(scene)
     ]
     weights = {ask.template: ask.weight for ask in ASKS}
-    chosen = choose_balanced(candidates, weights, QUESTIONS_PER_VIDEO * len(scenes), rng)
+    chosen = choose_balanced(candidates, weights, per_video * len(scenes), rng)
     return sorted(chosen, key=lambda c: (c.video_id, c.template, c.text))
 
 

@@ -84,11 +84,16 @@ def test_all_nine_types_and_33_templates_are_asked_in_known_words(
     assert len(ASKS) == 33
 
 
-def test_each_video_is_asked_fifteen_to_twenty_questions(questions: dict[str, tuple[Question, ...]]) -> None:
-    counts = Counter(q.video_id for q in questions["train"])
-    assert len(counts) == 280
-    assert min(counts.values()) >= 15
-    assert max(counts.values()) <= 20
+@pytest.mark.parametrize(
+    ("split", "videos", "least", "most"), [("train", 280, 15, 20), ("val", 40, 7, 12), ("test", 80, 7, 12)]
+)
+def test_videos_are_asked_about_evenly_and_most_often_in_training(
+    questions: dict[str, tuple[Question, ...]], split: str, videos: int, least: int, most: int
+) -> None:
+    counts = Counter(q.video_id for q in questions[split])
+    assert len(counts) == videos
+    assert min(counts.values()) >= least
+    assert max(counts.values()) <= most
 
 
 def test_yes_and_no_are_even_in_every_template_and_nearly_so_in_every_text(
