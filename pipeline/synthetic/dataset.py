@@ -92,7 +92,7 @@ def _draw_split(video_ids: Sequence[str], seconds: int, seed: int) -> list[Scene
 
 
 def ask_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[Question, ...]]:
-    """Return the questions of each split: `QUESTIONS_PER_VIDEO` of a video on average, or fewer, their answers balanced."""
+    """Return the questions of each split, `QUESTIONS_PER_VIDEO` a video or fewer on average, their answers balanced."""
     chosen = {
         split: _choose(scenes, QUESTIONS_PER_VIDEO[split], random.Random(f"{seed} {split}"))
         for split, scenes in splits.items()
