@@ -2,13 +2,13 @@
 
 It trains nothing. The released test code of the ECCV 2024 missing-modality paper calls a modality missing when normal
 noise was added to its real features (0.3 to the sound's, 0.7 to the picture's); it refines them where there is a
-refinement, and recalls nothing. This program does the same to the features of trained runs. Source: algorithmic facts
-of the released `net_avst.py`; its noise is drawn anew at each call, here once for each question from a seed.
+refinement, and recalls nothing. This program does the same to the features of trained runs, of those methods that
+answer from features (others would be asked for something that they never do). Source: the released `net_avst.py`; its
+noise is drawn anew at each call, here from one seed.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from pipeline.manifest import Manifest, load_manifest
 from pipeline.store.reader import open_store
 from train.batch import MODALITIES, Batch
 from train.dataset import QuestionDataset
-from train.evaluate import BATCH_SIZE, choose, predict, questions_of
+from train.evaluate import BATCH_SIZE, choose, percent_right, predict, questions_of
 from train.features import FeatureBank
-from train.interfaces import MissingModalityMethod
+from train.interfaces import CompletingMethod, MissingModalityMethod
 from train.methods.avr import AudioVisualRefiner, refined_features
 from train.missingness import hidden_in
 from train.run_folder import load_run
@@ -70,10 +70,15 @@ def main() -> int:
 
 
 def measure_run(folder: Path, manifest: Manifest, bank: FeatureBank, split: str) -> list[Measured]:
-    """Return both accuracies of one trained run for each modality, over the complete questions of `split`."""
+    """Return both accuracies of one trained run for each modality, over the complete questions of `split`.
+
+    There are none of a run whose method has no stand-ins at the features level.
+    """
     method, config = load_run(folder)
     dataset = QuestionDataset(bank, manifest, split, method.backbone, config.map_size)
-    return [measure(folder.name, method, dataset, missing) for missing in MODALITIES if config.inputs == "all"]
+    if not isinstance(method, CompletingMethod):
+        return []
+    return [measure(folder.name, method, dataset, missing) for missing in MODALITIES]
 
 
 def measure(run: str, method: MissingModalityMethod, dataset: QuestionDataset, missing: str) -> Measured:
@@ -84,14 +89,14 @@ def measure(run: str, method: MissingModalityMethod, dataset: QuestionDataset, m
         for scenario in ("complete", f"{missing}-missing")
     }
     really, complete = (
-        _percent(predict(method, dataset, rows, masks[scenario], BATCH_SIZE, "cpu"), dataset, rows)
+        percent_right(dataset, rows, predict(method, dataset, rows, masks[scenario], BATCH_SIZE, "cpu"))
         for scenario in (f"{missing}-missing", "complete")
     )
     noisy: list[int] = []
     generator = torch.Generator().manual_seed(0)
     for batch in dataset.batches(BATCH_SIZE, rows=rows):
         noisy += choose(answer_noisy(method, batch, missing, generator), batch.choices)
-    return Measured(run, missing, really, _percent(noisy, dataset, rows), complete)
+    return Measured(run, missing, really, percent_right(dataset, rows, noisy), complete)
 
 
 @torch.inference_mode()
@@ -107,10 +112,6 @@ def answer_noisy(method: Any, batch: Batch, missing: str, generator: torch.Gener
         noisy = replace(noisy, features={**noisy.features, missing: refined_features(refiner, noisy)[missing]})
     logits: Tensor = method.backbone.answer(noisy).logits
     return logits
-
-
-def _percent(given: Sequence[int], dataset: QuestionDataset, rows: Any) -> float:
-    return 100 * float((torch.tensor(given) == dataset.answers[torch.from_numpy(rows)]).double().mean())
 
 
 if __name__ == "__main__":

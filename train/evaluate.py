@@ -127,6 +127,12 @@ def predict(
     return indices
 
 
+def percent_right(dataset: QuestionDataset, rows: np.ndarray, given: Sequence[int]) -> float:
+    """Return the percentage of `rows` whose answer index is `given`; one outside the frozen list is never right."""
+    true = dataset.answers.numpy()[rows]
+    return 100 * float(((np.array(given, dtype=np.int64) == true) & (true >= 0)).mean())
+
+
 def choose(logits: Tensor, choices: Tensor | None) -> list[int]:
     """Return the index of the highest of `logits` [row, answer] among `choices` [row, answer], the first of equal ones.
 

@@ -23,7 +23,7 @@ from train.backbones import needs_of
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes, TrainConfig
 from train.dataset import QuestionDataset, input_shapes
-from train.evaluate import predict, questions_of
+from train.evaluate import percent_right, predict, questions_of
 from train.features import FeatureBank
 from train.filling import weigh
 from train.interfaces import MissingModalityMethod, PreparedMethod, ScoredMethod, Stage, StagedMethod
@@ -156,10 +156,7 @@ def measure_accuracy(
     if not len(rows):
         raise ValueError(f"no question belongs to the scenario {scenario!r}")
     masks = dict.fromkeys((question.question_id for question in dataset.questions), hidden_in(scenario))
-    indices = predict(method, dataset, rows, masks, EVALUATION_BATCH, device)
-    true = dataset.answers.numpy()[rows]
-    right = (np.array(indices, dtype=np.int64) == true) & (true >= 0)
-    return 100 * int(right.sum()) / len(rows)
+    return percent_right(dataset, rows, predict(method, dataset, rows, masks, EVALUATION_BATCH, device))
 
 
 class _Loop:

@@ -46,7 +46,8 @@ def measure_recovery(
 
     The error of a scenario that takes one modality is the squared difference between its stand-in features and the
     backbone's own features of what was taken, over their squared deviation from the mean step: 0 is perfect, 1 what
-    the mean step of these very questions would reach. Only steps that both modalities have count.
+    the mean step of these very questions would reach. Only steps that both modalities have count. The method is left in
+    evaluation mode.
     """
     if not isinstance(method, CompletingMethod):
         return {}

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from pipeline.store.reader import open_store
 from train.backbones import make_backbone
 from train.dataset import QuestionDataset
+from train.evaluate import percent_right
 from train.features import FeatureBank
 from train.methods import make_method
 
@@ -224,3 +226,19 @@ def test_noise_on_real_features_is_told_from_a_modality_that_is_gone(monkeypatch
     assert not torch.allclose(noise_as_missing.answer_noisy(method, batch, "visual", gone), expected)
     still = noise_as_missing.measure("run", method, dataset, "audio")
     assert still.noise == still.complete
+
+
+def test_only_methods_with_stand_ins_are_asked_with_noise(monkeypatch, tmp_path):
+    store = make_store(60)
+    config = SimpleNamespace(map_size=None)
+    for name, measured in (("rmm-avr", 2), ("prompts", 0), ("drfuse", 0)):
+        monkeypatch.setattr(noise_as_missing, "load_run", lambda folder, name=name: (make(name), config))
+        found = noise_as_missing.measure_run(tmp_path, make_manifest(store), FeatureBank(store), "val")
+        assert len(found) == measured
+
+
+def test_an_unanswered_question_whose_answer_is_in_no_list_is_not_right():
+    store = make_store(60)
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    dataset.answers[:2] = torch.tensor([-1, 2])
+    assert percent_right(dataset, np.arange(2), [-1, 2]) == 50
