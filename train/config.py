@@ -45,9 +45,10 @@ class TrainConfig(BaseModel):
     that many cells a side, None keeps them. `whiten`: stored channels are given mean 0, variance 1 and no
     correlation over the training videos, which seeded features need and pretrained ones do not. `start_from`: the run
     beside this one whose trained backbone this one starts with. The learning rate is multiplied by `decay_factor` after
-    every `decay_epochs` epochs of a stage. `missing_rates`: share of the training questions that lose a modality, drawn
-    by `unit` from `seed`. `inputs` other than "all" train a reference that never sees a modality. `sizes` is filled in
-    by the run.
+    every `decay_epochs` epochs of a stage. `ema_decay`: the share of a running average of the weights that every step
+    keeps; the average is what is validated and kept, 0 keeps the weights themselves. `missing_rates`: share of the
+    training questions that lose a modality, drawn by `unit` from `seed`. `inputs` other than "all" train a reference
+    that never sees a modality. `sizes` is filled in by the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +77,7 @@ class TrainConfig(BaseModel):
     map_size: int | None = Field(None, ge=1)
     whiten: bool = False
     start_from: str = ""
+    ema_decay: float = Field(0, ge=0, lt=1)
     missing_rates: dict[str, float] = Field(default_factory=dict)
     unit: Literal["video", "question"] = "question"
     options: dict[str, Any] = Field(default_factory=dict)

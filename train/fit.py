@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest
+from train.averaging import WeightAverage
 from train.backbones import needs_of
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes, TrainConfig
@@ -76,6 +77,7 @@ def fit(
     Best is, within the last stage, the last epoch whose validation accuracy, averaged over the method's selection
     scenarios on the naturally complete questions of the val split, is not below any earlier one; without a val split,
     the last epoch. Where no video of that split is naturally complete, the naturally incomplete ones are asked.
+    Where the configuration has an `ema_decay`, the averaged weights are what is validated, kept and returned.
     With `resume` a started run goes on after its last whole epoch and ends in the weights of an uninterrupted one.
 
     Raises `UserError` where `run` holds another run, or one and `resume` is False, where the store does not serve the
@@ -186,12 +188,18 @@ class _Loop:
             save_masks(drawn, run / "masks-train.json")
         self.metrics: list[dict[str, Any]] = []
         self.best = -math.inf
+        self.average: WeightAverage | None = None
 
     @property
     def module(self) -> nn.Module:
         """The method as the torch module that it is."""
         assert isinstance(self.method, nn.Module)
         return self.method
+
+    @property
+    def judged(self) -> Any:
+        """The method that is validated and kept: with averaged weights where the run asks for them."""
+        return self.average.module if self.average else self.method
 
     def provenance(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the fingerprints, and the hashes of the weights, of the stored features that the backbone reads."""
@@ -201,16 +209,17 @@ class _Loop:
 
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
         """Train from where the run folder stands to the last epoch."""
-        moments = self._restore()
+        stored = self._restore()
         if not self.metrics and isinstance(self.method, PreparedMethod):
             self.method.prepare(*self._whole_split())
+        self._begin_average(stored)
         optimiser: torch.optim.Adam | None = None
         for stage, epochs in self.plan:
             for epoch in epochs[max(0, len(self.metrics) - epochs.start) :]:
                 if optimiser is None or epoch == epochs.start:
                     optimiser = self._enter(stage)
                     if epoch > epochs.start:
-                        self._load_moments(optimiser, moments)
+                        self._load_moments(optimiser, _under("adam/", stored))
                     else:
                         self.best = -math.inf  # what a later stage trains was random in every epoch before it
                 rate = self._set_rate(optimiser, epoch - epochs.start)
@@ -219,6 +228,12 @@ class _Loop:
                 write_time(self.run, epoch + 1, time.perf_counter() - began)
                 self._finish_epoch(epoch, stage, rate, losses, optimiser, report)
         write_metrics(self.run, self.metrics)
+
+    def _begin_average(self, stored: dict[str, Tensor]) -> None:
+        if self.config.ema_decay:
+            self.average = WeightAverage(self.module, self.config.ema_decay)
+            if stored:
+                self.average.restore(_under("average/", stored))
 
     def _whole_split(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
         """Return the training videos, one complete row each, and every question that is trained on, without a video."""
@@ -290,6 +305,8 @@ class _Loop:
             (losses["total"] * (len(part) / len(batch))).backward()
             parts.append((len(part), {name: loss.detach() for name, loss in losses.items()}))
         optimiser.step()
+        if self.average:
+            self.average.update()
         return {name: float(loss) for name, loss in weigh(parts).items()}
 
     def _finish_epoch(
@@ -302,7 +319,7 @@ class _Loop:
         report: Callable[[Progress], None],
     ) -> None:
         """Validate, keep the weights if they are the best, then write what a resume needs, each file renamed last."""
-        self.module.eval()
+        self.judged.eval()
         validation = self._validate()
         score = sum(validation.values()) / max(len(validation), 1)
         selected = score >= self.best
@@ -310,7 +327,7 @@ class _Loop:
         row = {"epoch": epoch + 1, "stage": stage.name, "learning_rate": rate, "losses": losses}
         self.metrics.append({**row, "validation": validation, "selected": selected})
         if selected:
-            write_tensors(self.run / CHECKPOINT, self.module.state_dict(), {"epoch": epoch + 1})
+            write_tensors(self.run / CHECKPOINT, self.judged.state_dict(), {"epoch": epoch + 1})
         facts = {"metrics": self.metrics, "best": self.best}
         write_tensors(self.run / LAST, self._state(optimiser), facts)
         write_metrics(self.run, self.metrics)
@@ -320,11 +337,11 @@ class _Loop:
     def _validate(self) -> dict[str, float]:
         if self.val is None:
             return {}
-        if isinstance(self.method, ScoredMethod):
+        if isinstance(self.judged, ScoredMethod):
             order = torch.Generator().manual_seed(_seed(self.config.seed, 0, "validation"))
             batches = self.val.batches(EVALUATION_BATCH, order, rows=_one_a_video(self.val))
-            return self.method.score(batch.to(self.device) for batch in batches)
-        return {name: measure_accuracy(self.method, self.val, name, self.device) for name in self.scenarios}
+            return self.judged.score(batch.to(self.device) for batch in batches)
+        return {name: measure_accuracy(self.judged, self.val, name, self.device) for name in self.scenarios}
 
     def _scenarios(self) -> tuple[str, ...]:
         """Return what an epoch is chosen on; raise `UserError`, before any is trained, where there is no question."""
@@ -341,17 +358,17 @@ class _Loop:
         for name, parameter in self.module.named_parameters():
             for key, values in optimiser.state.get(parameter, {}).items():
                 state[f"adam/{name}/{key}"] = values
-        return state
+        averaged = self.average.state() if self.average else {}
+        return state | {f"average/{name}": values for name, values in averaged.items()}
 
     def _restore(self) -> dict[str, Tensor]:
-        """Load the last whole epoch, if there is one; return the optimiser's moments by name."""
+        """Load the last whole epoch, if there is one; return all that was stored of it, by name."""
         if not (self.run / LAST).exists():
             return {}
         tensors, facts = read_tensors(self.run / LAST)
-        weights = {name.removeprefix("model/"): v for name, v in tensors.items() if name.startswith("model/")}
-        self.module.load_state_dict(weights)
+        self.module.load_state_dict(_under("model/", tensors))
         self.metrics, self.best = facts["metrics"], facts["best"]
-        return {name.removeprefix("adam/"): v for name, v in tensors.items() if name.startswith("adam/")}
+        return tensors
 
     def _load_moments(self, optimiser: torch.optim.Adam, moments: dict[str, Tensor]) -> None:
         for name, parameter in self.module.named_parameters():
@@ -359,6 +376,10 @@ class _Loop:
                 if f"{name}/{key}" in moments:
                     values = moments[f"{name}/{key}"]
                     optimiser.state[parameter][key] = values if key == "step" else values.to(self.device)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
 
 
 def _one_a_video(dataset: QuestionDataset, allowed: np.ndarray | bool = True) -> np.ndarray:
