@@ -53,6 +53,18 @@ def test_extractor_travels_light_loads_and_gives_the_rows_it_declares(name):
     assert len(np.unique(rows)) > 20
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_a_gpu_gives_the_processors_rows_within_half_precision(name):
+    rows = []
+    for device in ("cpu", "cuda"):
+        extractor = make_extractor(name)
+        extractor.load(WeightsSource("seeded"), device)
+        rows.append(extractor.extract(media_for(extractor)).astype(np.float64))
+    assert np.linalg.norm(rows[1] - rows[0]) <= 3e-3 * np.linalg.norm(rows[0])
+
+
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_extractor_fits_the_schema_of_the_store(name):
     extractor = make_extractor(name)

@@ -1,0 +1,45 @@
+"""On a GPU: every method answers as on the processor, and a run trains, resumes and comes back anywhere."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_fit import Killed, train
+from test_no_peek import PRODUCT, make, predict, stored_batch
+
+from train.batch import MODALITIES
+from train.methods import METHODS
+from train.run_folder import load_run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("hidden", [(), ("audio",), ("visual",), MODALITIES], ids=str)
+@pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
+def test_every_method_answers_as_on_the_processor(method_name, backbone_name, hidden):
+    method = make(method_name, backbone_name)
+    batch = stored_batch(method, hidden)
+    expected = predict(method, batch)
+    found = predict(copy.deepcopy(method).cuda(), batch.to("cuda"))
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_stopped_on_a_gpu_resumes_and_its_model_comes_back_on_the_processor(tmp_path, method):
+    def stop_there(progress):
+        if (progress.epoch, progress.step) == (2, 1) and progress.validation is None:
+            raise Killed
+
+    chosen = {"inputs": "question"} if method == "reference" else {"method": method, "training": "staged"}
+    chosen |= {"device": "cuda", "ema_decay": 0.9}
+    with pytest.raises(Killed):
+        train(tmp_path / "run", **chosen, report=stop_there)
+    trained, _ = train(tmp_path / "run", **chosen, resume=True)
+    assert {values.device.type for values in trained.state_dict().values()} == {"cuda"}
+    loaded, _ = load_run(tmp_path / "run", "cpu")
+    kept = load_file(tmp_path / "run" / "checkpoint.safetensors")
+    assert all(torch.equal(values, kept[name]) for name, values in loaded.state_dict().items())
