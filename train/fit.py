@@ -374,8 +374,7 @@ class _Loop:
         for name, parameter in self.module.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{name}/{key}" in moments:
-                    values = moments[f"{name}/{key}"]
-                    optimiser.state[parameter][key] = values if key == "step" else values.to(self.device)
+                    optimiser.state[parameter][key] = moments[f"{name}/{key}"].to(self.device)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

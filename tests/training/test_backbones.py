@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_store import QUESTION_SHAPES, SHAPES, SIZES, of_modality
 
+from pipeline.failure import UserError
 from train.backbones import BACKBONES, make_backbone
 from train.batch import MODALITIES, Batch
 from train.generation import ConstantAnswer
@@ -211,3 +212,8 @@ def test_a_gpu_agrees(name, variant):
     expected = logits(backbone, batch)
     found = logits(backbone.cuda(), batch.to("cuda"))
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_sizes_that_do_not_fit_are_told_apart_from_faults_of_the_program():
+    with pytest.raises(UserError, match="backbone 'avst' cannot be built: AVST compares maps"):
+        make_backbone("avst", SIZES.model_copy(update={"channels": 4 * SIZES.channels}))

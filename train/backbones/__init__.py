@@ -52,7 +52,7 @@ def make_backbone(name: str, sizes: ModelSizes, variant: str = "paper", **option
     """Build the backbone `name`, with fresh weights from torch's seeded state; `options` are its own keywords.
 
     A backbone that knows variants is given `variant`, any other is its paper's.
-    Raises `UserError` naming the known ones where a name or an option is unknown.
+    Raises `UserError` naming the known ones where a name or an option is unknown, and where the sizes do not fit it.
     """
     entry = find_backbone(name)
     if entry.variants:
@@ -62,7 +62,10 @@ def make_backbone(name: str, sizes: ModelSizes, variant: str = "paper", **option
     if unknown:
         known = ", ".join(list(signature(build).parameters)[1:]) or "none"
         raise UserError(f"backbone {name!r} has no option {unknown[0]!r}: it knows {known}")
-    backbone: Backbone = build(sizes, **options)
+    try:
+        backbone: Backbone = build(sizes, **options)
+    except ValueError as error:
+        raise UserError(f"backbone {name!r} cannot be built: {error}") from None
     return backbone
 
 

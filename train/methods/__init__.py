@@ -59,7 +59,8 @@ def make_method(name: str, backbone: Backbone, variant: str = "recommended", **o
     """Build the method `name` around `backbone`; `options` are its own keywords.
 
     A method that knows variants is given `variant`.
-    Raises `UserError` naming the known methods or variants where the name is not one of them.
+    Raises `UserError` naming the known methods or variants where the name is not one of them, and where the method
+    cannot be built on the backbone.
     """
     entry = find_method(name)
     if entry.variants and variant not in entry.variants:
@@ -67,7 +68,11 @@ def make_method(name: str, backbone: Backbone, variant: str = "recommended", **o
     if entry.variants:
         options["variant"] = variant
     module, _, class_name = entry.path.partition(":")
-    method: MissingModalityMethod = getattr(import_module(module), class_name)(backbone, **{**entry.options, **options})
+    build = getattr(import_module(module), class_name)
+    try:
+        method: MissingModalityMethod = build(backbone, **{**entry.options, **options})
+    except ValueError as error:
+        raise UserError(f"method {name!r} cannot be built: {error}") from None
     return method
 
 
