@@ -108,13 +108,32 @@ class QuestionDataset:
     ) -> Iterator[Batch]:
         """Yield the questions of `rows` (all by default) in batches, the last one as short as it comes.
 
-        With a generator they are shuffled and carry negatives: this is training. Without one they come in order.
+        With a generator they are those of `partition` and carry negatives: this is training. Without one they come in
+        order.
         """
         rows = np.arange(len(self)) if rows is None else rows
-        if generator is not None:
-            rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
-        for start in range(0, len(rows), batch_size):
-            yield self.batch(rows[start : start + batch_size], generator, masks)
+        parts = _cut(rows, batch_size) if generator is None else self.partition(batch_size, generator, masks, rows)
+        for part in parts:
+            yield self.batch(part, generator, masks)
+
+    def partition(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        masks: Masks | None = None,
+        rows: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """Return `rows` (all by default), shuffled, as the batches of an epoch, each lacking the same modalities all over.
+
+        So each is encoded once. The last batch of a kind is as short as it comes; the batches are shuffled too.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
+        asked = [self.questions[row] for row in rows]
+        there = [self._there[m][self._videos[rows]].any(1) & _seen(asked, m, masks) for m in MODALITIES]
+        kinds = there[0] + 2 * there[1]
+        parts = [part for kind in np.unique(kinds) for part in _cut(rows[kinds == kind], batch_size)]
+        return [parts[number] for number in torch.randperm(len(parts), generator=generator).tolist()]
 
     def batch(
         self,
@@ -190,6 +209,10 @@ class QuestionDataset:
         position = (moment * self._there["visual"][pool].sum(1)[other]).astype(np.int64)
         drawn = (pool[other].ravel(), position.ravel())
         return {name: table.gather(*drawn).unflatten(0, shape) for name, table in self._rows["visual"].items()}
+
+
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def input_shapes(

@@ -26,7 +26,6 @@ from train.config import ModelSizes, TrainConfig
 from train.dataset import QuestionDataset, input_shapes
 from train.evaluate import percent_right, predict, questions_of
 from train.features import FeatureBank
-from train.filling import weigh
 from train.interfaces import MissingModalityMethod, PreparedMethod, ScoredMethod, Stage, StagedMethod
 from train.missingness import NATURAL, draw_masks, hidden_in, save_masks
 from train.run_folder import (
@@ -187,6 +186,7 @@ class _Loop:
             run.mkdir(parents=True, exist_ok=True)
             save_masks(drawn, run / "masks-train.json")
         self.metrics: list[dict[str, Any]] = []
+        self.steps = 0
         self.best = -math.inf
         self.average: WeightAverage | None = None
 
@@ -281,11 +281,12 @@ class _Loop:
         torch.manual_seed(_seed(self.config.seed, epoch, "model"))
         order = torch.Generator().manual_seed(_seed(self.config.seed, epoch, "order"))
         self.module.train()
-        steps = math.ceil(len(self.rows) / self.config.batch_size)
+        parts = self.train.partition(self.config.batch_size, order, self.masks, self.rows)
+        self.steps = len(parts)
         sums: dict[str, float] = {}
         seen = 0
-        batches = self.train.batches(self.config.batch_size, order, self.masks, self.rows)
-        for step, batch in enumerate(batches, start=1):
+        for step, rows in enumerate(parts, start=1):
+            batch = self.train.batch(rows, order, self.masks)
             losses = self._train_step(batch.to(self.device), optimiser)
             seen += len(batch)
             for name, loss in losses.items():
@@ -293,21 +294,18 @@ class _Loop:
             if not math.isfinite(losses["total"]):
                 raise UserError(f"the loss of epoch {epoch + 1}, step {step} is not finite: lower the learning rate")
             means = {name: value / seen for name, value in sums.items()}
-            report(Progress(epoch + 1, self.config.epochs, step, steps, means))
+            report(Progress(epoch + 1, self.config.epochs, step, self.steps, means))
         return {name: value / seen for name, value in sums.items()}
 
     def _train_step(self, batch: Batch, optimiser: torch.optim.Adam) -> dict[str, float]:
-        """Take one step; return the losses of the batch. Parts go backward one by one, each with its own graph."""
+        """Take one step on a homogeneous batch; return its losses."""
         optimiser.zero_grad(set_to_none=True)
-        parts = []
-        for _, part in batch.split_by_presence():
-            losses = self.method.training_loss(part)
-            (losses["total"] * (len(part) / len(batch))).backward()
-            parts.append((len(part), {name: loss.detach() for name, loss in losses.items()}))
+        losses = self.method.training_loss(batch)
+        losses["total"].backward()
         optimiser.step()
         if self.average:
             self.average.update()
-        return {name: float(loss) for name, loss in weigh(parts).items()}
+        return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def _finish_epoch(
         self,
@@ -331,8 +329,7 @@ class _Loop:
         facts = {"metrics": self.metrics, "best": self.best}
         write_tensors(self.run / LAST, self._state(optimiser), facts)
         write_metrics(self.run, self.metrics)
-        steps = math.ceil(len(self.rows) / self.config.batch_size)
-        report(Progress(epoch + 1, self.config.epochs, steps, steps, losses, validation))
+        report(Progress(epoch + 1, self.config.epochs, self.steps, self.steps, losses, validation))
 
     def _validate(self) -> dict[str, float]:
         if self.val is None:

@@ -109,14 +109,14 @@ PRESETS = {
             "decay_epochs": 9,
             "decay_factor": 0.3,
             "training": "joint",
-            "time_steps": 5,
+            "time_steps": 4,
             "whiten": True,
             "map_size": 2,
         },
         backbones={
             "avsd": {"channels": 256},
             "pano": {"channels": 128, "backbone_options": {"layers": [1, 1, 1, 2]}},
-            "pstp": {"channels": 128, "backbone_options": {"segments": 5, "top_segments": 3, "top_patches": 16}},
+            "pstp": {"channels": 128, "backbone_options": {"segments": 4, "top_segments": 3, "top_patches": 16}},
         },
         options={
             "rmm": {"slots": 16},

@@ -155,7 +155,7 @@ class FullAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [row, channel, height, width] for an `x` of that shape."""
         cells = self.qkv(self.norm(x)).unflatten(1, (3, self.heads, -1)).flatten(4).mT
-        query, key, value = cells.contiguous().unbind(1)  # a GPU's attention refuses some transposed views
+        query, key, value = cells.clone(memory_format=torch.contiguous_format).unbind(1)  # a GPU needs rows in order
         key, value = (
             torch.cat((memory.expand(len(x), -1, -1, -1), part), -2)
             for memory, part in zip(self.memory, (key, value), strict=True)
