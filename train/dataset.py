@@ -123,7 +123,7 @@ class QuestionDataset:
         masks: Masks | None = None,
         rows: np.ndarray | None = None,
     ) -> list[np.ndarray]:
-        """Return `rows` (all by default), shuffled, as the batches of an epoch, each lacking the same modalities all over.
+        """Return `rows` (all by default), shuffled, as an epoch's batches, each lacking the same modalities all over.
 
         So each is encoded once. The last batch of a kind is as short as it comes; the batches are shuffled too.
         """
