@@ -34,6 +34,7 @@ noise_as_missing = load_program("noise_as_missing")
 peek = load_program("peek")
 question_floor = load_program("question_floor")
 slot_spread = load_program("slot_spread")
+validation_in_training = load_program("validation_in_training")
 
 
 class LeakyDataset(QuestionDataset):
@@ -179,7 +180,7 @@ def test_the_bounds_are_those_of_the_specification():
     assert slot_spread.bound(settings["released"], 75) == pytest.approx(1.0083, abs=5e-5)
 
 
-@pytest.mark.parametrize("program", [peek, slot_spread])
+@pytest.mark.parametrize("program", [peek, slot_spread, noise_as_missing, validation_in_training])
 def test_without_the_demo_one_line_says_so_and_the_exit_code_is_2(program, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["program"])
@@ -242,3 +243,26 @@ def test_an_unanswered_question_whose_answer_is_in_no_list_is_not_right():
     dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
     dataset.answers[:2] = torch.tensor([-1, 2])
     assert percent_right(dataset, np.arange(2), [-1, 2]) == 50
+
+
+def test_training_on_validation_asks_its_questions_in_both_splits_and_leaves_the_test_alone():
+    manifest = make_manifest(make_store())
+    both = validation_in_training.with_validation(manifest).questions
+    assert both["train"] == (*manifest.questions["train"], *manifest.questions["val"])
+    assert both["val"] == manifest.questions["val"]
+    assert both["test"] == manifest.questions["test"]
+
+
+def test_training_on_validation_reports_the_chosen_epoch_beside_the_test(monkeypatch, tmp_path):
+    manifest = make_manifest(make_store())
+    asked = []
+
+    def run(cells, given, bank, out, progress, jobs):
+        asked.extend(cell.name for cell in cells)
+        return {cell.name: {"scenarios": {"complete": {"overall": 40.0 + cell.config.seed}}} for cell in cells}
+
+    monkeypatch.setattr(validation_in_training, "run_cells", run)
+    monkeypatch.setattr(validation_in_training, "best_validation", lambda folder: {"complete": len(folder.name)})
+    found = validation_in_training.measure(manifest, None, tmp_path, tmp_path, 2, 1)
+    assert asked == ["zero-fill-seed0", "zero-fill-seed1"]
+    assert found == [(15, 40.0), (15, 41.0)]
