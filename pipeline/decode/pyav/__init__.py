@@ -16,10 +16,13 @@ from av.stream import Disposition
 
 from pipeline.decode import fail_media
 from pipeline.decode.pyav.gathering import AudioGatherer, AVFrame, Event, Stream, VisualGatherer
+from pipeline.decode.pyav.skipping import PacketWindow
 from pipeline.timeline import DecodeRequest, Media
 
 HELD_EVENTS = 500
 HELD_FRAMES = 16
+# Those of which FFmpeg leaves out pictures that no other refers to, and whose timestamps are the pictures' own.
+SKIPPING_CODECS = ("h264", "hevc")
 _ratio = lru_cache(Fraction)
 
 
@@ -53,31 +56,51 @@ class PyAVDecoder:
         Raises MemoryError when the process may not have the memory that the file needs.
         """
         try:
+            return self._pass_over(path, request, skips=request.short != "released")
+        except _DoubtError:
+            return self._pass_over(path, request, skips=False)
+
+    def _pass_over(self, path: Path, request: DecodeRequest, *, skips: bool) -> Media:
+        try:
             container = _open(path)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
             return fail_media(f"cannot be opened: {error.strerror}")
         with container:
-            return _Pass(container, request, self._thread_count).run()
+            return _Pass(container, request, self._thread_count, skips).run()
+
+
+class _DoubtError(Exception):
+    """Something was lost or out of order while pictures were left out: what is right, only a whole pass can tell."""
 
 
 class _Pass:
-    """One pass over one open file."""
+    """One pass over one open file.
 
-    def __init__(self, container: av.container.InputContainer, request: DecodeRequest, thread_count: int) -> None:
-        self._container = container
-        self._request = request
+    With `skips` pictures that matter to none that is looked at are not decoded; `_DoubtError` then says that the file
+    is not as good as that needs.
+    """
+
+    def __init__(
+        self, container: av.container.InputContainer, request: DecodeRequest, thread_count: int, skips: bool
+    ) -> None:
+        self._container, self._request = container, request
         self._streams = _default_streams(container)
         for stream in self._streams.values():
             if stream.codec_context is not None:
                 stream.codec_context.thread_count = thread_count
         self._done = {kind for kind, stream in self._streams.items() if stream.codec_context is None}
+        self._skips = skips and _can_skip(self._streams.get("video"))
         self._break = ""
+        self._window: PacketWindow | None = None
+        self._latest: Fraction | None = None
 
     def run(self) -> Media:
         events = self._read()
         t0, held = self._find_start(events)
+        if self._window is not None:
+            self._window.start(t0)
         visual = VisualGatherer(self._streams.get("video"), self._request, t0)
         audio = AudioGatherer(self._streams.get("audio"), self._request, t0)
         sinks: dict[str, VisualGatherer | AudioGatherer] = {"video": visual, "audio": audio}
@@ -99,15 +122,31 @@ class _Pass:
         if not streams:
             return
         try:
-            for packet in self._container.demux(streams):
+            for packet in self._packets(streams):
                 if packet.size:
                     yield from self._decode(cast(Stream, packet.stream), packet)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
+            if self._skips:
+                raise _DoubtError from None
             self._break = f"the file breaks off: {error.strerror}"
         for stream in streams:
             yield from self._decode(stream, None)
+
+    def _packets(self, streams: list[Stream]) -> Iterator[av.Packet]:
+        """Yield the packets in the file's order, the video's decoder told which pictures it may leave out."""
+        packets = _demux(self._container, streams)
+        video = self._streams.get("video")
+        if not self._skips or not isinstance(video, av.VideoStream):
+            yield from packets
+            return
+        rates = {1, *(size.per_second for size in self._request.frame_sizes)}
+        self._window = PacketWindow(packets, video, sorted(rates))
+        for packet, is_wanted in self._window:
+            if packet.stream is video:
+                video.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+            yield packet
 
     def _decode(self, stream: Stream, packet: av.Packet | None) -> Iterator[Event]:
         if stream.type in self._done:
@@ -117,6 +156,8 @@ class _Pass:
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
+            if self._skips:
+                raise _DoubtError from None
             if packet is not None:
                 pts = packet.pts if packet.pts is not None else packet.dts
                 start = None if pts is None else pts * _tick(stream)
@@ -124,7 +165,12 @@ class _Pass:
                 yield Event(stream.type, start, duration, error=str(error.strerror))
             return
         for frame in frames:
-            yield Event(stream.type, _start_of(frame, stream), _duration_of(frame, stream), frame)
+            start = _start_of(frame, stream)
+            if self._skips and stream.type == "video":
+                if start is None or (self._latest is not None and start <= self._latest):
+                    raise _DoubtError
+                self._latest = start
+            yield Event(stream.type, start, _duration_of(frame, stream), frame)
 
     def _find_start(self, events: Iterator[Event]) -> tuple[Fraction, list[Event]]:
         """Return t0, the smallest timestamp of the streams' first frames, and the events read to find it.
@@ -165,6 +211,20 @@ def _default_streams(container: av.container.InputContainer) -> dict[str, Stream
         if known is None or stream.disposition & ~known.disposition & Disposition.default:
             chosen[stream.type] = stream
     return chosen
+
+
+def _demux(container: av.container.InputContainer, streams: list[Stream]) -> Iterator[av.Packet]:
+    """Yield the packets of `streams`; PyAV trips over those of a stream that only shows later in the file."""
+    while True:
+        try:
+            yield from container.demux(streams)
+            return
+        except IndexError:
+            continue
+
+
+def _can_skip(video: Stream | None) -> bool:
+    return video is not None and video.codec_context is not None and video.codec_context.name in SKIPPING_CODECS
 
 
 def _tick(stream: Stream) -> Fraction:

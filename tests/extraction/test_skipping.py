@@ -1,0 +1,137 @@
+"""Pictures left undecoded: fewer are decoded, and what comes out is what a whole pass gives, byte for byte."""
+
+import random
+from collections import Counter
+from fractions import Fraction
+from types import SimpleNamespace
+
+import av
+import media_maker
+import numpy as np
+import pytest
+
+from pipeline.decode import pyav
+from pipeline.decode.pyav import PyAVDecoder
+from pipeline.decode.pyav.skipping import PacketWindow
+from pipeline.store.schema import State
+from pipeline.timeline import DecodeRequest, FrameSize
+
+SIZE = FrameSize("stretch", 64)
+FINE = FrameSize("stretch", 32, per_second=8)
+REQUEST = DecodeRequest(seconds=20, frame_sizes=(SIZE,))
+
+
+def decode(path, request=REQUEST, codecs=pyav.SKIPPING_CODECS):
+    """Return the media and how many pictures were decoded in each pass over the file."""
+    passes = []
+    original = pyav._Pass._decode
+
+    def count(self, stream, packet):
+        if not passes or passes[-1][0] is not self:
+            passes.append((self, Counter()))
+        for event in original(self, stream, packet):
+            passes[-1][1][stream.type] += 1
+            yield event
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyav, "SKIPPING_CODECS", codecs)
+        patch.setattr(pyav._Pass, "_decode", count)
+        media = PyAVDecoder().decode(path, request)
+    return media, [counted["video"] for _, counted in passes]
+
+
+def same(one, other) -> bool:
+    tracks = one.visual == other.visual and one.audio == other.audio and one.frames.keys() == other.frames.keys()
+    pictures = all(np.array_equal(frames, other.frames[size]) for size, frames in one.frames.items())
+    return tracks and pictures and np.array_equal(one.waveform, other.waveform)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("sizes", [(SIZE,), (SIZE, FINE)], ids=["one a second", "eight a second too"])
+def test_fewer_pictures_are_decoded_and_the_same_ones_chosen(tmp_path, codec, sizes):
+    try:
+        av.codec.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        pytest.skip(f"this PyAV has no {codec}")
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(6), (0, 6), video_codec=codec)
+    request = DecodeRequest(seconds=20, frame_sizes=sizes)
+    whole, (every,) = decode(path, request, codecs=())
+    media, (decoded,) = decode(path, request)
+    assert every == 150
+    assert decoded < (110 if len(sizes) == 1 else 140)
+    assert media.visual.state is State.COMPLETE
+    assert same(media, whole)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("late", [0, 1.7])
+def test_irregular_frames_are_chosen_as_by_a_whole_pass(tmp_path, seed, late):
+    random.seed(seed)
+    starts = [Fraction(late)]
+    while starts[-1] < 7:
+        starts.append(starts[-1] + Fraction(random.choice([1, 2, 3, 3, 4, 30]), 75))
+    path = media_maker.write_clip(tmp_path / "clip.mkv", starts, (0, 7.5))
+    assert same(decode(path)[0], decode(path, codecs=())[0])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_file_is_read_as_by_a_whole_pass(tmp_path, seed):
+    path = media_maker.write_clip(tmp_path / "clip.ts", media_maker.steady(5), (0, 5))
+    data = bytearray(path.read_bytes())
+    random.seed(seed)
+    for _ in range(30):
+        data[random.randrange(len(data) // 4, len(data))] ^= 1 << random.randrange(8)
+    path.write_bytes(data)
+    assert same(decode(path)[0], decode(path, codecs=())[0])
+
+
+def test_a_loss_or_a_picture_out_of_order_starts_a_whole_pass(tmp_path, monkeypatch):
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(6), (0, 6))
+    whole, _ = decode(path, codecs=())
+    monkeypatch.setattr(pyav, "_start_of", lambda frame, stream: None if stream.type == "video" else Fraction(0))
+    media, passes = decode(path)
+    assert len(passes) == 2
+    assert passes[1] == 150
+    assert media.visual.steps == whole.visual.steps
+
+
+def test_the_released_rule_counts_every_picture(tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(4), (0, 4))
+    _, passes = decode(path, DecodeRequest(seconds=4, frame_sizes=(SIZE,), short="released"))
+    assert len(passes) == 1
+    assert passes[0] > 80
+
+
+def packet(stream, pts, is_discard=False):
+    return SimpleNamespace(stream=stream, pts=pts, time_base=Fraction(1, 10), is_discard=is_discard)
+
+
+def wanted(packets, video="video", rates=(1,), t0=0):
+    window = PacketWindow(iter(packets), video, rates)
+    if t0 is not None:
+        window.start(Fraction(t0))
+    handed = list(window)
+    assert [given for given, _ in handed] == list(packets)
+    return [given.pts for given, is_wanted in handed if is_wanted]
+
+
+def test_the_two_last_pictures_before_each_moment_are_wanted():
+    packets = [packet("video", pts) for pts in range(25)]
+    assert wanted(packets) == [4, 5, 14, 15, 23, 24]
+    assert wanted(packets, rates=(1, 2)) == [1, 2, 4, 5, 6, 7, 11, 12, 14, 15, 16, 17, 21, 22, 23, 24]
+    assert wanted(packets, t0=Fraction(1, 4)) == [6, 7, 16, 17, 23, 24]
+
+
+def test_the_order_in_which_pictures_are_stored_does_not_matter():
+    packets = [packet("video", pts) for pts in (0, 4, 2, 1, 3, 8, 6, 5, 7, 12, 10, 9, 11)]
+    assert sorted(wanted(packets)) == [4, 5, 11, 12]
+
+
+def test_sound_and_what_is_not_shown_or_has_no_time_is_always_handed_on():
+    packets = [packet("audio", 0), packet("video", None), *(packet("video", pts, pts > 2) for pts in range(6))]
+    assert wanted(packets) == [0, None, 1, 2, 3, 4, 5]
+
+
+def test_nothing_is_left_out_before_the_axis_is_known():
+    packets = [packet("video", pts) for pts in range(25)]
+    assert wanted(packets, t0=None) == list(range(25))
