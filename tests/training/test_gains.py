@@ -88,6 +88,13 @@ def test_the_share_is_of_the_gap_to_the_model_trained_without_the_modality(tmp_p
     assert find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"].share is None
 
 
+def test_there_is_no_share_of_a_gap_that_may_be_none(tmp_path: Path) -> None:
+    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
+    rows += [answered(tmp_path, 11, "reference", inputs="visual,question")]
+    (block,) = build_blocks(rows)
+    assert find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"].share is None
+
+
 def test_backbones_and_baselines_keep_apart(tmp_path: Path) -> None:
     rows = [answered(tmp_path, 10), answered(tmp_path, 12, "modality-dropout")]
     rows += [answered(tmp_path, 20, "rmm", backbone="pano")]

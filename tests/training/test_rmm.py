@@ -22,6 +22,9 @@ def golden_memory(variant: str) -> RelationMemory:
     with torch.no_grad():
         for position, name in enumerate(("question", "audio", "visual")):
             memory.slots[name].copy_(gaussian(tuple(memory.slots[name].shape), 100.0 * position))
+        if variant == "recommended":
+            for sharpness in memory.log_sharpness.values():
+                sharpness.fill_(math.log(10))
     return memory
 
 
@@ -64,6 +67,17 @@ def test_recalls_what_the_released_memory_recalls():
         assert probe(values) == pytest.approx(expected[f"{modality}_probe"], rel=1e-4)
         assert values.flatten()[:4].tolist() == pytest.approx(expected[f"{modality}_first"], rel=1e-4)
     assert loss.item() == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_slots_begin_neither_all_alike_nor_one_alone():
+    memory, rows = golden_memory("recommended"), golden_rows()
+    memory.log_sharpness.load_state_dict(RelationMemory(SHAPES, 512).log_sharpness.state_dict())
+    memory.observe(rows, len(rows["question"]))
+    with torch.no_grad():
+        weights = memory.weights("visual", rows["visual"], rows["question"])
+    spread = weights.amax(1) / weights.amin(1)
+    assert spread.min() > 1.1
+    assert spread.max() < 100
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

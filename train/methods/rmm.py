@@ -35,7 +35,10 @@ from train.interfaces import Backbone, Representation, Stage
 Addressing = Literal["paper", "cosine", "centred"]
 Combination = Literal["paper_softmax", "normalised_product", "tau"]
 RecallError = Literal["sum", "mean", "share"]
-START_SHARPNESS = 10.0
+# Sharper slots recall one real step rather than what steps like this one share, and training unlearns it slowly: on the
+# demo's features the error of recall grows from 1 on (FINDINGS.md), where the largest weight is some ten times the
+# smallest.
+START_SHARPNESS = 1.0
 SMALLEST_VARIANCE = 1e-6
 
 

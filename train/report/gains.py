@@ -23,7 +23,7 @@ class Gain:
     """A gain in percent points with its 95 % interval [low, high] and the p-value of there being none.
 
     `share`: of the gap between the baseline and the model trained without the missing modality; None where that model
-    is not there or not above the baseline.
+    is not there or where the gap's own interval reaches down to nothing.
     """
 
     points: float
@@ -93,9 +93,11 @@ def _share(
     if not seeds:
         return None
     found, before, trained = (
-        float(np.mean([_right(told[label][seed]).mean() for seed in seeds])) for label in (method, baseline, reference)
+        np.mean([_right(told[label][seed]) for seed in seeds], axis=0) for label in (method, baseline, reference)
     )
-    return (found - before) / (trained - before) if trained > before else None
+    videos = [prediction.video_id for prediction in told[method][min(seeds)]]
+    gap = paired_gain(trained - before, videos)
+    return float((found - before).mean() / (trained - before).mean()) if gap.low > 0 else None
 
 
 def gain_rows(gains: Mapping[str, Mapping[str, Mapping[str, Gain]]]) -> list[tuple[str, str, list[Gain | None]]]:
