@@ -114,6 +114,7 @@ PRESETS = {
             "map_size": 2,
         },
         backbones={
+            "avst": {"dropout": 0.3},
             "avsd": {"channels": 256},
             "pano": {"channels": 128, "backbone_options": {"layers": [1, 1, 1, 2]}},
             "pstp": {"channels": 128, "backbone_options": {"segments": 4, "top_segments": 3, "top_patches": 16}},
