@@ -107,21 +107,25 @@ class Rotated:
 
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
         """Return what the source holds [step, ...]."""
-        return read_steps(array, int(self.source[video]), steps)
+        source = int(self.source[video])
+        return read_steps(array, slice(source, source + 1), steps)[0]
 
 
 @dataclass(frozen=True)
 class AlteredValues:
-    """What a feature bank reads of an array [video, time, ...]: its type, and the steps of one video."""
+    """What a feature bank reads of an array [video, time, ...]: its type, its chunks, and the steps of some videos."""
 
     dtype: np.dtype
     seconds: int
     read: Callable[[int, np.ndarray], np.ndarray]
+    chunks: tuple[int, ...] = (1,)
 
-    def __getitem__(self, key: tuple[int, int | slice]) -> np.ndarray:
-        video, chosen = key
+    def __getitem__(self, key: tuple[int | slice, int | slice]) -> np.ndarray:
+        videos, chosen = key
+        if isinstance(videos, slice):
+            return np.stack([self[video, chosen] for video in range(videos.start, videos.stop)])
         steps = np.arange(self.seconds)[chosen]
-        return self.read(video, steps) if steps.ndim else self.read(video, steps[None])[0]
+        return self.read(videos, steps) if steps.ndim else self.read(videos, steps[None])[0]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class StoreRows:
         for video in np.unique(videos):
             rows = np.flatnonzero(videos == video)
             wanted, back = np.unique(positions[rows], return_inverse=True)
-            values = self.stored.read(int(video), np.asarray(self.steps)[wanted], self.map_size)
+            (values,) = self.stored.read(np.array([video]), np.asarray(self.steps)[wanted], self.map_size)
             parts.append(values[torch.from_numpy(back)])
             order.append(rows)
         gathered = torch.cat(parts)
@@ -72,23 +72,33 @@ class StoredFeature:
         self._step_counts = store.steps(store.spec(name).modality)
         self.dtype = np.dtype(self._array.dtype)
 
-    def read(self, video: int, steps: np.ndarray, map_size: int | None) -> Tensor:
-        """Return [step, ...] of a video that is complete, maps pooled to `map_size`.
+    def read(self, videos: np.ndarray, steps: np.ndarray, map_size: int | None) -> Tensor:
+        """Return [video, step, ...] of videos (ascending) that are complete, maps pooled to `map_size`.
 
+        Every row between the first video and the last is read: ask for those of one chunk.
         Raises `UserError` where the store cannot be read, or holds no numbers after all.
         """
+        first = int(videos[0])
         with naming_damage(self._store.path, self._path):
-            values = torch.from_numpy(np.ascontiguousarray(read_steps(self._array, video, steps)))
+            rows = read_steps(self._array, slice(first, int(videos[-1]) + 1), steps)
+        values = torch.from_numpy(np.ascontiguousarray(rows[videos - first]))
         if map_size is not None:
-            values = F.adaptive_avg_pool2d(values.float(), map_size).to(values.dtype)
-        there = torch.from_numpy(steps < self._step_counts[video])
-        if values[there].isnan().any():
+            pooled = F.adaptive_avg_pool2d(values.flatten(0, 1).float(), map_size)
+            values = pooled.to(values.dtype).unflatten(0, values.shape[:2])
+        holes = values.flatten(2).isnan().any(2).numpy() & (steps < self._step_counts[videos, None])
+        if holes.any():
+            damaged = self._store.video_ids[videos[holes.any(1)][0]]
             raise UserError(
-                f"store {self._store.path}: {self._path} lacks numbers of {self._store.video_ids[video]!r}, which "
+                f"store {self._store.path}: {self._path} lacks numbers of {damaged!r}, which "
                 f"counts as complete: the store is damaged ('mavqa-inspect {self._store.path} --verify' lists what is "
                 "lost), extract it anew"
             )
         return values
+
+    def by_chunk(self, videos: np.ndarray) -> list[np.ndarray]:
+        """Return `videos` (ascending) in groups that are stored together: to read one is to decompress all."""
+        chunks = videos // self._array.chunks[0]
+        return np.split(videos, np.flatnonzero(np.diff(chunks)) + 1)
 
 
 class FeatureBank:
@@ -120,9 +130,9 @@ class FeatureBank:
         self._free_bytes -= needed_bytes
         values = np.empty((len(videos), len(steps), *shape), dtype=stored.dtype)
         place = np.full(len(self.store.video_ids), -1)
-        for position, video in enumerate(videos):
-            values[position] = stored.read(int(video), np.asarray(steps), map_size).numpy()
-            place[video] = position
+        place[videos] = np.arange(len(videos))
+        for group in stored.by_chunk(videos) if len(videos) else []:
+            values[place[group]] = stored.read(group, np.asarray(steps), map_size).numpy()
         return MemoryRows(values, place)
 
 

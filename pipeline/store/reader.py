@@ -57,15 +57,15 @@ def naming_damage(store: str | Path, path: str) -> Iterator[None]:
         ) from None
 
 
-def read_steps(array: Any, video: int, steps: np.ndarray) -> np.ndarray:
-    """Return [step, ...] of row `video` of an array [video, time, ...], at the given `steps` (in any order).
+def read_steps(array: Any, videos: slice, steps: np.ndarray) -> np.ndarray:
+    """Return [video, step, ...] of the rows `videos` of an array [video, time, ...], at `steps` (in any order).
 
     zarr takes about eight times as long to pick steps from a list (`oindex`) as to read the same evenly spaced ones.
     """
     first, spacing = int(steps[0]), int(steps[1] - steps[0]) if len(steps) > 1 else 1
     if spacing > 0 and np.array_equal(steps, np.arange(len(steps)) * spacing + first):
-        return np.asarray(array[video, first : int(steps[-1]) + 1 : spacing])
-    return np.stack([np.asarray(array[video, int(step)]) for step in steps])
+        return np.asarray(array[videos, first : int(steps[-1]) + 1 : spacing])
+    return np.stack([np.asarray(array[videos, int(step)]) for step in steps], axis=1)
 
 
 class FeatureStore:

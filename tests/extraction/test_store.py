@@ -49,7 +49,8 @@ def test_a_row_that_was_never_written_reads_as_no_feature(tmp_path: Path) -> Non
 def test_the_steps_that_are_asked_for_are_read_in_their_order(tmp_path: Path, steps: list[int]) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(2, 8, 3), chunks=(1, 1, 3), shards=(1, 8, 3), dtype="int32")
     array[:] = np.arange(48).reshape(2, 8, 3)
-    np.testing.assert_array_equal(read_steps(array, 1, np.array(steps)), array[1][steps])
+    np.testing.assert_array_equal(read_steps(array, slice(1, 2), np.array(steps)), array[1:2][:, steps])
+    np.testing.assert_array_equal(read_steps(array, slice(0, 2), np.array(steps)), array[:][:, steps])
 
 
 def test_what_workers_write_is_read_back_and_the_rest_stays_a_hole(tmp_path: Path) -> None:

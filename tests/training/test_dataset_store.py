@@ -8,7 +8,7 @@ import torch
 from tiny_store import SHAPES, SIZES, TEXTS, WORDS, make_manifest, make_store
 
 from pipeline.failure import UserError
-from pipeline.store.reader import open_store
+from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 from train.backbones import make_backbone
@@ -98,3 +98,24 @@ def test_a_run_trains_on_a_store_on_disk(tmp_path):
     fit(tiny_config(epochs=1), make_manifest(tiny), FeatureBank(store), tmp_path / "run")
     _, config = load_run(tmp_path / "run")
     assert config.sizes.input_shapes == {"vggish": (8,), "resnet18-map": (SHAPES["resnet18-map"][0], 2, 2)}
+
+
+def test_videos_that_are_stored_together_are_read_together(tmp_path, monkeypatch):
+    write_store(make_store(videos=40), tmp_path / "s.zarr")
+    asked = []
+
+    def read(array, videos, steps):
+        asked.append((videos.start, videos.stop))
+        return read_steps(array, videos, steps)
+
+    monkeypatch.setattr("train.features.read_steps", read)
+    store = open_store(tmp_path / "s.zarr")
+    rows = FeatureBank(store).rows("vggish", (0, 2), None)
+    complete = np.flatnonzero(store.state("vggish") == State.COMPLETE)
+    videos_per_chunk = store.values("vggish").chunks[0]
+    assert videos_per_chunk > 1
+    assert len(asked) == len(np.unique(complete // videos_per_chunk)) < len(complete)
+    for video in complete:
+        expected = store.values("vggish")[int(video)][[0, 2]]
+        found = rows.gather(np.array([video, video]), np.array([0, 1])).numpy()
+        np.testing.assert_array_equal(found, expected)
