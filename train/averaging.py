@@ -9,7 +9,8 @@ class WeightAverage:
     """Keep a copy of `module` whose weights are an exponential moving average of those that the steps left behind.
 
     Each step keeps `decay` of the average; buffers (moments, counters) are copied as they are. The first step's
-    weights begin it, so that what the module started from does not weigh on it.
+    weights begin it, so that what the module started from does not weigh on it; a stage of training that frees other
+    parameters needs an average of its own.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

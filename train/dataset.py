@@ -125,7 +125,8 @@ class QuestionDataset:
     ) -> list[np.ndarray]:
         """Return `rows` (all by default), shuffled, as an epoch's batches, each lacking the same modalities all over.
 
-        So each is encoded once. The last batch of a kind is as short as it comes; the batches are shuffled too.
+        So each is encoded once. The last batch of a kind is as short as it comes, yet a whole step of training; the
+        batches are shuffled too.
         """
         rows = np.arange(len(self)) if rows is None else rows
         rows = rows[torch.randperm(len(rows), generator=generator).numpy()]

@@ -212,7 +212,6 @@ class _Loop:
         stored = self._restore()
         if not self.metrics and isinstance(self.method, PreparedMethod):
             self.method.prepare(*self._whole_split())
-        self._begin_average(stored)
         optimiser: torch.optim.Adam | None = None
         for stage, epochs in self.plan:
             for epoch in epochs[max(0, len(self.metrics) - epochs.start) :]:
@@ -220,8 +219,10 @@ class _Loop:
                     optimiser = self._enter(stage)
                     if epoch > epochs.start:
                         self._load_moments(optimiser, _under("adam/", stored))
-                    else:
-                        self.best = -math.inf  # what a later stage trains was random in every epoch before it
+                        self._begin_average(stored)
+                    else:  # what a later stage trains was random in every epoch before it
+                        self.best = -math.inf
+                        self._begin_average({})
                 rate = self._set_rate(optimiser, epoch - epochs.start)
                 began = time.perf_counter()
                 losses = self._train_epoch(epoch, optimiser, report)

@@ -76,5 +76,30 @@ def test_a_stopped_run_resumes_to_the_average_of_an_uninterrupted_one(tmp_path, 
     assert load_run(tmp_path / "stopped")[1].ema_decay == 0.9
 
 
+def test_a_later_stage_begins_its_average_anew(tmp_path, monkeypatch):
+    seen = {}
+
+    def look(progress):
+        if (progress.epoch, progress.step) == (2, 1) and progress.validation is None:
+            raise Killed
+
+    steps = []
+    original = WeightAverage.update
+
+    def update(self):
+        original(self)
+        steps.append(self)
+        seen[len(steps)] = {
+            n: (p.clone(), q.clone())
+            for (n, p), (_, q) in zip(self.module.named_parameters(), self._trained.named_parameters(), strict=True)
+        }
+
+    monkeypatch.setattr(WeightAverage, "update", update)
+    with pytest.raises(Killed):
+        train(tmp_path / "run", method="rmm", training="staged", ema_decay=0.9, epochs=2, report=look)
+    assert len({id(average) for average in steps}) == 2
+    assert all(torch.equal(averaged, trained) for averaged, trained in seen[len(steps)].values())
+
+
 def test_no_average_is_kept_unless_asked_for():
     assert tiny_config().ema_decay == 0

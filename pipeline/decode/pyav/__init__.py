@@ -21,8 +21,8 @@ from pipeline.timeline import DecodeRequest, Media
 
 HELD_EVENTS = 500
 HELD_FRAMES = 16
-# Those of which FFmpeg leaves out pictures that no other refers to, and whose timestamps are the pictures' own.
-SKIPPING_CODECS = ("h264", "hevc")
+# In HEVC a picture of a higher temporal layer may refer to one that counts as referred to by none.
+SKIPPING_CODECS = ("h264",)
 _ratio = lru_cache(Fraction)
 
 
@@ -94,7 +94,7 @@ class _Pass:
         self._skips = skips and _can_skip(self._streams.get("video"))
         self._break = ""
         self._window: PacketWindow | None = None
-        self._latest: Fraction | None = None
+        self._latest: int | None = None
 
     def run(self) -> Media:
         events = self._read()
@@ -128,11 +128,13 @@ class _Pass:
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
-            if self._skips:
+            if self._window is not None:
                 raise _DoubtError from None
             self._break = f"the file breaks off: {error.strerror}"
         for stream in streams:
             yield from self._decode(stream, None)
+        if self._window is not None and "video" not in self._done and not self._window.is_settled:
+            raise _DoubtError
 
     def _packets(self, streams: list[Stream]) -> Iterator[av.Packet]:
         """Yield the packets in the file's order, the video's decoder told which pictures it may leave out."""
@@ -156,7 +158,7 @@ class _Pass:
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
-            if self._skips:
+            if stream.type == "video" and self._window is not None and self._window.has_left_out:
                 raise _DoubtError from None
             if packet is not None:
                 pts = packet.pts if packet.pts is not None else packet.dts
@@ -165,12 +167,15 @@ class _Pass:
                 yield Event(stream.type, start, duration, error=str(error.strerror))
             return
         for frame in frames:
-            start = _start_of(frame, stream)
-            if self._skips and stream.type == "video":
-                if start is None or (self._latest is not None and start <= self._latest):
-                    raise _DoubtError
-                self._latest = start
-            yield Event(stream.type, start, _duration_of(frame, stream), frame)
+            if stream.type == "video" and self._window is not None:
+                self._check_order(self._window, frame.pts)
+            yield Event(stream.type, _start_of(frame, stream), _duration_of(frame, stream), frame)
+
+    def _check_order(self, window: PacketWindow, pts: int | None) -> None:
+        """Raise `_DoubtError` where a picture comes without a time, out of order, or in the place of an awaited one."""
+        if pts is None or (self._latest is not None and pts <= self._latest) or not window.came(pts):
+            raise _DoubtError
+        self._latest = pts
 
     def _find_start(self, events: Iterator[Event]) -> tuple[Fraction, list[Event]]:
         """Return t0, the smallest timestamp of the streams' first frames, and the events read to find it.
