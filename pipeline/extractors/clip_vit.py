@@ -22,7 +22,7 @@ from pipeline.weights import Network, PublishedFile, WeightsSource
 if TYPE_CHECKING:
     from open_clip import CLIP
 
-FRAMES_PER_BATCH = 4
+FRAMES_PER_BATCH = 5
 TEXTS_PER_BATCH = 32
 CONTEXT = 77
 ARCHITECTURE = "ViT-B-32-quickgelu"

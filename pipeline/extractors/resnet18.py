@@ -24,7 +24,7 @@ from pipeline.frozen import (
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource
 
-FRAMES_PER_BATCH = 4
+FRAMES_PER_BATCH = 5
 
 NETWORK = Network(
     name="resnet18",

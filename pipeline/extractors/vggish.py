@@ -25,7 +25,7 @@ BANDS = 64
 LOWEST_HZ = 125.0
 HIGHEST_HZ = 7500.0
 LOG_OFFSET = 0.01
-EXAMPLES_PER_BATCH = 4
+EXAMPLES_PER_BATCH = 5
 
 # The filter that resampy calls `kaiser_best`: a sinc of 64 zero crossings under a Kaiser window.
 KAISER_BEST = {
