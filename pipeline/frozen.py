@@ -75,11 +75,13 @@ def run_frozen(
     batch_rows: int,
     shape: tuple[int, ...],
     dtype: torch.dtype,
+    multiplies: bool = True,
 ) -> np.ndarray:
     """Return [time, *shape] of uint8 [time, ..., height, width, 3], in batches of one size, the last padded.
 
-    A row never depends on how many rows its video has. Raises `FloatingPointError` where a value is not finite
-    in `dtype`.
+    A row never depends on how many rows its video has. `multiplies`: whether `module` does more than convolve frames
+    one by one; where it does not, the last batch needs no padding on the CPU (`last_batch_rows`).
+    Raises `FloatingPointError` where a value is not finite in `dtype`.
     """
     device = next(module.parameters()).device
     features = torch.empty((len(frames), *shape), dtype=dtype)
@@ -87,13 +89,23 @@ def run_frozen(
     with torch.inference_mode(), precision:
         for start in range(0, len(frames), batch_rows):
             rows = features[start : start + batch_rows]
-            batch = np.zeros((batch_rows, *frames.shape[1:]), np.uint8)
+            size = batch_rows if multiplies else last_batch_rows(len(rows), batch_rows, device)
+            batch = np.zeros((size, *frames.shape[1:]), np.uint8)
             batch[: len(rows)] = frames[start : start + batch_rows]
             images = _normalise(torch.from_numpy(batch).to(device), normalisation)
             rows.copy_(module(images)[: len(rows)])
             if not rows.isfinite().all():
                 raise FloatingPointError(f"the network gave values that are not finite in {dtype} near step {start}")
     return features.numpy()
+
+
+def last_batch_rows(rows: int, batch_rows: int, device: torch.device) -> int:
+    """Return how many rows `rows` are padded to for convolutions alone, so that each has the bits of a full batch.
+
+    The CPU convolves two rows or more one by one; it may sum a single one in another order, as it may the products of
+    matrices at any number, and as a GPU may everything.
+    """
+    return max(rows, min(2, batch_rows)) if device.type == "cpu" else batch_rows
 
 
 def _normalise(frames: Tensor, normalisation: Normalisation) -> Tensor:

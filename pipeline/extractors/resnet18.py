@@ -54,7 +54,7 @@ class ResNet18Map:
     those of the published recipe, although the weights were trained with ImageNet's: `normalisations` has both.
     Source: MUSIC-AVQA's `extract_visual_feat_14x14`.
     Differs from the released code: a frame is the one shown in the middle of its second and never went
-    through JPEG; float16 instead of float32; batches of 5 frames, the last one padded.
+    through JPEG; float16 instead of float32; batches of 5 frames, whose number changes no bit of a frame.
     """
 
     normalisations: ClassVar[dict[str, Normalisation]] = {"published": KINETICS, "trained": IMAGENET}
@@ -88,7 +88,7 @@ class ResNet18Map:
         """
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
-        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, self.shape, torch.float16)
+        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, self.shape, torch.float16, False)
 
 
 @dataclass
@@ -128,7 +128,7 @@ class ResNet18Pooled:
         """
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
-        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, self.shape, torch.float32)
+        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, self.shape, torch.float32, False)
 
 
 def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str, Any]:
