@@ -42,7 +42,7 @@ class TrainConfig(BaseModel):
     `objective` "grounding" trains no answer, but the backbone's telling of matching sound and picture from others.
     `options` are keywords of the method, `backbone_options` of the backbone. `variant` is the reading of both, where
     they know several: "recommended" means the backbone's paper and the mended method. `map_size`: maps are pooled to
-    that many cells a side, None keeps them. `whiten`: stored channels are given mean 0, variance 1 and no
+    that many cells a side, None keeps them. `whiten`: stored channels are given mean 0, at most variance 1 and little
     correlation over the training videos, which seeded features need and pretrained ones do not. `start_from`: the run
     beside this one whose trained backbone this one starts with. The learning rate is multiplied by `decay_factor` after
     every `decay_epochs` epochs of a stage. `ema_decay`: the share of a running average of the weights that every step

@@ -109,7 +109,7 @@ PRESETS = {
             "decay_epochs": 9,
             "decay_factor": 0.3,
             "training": "joint",
-            "time_steps": 4,
+            "time_steps": 3,
             "whiten": True,
             "map_size": 2,
         },
@@ -117,7 +117,7 @@ PRESETS = {
             "avst": {"dropout": 0.3},
             "avsd": {"channels": 256},
             "pano": {"channels": 128, "backbone_options": {"layers": [1, 1, 1, 2]}},
-            "pstp": {"channels": 128, "backbone_options": {"segments": 4, "top_segments": 3, "top_patches": 16}},
+            "pstp": {"channels": 128, "backbone_options": {"segments": 3, "top_segments": 2, "top_patches": 16}},
         },
         options={
             "rmm": {"slots": 16},

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.frozen import last_batch_rows
 from pipeline.timeline import Media
 from pipeline.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
 
@@ -79,8 +80,12 @@ class VGGish(nn.Module):
 
     def forward(self, examples: Tensor) -> Tensor:
         """Return [example, 128], >= 0, of log-mel examples [example, 96, 64]."""
+        return self.embeddings(self.convolve(examples))
+
+    def convolve(self, examples: Tensor) -> Tensor:
+        """Return what the embedding layers read, [example, time x mel x channel], of examples [example, 96, 64]."""
         maps = self.features(examples.unsqueeze(1).contiguous(memory_format=torch.channels_last))
-        return self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))
+        return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 @dataclass
@@ -200,13 +205,18 @@ def _resample(seconds: Tensor, sample_rate_hz: int) -> Tensor:
 
 
 def _embed(network: VGGish, examples: Tensor) -> Tensor:
-    """Return [example, 128] on the CPU, in batches of one size; the last is padded with zeros."""
+    """Return [example, 128] on the CPU, in batches of one size; the last is padded with zeros where that matters."""
     device = next(network.parameters()).device
     embeddings = torch.empty(len(examples), 128)
     with torch.inference_mode():
         for start in range(0, len(examples), EXAMPLES_PER_BATCH):
-            rows = embeddings[start : start + EXAMPLES_PER_BATCH]
-            batch = torch.zeros(EXAMPLES_PER_BATCH, FRAMES, BANDS)
-            batch[: len(rows)] = examples[start : start + EXAMPLES_PER_BATCH]
-            rows.copy_(network(batch.to(device))[: len(rows)])
+            batch = examples[start : start + EXAMPLES_PER_BATCH].to(device)
+            size = last_batch_rows(len(batch), EXAMPLES_PER_BATCH, device)
+            maps = network.convolve(_pad_rows(batch, size))
+            padded = network.embeddings(_pad_rows(maps, EXAMPLES_PER_BATCH))
+            embeddings[start : start + len(batch)] = padded[: len(batch)]
     return embeddings
+
+
+def _pad_rows(values: Tensor, rows: int) -> Tensor:
+    return functional.pad(values, (0, 0) * (values.dim() - 1) + (0, rows - len(values)))

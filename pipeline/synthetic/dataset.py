@@ -25,7 +25,7 @@ SPLIT_SHARES = {"val": 0.1, "test": 0.2}
 NO_AUDIO_SHARE = 0.10
 NO_PICTURE_SHARE = 0.05
 # More questions spread their answers less evenly: those that judge a model are fewer, so that guessing pays less.
-QUESTIONS_PER_VIDEO = {"train": 17, "val": 10, "test": 10}
+QUESTIONS_PER_VIDEO = {"train": 14, "val": 10, "test": 10}
 VIDEOS_FOLDER = "videos"
 
 _TYPE_OF = {ask.template: ask.type for ask in ASKS}

@@ -85,7 +85,7 @@ def test_all_nine_types_and_33_templates_are_asked_in_known_words(
 
 
 @pytest.mark.parametrize(
-    ("split", "videos", "least", "most"), [("train", 280, 13, 17), ("val", 40, 7, 12), ("test", 80, 7, 12)]
+    ("split", "videos", "least", "most"), [("train", 280, 10, 14), ("val", 40, 7, 12), ("test", 80, 7, 12)]
 )
 def test_videos_are_asked_about_evenly_and_most_often_in_training(
     questions: dict[str, tuple[Question, ...]], split: str, videos: int, least: int, most: int
