@@ -194,6 +194,14 @@ def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(
         run_cells(cells(), manifest, FeatureBank(store), tmp_path, stop)
     assert not (tmp_path / "zero-fill-seed0" / "results.jsonl").exists()
     assert run_cells(cells(), manifest, FeatureBank(store), tmp_path) == swept[1]
+    assert _tables(tmp_path) == _tables(swept[0])
+
+
+def _tables(runs: Path) -> dict[str, bytes]:
+    """Return the files of the runs' report but the page, which also says how long the epochs took."""
+    names = [cell.name for cell in cells()]
+    page = write_report([runs / name for name in names], runs.parent / f"{runs.name}-report")
+    return {path.name: path.read_bytes() for path in page.parent.iterdir() if path != page}
 
 
 def test_a_folder_trained_on_other_questions_is_refused(swept: tuple[Path, dict[str, dict]], store: TinyStore) -> None:
