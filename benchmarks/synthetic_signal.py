@@ -42,8 +42,8 @@ COUNTS: dict[str, Label] = {
 def main() -> None:
     """Parse the options, make the dataset, print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=400)
-    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--videos", type=int, default=500)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()

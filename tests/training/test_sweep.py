@@ -194,6 +194,8 @@ def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(
         run_cells(cells(), manifest, FeatureBank(store), tmp_path, stop)
     assert not (tmp_path / "zero-fill-seed0" / "results.jsonl").exists()
     assert run_cells(cells(), manifest, FeatureBank(store), tmp_path) == swept[1]
+    for file in ("checkpoint.safetensors", "metrics.jsonl", "results.jsonl"):
+        assert (tmp_path / "zero-fill-seed0" / file).read_bytes() == (swept[0] / "zero-fill-seed0" / file).read_bytes()
     assert _tables(tmp_path) == _tables(swept[0])
 
 
