@@ -114,25 +114,29 @@ def _run(
     loaded = load_manifest(manifest or Path("data_manifests") / dataset)
     folder = videos or _videos_folder(manifest, dataset)
     path = Path(store or Path("stores") / f"{dataset}.zarr")
-    from pipeline.cluster import ClusterOptions
+    from pipeline.cluster import GPU, ClusterOptions
     from pipeline.extraction import ExtractionPlan
     from pipeline.run import RunOptions, extract, stored_choices
 
     known = stored_choices(path)
     video_names, question_names = _split_features(features)
     source = _weights(weights)
+    workers_device, own_device = _devices(device, scheduler)
     plan = ExtractionPlan(
         store=str(path.absolute()),
         features=video_names,
         question_features=question_names,
         weights=source,
         decoder=known.decoder if decoder == "auto" else decoder,
-        device=_device(device),
+        device=workers_device,
+        question_device=own_device,
         seconds=seconds or known.seconds,
         short=short,
         normalisation=normalisation,
     )
-    run = RunOptions(ClusterOptions(workers or os.cpu_count() or 1, scheduler), retry_failed, accept)
+    label = GPU if scheduler and plan.device == "cuda" else ""
+    cluster = ClusterOptions(workers or os.cpu_count() or 1, scheduler, label=label)
+    run = RunOptions(cluster, retry_failed, accept)
     if source.kind == "seeded":
         click.echo("weights: seeded (random networks, for trials; not comparable with published features)", err=True)
     with _progress() as on_progress:
@@ -162,16 +166,20 @@ def _weights(text: str) -> "WeightsSource":
     return parse_weights(text, hub_cache())
 
 
-def _device(name: str) -> str:
+def _devices(name: str, scheduler: str | None) -> tuple[str, str]:
+    """Return the device of the workers, and of this process, which makes the questions' features."""
     if name == "cpu":
-        return name
+        return name, name
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if name == "cuda":
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    if scheduler:
+        from pipeline.cluster import GPU, offers_label
+
+        return "cuda" if name == "cuda" or offers_label(scheduler, GPU) else "cpu", here
+    if name == "cuda" and here == "cpu":
         raise UserError("--device cuda: torch sees no CUDA device here: install a driver, or use --device cpu")
-    return "cpu"
+    return here, here
 
 
 @contextmanager
