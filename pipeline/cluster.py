@@ -74,7 +74,9 @@ def connect(options: ClusterOptions) -> Iterator[Workers]:
     would wait for a worker that hangs for ever.
     """
     if options.scheduler:
-        with _client_of(options.scheduler) as client:
+        from distributed.utils import silence_logging_cmgr
+
+        with silence_logging_cmgr(logging.CRITICAL), _client_of(options.scheduler) as client:
             yield _existing_workers(client, options)
         return
     with _local_client(options) as client:
@@ -142,7 +144,7 @@ def ask_first(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
     """Put `question` to every worker that is there now, return the first answer; the others get ready meanwhile.
 
     What loading networks takes, tens of seconds, then passes on all workers at once.
-    Raises `UserError` where mavqa is not installed on the worker.
+    Raises `UserError` where mavqa is not installed on the scheduler or the worker.
     """
     from distributed import as_completed
 
@@ -151,8 +153,13 @@ def ask_first(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
     first: Outcome
     try:
         first = next(iter(as_completed(answers))).result()
-    except ModuleNotFoundError as error:
-        raise UserError(f"a worker lacks a module ({error}): install the same mavqa on every worker") from None
+    except (ModuleNotFoundError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "deserialization" not in str(error):
+            raise
+        cause = error.__cause__ or error
+        raise UserError(
+            f"the scheduler or a worker cannot load mavqa ({cause}): install it there, the same version everywhere"
+        ) from None
     return first
 
 
@@ -161,9 +168,10 @@ def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[It
 
     Few items are under way at once, so that planning a million of them needs no memory. An item whose worker died, or
     was silent for longer than the scheduler waits, is done by another.
-    Raises `UserError` where a worker found the disk full.
+    Raises `UserError` where a worker found the disk full, or the scheduler went away.
     """
-    from distributed import KilledWorker, as_completed
+    from distributed import CancelledError, KilledWorker, as_completed
+    from distributed.comm import CommClosedError
 
     window = PARTITIONS_IN_FLIGHT_PER_WORKER * max(1, len(workers.addresses()))
     waiting = as_completed([workers.submit(task, item) for item in islice(items, window)])
@@ -172,6 +180,8 @@ def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[It
             outcome = future.result()
         except KilledWorker:
             outcome = None
+        except (CancelledError, CommClosedError):
+            raise UserError("the Dask scheduler went away: start it, and run again to go on") from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,11 +43,11 @@ class Processes:
         return Path(f"/proc/{self.running[name].pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 
-def wait_for(path: Path) -> None:
-    """Wait until a file is there; fail after a minute."""
+def wait_until(claim: Callable[[], bool], what: str) -> None:
+    """Wait until `claim` holds; fail after a minute, saying `what` did not."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not come"
+    while not claim():
+        assert time.monotonic() < deadline, what
         time.sleep(0.05)
 
 
@@ -65,7 +65,7 @@ def scheduler(folder: Path, worker_ttl: str = "4 s") -> Iterator[Processes]:
     options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     try:
         processes.start("scheduler", "scheduler", *options)
-        wait_for(file)
+        wait_until(lambda: file.exists() and file.read_text().rstrip().endswith("}"), "the scheduler does not start")
         processes.address = json.loads(file.read_text())["address"]
         yield processes
     finally:
