@@ -61,7 +61,7 @@ class Workers:
 
 
 def _alone(task: Callable[..., Outcome], *arguments: Any) -> Outcome:
-    """Run `task` while no other runs in this process: it has one set of networks and one decoder for all its threads."""
+    """Run `task` while no other runs in this process, whose threads share one set of networks and one decoder."""
     with _ONE_TASK:
         return task(*arguments)
 

@@ -116,7 +116,7 @@ def test_a_cluster_that_cannot_do_the_work_is_refused_with_what_to_start() -> No
     with cluster_here(bare=0) as cluster:
         assert not offers_label(cluster.scheduler_address, "GPU")
         options = ClusterOptions(scheduler=cluster.scheduler_address, label="GPU")
-        with pytest.raises(UserError, match='offers the resource GPU: .* --resources "GPU=1"'), connect(options):
+        with pytest.raises(UserError, match=r'offers the resource GPU: .* --resources "GPU=1"'), connect(options):
             pass
     with cluster_here() as cluster:
         options = ClusterOptions(scheduler=cluster.scheduler_address, wait_seconds=0.1)
@@ -134,15 +134,14 @@ def test_a_cluster_that_cannot_do_the_work_is_refused_with_what_to_start() -> No
 
 
 def test_a_scheduler_that_goes_away_and_workers_without_mavqa_are_told_in_one_line() -> None:
-    with cluster_here(one=0) as cluster:
-        with connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
-            with pytest.raises(UserError, match=r"cannot load mavqa \(No module named 'pipeline'\): install it there"):
-                ask_first(workers, fail_to_load)
-            outcomes = stream(workers, where_and_when, iter(range(500)))
-            next(outcomes)
-            cluster.close()
-            with pytest.raises(UserError, match="the Dask scheduler went away: start it, and run again"):
-                list(outcomes)
+    with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
+        with pytest.raises(UserError, match=r"cannot load mavqa \(No module named 'pipeline'\): install it there"):
+            ask_first(workers, fail_to_load)
+        outcomes = stream(workers, where_and_when, iter(range(500)))
+        next(outcomes)
+        cluster.close()
+        with pytest.raises(UserError, match="the Dask scheduler went away: start it, and run again"):
+            list(outcomes)
 
 
 @pytest.mark.parametrize("what", ["videos folder", "store"])
