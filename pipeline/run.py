@@ -27,6 +27,7 @@ from pipeline.interfaces import FeatureExtractor
 from pipeline.manifest import Manifest, Video
 from pipeline.partitions import Partition, VideoTask, plan_partitions
 from pipeline.questions import update_questions
+from pipeline.store.location import has_store, locate
 from pipeline.store.mixing import settle_description
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, State, differences
@@ -66,11 +67,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: where, whether failures are tried again, and features whose differences are accepted."""
+    """How to run: where, whether failures are tried again, and features whose differences are accepted.
+
+    `break_lock`: whether the lock of a killed run is taken over (on an object store it stays).
+    """
 
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     retry_failed: bool = False
     accept: tuple[str, ...] = ()
+    break_lock: bool = False
 
 
 # What only a worker can tell; where nothing is pending nothing is mixed, and no worker is started to ask.
@@ -90,9 +95,9 @@ def extract(
     """
     _check_questions(manifest)
     _check_short(plan)
-    if not (Path(plan.store) / "zarr.json").exists():
+    if not has_store(locate(plan.store)):
         check_videos_folder(videos_folder, manifest)
-    with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}") as writer:
+    with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}", options.break_lock) as writer:
         rows = _match_videos(writer, manifest)
         run = _Run(writer, plan, options, on_progress)
         work = run.plan_work(manifest.videos, rows)
@@ -113,9 +118,9 @@ class StoredChoices:
     decoder: str = "pyav"
 
 
-def stored_choices(path: Path) -> StoredChoices:
+def stored_choices(path: str) -> StoredChoices:
     """Return the seconds and the decoder of the store at `path`, or the defaults where there is none yet."""
-    if not (path / "zarr.json").exists():
+    if not has_store(locate(path)):
         return StoredChoices()
     store = open_store(path)
     decoders = [store.spec(name).constants["decoder"]["name"] for name in store.feature_names]
@@ -185,7 +190,7 @@ def _in_questions(on_progress: Callable[[Progress], None]) -> Callable[[int, int
 
 def _describe_there(plan: ExtractionPlan, folder: Path) -> dict[str, FeatureSpec]:
     """On a worker: check that it sees what all must share, and describe the features as it makes them."""
-    shared = {"videos folder": (folder, folder.is_dir()), "store": (plan.store, (Path(plan.store) / "zarr.json").exists())}
+    shared = {"videos folder": (folder, folder.is_dir()), "store": (plan.store, has_store(locate(plan.store)))}
     for what, (place, is_there) in shared.items():
         if not is_there:
             raise UserError(
