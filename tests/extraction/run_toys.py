@@ -54,7 +54,7 @@ def stream(client: None, task: Callable[[Any], Any], items: Iterator[Any]) -> It
 
 
 def run_toys(
-    manifest: Path, store: Path, features: tuple[str, ...] = tuple(toy_extractors.TABLE), **options: Any
+    manifest: Path, store: Path | str, features: tuple[str, ...] = tuple(toy_extractors.TABLE), **options: Any
 ) -> Summary:
     """Extract the toy features of `manifest` into `store`: in this process, or on `cluster` where one is given."""
     changeable = ("seconds", "short", "decoder", "weights", "question_features", "normalisation")
@@ -104,4 +104,4 @@ def kill_at(step: str, when: str, count: int, with_signal: int = signal.SIGKILL)
 if __name__ == "__main__":
     if len(sys.argv) > 3:
         kill_at(sys.argv[3], sys.argv[4], int(sys.argv[5]))
-    run_toys(Path(sys.argv[1]), Path(sys.argv[2]))
+    run_toys(Path(sys.argv[1]), sys.argv[2])
