@@ -7,7 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class ExtractionPlan:
     """Everything a worker needs to know, as plain values: a task is picklable and the same on every machine.
 
     `features` are of videos, `question_features` of question texts (those are made by the coordinator).
-    `normalisation` is the preprocessing constants' choice of those extractors that have one.
+    `normalisation` is the preprocessing constants' choice of those extractors that have one. `device` is the workers';
+    the coordinator's own may be another, `question_device`.
     """
 
     store: str
@@ -45,6 +46,11 @@ class ExtractionPlan:
     short: Short
     normalisation: NormalisationChoice = "published"
     limits: Limits = field(default_factory=Limits)
+    question_device: str | None = None
+
+    def for_questions(self) -> "ExtractionPlan":
+        """Return the plan as the coordinator follows it, which makes the questions' features itself."""
+        return replace(self, device=self.question_device or self.device)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 It holds the store's lock from the first look to the last write. What workers do is in `pipeline.extraction`.
 """
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,11 +25,12 @@ from pipeline.extractors import make_extractor
 from pipeline.failure import UserError
 from pipeline.interfaces import FeatureExtractor
 from pipeline.manifest import Manifest, Video
-from pipeline.partitions import VideoTask, plan_partitions
+from pipeline.partitions import Partition, VideoTask, plan_partitions
 from pipeline.questions import update_questions
+from pipeline.store.location import has_store, locate
 from pipeline.store.mixing import settle_description
 from pipeline.store.reader import open_store
-from pipeline.store.schema import FeatureSpec, State
+from pipeline.store.schema import FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter
 
 
@@ -65,11 +67,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: where, whether failures are tried again, and features whose differences are accepted."""
+    """How to run: where, whether failures are tried again, and features whose differences are accepted.
+
+    `break_lock`: whether the lock of a killed run is taken over (on an object store it stays).
+    """
 
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     retry_failed: bool = False
     accept: tuple[str, ...] = ()
+    break_lock: bool = False
 
 
 # What only a worker can tell; where nothing is pending nothing is mixed, and no worker is started to ask.
@@ -89,15 +95,15 @@ def extract(
     """
     _check_questions(manifest)
     _check_short(plan)
-    if not (Path(plan.store) / "zarr.json").exists():
+    if not has_store(locate(plan.store)):
         check_videos_folder(videos_folder, manifest)
-    with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}") as writer:
+    with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}", options.break_lock) as writer:
         rows = _match_videos(writer, manifest)
         run = _Run(writer, plan, options, on_progress)
         work = run.plan_work(manifest.videos, rows)
         if work:
             check_videos_folder(videos_folder, manifest)
-        update_questions(writer, manifest, plan, options.accept, _in_questions(on_progress))
+        update_questions(writer, manifest, plan.for_questions(), options.accept, _in_questions(on_progress))
         _append_videos(writer, manifest, rows)
         extracted = run.work(work, videos_folder) if work else 0
         writer.consolidate()
@@ -112,9 +118,9 @@ class StoredChoices:
     decoder: str = "pyav"
 
 
-def stored_choices(path: Path) -> StoredChoices:
+def stored_choices(path: str) -> StoredChoices:
     """Return the seconds and the decoder of the store at `path`, or the defaults where there is none yet."""
-    if not (path / "zarr.json").exists():
+    if not has_store(locate(path)):
         return StoredChoices()
     store = open_store(path)
     decoders = [store.spec(name).constants["decoder"]["name"] for name in store.feature_names]
@@ -182,6 +188,34 @@ def _in_questions(on_progress: Callable[[Progress], None]) -> Callable[[int, int
     return lambda done, total: on_progress(Progress(done, total, unit="questions"))
 
 
+def _describe_there(plan: ExtractionPlan, folder: Path) -> dict[str, FeatureSpec]:
+    """On a worker: check that it sees what all must share, and describe the features as it makes them."""
+    shared = {"videos folder": (folder, folder.is_dir()), "store": (plan.store, has_store(locate(plan.store)))}
+    for what, (place, is_there) in shared.items():
+        if not is_there:
+            raise UserError(
+                f"worker {platform.node()} sees no {what} at {place}: give one that every worker sees at the same path"
+            )
+    return describe_features(plan)
+
+
+def _extract_there(
+    plan: ExtractionPlan,
+    folder: Path,
+    specs: dict[str, FeatureSpec],
+    made_by: dict[str, int],
+    partition: Partition,
+) -> PartitionOutcome:
+    """On a worker: extract a partition, unless this worker makes other numbers than the features' descriptions say."""
+    for name, ours in _describe_there(plan, folder).items():
+        if differing := differences(specs[name], ours):
+            raise UserError(
+                f"worker {platform.node()} makes {name} differently: {'; '.join(differing)}. "
+                "Give all workers the same versions and weights"
+            )
+    return extract_partition(plan, made_by, partition)
+
+
 class _Run:
     """One run over one store: what is pending, under which descriptions, and the loop over partitions."""
 
@@ -227,8 +261,8 @@ class _Run:
     def work(self, tasks: list[VideoTask], folder: Path) -> int:
         """Extract `tasks` on workers; return how many videos were recorded."""
         self._on_progress(Progress(0, None))
-        with connect(self._options.cluster) as client:
-            specs = ask_first(client, partial(describe_features, self._plan))
+        with connect(self._options.cluster) as workers:
+            specs = ask_first(workers, partial(_describe_there, self._plan, folder))
             made_by = self._refuse_differences(specs)
             for spec in specs.values():
                 self._writer.ensure_feature(spec)
@@ -236,8 +270,8 @@ class _Run:
             total = len(tasks)
             self._on_progress(Progress(0, total))
             partitions = plan_partitions(replace(task, path=str(folder / task.path)) for task in tasks)
-            task_of = partial(extract_partition, self._plan, made_by)
-            return self._record_all(stream(client, task_of, partitions), total)
+            task_of = partial(_extract_there, self._plan, folder, specs, made_by)
+            return self._record_all(stream(workers, task_of, partitions), total)
 
     def _refuse_differences(self, specs: dict[str, FeatureSpec], ignore: tuple[str, ...] = ()) -> dict[str, int]:
         """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""

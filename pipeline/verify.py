@@ -1,12 +1,12 @@
 """Whether a store keeps its promises: a complete row has its features, any other is a hole. It mends nothing."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.failure import UserError
+from pipeline.store.location import locate
 from pipeline.store.reader import FeatureStore, naming_damage
 from pipeline.store.schema import State
 
@@ -20,7 +20,7 @@ def summarise_store(store: FeatureStore) -> dict[str, Any]:
             "shape": list(values.shape),
             "dtype": spec.dtype,
             **{state.name.lower(): int((states == state).sum()) for state in State},
-            "bytes_stored": _bytes_stored(Path(store.path) / "features" / name),
+            "bytes_stored": locate(store.path).bytes_stored(f"features/{name}"),
             "fingerprint": store.fingerprint(name),
             "spec": spec.to_json(),
         }
@@ -84,7 +84,3 @@ def _failures(store: FeatureStore) -> Iterator[dict[str, str]]:
         own = (store.state(name) == State.FAILED) & (store.presence(modality) != State.FAILED)
         for row in np.flatnonzero(own):
             yield {"video_id": store.video_ids[row], "modality": modality, "reason": reasons[row]}
-
-
-def _bytes_stored(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

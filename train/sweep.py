@@ -172,7 +172,7 @@ def _open_data(manifest: str, store: str) -> "tuple[Manifest, FeatureBank]":
     from pipeline.store.reader import open_store
     from train.features import FeatureBank
 
-    return load_manifest(Path(manifest)), FeatureBank(open_store(Path(store)))
+    return load_manifest(Path(manifest)), FeatureBank(open_store(store))
 
 
 def write_evaluation(documents: dict[str, dict[str, Any]], path: Path) -> Path:

@@ -30,6 +30,7 @@ Examples:
   mavqa-extract --manifest data_manifests/mine --videos ~/clips --store stores/mine.zarr
   mavqa-extract --dataset music-avqa --features clip-vit-b32,clip-vit-b32-sentence,clip-vit-b32-words
   mavqa-extract --manifest build/demo/data --store build/demo/store.zarr --weights seeded --seconds 10
+  mavqa-extract --dataset music-avqa --store s3://bucket/music-avqa.zarr --scheduler tcp://HOST:8786
 """
 
 
@@ -37,7 +38,7 @@ Examples:
 @click.option("--dataset", default="music-avqa", show_default=True, help="Gives the defaults of the next three.")
 @folder_option("--manifest", "Manifest folder.  [default: data_manifests/DATASET]")
 @folder_option("--videos", "Folder of the videos.  [default: data/videos/DATASET]")
-@click.option("--store", help="Feature store to write.  [default: stores/DATASET.zarr]")
+@click.option("--store", metavar="PATH-or-URL", help="Feature store to write.  [default: stores/DATASET.zarr]")
 @click.option("--features", default="resnet18-map,vggish,tokens", show_default=True, help=FEATURES)
 @click.option(
     "--weights",
@@ -64,6 +65,7 @@ Examples:
 )
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a core]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use this Dask scheduler instead of local workers.")
+@click.option("--break-lock", is_flag=True, help="Take over the lock that a killed run left on an object store.")
 @click.option("--retry-failed", is_flag=True, help="Try failed videos again.")
 @click.option("--accept", multiple=True, metavar="NAME", help="Mix in a feature made with other settings, knowingly.")
 @json_option
@@ -106,33 +108,39 @@ def _run(
     short: Any,
     workers: int | None,
     scheduler: str | None,
+    break_lock: bool,
     retry_failed: bool,
     accept: tuple[str, ...],
 ) -> "Summary":
     from pipeline.manifest import load_manifest
+    from pipeline.store.location import locate
 
     loaded = load_manifest(manifest or Path("data_manifests") / dataset)
     folder = videos or _videos_folder(manifest, dataset)
-    path = Path(store or Path("stores") / f"{dataset}.zarr")
-    from pipeline.cluster import ClusterOptions
+    address = locate(store or Path("stores") / f"{dataset}.zarr").address
+    from pipeline.cluster import GPU, ClusterOptions
     from pipeline.extraction import ExtractionPlan
     from pipeline.run import RunOptions, extract, stored_choices
 
-    known = stored_choices(path)
+    known = stored_choices(address)
     video_names, question_names = _split_features(features)
     source = _weights(weights)
+    workers_device, own_device = _devices(device, scheduler)
     plan = ExtractionPlan(
-        store=str(path.absolute()),
+        store=address,
         features=video_names,
         question_features=question_names,
         weights=source,
         decoder=known.decoder if decoder == "auto" else decoder,
-        device=_device(device),
+        device=workers_device,
+        question_device=own_device,
         seconds=seconds or known.seconds,
         short=short,
         normalisation=normalisation,
     )
-    run = RunOptions(ClusterOptions(workers or os.cpu_count() or 1, scheduler), retry_failed, accept)
+    label = GPU if scheduler and plan.device == "cuda" else ""
+    cluster = ClusterOptions(workers or os.cpu_count() or 1, scheduler, label=label)
+    run = RunOptions(cluster, retry_failed, accept, break_lock)
     if source.kind == "seeded":
         click.echo("weights: seeded (random networks, for trials; not comparable with published features)", err=True)
     with _progress() as on_progress:
@@ -162,16 +170,20 @@ def _weights(text: str) -> "WeightsSource":
     return parse_weights(text, hub_cache())
 
 
-def _device(name: str) -> str:
+def _devices(name: str, scheduler: str | None) -> tuple[str, str]:
+    """Return the device of the workers, and of this process, which makes the questions' features."""
     if name == "cpu":
-        return name
+        return name, name
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if name == "cuda":
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    if scheduler:
+        from pipeline.cluster import GPU, offers_label
+
+        return "cuda" if name == "cuda" or offers_label(scheduler, GPU) else "cpu", here
+    if name == "cuda" and here == "cpu":
         raise UserError("--device cuda: torch sees no CUDA device here: install a driver, or use --device cpu")
-    return "cpu"
+    return here, here
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 
 from pipeline.failure import UserError
+from pipeline.store.location import locate
 from pipeline.store.schema import STORE_FORMAT, FeatureSpec
 
 _DAMAGED = (KeyError, ValueError, TypeError, OSError)
@@ -21,7 +22,7 @@ _DAMAGED_VALUES = (RuntimeError, ValueError)
 
 
 def open_store(path: str | Path) -> "FeatureStore":
-    """Open the feature store at `path` for reading.
+    """Open the feature store at `path`, a folder or a URL, for reading.
 
     Raises `UserError` where there is no store, one of another format, or one whose metadata are damaged.
     """
@@ -31,7 +32,8 @@ def open_store(path: str | Path) -> "FeatureStore":
 def open_group(path: str | Path, mode: Any) -> zarr.Group:
     """Open the root group of the store at `path`, checked for its format; readers trust consolidated metadata."""
     try:
-        root = zarr.open_group(str(path), mode=mode, zarr_format=3, use_consolidated=None if mode == "r" else False)
+        store = locate(path).zarr_store()
+        root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=None if mode == "r" else False)
     except FileNotFoundError:
         raise UserError(
             f"no feature store at {path}: make one with 'mavqa-extract --store {path}', or name another with --store"

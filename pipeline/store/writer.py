@@ -5,6 +5,7 @@ workers write only values, whole partitions of `VIDEOS_PER_PARTITION` aligned ro
 Order: values, then the videos' states, then the feature's state, so that what is complete is there.
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import filelock
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
 from pipeline.failure import UserError
+from pipeline.store.location import locate
 from pipeline.store.reader import naming_damage, open_group
 from pipeline.store.schema import (
     ROWS_PER_INDEX_CHUNK,
@@ -72,35 +73,29 @@ class FeatureRecord:
 class StoreWriter:
     """The one writer of a store: creates, appends, records states, finalises. Use it as a context manager."""
 
-    def __init__(self, path: str | Path, seconds: int, created_by: str) -> None:
-        self.path = Path(path)
-        self._lock = filelock.FileLock(self.path.with_name(self.path.name + ".lock"))
+    def __init__(self, path: str | Path, seconds: int, created_by: str, break_lock: bool = False) -> None:
+        self.path = str(path)
+        self._location = locate(path)
         self._seconds = seconds
         self._created_by = created_by
+        self._hold = self._location.hold(break_lock)
 
     def __enter__(self) -> "StoreWriter":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(
-                f"store {self.path} is being written by another run (it holds {self._lock.lock_file}): "
-                "wait for it, or stop it first"
-            ) from None
+        self._hold.__enter__()
         try:
             self._root = self._open()
         except BaseException:
-            self._lock.release()
+            self._hold.__exit__(*sys.exc_info())
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        self._hold.__exit__(kind, error, trace)
 
     def _open(self) -> zarr.Group:
-        if not _has_format(self.path):
+        if not self._has_format():
             self._create()
         root = open_group(self.path, mode="r+")
         if int(root.attrs["seconds"]) != self._seconds:
@@ -108,15 +103,13 @@ class StoreWriter:
                 f"store {self.path} has {root.attrs['seconds']} seconds a video, not {self._seconds}: "
                 "give --seconds as the store has it, or another --store"
             )
-        for stray in self.path.rglob("*.partial"):
-            stray.unlink(missing_ok=True)
         return root
 
     def _create(self) -> None:
         """Make an empty store; the format is written last, so that a half-made store is made again."""
-        filled = (self.path / "videos" / "video_id" / "c").exists() or any(self.path.glob("features/*/zarr.json"))
-        names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
-        foreign = names - {"zarr.json", "videos", "features", "questions"}
+        names = self._location.names
+        filled = "c" in names("videos/video_id") or names("features") - {"zarr.json"}
+        foreign = names() - {"zarr.json", "videos", "features", "questions"}
         if filled or foreign:
             what = (
                 "a feature store without its root metadata: it is damaged"
@@ -124,7 +117,7 @@ class StoreWriter:
                 else "a folder but no feature store"
             )
             raise UserError(f"{self.path} is {what}: give a new place to --store")
-        store = zarr.storage.LocalStore(self.path)
+        store = self._location.zarr_store()
         root = zarr.create_group(store, zarr_format=3, overwrite=True)
         for group in ("videos", "features", "questions"):
             root.create_group(group)
@@ -133,6 +126,13 @@ class StoreWriter:
         _create_index(store, "questions/text", str, "", "question")
         attributes = {"mavqa_format": STORE_FORMAT, "seconds": self._seconds, "created_by": self._created_by}
         root.update_attributes(attributes)
+
+    def _has_format(self) -> bool:
+        try:
+            root = zarr.open_group(self._location.zarr_store(), mode="r", use_consolidated=False)
+        except (FileNotFoundError, ValueError):
+            return False
+        return "mavqa_format" in root.attrs
 
     def video_ids(self) -> list[str]:
         """Return the ids of the videos that are wholly appended; empty ids at the end are of a killed append."""
@@ -331,13 +331,6 @@ def _create_index(store: Any, path: str, dtype: Any, fill: Any, dimension: str, 
         dimension_names=(dimension,),
         zarr_format=3,
     )
-
-
-def _has_format(path: Path) -> bool:
-    try:
-        return "mavqa_format" in zarr.open_group(path, mode="r", use_consolidated=False).attrs
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 def _resize(array: zarr.Array, total: int) -> None:

@@ -5,11 +5,12 @@
 STEP is one of STEPS, WHEN is before or after, COUNT is which call of it: then the process gets SIGKILL.
 """
 
+import hashlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -53,9 +54,9 @@ def stream(client: None, task: Callable[[Any], Any], items: Iterator[Any]) -> It
 
 
 def run_toys(
-    manifest: Path, store: Path, features: tuple[str, ...] = tuple(toy_extractors.TABLE), **options: Any
+    manifest: Path, store: Path | str, features: tuple[str, ...] = tuple(toy_extractors.TABLE), **options: Any
 ) -> Summary:
-    """Extract the toy features of `manifest` into `store`, in this process."""
+    """Extract the toy features of `manifest` into `store`: in this process, or on `cluster` where one is given."""
     changeable = ("seconds", "short", "decoder", "weights", "question_features", "normalisation")
     plan_changes = {name: options.pop(name) for name in changeable if name in options}
     settings: dict[str, Any] = {
@@ -67,15 +68,22 @@ def run_toys(
         **plan_changes,
     }
     plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
+    here = patch.multiple(pipeline.run, connect=connect, ask_first=ask_first, stream=stream)
     with (
         patch.dict(pipeline.extractors.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
-        patch.multiple(pipeline.run, connect=connect, ask_first=ask_first, stream=stream),
+        nullcontext() if "cluster" in options else here,
     ):
         return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options))
 
 
-def kill_at(step: str, when: str, count: int) -> None:
-    """Make the `count`th call of `step` end this process, as `kill -9` does, before or after it."""
+def contents(store: Path) -> dict[str, str]:
+    """Return {key: digest} of a store's files, strays aside."""
+    files = (path for path in store.rglob("*") if path.is_file() and path.suffix != ".partial")
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def kill_at(step: str, when: str, count: int, with_signal: int = signal.SIGKILL) -> None:
+    """Make the `count`th call of `step` end this process, as `kill -9` does, or stop it, before or after it."""
     owner, name = STEPS[step]
     original = getattr(owner, name)
     calls = 0
@@ -84,10 +92,10 @@ def kill_at(step: str, when: str, count: int) -> None:
         nonlocal calls
         calls += 1
         if calls == count and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), with_signal)
         result = original(*arguments, **keywords)
         if calls == count and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), with_signal)
         return result
 
     setattr(owner, name, deadly)
@@ -96,4 +104,4 @@ def kill_at(step: str, when: str, count: int) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 3:
         kill_at(sys.argv[3], sys.argv[4], int(sys.argv[5]))
-    run_toys(Path(sys.argv[1]), Path(sys.argv[2]))
+    run_toys(Path(sys.argv[1]), sys.argv[2])

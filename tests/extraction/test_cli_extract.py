@@ -9,7 +9,7 @@ from click.testing import CliRunner
 import pipeline.run
 from pipeline.cli.extract import extract
 from pipeline.extraction import ExtractionPlan
-from pipeline.run import Progress, Summary
+from pipeline.run import Progress, RunOptions, Summary
 
 
 @pytest.fixture
@@ -43,6 +43,37 @@ def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[E
     assert plans[0].features == ("resnet18-map", "vggish")
     assert plans[1].features == ("clip-vit-b32", "r2plus1d")
     assert plans[1].question_features == ("clip-vit-b32-words", "tokens")
+
+
+@pytest.mark.parametrize(
+    ("device", "has_gpus", "where"),
+    [
+        ("auto", True, ("cuda", "GPU")),
+        ("auto", False, ("cpu", "")),
+        ("cuda", False, ("cuda", "GPU")),
+        ("cpu", True, ("cpu", "")),
+    ],
+)
+def test_on_a_scheduler_the_workers_gpus_count_and_questions_are_made_on_this_machines_own(
+    device: str, has_gpus: bool, where: tuple[str, str], toy_manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[ExtractionPlan, RunOptions]] = []
+
+    def pretend(manifest: Any, folder: Path, plan: ExtractionPlan, options: RunOptions, on_progress: Any) -> Summary:
+        started.append((plan, options))
+        return Summary(plan.store, 2)
+
+    monkeypatch.setattr(pipeline.run, "extract", pretend)
+    monkeypatch.setattr("pipeline.cluster.offers_label", lambda scheduler, label: has_gpus)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", "--break-lock"]
+    shown = CliRunner().invoke(extract, [*given, "--scheduler", "tcp://there:8786", "--device", device])
+    assert shown.exit_code == 0, shown.output
+    ((plan, options),) = started
+    assert (plan.device, options.cluster.label) == where
+    assert plan.for_questions().device == "cpu"
+    assert options.cluster.scheduler == "tcp://there:8786"
+    assert options.break_lock
 
 
 def test_questions_and_videos_are_drawn_on_lines_of_their_own(

@@ -1,6 +1,5 @@
 """A run killed at any moment and resumed leaves the same bytes as one that was never stopped."""
 
-import hashlib
 import random
 import signal
 import subprocess
@@ -9,15 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from run_toys import STEPS, run_toys
+from run_toys import STEPS, contents, run_toys
 
 DRIVER = Path(__file__).with_name("run_toys.py")
-
-
-def contents(store: Path) -> dict[str, str]:
-    """Return {key: digest} of a store's files, strays aside."""
-    files = (path for path in store.rglob("*") if path.is_file() and path.suffix != ".partial")
-    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

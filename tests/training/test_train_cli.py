@@ -37,6 +37,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store = make_store()
     save_manifest(make_manifest(store), tmp_path / "data")
     (tmp_path / "store.zarr").mkdir()
+    (tmp_path / "store.zarr" / "zarr.json").touch()
     (tmp_path / "tiny.toml").write_text(GRID)
     monkeypatch.setattr("pipeline.store.reader.open_store", lambda path: store)
     small = replace(PRESETS["demo"], settings={"channels": 16, "heads": 2, "time_steps": 4})

@@ -15,6 +15,7 @@ from train.cli.options import (
     existing_store,
     say_left_out,
     show_scenarios,
+    store_option,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--curves", is_flag=True, help="Add the accuracy at every pair of missing rates.")
 @file_option("--masks", "File that says which questions lose which modality, in place of scenarios.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="[default: test, else val]")
-@folder_option("--store", "Feature store.  [default: the run's]")
+@store_option("the run's")
 @folder_option("--manifest", "Folder of the manifest.  [default: the run's]")
 @folder_option("--question-only", "Run that gives the question-only floor.  [default: one beside RUN]")
 @device_option
@@ -56,7 +57,7 @@ def evaluate(
     curves: bool,
     masks: Path | None,
     split: str | None,
-    store: Path | None,
+    store: str | None,
     manifest: Path | None,
     question_only: Path | None,
     device: str,
@@ -88,8 +89,8 @@ def evaluate(
     config = read_config(run)
     folder = manifest or Path(config.manifest)
     loaded = load_manifest(existing_manifest(folder, folder.name))
-    path = store or Path(config.store)
-    bank = FeatureBank(open_store(existing_store(path, path.stem)))
+    address = store or config.store
+    bank = FeatureBank(open_store(existing_store(address, Path(address).stem)))
     split = split or last_split(loaded)
     asked = scenarios or (*SCENARIOS, NATURAL)
     if sum(map(bool, (masks, missing_rate, missing_part))) > 1:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.commands import Command, folder_option, json_option, show_json
+from train.cli.options import store_option
 from train.official import RELEASES
 
 
@@ -21,7 +22,7 @@ from train.official import RELEASES
 @folder_option("--out", "Folder of the run.", required=True)
 @click.option("--dataset", default="music-avqa", show_default=True, help="Name that the defaults below take.")
 @folder_option("--manifest", "Manifest that the run will be evaluated with.  [default: data_manifests/DATASET]")
-@folder_option("--store", "Feature store that it will read.  [default: stores/DATASET.zarr]")
+@store_option("stores/DATASET.zarr")
 @json_option
 def import_(
     kind: str,
@@ -30,7 +31,7 @@ def import_(
     out: Path,
     dataset: str,
     manifest: Path | None,
-    store: Path | None,
+    store: str | None,
     as_json: bool,
 ) -> None:
     """Make a run of an official CHECKPOINT, so that 'mavqa-evaluate' takes it.
@@ -46,13 +47,13 @@ def import_(
       mavqa-import pstp PSTP_Net.pt --annotations MUSIC-AVQA/data --out runs/official-pstp
     """
     manifest = manifest or Path("data_manifests") / dataset
-    store = store or Path("stores") / f"{dataset}.zarr"
+    store = store or f"stores/{dataset}.zarr"
 
     from pipeline.manifest import load_manifest
     from train.importing import import_checkpoint
 
     vocabulary = load_manifest(manifest).vocabulary if (manifest / "vocabulary.json").is_file() else None
-    imported = import_checkpoint(kind, checkpoint, annotations, out, str(manifest), str(store), vocabulary)
+    imported = import_checkpoint(kind, checkpoint, annotations, out, str(manifest), store, vocabulary)
     if as_json:
         show_json(asdict(imported))
         return

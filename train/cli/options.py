@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pipeline.commands import Decorator
 from pipeline.failure import UserError
 
 device_option = click.option(
@@ -14,9 +15,16 @@ device_option = click.option(
 )
 
 
-def existing_store(store: Path, dataset: str) -> Path:
+def store_option(default: str) -> Decorator:
+    """Return the option that takes a feature store, a folder or a URL."""
+    return click.option("--store", metavar="PATH-or-URL", help=f"Feature store.  [default: {default}]")
+
+
+def existing_store(store: str, dataset: str) -> str:
     """Return `store`, or raise `UserError` saying which command fills it."""
-    if not store.is_dir():
+    from pipeline.store.location import has_store, locate
+
+    if not has_store(locate(store)):
         raise UserError(f"feature store {store} is missing: run 'make extract DATASET={dataset}', or give --store")
     return store
 

@@ -5,13 +5,20 @@ from pathlib import Path
 import click
 
 from pipeline.commands import Command, file_option, folder_option
-from train.cli.options import device_option, existing_manifest, existing_store, show_scenarios, training_progress
+from train.cli.options import (
+    device_option,
+    existing_manifest,
+    existing_store,
+    show_scenarios,
+    store_option,
+    training_progress,
+)
 
 
 @click.command(cls=Command)
 @click.argument("grid", type=click.Path(dir_okay=False, path_type=Path))
 @folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/GRID]")
-@folder_option("--store", "Feature store.  [default: stores/GRID.zarr]")
+@store_option("stores/GRID.zarr")
 @folder_option("--out", "Folder of the runs.  [default: build/GRID/runs]")
 @file_option("--evaluation", "Where all documents go.  [default: evaluation.json beside --out]")
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds 0 to N-1 in place of the grid's.")
@@ -26,7 +33,7 @@ from train.cli.options import device_option, existing_manifest, existing_store, 
 def sweep(
     grid: Path,
     manifest: Path | None,
-    store: Path | None,
+    store: str | None,
     out: Path | None,
     evaluation: Path | None,
     seeds: int | None,
@@ -46,9 +53,9 @@ def sweep(
 
     read = read_grid(grid)
     manifest = existing_manifest(manifest or Path("data_manifests") / grid.stem, grid.stem)
-    store = existing_store(store or Path("stores") / f"{grid.stem}.zarr", grid.stem)
+    store = existing_store(store or f"stores/{grid.stem}.zarr", grid.stem)
     out = out or Path("build") / grid.stem / "runs"
-    cells = list_cells(read, range(seeds) if seeds else None, str(manifest), str(store), device)
+    cells = list_cells(read, range(seeds) if seeds else None, str(manifest), store, device)
 
     from pipeline.manifest import load_manifest
     from pipeline.store.reader import open_store

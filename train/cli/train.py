@@ -12,6 +12,7 @@ from train.cli.options import (
     existing_store,
     say_left_out,
     show_scenarios,
+    store_option,
     training_progress,
 )
 from train.config import PRESETS, TrainConfig, make_config
@@ -28,7 +29,7 @@ from train.config import PRESETS, TrainConfig, make_config
 )
 @click.option("--dataset", default="music-avqa", show_default=True, help="Name that the defaults below take.")
 @folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/DATASET]")
-@folder_option("--store", "Feature store.  [default: stores/DATASET.zarr]")
+@store_option("stores/DATASET.zarr")
 @folder_option("--out", "Folder of the run.  [default: runs/BACKBONE-METHOD-SEED]")
 @click.option(
     "--preset",
@@ -67,7 +68,7 @@ from train.config import PRESETS, TrainConfig, make_config
 def train(
     dataset: str,
     manifest: Path | None,
-    store: Path | None,
+    store: str | None,
     out: Path | None,
     preset: str,
     missing_rate: str | None,
@@ -84,17 +85,18 @@ def train(
       mavqa-train --backbone avst
       mavqa-train --method zero-fill --dataset music-avqa --seed 2
       mavqa-train --preset pstp --store stores/music-avqa.zarr
+      mavqa-train --store s3://bucket/music-avqa.zarr
       mavqa-train --inputs question --out runs/question-only-2 --seed 2
       mavqa-train --preset grounding
       mavqa-train --backbone avst --start-from avst-grounding-1
     """
     manifest = existing_manifest(manifest or Path("data_manifests") / dataset, dataset)
-    store = existing_store(store or Path("stores") / f"{dataset}.zarr", dataset)
+    store = existing_store(store or f"stores/{dataset}.zarr", dataset)
     if missing_rate:
         from train.missingness import parse_rates
 
         settings["missing_rates"] = parse_rates(missing_rate)
-    config = make_config(preset, manifest=str(manifest), store=str(store), **settings)
+    config = make_config(preset, manifest=str(manifest), store=store, **settings)
     document = _train(config, out or Path("runs") / name_run(config), resume)
     if as_json:
         show_json(document)

@@ -1,0 +1,173 @@
+"""A feature store in a bucket, through s3fs: credentials, region and endpoint come from where AWS's clients look.
+
+What a bucket promises: an object is written whole or not at all, and read as it was last written, so nothing is staged
+and nothing half-written stays. Only one writer creates the lock object, where the server honours `If-None-Match`.
+What it does not: the lock outlives a killed writer (`--break-lock`), and no lock stops a worker that outlives its run.
+The client retries failed requests; what still fails ends the run, and the next one goes on from what is stored.
+"""
+
+import atexit
+import json
+import os
+import platform
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import zarr
+
+from pipeline.failure import UserError
+
+# Other writers and workers change what is listed.
+_OPTIONS = {"use_listings_cache": False}
+
+_closed_at_exit: set[Any] = set()
+
+
+class Bucket:
+    """A store under a prefix of a bucket, `s3://bucket/name.zarr`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = f"{url}.lock"
+        try:
+            import s3fs
+        except ModuleNotFoundError:
+            raise UserError(f"store {url} needs the client of object stores: pip install 'mavqa[s3]'") from None
+        self._client = s3fs.S3FileSystem
+
+    @property
+    def address(self) -> str:
+        """The URL."""
+        return self._url
+
+    @cached_property
+    def _files(self) -> Any:
+        return self._client(**_OPTIONS)
+
+    def zarr_store(self) -> Any:
+        """Return zarr's own store of the prefix."""
+        files = self._client(asynchronous=True, **_OPTIONS)
+        if files not in _closed_at_exit:
+            _closed_at_exit.add(files)
+            atexit.register(_close_session, files)
+        return _BucketStore(files, path=self._url.removeprefix("s3://"))
+
+    def names(self, path: str = "") -> set[str]:
+        """Return the names of the objects and prefixes directly under `path`."""
+        prefix = f"{self._url}/{path}".rstrip("/")
+        with _naming_failures(self._url):
+            try:
+                found = self._files.ls(prefix, detail=False)
+            except FileNotFoundError:
+                return set()
+        return {name.rpartition("/")[2] for name in found}
+
+    def bytes_stored(self, path: str) -> int:
+        """Return the bytes of all objects under `path`."""
+        with _naming_failures(self._url):
+            return int(self._files.du(f"{self._url}/{path}"))
+
+    @contextmanager
+    def hold(self, break_lock: bool) -> Iterator[None]:
+        """Create the lock object beside the store, and delete it in the end; a killed writer leaves it there.
+
+        Raises `UserError` too where the server would let a second writer create it again.
+        """
+        owner = {"host": platform.node(), "process": os.getpid(), "id": uuid.uuid4().hex}
+        mine = json.dumps(owner).encode()
+        with _naming_failures(self._url):
+            if break_lock and self._files.exists(self._lock):
+                self._files.rm_file(self._lock)
+            if not self._create_lock(mine) and (other := self._files.cat_file(self._lock)) != mine:
+                raise UserError(self._refusal(other))
+            if self._create_lock(mine):
+                self._files.rm_file(self._lock)
+                raise UserError(
+                    f"store {self._url}: the server ignores 'If-None-Match', so no second run could be refused: "
+                    "write to a folder and copy it there, or use a server that honours it"
+                )
+        try:
+            yield
+        finally:
+            with _naming_failures(self._url):
+                if self._files.cat_file(self._lock) == mine:
+                    self._files.rm_file(self._lock)
+
+    def _create_lock(self, content: bytes) -> bool:
+        try:
+            self._files.pipe_file(self._lock, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _refusal(self, content: bytes) -> str:
+        owner = json.loads(content)
+        return (
+            f"store {self._url} is being written by another run (process {owner['process']} of {owner['host']} holds "
+            f"{self._lock}): wait for it, or, if it was killed, give --break-lock"
+        )
+
+
+def _close_session(files: Any) -> None:
+    """Close the connections that were opened in zarr's loop, while that still runs; s3fs closes only its own loop's."""
+    from zarr.core.sync import sync
+
+    if files._s3 is not None:
+        sync(files._s3.close())
+
+
+class _BucketStore(zarr.storage.FsspecStore):
+    """zarr's store of a bucket, each of whose failures is one line; what is not there is no failure."""
+
+    async def get(self, *arguments: Any, **keywords: Any) -> Any:
+        with _naming_failures(self.path):
+            return await super().get(*arguments, **keywords)
+
+    async def get_partial_values(self, *arguments: Any, **keywords: Any) -> Any:
+        with _naming_failures(self.path):
+            return await super().get_partial_values(*arguments, **keywords)
+
+    async def exists(self, key: str) -> Any:
+        with _naming_failures(self.path):
+            return await super().exists(key)
+
+    async def set(self, *arguments: Any, **keywords: Any) -> None:
+        with _naming_failures(self.path):
+            await super().set(*arguments, **keywords)
+
+    async def delete(self, key: str) -> None:
+        with _naming_failures(self.path):
+            await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        with _naming_failures(self.path):
+            await super().delete_dir(prefix)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        with _naming_failures(self.path):
+            async for name in super().list_dir(prefix):
+                yield name
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        with _naming_failures(self.path):
+            async for key in super().list_prefix(prefix):
+                yield key
+
+
+@contextmanager
+def _naming_failures(where: str) -> Iterator[None]:
+    """Raise a `UserError` where what the client could not mend by trying again fails inside the block."""
+    from aiohttp import ClientError
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except (OSError, TimeoutError, ClientError, BotoCoreError) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"object store s3://{where.removeprefix('s3://')}: {said}. Check the bucket, the endpoint "
+            "(AWS_ENDPOINT_URL) and the credentials, and run again to go on with what is stored"
+        ) from None

@@ -1,0 +1,55 @@
+"""A feature store in a folder. Its lock dies with its owner; what is half-written has a name of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import zarr
+
+from pipeline.failure import UserError
+
+
+class Folder:
+    """A store in a folder of this machine, or of one that it shares."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def address(self) -> str:
+        """The absolute path."""
+        return str(self._path.absolute())
+
+    def zarr_store(self) -> Any:
+        """Return zarr's own store of the folder: each file is written beside its place and renamed."""
+        return zarr.storage.LocalStore(self._path)
+
+    def names(self, path: str = "") -> set[str]:
+        """Return the names of the files and folders directly under `path`."""
+        folder = self._path / path
+        return {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+
+    def bytes_stored(self, path: str) -> int:
+        """Return the bytes of all files under `path`."""
+        return sum(file.stat().st_size for file in (self._path / path).rglob("*") if file.is_file())
+
+    @contextmanager
+    def hold(self, break_lock: bool) -> Iterator[None]:
+        """Lock a file beside the folder, which a dead process holds no longer, and remove stray partial files."""
+        lock = filelock.FileLock(self._path.with_name(self._path.name + ".lock"))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"store {self._path} is being written by another run (it holds {lock.lock_file}): "
+                "wait for it, or stop it first"
+            ) from None
+        try:
+            for stray in self._path.rglob("*.partial"):
+                stray.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()

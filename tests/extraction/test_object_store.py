@@ -1,0 +1,122 @@
+"""A store in a bucket of a real server process: made, resumed, read, locked; failed requests and lost connections."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import s3fs
+from run_toys import contents, run_toys
+from s3_process import BUCKET, S3, s3
+
+from pipeline.failure import UserError
+from pipeline.store.location import locate
+from pipeline.store.reader import open_store
+from pipeline.store.writer import StoreWriter
+from pipeline.verify import summarise_store, verify_store
+
+DRIVER = Path(__file__).with_name("run_toys.py")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    with s3() as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in found.environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def local(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("local") / "store.zarr"
+    run_toys(toy_manifest, store)
+    return store
+
+
+def stored(url: str) -> dict[str, str]:
+    """Return {key: digest} of every object of a store, its lock aside."""
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+    prefix = url.removeprefix("s3://") + "/"
+    return {name.removeprefix(prefix): hashlib.sha256(files.cat_file(name)).hexdigest() for name in files.find(prefix)}
+
+
+def has_lock(url: str) -> bool:
+    return bool(s3fs.S3FileSystem(use_listings_cache=False).exists(f"{url}.lock"))
+
+
+def test_a_store_in_a_bucket_has_the_bytes_of_one_in_a_folder_although_every_ninth_request_fails(
+    toy_manifest: Path, local: Path, server: S3
+) -> None:
+    url = f"s3://{BUCKET}/whole.zarr"
+    server.set_door(fail_every=9)
+    assert run_toys(toy_manifest, url).is_whole
+    assert server.set_door(fail_every=0) > 5
+    assert stored(url) == contents(local)
+    assert not has_lock(url)
+    assert run_toys(toy_manifest, url).extracted == 0
+    opened = open_store(url)
+    assert verify_store(opened) == []
+    assert summarise_store(opened) == summarise_store(open_store(local))
+
+
+def test_a_lost_connection_ends_the_run_in_one_line_and_the_next_one_ends_in_the_same_bytes(
+    toy_manifest: Path, local: Path, server: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://{BUCKET}/lost.zarr"
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.set_door(die_after=150)
+    with pytest.raises(UserError, match=r"object store s3://bucket/lost.zarr: .* run again to go on"):
+        run_toys(toy_manifest, url)
+    assert server.door_died()
+    server.open_door()
+    assert 0 < len(stored(url)) < len(contents(local))
+    assert run_toys(toy_manifest, url, break_lock=True).is_whole
+    assert stored(url) == contents(local)
+
+
+def test_the_lock_of_a_killed_run_refuses_the_next_one_until_it_is_broken(
+    toy_manifest: Path, local: Path, server: S3
+) -> None:
+    url = f"s3://{BUCKET}/killed.zarr"
+    arguments = [str(toy_manifest), url, "values", "after", "5"]
+    killed = subprocess.run([sys.executable, str(DRIVER), *arguments], cwd=DRIVER.parents[2], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(UserError, match=r"process \d+ of .* holds s3://bucket/killed.zarr.lock\).*--break-lock"):
+        run_toys(toy_manifest, url)
+    assert run_toys(toy_manifest, url, break_lock=True).is_whole
+    assert stored(url) == contents(local)
+    assert not has_lock(url)
+
+
+def test_a_second_writer_is_refused_and_so_is_a_server_that_would_let_it_in(server: S3) -> None:
+    url = f"s3://{BUCKET}/two.zarr"
+    with StoreWriter(url, 5, "test"):
+        with pytest.raises(UserError, match="is being written by another run"), StoreWriter(url, 5, "test"):
+            pass
+        assert has_lock(url)
+    assert not has_lock(url)
+    server.set_door(ignore_conditions=1)
+    with pytest.raises(UserError, match="the server ignores 'If-None-Match'"), StoreWriter(url, 5, "test"):
+        pass
+    server.set_door(ignore_conditions=0)
+    assert not has_lock(url)
+
+
+def test_what_is_not_there_and_what_cannot_be_named_are_told_in_one_line(
+    server: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"no feature store at s3://bucket/none.zarr"):
+        open_store(f"s3://{BUCKET}/none.zarr")
+    with pytest.raises(UserError, match="bucket does not exist"), StoreWriter("s3://no-such/none.zarr", 5, "test"):
+        pass
+    for wrong in ("gs://bucket/a.zarr", "s3://bucket", "s3:///a.zarr"):
+        with pytest.raises(UserError, match=r"give a path or a URL such as s3://bucket/name.zarr"):
+            locate(wrong)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r"pip install 'mavqa\[s3\]'"):
+        locate(f"s3://{BUCKET}/a.zarr")

@@ -1,0 +1,31 @@
+"""What a Dask worker of the cluster tests loads first (`dask worker --preload`): the toys, and its own fate.
+
+MAVQA_TOY_FATE names a signal that the worker sends itself just before the first values that it writes. A worker that
+was stopped and goes on leaves a file named by each feature in MAVQA_TOY_WRITTEN once values of it are written.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import toy_extractors
+from run_toys import kill_at
+
+import pipeline.extraction
+import pipeline.extractors
+
+
+def dask_setup(worker: Any) -> None:
+    pipeline.extractors.EXTRACTORS.update({**toy_extractors.TABLE, **toy_extractors.MORE})
+    fate = os.environ.get("MAVQA_TOY_FATE")
+    if fate is None:
+        return
+    write = pipeline.extraction.write_rows
+
+    def write_and_tell(store: str, feature: str, *rest: Any) -> None:
+        write(store, feature, *rest)
+        (Path(os.environ["MAVQA_TOY_WRITTEN"]) / feature).touch()
+
+    pipeline.extraction.write_rows = write_and_tell
+    kill_at("values", "before", 1, signal.Signals[fate])
