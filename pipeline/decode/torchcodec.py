@@ -8,7 +8,6 @@ Decoding on a GPU can be run but was never tried: no test of this project has a 
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ EXCEPTIONS = {
     "unread damage": "a damaged packet on the way to no picture that is looked at is not noticed",
     "mirrored": "turns pictures as the file says but does not mirror them: PyAV decodes those",
     "untimed": "streams whose packets have no times of their own, such as packed MPEG-4 in AVI: PyAV decodes those",
-    "short transport stream": "finds no picture in a transport stream of a few pictures: PyAV decodes those",
+    "transport stream": "seeks to the wrong pictures of a transport stream: PyAV decodes those",
     "gaps in the sound": "joins blocks of sound without their timestamps: the sound is PyAV's",
 }
 
@@ -44,9 +43,8 @@ class TorchCodec:
         """Return the versions of torchcodec and of the FFmpeg libraries that it has found."""
         from torchcodec._core import get_ffmpeg_library_versions
 
-        found: dict[str, Any] = get_ffmpeg_library_versions()
-        libraries = ", ".join(f"{name} {found[name]}" for name in ("libavcodec", "libswscale"))
-        return f"{self.name} {self._library.__version__} ({libraries})"
+        codecs = ".".join(map(str, get_ffmpeg_library_versions()["libavcodec"]))
+        return f"{self.name} {self._library.__version__.split('+')[0]} (libavcodec {codecs})"
 
     def open(self, path: Path, index: PictureIndex) -> Callable[[int], np.ndarray]:
         """Return what gives picture `number` of the index, uint8 [height, width, 3], RGB, turned upright.

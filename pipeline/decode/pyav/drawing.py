@@ -11,6 +11,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.format import Flags
 
 from pipeline.decode import PictureError, PictureIndex, PictureLibrary
 from pipeline.decode.pyav.container import default_streams, demux_packets, open_file, tick
@@ -60,15 +61,17 @@ def _index_pictures(
     """Return the index of the default video stream, the pictures' durations, PyAV's first picture and its delay."""
     if PLAYLISTS & set(container.format.name.split(",")):
         raise PictureError("is given no playlists")
+    if container.format.flags & Flags.ts_discont.value:
+        raise PictureError("is given no transport streams: libraries seek to the wrong pictures of them")
     stream = cast(av.VideoStream, default_streams(container)["video"])
     packets, first, delay = _read_packets(container, stream)
     if first is None or first.pts is None:
         raise PictureError("is given no stream whose first picture cannot be decoded or has no time")
     spans: dict[int, int] = {}
-    for packet in packets:
-        if packet.pts is None or packet.pts in spans:
+    for start, duration in packets:
+        if start is None or start in spans:
             raise PictureError("is given no stream whose packets have no times of their own")
-        spans[packet.pts] = packet.duration or 0
+        spans[start] = duration
     if first.pts not in spans:
         raise PictureError("is given no stream whose packets and pictures have different times")
     starts = sorted(spans)
@@ -84,9 +87,9 @@ def _index_pictures(
 
 def _read_packets(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[list[av.Packet], av.VideoFrame | None, int]:
-    """Return the packets whose pictures are shown, the first picture, and how many packets it took."""
-    packets: list[av.Packet] = []
+) -> tuple[list[tuple[int | None, int]], av.VideoFrame | None, int]:
+    """Return (time, duration) of the packets that are shown, the first picture, and how many packets it took."""
+    packets: list[tuple[int | None, int]] = []
     first: av.VideoFrame | None = None
     delay = 0
     try:
@@ -95,7 +98,7 @@ def _read_packets(
                 first = next(iter(stream.decode(packet)), None)
                 delay += 1
             if packet.size and not packet.is_discard:
-                packets.append(packet)
+                packets.append((packet.pts, packet.duration or 0))
     except av.error.MemoryError:
         raise
     except av.FFmpegError as error:
