@@ -7,7 +7,6 @@ carries an FFmpeg of 2021. What it cannot do is in `EXCEPTIONS`.
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ INSTALL = "pip install 'mavqa[decord]' (there is one for x86-64 processors only)
 EXCEPTIONS = {
     "av1": "its FFmpeg has no decoder for AV1: PyAV decodes those",
     "late start": "counts time from the stream's own start: t0 is PyAV's, its times are only compared",
-    "edit list": "counts the pictures that an edit list cuts off: PyAV decodes those files",
+    "edit list": "counts pictures that an edit list cuts off, between key frames: PyAV decodes those files",
     "transport stream": "skips the first pictures of a transport stream: PyAV decodes those",
     "several streams": "cannot be told which of several video streams to take: PyAV decodes those files",
     "damaged": "a file with a packet that it cannot decode on its way to a picture: PyAV decodes all its pictures",
@@ -63,27 +62,14 @@ class Decord:
         if np.abs(spans[:, 0] - spans[0, 0] - own).max() > index.tolerance_seconds:
             raise PictureError("counts other times than the file says")
 
-        return _Reading(reader, self._errors).read
+        def read(number: int) -> np.ndarray:
+            try:
+                picture: np.ndarray = reader[number].asnumpy()
+            except self._errors:
+                raise PictureError(f"cannot decode the way to picture {number}") from None
+            return picture
 
-
-class _Reading:
-    """One way through the pictures. Forwards nothing is sought: where decord arrives by seeking it does not know."""
-
-    def __init__(self, reader: Any, errors: tuple[type[BaseException], ...]) -> None:
-        self._reader, self._errors = reader, errors
-        self._next = 0
-
-    def read(self, number: int) -> np.ndarray:
-        try:
-            if number < self._next:
-                self._reader.seek_accurate(number)
-            elif number > self._next:
-                self._reader.skip_frames(number - self._next)
-            self._next = number + 1
-            picture: np.ndarray = self._reader.next().asnumpy()
-        except self._errors:
-            raise PictureError(f"cannot decode the way to picture {number}") from None
-        return picture
+        return read
 
 
 def _load() -> ModuleType:

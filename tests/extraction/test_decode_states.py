@@ -9,7 +9,6 @@ import media_maker
 import pytest
 
 from pipeline.child import DecodingChild, Limits
-from pipeline.decode import open_decoder
 from pipeline.store.schema import State
 from pipeline.timeline import DecodeRequest, FrameSize
 
@@ -198,7 +197,7 @@ def test_real_files_end_as_the_index_says(decoder, shared_data):
     rows = (shared_data / "media" / "INDEX.tsv").read_text(encoding="utf-8").splitlines()
     records = [dict(zip(rows[0].split("\t"), row.split("\t"), strict=False)) for row in rows[1:]]
     assert len(records) >= 70
-    with DecodingChild("pyav", Limits(wall_seconds=SECONDS_PER_FILE)) as child:
+    with DecodingChild(decoder.name, Limits(wall_seconds=SECONDS_PER_FILE)) as child:
         for record in records:
             media = child.decode(shared_data / "media" / record["file"], REQUEST)
             states = (media.visual.state, media.audio.state)

@@ -17,6 +17,7 @@ from pipeline.cli.doctor import doctor as command
 from pipeline.decode import choose_decoder
 from pipeline.weights import Network, PublishedFile
 
+SHA256_OF_1 = hashlib.sha256(b"1").hexdigest()
 NETWORK = Network(
     "toy", (PublishedFile("toy-1.pth", "https://example.org/toy-1.pth", hashlib.sha256(b"1").hexdigest()),)
 )
