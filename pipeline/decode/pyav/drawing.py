@@ -61,7 +61,7 @@ def _index_pictures(
     """Return the index of the default video stream, the pictures' durations, PyAV's first picture and its delay."""
     if PLAYLISTS & set(container.format.name.split(",")):
         raise PictureError("is given no playlists")
-    if container.format.flags & Flags.ts_discont.value:
+    if container.format.flags & cast(int, Flags.ts_discont.value):
         raise PictureError("is given no transport streams: libraries seek to the wrong pictures of them")
     stream = cast(av.VideoStream, default_streams(container)["video"])
     packets, first, delay = _read_packets(container, stream)
