@@ -188,3 +188,11 @@ def test_irregular_frames_are_those_of_pyav(decoder, tmp_path, seed):
     assert (media.visual, media.audio) == (expected.visual, expected.audio)
     assert np.array_equal(media.frames[SIZE], expected.frames[SIZE])
     assert np.array_equal(media.waveform, expected.waveform)
+
+
+@pytest.mark.real
+def test_sound_that_comes_before_the_first_picture_begins_the_axis_for_all(decoder, shared_data):
+    path = shared_data / "media" / "odd" / "sample_edit_list_only_preroll_sync_sample.mp4"
+    media, expected = decode_both(decoder, path)
+    assert (media.visual.steps, media.audio) == (expected.visual.steps, expected.audio)
+    assert np.array_equal(media.waveform, expected.waveform)
