@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## The main job on made-up videos: make them, extract, train, compare, report (SEEDS=1, JOBS=1).
 	$(BIN)/mavqa-manifest synthesize --settings data_manifests/demo/dataset.toml --out $(DEMO)/data
-	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded --seconds 3
+	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded --seconds 3 --decoder pyav
 	$(BIN)/mavqa-sweep train/grids/demo.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/runs --seeds $(SEEDS) --jobs $(JOBS)
 	$(BIN)/mavqa-report $(DEMO)/runs --out $(DEMO)/report
 

@@ -17,15 +17,25 @@ def orient(picture: np.ndarray, matrix: Sequence[int]) -> np.ndarray:
     at (a x + c y, b x + d y). Any other angle is taken as the nearest quarter turn.
     """
     a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
-    is_transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    if is_transposed:
+    if is_transposed(matrix):
         picture = picture.transpose(1, 0, 2)
-    along_x, along_y = (c, b) if is_transposed else (a, d)
+    along_x, along_y = (c, b) if is_transposed(matrix) else (a, d)
     if along_x < 0:
         picture = picture[:, ::-1]
     if along_y < 0:
         picture = picture[::-1]
     return np.ascontiguousarray(picture)
+
+
+def is_transposed(matrix: Sequence[int]) -> bool:
+    """Say whether a display matrix makes rows of columns (see `orient`)."""
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def is_mirrored(matrix: Sequence[int]) -> bool:
+    """Say whether a display matrix mirrors the picture, besides turning it (see `orient`)."""
+    return matrix[0] * matrix[4] < matrix[1] * matrix[3]
 
 
 def fit(picture: np.ndarray, frame_size: FrameSize) -> np.ndarray:

@@ -112,10 +112,10 @@ def extract(
 
 @dataclass(frozen=True)
 class StoredChoices:
-    """What an existing store already fixed, and the defaults of a new one."""
+    """What an existing store already fixed, and the defaults of a new one; `auto` is no store's decoder."""
 
     seconds: int = 60
-    decoder: str = "pyav"
+    decoder: str = "auto"
 
 
 def stored_choices(path: str) -> StoredChoices:

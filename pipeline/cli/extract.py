@@ -53,7 +53,12 @@ Examples:
     show_default=True,
     help="Preprocessing constants of resnet18-map: MUSIC-AVQA's, or those that the network was trained with.",
 )
-@click.option("--decoder", default="auto", show_default=True, help="auto or pyav; auto keeps a store's own decoder.")
+@click.option(
+    "--decoder",
+    default="auto",
+    show_default=True,
+    help="auto, pyav, torchcodec, torchcodec-cuda, decord; auto: the store's own, in a new one the best that loads.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seconds", type=click.IntRange(1), help="Steps of a video.  [default: the store's, 60 in a new one]")
 @click.option(
@@ -131,7 +136,7 @@ def _run(
         features=video_names,
         question_features=question_names,
         weights=source,
-        decoder=known.decoder if decoder == "auto" else decoder,
+        decoder=_decoder(decoder, known.decoder),
         device=workers_device,
         question_device=own_device,
         seconds=seconds or known.seconds,
@@ -162,6 +167,21 @@ def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         known = ", ".join([*EXTRACTORS, *QUESTION_EXTRACTORS])
         raise UserError(f"--features {text!r}: {', '.join(unknown) or 'no name'} is no feature: choose from {known}")
     return tuple(n for n in names if n in EXTRACTORS), tuple(n for n in names if n in QUESTION_EXTRACTORS)
+
+
+def _decoder(asked: str, stored: str) -> str:
+    """Return the name of a decoder that loads here, `auto` resolved; say which it is and why.
+
+    Raises `UserError` where the decoder asked for, or the store's own, does not load here.
+    """
+    from pipeline.decode import choose_decoder, open_decoder
+
+    name, why = asked, "as asked for"
+    if asked == "auto":
+        name, why = (stored, "the store's own") if stored != "auto" else choose_decoder()
+    version = open_decoder(name).version()
+    click.echo(f"decoder: {name}, {why}: {version}", err=True)
+    return name
 
 
 def _weights(text: str) -> "WeightsSource":

@@ -1,21 +1,80 @@
 """Media files to frames and waveform on the shared time axis: the decoders' protocol and their table.
 
-One file here is one decoder. Nothing heavy is loaded before `open_decoder` is called.
+One file here is one decoder, or one library that draws pictures for PyAV's. Nothing heavy is loaded before
+`open_decoder` is called.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
+
+import numpy as np
 
 from pipeline.failure import UserError
 from pipeline.store.schema import State
 from pipeline.timeline import DecodeRequest, Media, Track
 
-DECODERS = {"pyav": "pipeline.decode.pyav:PyAVDecoder"}
+PYAV = "pipeline.decode.pyav:PyAVDecoder"
+# Names of decoders; all but the first are libraries that draw pictures.
+DECODERS = {
+    "pyav": PYAV,
+    "torchcodec": "pipeline.decode.torchcodec:TorchCodec",
+    "torchcodec-cuda": "pipeline.decode.torchcodec:on_cuda",
+    "decord": "pipeline.decode.decord:Decord",
+}
 
 AUDIO_DECODER = "pipeline.decode.audio_file:AudioFileDecoder"
 AUDIO_SUFFIXES = frozenset({".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
+
+
+class DecoderLoadError(UserError):
+    """A decoder that does not load on this machine: why not, and the one line that gets it."""
+
+    def __init__(self, name: str, why: str, remedy: str) -> None:
+        super().__init__(f"decoder {name} does not load: {why}: {remedy}")
+        self.why, self.remedy = why, remedy
+
+
+class PictureError(Exception):
+    """Pictures that a library is not given, or does not give as the file holds them; the words follow its name."""
+
+
+@dataclass(frozen=True)
+class PictureIndex:
+    """The pictures of one video stream in the order in which they are shown.
+
+    `starts`: their presentation times in seconds, edit lists applied, t0 not; `first` is the number of the first that
+    can be decoded. `is_only`: whether the file has no other video stream, a cover included.
+    """
+
+    stream_index: int
+    is_only: bool
+    starts: tuple[Fraction, ...]
+    first: int
+    tolerance_seconds: float = 0.0005
+
+
+class PictureLibrary(Protocol):
+    """What draws pictures in the place of PyAV, which tells it which there are and decodes the sound."""
+
+    @property
+    def name(self) -> str:
+        """The decoder's key in the table."""
+        ...
+
+    def version(self) -> str:
+        """Return the versions that the decoded pictures depend on."""
+        ...
+
+    def open(self, path: Path, index: PictureIndex) -> Callable[[int], np.ndarray]:
+        """Return what gives a picture by its number in `index`, uint8 [height, width, 3], RGB, turned upright.
+
+        It, and what it returns, raise PictureError where a picture cannot be had.
+        """
+        ...
 
 
 class Decoder(Protocol):
@@ -85,13 +144,26 @@ def fail_media(reason: str) -> Media:
 def open_decoder(name: str) -> Decoder:
     """Return the decoder `name` of the table, or of an own "module:Class"; the latter gets every file.
 
-    Raises UserError for a name that is neither.
+    Raises UserError for a name that is neither, DecoderLoadError for one that does not load here.
     """
     if ":" in name:
-        return _load(name)
+        return cast(Decoder, _load(name))
     if name not in DECODERS:
         raise UserError(f"unknown decoder {name!r}: choose one of {', '.join(sorted(DECODERS))}")
-    return DecoderBySuffix(container=_load(DECODERS[name]), audio=_load(AUDIO_DECODER))
+    library = {} if DECODERS[name] == PYAV else {"library": _load(DECODERS[name])}
+    return DecoderBySuffix(container=_load(PYAV, **library), audio=_load(AUDIO_DECODER))
+
+
+def choose_decoder() -> tuple[str, str]:
+    """Return the name of the best decoder that loads here, and why it is that one, in words.
+
+    That is torchcodec, else PyAV, which comes with this package; decord must be asked for by its name.
+    """
+    try:
+        open_decoder("torchcodec")
+    except DecoderLoadError as error:
+        return "pyav", str(error)
+    return "torchcodec", "the best of those that load here"
 
 
 def _has_audio_suffix(path: Path) -> bool:
@@ -105,7 +177,6 @@ def _find_unreadable(path: Path) -> str:
     return "" if path.stat().st_size else "the file is empty (0 bytes)"
 
 
-def _load(entry: str) -> Decoder:
+def _load(entry: str, **options: Any) -> Any:
     module, _, name = entry.partition(":")
-    decoder: Decoder = getattr(import_module(module), name)()
-    return decoder
+    return getattr(import_module(module), name)(**options)

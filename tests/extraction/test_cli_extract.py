@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import pipeline.decode
 import pipeline.run
 from pipeline.cli.extract import extract
+from pipeline.decode import DecoderLoadError
 from pipeline.extraction import ExtractionPlan
-from pipeline.run import Progress, RunOptions, Summary
+from pipeline.run import Progress, RunOptions, StoredChoices, Summary
 
 
 @pytest.fixture
@@ -87,3 +89,59 @@ def test_questions_and_videos_are_drawn_on_lines_of_their_own(
     assert "2/2" in shown
     assert "1 failed" in shown
     assert "a note" in shown
+
+
+def decoder_of(toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], *more: str) -> tuple[str, str]:
+    """Return the decoder of the plan that these options become, and the line that says which it is."""
+    given = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    shown = CliRunner().invoke(extract, [*given, "--device", "cpu", *more])
+    assert shown.exit_code == 0, shown.output
+    return plans[-1].decoder, next(line for line in shown.stderr.splitlines() if line.startswith("decoder: "))
+
+
+def without(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
+    """Make one library refuse to load, and put a stand-in in the place of every other."""
+
+    def load(entry: str, **options: Any) -> Any:
+        if absent in entry:
+            raise DecoderLoadError(absent, "it is not here", "fetch it")
+        return type("Loaded", (), {"name": entry, "version": lambda self: "1"})()
+
+    monkeypatch.setattr(pipeline.decode, "_load", load)
+
+
+def test_auto_takes_the_best_that_loads_and_says_so(
+    toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "decord")
+    name, line = decoder_of(toy_manifest, tmp_path, plans)
+    assert name == "torchcodec"
+    assert line.startswith("decoder: torchcodec, the best of those that load here: ")
+
+
+def test_auto_goes_without_torchcodec_and_says_why(
+    toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "torchcodec")
+    name, line = decoder_of(toy_manifest, tmp_path, plans)
+    assert name == "pyav"
+    assert "torchcodec does not load: it is not here: fetch it" in line
+
+
+def test_auto_keeps_the_decoder_of_the_store(
+    toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "torchcodec")
+    monkeypatch.setattr(pipeline.run, "stored_choices", lambda path: StoredChoices(4, "decord"))
+    assert decoder_of(toy_manifest, tmp_path, plans) == ("decord", "decoder: decord, the store's own: 1; 1")
+    assert decoder_of(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
+
+
+def test_a_decoder_that_does_not_load_is_refused_before_any_work(
+    toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "decord")
+    given = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    shown = CliRunner().invoke(extract, [*given, "--device", "cpu", "--decoder", "decord"])
+    assert (shown.exit_code, plans) == (2, [])
+    assert "decoder decord does not load: it is not here: fetch it" in shown.stderr

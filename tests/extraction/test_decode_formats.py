@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import av
+import backends
 import media_maker
 import numpy as np
 import pytest
@@ -47,29 +48,29 @@ def write_colour(path, colour, *, size=(64, 48), codec="libx264", pix_fmt="yuv42
         ("ffv1", "bgra", (61, 47)),
     ],
 )
-def test_pixel_format(tmp_path, codec, pix_fmt, size, colour):
+def test_pixel_format(decoder, tmp_path, codec, pix_fmt, size, colour):
     if pix_fmt == "gray" and colour == "red":
         pytest.skip("a grey format holds no red")
     path = write_colour(tmp_path / "clip.mkv", COLOURS[colour], codec=codec, pix_fmt=pix_fmt, size=size)
-    media = PyAVDecoder().decode(path, REQUEST)
-    assert media.visual.state is State.COMPLETE
+    media = decoder.decode(path, REQUEST)
+    assert (media.visual.state, backends.own_reason(decoder, media)) == (State.COMPLETE, "")
     assert abs(media.frames[SIZE].astype(int) - np.array(COLOURS[colour])).max() <= 6
 
 
 @pytest.mark.parametrize("layout", ["mono", "stereo", "5.1", "7.1"])
 @pytest.mark.parametrize(("codec", "audio_format"), [("pcm_s16le", "s16"), ("pcm_f32le", "flt"), ("aac", "flt")])
-def test_channels_are_averaged(tmp_path, layout, codec, audio_format):
+def test_channels_are_averaged(decoder, tmp_path, layout, codec, audio_format):
     path = media_maker.write_clip(
         tmp_path / "clip.mkv", sound=(0, 3), layout=layout, audio_codec=codec, audio_format=audio_format
     )
-    media = PyAVDecoder().decode(path, REQUEST)
+    media = decoder.decode(path, REQUEST)
     assert (media.audio.state, media.audio.steps) == (State.COMPLETE, 3)
     assert [media_maker.hear(media.waveform, 44_100, step)[0] for step in range(3)] == [0, 1, 2]
     if codec != "aac":
         assert abs(media.waveform - media_maker.sing(0, 3, 44_100)).max() < 2 / 32_768
 
 
-def test_different_channels_give_their_mean(tmp_path):
+def test_different_channels_give_their_mean(decoder, tmp_path):
     path = tmp_path / "clip.wav"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="stereo")
@@ -77,21 +78,21 @@ def test_different_channels_give_their_mean(tmp_path):
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="stereo")
         frame.sample_rate, frame.pts = 8000, 0
         container.mux(stream.encode(frame))
-    for decoder in (PyAVDecoder(), open_decoder("pyav")):
-        assert np.all(decoder.decode(path, REQUEST).waveform == 0.125)
+    for one in (PyAVDecoder(), decoder):
+        assert np.all(one.decode(path, REQUEST).waveform == 0.125)
 
 
 @pytest.mark.parametrize("rate", [8000, 11_025, 16_000, 22_050, 48_000, 96_000, 192_000])
-def test_sample_rate_is_kept(tmp_path, rate):
+def test_sample_rate_is_kept(decoder, tmp_path, rate):
     path = media_maker.write_clip(
         tmp_path / "clip.mkv", sound=(0, 2), rate=rate, audio_codec="pcm_s16le", audio_format="s16"
     )
-    media = PyAVDecoder().decode(path, REQUEST)
+    media = decoder.decode(path, REQUEST)
     assert (media.sample_rate_hz, len(media.waveform)) == (rate, 2 * rate)
     assert media_maker.hear(media.waveform, rate, 1)[0] == 1
 
 
-def test_default_streams_are_taken(tmp_path):
+def test_default_streams_are_taken(decoder, tmp_path):
     path = tmp_path / "clip.mkv"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("ffv1", rate=10) for _ in range(2)]
@@ -109,7 +110,8 @@ def test_default_streams_are_taken(tmp_path):
             frame = av.AudioFrame.from_ndarray(np.full((1, 800), value, np.int16), format="s16", layout="mono")
             frame.sample_rate, frame.pts = 8000, 0
             container.mux(stream.encode(frame))
-    media = PyAVDecoder().decode(path, REQUEST)
+    media = decoder.decode(path, REQUEST)
+    assert backends.own_reason(decoder, media, "several streams") == ""
     assert np.all(media.frames[SIZE] == 200)
     assert np.all(media.waveform[:800] == 0.25)
 
@@ -117,10 +119,9 @@ def test_default_streams_are_taken(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("ogg", "libopus"), ("mp3", "mp3")]
 )
-def test_audio_only_file_comes_through_librosa(tmp_path, suffix, codec):
+def test_audio_only_file_comes_through_librosa(decoder, tmp_path, suffix, codec):
     path = tmp_path / f"clip.{suffix}"
     media_maker.write_clip(path, sound=(0, 3), audio_codec=codec, audio_format="s16", rate=48_000)
-    decoder = open_decoder("pyav")
     media = decoder.decode(path, REQUEST)
     assert f".{suffix}" in AUDIO_SUFFIXES
     assert "librosa" in decoder.version()
@@ -130,13 +131,15 @@ def test_audio_only_file_comes_through_librosa(tmp_path, suffix, codec):
     assert len(cut.waveform) == 2 * 48_000
 
 
-def test_pictures_in_a_file_with_an_audio_suffix_are_seen(tmp_path):
+def test_pictures_in_a_file_with_an_audio_suffix_are_seen(decoder, tmp_path):
     made = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2), (0, 2))
     path = made.rename(tmp_path / "clip.wav")
-    media = open_decoder("pyav").decode(path, REQUEST)
+    media = decoder.decode(path, REQUEST)
     assert (media.visual.state, media.audio.state) == (State.COMPLETE, State.COMPLETE)
 
 
 def test_unknown_decoder_is_named_with_the_known_ones():
-    with pytest.raises(UserError, match="unknown decoder 'quicktime': choose one of pyav"):
+    with pytest.raises(
+        UserError, match="unknown decoder 'quicktime': choose one of decord, pyav, torchcodec, torchcodec-cuda"
+    ):
         open_decoder("quicktime")

@@ -9,7 +9,6 @@ import media_maker
 import pytest
 
 from pipeline.child import DecodingChild, Limits
-from pipeline.decode import open_decoder
 from pipeline.store.schema import State
 from pipeline.timeline import DecodeRequest, FrameSize
 
@@ -18,8 +17,8 @@ REQUEST = DecodeRequest(seconds=20, frame_sizes=(SIZE,))
 SECONDS_PER_FILE = 30
 
 
-def decode(path, request=REQUEST):
-    return open_decoder("pyav").decode(Path(path), request)
+def decode(decoder, path, request=REQUEST):
+    return decoder.decode(Path(path), request)
 
 
 @pytest.fixture
@@ -37,19 +36,19 @@ def damage(path, share_from, share_to):
     path.write_bytes(data)
 
 
-def test_no_sound(tmp_path):
-    media = decode(media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(3)))
+def test_no_sound(decoder, tmp_path):
+    media = decode(decoder, media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(3)))
     assert (media.visual.state, media.visual.steps) == (State.COMPLETE, 3)
     assert (media.audio.state, media.audio.steps, len(media.waveform)) == (State.ABSENT, 0, 0)
 
 
-def test_no_picture(tmp_path):
-    media = decode(media_maker.write_clip(tmp_path / "clip.mp4", sound=(0, 3)))
+def test_no_picture(decoder, tmp_path):
+    media = decode(decoder, media_maker.write_clip(tmp_path / "clip.mp4", sound=(0, 3)))
     assert (media.visual.state, media.visual.steps, media.frames) == (State.ABSENT, 0, {})
     assert (media.audio.state, media.audio.steps) == (State.COMPLETE, 3)
 
 
-def test_black_and_silent_is_complete(tmp_path):
+def test_black_and_silent_is_complete(decoder, tmp_path):
     import av
     import numpy as np
 
@@ -65,34 +64,34 @@ def test_black_and_silent_is_complete(tmp_path):
             block = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
             block.sample_rate, block.pts = 8000, number * 800
             container.mux(audio.encode(block))
-    media = decode(path)
+    media = decode(decoder, path)
     assert (media.visual.state, media.audio.state) == (State.COMPLETE, State.COMPLETE)
     assert (media.visual.steps, media.audio.steps) == (2, 2)
     assert not media.waveform.any()
     assert not media.frames[SIZE].any()
 
 
-def test_empty_file(tmp_path):
+def test_empty_file(decoder, tmp_path):
     (tmp_path / "clip.mp4").touch()
-    media = decode(tmp_path / "clip.mp4")
+    media = decode(decoder, tmp_path / "clip.mp4")
     assert media.visual == media.audio
     assert (media.visual.state, media.visual.reason) == (State.FAILED, "the file is empty (0 bytes)")
 
 
-def test_missing_file(tmp_path):
-    assert decode(tmp_path / "clip.mp4").visual.reason == "there is no such file"
+def test_missing_file(decoder, tmp_path):
+    assert decode(decoder, tmp_path / "clip.mp4").visual.reason == "there is no such file"
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "wav", "mp3"])
-def test_file_that_is_no_media(tmp_path, suffix):
+def test_file_that_is_no_media(decoder, tmp_path, suffix):
     path = tmp_path / f"clip.{suffix}"
     path.write_bytes(b"this is a shopping list: bread, milk, eggs\n" * 300)
-    media = decode(path)
+    media = decode(decoder, path)
     assert media.audio.state is State.FAILED
     assert "cannot be" in media.audio.reason
 
 
-def test_playlist_makes_nothing_be_fetched(tmp_path):
+def test_playlist_makes_nothing_be_fetched(decoder, tmp_path):
     callers = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(1)
@@ -101,7 +100,7 @@ def test_playlist_makes_nothing_be_fetched(tmp_path):
         address = f"http://127.0.0.1:{server.getsockname()[1]}/clip.ts"
         path = tmp_path / "list.m3u8"
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{address}\n#EXT-X-ENDLIST\n")
-        assert decode(path).visual.state is State.FAILED
+        assert decode(decoder, path).visual.state is State.FAILED
         answering.join()
     assert callers == []
 
@@ -115,11 +114,11 @@ def _hang_up(server, callers):
     caller.close()
 
 
-def test_truncated_file_keeps_what_is_there(tmp_path):
+def test_truncated_file_keeps_what_is_there(decoder, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mkv", media_maker.steady(8), (0, 8))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    media = decode(path)
+    media = decode(decoder, path)
     assert media.visual.state is State.COMPLETE
     assert media.audio.state is State.COMPLETE
     assert 3 <= media.visual.steps <= 5
@@ -127,26 +126,26 @@ def test_truncated_file_keeps_what_is_there(tmp_path):
     assert numbers[:-1] == [12 + 25 * step for step in range(media.visual.steps - 1)]
 
 
-def test_truncated_before_its_index_cannot_be_opened(clip):
+def test_truncated_before_its_index_cannot_be_opened(decoder, clip):
     data = clip.read_bytes()
     clip.write_bytes(data[: data.rindex(b"moov") - 4])
-    media = decode(clip)
+    media = decode(decoder, clip)
     assert (media.visual.state, media.audio.state) == (State.FAILED, State.FAILED)
     assert media.visual.reason.startswith("cannot be opened: ")
 
 
-def test_small_damage_is_counted_in_the_reason(clip):
+def test_small_damage_is_counted_in_the_reason(decoder, clip):
     damage(clip, 0.5, 0.503)
-    media = decode(clip)
+    media = decode(decoder, clip)
     tracks = [media.visual, media.audio]
     assert [track.state for track in tracks] == [State.COMPLETE, State.COMPLETE]
     assert [track.steps for track in tracks] == [6, 6]
     assert any("cannot be decoded" in track.reason for track in tracks)
 
 
-def test_damage_of_whole_seconds_fails_both(clip):
+def test_damage_of_whole_seconds_fails_both(decoder, clip):
     damage(clip, 0.3, 0.8)
-    media = decode(clip)
+    media = decode(decoder, clip)
     assert media.visual.state is State.FAILED
     assert "have no picture" in media.visual.reason
     assert media.audio.state is State.FAILED
@@ -155,21 +154,21 @@ def test_damage_of_whole_seconds_fails_both(clip):
     assert len(media.waveform) == 0
 
 
-def test_damage_of_everything_fails_both(clip):
+def test_damage_of_everything_fails_both(decoder, clip):
     damage(clip, 0, 1)
-    media = decode(clip)
+    media = decode(decoder, clip)
     assert (media.visual.state, media.audio.state) == (State.FAILED, State.FAILED)
     assert media.visual.reason.startswith("no picture could be decoded; 150 of 150 packets of the picture")
     assert media.audio.reason.startswith("no sound could be decoded")
 
 
-def test_picture_with_too_many_pixels_is_refused(clip):
-    media = decode(clip, DecodeRequest(frame_sizes=(SIZE,), max_pixels=192 * 128 - 1))
+def test_picture_with_too_many_pixels_is_refused(decoder, clip):
+    media = decode(decoder, clip, DecodeRequest(frame_sizes=(SIZE,), max_pixels=192 * 128 - 1))
     assert (media.visual.state, media.audio.state) == (State.FAILED, State.COMPLETE)
     assert media.visual.reason == "a picture of 192x128 has more than 24575 pixels"
 
 
-def test_what_is_not_asked_for_stays_pending_and_moves_no_time(tmp_path):
+def test_what_is_not_asked_for_stays_pending_and_moves_no_time(decoder, tmp_path):
     path = media_maker.write_clip(
         tmp_path / "clip.mov",
         media_maker.steady(4, start=9),
@@ -177,28 +176,28 @@ def test_what_is_not_asked_for_stays_pending_and_moves_no_time(tmp_path):
         audio_codec="pcm_s16le",
         audio_format="s16",
     )
-    whole = decode(path)
-    sound = decode(path, DecodeRequest(frame_sizes=()))
-    picture = decode(path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), wants_audio=False))
+    whole = decode(decoder, path)
+    sound = decode(decoder, path, DecodeRequest(frame_sizes=()))
+    picture = decode(decoder, path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), wants_audio=False))
     assert (sound.visual.state, picture.audio.state) == (State.PENDING, State.PENDING)
     assert (sound.waveform == whole.waveform).all()
     assert picture.visual == whole.visual
 
 
-def test_nothing_is_printed(clip, capfd, caplog):
+def test_nothing_is_printed(decoder, clip, capfd, caplog):
     damage(clip, 0.3, 0.8)
     with caplog.at_level(logging.DEBUG):
-        decode(clip)
+        decode(decoder, clip)
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
 
 
 @pytest.mark.real
-def test_real_files_end_as_the_index_says(shared_data):
+def test_real_files_end_as_the_index_says(decoder, shared_data):
     rows = (shared_data / "media" / "INDEX.tsv").read_text(encoding="utf-8").splitlines()
     records = [dict(zip(rows[0].split("\t"), row.split("\t"), strict=False)) for row in rows[1:]]
     assert len(records) >= 70
-    with DecodingChild("pyav", Limits(wall_seconds=SECONDS_PER_FILE)) as child:
+    with DecodingChild(decoder.name, Limits(wall_seconds=SECONDS_PER_FILE)) as child:
         for record in records:
             media = child.decode(shared_data / "media" / record["file"], REQUEST)
             states = (media.visual.state, media.audio.state)

@@ -1,22 +1,26 @@
 """The default decoder: PyAV, which carries its own FFmpeg. It chooses no steps: `pipeline.timeline` does.
 
 One open and one pass over the file serve both streams; what they give is gathered by `gathering`. Edit lists and
-the priming samples of audio codecs are applied by FFmpeg.
+the priming samples of audio codecs are applied by FFmpeg. Pictures may be drawn by another library (`drawing`):
+PyAV then still tells it which there are, and decodes the sound.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import cast
 
 import av
-from av.stream import Disposition
 
-from pipeline.decode import fail_media
-from pipeline.decode.pyav.gathering import AudioGatherer, AVFrame, Event, Stream, VisualGatherer
+from pipeline.decode import PictureError, PictureLibrary, fail_media
+from pipeline.decode.pyav.container import Stream, default_streams, demux_packets, open_file, tick
+from pipeline.decode.pyav.drawing import Drawing
+from pipeline.decode.pyav.gathering import AudioGatherer, AVFrame, Event, VisualGatherer
 from pipeline.decode.pyav.skipping import PacketWindow
+from pipeline.store.schema import State
 from pipeline.timeline import DecodeRequest, Media
 
 HELD_EVENTS = 500
@@ -27,17 +31,21 @@ _ratio = lru_cache(Fraction)
 
 
 class PyAVDecoder:
-    """Decode with PyAV; `thread_count` threads per stream (0: as FFmpeg thinks best)."""
+    """Decode with PyAV; `thread_count` threads per stream (0: as FFmpeg thinks best).
 
-    name = "pyav"
+    With a `library` that one draws the pictures. Those of a file that it refuses are PyAV's, all of them: the reason
+    of the visual track says so.
+    """
 
-    def __init__(self, thread_count: int = 1) -> None:
-        self._thread_count = thread_count
+    def __init__(self, thread_count: int = 1, library: PictureLibrary | None = None) -> None:
+        self._thread_count, self._library = thread_count, library
+        self.name = "pyav" if library is None else library.name
         av.logging.set_level(None)
 
     def version(self) -> str:
-        """Return PyAV's version and that of the FFmpeg it carries."""
-        return f"pyav {av.__version__} (ffmpeg {av.ffmpeg_version_info})"
+        """Return PyAV's version and that of the FFmpeg it carries, after the library's."""
+        own = f"pyav {av.__version__} (ffmpeg {av.ffmpeg_version_info})"
+        return own if self._library is None else f"{self._library.version()}; {own}"
 
     def prepare(self, path: Path) -> None:
         """Load nothing: importing this file has loaded PyAV."""
@@ -45,8 +53,8 @@ class PyAVDecoder:
     def has_pictures(self, path: Path) -> bool:
         """Say whether the file has a video stream; False for what cannot be opened."""
         try:
-            with _open(path) as container:
-                return "video" in _default_streams(container)
+            with open_file(path) as container:
+                return "video" in default_streams(container)
         except av.FFmpegError:
             return False
 
@@ -55,20 +63,33 @@ class PyAVDecoder:
 
         Raises MemoryError when the process may not have the memory that the file needs.
         """
+        if self._library is None:
+            return self._decode_alone(path, request)
+        try:
+            return self._pass_over(path, request, skips=False, library=self._library)
+        except PictureError as refusal:
+            media = self._decode_alone(path, request)
+            return _note(media, f"pictures decoded by pyav: {self._library.name} {refusal}")
+
+    def _decode_alone(self, path: Path, request: DecodeRequest) -> Media:
         try:
             return self._pass_over(path, request, skips=request.short != "released")
         except _DoubtError:
             return self._pass_over(path, request, skips=False)
 
-    def _pass_over(self, path: Path, request: DecodeRequest, *, skips: bool) -> Media:
+    def _pass_over(
+        self, path: Path, request: DecodeRequest, *, skips: bool, library: PictureLibrary | None = None
+    ) -> Media:
         try:
-            container = _open(path)
+            container = open_file(path)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
             return fail_media(f"cannot be opened: {error.strerror}")
         with container:
-            return _Pass(container, request, self._thread_count, skips).run()
+            is_drawn = request.frame_sizes and _can_decode(default_streams(container).get("video"))
+            drawing = Drawing(library, path) if library is not None and is_drawn else None
+            return _Pass(container, request, self._thread_count, skips, drawing).run()
 
 
 class _DoubtError(Exception):
@@ -79,14 +100,19 @@ class _Pass:
     """One pass over one open file.
 
     With `skips` pictures that matter to none that is looked at are not decoded; `_DoubtError` then says that the file
-    is not as good as that needs.
+    is not as good as that needs. With a `drawing` its pictures take the places of the video's packets.
     """
 
     def __init__(
-        self, container: av.container.InputContainer, request: DecodeRequest, thread_count: int, skips: bool
+        self,
+        container: av.container.InputContainer,
+        request: DecodeRequest,
+        thread_count: int,
+        skips: bool,
+        drawing: Drawing | None = None,
     ) -> None:
         self._container, self._request = container, request
-        self._streams = _default_streams(container)
+        self._streams = default_streams(container)
         for stream in self._streams.values():
             if stream.codec_context is not None:
                 stream.codec_context.thread_count = thread_count
@@ -95,6 +121,8 @@ class _Pass:
         self._break = ""
         self._window: PacketWindow | None = None
         self._latest: int | None = None
+        self._drawn = None if drawing is None else drawing.events()
+        self._delay = 0 if drawing is None else drawing.delay
 
     def run(self) -> Media:
         events = self._read()
@@ -138,7 +166,7 @@ class _Pass:
 
     def _packets(self, streams: list[Stream]) -> Iterator[av.Packet]:
         """Yield the packets in the file's order, the video's decoder told which pictures it may leave out."""
-        packets = _demux(self._container, streams)
+        packets = demux_packets(self._container, streams)
         video = self._streams.get("video")
         if not self._skips or not isinstance(video, av.VideoStream):
             yield from packets
@@ -153,6 +181,10 @@ class _Pass:
     def _decode(self, stream: Stream, packet: av.Packet | None) -> Iterator[Event]:
         if stream.type in self._done:
             return
+        if stream.type == "video" and self._drawn is not None:
+            self._delay -= 1
+            yield from self._drawn if packet is None else islice(self._drawn, int(self._delay <= 0))
+            return
         try:
             frames = stream.decode(packet)
         except av.error.MemoryError:
@@ -162,8 +194,8 @@ class _Pass:
                 raise _DoubtError from None
             if packet is not None:
                 pts = packet.pts if packet.pts is not None else packet.dts
-                start = None if pts is None else pts * _tick(stream)
-                duration = (packet.duration or 0) * _tick(stream)
+                start = None if pts is None else pts * tick(stream)
+                duration = (packet.duration or 0) * tick(stream)
                 yield Event(stream.type, start, duration, error=str(error.strerror))
             return
         for frame in frames:
@@ -201,54 +233,33 @@ class _Pass:
         return min(first.values(), default=Fraction(0)), held
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    """Open a local file and nothing else: a playlist must not make FFmpeg fetch what it names."""
-    return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
+def _note(media: Media, note: str) -> Media:
+    """Return the media with a note in the visual track's reason, where there is a decoded picture or a failure."""
+    if media.visual.state not in (State.COMPLETE, State.FAILED):
+        return media
+    return replace(media, visual=replace(media.visual, reason="; ".join(filter(None, [media.visual.reason, note]))))
 
 
-def _default_streams(container: av.container.InputContainer) -> dict[str, Stream]:
-    """Return the default stream of each kind: the first marked as default, else the first; never a cover."""
-    chosen: dict[str, Stream] = {}
-    for stream in container.streams:
-        if not isinstance(stream, Stream) or stream.disposition & Disposition.attached_pic:
-            continue
-        known = chosen.get(stream.type)
-        if known is None or stream.disposition & ~known.disposition & Disposition.default:
-            chosen[stream.type] = stream
-    return chosen
-
-
-def _demux(container: av.container.InputContainer, streams: list[Stream]) -> Iterator[av.Packet]:
-    """Yield the packets of `streams`; PyAV trips over those of a stream that only shows later in the file."""
-    while True:
-        try:
-            yield from container.demux(streams)
-            return
-        except IndexError:
-            continue
+def _can_decode(video: Stream | None) -> bool:
+    return video is not None and video.codec_context is not None
 
 
 def _can_skip(video: Stream | None) -> bool:
     return video is not None and video.codec_context is not None and video.codec_context.name in SKIPPING_CODECS
 
 
-def _tick(stream: Stream) -> Fraction:
-    """Return the seconds of one unit of the stream's timestamps."""
-    return stream.time_base or Fraction(0)
-
-
 def _claims_later(stream: Stream, moment: Fraction) -> bool:
-    return stream.start_time is not None and stream.start_time * _tick(stream) >= moment
+    return stream.start_time is not None and stream.start_time * tick(stream) >= moment
 
 
 def _start_of(frame: AVFrame, stream: Stream) -> Fraction | None:
     stamp = frame.pts if frame.pts is not None else frame.dts
-    return None if stamp is None else stamp * _tick(stream)
+    return None if stamp is None else stamp * tick(stream)
 
 
 def _duration_of(frame: AVFrame, stream: Stream) -> Fraction:
     if isinstance(frame, av.AudioFrame):
         return _ratio(frame.samples, frame.sample_rate)
     if frame.duration:
-        return frame.duration * _tick(stream)
+        return frame.duration * tick(stream)
     return 1 / (stream.guessed_rate or Fraction(25))

@@ -12,6 +12,7 @@ from typing import cast
 import av
 import numpy as np
 
+from pipeline.decode.pyav.container import Stream
 from pipeline.picture import fit, orient
 from pipeline.store.schema import State
 from pipeline.timeline import (
@@ -36,7 +37,15 @@ SAMPLE_TYPES: dict[str, type[np.generic]] = {
 }
 
 AVFrame = av.VideoFrame | av.AudioFrame
-Stream = av.VideoStream | av.AudioStream
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that a library draws when it is asked for: its stored size, and how to get it upright."""
+
+    width: int
+    height: int
+    take: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Event:
     kind: str
     start: Fraction | None
     duration: Fraction
-    frame: AVFrame | None = None
+    frame: AVFrame | Drawn | None = None
     error: str = ""
 
 
@@ -125,7 +134,7 @@ class VisualGatherer:
         """Take the next frame, or the next loss."""
         start = self._ledger.enter(event)
         frame = event.frame
-        if not isinstance(frame, av.VideoFrame):
+        if not isinstance(frame, av.VideoFrame | Drawn):
             for selector in self._selectors.values():
                 selector.lose(start, event.duration)
             return
@@ -134,7 +143,7 @@ class VisualGatherer:
             self._settled = self._ledger.fail(f"a picture of {size} has more than {self._request.max_pixels} pixels")
             return
         self._end = max(self._end, self._ledger.end)
-        picture = cache(lambda: _upright(frame))
+        picture = cache(frame.take if isinstance(frame, Drawn) else partial(_upright, frame))
         for rate, selector in self._selectors.items():
             selector.feed(start, event.duration, partial(self._fit, picture, rate))
 
@@ -203,10 +212,14 @@ class AudioGatherer:
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """Return the picture of a frame as it is shown, uint8 [height, width, 3], RGB."""
     picture = frame.to_ndarray(format="rgb24", threads=1)
+    matrix = display_matrix(frame)
+    return picture if matrix is None else orient(picture, matrix)
+
+
+def display_matrix(frame: av.VideoFrame) -> list[int] | None:
+    """Return the 3 x 3 matrix that says how the picture is turned for display, row by row; None for not at all."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is not None:
-        picture = orient(picture, np.frombuffer(cast(bytes, matrix), np.int32).tolist())
-    return picture
+    return None if matrix is None else np.frombuffer(cast(bytes, matrix), np.int32).tolist()
 
 
 def _stack(rows: Sequence[dict[FrameSize, np.ndarray] | None], size: FrameSize) -> np.ndarray:

@@ -1,0 +1,114 @@
+"""Measure how far other decoders are from PyAV, and how long each takes: `python benchmarks/decoders.py [CLIP ...]`.
+
+For every clip (by default those of `make demo`) and every second of it: the largest difference of a pixel from the
+picture that PyAV gives, in levels of 0 to 255, at the picture's full size, and the seconds of processor that one
+decoding takes, sound included. A note says where a library was not given the file, or refused it, so that PyAV drew.
+Decoders that do not load here are left out, with the reason.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import pipeline.decode.pyav.gathering as gathering
+from pipeline.decode import Decoder, DecoderLoadError, open_decoder
+from pipeline.store.schema import State
+from pipeline.timeline import DecodeRequest, FrameSize, Media
+
+DEMO = Path("build/demo/data/videos")
+OTHERS = ("torchcodec", "decord")
+SQUARE = FrameSize("stretch", 224)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table of the clips named on the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("clips", nargs="*", type=Path, help=f"files or folders  [default: {DEMO}]")
+    parser.add_argument("--seconds", type=int, default=60, help="steps of each clip at most  [default: 60]")
+    parser.add_argument("--repeats", type=int, default=3, help="decodings that are timed; the fastest counts")
+    options = parser.parse_args(arguments)
+    decoders = {"pyav": open_decoder("pyav"), **load_others()}
+    header = [f"{'clip':44}", *(f"{f'{name} s':>13}" for name in decoders)]
+    print(*header, *(f"{f'{name} pixel':>17} {'mean':>6}" for name in decoders if name != "pyav"), " note")
+    for clip in list_files(options.clips or [DEMO]):
+        print(measure(clip, decoders, options.seconds, options.repeats), flush=True)
+
+
+def load_others() -> dict[str, Decoder]:
+    """Return the other decoders that load here; say of the rest why not."""
+    found = {}
+    for name in OTHERS:
+        try:
+            found[name] = open_decoder(name)
+        except DecoderLoadError as error:
+            print(error)
+    return found
+
+
+def list_files(places: list[Path]) -> list[Path]:
+    """Return the files among `places` and in the folders among them, in order."""
+    return [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))]
+
+
+def measure(clip: Path, decoders: dict[str, Decoder], seconds: int, repeats: int) -> str:
+    """Return the table's line for `clip`."""
+    request = DecodeRequest(seconds=seconds, frame_sizes=(SQUARE,))
+    media = {name: decode_whole(decoder, clip, request) for name, decoder in decoders.items()}
+    if media["pyav"].visual.state is not State.COMPLETE:
+        track = media["pyav"].visual
+        return f"{clip.name[:44]:44} {track.state.name.lower()}: {track.reason}"
+    spent = [min(time_once(decoder, clip, request) for _ in range(repeats)) for decoder in decoders.values()]
+    columns = [f"{value:13.3f}" for value in spent]
+    notes = []
+    for name in decoders:
+        if name != "pyav":
+            largest, mean = compare(media["pyav"], media[name])
+            columns.append(f"{largest:>17} {mean:6.3f}")
+            notes.append(describe_difference(name, media["pyav"], media[name]))
+    return " ".join([f"{clip.name[:44]:44}", *columns, " " + "; ".join(filter(None, notes))])
+
+
+def decode_whole(decoder: Decoder, clip: Path, request: DecodeRequest) -> Media:
+    """Return the media of `clip` with pictures as large as they are: only their making square is left out."""
+    fit, gathering.fit = gathering.fit, lambda picture, size: picture
+    try:
+        return decoder.decode(clip, request)
+    finally:
+        gathering.fit = fit
+
+
+def time_once(decoder: Decoder, clip: Path, request: DecodeRequest) -> float:
+    """Return the processor seconds of one decoding, making square included, as extraction asks for it."""
+    start = time.process_time()
+    decoder.decode(clip, request)
+    return time.process_time() - start
+
+
+def compare(one: Media, other: Media) -> tuple[int, float]:
+    """Return the largest and the mean difference of the two media's pictures; -1 where their shapes differ."""
+    pictures, others = one.frames[SQUARE], other.frames.get(SQUARE)
+    if others is None or pictures.shape != others.shape:
+        return -1, -1.0
+    difference = np.abs(pictures.astype(np.int16) - others.astype(np.int16))
+    return int(difference.max()), float(difference.mean())
+
+
+def describe_difference(name: str, one: Media, other: Media) -> str:
+    """Return what differs in states, steps and sound, and what the other decoder says of itself."""
+    found = []
+    for kind in ("visual", "audio"):
+        ours, theirs = getattr(one, kind), getattr(other, kind)
+        if (ours.state, ours.steps) != (theirs.state, theirs.steps):
+            found.append(f"{kind} {theirs.state.name.lower()} {theirs.steps} against {ours.steps}")
+    if not np.array_equal(one.waveform, other.waveform):
+        found.append("the sound differs")
+    if other.visual.reason != one.visual.reason:
+        found.append(other.visual.reason or "nothing lost is noticed")
+    return f"{name}: {', '.join(found)}" if found else ""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

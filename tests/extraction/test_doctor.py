@@ -1,0 +1,145 @@
+"""`mavqa-doctor`: everything that can be absent is named, with why and with the line that gets it."""
+
+import ctypes.util
+import hashlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline import doctor
+from pipeline.cli.doctor import doctor as command
+from pipeline.decode import choose_decoder
+from pipeline.weights import Network, PublishedFile
+
+SHA256_OF_1 = hashlib.sha256(b"1").hexdigest()
+NETWORK = Network(
+    "toy", (PublishedFile("toy-1.pth", "https://example.org/toy-1.pth", hashlib.sha256(b"1").hexdigest()),)
+)
+
+
+def library_loader(*names: str) -> Any:
+    """Return a stand-in for ctypes.CDLL that finds these libraries only."""
+
+    def load(name: str) -> object:
+        if name not in names:
+            raise OSError(f"{name}: cannot open shared object file")
+        return object()
+
+    return load
+
+
+def test_pyav_is_there_with_its_version() -> None:
+    entry = doctor.examine_decoder("pyav")
+    assert entry["is_there"]
+    assert entry["version"].startswith("pyav ")
+
+
+@pytest.mark.parametrize("name", ["torchcodec", "decord"])
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    entry = doctor.examine_decoder(name)
+    assert not entry["is_there"]
+    assert name in entry["why"]
+    assert entry["remedy"].startswith(f"pip install 'mavqa[{name}]'")
+    assert entry["exceptions"]
+
+
+def test_torchcodec_without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(ffmpeg_major_version=None))
+    entry = doctor.examine_decoder("torchcodec")
+    assert "no libraries of FFmpeg" in entry["why"]
+    assert "apt-get install ffmpeg" in entry["remedy"]
+    assert choose_decoder() == ("pyav", f"decoder torchcodec does not load: {entry['why']}: {entry['remedy']}")
+
+
+def test_torchcodec_for_another_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "torchcodec.py").write_text("raise OSError('undefined symbol: aoti_torch_xyz')\n")
+    monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = doctor.examine_decoder("torchcodec")
+    assert f"does not fit torch {torch.__version__} (undefined symbol" in entry["why"]
+    assert "--upgrade" in entry["remedy"]
+
+
+def test_ffmpeg_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"avcodec": "libavcodec.so.59"}
+    monkeypatch.setattr(ctypes.util, "find_library", found.get)
+    assert doctor.examine_ffmpeg_library("avcodec") == {"is_there": True, "file": "libavcodec.so.59"}
+    absent = doctor.examine_ffmpeg_library("swscale")
+    assert not absent["is_there"]
+    assert "libswscale" in absent["why"]
+    assert "apt-get install ffmpeg" in absent["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("built_for", "libraries", "has_device", "cuda", "nvdec"),
+    [
+        (None, (), False, "built without CUDA", "libnvcuvid.so.1 does not load"),
+        ("13.0", (), False, "libcuda.so.1 does not load", "libnvcuvid.so.1 does not load"),
+        ("13.0", (doctor.DRIVER,), False, "sees no device", "libnvcuvid.so.1 does not load"),
+        ("13.0", (doctor.DRIVER, doctor.VIDEO_DRIVER), False, "sees no device", "no CUDA"),
+        ("13.0", (doctor.DRIVER,), True, "", "libnvcuvid.so.1 does not load"),
+        ("13.0", (doctor.DRIVER, doctor.VIDEO_DRIVER), True, "", ""),
+    ],
+)
+def test_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    built_for: str | None,
+    libraries: tuple[str, ...],
+    has_device: bool,
+    cuda: str,
+    nvdec: str,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "a GPU")
+    monkeypatch.setattr(doctor.ctypes, "CDLL", library_loader(*libraries))
+    found = doctor.examine_gpu()
+    for entry, why in ((found["cuda"], cuda), (found["nvdec"], nvdec)):
+        assert entry["is_there"] == (not why)
+        assert why in entry.get("why", "")
+        assert entry["is_there"] or entry["remedy"]
+        assert entry["enables"]
+
+
+def test_weights_that_are_there_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "toy-1.pth").write_bytes(b"1")
+    assert doctor.examine_weights(NETWORK, tmp_path)["file"] == str(tmp_path / "toy-1.pth")
+
+
+def test_weights_that_are_not_there_are_asked_for_by_file_folder_and_address(tmp_path: Path) -> None:
+    entry = doctor.examine_weights(NETWORK, tmp_path)
+    assert (entry["is_there"], entry["why"]) == (False, "not there")
+    assert f"put toy-1.pth into {tmp_path}, such as https://example.org/toy-1.pth" in entry["remedy"]
+
+
+def test_weights_with_other_bytes_are_told(tmp_path: Path) -> None:
+    (tmp_path / "toy-1.pth").write_bytes(b"2")
+    entry = doctor.examine_weights(NETWORK, tmp_path)
+    assert not entry["is_there"]
+    assert hashlib.sha256(b"2").hexdigest() in entry["why"]
+    assert entry["remedy"] == "delete it and fetch https://example.org/toy-1.pth"
+
+
+def test_every_network_of_the_extractors_is_looked_for() -> None:
+    assert [network.name for network in doctor.list_networks()] == ["clip-vit-b32", "r2plus1d", "resnet18", "vggish"]
+
+
+def test_the_command_tells_people_and_programs_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    told = CliRunner().invoke(command, ["--weights", str(tmp_path)])
+    shown = CliRunner().invoke(command, ["--weights", str(tmp_path), "--json"])
+    assert (told.exit_code, shown.exit_code) == (0, 0)
+    document = json.loads(shown.stdout)
+    assert document["decoders"]["pyav"]["is_there"]
+    assert f"to get decoder decord: {document['decoders']['decord']['remedy']}" in told.stdout
+    assert f"to get weights vggish: {document['weights']['vggish']['remedy']}" in told.stdout
+    assert f"--decoder auto takes {document['auto']['name']}" in told.stdout
+    assert document["gpu"].keys() == {"cuda", "nvdec"}
