@@ -3,6 +3,7 @@
 It holds the store's lock from the first look to the last write. What workers do is in `pipeline.extraction`.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -235,7 +236,7 @@ class _Run:
             tasks = self._settle_known(tasks)
             total = len(tasks)
             self._on_progress(Progress(0, total))
-            partitions = plan_partitions(replace(task, path=str(folder / task.path)) for task in tasks)
+            partitions = plan_partitions(replace(task, path=os.path.join(folder, task.path)) for task in tasks)
             task_of = partial(extract_partition, self._plan, made_by)
             return self._record_all(stream(client, task_of, partitions), total)
 
@@ -260,7 +261,7 @@ class _Run:
                 records.append(FeatureRecord(task.row, name, state, reason))
             rest = tuple(name for name in task.features if name not in known)
             if rest:
-                left.append(replace(task, features=rest))
+                left.append(replace(task, features=rest) if known else task)
         self._writer.record_features(records)
         return left
 
