@@ -25,6 +25,7 @@ from pipeline.extractors import make_extractor
 from pipeline.failure import UserError
 from pipeline.interfaces import FeatureExtractor
 from pipeline.manifest import Manifest, Video
+from pipeline.media_files import refuse_links_out
 from pipeline.partitions import VideoTask, plan_partitions
 from pipeline.questions import update_questions
 from pipeline.store.mixing import settle_description
@@ -98,6 +99,7 @@ def extract(
         work = run.plan_work(manifest.videos, rows)
         if work:
             check_videos_folder(videos_folder, manifest)
+            refuse_links_out(videos_folder, (task.path for task in work))
         update_questions(writer, manifest, plan, options.accept, _in_questions(on_progress))
         _append_videos(writer, manifest, rows)
         extracted = run.work(work, videos_folder) if work else 0
