@@ -5,13 +5,13 @@ Files: `dataset.toml`, `videos.csv`, `questions-<split>.jsonl`, `vocabulary.json
 """
 
 import csv
-import io
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from pipeline.failure import UserError
 from pipeline.store.schema import QUESTION_LENGTH
@@ -22,7 +22,7 @@ PADDING_TOKEN = "<pad>"
 UNKNOWN_TOKEN = "<unk>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """One source item. `path` is relative to the videos folder; `sha256` is "" until the file was seen."""
 
@@ -31,7 +31,7 @@ class Video:
     sha256: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list.
 
@@ -104,16 +104,14 @@ class Manifest:
 
 def check_video_id(video_id: str) -> str:
     """Return `video_id`, or raise `UserError` where it could leave a folder or break a file name."""
-    parts = PurePosixPath(video_id).parts
-    if not video_id or "\\" in video_id or "\0" in video_id or len(parts) != 1 or parts[0] in ("..", "."):
+    if video_id in ("", ".", "..") or "/" in video_id or "\\" in video_id or "\0" in video_id:
         raise UserError(f"video id {video_id!r} is not a plain name: rename the video (no '/', '..' or empty id)")
     return video_id
 
 
 def check_relative_path(path: str) -> str:
     """Return `path`, or raise `UserError` where it is absolute or climbs out of the videos folder."""
-    pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+    if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path:
         raise UserError(f"video path {path!r} leaves the videos folder: give a path relative to it, without '..'")
     return path
 
@@ -212,14 +210,22 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _read_text(path: Path) -> str:
+    with _open_text(path) as file:
+        return file.read()
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    """Give the text file at `path`, its line ends as they are; a million lines need not be in memory at once."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8", newline="") as file:
+            yield file
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: build the manifest with 'mavqa-manifest build', or name its folder"
         ) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -230,40 +236,41 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _read_videos(path: Path) -> list[Video]:
-    rows = csv.reader(io.StringIO(_read_text(path), newline=""))
-    if next(rows, None) != ["video_id", "path", "sha256"]:
-        raise UserError(f"{path}:1: the columns are not video_id,path,sha256: build the manifest again")
-    seen: set[str] = set()
-    videos = []
-    for row in rows:
-        where = f"{path}:{rows.line_num}"
-        if len(row) != 3:
-            raise UserError(f"{where}: {len(row)} values instead of video_id,path,sha256: mend the line")
-        try:
-            video = Video(check_video_id(row[0]), check_relative_path(row[1]), row[2])
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        if video.video_id in seen:
-            raise UserError(f"{where}: video id {video.video_id!r} stands twice: each id names one file")
-        seen.add(video.video_id)
-        videos.append(video)
-    return videos
+    with _open_text(path) as file:
+        rows = csv.reader(file)
+        if next(rows, None) != ["video_id", "path", "sha256"]:
+            raise UserError(f"{path}:1: the columns are not video_id,path,sha256: build the manifest again")
+        seen: set[str] = set()
+        return [_read_video(row, seen, f"{path}:{rows.line_num}") for row in rows]
+
+
+def _read_video(row: list[str], seen: set[str], where: str) -> Video:
+    if len(row) != 3:
+        raise UserError(f"{where}: {len(row)} values instead of video_id,path,sha256: mend the line")
+    try:
+        video = Video(check_video_id(row[0]), check_relative_path(row[1]), row[2])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if video.video_id in seen:
+        raise UserError(f"{where}: video id {video.video_id!r} stands twice: each id names one file")
+    seen.add(video.video_id)
+    return video
 
 
 def _read_questions(path: Path) -> list[Question]:
-    questions = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-            choices = record.pop("choices", None)
-            if not all(isinstance(value, str) for value in (*record.values(), *(choices or ()))):
-                raise TypeError("a value is not text")
-            questions.append(Question(**record, choices=None if choices is None else tuple(choices)))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}:{number}: not a question record: {error}") from None
-    return questions
+    with _open_text(path) as file:
+        return [_read_question(line, f"{path}:{number}") for number, line in enumerate(file, start=1) if line.strip()]
+
+
+def _read_question(line: str, where: str) -> Question:
+    try:
+        record = json.loads(line)
+        choices = record.pop("choices", None)
+        if not {*map(type, record.values()), *map(type, choices or ())} <= {str}:
+            raise TypeError("a value is not text")
+        return Question(**record, choices=None if choices is None else tuple(choices))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{where}: not a question record: {error}") from None
 
 
 def _read_vocabulary(path: Path) -> Vocabulary:

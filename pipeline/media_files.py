@@ -37,15 +37,38 @@ def split_suffix(path: str) -> tuple[str, str]:
 def list_media(folder: Path) -> list[str]:
     """Return the paths, relative to `folder`, of the media files in it and below, sorted.
 
-    Hidden names are left out; links to folders are followed, each folder once. Raises `UserError` where the
-    folder is missing or holds no media.
+    Hidden names are left out; links to folders in it are followed, each folder once. Raises `UserError` where the
+    folder is missing or holds no media, or where a link leads out of it.
     """
     if not folder.is_dir():
         raise UserError(f"videos folder {str(folder)!r} is not there: name the folder that holds the videos")
     paths = sorted(_walk(folder))
     if not paths:
         raise UserError(f"videos folder {str(folder)!r} holds no videos (.mp4, .mkv, .webm, ...): name another")
+    refuse_links_out(folder, paths)
     return paths
+
+
+def refuse_links_out(folder: Path, paths: Iterable[str]) -> None:
+    """Raise `UserError` for the first of `paths` in `folder` that links lead out of it; it may be a link itself.
+
+    A file that is not there is no link: what it is to be, others say.
+    """
+    root = os.path.realpath(folder)
+    known: dict[str, str] = {}
+    for path in paths:
+        parent = os.path.dirname(path)
+        real = known.get(parent)
+        if real is None:
+            real = known[parent] = os.path.realpath(os.path.join(root, parent))
+        place = os.path.join(real, os.path.basename(path))
+        if os.path.islink(place):
+            place = os.path.realpath(place)
+        if os.path.commonpath((root, place)) != root:
+            raise UserError(
+                f"video {path!r} in {str(folder)!r} is a link out of that folder, to {place!r}: put the file itself "
+                "there, or name the folder that it lies in"
+            )
 
 
 def name_videos(paths: Iterable[str]) -> dict[str, str]:

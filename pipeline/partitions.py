@@ -10,7 +10,7 @@ from itertools import groupby
 from pipeline.store.schema import VIDEOS_PER_PARTITION
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoTask:
     """One video to decode: its row, its file, the SHA-256 it must have ("" for any), the features that it lacks."""
 

@@ -3,6 +3,7 @@
 It holds the store's lock from the first look to the last write. What workers do is in `pipeline.extraction`.
 """
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from pipeline.extractors import make_extractor
 from pipeline.failure import UserError
 from pipeline.interfaces import FeatureExtractor
 from pipeline.manifest import Manifest, Video
+from pipeline.media_files import refuse_links_out
 from pipeline.partitions import Partition, VideoTask, plan_partitions
 from pipeline.questions import update_questions
 from pipeline.store.location import has_store, locate
@@ -103,6 +105,7 @@ def extract(
         work = run.plan_work(manifest.videos, rows)
         if work:
             check_videos_folder(videos_folder, manifest)
+            refuse_links_out(videos_folder, (task.path for task in work))
         update_questions(writer, manifest, plan.for_questions(), options.accept, _in_questions(on_progress))
         _append_videos(writer, manifest, rows)
         extracted = run.work(work, videos_folder) if work else 0
@@ -269,7 +272,7 @@ class _Run:
             tasks = self._settle_known(tasks)
             total = len(tasks)
             self._on_progress(Progress(0, total))
-            partitions = plan_partitions(replace(task, path=str(folder / task.path)) for task in tasks)
+            partitions = plan_partitions(replace(task, path=os.path.join(folder, task.path)) for task in tasks)
             task_of = partial(_extract_there, self._plan, folder, specs, made_by)
             return self._record_all(stream(workers, task_of, partitions), total)
 
@@ -294,7 +297,7 @@ class _Run:
                 records.append(FeatureRecord(task.row, name, state, reason))
             rest = tuple(name for name in task.features if name not in known)
             if rest:
-                left.append(replace(task, features=rest))
+                left.append(replace(task, features=rest) if known else task)
         self._writer.record_features(records)
         return left
 

@@ -1,18 +1,26 @@
-"""`mavqa-inspect`: what a store holds, whether it is whole, and a picture of a video's sound."""
+"""`mavqa-inspect`: what a store holds, whether it is whole, how far from published arrays; a picture of a sound."""
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands import Command, InputError, file_option, json_option, progress_bar, show_json
+from pipeline.commands import Command, InputError, file_option, folder_option, json_option, progress_bar, show_json
+from pipeline.failure import UserError
+
+if TYPE_CHECKING:
+    from pipeline.store.reader import FeatureStore
+
+FAILURES_RECORDED = 3
+VIDEOS_SHOWN = 20
 
 EXAMPLES = """\b
 Examples:
   mavqa-inspect stores/music-avqa.zarr
   mavqa-inspect stores/music-avqa.zarr --json | jq .features
   mavqa-inspect stores/music-avqa.zarr --verify
+  mavqa-inspect stores/music-avqa.zarr --reference feats/vggish --feature vggish
   mavqa-inspect stores/music-avqa.zarr --spectrogram data/videos/music-avqa/00000093.mp4
 """
 
@@ -20,18 +28,31 @@ Examples:
 @click.command(cls=Command, epilog=EXAMPLES)
 @click.argument("store")
 @click.option("--verify", is_flag=True, help="Read every value and prove that complete rows are whole.")
+@folder_option("--reference", "Compare with the arrays of this folder, one <video id>.npy [time, ...] a video.")
+@click.option("--feature", metavar="NAME", help="The feature that --reference holds.")
 @file_option("--spectrogram", "Draw this video's sound beside its stored audio features.", metavar="VIDEO")
 @file_option("--picture", "Where the drawing goes.  [default: VIDEO's stem with .png, in this folder]")
 @json_option
-def inspect(store: str, verify: bool, spectrogram: Path | None, picture: Path | None, as_json: bool) -> None:
+def inspect(
+    store: str,
+    verify: bool,
+    reference: Path | None,
+    feature: str | None,
+    spectrogram: Path | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
     """Show what a feature store holds: features, states, sizes, failures.
 
-    Exit code 2 where --verify finds the store damaged.
+    Exit code 2 where --verify finds the store damaged, 3 where an array of --reference is not of the feature.
     """
     from pipeline.store.reader import open_store
     from pipeline.verify import summarise_store, verify_store
 
     opened = open_store(store)
+    if reference is not None or feature is not None:
+        _compare(opened, reference, feature, as_json)
+        return
     if spectrogram is not None:
         from pipeline.spectrogram import draw_spectrogram
 
@@ -49,6 +70,59 @@ def inspect(store: str, verify: bool, spectrogram: Path | None, picture: Path | 
         _show(store, document)
     if document.get("problems"):
         raise InputError(f"store {store} is damaged: {len(document['problems'])} problems, listed above")
+
+
+def _compare(store: "FeatureStore", reference: Path | None, feature: str | None, as_json: bool) -> None:
+    from pipeline.reference import compare_with_reference
+
+    if reference is None or feature is None:
+        raise UserError("--reference and --feature go together: name the folder of arrays and the feature they hold")
+    with progress_bar("comparing") as progress:
+        document = compare_with_reference(store, feature, reference, progress)
+    if as_json:
+        show_json(document)
+    else:
+        _show_comparison(document)
+    if document["refused"]:
+        sys.exit(FAILURES_RECORDED)
+
+
+def _show_comparison(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout)
+    summary = document["summary"]
+    table = Table("video", "cosine", "least (row)", "largest difference (row)", "rows < 0.99", "steps", "axes")
+    for video in document["videos"][:VIDEOS_SHOWN]:
+        table.add_row(
+            video["video_id"],
+            f"{video['cosine']:.6f}",
+            f"{video['least_cosine']:.6f} ({video['least_cosine_row']})",
+            f"{video['largest_difference']:.4g} ({video['largest_difference_row']})",
+            str(len(video["rows_unlike"])),
+            f"{video['steps_in_store']}, reference {video['steps_in_reference']}",
+            video["axes"],
+        )
+    console.print(table)
+    left_out = summary["compared"] - VIDEOS_SHOWN
+    if left_out > 0:
+        console.print(f"... and {left_out} more that are more alike: --json has them all")
+    for refused in document["refused"]:
+        console.print(f"refused: {refused['video_id']}: the array {refused['reason']}", markup=False, soft_wrap=True)
+    for line in _conclude(document, summary):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _conclude(document: dict[str, Any], summary: dict[str, Any]) -> tuple[str, str]:
+    one_sided = (len(document[side]) for side in ("refused", "only_in_store", "only_in_reference"))
+    return (
+        f"{document['feature']}: {summary['compared']} videos compared, cosine {summary['cosine_mean']:.6f} in the "
+        f"mean, {summary['cosine_least']:.6f} at least ({summary['row_cosine_least']:.6f} in a row), largest "
+        f"difference {summary['largest_difference']:.4g}",
+        f"{summary['videos_with_rows_unlike']} with rows below 0.99, {summary['videos_of_other_steps']} of other "
+        "steps; {} refused, {} only in the store, {} only in the reference".format(*one_sided),
+    )
 
 
 def _show(store: str, document: dict[str, Any]) -> None:

@@ -312,6 +312,8 @@ def _create_values(store: Any, path: str, spec: FeatureSpec, shape: tuple[int, .
         shape=shape,
         chunks=(1, 1, *shape[2:]) if sharded else (rows, *shape[1:]),
         shards=(1, *shape[1:]) if sharded else None,
+        # One file a chunk in one folder: with "/" each would have a folder for every axis, five inodes in place of one.
+        chunk_key_encoding={"name": "default", "separator": "."},
         dtype=dtype,
         fill_value=spec.fill_value,
         compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=dtype.itemsize),

@@ -101,7 +101,7 @@ def test_a_run_killed_with_its_workers_at_work_resumes_to_the_same_bytes(data: P
     run(*extraction(data, whole))
     process = start(*extraction(data, killed))
     deadline = time.monotonic() + 120
-    while not list(killed.glob("features/resnet18-map/values/c/*/0/0/0/0")) and time.monotonic() < deadline:
+    while not list(killed.glob("features/resnet18-map/values/c.*.0.0.0.0")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

@@ -42,11 +42,20 @@ def test_an_id_that_clashes_even_with_its_suffix_is_refused(tmp_path):
 
 def test_linked_folders_are_followed_once(tmp_path):
     real = fill_folder(tmp_path / "disk", "v.mp4")
+    (real / "a").symlink_to(real)
     folder = tmp_path / "clips"
-    folder.mkdir()
-    (folder / "real").symlink_to(real)
-    (real / "loop").symlink_to(real)
-    assert [video.path for video in build("clips", folder).manifest.videos] == ["real/v.mp4"]
+    folder.symlink_to(real)
+    assert [video.path for video in build("clips", folder).manifest.videos] == ["v.mp4"]
+
+
+@pytest.mark.parametrize("linked", ["whole folder", "file"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, linked):
+    outside = fill_folder(tmp_path / "disk", "v.mp4")
+    folder = fill_folder(tmp_path / "clips", "a.mp4")
+    name = "more" if linked == "whole folder" else "b.mp4"
+    (folder / name).symlink_to(outside if linked == "whole folder" else outside / "v.mp4")
+    with pytest.raises(UserError, match=rf"video '{name}.*' in .*clips' is a link out of that folder, to '.*v\.mp4'"):
+        build("clips", folder)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

@@ -1,0 +1,113 @@
+"""Runs over files that crash, hang or bloat what decodes them, or lie about their size: each costs itself alone."""
+
+import struct
+from pathlib import Path
+
+import av
+import media_maker
+import numpy as np
+import pytest
+from run_toys import run_toys
+
+from pipeline.annotations.folder import build
+from pipeline.child import DecodingChild, Limits
+from pipeline.failure import UserError
+from pipeline.manifest import save_manifest
+from pipeline.store.reader import open_store
+from pipeline.store.schema import State
+from pipeline.timeline import DecodeRequest, FrameSize
+from pipeline.verify import verify_store
+
+CLAIMED_SECONDS = 143_165
+SIZE = FrameSize("stretch", 64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "set" / "videos").mkdir(parents=True)
+    return tmp_path / "set"
+
+
+def make_manifest(folder: Path) -> Path:
+    save_manifest(build("set", folder / "videos").manifest, folder)
+    return folder
+
+
+def claim_duration(path: Path, seconds: int) -> None:
+    """Patch the header of a Matroska file to a duration of `seconds`."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">d", data, data.index(b"\x44\x89\x88") + 3, seconds * 1000.0)
+    path.write_bytes(data)
+
+
+def claim_size(path: Path, side: int) -> None:
+    """Write a film of one PNG whose header says that it is `side` x `side` pixels."""
+    with av.open(str(path), "w", format="mov") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "rgb24"
+        frame = av.VideoFrame.from_ndarray(media_maker.draw(1, 64, 64), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">II", data, data.index(b"IHDR") + 4, side, side)
+    path.write_bytes(data)
+
+
+def test_files_that_kill_hang_or_bloat_the_decoder_cost_a_run_only_themselves(folder: Path) -> None:
+    for name in ("fine", "crashed", "hanging", "bloating", "killed_once"):
+        (folder / "videos" / f"{name}.mp4").write_bytes(name.encode())
+    limits = Limits(wall_seconds=2, memory_bytes=200_000_000)
+    store = folder / "store.zarr"
+    summary = run_toys(
+        make_manifest(folder), store, ("toy-sound",), decoder="failing_decoders:FailingDecoder", limits=limits
+    )
+    assert not summary.is_whole
+    assert {failure["video_id"]: failure["reason"] for failure in summary.failures} == {
+        "crashed": "decoder killed by signal 11 (SIGSEGV) twice",
+        "hanging": "gave no answer for 2 s twice",
+        "bloating": "needs more than 0.2 GB of memory twice",
+    }
+    assert summary.states["toy-sound"] == {"complete": 2, "failed": 3, "absent": 0, "pending": 0}
+    assert verify_store(open_store(store)) == []
+
+
+def test_files_that_lie_about_their_length_or_size_cost_a_run_only_themselves(folder: Path) -> None:
+    videos = folder / "videos"
+    for name in ("fine", "long"):
+        media_maker.write_clip(videos / f"{name}.mkv", media_maker.steady(3), (0, 3), size=(64, 64))
+    claim_duration(videos / "long.mkv", CLAIMED_SECONDS)
+    with av.open(str(videos / "long.mkv")) as container:
+        assert container.duration == CLAIMED_SECONDS * av.time_base, "the file claims what this test is about"
+    claim_size(videos / "wide.mov", 100_000)
+    store = folder / "store.zarr"
+    summary = run_toys(make_manifest(folder), store, seconds=60)
+    assert {failure["video_id"] for failure in summary.failures} == {"wide"}
+    opened = open_store(store)
+    assert [int(opened.steps("visual")[opened.rows[name]]) for name in ("fine", "long")] == [3, 3]
+    picture = opened.values("toy-picture")
+    assert np.array_equal(picture[opened.rows["fine"], :3], picture[opened.rows["long"], :3])
+
+
+@pytest.mark.parametrize("side", [9_000, 100_000])
+def test_a_picture_of_up_to_ten_gigapixels_fails_within_the_limits(side: int, tmp_path: Path) -> None:
+    claim_size(tmp_path / "wide.mov", side)
+    with DecodingChild("pyav") as child:
+        media = child.decode(tmp_path / "wide.mov", DecodeRequest(seconds=60, frame_sizes=(SIZE,)))
+        assert child.pid is not None, "the child lives on"
+    assert media.visual.state is State.FAILED
+    assert media.visual.reason.startswith("no picture could be decoded; 1 of 1 packets")
+
+
+def test_a_video_that_became_a_link_out_of_the_folder_is_refused_before_any_work(folder: Path) -> None:
+    videos = folder / "videos"
+    for name in ("a", "b"):
+        media_maker.write_clip(videos / f"{name}.mp4", media_maker.steady(1), size=(64, 64))
+    manifest = make_manifest(folder)
+    (videos / "b.mp4").rename(folder / "secret.mp4")
+    (videos / "b.mp4").symlink_to(folder / "secret.mp4")
+    with pytest.raises(UserError, match=r"video 'b\.mp4' in .* is a link out of that folder, to '.*secret\.mp4'"):
+        run_toys(manifest, folder / "store.zarr")
+    (videos / "b.mp4").unlink()
+    (folder / "secret.mp4").rename(videos / "c.mp4")
+    (videos / "b.mp4").symlink_to(videos / "c.mp4")
+    assert run_toys(manifest, folder / "store.zarr").is_whole, "a link inside the folder is followed"

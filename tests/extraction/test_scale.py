@@ -1,0 +1,74 @@
+"""What many videos cost: one file a map and no folders, plans that grow with the manifest, the measuring program."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli.inspect import inspect
+from pipeline.partitions import VideoTask, plan_partitions
+from pipeline.store.reader import open_store
+
+PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "scale.py"
+
+
+@pytest.fixture(scope="module")
+def scale():
+    spec = importlib.util.spec_from_file_location("benchmark_scale", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def store(scale, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scale")
+    scale.save_manifest(scale.make_manifest(40, 2), folder / "manifest")
+    scale.make_store(folder / "manifest", folder / "store.zarr")
+    return folder / "store.zarr"
+
+
+def test_the_stand_in_store_is_one_that_a_run_finds_complete(store):
+    shown = CliRunner().invoke(inspect, [str(store), "--json"])
+    features = json.loads(shown.stdout)["features"]
+    assert {name: feature["complete"] for name, feature in features.items()} == {"resnet18-map": 40, "vggish": 40}
+    values = open_store(store).values("resnet18-map")
+    assert np.array_equal(values[39], values[0])
+    given = ["--manifest", store.parent / "manifest", "--store", store, "--weights", "seeded", "--device", "cpu"]
+    command = [Path(sys.executable).with_name("mavqa-extract"), *given, "--json"]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout)["extracted"] == 0
+
+
+def test_a_map_is_one_file_in_one_folder_and_vectors_share_one(store):
+    maps, vectors = (store / "features" / name / "values" for name in ("resnet18-map", "vggish"))
+    assert len([path for path in maps.rglob("*") if path.name != "zarr.json"]) == 40
+    assert len([path for path in vectors.rglob("*") if path.name != "zarr.json"]) == 3
+
+
+def test_a_plan_of_a_manifest_says_what_it_took(scale, tmp_path):
+    scale.save_manifest(scale.make_manifest(100, 0), tmp_path / "manifest")
+    found = scale.plan(tmp_path / "manifest")
+    assert found["partitions"] == 7
+    assert found["plan_seconds"] > 0
+
+
+def test_partitions_are_planned_one_by_one():
+    def tasks():
+        for row in range(40):
+            yield VideoTask(row, str(row), "", "", ())
+        raise AssertionError("more tasks were taken than the partition needed")
+
+    partitions = plan_partitions(tasks())
+    assert [next(partitions).first_row for _ in range(2)] == [0, 16]
+
+
+def test_a_command_that_fails_is_no_measurement(scale):
+    with pytest.raises(scale.UserError, match=r"exit code 2: .*no feature store"):
+        scale.run([Path(sys.executable).with_name("mavqa-inspect"), "nothing.zarr"])
