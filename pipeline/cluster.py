@@ -29,7 +29,7 @@ _ONE_TASK = threading.Lock()
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where to run: so many local worker processes (threads where `processes` is False), or a scheduler's address.
+    """Where to run: so many local worker processes, or a scheduler's address.
 
     A task on that scheduler takes one unit of the resource `label` ("" for none), so that one model stands per GPU.
     A scheduler that has no worker yet is given `wait_seconds` to get one.
@@ -37,7 +37,6 @@ class ClusterOptions:
 
     workers: int = 1
     scheduler: str | None = None
-    processes: bool = True
     label: str = ""
     wait_seconds: float = 60.0
 
@@ -129,7 +128,6 @@ def _local_client(options: ClusterOptions) -> Iterator[Any]:
         LocalCluster(
             n_workers=options.workers,
             threads_per_worker=1,
-            processes=options.processes,
             host="127.0.0.1",
             dashboard_address=None,
             memory_limit=0,
