@@ -1,0 +1,274 @@
+"""Extract one clip by MUSIC-AVQA's official recipe and by ours, on one core, with the same seeded weights.
+
+The official recipe, written anew from its description: every frame decoded, one a second to JPEG; PIL; all frames in
+one float32 batch; sound to a 16-bit WAV at 16 kHz, log-mel, VGGish; `np.save`. Ours is what a worker does with a
+partition (decoding child, networks, store). The floor is the bare forward of both networks on tensors that are ready,
+in their best batch size. Times are the least of `--repeats`, of the processor (children included), because others may
+use the machine; with one thread they are the seconds on the wall of an idle core.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import wave
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.child import DecodingChild
+from pipeline.decode import open_decoder
+from pipeline.extraction import ExtractionPlan, describe_features, extract_partition
+from pipeline.extractors import resnet18, vggish
+from pipeline.frozen import KINETICS
+from pipeline.partitions import Partition, VideoTask
+from pipeline.picture import fit
+from pipeline.store.reader import open_store
+from pipeline.store.writer import StoreWriter, write_rows
+from pipeline.timeline import DecodeRequest, FrameSize
+from pipeline.weights import WeightsSource
+
+WIDTH, HEIGHT, FRAMES_PER_SECOND, RATE_HZ = 640, 360, 25, 44_100
+SEEDED = WeightsSource("seeded")
+NAMES = ("resnet18-map", "vggish")
+BATCHES = (5, 10, 20)
+STRETCHED = FrameSize("stretch", 224)
+
+
+def main() -> int:
+    """Parse the options, measure, print the tables; exit code 1 where a promise is broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", type=Path, help="clip to extract (default: a made-up one of --seconds)")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="mavqa-extraction-") as name:
+        folder = Path(name)
+        clip = options.clip or make_clip(folder / "clip.mp4", options.seconds)
+        print(f"{clip.name}, {options.seconds} s, one core, seeded weights; processor seconds\n")
+        found = measure(clip, folder, options.seconds, options.repeats)
+    print_parts(found)
+    return 0 if print_promises(found) else 1
+
+
+def make_clip(path: Path, seconds: int) -> Path:
+    """Write an H.264 film of a moving picture with noise, 640x360 at 25 frames a second, and its sound (AAC)."""
+    draw = np.random.default_rng(0)
+    scene = draw.integers(0, 256, (HEIGHT // 20, WIDTH // 10, 3)).astype(np.uint8).repeat(20, 0).repeat(20, 1)
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        video.codec_context.options = {"preset": "veryfast", "crf": "23"}
+        audio: Any = container.add_stream("aac", rate=RATE_HZ, layout="mono")
+        for number in range(seconds * FRAMES_PER_SECOND):
+            picture = scene[:, number % WIDTH : number % WIDTH + WIDTH]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(video.encode(frame))
+        sound = (0.3 * draw.standard_normal(seconds * RATE_HZ)).clip(-1, 1).astype(np.float32)
+        for at in range(0, len(sound), 1024):
+            block = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], format="fltp", layout="mono")
+            block.sample_rate, block.pts, block.time_base = RATE_HZ, at, Fraction(1, RATE_HZ)
+            container.mux(audio.encode(block))
+        for stream in (video, audio):
+            container.mux(stream.encode(None))
+    return path
+
+
+def cpu_seconds() -> float:
+    """Return the processor seconds of this process and of its children that ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def least(work: Callable[[], Any], repeats: int) -> float:
+    """Return the least processor seconds that `work` took."""
+    taken = []
+    for _ in range(repeats):
+        started = cpu_seconds()
+        work()
+        taken.append(cpu_seconds() - started)
+    return min(taken)
+
+
+def measure(clip: Path, folder: Path, seconds: int, repeats: int) -> dict[str, float]:
+    """Return processor seconds of each recipe and of the parts of ours, sizes in bytes, and the error, by name."""
+    networks = Official(seconds)
+    found = {"official": least(lambda: networks.run(clip, folder), repeats)}
+    extractors = {"resnet18-map": resnet18.ResNet18Map(), "vggish": vggish.VGGishExtractor()}
+    for extractor in extractors.values():
+        extractor.load(SEEDED, "cpu")
+    request = DecodeRequest(seconds=seconds, frame_sizes=(STRETCHED,))
+    media = open_decoder("pyav").decode(clip, request)
+    pictures, examples = media.frames[STRETCHED], vggish.log_mel(media.waveform, media.sample_rate_hz)
+    images = normalise(pictures).contiguous(memory_format=torch.channels_last)
+    for name, tensor in (("resnet18-map", images), ("vggish", examples)):
+        network = extractors[name]._network
+        found[f"bare {name}"] = min(least(lambda n=network, t=tensor, b=b: forward(n, t, b), repeats) for b in BATCHES)
+    found["ours"], opened = extract_ours(clip, folder, seconds, repeats)
+    found["opened"] = opened
+    values = {name: extractor.extract(media) for name, extractor in extractors.items()}
+    full = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    found["resize"] = least(lambda: [fit(full, STRETCHED) for _ in pictures], repeats)
+    found["decode"] = least(lambda: open_decoder("pyav").decode(clip, request), repeats) - found["resize"]
+    found["log-mel"] = least(lambda: vggish.log_mel(media.waveform, media.sample_rate_hz), repeats)
+    for name, extractor in extractors.items():
+        found[name] = least(lambda e=extractor: e.extract(media), repeats)
+    found["vggish"] -= found["log-mel"]
+    store = folder / "ours.zarr"
+    found["compress and write"] = sum(
+        least(lambda n=name, v=value: write_rows(store, n, 0, {0: v}), repeats) for name, value in values.items()
+    )
+    stored = list((store / "features" / "resnet18-map" / "values").glob("c.*"))
+    found["bytes stored"] = sum(path.stat().st_size for path in stored) / len(stored)
+    exact = forward(extractors["resnet18-map"]._network, images, BATCHES[0]).numpy()
+    found["bytes of float32"] = exact.nbytes
+    kept = np.asarray(open_store(store).values("resnet18-map")[0])[: len(exact)].astype(np.float64)
+    found["relative error"] = float(np.linalg.norm(kept - exact) / np.linalg.norm(exact.astype(np.float64)))
+    return found
+
+
+def extract_ours(clip: Path, folder: Path, seconds: int, repeats: int) -> tuple[float, float]:
+    """Return the processor seconds of a clip by ours, and how often its decoder was handed the file."""
+    store = folder / "ours.zarr"
+    plan = ExtractionPlan(str(store), NAMES, (), SEEDED, "pyav", "cpu", seconds, "pad")
+    with StoreWriter(store, seconds, "benchmark") as writer:
+        writer.append_videos(["clip"])
+        for spec in describe_features(plan).values():
+            writer.ensure_feature(spec)
+    partition = Partition(0, (VideoTask(0, "clip", str(clip), "", NAMES),))
+    children: list[DecodingChild] = []
+    decode = DecodingChild.decode
+
+    def watched(child: DecodingChild, path: Path, request: DecodeRequest) -> Any:
+        children.append(child)
+        return decode(child, path, request)
+
+    DecodingChild.decode = watched  # type: ignore[method-assign]
+    try:
+        extract_partition(plan, {}, partition)
+        taken = []
+        for _ in range(repeats):
+            before = cpu_seconds() + _child_seconds(children[0])
+            extract_partition(plan, {}, partition)
+            taken.append(cpu_seconds() + _child_seconds(children[0]) - before)
+    finally:
+        DecodingChild.decode = decode  # type: ignore[method-assign]
+    return min(taken), len(children) / (repeats + 1)
+
+
+def _child_seconds(child: DecodingChild) -> float:
+    """Return the processor seconds of a decoding child that lives."""
+    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@torch.inference_mode()
+def forward(network: Any, rows: torch.Tensor, batch: int) -> torch.Tensor:
+    """Return the outputs of `network` over `rows`, `batch` at a time."""
+    return torch.cat([network(part) for part in rows.split(batch)])
+
+
+def normalise(pictures: np.ndarray) -> torch.Tensor:
+    """Return float32 [row, 3, height, width] of uint8 [row, height, width, 3], by the published constants."""
+    mean, std = torch.tensor(KINETICS.mean), torch.tensor(KINETICS.std)
+    return ((torch.from_numpy(pictures).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+class Official:
+    """One clip by MUSIC-AVQA's feature scripts: adaptive frames, 14x14 maps, sound cues, VGGish."""
+
+    def __init__(self, seconds: int) -> None:
+        """Build both networks with the seeded weights, contiguous and not folded."""
+        from pipeline.frozen import load_frozen
+
+        self._seconds = seconds
+        self._trunk = resnet18._build_trunk(last_stride=1)
+        load_frozen(self._trunk, resnet18.NETWORK, SEEDED, "cpu", torch.contiguous_format)
+        sound = vggish.VGGishExtractor()
+        sound.load(SEEDED, "cpu")
+        assert sound._network is not None
+        self._sound = sound._network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def run(self, clip: Path, folder: Path) -> None:
+        """Extract `clip`; pictures, sound and arrays go to `folder`."""
+        jpegs = self._write_pictures(clip, folder)
+        pictures = np.stack(
+            [np.asarray(Image.open(p).convert("RGB").resize((224, 224), Image.BILINEAR)) for p in jpegs]
+        )
+        np.save(folder / "maps.npy", self._trunk(normalise(pictures).contiguous()).numpy())
+        samples = self._write_sound(clip, folder / "sound.wav")
+        examples = np.stack([_log_mel(second) for second in samples.reshape(self._seconds, -1)]).astype(np.float32)
+        np.save(folder / "sound.npy", self._sound(torch.from_numpy(examples)).numpy())
+
+    def _write_pictures(self, clip: Path, folder: Path) -> list[Path]:
+        """Decode every frame and write the one in the middle of each second as JPEG."""
+        with av.open(str(clip)) as container:
+            rate = float(container.streams.video[0].average_rate or FRAMES_PER_SECOND)
+            wanted = {max(1, round((second + 0.5) * rate)) for second in range(self._seconds)}
+            paths = []
+            for number, frame in enumerate(container.decode(video=0), start=1):
+                if number in wanted:
+                    paths.append(folder / f"{len(paths) + 1:08d}.jpg")
+                    frame.to_image().save(paths[-1])
+        return paths
+
+    def _write_sound(self, clip: Path, path: Path) -> np.ndarray:
+        """Write the sound as 16-bit stereo at 16 kHz, read it again: float64 [sample], mono, cut or padded."""
+        resampler = av.AudioResampler("s16", "stereo", vggish.SAMPLE_RATE_HZ)
+        with av.open(str(clip)) as container, wave.open(str(path), "wb") as file:
+            file.setparams((2, 2, vggish.SAMPLE_RATE_HZ, 0, "NONE", ""))
+            for frame in container.decode(audio=0):
+                for block in resampler.resample(frame):
+                    file.writeframes(block.to_ndarray().tobytes())
+        with wave.open(str(path), "rb") as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2).mean(1) / 32768
+        length = self._seconds * vggish.SAMPLE_RATE_HZ
+        return np.pad(samples[:length], (0, max(0, length - len(samples))))
+
+
+def _log_mel(second: np.ndarray) -> np.ndarray:
+    """Return [96, 64] of one second at 16 kHz, in numpy as the release does it."""
+    frames = np.lib.stride_tricks.sliding_window_view(second, vggish.WINDOW_SAMPLES)[:: vggish.HOP_SAMPLES]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(vggish.WINDOW_SAMPLES) / vggish.WINDOW_SAMPLES)
+    magnitudes = np.abs(np.fft.rfft(frames * window, vggish.FFT_SAMPLES))
+    return np.log(magnitudes @ vggish.mel_matrix().numpy() + vggish.LOG_OFFSET)[: vggish.FRAMES]
+
+
+def print_parts(found: dict[str, float]) -> None:
+    """Print where the time of ours goes."""
+    print(f"{'part of ours':<24}{'seconds':>9}{'share':>8}")
+    parts = ("decode", "resize", "resnet18-map", "log-mel", "vggish", "compress and write")
+    for part in parts:
+        print(f"{part:<24}{found[part]:>9.2f}{found[part] / found['ours']:>8.0%}")
+    rest = found["ours"] - sum(found[part] for part in parts)
+    print(f"{'hash, pipe, the rest':<24}{rest:>9.2f}{rest / found['ours']:>8.0%}")
+    print(f"{'ours':<24}{found['ours']:>9.2f}\n{'official recipe':<24}{found['official']:>9.2f}")
+    print(f"{'bare networks':<24}{found['bare resnet18-map'] + found['bare vggish']:>9.2f}\n")
+
+
+def print_promises(found: dict[str, float]) -> bool:
+    """Print the promises with what was found; return whether all that one core can show hold."""
+    bare = found["bare resnet18-map"] + found["bare vggish"]
+    size = found["bytes stored"] / found["bytes of float32"]
+    promises = (
+        ("ours / bare networks", found["ours"] / bare, "<= 1.25", found["ours"] <= 1.25 * bare),
+        ("official / ours", found["official"] / found["ours"], ">= 2", found["official"] >= 2 * found["ours"]),
+        ("decoding passes a video", found["opened"], "1", found["opened"] == 1),
+        ("maps on disk / float32", size, "<= 1/3", size <= 1 / 3),
+        ("relative L2 error of maps", found["relative error"], "<= 1e-3", found["relative error"] <= 1e-3),
+    )
+    for name, value, promise, holds in promises:
+        print(f"{name:<28}{value:>12.3g}   promised {promise:<9}{'held' if holds else 'BROKEN'}")
+    return all(holds for *_, holds in promises)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
