@@ -82,7 +82,7 @@ class QuestionEncoder(nn.Module):
         """Return [batch, channel] for int tokens [batch, token]; a question that stands twice is encoded once."""
         texts, text_of_row = tokens.long().unique(dim=0, return_inverse=True)
         _, (hidden, cell) = self.lstm(torch.tanh(self.embedding(texts)))
-        return self.output(torch.tanh(torch.cat((hidden[0], cell[0]), dim=-1)))[text_of_row]
+        return self.output(torch.tanh(torch.cat((hidden[0], cell[0]), dim=-1))).index_select(0, text_of_row)
 
 
 class AudioStem(nn.Module):

@@ -177,8 +177,7 @@ def test_an_answer_outside_the_frozen_list_is_marked():
     store = make_store()
     store.truth["audio"] = store.truth["audio"].copy()
     manifest = make_manifest(store)
-    odd = manifest.questions["train"][6].__class__(**{**manifest.questions["train"][6].__dict__, "answer": "kazoo"})
-    manifest.questions["train"] = (odd,)
+    manifest.questions["train"] = (replace(manifest.questions["train"][6], answer="kazoo"),)
     dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
     assert dataset.answers.tolist() == [-1]
 

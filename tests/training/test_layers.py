@@ -51,6 +51,22 @@ def test_a_prompt_is_read_like_one_more_step():
     torch.testing.assert_close(block(question, steps, mask, prompts), expected)
 
 
+def test_questions_that_stand_several_times_have_the_same_gradients_again_on_two_threads():
+    encoder, tokens = QuestionEncoder(9, 512), torch.randint(0, 9, (8, 6)).repeat(16, 1)
+    outside = torch.randn(len(tokens), 512)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(8):
+            encoder.zero_grad()
+            (encoder(tokens) * outside).sum().backward()
+            gradients.append(encoder.output.weight.grad.clone())
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradients[0], again) for again in gradients)
+
+
 def test_question_encoder_reads_hidden_and_cell_state_after_all_tokens():
     torch.manual_seed(0)
     encoder, tokens = QuestionEncoder(9, 8), torch.randint(0, 9, (3, 6))
