@@ -29,7 +29,7 @@ Examples:
   mavqa-extract --dataset music-avqa
   mavqa-extract --manifest data_manifests/mine --videos ~/clips --store stores/mine.zarr
   mavqa-extract --dataset music-avqa --features clip-vit-b32,clip-vit-b32-sentence,clip-vit-b32-words
-  mavqa-extract --manifest build/demo/data --store build/demo/store.zarr --weights seeded --seconds 10
+  mavqa-extract --manifest build/demo/data --videos build/demo/data/videos --store stores/trial.zarr --weights seeded
   mavqa-extract --dataset music-avqa --store s3://bucket/music-avqa.zarr --scheduler tcp://HOST:8786
 """
 
