@@ -1,5 +1,6 @@
 """Gains: paired by question, averaged over the seeds that both have, with shares of the gap to the right reference."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,17 @@ def test_the_page_shows_gains_in_points(tmp_path: Path) -> None:
     assert "+15.00" in text
     gains = scenario_gains(build_blocks(rows), folders_of(rows, tmp_path))
     assert [(b, m, [round(g.points) for g in of]) for b, m, of in gain_rows(gains)] == [("zero-fill", "rmm", [15])]
+
+
+def test_the_csv_holds_every_gain_with_its_share(tmp_path: Path) -> None:
+    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
+    rows += [answered(tmp_path, 18, "reference", inputs="visual,question")]
+    page = write_report(save(tmp_path, rows), tmp_path / "out")
+    (line,) = csv.DictReader((page.parent / "gains.csv").open(encoding="utf-8"))
+    gain = find_gains(*build_blocks(rows), folders_of(rows, tmp_path))["zero-fill"]["rmm"]
+    assert (line["scenario"], line["over"], line["method"]) == ("audio-missing", "zero-fill", "rmm")
+    found = [float(line[name]) for name in ("points", "low", "high", "p", "share")]
+    assert found == pytest.approx([gain.points, gain.low, gain.high, gain.p, 0.75], abs=1e-4)
 
 
 def test_runs_of_one_name_in_two_folders_and_renamed_ones_keep_their_own_predictions(tmp_path: Path) -> None:

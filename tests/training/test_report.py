@@ -224,6 +224,7 @@ def test_the_page_stands_alone_and_says_that_weights_are_seeded(tmp_path: Path) 
     assert "Seeded weights" in text
     assert text.count("<svg") == 2
     assert sorted(path.name for path in page.parent.iterdir()) == [
+        "gains.csv",
         "index.html",
         "results.csv",
         "tables.md",

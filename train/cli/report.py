@@ -10,7 +10,7 @@ from pipeline.failure import UserError
 
 @click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@folder_option("--out", "Folder for index.html, tables.md and results.csv.", required=True)
+@folder_option("--out", "Folder for index.html, tables.md, results.csv and gains.csv.", required=True)
 def report(runs: tuple[Path, ...], out: Path) -> None:
     """Compare evaluated RUNS on one self-contained page.
 

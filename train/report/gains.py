@@ -4,7 +4,9 @@ Source: a bootstrap over videos and a sign-flip test, both of paired differences
 project's measure: 1 is what a model reaches that was trained without the modality.
 """
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,7 @@ from train.results import Prediction
 BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
 TRAINED_WITHOUT = {"audio-missing": "visual,question", "visual-missing": "audio,question"}
 DRAWS = 2000
+CSV_FIELDS = ("dataset", "release", "split", "scenario", "over", "method", "points", "low", "high", "p", "share")
 
 
 @dataclass(frozen=True)
@@ -110,3 +113,23 @@ def scenario_gains(blocks: Sequence[Block], folders: Folders) -> dict[str, dict[
     """Return {scenario: gains} of the scenarios in which methods can be compared."""
     found = {block.scenario: find_gains(block, folders) for block in blocks}
     return {scenario: gains for scenario, gains in found.items() if gains}
+
+
+def gains_csv(tested: Iterable[tuple[Block, Mapping[str, Mapping[str, Mapping[str, Gain]]]]]) -> str:
+    """Return one CSV line per gain of (a block of a dataset's split, what `scenario_gains` found in that split).
+
+    `points`, `low` and `high` are percent points, `share` is a fraction, empty where there is none.
+    """
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(CSV_FIELDS)
+    for block, gains in tested:
+        for scenario, by_baseline in gains.items():
+            for baseline, of in by_baseline.items():
+                for method, gain in of.items():
+                    figures = (f"{value:.4f}" for value in (gain.points, gain.low, gain.high, gain.p))
+                    share = "" if gain.share is None else f"{gain.share:.4f}"
+                    writer.writerow(
+                        [block.dataset, block.release, block.split, scenario, baseline, method, *figures, share]
+                    )
+    return sink.getvalue()

@@ -13,7 +13,7 @@ from pipeline.failure import UserError
 from pipeline.templates import GROUPS, TYPES, Column
 from train.report.answers import Folders
 from train.report.confusion import find_confusions
-from train.report.gains import gain_rows, scenario_gains
+from train.report.gains import gain_rows, gains_csv, scenario_gains
 from train.report.plots import Curve, colours_of, scenario_bars, training_curves
 from train.report.published import published_beside
 from train.report.rates import by_split, rate_curves, rate_grids, surfaces, table_blocks
@@ -27,7 +27,7 @@ PAGE_FILE = "index.html"
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Write `index.html`, `tables.md`, `tables.tex` and `results.csv` into `out` and return the page's path.
+    """Write `index.html`, `tables.md`, `tables.tex`, `results.csv` and `gains.csv` into `out`; return the page's path.
 
     Raises `UserError` where a run has no results or runs cannot stand in one table.
     """
@@ -41,11 +41,18 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     _replace(out / "tables.tex", latex(blocks))
     _replace(out / "results.csv", comma_separated(blocks))
     folders = {(identity(row), row.seed): run for run, row in found if row.kind == "model"}
-    _replace(out / PAGE_FILE, render_page(blocks, read_curves(runs, blocks), folders))
+    parts = [_part(members, folders) for members in by_split(blocks)]
+    _replace(out / "gains.csv", gains_csv(part["tested"] for part in parts))
+    _replace(out / PAGE_FILE, _render_page(blocks, parts, read_curves(runs, blocks), folders))
     return out / PAGE_FILE
 
 
-def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]]], folders: Folders) -> str:
+def _render_page(
+    blocks: Sequence[Block],
+    parts: Sequence[dict[str, Any]],
+    curves: dict[str, dict[str, list[Curve]]],
+    folders: Folders,
+) -> str:
     """Return the HTML of a report; `curves` as for `training_curves`, {} for none; `folders`: `scenario_gains`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -55,7 +62,7 @@ def render_page(blocks: Sequence[Block], curves: dict[str, dict[str, list[Curve]
     environment.filters["interval"] = describe_interval
     rows = [row for block in blocks for line in block.lines for row in line.rows]
     return environment.get_template("report.html").render(
-        parts=[_part(members, folders) for members in by_split(blocks)],
+        parts=parts,
         curves=training_curves(curves, colours_of(blocks)) if curves else "",
         features=sorted({(n, f.weights, f.fingerprint) for row in rows for n, f in row.features.items()}),
         seeded=sorted({n for row in rows for n, f in row.features.items() if f.weights == "seeded"}),
@@ -103,6 +110,7 @@ def _part(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
         "summary": [(label, role, [_find(block, label) for block in blocks]) for label, role in summary.items()],
         "bars": scenario_bars(blocks),
         "rates": rate_curves(masked, colours) if masked else "",
+        "tested": (blocks[0], gains),
         "gains": gain_rows(gains),
         "gain_scenarios": list(gains),
         "recoveries": recoveries,
