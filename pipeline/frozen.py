@@ -73,29 +73,30 @@ def run_frozen(
     frames: np.ndarray,
     normalisation: Normalisation,
     batch_rows: int,
-    shape: tuple[int, ...],
     dtype: torch.dtype,
     multiplies: bool = True,
 ) -> np.ndarray:
-    """Return [time, *shape] of uint8 [time, ..., height, width, 3], in batches of one size, the last padded.
+    """Return [time, ...] of uint8 [time, ..., height, width, 3], in batches of one size, the last padded.
 
     A row never depends on how many rows its video has. `multiplies`: whether `module` does more than convolve frames
     one by one; where it does not, the last batch needs no padding on the CPU (`last_batch_rows`).
     Raises `FloatingPointError` where a value is not finite in `dtype`.
     """
     device = next(module.parameters()).device
-    features = torch.empty((len(frames), *shape), dtype=dtype)
+    everything = torch.tensor(frames, device=device)
     precision = torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()
+    parts = []
     with torch.inference_mode(), precision:
-        for start in range(0, len(frames), batch_rows):
-            rows = features[start : start + batch_rows]
+        for rows in everything.split(batch_rows):
             size = batch_rows if multiplies else last_batch_rows(len(rows), batch_rows, device)
-            batch = np.zeros((size, *frames.shape[1:]), np.uint8)
-            batch[: len(rows)] = frames[start : start + batch_rows]
-            images = _normalise(torch.from_numpy(batch).to(device), normalisation)
-            rows.copy_(module(images)[: len(rows)])
-            if not rows.isfinite().all():
-                raise FloatingPointError(f"the network gave values that are not finite in {dtype} near step {start}")
+            batch = nn.functional.pad(rows, (0, 0) * (rows.dim() - 1) + (0, size - len(rows)))
+            parts.append(module(_normalise(batch, normalisation))[: len(rows)].to(dtype))
+        features = torch.cat(parts).contiguous().cpu()
+    broken = ~features.flatten(1).isfinite().all(1)
+    if broken.any():
+        raise FloatingPointError(
+            f"the network gave values that are not finite in {dtype} at step {int(broken.int().argmax())}"
+        )
     return features.numpy()
 
 

@@ -140,7 +140,7 @@ class CLIPTokens:
         """
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
-        return run_frozen(network, frames, NORMALISATION, FRAMES_PER_BATCH, self.shape, torch.float16)
+        return run_frozen(network, frames, NORMALISATION, FRAMES_PER_BATCH, torch.float16)
 
 
 class TextEncoder:

@@ -86,4 +86,4 @@ class R2Plus1D:
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
         clips = frames.reshape(-1, FRAMES_PER_CLIP, *frames.shape[1:])
-        return run_frozen(network, clips, KINETICS, CLIPS_PER_BATCH, self.shape, torch.float32)
+        return run_frozen(network, clips, KINETICS, CLIPS_PER_BATCH, torch.float32)

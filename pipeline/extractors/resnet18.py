@@ -88,9 +88,7 @@ class ResNet18Map:
         """
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
-        return run_frozen(
-            network, frames, self.normalisation, FRAMES_PER_BATCH, self.shape, torch.float16, multiplies=False
-        )
+        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, torch.float16, multiplies=False)
 
 
 @dataclass
@@ -130,9 +128,7 @@ class ResNet18Pooled:
         """
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
-        return run_frozen(
-            network, frames, self.normalisation, FRAMES_PER_BATCH, self.shape, torch.float32, multiplies=False
-        )
+        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, torch.float32, multiplies=False)
 
 
 def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str, Any]:

@@ -22,6 +22,7 @@ WINDOW_SAMPLES = 400
 HOP_SAMPLES = 160
 FFT_SAMPLES = 512
 FRAMES = 96
+CPU = torch.device("cpu")
 BANDS = 64
 LOWEST_HZ = 125.0
 HIGHEST_HZ = 7500.0
@@ -148,14 +149,15 @@ class VGGishExtractor:
         """
         if self._network is None:
             raise RuntimeError(f"{self.name} extracts before load was called")
-        embeddings = _embed(self._network, log_mel(media.waveform, media.sample_rate_hz))
+        device = next(self._network.parameters()).device
+        embeddings = _embed(self._network, log_mel(media.waveform, media.sample_rate_hz, device))
         if not embeddings.isfinite().all():
             raise FloatingPointError("VGGish gave values that are not finite: is the waveform?")
         return embeddings.numpy()
 
 
-def log_mel(waveform: np.ndarray | Tensor, sample_rate_hz: int) -> Tensor:
-    """Return VGGish's log-mel examples, float32 [example, frame 96, band 64]: one per second of `waveform`.
+def log_mel(waveform: np.ndarray | Tensor, sample_rate_hz: int, device: torch.device = CPU) -> Tensor:
+    """Return VGGish's log-mel examples, float32 [example, frame 96, band 64] on `device`: one per second of `waveform`.
 
     `waveform`: mono [sample] in [-1, 1]; a last, partial second is padded with zeros. Each second is
     resampled to 16 kHz by itself. An example is the first 96 of a second's 98 frames of 25 ms every 10 ms.
@@ -165,7 +167,7 @@ def log_mel(waveform: np.ndarray | Tensor, sample_rate_hz: int) -> Tensor:
     through a table by a truncated integer (185 for 185.76 at 44.1 kHz), which lifts the quiet bands of a pure
     tone by 0.8; MUSIC-AVQA's own sound is stored at 16 kHz, where neither resamples.
     """
-    samples = torch.tensor(np.asarray(waveform), dtype=torch.float64)
+    samples = torch.tensor(np.asarray(waveform), dtype=torch.float64, device=device)
     if samples.ndim != 1 or sample_rate_hz <= 0:
         raise ValueError(
             f"log_mel takes mono [sample] at a positive rate, not {list(samples.shape)} at {sample_rate_hz}"
@@ -174,9 +176,9 @@ def log_mel(waveform: np.ndarray | Tensor, sample_rate_hz: int) -> Tensor:
     seconds = functional.pad(samples, (0, padding)).reshape(-1, sample_rate_hz)
     with torch.inference_mode():
         frames = _resample(seconds, sample_rate_hz).unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)[:, :FRAMES]
-        window = torch.hann_window(WINDOW_SAMPLES, periodic=True, dtype=torch.float64)
+        window = torch.hann_window(WINDOW_SAMPLES, periodic=True, dtype=torch.float64, device=device)
         magnitudes = torch.fft.rfft(frames * window, n=FFT_SAMPLES).abs()
-        return torch.log(magnitudes @ mel_matrix() + LOG_OFFSET).float()
+        return torch.log(magnitudes @ mel_matrix().to(device) + LOG_OFFSET).float()
 
 
 def mel_matrix() -> Tensor:
@@ -209,12 +211,11 @@ def _resample(seconds: Tensor, sample_rate_hz: int) -> Tensor:
 
 def _embed(network: VGGish, examples: Tensor) -> Tensor:
     """Return [example, 128] on the CPU, in batches of fixed sizes; the last is padded with zeros where that matters."""
-    device = next(network.parameters()).device
     with torch.inference_mode():
-        maps = [_convolve(network, batch.to(device)) for batch in examples.split(EXAMPLES_PER_BATCH)]
+        maps = [_convolve(network, batch) for batch in examples.split(EXAMPLES_PER_BATCH)]
         rows = torch.cat(maps).split(ROWS_PER_EMBEDDING)
-        parts = [network.embeddings(_pad_rows(part, ROWS_PER_EMBEDDING))[: len(part)].cpu() for part in rows]
-        return torch.cat(parts)
+        parts = [network.embeddings(_pad_rows(part, ROWS_PER_EMBEDDING))[: len(part)] for part in rows]
+        return torch.cat(parts).cpu()
 
 
 def _convolve(network: VGGish, batch: Tensor) -> Tensor:
