@@ -8,11 +8,13 @@ import hashlib
 import importlib.metadata
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.ahead import work_ahead
 from pipeline.child import DecodingChild, Limits
 from pipeline.decode import open_decoder
 from pipeline.extractors import make_extractor
@@ -33,7 +35,7 @@ class ExtractionPlan:
 
     `features` are of videos, `question_features` of question texts (those are made by the coordinator).
     `normalisation` is the preprocessing constants' choice of those extractors that have one. `device` is the workers';
-    the coordinator's own may be another, `question_device`.
+    the coordinator's own may be another, `question_device`. `decoding_processes` are those of one worker.
     """
 
     store: str
@@ -47,6 +49,7 @@ class ExtractionPlan:
     normalisation: NormalisationChoice = "published"
     limits: Limits = field(default_factory=Limits)
     question_device: str | None = None
+    decoding_processes: int = 1
 
     def for_questions(self) -> "ExtractionPlan":
         """Return the plan as the coordinator follows it, which makes the questions' features itself."""
@@ -63,7 +66,7 @@ class PartitionOutcome:
 
 @dataclass(frozen=True)
 class _Tools:
-    child: DecodingChild
+    children: tuple[DecodingChild, ...]
     extractors: dict[str, FeatureExtractor]
     weight_hashes: dict[str, str]
 
@@ -96,8 +99,8 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
     videos: list[VideoRecord] = []
     features: list[FeatureRecord] = []
     small: dict[str, dict[int, np.ndarray]] = {}
-    for task in partition.videos:
-        record, media = _decode(tools, plan, task)
+    decoded = work_ahead(tools.children, partial(_decode, tools.extractors, plan), partition.videos)
+    for task, (record, media) in zip(partition.videos, decoded, strict=True):
         videos.append(record)
         for name in task.features:
             state, reason, values = _extract(tools.extractors[name], media, plan)
@@ -119,7 +122,8 @@ def _tools(plan: ExtractionPlan) -> _Tools:
     extractors = {name: make_extractor(name, plan.normalisation) for name in plan.features}
     hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
     limit_threads()
-    return _Tools(DecodingChild(plan.decoder, plan.limits), extractors, hashes)
+    children = tuple(DecodingChild(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
+    return _Tools(children, extractors, hashes)
 
 
 def limit_threads() -> None:
@@ -128,7 +132,9 @@ def limit_threads() -> None:
         sys.modules["torch"].set_num_threads(THREADS_PER_WORKER)
 
 
-def _decode(tools: _Tools, plan: ExtractionPlan, task: VideoTask) -> tuple[VideoRecord, Media]:
+def _decode(
+    extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, child: DecodingChild, task: VideoTask
+) -> tuple[VideoRecord, Media]:
     path = Path(task.path)
     sha256 = _sha256(path)
     problem = _file_problem(path, sha256, task.sha256)
@@ -136,7 +142,7 @@ def _decode(tools: _Tools, plan: ExtractionPlan, task: VideoTask) -> tuple[Video
         failed = Track(State.FAILED, 0, problem)
         media = Media(failed, failed)
     else:
-        media = tools.child.decode(path, _request(tools.extractors, plan, task))
+        media = child.decode(path, _request(extractors, plan, task))
     tracks = {"visual": media.visual, "audio": media.audio}
     record = VideoRecord(
         row=task.row,

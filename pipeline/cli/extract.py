@@ -1,5 +1,6 @@
 """`mavqa-extract`: raw videos to a feature store, resumable. The work is in `pipeline.run`."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 FAILURES_RECORDED = 3
 FAILURES_SHOWN = 10
+# Networks on a GPU wait for pictures: several processes decode for one copy of them.
+CORES_OF_A_GPU_WORKER = 4
 
 FEATURES = (
     "Comma-separated names. Of videos: resnet18-map, resnet18-pooled, clip-vit-b32, r2plus1d, vggish; "
@@ -68,7 +71,14 @@ Examples:
     show_default=True,
     help="What stands in the steps after the end of a short video.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a core]")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Worker processes.  [default: one a core, on a GPU one for four]"
+)
+@click.option(
+    "--decoding-processes",
+    type=click.IntRange(1),
+    help="Processes of each worker that decode ahead of its networks.  [default: 1, on a GPU 4]",
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Use this Dask scheduler instead of local workers.")
 @click.option("--break-lock", is_flag=True, help="Take over the lock that a killed run left on an object store.")
 @click.option("--retry-failed", is_flag=True, help="Try failed videos again.")
@@ -112,6 +122,7 @@ def _run(
     seconds: int | None,
     short: Any,
     workers: int | None,
+    decoding_processes: int | None,
     scheduler: str | None,
     break_lock: bool,
     retry_failed: bool,
@@ -131,6 +142,7 @@ def _run(
     video_names, question_names = _split_features(features)
     source = _weights(weights)
     workers_device, own_device = _devices(device, scheduler)
+    cores_of_worker = CORES_OF_A_GPU_WORKER if workers_device == "cuda" else 1
     plan = ExtractionPlan(
         store=address,
         features=video_names,
@@ -142,9 +154,11 @@ def _run(
         seconds=seconds or known.seconds,
         short=short,
         normalisation=normalisation,
+        decoding_processes=decoding_processes or cores_of_worker,
     )
     label = GPU if scheduler and plan.device == "cuda" else ""
-    cluster = ClusterOptions(workers or os.cpu_count() or 1, scheduler, label=label)
+    usual = math.ceil((os.cpu_count() or 1) / cores_of_worker)
+    cluster = ClusterOptions(workers or usual, scheduler, label)
     run = RunOptions(cluster, retry_failed, accept, break_lock)
     if source.kind == "seeded":
         click.echo("weights: seeded (random networks, for trials; not comparable with published features)", err=True)

@@ -57,7 +57,10 @@ def run_toys(
     manifest: Path, store: Path | str, features: tuple[str, ...] = tuple(toy_extractors.TABLE), **options: Any
 ) -> Summary:
     """Extract the toy features of `manifest` into `store`: in this process, or on `cluster` where one is given."""
-    changeable = ("seconds", "short", "decoder", "weights", "question_features", "normalisation", "limits")
+    changeable = (
+        *("seconds", "short", "decoder", "weights", "question_features", "normalisation", "limits"),
+        "decoding_processes",
+    )
     plan_changes = {name: options.pop(name) for name in changeable if name in options}
     settings: dict[str, Any] = {
         "seconds": SECONDS,

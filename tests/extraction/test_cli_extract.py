@@ -73,9 +73,36 @@ def test_on_a_scheduler_the_workers_gpus_count_and_questions_are_made_on_this_ma
     assert shown.exit_code == 0, shown.output
     ((plan, options),) = started
     assert (plan.device, options.cluster.label) == where
+    assert plan.decoding_processes == (4 if plan.device == "cuda" else 1)
     assert plan.for_questions().device == "cpu"
     assert options.cluster.scheduler == "tcp://there:8786"
     assert options.break_lock
+
+
+@pytest.mark.parametrize(
+    ("more", "processes"),
+    [
+        (("--device", "cpu"), (10, 1)),
+        (("--device", "auto"), (3, 4)),
+        (("--device", "auto", "--workers", "2", "--decoding-processes", "7"), (2, 7)),
+    ],
+)
+def test_a_gpus_workers_are_few_and_have_processes_that_decode_for_them(
+    more: tuple[str, ...], processes: tuple[int, int], toy_manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[int, int]] = []
+
+    def pretend(manifest: Any, folder: Path, plan: ExtractionPlan, options: RunOptions, on_progress: Any) -> Summary:
+        started.append((options.cluster.workers, plan.decoding_processes))
+        return Summary(plan.store, 2)
+
+    monkeypatch.setattr(pipeline.run, "extract", pretend)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("os.cpu_count", lambda: 10)
+    given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *more]
+    shown = CliRunner().invoke(extract, given)
+    assert shown.exit_code == 0, shown.output
+    assert started == [processes]
 
 
 def test_questions_and_videos_are_drawn_on_lines_of_their_own(

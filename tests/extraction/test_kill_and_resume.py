@@ -29,6 +29,13 @@ def start(*arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(DRIVER), *map(str, arguments)], cwd=DRIVER.parent.parent.parent)
 
 
+def test_several_decoding_processes_leave_the_bytes_of_one(
+    toy_manifest: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    assert run_toys(toy_manifest, tmp_path / "store.zarr", decoding_processes=3).is_whole
+    assert contents(tmp_path / "store.zarr") == whole
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("step", "count"), [*((step, 1) for step in STEPS), ("values", 5), ("state", 2), ("resize", 5)]
