@@ -22,13 +22,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline import hearing
 from pipeline.child import DecodingChild
 from pipeline.decode import open_decoder
 from pipeline.extraction import ExtractionPlan, describe_features, extract_partition
 from pipeline.extractors import resnet18, vggish
-from pipeline.frozen import KINETICS
+from pipeline.networks.vggish import log_mel, mel_matrix
 from pipeline.partitions import Partition, VideoTask
 from pipeline.picture import fit
+from pipeline.preprocessing import KINETICS
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter, write_rows
 from pipeline.timeline import DecodeRequest, FrameSize
@@ -106,7 +108,7 @@ def measure(clip: Path, folder: Path, seconds: int, repeats: int) -> dict[str, f
         extractor.load(SEEDED, "cpu")
     request = DecodeRequest(seconds=seconds, frame_sizes=(STRETCHED,))
     media = open_decoder("pyav").decode(clip, request)
-    pictures, examples = media.frames[STRETCHED], vggish.log_mel(media.waveform, media.sample_rate_hz)
+    pictures, examples = media.frames[STRETCHED], log_mel(media.waveform, media.sample_rate_hz)
     images = normalise(pictures).contiguous(memory_format=torch.channels_last)
     for name, tensor in (("resnet18-map", images), ("vggish", examples)):
         network = extractors[name]._network
@@ -117,7 +119,7 @@ def measure(clip: Path, folder: Path, seconds: int, repeats: int) -> dict[str, f
     full = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     found["resize"] = least(lambda: [fit(full, STRETCHED) for _ in pictures], repeats)
     found["decode"] = least(lambda: open_decoder("pyav").decode(clip, request), repeats) - found["resize"]
-    found["log-mel"] = least(lambda: vggish.log_mel(media.waveform, media.sample_rate_hz), repeats)
+    found["log-mel"] = least(lambda: log_mel(media.waveform, media.sample_rate_hz), repeats)
     for name, extractor in extractors.items():
         found[name] = least(lambda e=extractor: e.extract(media), repeats)
     found["vggish"] -= found["log-mel"]
@@ -222,24 +224,24 @@ class Official:
 
     def _write_sound(self, clip: Path, path: Path) -> np.ndarray:
         """Write the sound as 16-bit stereo at 16 kHz, read it again: float64 [sample], mono, cut or padded."""
-        resampler = av.AudioResampler("s16", "stereo", vggish.SAMPLE_RATE_HZ)
+        resampler = av.AudioResampler("s16", "stereo", hearing.SAMPLE_RATE_HZ)
         with av.open(str(clip)) as container, wave.open(str(path), "wb") as file:
-            file.setparams((2, 2, vggish.SAMPLE_RATE_HZ, 0, "NONE", ""))
+            file.setparams((2, 2, hearing.SAMPLE_RATE_HZ, 0, "NONE", ""))
             for frame in container.decode(audio=0):
                 for block in resampler.resample(frame):
                     file.writeframes(block.to_ndarray().tobytes())
         with wave.open(str(path), "rb") as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2).mean(1) / 32768
-        length = self._seconds * vggish.SAMPLE_RATE_HZ
+        length = self._seconds * hearing.SAMPLE_RATE_HZ
         return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
 def _log_mel(second: np.ndarray) -> np.ndarray:
     """Return [96, 64] of one second at 16 kHz, in numpy as the release does it."""
-    frames = np.lib.stride_tricks.sliding_window_view(second, vggish.WINDOW_SAMPLES)[:: vggish.HOP_SAMPLES]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(vggish.WINDOW_SAMPLES) / vggish.WINDOW_SAMPLES)
-    magnitudes = np.abs(np.fft.rfft(frames * window, vggish.FFT_SAMPLES))
-    return np.log(magnitudes @ vggish.mel_matrix().numpy() + vggish.LOG_OFFSET)[: vggish.FRAMES]
+    frames = np.lib.stride_tricks.sliding_window_view(second, hearing.WINDOW_SAMPLES)[:: hearing.HOP_SAMPLES]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(hearing.WINDOW_SAMPLES) / hearing.WINDOW_SAMPLES)
+    magnitudes = np.abs(np.fft.rfft(frames * window, hearing.FFT_SAMPLES))
+    return np.log(magnitudes @ mel_matrix().numpy() + hearing.LOG_OFFSET)[: hearing.FRAMES]
 
 
 def print_parts(found: dict[str, float]) -> None:

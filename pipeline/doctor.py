@@ -4,19 +4,19 @@ get what is not.
 It changes, downloads and installs nothing. What it finds is plain data; `pipeline.cli.doctor` shows it.
 """
 
-import ctypes
 import ctypes.util
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from pipeline.decode import DECODERS, DecoderLoadError, choose_decoder, open_decoder
+from pipeline.devices import DRIVER, loads
 from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.failure import UserError
 from pipeline.weights import Network, WeightsSource, find_file
 
 FFMPEG_LIBRARIES = ("avcodec", "avformat", "avutil", "avfilter", "swscale", "swresample", "avdevice")
-DRIVER, VIDEO_DRIVER = "libcuda.so.1", "libnvcuvid.so.1"
+VIDEO_DRIVER = "libnvcuvid.so.1"
 
 GET_FFMPEG = "apt-get install ffmpeg, or conda install ffmpeg (torchcodec needs them; pyav brings its own)"
 GET_DRIVER = "install NVIDIA's driver, or go on with --device cpu"
@@ -71,12 +71,12 @@ def examine_gpu() -> dict[str, dict[str, Any]]:
         cuda |= {"is_there": True, "devices": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]}
     elif torch.version.cuda is None:
         cuda |= {"is_there": False, "why": f"torch {torch.__version__} is built without CUDA", "remedy": GET_TORCH}
-    elif not _loads(DRIVER):
+    elif not loads(DRIVER):
         cuda |= {"is_there": False, "why": f"the driver's {DRIVER} does not load", "remedy": GET_DRIVER}
     else:
         why = f"the driver is there, but torch, built for CUDA {torch.version.cuda}, sees no device"
         cuda |= {"is_there": False, "why": why, "remedy": "update the driver, or make the GPU visible to this process"}
-    if not _loads(VIDEO_DRIVER):
+    if not loads(VIDEO_DRIVER):
         nvdec |= {"is_there": False, "why": f"the driver's {VIDEO_DRIVER} does not load", "remedy": GET_VIDEO_DRIVER}
     elif not cuda["is_there"]:
         nvdec |= {"is_there": False, "why": f"there is {VIDEO_DRIVER}, but no CUDA", "remedy": cuda["remedy"]}
@@ -105,11 +105,3 @@ def list_networks() -> list[Network]:
     found = (value for name in sorted(modules) for value in vars(import_module(name)).values())
     networks = {value.name: value for value in found if isinstance(value, Network)}
     return [networks[name] for name in sorted(networks)]
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True

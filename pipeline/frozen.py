@@ -4,35 +4,14 @@ It holds no network and resizes nothing: extractors bring the one, the decoder h
 """
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from pipeline.preprocessing import Normalisation
 from pipeline.weights import Network, WeightsSource, hash_state_dict, load_state
-
-Loaded = TypeVar("Loaded")
-
-PRECISION = {"cpu": "float32", "cuda": "float16 autocast"}
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Per-channel constants (red, green, blue) that frames in [0, 1] are shifted and scaled by."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def constants(self) -> dict[str, Any]:
-        """Return the numbers as JSON values."""
-        return {key: list(value) for key, value in asdict(self).items()}
-
-
-KINETICS = Normalisation(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
-IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def load_frozen(
@@ -59,13 +38,6 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     The numbers differ by float32's rounding (2e-6 of a ResNet-18 map); up to a tenth of a pass's time is saved.
     """
     return fuse(module)
-
-
-def require_loaded(loaded: Loaded | None, name: str) -> Loaded:
-    """Return what `load` made; raise RuntimeError where the extractor `name` was not loaded."""
-    if loaded is None:
-        raise RuntimeError(f"{name} extracts before load was called")
-    return loaded
 
 
 def run_frozen(

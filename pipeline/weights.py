@@ -8,6 +8,7 @@ when asked for.
 import hashlib
 import json
 import math
+import os
 import pickle
 import tempfile
 import urllib.request
@@ -119,10 +120,12 @@ def parse_weights(text: str, cache: Path) -> WeightsSource:
 
 
 def hub_cache() -> Path:
-    """Return torch hub's own folder of downloaded checkpoints, the usual `cache` of `parse_weights`."""
-    import torch.hub
+    """Return torch hub's own folder of downloaded checkpoints, the usual `cache` of `parse_weights`.
 
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    It is where torch hub says; asking that would take torch's import.
+    """
+    usual = Path(os.getenv("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    return Path(os.getenv("TORCH_HOME", usual)).expanduser() / "hub" / "checkpoints"
 
 
 def load_state(source: WeightsSource, network: Network, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

@@ -208,9 +208,9 @@ def _devices(name: str, scheduler: str | None) -> tuple[str, str]:
     """Return the device of the workers, and of this process, which makes the questions' features."""
     if name == "cpu":
         return name, name
-    import torch
+    from pipeline.devices import sees_gpu
 
-    here = "cuda" if torch.cuda.is_available() else "cpu"
+    here = "cuda" if sees_gpu() else "cpu"
     if scheduler:
         from pipeline.cluster import GPU, offers_label
 

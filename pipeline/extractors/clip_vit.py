@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.frozen import PRECISION, Normalisation, load_frozen, require_loaded, run_frozen
+from pipeline.frozen import load_frozen, run_frozen
+from pipeline.preprocessing import PRECISION, Normalisation, require_loaded
 from pipeline.templates import tokenise
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource

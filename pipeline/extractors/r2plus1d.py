@@ -5,15 +5,16 @@ CVPR 2018; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from pipeline.frozen import KINETICS, PRECISION, fold_batch_norms, load_frozen, require_loaded, run_frozen
+from pipeline.preprocessing import KINETICS, PRECISION, require_loaded
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FRAMES_PER_CLIP = 16
 CLIPS_PER_BATCH = 2
@@ -51,7 +52,7 @@ class R2Plus1D:
     shape = (512,)
     dtype = "float32"
     frame_size = FrameSize("stretch", 112, per_second=FRAMES_PER_CLIP)
-    _network: nn.Module | None = field(default=None, init=False, repr=False)
+    _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
         """Return what the numbers depend on besides weights and machine, as JSON values."""
@@ -69,7 +70,11 @@ class R2Plus1D:
 
     def load(self, weights: WeightsSource, device: str) -> str:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
+        import torch
+        from torch import nn
         from torchvision.models.video import r2plus1d_18
+
+        from pipeline.frozen import fold_batch_norms, load_frozen
 
         with torch.device("meta"):
             network = r2plus1d_18(weights=None)
@@ -83,6 +88,10 @@ class R2Plus1D:
 
         Raises `FloatingPointError` where a value is not finite.
         """
+        import torch
+
+        from pipeline.frozen import run_frozen
+
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
         clips = frames.reshape(-1, FRAMES_PER_CLIP, *frames.shape[1:])

@@ -5,24 +5,16 @@ It decodes and resizes nothing: the decoder hands frames over at the size asked 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import nn
 
-from pipeline.frozen import (
-    IMAGENET,
-    KINETICS,
-    PRECISION,
-    Normalisation,
-    fold_batch_norms,
-    load_frozen,
-    require_loaded,
-    run_frozen,
-)
+from pipeline.preprocessing import IMAGENET, KINETICS, PRECISION, Normalisation, require_loaded
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FRAMES_PER_BATCH = 5
 
@@ -65,7 +57,7 @@ class ResNet18Map:
     shape = (512, 14, 14)
     dtype = "float16"
     frame_size = FrameSize("stretch", 224)
-    _network: nn.Module | None = field(default=None, init=False, repr=False)
+    _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
         """Return what the numbers depend on besides weights and machine, as JSON values."""
@@ -76,6 +68,10 @@ class ResNet18Map:
 
     def load(self, weights: WeightsSource, device: str) -> str:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
+        import torch
+
+        from pipeline.frozen import fold_batch_norms, load_frozen
+
         trunk = _build_trunk(last_stride=1)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
         self._network = fold_batch_norms(trunk)
@@ -86,6 +82,10 @@ class ResNet18Map:
 
         Raises `FloatingPointError` where a value is not finite in float16.
         """
+        import torch
+
+        from pipeline.frozen import run_frozen
+
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
         return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, torch.float16, multiplies=False)
@@ -108,7 +108,7 @@ class ResNet18Pooled:
     shape = (512,)
     dtype = "float32"
     frame_size = FrameSize("crop", 224, shorter_side=256)
-    _network: nn.Module | None = field(default=None, init=False, repr=False)
+    _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
         """Return what the numbers depend on besides weights and machine, as JSON values."""
@@ -116,6 +116,11 @@ class ResNet18Pooled:
 
     def load(self, weights: WeightsSource, device: str) -> str:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
+        import torch
+        from torch import nn
+
+        from pipeline.frozen import fold_batch_norms, load_frozen
+
         trunk = _build_trunk(last_stride=2)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
         self._network = nn.Sequential(fold_batch_norms(trunk), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -126,6 +131,10 @@ class ResNet18Pooled:
 
         Raises `FloatingPointError` where a value is not finite.
         """
+        import torch
+
+        from pipeline.frozen import run_frozen
+
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
         return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, torch.float32, multiplies=False)
@@ -143,8 +152,10 @@ def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str,
     }
 
 
-def _build_trunk(last_stride: int) -> nn.Sequential:
+def _build_trunk(last_stride: int) -> "nn.Sequential":
     """Return ResNet-18 up to its last residual stage, on the meta device: it holds no numbers yet."""
+    import torch
+    from torch import nn
     from torchvision.models import resnet18
 
     with torch.device("meta"):

@@ -67,7 +67,7 @@ def test_on_a_scheduler_the_workers_gpus_count_and_questions_are_made_on_this_ma
 
     monkeypatch.setattr(pipeline.run, "extract", pretend)
     monkeypatch.setattr("pipeline.cluster.offers_label", lambda scheduler, label: has_gpus)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("pipeline.devices.sees_gpu", lambda: False)
     given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", "--break-lock"]
     shown = CliRunner().invoke(extract, [*given, "--scheduler", "tcp://there:8786", "--device", device])
     assert shown.exit_code == 0, shown.output
@@ -97,7 +97,7 @@ def test_a_gpus_workers_are_few_and_have_processes_that_decode_for_them(
         return Summary(plan.store, 2)
 
     monkeypatch.setattr(pipeline.run, "extract", pretend)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("pipeline.devices.sees_gpu", lambda: True)
     monkeypatch.setattr("os.cpu_count", lambda: 10)
     given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *more]
     shown = CliRunner().invoke(extract, given)

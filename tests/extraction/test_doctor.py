@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline import doctor
+from pipeline import devices, doctor
 from pipeline.cli.doctor import doctor as command
 from pipeline.decode import choose_decoder
 from pipeline.weights import Network, PublishedFile
@@ -107,6 +107,21 @@ def test_gpu(
         assert why in entry.get("why", "")
         assert entry["is_there"] or entry["remedy"]
         assert entry["enables"]
+
+
+def test_torch_is_asked_for_a_gpu_only_where_a_driver_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append(True) or True)
+    monkeypatch.setattr(devices, "AMD_DRIVER", tmp_path / "kfd")
+    monkeypatch.setattr(devices.ctypes, "CDLL", library_loader())
+    assert not devices.sees_gpu()
+    assert not asked
+    monkeypatch.setattr(devices.ctypes, "CDLL", library_loader(devices.DRIVER))
+    assert devices.sees_gpu()
+    monkeypatch.setattr(devices.ctypes, "CDLL", library_loader())
+    devices.AMD_DRIVER.touch()
+    assert devices.sees_gpu()
+    assert len(asked) == 2
 
 
 def test_weights_that_are_there_are_checked(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from torch import nn
 from pipeline.cli.extract import extract
 from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor, make_question_extractor
 from pipeline.failure import UserError
-from pipeline.frozen import IMAGENET, KINETICS, fold_batch_norms
+from pipeline.frozen import fold_batch_norms
 from pipeline.manifest import Vocabulary
+from pipeline.preprocessing import IMAGENET, KINETICS
 from pipeline.store.schema import FeatureSpec, State, canonical_json
 from pipeline.timeline import Media, Track
 from pipeline.weights import WeightsSource

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.extractors.resnet18 import IMAGENET, KINETICS, ResNet18Map, ResNet18Pooled
+from pipeline.extractors.resnet18 import ResNet18Map, ResNet18Pooled
 from pipeline.frozen import last_batch_rows
+from pipeline.preprocessing import IMAGENET, KINETICS
 from pipeline.store.schema import State, canonical_json
 from pipeline.timeline import Media, Track
 from pipeline.weights import WeightsSource

@@ -46,6 +46,21 @@ def test_the_stand_in_store_is_one_that_a_run_finds_complete(store):
     assert json.loads(run.stdout)["extracted"] == 0
 
 
+def test_a_run_with_nothing_to_do_imports_no_torch_and_sees_other_settings(store):
+    given = ["--manifest", store.parent / "manifest", "--store", store, "--weights", "seeded"]
+    program = (
+        "import sys; from pipeline.cli.extract import extract\n"
+        "try: extract(sys.argv[1:])\n"
+        "finally: print(*{'torch', 'torchvision'} & set(sys.modules), 'imported')"
+    )
+    command = [sys.executable, "-c", program, *map(str, given)]
+    idle = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert idle.stdout.splitlines()[-1] == "imported", idle.stdout
+    other = subprocess.run([*command, "--normalisation", "trained"], capture_output=True, text=True)
+    assert other.returncode == 2, other.stderr
+    assert "resnet18-map" in other.stderr
+
+
 def test_a_map_is_one_file_in_one_folder_and_vectors_share_one(store):
     maps, vectors = (store / "features" / name / "values" for name in ("resnet18-map", "vggish"))
     assert len([path for path in maps.rglob("*") if path.name != "zarr.json"]) == 40

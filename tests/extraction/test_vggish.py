@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.extractors.vggish import VGGish, VGGishExtractor, log_mel, mel_matrix
+from pipeline.extractors.vggish import VGGishExtractor
+from pipeline.networks.vggish import VGGish, log_mel, mel_matrix
 from pipeline.store.schema import State
 from pipeline.timeline import Media, Track
 from pipeline.weights import WeightsSource

@@ -16,6 +16,7 @@ from pipeline.weights import (
     PublishedFile,
     WeightsSource,
     hash_state_dict,
+    hub_cache,
     load_state,
     parse_weights,
     seed_state,
@@ -245,3 +246,14 @@ def test_seeded_weights_are_declared_and_files_are_told_by_content_alone(tmp_pat
 def test_a_source_travels_to_workers(tmp_path):
     source = WeightsSource("pretrained", tmp_path)
     assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301
+
+
+@pytest.mark.parametrize("given", [{}, {"TORCH_HOME": "~/torches"}, {"XDG_CACHE_HOME": "/caches"}])
+def test_the_cache_is_torch_hubs_own(monkeypatch, given):
+    import torch.hub
+
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert hub_cache() == Path(torch.hub.get_dir()) / "checkpoints"

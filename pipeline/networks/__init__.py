@@ -1,0 +1,1 @@
+"""Networks whose code is ours, with what they are fed. They need torch: extractors import them when they load."""
