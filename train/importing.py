@@ -6,7 +6,6 @@ It trains nothing and unpickles nothing but tensors. Which official tensor is wh
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -66,6 +65,7 @@ def import_checkpoint(
     settings: dict[str, Any] = {**release.settings, "options": release.read(official)}
     config = make_config(**settings, manifest=manifest, store=store)
     config = config.model_copy(update={"sizes": _sizes(release, frozen)})
+    torch.manual_seed(config.seed)
     method = build_method(config)
     assert isinstance(method, nn.Module)
     state, imported = _map(release, official, method, checkpoint)
@@ -85,10 +85,10 @@ def read_official(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} is not there: name the file of the official release") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - of a damaged file the reader raises whatever it stumbles over
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path} cannot be read as a checkpoint of tensors: {reason[:200]}") from None
-    if not isinstance(state, dict) or not all(isinstance(values, Tensor) for values in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in state.items()):
         raise UserError(f"{path} is not a state dict of tensors: save the model's state_dict() itself")
     return {_without_prefix(name): values for name, values in state.items()}
 
@@ -114,7 +114,7 @@ def official_vocabulary(path: Path) -> Vocabulary:
         records = json.loads(path.read_text(encoding="utf-8"))
         texts = [fill(record["question_content"], json.loads(record["templ_values"])) for record in records]
         return build_vocabulary(texts, [record["anser"] for record in records])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is no official training file ({type(error).__name__}: {error})") from None
 
 
@@ -150,20 +150,27 @@ def _map(
     state: dict[str, Tensor] = {}
     unused: list[str] = []
     unknown: list[str] = []
+    foreign: list[str] = []
     for name, values in official.items():
         ours = release.rename(name)
-        if ours is None:
+        if ours in own:
+            state[ours] = values
+        elif ours is not None or _matches(name, release.foreign):
+            foreign.append(name)
+        else:
             (unused if _matches(name, release.unused) else unknown).append(name)
-            continue
-        state[ours] = values
     missing = [name for name in own if name not in state]
-    lacking = [name for name in missing if not _matches(name, release.fresh)]
-    wrong = [f"{n} {list(v.shape)}, not {list(own[n].shape)}" for n, v in state.items() if own[n].shape != v.shape]
-    if lacking or wrong:
-        told = [f"missing: {_some(lacking)}"] * bool(lacking) + [f"wrong shape: {_some(wrong)}"] * bool(wrong)
-        raise UserError(
-            f"{path} is no checkpoint of {release.source}, or its training file is another: {'; '.join(told)}"
-        )
+    faults = {
+        "missing": [name for name in missing if not _matches(name, release.fresh)],
+        "of a network with other settings": foreign,
+        "wrong shape": [
+            f"{n} {list(v.shape)}, not {list(own[n].shape)}" for n, v in state.items() if own[n].shape != v.shape
+        ],
+        "no finite real numbers": [name for name, values in state.items() if not _is_plain(values)],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
+        raise UserError(f"{path} is no checkpoint of {release.source}, or its training file is another: {told}")
     imported = {"mapped": len(state), "unused": tuple(unused), "unknown": tuple(unknown), "fresh": tuple(missing)}
     return {**own, **{name: values.float() for name, values in state.items()}}, imported
 
@@ -188,6 +195,11 @@ def _without_prefix(name: str) -> str:
     while name.startswith("module."):
         name = name.removeprefix("module.")
     return name
+
+
+def _is_plain(values: Tensor) -> bool:
+    is_stored = values.layout == torch.strided and not values.is_meta
+    return is_stored and values.is_floating_point() and bool(values.isfinite().all())
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

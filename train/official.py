@@ -1,13 +1,15 @@
 """Which tensor of an official checkpoint is which of ours, release by release, as data. It reads no file.
 
-Source: the state dicts of the released networks: GeWu-Lab/MUSIC-AVQA (AVST), VisualAIKHU/Missing-AVQA (RMM and AVR on
-AVST), GeWu-Lab/PSTP-Net.
+Source: the state dicts of the released networks: GeWu-Lab/MUSIC-AVQA (AVST and its grounding pre-training),
+VisualAIKHU/Missing-AVQA (RMM and AVR on AVST), GeWu-Lab/PSTP-Net.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from pipeline.failure import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +27,8 @@ class Release:
 
     `settings`: of `train.config.make_config`. `sizes`: of `train.config.ModelSizes`, less the vocabulary's.
     `training_files`: where the training file lies below a folder of annotations. `names`: (official prefix, ours).
-    `unused`: patterns of official tensors that no forward pass reads. `fresh`: patterns of ours that no release holds.
+    `unused`: patterns of official tensors that no forward pass reads; `foreign`: of those of other settings of the
+    release, whose networks answer otherwise than ours. `fresh`: patterns of ours that no release holds.
     `words`, `answers`: our tensors whose rows are words or answers. `read`: the method's options that the tensors tell.
     `parts`: (pattern, replacement) for what follows a prefix.
     """
@@ -41,6 +44,7 @@ class Release:
     answers: tuple[str, ...]
     parts: Names = ()
     read: Callable[["Mapping[str, Tensor]"], dict[str, Any]] = field(default=_nothing)
+    foreign: tuple[str, ...] = ()
 
     def rename(self, name: str) -> str | None:
         """Return our name of the official tensor `name`, or None where we have no use for it."""
@@ -81,6 +85,7 @@ _AVST: Names = (
     ("fc_ans.", "backbone.classifier."),
 )
 
+_ANSWERING = ("question_encoder", "temporal_grounding", "fusion", "classifier")
 _AVST_UNUSED = ("visual_net.*", "fc_a?_pure.*", "fc_v.*", "fc_st.*", "fc.*", "fc_aq.*", "fc_vq.*", "norm3.*")
 _AVST_SIZES = {"input_shapes": {"vggish": (128,), "resnet18-map": (512, 14, 14)}}
 _AVST_WORDS = ("backbone.question_encoder.embedding.weight",)
@@ -115,8 +120,12 @@ _UNET_PARTS: Names = (
 
 
 def _read_missing_avqa(official: "Mapping[str, Tensor]") -> dict[str, Any]:
-    options = {"slots": official.get("memory_network.question_memory"), "steps": official.get("diffusion.betas")}
-    return {name: len(values) for name, values in options.items() if values is not None}
+    names = {"slots": "memory_network.question_memory", "steps": "diffusion.betas"}
+    found = {option: (name, official[name]) for option, name in names.items() if name in official}
+    for name, values in found.values():
+        if not values.ndim or not len(values):
+            raise UserError(f"tensor {name} of the checkpoint has the shape {list(values.shape)}: it counts nothing")
+    return {option: len(values) for option, (_, values) in found.items()}
 
 
 RELEASES = {
@@ -130,6 +139,18 @@ RELEASES = {
         fresh=_FRESH,
         words=_AVST_WORDS,
         answers=_ANSWERS,
+    ),
+    "grounding": Release(
+        source="the grounding pre-training of AVST (GeWu-Lab/MUSIC-AVQA, grounding_gen)",
+        settings={"preset": "grounding"},
+        sizes=_AVST_SIZES,
+        training_files=_JSON,
+        names=_GROUNDING,
+        unused=("visual_net.*",),
+        # It knows no question and answers none.
+        fresh=(*_FRESH, *(f"backbone.{part}.*" for part in _ANSWERING)),
+        words=(),
+        answers=(),
     ),
     "missing-avqa": Release(
         source="Missing-AVQA (VisualAIKHU/Missing-AVQA)",
@@ -180,7 +201,8 @@ RELEASES = {
             "SpatRegsSelect_Module.*",
             "AudioGuidedVisualAttn.*",
             "GlobalLocal_Module.*",
-            "GlobalSelf_Module.*",
+            "GlobalSelf_Module.layers.0.cm_attn.*",
+            "GlobalSelf_Module.norm2.*",
             "SM_fusion.*",
             "audio_fusion.*",
             "visual_fusion.*",
@@ -190,5 +212,7 @@ RELEASES = {
         fresh=_FRESH,
         words=(),
         answers=_ANSWERS,
+        # The release can be told to stack layers, of which the last one answers.
+        foreign=("GlobalSelf_Module.layers.[1-9]*",),
     ),
 }

@@ -90,6 +90,7 @@ PRESETS = {
         settings={
             **_AVST,
             "backbone": "pano",
+            "seed": 1234,
             "epochs": 10,
             "batch_size": 32,
             "learning_rate": 5e-5,

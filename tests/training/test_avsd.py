@@ -145,6 +145,18 @@ def test_the_lstm_passes_over_frames_that_are_not_there():
 
 
 @each_variant
+@torch.no_grad()
+def test_the_lstm_hears_the_sound_first_and_then_sees_the_frames_in_their_order(variant, monkeypatch):
+    backbone, batch = make(variant), make_batch()
+    representation = backbone.encode(batch)
+    attended, read = backbone._attend(representation), []
+    whole = backbone._read
+    monkeypatch.setattr(backbone, "_read", lambda sequence, mask: read.append(sequence) or whole(sequence, mask))
+    backbone.answer(representation)
+    torch.testing.assert_close(read[0], torch.cat((attended["audio"].unsqueeze(1), attended["visual"]), dim=1))
+
+
+@each_variant
 def test_large_maps_are_pooled_by_two_and_small_ones_kept(variant):
     batch = make_batch()
     maps = batch.visual["resnet18-map"]

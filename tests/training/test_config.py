@@ -17,6 +17,35 @@ def test_every_preset_makes_a_configuration_that_reads_back(preset, method):
     assert config.preset == preset
 
 
+# (batch, rate, epochs, step of the schedule, seed, time steps): of the papers and releases, by hand.
+PUBLISHED = {
+    "paper": (4, 1e-4, 20, 8, 1, None),
+    "released": (4, 1e-4, 50, 20, 1, None),
+    "avst": (64, 1e-4, 24, 8, 1, None),
+    "grounding": (6, 1e-4, 30, 8, 1, None),
+    "baseline": (64, 1e-4, 20, 8, 1, None),
+    "avsd": (64, 1e-4, 24, 8, 1, None),
+    "pano": (64, 1e-4, 24, 8, 1, None),
+    "pano-faithful": (32, 5e-5, 10, 8, 1234, None),
+    "pstp": (64, 1e-4, 30, 8, 1, 60),
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_a_preset_has_the_numbers_of_its_source(preset):
+    config = make_config(preset)
+    found = (config.batch_size, config.learning_rate, config.epochs, config.decay_epochs, config.seed)
+    assert found == PUBLISHED[preset][:5]
+    assert config.time_steps == (PUBLISHED[preset][5] or TrainConfig.model_fields["time_steps"].default)
+    assert config.decay_factor == 0.1
+
+
+def test_every_published_preset_is_held_to_its_numbers_and_pano_is_as_deep_as_its_paper():
+    assert {*PUBLISHED, "demo"} == set(PRESETS)
+    assert make_config("pano-faithful").backbone_options == {"hidden": 768, "heads": 12, "layers": [9, 5, 5, 5]}
+    assert make_config("paper", backbone="pstp").time_steps == 60
+
+
 def test_none_means_as_the_preset_has_it():
     assert make_config("demo", epochs=None).epochs == PRESETS["demo"].settings["epochs"]
     assert make_config("demo", epochs=2).epochs == 2

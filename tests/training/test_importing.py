@@ -1,6 +1,8 @@
 """Official checkpoints become runs that answer as the official networks do (golden/official.json)."""
 
 import json
+import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from pipeline.failure import UserError
 from pipeline.manifest import PADDING_TOKEN, Vocabulary
 from train.batch import Batch
 from train.cli.import_ import import_
+from train.config import make_config
 from train.importing import import_checkpoint, official_vocabulary, read_official
 from train.official import RELEASES
-from train.run_folder import load_run, read_vocabulary
+from train.run_folder import build_method, load_run, read_config, read_vocabulary
+from train.starting import start_from
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "official.json").read_text())
 SCENARIOS = {"complete": (), "audio-missing": ("audio",), "visual-missing": ("visual",)}
@@ -39,6 +43,14 @@ def write_training_file(path: Path, words: int = 92, answers: int = 42) -> Path:
 def write_checkpoint(path: Path, kind: str, prefix: str = "module.", **changes: torch.Tensor) -> Path:
     state = official_state(GOLDEN["shapes"][kind])
     torch.save({prefix + name: values for name, values in {**state, **changes}.items()}, path)
+    return path
+
+
+def write_grounding(path: Path) -> Path:
+    """Write what AVST's grounding pre-training saves: the tensors that AVST has of it, and its ResNet's."""
+    state = official_state(GOLDEN["shapes"]["avst"])
+    kept = re.compile(r"fc_a[12]\.|fc_gl\.|fc[1-4]\.|visual_net\.")
+    torch.save({f"module.{name}": values for name, values in state.items() if kept.match(name)}, path)
     return path
 
 
@@ -67,8 +79,9 @@ def make_batch(rows: int) -> Batch:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("official")
     write_training_file(folder / "avqa-train.json")
-    for kind in RELEASES:
+    for kind in GOLDEN["shapes"]:
         write_checkpoint(folder / f"{kind}.pt", kind)
+    write_grounding(folder / "grounding.pt")
     return folder
 
 
@@ -105,6 +118,27 @@ def test_missing_avqa_answers_as_its_parts_do(files, tmp_path, scenario):
     _, method = run_import(files, "missing-avqa", tmp_path / "run")
     with torch.no_grad():
         assert agrees(method.predict(make_batch(1).without(*SCENARIOS[scenario])), scenario)
+
+
+def test_every_kind_of_checkpoint_is_tried_here(files):
+    assert {path.stem for path in files.glob("*.pt")} == set(RELEASES)
+
+
+def test_a_grounding_checkpoint_is_what_a_run_starts_from(files, tmp_path):
+    imported, pretrained = run_import(files, "grounding", tmp_path / "grounding")
+    assert imported.mapped == 14
+    assert imported.unknown == ()
+    _, official = run_import(files, "avst", tmp_path / "avst")
+    begun = build_method(make_config("avst").model_copy(update={"sizes": read_config(tmp_path / "avst").sizes}))
+    start_from(begun, tmp_path / "grounding")
+    for part in ("audio_stem", "spatial_grounding", "match_head"):
+        expected = getattr(official.backbone, part).state_dict()
+        assert expected.keys() == getattr(begun.backbone, part).state_dict().keys()
+        for name, values in getattr(begun.backbone, part).state_dict().items():
+            torch.testing.assert_close(values, expected[name], rtol=0, atol=0)
+    _, again = run_import(files, "grounding", tmp_path / "again")
+    for name, values in again.state_dict().items():
+        torch.testing.assert_close(values, pretrained.state_dict()[name], rtol=0, atol=0)
 
 
 def test_the_number_of_slots_and_steps_is_read_from_the_file(files, tmp_path):
@@ -154,6 +188,48 @@ def test_what_does_not_fit_is_named_before_anything_is_written(files, tmp_path):
     fails("wrong shape: .*classifier", files / "avst.pt", tmp_path / "short.json")
     (tmp_path / "empty").mkdir()
     fails("holds no official training file", files / "avst.pt", tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "match"),
+    [
+        # Options of the releases whose networks answer otherwise.
+        (
+            "pstp",
+            {"GlobalSelf_Module.layers.1.norm2.bias": torch.zeros(512)},
+            "other settings: GlobalSelf_Module.layers.1",
+        ),
+        ("pstp", {"fc_q.word2vec.weight": torch.zeros(93, 512)}, "other settings: fc_q.word2vec"),
+        ("avst", {"fc1.extra": torch.zeros(1)}, "other settings: fc1.extra"),
+        ("avst", {"fc_ans.bias": torch.full((42,), torch.nan)}, "no finite real numbers: backbone.classifier.bias"),
+        ("avst", {"fc_ans.bias": torch.zeros(42, dtype=torch.complex64)}, "no finite real numbers: backbone.class"),
+        ("avst", {"fc_ans.bias": torch.zeros(42, dtype=torch.int64)}, "no finite real numbers: backbone.class"),
+        ("avst", {"fc_ans.bias": torch.zeros(42).to_sparse()}, "no finite real numbers: backbone.class"),
+        ("missing-avqa", {"diffusion.betas": torch.tensor(0.5)}, "diffusion.betas .* counts nothing"),
+        ("missing-avqa", {"diffusion.betas": torch.zeros(0)}, "diffusion.betas .* counts nothing"),
+    ],
+)
+def test_a_checkpoint_that_would_answer_otherwise_is_refused(kind, changes, match, files, tmp_path):
+    write_checkpoint(tmp_path / "other.pt", kind, **changes)
+    with pytest.raises(UserError, match=match):
+        import_checkpoint(kind, tmp_path / "other.pt", files, tmp_path / "run", "m", "s")
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_files_are_refused_whatever_the_reader_stumbles_over(files, tmp_path):
+    torch.save({3: torch.zeros(1)}, tmp_path / "numbers.pt")
+    with pytest.raises(UserError, match="not a state dict"):
+        read_official(tmp_path / "numbers.pt")
+    torch.save({"fc_ans.bias": torch.zeros(42)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "old.pt").read_bytes()
+    for at in range(0, len(data), 7):
+        (tmp_path / "bad.pt").write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+        with suppress(UserError):
+            read_official(tmp_path / "bad.pt")
+    for text in ('[{"question_content": 3, "templ_values": "[]", "anser": "a"}]', "[" * 100_000):
+        (tmp_path / "train.json").write_text(text)
+        with pytest.raises(UserError, match="no official training file"):
+            official_vocabulary(tmp_path / "train.json")
 
 
 def test_unknown_tensors_are_reported_and_code_is_never_run(files, tmp_path):

@@ -174,6 +174,23 @@ def test_selectors_learn_from_the_answer():
         assert parameter.grad.abs().max() > 1e-7, name
 
 
+def test_the_choice_of_segments_learns_through_each_kind_of_token():
+    backbone, batch = tiny_pstp(), make_batch()
+    representation = backbone.encode(batch)
+    steps = {m: Tokens(v, representation.masks[m]) for m, v in backbone.steps(representation).items()}
+    patches = representation.features["visual"][:, :, 1:]
+    perceived = backbone.perception(representation.question, steps, patches)
+    selecting = backbone.perception.segment_stem.weight
+    # What attends globally comes before any choice; segments of both, regions and what sound sees in them follow it.
+    for modality, chosen in (("audio", 1), ("visual", 3)):
+        first, *rest = perceived[modality]
+        assert len(rest) == chosen
+        assert torch.autograd.grad(first.values.sum(), selecting, retain_graph=True, allow_unused=True) == (None,)
+        for tokens in rest:
+            (gradient,) = torch.autograd.grad(tokens.values.square().sum(), selecting, retain_graph=True)
+            assert gradient.abs().max() > 1e-9
+
+
 def test_training_chooses_without_noise():
     backbone, batch = tiny_pstp(), make_batch(8)
     calm, noisy = backbone.encode(batch), backbone.train().encode(batch)

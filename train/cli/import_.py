@@ -36,13 +36,15 @@ def import_(
 ) -> None:
     """Make a run of an official CHECKPOINT, so that 'mavqa-evaluate' takes it.
 
-    AVST, the missing-modality method on AVST, or PSTP-Net as it was released. Words and answers are numbered as the
+    AVST, its grounding pre-training (which 'mavqa-train --start-from' takes), the missing-modality method on AVST, or
+    PSTP-Net as it was released. Words and answers are numbered as the
     release numbers them, by the official training file in --annotations, and then brought into the order of the
     manifest, if that is there. Only tensors are read from the file.
 
     \b
     Examples:
       mavqa-import avst avst.pt --annotations MUSIC-AVQA/data --out runs/official-avst
+      mavqa-import grounding main_grounding_gen_best.pt --annotations MUSIC-AVQA/data --out runs/grounding
       mavqa-import missing-avqa weight_epoch_50.pt --annotations MUSIC-AVQA/data --out runs/official-missing-avqa
       mavqa-import pstp PSTP_Net.pt --annotations MUSIC-AVQA/data --out runs/official-pstp
     """
