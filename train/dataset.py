@@ -60,6 +60,7 @@ class QuestionDataset:
         self._videos = _find_videos(store, [q.video_id for q in self.questions])
         self._question_features = _read_questions(store, manifest, split, backbone.needs["question"])
         self._there = {m: _steps_there(store, m, backbone.needs[m], self.steps, self._videos) for m in MODALITIES}
+        self._pool: tuple[Masks | None, np.ndarray] | None = None
         self._failed = np.any([_states(store, m, backbone.needs[m]) == State.FAILED for m in MODALITIES], axis=(0, 1))
         self._rows = {
             m: {name: bank.rows(name, self.steps, _map_size(store, name, map_size)) for name in backbone.needs[m]}
@@ -96,6 +97,7 @@ class QuestionDataset:
             naturally_complete=self.naturally_complete,
             naturally_incomplete=self.naturally_incomplete,
             _there={**self._there, modality: there},
+            _pool=None,
         )
         return changed
 
@@ -144,7 +146,8 @@ class QuestionDataset:
     ) -> Batch:
         """Return one batch of the given questions.
 
-        `masks` {question id: hidden modalities}: what is hidden is not read. With a generator, negatives are drawn.
+        `masks` {question id: hidden modalities}: what is hidden is not read. With a generator, negatives are drawn,
+        from videos whose picture some question of the split sees.
         """
         rows = np.asarray(rows)
         chosen = [self.questions[row] for row in rows]
@@ -162,7 +165,7 @@ class QuestionDataset:
             type=tuple(q.type for q in chosen),
             question_id=tuple(q.question_id for q in chosen),
             video_id=tuple(q.video_id for q in chosen),
-            negatives=self._negatives(videos, generator) if there["visual"].any() else None,
+            negatives=self._negatives(videos, generator, masks) if there["visual"].any() else None,
             choices=self._choices(rows),
         )
 
@@ -190,16 +193,21 @@ class QuestionDataset:
             choices[row, slice(None) if answers is None else torch.tensor(answers, dtype=torch.int64)] = True
         return choices
 
-    @cached_property
-    def _pictured(self) -> np.ndarray:
-        """The videos of this split that have a picture, in the store's order: negatives are drawn from them."""
-        videos = np.unique(self._videos)
-        return videos[self._there["visual"][videos].any(1)]
+    def _pictured(self, masks: Masks | None) -> np.ndarray:
+        """Return the videos that have a picture which `masks` do not hide from every question, in the store's order."""
+        if self._pool is None or self._pool[0] is not masks:
+            videos = np.unique(self._videos[_seen(self.questions, "visual", masks)])
+            self._pool = masks, videos[self._there["visual"][videos].any(1)]
+        return self._pool[1]
 
-    def _negatives(self, videos: np.ndarray, generator: torch.Generator | None) -> dict[str, Tensor] | None:
+    def _negatives(
+        self, videos: np.ndarray, generator: torch.Generator | None, masks: Masks | None
+    ) -> dict[str, Tensor] | None:
         """Return pictures of other videos, drawn independently for every step; None where there is no other."""
-        pool = self._pictured
-        if generator is None or not self._uses_negatives or len(pool) < 2:
+        if generator is None or not self._uses_negatives:
+            return None
+        pool = self._pictured(masks)
+        if len(pool) < 2:
             return None
         shape = (len(videos), len(self.steps))
         own = np.searchsorted(pool, videos)

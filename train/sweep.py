@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest, load_manifest
 from train.config import TrainConfig, make_config
+from train.missingness import NATURAL, SCENARIOS
 from train.parallel import work_through
 from train.results import RESULTS_FILE, read_results
 
@@ -199,9 +200,17 @@ def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBa
 
 
 def _has_curves(run: Path, split: str) -> bool:
-    return any(row.split == split and row.masking for row in read_results(run / RESULTS_FILE))
+    """Whether there is a row of every pair of rates; single ones may have been asked for by hand."""
+    from train.curves import rate_grid
+
+    drawn = [row.masking for row in read_results(run / RESULTS_FILE) if row.split == split and row.masking]
+    found = [masking.rates for masking in drawn if (masking.unit, masking.seed) == ("question", 0)]
+    return all(rates in found for rates in rate_grid())
 
 
 def _is_evaluated(run: Path, split: str) -> bool:
+    """Whether every scenario was asked, or the natural one where no video of the split is complete."""
     path = run / RESULTS_FILE
-    return path.exists() and any(row.split == split for row in read_results(path))
+    rows = read_results(path) if path.exists() else []
+    asked = {row.scenario for row in rows if row.split == split and row.kind == "model" and not row.masking}
+    return asked >= SCENARIOS.keys() or asked == {NATURAL}
