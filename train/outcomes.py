@@ -20,6 +20,7 @@ from train.evaluate import BATCH_SIZE, Evaluation, evaluate, evaluate_scenarios,
 from train.features import FeatureBank
 from train.floors import filled_majority, learning_questions, template_majority
 from train.interfaces import MissingModalityMethod
+from train.methods import find_method
 from train.missingness import NATURAL, SCENARIOS, Masks, Rates
 from train.recovery import SCENARIO_OF, measure_recovery
 from train.results import (
@@ -141,7 +142,12 @@ def evaluate_run(
     rows = []
     for evaluation in found:
         row = _row(run, config, manifest, bank.store, split, evaluation, left_out)
-        about = {"parameters": _count_parameters(method), "recovery": recovery.get(evaluation.scenario)}
+        about = {
+            "parameters": _count_parameters(method),
+            "sees": find_method(config.method).sees,
+            "trains_on": method.trains_on,
+            "recovery": recovery.get(evaluation.scenario),
+        }
         row = row.model_copy(update=about)
         if masks is not None:
             masking = Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed)

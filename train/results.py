@@ -98,8 +98,9 @@ class ResultRow(BaseModel):
     rates. `features`: {stored feature name: where it came from}. `left_out`: questions of the split on videos that
     could not be extracted, which no scenario asks. `multiple_choice`: how many of those asked were answered among their
     choices. `masking`: the draw behind a scenario in which some questions lose a modality. `parameters`: how many
-    numbers the method and its backbone learn. `recovery`: the error of what stood in for the modality that the scenario
-    takes (`train.recovery`), None where nothing did.
+    numbers the method and its backbone learn. `sees`, `trains_on`: what the method saw of missing modalities in
+    training (`train.methods.MethodEntry`), and whether of "all" or only of "complete" videos. `recovery`: the error of
+    what stood in for the modality that the scenario takes (`train.recovery`), None where nothing did.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -123,6 +124,8 @@ class ResultRow(BaseModel):
     multiple_choice: int = 0
     masking: Masking | None = None
     parameters: int = 0
+    sees: str = ""
+    trains_on: str = ""
     recovery: float | None = None
     accuracies: Accuracies
 

@@ -86,6 +86,24 @@ def test_negatives_are_real_steps_of_other_videos_of_the_split():
     assert dataset.batch(rows).negatives is None
 
 
+def test_negatives_show_no_picture_that_the_masks_hide_from_every_question():
+    store = make_store()
+    for video in range(24):
+        store.arrays["resnet18-map"][video] = video
+    dataset = make_dataset(store)
+    of_video = {}
+    for question in dataset.questions:
+        of_video.setdefault(int(question.video_id.removeprefix("video")), []).append(question.question_id)
+    shown, half_hidden = {2, 4, 10}, 5
+    masks = {q: ("visual",) for video, asked in of_video.items() if video not in shown for q in asked}
+    masks.pop(of_video[half_hidden][0])
+    rows = [r for r, q in enumerate(dataset.questions) if q.question_id not in masks] * 40
+    drawn = dataset.batch(rows, torch.Generator().manual_seed(3), masks).negatives["resnet18-map"][:, :, 0, 0, 0]
+    assert set(drawn.unique().int().tolist()) == {*shown, half_hidden}
+    unmasked = dataset.batch(rows, torch.Generator().manual_seed(3)).negatives["resnet18-map"][:, :, 0, 0, 0]
+    assert set(unmasked.unique().int().tolist()) > {*shown, half_hidden}
+
+
 def test_the_same_generator_gives_the_same_order_and_negatives():
     dataset = make_dataset()
     runs = [list(dataset.batches(8, torch.Generator().manual_seed(5))) for _ in range(2)]

@@ -267,14 +267,26 @@ def test_every_printed_figure_is_a_count_of_its_questions_and_averages_follow(pr
         assert share == pytest.approx(printed.cells[column.label], abs=bound)
 
 
+def asked(questions: int) -> Accuracies:
+    return Accuracies(overall=Count(correct=6_000, questions=questions), groups={}, types={})
+
+
 def test_printed_rows_stand_only_beside_the_same_questions() -> None:
-    same = {"dataset": "music-avqa", "release": "json_update", "scenario": "audio-missing"}
+    pretrained = {"vggish": Feature(fingerprint="ab" * 32, weights="file")}
+    same = {"dataset": "music-avqa", "release": "json_update", "scenario": "audio-missing", "features": pretrained}
+    same["accuracies"] = asked(9_129)
     (block,) = build_blocks([row(**same)])
     assert [r.method for r in published_beside(block)] == ["rmm-avr", "prompts", "shaspec", "actionmae", "drfuse"]
-    for change in ({"dataset": "demo"}, {"release": "v2"}, {"scenario": "both-missing"}, {"split": "val"}):
+    seeded = {"vggish": Feature(fingerprint="ab" * 32, weights="seeded")}
+    for change in (
+        *({"dataset": "demo"}, {"release": "v2"}, {"scenario": "both-missing"}, {"split": "val"}),
+        *({"accuracies": asked(9_129 * 98 // 100)}, {"accuracies": asked(9_185)}, {"features": seeded}),
+    ):
         (other,) = build_blocks([row(**{**same, **change})])
         assert published_beside(other) == []
-    (older,) = build_blocks([row(**{**same, "release": "json"})])
+    (fewer,) = build_blocks([row(**{**same, "accuracies": asked(9_100)})])
+    assert published_beside(fewer) == published_beside(block)
+    (older,) = build_blocks([row(**{**same, "release": "json", "accuracies": asked(9_185)})])
     assert [r.method for r in published_beside(older)] == ["bare"]
     assert "69.71" in markdown([block])
     assert "69.71" in latex([block])

@@ -11,10 +11,15 @@ from train.interfaces import Backbone, MissingModalityMethod
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """Where a method lives ("module:Class"), whom to cite for it, the variants it knows, keywords that make it."""
+    """Where a method lives ("module:Class"), whom to cite for it, the variants it knows, keywords that make it.
+
+    `sees`: what it sees of missing modalities in training. "nothing"; "thirds", each complete question whole, without
+    sound or without picture, drawn anew; "replaced", each complete question with either modality replaced.
+    """
 
     path: str
     citation: str
+    sees: str
     variants: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -23,35 +28,40 @@ _PAPER = "Park et al., ECCV 2024, Learning Trimodal Relation for AVQA with Missi
 _VARIANTS = ("recommended", "paper", "released")
 
 METHODS = {
-    "zero-fill": MethodEntry("train.methods.zero_fill:ZeroFill", "the plain backbone, zeros where one lacks"),
+    "zero-fill": MethodEntry(
+        "train.methods.zero_fill:ZeroFill", "the plain backbone, zeros where one lacks", "nothing"
+    ),
     "modality-dropout": MethodEntry(
-        "train.methods.modality_dropout:ModalityDropout", "Neverova et al., TPAMI 2016, ModDrop"
+        "train.methods.modality_dropout:ModalityDropout", "Neverova et al., TPAMI 2016, ModDrop", "thirds"
     ),
     "mean-fill": MethodEntry(
         "train.methods.zero_fill:ZeroFill",
         "the plain backbone, the training mean where one lacks",
+        "nothing",
         options={"missing_fill": "mean"},
     ),
     "constant-fill": MethodEntry(
-        "train.methods.constant_fill:ConstantFill", "a learned constant where a generator would stand"
+        "train.methods.constant_fill:ConstantFill", "a learned constant where a generator would stand", "replaced"
     ),
     "prompts": MethodEntry(
         "train.methods.prompts:MissingAwarePrompts",
         "Lee et al., CVPR 2023, Multimodal Prompting with Missing Modalities",
+        "thirds",
     ),
-    "shaspec": MethodEntry("train.methods.shaspec:ShaSpec", "Wang et al., CVPR 2023, ShaSpec"),
+    "shaspec": MethodEntry("train.methods.shaspec:ShaSpec", "Wang et al., CVPR 2023, ShaSpec", "thirds"),
     "actionmae": MethodEntry(
         "train.methods.actionmae:ActionMae",
         "Woo et al., AAAI 2023, Towards Good Practices for Missing Modality Robust Action Recognition",
+        "thirds",
     ),
-    "drfuse": MethodEntry("train.methods.drfuse:DrFuse", "Yao et al., AAAI 2024, DrFuse"),
+    "drfuse": MethodEntry("train.methods.drfuse:DrFuse", "Yao et al., AAAI 2024, DrFuse", "thirds"),
     "retrieval-fill": MethodEntry(
-        "train.methods.retrieval_fill:RetrievalFill", "the nearest training videos lend what is missing"
+        "train.methods.retrieval_fill:RetrievalFill", "the nearest training videos lend what is missing", "thirds"
     ),
-    "reference": MethodEntry("train.methods.reference:Reference", "the plain backbone on fewer inputs"),
-    "rmm": MethodEntry("train.methods.rmm:Rmm", _PAPER, _VARIANTS),
-    "avr": MethodEntry("train.methods.avr:Avr", _PAPER, _VARIANTS),
-    "rmm-avr": MethodEntry("train.methods.rmm_avr:RmmAvr", _PAPER, _VARIANTS),
+    "reference": MethodEntry("train.methods.reference:Reference", "the plain backbone on fewer inputs", "nothing"),
+    "rmm": MethodEntry("train.methods.rmm:Rmm", _PAPER, "replaced", _VARIANTS),
+    "avr": MethodEntry("train.methods.avr:Avr", _PAPER, "replaced", _VARIANTS),
+    "rmm-avr": MethodEntry("train.methods.rmm_avr:RmmAvr", _PAPER, "replaced", _VARIANTS),
 }
 
 

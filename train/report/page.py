@@ -157,7 +157,7 @@ def _bands(columns: Sequence[Column]) -> list[tuple[str, int, list[str]]]:
 
 def _runs(rows: Iterable[ResultRow], folders: Folders) -> list[dict[str, Any]]:
     unique = {row.run: row for row in rows if row.kind == "model"}
-    names = ("run", "backbone", "method", "variant", "inputs", "seed", "parameters")
+    names = ("run", "backbone", "method", "variant", "inputs", "seed", "parameters", "sees", "trains_on")
     return [
         {
             **{name: getattr(row, name) for name in names},
