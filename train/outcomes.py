@@ -287,8 +287,9 @@ def _floor_rows(row: ResultRow, learnt: Sequence[Question], asked: Sequence[Ques
         "template-majority": template_majority(learnt, asked),
         "filled-majority": filled_majority(learnt, asked),
     }
+    nothing = {"parameters": 0, "sees": "", "trains_on": "", "recovery": None}
     return [
-        row.model_copy(update={"kind": "floor", "method": name, "recovery": None, "accuracies": accuracies})
+        row.model_copy(update={**nothing, "kind": "floor", "method": name, "accuracies": accuracies})
         for name, accuracies in found.items()
     ]
 

@@ -1,6 +1,8 @@
 """Sweeps and outcomes: cells trained, evaluated and kept; the done skipped, strange folders refused."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import train.fit
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest
 from train.backbones import BACKBONES
+from train.curves import rate_grid
 from train.features import FeatureBank
 from train.methods import METHODS
 from train.missingness import draw_masks
@@ -178,6 +181,29 @@ def test_a_second_sweep_trains_and_evaluates_nothing(
     monkeypatch.setattr(train.fit, "_Loop", None)
     assert run_cells(cells(), manifest, FeatureBank(store), out) == documents
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+def test_a_sweep_asks_the_rest_of_a_run_that_was_evaluated_by_hand(
+    swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest, tmp_path: Path
+) -> None:
+    runs = shutil.copytree(swept[0], tmp_path / "runs")
+    results = runs / "zero-fill-seed0" / "results.jsonl"
+    whole = results.read_text()
+    results.write_text("".join(line + "\n" for line in whole.splitlines() if '"scenario":"complete"' in line))
+    bank = FeatureBank(store)
+    evaluate_run(
+        runs / "zero-fill-seed0", manifest, bank, masks=draw_masks(manifest.questions["test"], {"audio": 0.5}, seed=0)
+    )
+    curved = [replace(cell, curves=True) for cell in cells()]
+    assert run_cells(curved, manifest, bank, runs) == swept[1]
+    rates = [row.masking.rates for row in read_results(results) if row.masking]
+    assert all(pair in rates for pair in rate_grid())
+
+
+def test_rows_say_what_a_method_saw_of_missing_modalities(swept: tuple[Path, dict[str, dict]]) -> None:
+    rows = read_results(swept[0] / "zero-fill-seed0" / "results.jsonl")
+    assert {(row.sees, row.trains_on) for row in rows if row.kind == "model"} == {("nothing", "complete")}
+    assert {row.sees for row in rows if row.kind == "floor"} == {""}
 
 
 def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(

@@ -14,6 +14,9 @@ device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
 )
 
+# Those that a command builds by its name; a grid's or a folder's name says nothing.
+DATASETS = ("music-avqa", "avqa")
+
 
 def store_option(default: str) -> Decorator:
     """Return the option that takes a feature store, a folder or a URL."""
@@ -25,16 +28,24 @@ def existing_store(store: str, dataset: str) -> str:
     from pipeline.store.location import has_store, locate
 
     if not has_store(locate(store)):
-        raise UserError(f"feature store {store} is missing: run 'make extract DATASET={dataset}', or give --store")
+        get = (
+            f"run 'make extract DATASET={dataset}', or give"
+            if dataset in (*DATASETS, "music-avqa-v2")
+            else "name one with"
+        )
+        raise UserError(f"feature store {store} is missing: {get} --store")
     return store
 
 
 def existing_manifest(manifest: Path, dataset: str) -> Path:
     """Return `manifest`, or raise `UserError` saying which command builds it."""
     if not (manifest / "dataset.toml").is_file():
-        raise UserError(
-            f"manifest {manifest} is missing: run 'mavqa-manifest build {dataset} --out {manifest}', or give --manifest"
+        build = (
+            f"run 'mavqa-manifest build {dataset} --out {manifest}', or give"
+            if dataset in DATASETS
+            else "name one with"
         )
+        raise UserError(f"manifest {manifest} is missing: {build} --manifest")
     return manifest
 
 

@@ -1,6 +1,7 @@
-"""A self-contained page, tables and a CSV out of run folders. Every figure comes from their `results.jsonl`.
+"""A self-contained page, tables and CSVs out of run folders. Every accuracy comes from their `results.jsonl`.
 
-Only training curves and times are read from elsewhere (`train.run_log`). The page loads nothing from anywhere.
+Gains and what is answered instead need the predictions that stand beside it, training curves and times the run's log.
+The page loads nothing from anywhere.
 """
 
 import json
