@@ -256,6 +256,12 @@ UNDECIDED = {("audio-missing", "avst", "rmm-avr"): 0.15}
 @pytest.mark.parametrize("printed", read_published(), ids=lambda p: f"{p.table}-{p.scenario}-{p.label}")
 def test_every_printed_figure_is_a_count_of_its_questions_and_averages_follow(printed: PublishedRow) -> None:
     sizes = QUESTIONS_OF_TYPE[printed.release]
+    if len(printed.cells) < len(COLUMNS):
+        for column in (c for c in COLUMNS if c.label in printed.cells):
+            asked_of = sum(sizes[TYPES.index(t)] for t in column.types or TYPES)
+            right = round(printed.cells[column.label] * asked_of / 100)
+            assert round(100 * right / asked_of, 2) == pytest.approx(printed.cells[column.label], abs=0.0051)
+        return
     singles = [column for column in COLUMNS if len(column.types) == 1]
     right = {c.types[0]: round(printed.cells[c.label] * n / 100) for c, n in zip(singles, sizes, strict=True)}
     for column, size in zip(singles, sizes, strict=True):
@@ -276,7 +282,9 @@ def test_printed_rows_stand_only_beside_the_same_questions() -> None:
     same = {"dataset": "music-avqa", "release": "json_update", "scenario": "audio-missing", "features": pretrained}
     same["accuracies"] = asked(9_129)
     (block,) = build_blocks([row(**same)])
-    assert [r.method for r in published_beside(block)] == ["rmm-avr", "prompts", "shaspec", "actionmae", "drfuse"]
+    assert [r.method for r in published_beside(block)] == [
+        *("rmm-avr", "prompts", "shaspec", "actionmae", "drfuse", "avr")
+    ]
     seeded = {"vggish": Feature(fingerprint="ab" * 32, weights="seeded")}
     for change in (
         *({"dataset": "demo"}, {"release": "v2"}, {"scenario": "both-missing"}, {"split": "val"}),
@@ -287,7 +295,7 @@ def test_printed_rows_stand_only_beside_the_same_questions() -> None:
     (fewer,) = build_blocks([row(**{**same, "accuracies": asked(9_100)})])
     assert published_beside(fewer) == published_beside(block)
     (older,) = build_blocks([row(**{**same, "release": "json", "accuracies": asked(9_185)})])
-    assert [r.method for r in published_beside(older)] == ["bare"]
+    assert [r.method for r in published_beside(older)] == ["bare", "rmm"]
     assert "69.71" in markdown([block])
     assert "69.71" in latex([block])
 

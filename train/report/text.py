@@ -98,7 +98,11 @@ def _escaped(text: str) -> str:
 
 def _published_lines(block: Block) -> list[list[str]]:
     return [
-        [f"{row.label} (paper, Table {row.table})", *(percent(row.cells[c.label]) for c in block.columns), "–", "–"]
+        [
+            f"{row.label} (paper, Table {row.table})",
+            *(percent(row.cells[c.label]) if c.label in row.cells else "–" for c in block.columns),
+            *("–", "–"),
+        ]
         for row in published_beside(block)
     ]
 
