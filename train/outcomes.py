@@ -142,12 +142,7 @@ def evaluate_run(
     rows = []
     for evaluation in found:
         row = _row(run, config, manifest, bank.store, split, evaluation, left_out)
-        about = {
-            "parameters": _count_parameters(method),
-            "sees": find_method(config.method).sees,
-            "trains_on": method.trains_on,
-            "recovery": recovery.get(evaluation.scenario),
-        }
+        about = {**_describe(config, method), "recovery": recovery.get(evaluation.scenario)}
         row = row.model_copy(update=about)
         if masks is not None:
             masking = Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed)
@@ -270,9 +265,11 @@ def _measure_recovery(
     return measure_recovery(method, dataset, questions_of(dataset, "complete"), BATCH_SIZE, device)
 
 
-def _count_parameters(method: MissingModalityMethod) -> int:
+def _describe(config: TrainConfig, method: MissingModalityMethod) -> dict[str, Any]:
+    """Return what a result row says of the method itself."""
     module: Any = method
-    return sum(parameter.numel() for parameter in module.parameters())
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return {"parameters": parameters, "sees": find_method(config.method).sees, "trains_on": method.trains_on}
 
 
 def _without_seed(config: TrainConfig) -> str:
