@@ -14,15 +14,20 @@ from train.dataset import QuestionDataset
 from train.features import FeatureBank
 from train.interfaces import PreparedMethod
 from train.methods import METHODS, make_method
-from train.missingness import SCENARIOS
+from train.missingness import SCENARIOS, draw_masks
 
 PRODUCT = list(itertools.product(METHODS, BACKBONES))
+# The other readings of methods and backbones: (method, backbone, variant).
+READINGS = [
+    *((name, "avst", variant) for name, entry in METHODS.items() for variant in entry.variants),
+    *(("zero-fill", name, variant) for name, entry in BACKBONES.items() for variant in entry.variants),
+]
 ONE_SIDED = {"audio": "visual-missing", "visual": "audio-missing"}
 
 
-def make(method_name: str, backbone_name: str):
+def make(method_name: str, backbone_name: str, variant: str = "recommended"):
     torch.manual_seed(1)
-    method = make_method(method_name, make_backbone(backbone_name, SIZES)).eval()
+    method = make_method(method_name, make_backbone(backbone_name, SIZES, variant), variant).eval()
     if isinstance(method, PreparedMethod):
         train = QuestionDataset(FeatureBank(make_store()), make_manifest(make_store()), "train", method.backbone)
         method.prepare([train.batch(np.flatnonzero(train.naturally_complete)[:9])], [train.batch(range(len(train)))])
@@ -46,6 +51,34 @@ def stored_batch(method, hidden: tuple[str, ...], change: dict[str, float] | Non
     dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
     masks = {question.question_id: hidden for question in dataset.questions}
     return dataset.batch(range(len(dataset)), masks=masks)
+
+
+@pytest.mark.parametrize(("method_name", "backbone_name", "variant"), READINGS)
+@pytest.mark.parametrize("hidden", [("audio",), ("visual",)])
+def test_no_reading_of_a_method_or_backbone_depends_on_what_is_absent(method_name, backbone_name, variant, hidden):
+    method = make(method_name, backbone_name, variant)
+    expected = predict(method, stored_batch(method, hidden))
+    for value in (float("nan"), 7.0):
+        assert torch.equal(predict(method, stored_batch(method, hidden, dict.fromkeys(hidden, value))), expected)
+
+
+@pytest.mark.parametrize("method_name", METHODS)
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_at_a_rate_no_prediction_depends_on_the_videos_that_lose_the_modality(method_name, modality):
+    found = []
+    for value in (None, 0.0, 7.0):
+        store, method = make_store(incomplete=False), make(method_name, "avst")
+        questions = make_manifest(store).questions["test"]
+        masks = draw_masks(questions, {modality: 0.5}, seed=0, unit="video").absent
+        lost = sorted({store.rows[q.video_id] for q in questions if q.question_id in masks})
+        assert 0 < len(lost) < len({q.video_id for q in questions})
+        for name in of_modality(modality) if value is not None else ():
+            store.arrays[name][lost] = value
+        dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
+        found.append(predict(method, dataset.batch(range(len(dataset)), masks=masks)))
+    assert found[0].isfinite().all()
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
