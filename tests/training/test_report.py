@@ -180,7 +180,10 @@ def test_runs_with_other_questions_are_refused() -> None:
 
 
 def test_runs_trained_otherwise_are_not_pooled() -> None:
-    block = build_blocks([row(run="a"), row(run="b", seed=1, training={"epochs": 9})])[0]
+    rows = [row(run="a"), row(run="b", seed=1, training={"epochs": 9})]
+    (block,) = build_blocks(rows)
+    assert [line.label for line in block.lines] == ["zero-fill [a]", "zero-fill [b]"]
+    (block,) = build_blocks([r.model_copy(update={"run": f"{r.run}-seed{r.seed}"}) for r in rows])
     assert [line.label for line in block.lines] == ["zero-fill [a]", "zero-fill [b]"]
 
 

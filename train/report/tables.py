@@ -165,7 +165,12 @@ def _labels(rows: list[ResultRow]) -> dict[str, str]:
     variants = Counter(method for method, _ in {(row.method, row.variant) for row in models})
     labels = {name: _label(row, many_backbones, variants[row.method] > 1) for name, row in first.items()}
     named = Counter(labels[name] for name, row in first.items() if row.kind == "model")
-    return {name: label if named[label] < 2 else f"{label} [{first[name].run}]" for name, label in labels.items()}
+    return {name: label if named[label] < 2 else f"{label} [{_entry(first[name])}]" for name, label in labels.items()}
+
+
+def _entry(row: ResultRow) -> str:
+    """Return the run's name without the seed that a sweep puts behind it."""
+    return row.run.removesuffix(f"-seed{row.seed}")
 
 
 def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:
