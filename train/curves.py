@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest
+from train.bootstrap import bootstrap
 from train.missingness import SCENARIOS, Masks, Rates, Unit, draw_masks
 from train.results import (
     RESULTS_FILE,
@@ -50,7 +51,9 @@ def add_curves(run: Path, manifest: Manifest, split: str, unit: Unit = "question
     for rates in rate_grid():
         masks = draw_masks(questions, rates, seed, unit)
         said = [answers[_NEEDED[masks.absent.get(q.question_id, ())]][q.question_id] for q in questions]
-        found.append(_row(rows["complete"], masks, tally(questions, said)))
+        right = [given == q.answer for given, q in zip(said, questions, strict=True)]
+        interval = bootstrap(right, [q.video_id for q in questions])
+        found.append(_row(rows["complete"], masks, tally(questions, said), interval))
     append_results(run / RESULTS_FILE, found)
     return [row.scenario for row in found]
 
@@ -59,6 +62,7 @@ def _answers(run: Path, split: str, scenario: str) -> dict[str, str]:
     return {told.question_id: told.prediction for told in read_predictions(predictions_path(run, split, scenario))}
 
 
-def _row(complete: ResultRow, masks: Masks, accuracies: Accuracies) -> ResultRow:
+def _row(complete: ResultRow, masks: Masks, accuracies: Accuracies, interval: tuple[float, float]) -> ResultRow:
     masking = Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed)
-    return complete.model_copy(update={"scenario": masks.name, "masking": masking, "accuracies": accuracies})
+    drawn = {"scenario": masks.name, "masking": masking, "accuracies": accuracies, "interval": interval}
+    return complete.model_copy(update=drawn)

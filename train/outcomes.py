@@ -14,6 +14,7 @@ from pipeline.manifest import Manifest, Question
 from pipeline.store.schema import FeatureSpec
 from train.backbones import needs_of
 from train.batch import MODALITIES
+from train.bootstrap import bootstrap
 from train.config import TrainConfig
 from train.dataset import QuestionDataset
 from train.evaluate import BATCH_SIZE, Evaluation, evaluate, evaluate_scenarios, questions_of
@@ -142,13 +143,15 @@ def evaluate_run(
     rows = []
     for evaluation in found:
         row = _row(run, config, manifest, bank.store, split, evaluation, left_out)
-        about = {**_describe(config, method), "recovery": recovery.get(evaluation.scenario)}
+        told = evaluation.records()
+        interval = bootstrap([t.correct for t in told], [t.video_id for t in told])
+        about = {**_describe(config, method), "recovery": recovery.get(evaluation.scenario), "interval": interval}
         row = row.model_copy(update=about)
         if masks is not None:
             masking = Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed)
             row = row.model_copy(update={"masking": masking})
         rows += [row, *_floor_rows(row, learnt, evaluation.questions)]
-        write_predictions(predictions_path(run, split, evaluation.scenario), evaluation.records())
+        write_predictions(predictions_path(run, split, evaluation.scenario), told)
     append_results(run / RESULTS_FILE, rows)
     return [evaluation.scenario for evaluation in found]
 
@@ -284,7 +287,7 @@ def _floor_rows(row: ResultRow, learnt: Sequence[Question], asked: Sequence[Ques
         "template-majority": template_majority(learnt, asked),
         "filled-majority": filled_majority(learnt, asked),
     }
-    nothing = {"parameters": 0, "sees": "", "trains_on": "", "recovery": None}
+    nothing = {"parameters": 0, "sees": "", "trains_on": "", "recovery": None, "interval": None}
     return [
         row.model_copy(update={**nothing, "kind": "floor", "method": name, "accuracies": accuracies})
         for name, accuracies in found.items()

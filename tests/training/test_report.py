@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.failure import UserError
 from pipeline.templates import COLUMNS, TYPES
+from train.bootstrap import bootstrap
 from train.report.page import write_report
 from train.report.published import PublishedRow, published_beside, read_published
 from train.report.recovery import find_recoveries
@@ -162,6 +163,26 @@ def test_two_seeds_have_a_t_interval_and_one_a_wilson_interval() -> None:
     assert estimate([one]).interval == "questions"
     assert wilson(one) == pytest.approx((30.94, 49.80), abs=0.01)
     assert t_half_width([40.0, 44.0, 48.0]) == pytest.approx(9.937, abs=0.001)
+
+
+def test_one_run_has_the_bootstrap_interval_of_its_row_and_two_seeds_have_none() -> None:
+    single = row(interval=(10.0, 90.0))
+    (block,) = build_blocks([single, floor()])
+    cells = {line.label: line.cells["All"] for line in block.lines}
+    assert (cells["zero-fill"].low, cells["zero-fill"].high, cells["zero-fill"].interval) == (10.0, 90.0, "videos")
+    assert cells["template-majority"].interval == "questions"
+    assert "[10.00, 90.00]" in markdown([block])
+    (block,) = build_blocks([single, row(seed=1, interval=(10.0, 90.0))])
+    assert block.lines[0].cells["All"].interval == "seeds"
+
+
+def test_a_bootstrap_draws_videos_with_all_their_questions() -> None:
+    correct = [number % 10 < 6 for number in range(400)]
+    low, high = bootstrap(correct, [str(number) for number in range(400)])
+    assert (low, high) == pytest.approx(wilson(Count(correct=240, questions=400)), abs=0.7)
+    clustered = bootstrap([number // 20 % 10 < 6 for number in range(400)], [str(n // 20) for n in range(400)])
+    assert clustered[1] - clustered[0] > 3 * (high - low)
+    assert bootstrap(correct, [str(number) for number in range(400)]) == (low, high)
 
 
 def test_intervals_stay_between_none_and_all() -> None:

@@ -12,6 +12,7 @@ import train.fit
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest
 from train.backbones import BACKBONES
+from train.bootstrap import bootstrap
 from train.curves import rate_grid
 from train.features import FeatureBank
 from train.methods import METHODS
@@ -204,6 +205,14 @@ def test_rows_say_what_a_method_saw_of_missing_modalities(swept: tuple[Path, dic
     rows = read_results(swept[0] / "zero-fill-seed0" / "results.jsonl")
     assert {(row.sees, row.trains_on) for row in rows if row.kind == "model"} == {("nothing", "complete")}
     assert {row.sees for row in rows if row.kind == "floor"} == {""}
+
+
+def test_a_row_has_the_bootstrap_interval_of_its_predictions(swept: tuple[Path, dict[str, dict]]) -> None:
+    run = swept[0] / "zero-fill-seed0"
+    for row in (row for row in read_results(run / "results.jsonl") if row.split == "test" and not row.masking):
+        told = read_predictions(predictions_path(run, "test", row.scenario))
+        expected = bootstrap([t.correct for t in told], [t.video_id for t in told]) if row.kind == "model" else None
+        assert row.interval == expected
 
 
 def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(

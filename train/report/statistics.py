@@ -1,6 +1,7 @@
-"""How sure an accuracy is: an interval over seeds, or over questions where one seed is. It reads no file.
+"""How sure an accuracy is: an interval over seeds, or over videos or questions where one seed is. It reads no file.
 
-Source: Wilson's score interval for a proportion; Student's t interval for a mean.
+Source: Student's t interval for a mean; the percentile bootstrap over clusters; Wilson's score interval for a
+proportion.
 """
 
 import math
@@ -22,14 +23,15 @@ T_95 = (
 class Estimate:
     """An accuracy in percent with its 95 % interval [low, high].
 
-    `interval`: "seeds" is a t interval over the seeds' accuracies (training again), "questions" a Wilson
-    interval of one run's count (asking other questions). `questions` counts what one run was asked.
+    `interval`: "seeds" is a t interval over the seeds' accuracies (training again); of one run, "videos" is a
+    bootstrap interval (asking about other videos), "questions" a Wilson interval of its count, which takes the
+    questions on one video for independent. `questions` counts what one run was asked.
     """
 
     mean: float
     low: float
     high: float
-    interval: Literal["seeds", "questions"]
+    interval: Literal["seeds", "videos", "questions"]
     seeds: int
     questions: int
 

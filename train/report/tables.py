@@ -8,7 +8,7 @@ columns stand exchanged: here each figure stands under its own name.
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.failure import UserError
@@ -132,6 +132,10 @@ def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...]) -> Lin
     _check_distinct_seeds(rows)
     rows = sorted(rows, key=lambda row: row.seed)
     cells = {column.label: _cell([pooled(row.accuracies, column) for row in rows]) for column in columns}
+    over_all = cells.get("All")
+    if len(rows) == 1 and over_all is not None and rows[0].interval is not None:
+        low, high = rows[0].interval
+        cells["All"] = replace(over_all, low=low, high=high, interval="videos")
     return Line(label, role, tuple(rows), cells)
 
 

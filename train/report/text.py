@@ -48,12 +48,15 @@ def describe_interval(cell: Estimate) -> str:
     """Say in words what the interval of a cell covers."""
     if cell.interval == "seeds":
         return f"{cell.seeds} seeds, t interval"
+    if cell.interval == "videos":
+        return f"1 run, bootstrap interval over the videos of {cell.questions} questions"
     return f"1 run, Wilson interval over {cell.questions} questions"
 
 
 LEGEND = (
     "Accuracies in percent, pooled over questions. Brackets hold the 95 % interval of All: Student's t over "
-    "seeds where a method has two or more, else Wilson's over the questions of its one run. † stands where "
+    "seeds where a method has two or more, else a bootstrap over the videos of its one run, or Wilson's over the "
+    "questions where none was computed (of floors). † stands where "
     "a trained model is below the majority answer of the question's template, which sees no video.\n"
 )
 
