@@ -1,5 +1,6 @@
-"""What VGGish hears of a second of sound, as numbers, without torch: `pipeline.networks.vggish` hears by them.
+"""What VGGish hears of a second of sound and how many at once, as numbers, without torch.
 
+`pipeline.networks.vggish` hears by them, `pipeline.extractors.vggish` describes the feature by them.
 Source: Hershey et al., ICASSP 2017; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
 

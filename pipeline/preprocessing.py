@@ -1,4 +1,4 @@
-"""What the description of frozen features says of frames and numbers, without torch. It touches no picture."""
+"""What extractors share that needs no torch: constants of frames and numbers, a guard against use before loading."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar

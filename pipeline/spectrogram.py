@@ -7,13 +7,10 @@ import numpy as np
 
 from pipeline.decode import open_decoder
 from pipeline.failure import UserError
+from pipeline.hearing import BANDS, HIGHEST_HZ, LOWEST_HZ
 from pipeline.store.reader import FeatureStore
 from pipeline.store.schema import State
 from pipeline.timeline import DecodeRequest, Media
-
-LOWEST_HZ = 125
-HIGHEST_HZ = 7500
-BANDS = 64
 
 
 def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:

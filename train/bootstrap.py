@@ -1,4 +1,4 @@
-"""How sure an accuracy of one run is: its answers about videos that are drawn again. It draws from a fixed seed.
+"""How sure a mean over questions is: videos are drawn again, with all their questions. It draws from a fixed seed.
 
 Source: the percentile bootstrap over clusters; the questions on one video share its features.
 """
@@ -10,13 +10,20 @@ import numpy as np
 DRAWS = 2000
 
 
-def bootstrap(correct: Sequence[bool], videos: Sequence[str]) -> tuple[float, float]:
-    """Return the 95 % interval, in percent, of the accuracy of answers `correct` [question] about `videos` [question].
+def bootstrap(
+    values: Sequence[float] | np.ndarray, videos: Sequence[str], generator: np.random.Generator | None = None
+) -> tuple[float, float]:
+    """Return the 95 % interval, in percent, of the mean of `values` [question] about `videos` [question].
 
-    Videos are drawn again, with all their questions, from a fixed seed.
+    Without a `generator` the draws are those of a fixed seed.
     """
-    _, video = np.unique(np.array(videos), return_inverse=True)
-    right, asked = np.bincount(video, np.array(correct, dtype=float)), np.bincount(video)
-    drawn = np.random.default_rng(0).integers(len(asked), size=(DRAWS, len(asked)))
-    low, high = np.percentile(right[drawn].sum(1) / asked[drawn].sum(1), (2.5, 97.5))
+    sums, sizes = sum_by_video(values, videos)
+    drawn = (generator or np.random.default_rng(0)).integers(len(sums), size=(DRAWS, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), (2.5, 97.5))
     return 100 * float(low), 100 * float(high)
+
+
+def sum_by_video(values: Sequence[float] | np.ndarray, videos: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return float [video], the sums of `values` [question], and int [video], how many there are of each video."""
+    _, video = np.unique(np.array(videos), return_inverse=True)
+    return np.bincount(video, np.array(values, dtype=float)), np.bincount(video)

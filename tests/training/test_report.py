@@ -13,7 +13,7 @@ from pipeline.failure import UserError
 from pipeline.templates import COLUMNS, TYPES
 from train.bootstrap import bootstrap
 from train.report.page import write_report
-from train.report.published import PublishedRow, published_beside, read_published
+from train.report.published import QUESTIONS, PublishedRow, published_beside, read_published
 from train.report.recovery import find_recoveries
 from train.report.statistics import estimate, t_half_width, wilson
 from train.report.tables import build_blocks, columns_of
@@ -280,6 +280,7 @@ UNDECIDED = {("audio-missing", "avst", "rmm-avr"): 0.15}
 @pytest.mark.parametrize("printed", read_published(), ids=lambda p: f"{p.table}-{p.scenario}-{p.label}")
 def test_every_printed_figure_is_a_count_of_its_questions_and_averages_follow(printed: PublishedRow) -> None:
     sizes = QUESTIONS_OF_TYPE[printed.release]
+    assert sum(sizes) == QUESTIONS[printed.release]
     if len(printed.cells) < len(COLUMNS):
         for column in (c for c in COLUMNS if c.label in printed.cells):
             asked_of = sum(sizes[TYPES.index(t)] for t in column.types or TYPES)

@@ -14,8 +14,8 @@ device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
 )
 
-# Those that a command builds by its name; a grid's or a folder's name says nothing.
-DATASETS = ("music-avqa", "avqa")
+# {dataset: what 'mavqa-manifest build' takes for it}; the name of a grid or of a folder is none of them.
+DATASETS = {"music-avqa": "music-avqa", "music-avqa-v2": "music-avqa --release v2", "avqa": "avqa"}
 
 
 def store_option(default: str) -> Decorator:
@@ -28,11 +28,7 @@ def existing_store(store: str, dataset: str) -> str:
     from pipeline.store.location import has_store, locate
 
     if not has_store(locate(store)):
-        get = (
-            f"run 'make extract DATASET={dataset}', or give"
-            if dataset in (*DATASETS, "music-avqa-v2")
-            else "name one with"
-        )
+        get = f"run 'make extract DATASET={dataset}', or give" if dataset in DATASETS else "name one with"
         raise UserError(f"feature store {store} is missing: {get} --store")
     return store
 
@@ -40,11 +36,8 @@ def existing_store(store: str, dataset: str) -> str:
 def existing_manifest(manifest: Path, dataset: str) -> Path:
     """Return `manifest`, or raise `UserError` saying which command builds it."""
     if not (manifest / "dataset.toml").is_file():
-        build = (
-            f"run 'mavqa-manifest build {dataset} --out {manifest}', or give"
-            if dataset in DATASETS
-            else "name one with"
-        )
+        command = f"mavqa-manifest build {DATASETS.get(dataset)} --out {manifest}"
+        build = f"run '{command}', or give" if dataset in DATASETS else "name one with"
         raise UserError(f"manifest {manifest} is missing: {build} --manifest")
     return manifest
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from train.bootstrap import DRAWS, bootstrap, sum_by_video
 from train.report.answers import Folders, predictions_by_seed
 from train.report.tables import Block, Line
 from train.results import Prediction
 
 BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
 TRAINED_WITHOUT = {"audio-missing": "visual,question", "visual-missing": "audio,question"}
-DRAWS = 2000
 CSV_FIELDS = ("dataset", "release", "split", "scenario", "over", "method", "points", "low", "high", "p", "share")
 
 
@@ -42,15 +42,13 @@ def paired_gain(differences: np.ndarray, videos: Sequence[str], share: float | N
     `videos` [question] names the video of each: questions on one share its features, so that the interval resamples
     videos and the test flips the signs of videos. Both draw with a fixed seed.
     """
-    _, video = np.unique(np.array(videos), return_inverse=True)
-    sums, sizes = np.bincount(video, differences), np.bincount(video)
     generator = np.random.default_rng(0)
-    drawn = generator.integers(len(sums), size=(DRAWS, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), (2.5, 97.5))
-    signs = generator.integers(2, size=drawn.shape, dtype=np.int8) * 2 - 1
+    low, high = bootstrap(differences, videos, generator)
+    sums, _ = sum_by_video(differences, videos)
+    signs = generator.integers(2, size=(DRAWS, len(sums)), dtype=np.int8) * 2 - 1
     mean = float(differences.mean())
     as_far = int((np.abs((signs * sums).sum(1)) >= abs(sums.sum()) - 1e-9).sum())
-    return Gain(100 * mean, 100 * float(low), 100 * float(high), (1 + as_far) / (1 + DRAWS), share)
+    return Gain(100 * mean, low, high, (1 + as_far) / (1 + DRAWS), share)
 
 
 def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:

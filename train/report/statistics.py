@@ -1,7 +1,6 @@
 """How sure an accuracy is: an interval over seeds, or over videos or questions where one seed is. It reads no file.
 
-Source: Student's t interval for a mean; the percentile bootstrap over clusters; Wilson's score interval for a
-proportion.
+Source: Student's t interval for a mean; Wilson's score interval for a proportion. Over videos: `train.bootstrap`.
 """
 
 import math
