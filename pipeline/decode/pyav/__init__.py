@@ -116,6 +116,7 @@ class _Pass:
         for stream in self._streams.values():
             if stream.codec_context is not None:
                 stream.codec_context.thread_count = thread_count
+        self._ticks = {kind: tick(stream) for kind, stream in self._streams.items()}
         self._done = {kind for kind, stream in self._streams.items() if stream.codec_context is None}
         self._skips = skips and _can_skip(self._streams.get("video"))
         self._break = ""
@@ -194,14 +195,23 @@ class _Pass:
                 raise _DoubtError from None
             if packet is not None:
                 pts = packet.pts if packet.pts is not None else packet.dts
-                start = None if pts is None else pts * tick(stream)
-                duration = (packet.duration or 0) * tick(stream)
+                start = None if pts is None else pts * self._ticks[stream.type]
+                duration = (packet.duration or 0) * self._ticks[stream.type]
                 yield Event(stream.type, start, duration, error=str(error.strerror))
             return
         for frame in frames:
             if stream.type == "video" and self._window is not None:
                 self._check_order(self._window, frame.pts)
-            yield Event(stream.type, _start_of(frame, stream), _duration_of(frame, stream), frame)
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            start = None if stamp is None else stamp * self._ticks[stream.type]
+            yield Event(stream.type, start, self._duration_of(frame, stream), frame)
+
+    def _duration_of(self, frame: AVFrame, stream: Stream) -> Fraction:
+        if isinstance(frame, av.AudioFrame):
+            return _ratio(frame.samples, frame.sample_rate)
+        if frame.duration:
+            return frame.duration * self._ticks["video"]
+        return 1 / (stream.guessed_rate or Fraction(25))
 
     def _check_order(self, window: PacketWindow, pts: int | None) -> None:
         """Raise `_DoubtError` where a picture comes without a time, out of order, or in the place of an awaited one."""
@@ -250,16 +260,3 @@ def _can_skip(video: Stream | None) -> bool:
 
 def _claims_later(stream: Stream, moment: Fraction) -> bool:
     return stream.start_time is not None and stream.start_time * tick(stream) >= moment
-
-
-def _start_of(frame: AVFrame, stream: Stream) -> Fraction | None:
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    return None if stamp is None else stamp * tick(stream)
-
-
-def _duration_of(frame: AVFrame, stream: Stream) -> Fraction:
-    if isinstance(frame, av.AudioFrame):
-        return _ratio(frame.samples, frame.sample_rate)
-    if frame.duration:
-        return frame.duration * tick(stream)
-    return 1 / (stream.guessed_rate or Fraction(25))

@@ -67,7 +67,12 @@ class _Ledger:
     decoded: int = 0
     lost: int = 0
     error: str = ""
-    end: Fraction = Fraction(0)
+    start: Fraction = Fraction(0)
+    duration: Fraction = Fraction(0)
+
+    @property
+    def end(self) -> Fraction:
+        return self.start + self.duration
 
     def enter(self, event: Event) -> Fraction:
         """Count the event and return its start: its own timestamp, else the end of the one before it."""
@@ -76,9 +81,9 @@ class _Ledger:
             self.error = self.error or event.error
         else:
             self.decoded += 1
-        start = self.end if event.start is None else event.start
-        self.end = start + event.duration
-        return start
+        self.start = self.end if event.start is None else event.start
+        self.duration = event.duration
+        return self.start
 
     def complete(self, steps: int, note: str) -> Track:
         return Track(State.COMPLETE, steps, self._join(note))
@@ -111,14 +116,15 @@ class VisualGatherer:
 
     def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:
         self._request = request
-        self._ledger = _Ledger("picture", end=t0)
+        self._is_counted = request.short == "released"
+        self._ledger = _Ledger("picture", start=t0)
         self._settled = _settle_unread(stream, bool(request.frame_sizes), self._ledger.noun)
         rates = sorted({1, *(size.per_second for size in request.frame_sizes)})
         self._selectors: dict[int, FrameSelector | ReleasedSelector] = {
             rate: FrameSelector(t0, request.seconds, rate) for rate in rates
         }
         self._t0 = self._end = t0
-        if self._settled is None and request.short == "released":
+        if self._settled is None and self._is_counted:
             frame_rate = stream.average_rate or stream.guessed_rate if stream is not None else None
             if frame_rate:
                 self._selectors = {1: ReleasedSelector(frame_rate, request.seconds)}
@@ -142,7 +148,8 @@ class VisualGatherer:
             size = f"{frame.width}x{frame.height}"
             self._settled = self._ledger.fail(f"a picture of {size} has more than {self._request.max_pixels} pixels")
             return
-        self._end = max(self._end, self._ledger.end)
+        if self._is_counted:
+            self._end = max(self._end, self._ledger.end)
         picture = cache(frame.take if isinstance(frame, Drawn) else partial(_upright, frame))
         for rate, selector in self._selectors.items():
             selector.feed(start, event.duration, partial(self._fit, picture, rate))
@@ -159,8 +166,7 @@ class VisualGatherer:
         if lacking:
             why = f"{len(lacking)} of {len(rows[1])} seconds, from {lacking[0]} on, have no picture"
             return {}, self._ledger.fail(why, note)
-        is_counted = self._request.short == "released"
-        steps = count_steps(float(self._end - self._t0), len(rows[1])) if is_counted else len(rows[1])
+        steps = count_steps(float(self._end - self._t0), len(rows[1])) if self._is_counted else len(rows[1])
         frames = {size: _stack(rows[size.per_second], size) for size in self._request.frame_sizes}
         return frames, self._ledger.complete(steps, note)
 
@@ -172,7 +178,7 @@ class AudioGatherer:
     """Gathers the sound of the audio stream as one mono waveform at the stream's own rate."""
 
     def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:
-        self._ledger = _Ledger("sound", end=t0)
+        self._ledger = _Ledger("sound", start=t0)
         self._settled = _settle_unread(stream, request.wants_audio, self._ledger.noun)
         self._rate = stream.sample_rate if isinstance(stream, av.AudioStream) and self._settled is None else 0
         self._t0, self._seconds = t0, request.seconds

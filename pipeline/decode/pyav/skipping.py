@@ -8,6 +8,7 @@ damaged and whose picture is left out is not noticed.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import chain, islice
 from typing import cast
 
 import av
@@ -78,13 +79,22 @@ class PacketWindow:
     def _is_looked_at(self, start: int, tick: Fraction, coming: deque[int]) -> bool:
         if self._t0 is None:
             return True
-        last = self._next_moment(start * tick) // tick
-        return sum(start < pts <= last for pts in (*self._shown, *coming)) < LATER_PICTURES
+        last = self._end_of_doubt(start, tick)
+        later = (pts for pts in chain(coming, self._shown) if start < pts <= last)
+        return len(list(islice(later, LATER_PICTURES))) < LATER_PICTURES
 
     def _is_shown(self, packet: av.Packet) -> bool:
         return packet.stream is self._video and packet.pts is not None and not packet.is_discard
 
-    def _next_moment(self, start: Fraction) -> Fraction:
+    def _end_of_doubt(self, start: int, tick: Fraction) -> int:
+        """Return the last timestamp that is not past the next moment, `start` or later; in whole numbers for speed."""
         assert self._t0 is not None
-        since = start - self._t0
-        return self._t0 + min((-((1 - 2 * rate * since) // 2) + Fraction(1, 2)) / rate for rate in self._rates)
+        t0, of_t0 = self._t0.as_integer_ratio()
+        ticks, of_ticks = tick.as_integer_ratio()
+        second = of_t0 * of_ticks
+        since = start * ticks * of_t0 - t0 * of_ticks
+        ends = []
+        for rate in self._rates:
+            number = -((second - 2 * rate * since) // (2 * second))
+            ends.append((2 * rate * t0 + (2 * number + 1) * of_t0) * of_ticks // (2 * rate * of_t0 * ticks))
+        return min(ends)
