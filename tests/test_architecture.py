@@ -51,6 +51,18 @@ def test_every_entry_of_every_table_resolves(package: str, table: str) -> None:
         assert callable(getattr(importlib.import_module(module), attribute)), entry
 
 
+def test_describing_features_loads_no_network_library() -> None:
+    program = (
+        "import sys; from pipeline.extractors import *; from pipeline.manifest import Vocabulary\n"
+        "made = [*map(make_extractor, EXTRACTORS)]\n"
+        "made += [make_question_extractor(name, Vocabulary(('a',), ('b',), 3)) for name in QUESTION_EXTRACTORS]\n"
+        "print(len([one.constants() for one in made]), *({'torch', 'torchvision', 'open_clip'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=readme.ROOT)
+    tables = [importlib.import_module("pipeline.extractors").__dict__[name] for name in TABLES["pipeline.extractors"]]
+    assert shown.stdout.split() == [str(sum(map(len, tables)))]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_a_file_says_what_it_is_and_stays_short(path: Path) -> None:
     text = path.read_text()

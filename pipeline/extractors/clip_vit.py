@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from pipeline.frozen import load_frozen, run_frozen
 from pipeline.preprocessing import PRECISION, Normalisation, require_loaded
 from pipeline.templates import tokenise
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource
 
 if TYPE_CHECKING:
-    from open_clip import CLIP
+    from torch import Tensor, nn
 
 FRAMES_PER_BATCH = 5
 TEXTS_PER_BATCH = 32
@@ -46,53 +43,6 @@ IMAGE_NETWORK = Network("clip-vit-b32", _PUBLISHED, unused=(*_UNUSED, *_OF_TEXT)
 TEXT_NETWORK = Network("clip-vit-b32", _PUBLISHED, unused=(*_UNUSED, "visual.*"))
 
 
-class ImageTower(nn.Module):
-    """The picture's half of CLIP: every token through the last norm and the projection.
-
-    Source: Radford et al. 2021, section 2.4.
-    Differs from the released code: none; PSTP-Net's copy of CLIP switches between the class token and all of them
-    by hand (BUG-5.5).
-    """
-
-    def __init__(self, clip: "CLIP") -> None:
-        super().__init__()
-        self.visual = clip.visual
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return [frame, token 50, 512] of [frame, 3, 224, 224]: the class token, then patches row by row."""
-        tokens = self.visual.forward_intermediates(
-            images,
-            indices=1,
-            normalize_intermediates=True,
-            intermediates_only=True,
-            output_fmt="NLC",
-            output_extra_tokens=True,
-        )
-        last = torch.cat([tokens["image_intermediates_prefix"][0], tokens["image_intermediates"][0]], dim=1)
-        return last @ self.visual.proj
-
-
-class TextTower(nn.Module):
-    """The text's half of CLIP: every position through the last norm and the projection.
-
-    Source: Radford et al. 2021, section 2.4.
-    """
-
-    def __init__(self, clip: "CLIP") -> None:
-        super().__init__()
-        self.token_embedding = clip.token_embedding
-        self.positional_embedding = clip.positional_embedding
-        self.transformer = clip.transformer
-        self.ln_final = clip.ln_final
-        self.text_projection = clip.text_projection
-        self.register_buffer("mask", torch.full((CONTEXT, CONTEXT), -torch.inf).triu(1), persistent=False)
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """Return [text, 77, 512] of token indices [text, 77]; a position sees those before it."""
-        embedded = self.token_embedding(indices) + self.positional_embedding
-        return self.ln_final(self.transformer(embedded, attn_mask=self.mask)) @ self.text_projection
-
-
 @dataclass
 class CLIPTokens:
     """CLIP's class token and 49 patches of one frame a second: float16 [time, token 50, channel 512].
@@ -112,7 +62,7 @@ class CLIPTokens:
     shape = (50, 512)
     dtype = "float16"
     frame_size = FrameSize("crop", 224, shorter_side=224, filter="bicubic")
-    _network: nn.Module | None = field(default=None, init=False, repr=False)
+    _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
         """Return what the numbers depend on besides weights and machine, as JSON values."""
@@ -129,7 +79,12 @@ class CLIPTokens:
 
     def load(self, weights: WeightsSource, device: str) -> str:
         """Build the picture's half with `weights` on `device`; return the hash of the weights used."""
-        tower = ImageTower(build_clip())
+        import torch
+
+        from pipeline.frozen import load_frozen
+        from pipeline.networks.clip import ImageTower, build_clip
+
+        tower = ImageTower(build_clip(ARCHITECTURE))
         weights_hash = load_frozen(tower, IMAGE_NETWORK, weights, device, torch.contiguous_format)
         self._network = tower
         return weights_hash
@@ -139,6 +94,10 @@ class CLIPTokens:
 
         Raises `FloatingPointError` where a value is not finite in float16.
         """
+        import torch
+
+        from pipeline.frozen import run_frozen
+
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
         return run_frozen(network, frames, NORMALISATION, FRAMES_PER_BATCH, torch.float16)
@@ -148,14 +107,18 @@ class TextEncoder:
     """A loaded text half and what it made of the texts it saw last: one pass serves both question features."""
 
     def __init__(self, weights: WeightsSource, device: str) -> None:
+        import torch
         from open_clip import SimpleTokenizer
 
-        self._tower = TextTower(build_clip())
+        from pipeline.frozen import load_frozen
+        from pipeline.networks.clip import TextTower, build_clip
+
+        self._tower = TextTower(build_clip(ARCHITECTURE))
         self.weights_hash = load_frozen(self._tower, TEXT_NETWORK, weights, device, torch.contiguous_format)
         self._tokenizer = SimpleTokenizer(context_length=CONTEXT)
         self._last: tuple[tuple[str, ...], Tensor, Tensor] | None = None
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
         """Return (float32 [text, 77, 512], int64 [text]): every position, and where the end-of-text token stands.
 
         A text of more than 77 tokens is cut; the end-of-text token stays, as the last one.
@@ -166,8 +129,10 @@ class TextEncoder:
             self._last = (key, self._run(indices), (indices == self._tokenizer.eot_token_id).int().argmax(dim=1))
         return self._last[1], self._last[2]
 
-    def _run(self, indices: Tensor) -> Tensor:
+    def _run(self, indices: "Tensor") -> "Tensor":
         """Return float32 [text, 77, 512], in batches of one size; the last is padded."""
+        import torch
+
         device = next(self._tower.parameters()).device
         words = torch.empty(len(indices), CONTEXT, 512)
         with torch.inference_mode():
@@ -214,6 +179,8 @@ class CLIPSentence:
 
         Raises `FloatingPointError` where a value is not finite.
         """
+        import torch
+
         words, end = require_loaded(self._encoder, self.name).encode(texts)
         return _finite(words[torch.arange(len(words)), end]).numpy()
 
@@ -269,14 +236,6 @@ def _share_encoder(weights: WeightsSource, device: str) -> TextEncoder:
     return encoder
 
 
-def build_clip() -> "CLIP":
-    """Return open_clip's network on the meta device: it holds no numbers yet."""
-    from open_clip import CLIP, get_model_config
-
-    with torch.device("meta"):
-        return CLIP(**get_model_config(ARCHITECTURE))
-
-
 def _text_constants() -> dict[str, Any]:
     return {
         "version": 1,
@@ -289,7 +248,7 @@ def _text_constants() -> dict[str, Any]:
     }
 
 
-def _finite(values: Tensor) -> Tensor:
+def _finite(values: "Tensor") -> "Tensor":
     if not values.isfinite().all():
         raise FloatingPointError(f"the network gave values that are not finite in {values.dtype}")
     return values

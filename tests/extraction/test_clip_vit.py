@@ -22,14 +22,12 @@ from pipeline.extractors.clip_vit import (
     CLIPSentence,
     CLIPTokens,
     CLIPWords,
-    ImageTower,
     TextEncoder,
-    TextTower,
-    build_clip,
 )
 from pipeline.failure import UserError
 from pipeline.frozen import load_frozen
 from pipeline.manifest import Vocabulary
+from pipeline.networks.clip import ImageTower, TextTower, build_clip
 from pipeline.picture import fit
 from pipeline.store.schema import State
 from pipeline.synthetic.dataset import draw_scenes
@@ -46,7 +44,7 @@ FED = ("How many instruments are sounding", "Is the acoustic_guitar louder than 
 @pytest.fixture(scope="module")
 def towers() -> tuple[ImageTower, TextTower]:
     """Both halves, of full size, with seeded weights."""
-    image, text = ImageTower(build_clip()), TextTower(build_clip())
+    image, text = ImageTower(build_clip(ARCHITECTURE)), TextTower(build_clip(ARCHITECTURE))
     load_frozen(image, IMAGE_NETWORK, SEEDED, "cpu", PLAIN)
     load_frozen(text, TEXT_NETWORK, SEEDED, "cpu", PLAIN)
     return image, text
@@ -55,7 +53,7 @@ def towers() -> tuple[ImageTower, TextTower]:
 @pytest.fixture(scope="module")
 def reference(towers) -> open_clip.CLIP:
     """open_clip's network with the same weights."""
-    clip = build_clip()
+    clip = build_clip(ARCHITECTURE)
     state = {**towers[0].state_dict(), **towers[1].state_dict(), "logit_scale": torch.tensor(0.0)}
     clip.load_state_dict(state, assign=True)
     clip.attn_mask = torch.full((77, 77), -torch.inf).triu(1)
@@ -121,7 +119,7 @@ def test_text_tokens_are_open_clips_sentence_and_every_position_normed_and_proje
 
 
 def test_stored_tokens_are_the_towers_in_half_precision_whatever_follows(small, frames):
-    extractor, tower = CLIPTokens(), ImageTower(build_clip())
+    extractor, tower = CLIPTokens(), ImageTower(build_clip(ARCHITECTURE))
     assert extractor.load(SEEDED, "cpu") == load_frozen(tower, IMAGE_NETWORK, SEEDED, "cpu", PLAIN)
     found = extractor.extract(film(frames))
     with torch.inference_mode():
@@ -255,7 +253,7 @@ def test_the_published_archive_is_read_as_data_and_gives_the_same_weights(small,
     published = (replace(IMAGE_NETWORK.published[0], url=archive.as_uri(), sha256=digest),)
     for network, tower in ((IMAGE_NETWORK, ImageTower), (TEXT_NETWORK, TextTower)):
         of_archive, of_folder = (
-            load_frozen(tower(build_clip()), replace(network, published=published), source, "cpu", PLAIN)
+            load_frozen(tower(build_clip(ARCHITECTURE)), replace(network, published=published), source, "cpu", PLAIN)
             for source in (WeightsSource("pretrained", archive.parent), WeightsSource("folder", tmp_path))
         )
         assert of_archive == of_folder

@@ -155,8 +155,8 @@ def test_longer_file_is_cut_and_its_rest_not_decoded(decoder, tmp_path, monkeypa
     starts = media_maker.steady(12)
     path = media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 12))
     decoded = []
-    start_of = pyav._start_of
-    monkeypatch.setattr(pyav, "_start_of", lambda frame, stream: decoded.append(stream) or start_of(frame, stream))
+    event = pyav.Event
+    monkeypatch.setattr(pyav, "Event", lambda *of, **by_name: decoded.append(of) or event(*of, **by_name))
     media = check(decoder, path, starts, 4, request=DecodeRequest(seconds=4, frame_sizes=(SIZE,)))
     assert len(media.waveform) == 4 * 44_100
     assert len(decoded) < 6 * (25 + 44_100 / 1024)
