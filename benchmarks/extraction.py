@@ -3,22 +3,23 @@
 The official recipe, written anew from its description: every frame decoded, one a second to JPEG; PIL; all frames in
 one float32 batch; sound to a 16-bit WAV at 16 kHz, log-mel, VGGish; `np.save`. Ours is what a worker does with a
 partition (decoding child, networks, store). The floor is the bare forward of both networks on tensors that are ready,
-in their best batch size. Times are the least of `--repeats`, of the processor (children included), because others may
-use the machine; with one thread they are the seconds on the wall of an idle core.
+in their best batch size. Each is done once in each of `--rounds`; times are the least, of the processor (children
+included), because others may use the machine; with one thread they are the seconds on the wall of an idle core.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 import wave
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -48,14 +49,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, help="clip to extract (default: a made-up one of --seconds)")
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="mavqa-extraction-") as name:
         folder = Path(name)
         clip = options.clip or make_clip(folder / "clip.mp4", options.seconds)
         print(f"{clip.name}, {options.seconds} s, one core, seeded weights; processor seconds\n")
-        found = measure(clip, folder, options.seconds, options.repeats)
+        found = measure(clip, folder, options.seconds, options.rounds)
     print_parts(found)
     return 0 if print_promises(found) else 1
 
@@ -84,25 +85,24 @@ def make_clip(path: Path, seconds: int) -> Path:
 
 
 def cpu_seconds() -> float:
-    """Return the processor seconds of this process and of its children that ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    """Return the processor seconds of this process and of its children, those that ended and those that live."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(sum(member.cpu_times()[:4]) for member in family)
 
 
-def least(work: Callable[[], Any], repeats: int) -> float:
-    """Return the least processor seconds that `work` took."""
-    taken = []
-    for _ in range(repeats):
-        started = cpu_seconds()
-        work()
-        taken.append(cpu_seconds() - started)
-    return min(taken)
+def least_of_each(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Return the least processor seconds of each, all done once a round: a slow spell of the machine meets them all."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            started = cpu_seconds()
+            work()
+            taken[name].append(cpu_seconds() - started)
+    return {name: min(seconds) for name, seconds in taken.items()}
 
 
-def measure(clip: Path, folder: Path, seconds: int, repeats: int) -> dict[str, float]:
+def measure(clip: Path, folder: Path, seconds: int, rounds: int) -> dict[str, float]:
     """Return processor seconds of each recipe and of the parts of ours, sizes in bytes, and the error, by name."""
-    networks = Official(seconds)
-    found = {"official": least(lambda: networks.run(clip, folder), repeats)}
     extractors = {"resnet18-map": resnet18.ResNet18Map(), "vggish": vggish.VGGishExtractor()}
     for extractor in extractors.values():
         extractor.load(SEEDED, "cpu")
@@ -110,65 +110,35 @@ def measure(clip: Path, folder: Path, seconds: int, repeats: int) -> dict[str, f
     media = open_decoder("pyav").decode(clip, request)
     pictures, examples = media.frames[STRETCHED], log_mel(media.waveform, media.sample_rate_hz)
     images = normalise(pictures).contiguous(memory_format=torch.channels_last)
+    values = {name: extractor.extract(media) for name, extractor in extractors.items()}
+    official, ours = Official(seconds), Ours(clip, folder / "ours.zarr", seconds)
+    full = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    works: dict[str, Callable[[], Any]] = {
+        "official": lambda: official.run(clip, folder),
+        "ours": ours.run,
+        "resize": lambda: [fit(full, STRETCHED) for _ in pictures],
+        "decode": lambda: open_decoder("pyav").decode(clip, request),
+        "log-mel": lambda: log_mel(media.waveform, media.sample_rate_hz),
+        **{name: partial(extractor.extract, media) for name, extractor in extractors.items()},
+        "compress and write": lambda: [write_rows(ours.store, name, 0, {0: v}) for name, v in values.items()],
+    }
     for name, tensor in (("resnet18-map", images), ("vggish", examples)):
         network = extractors[name]._network
-        found[f"bare {name}"] = min(least(lambda n=network, t=tensor, b=b: forward(n, t, b), repeats) for b in BATCHES)
-    found["ours"], opened = extract_ours(clip, folder, seconds, repeats)
-    found["opened"] = opened
-    values = {name: extractor.extract(media) for name, extractor in extractors.items()}
-    full = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    found["resize"] = least(lambda: [fit(full, STRETCHED) for _ in pictures], repeats)
-    found["decode"] = least(lambda: open_decoder("pyav").decode(clip, request), repeats) - found["resize"]
-    found["log-mel"] = least(lambda: log_mel(media.waveform, media.sample_rate_hz), repeats)
-    for name, extractor in extractors.items():
-        found[name] = least(lambda e=extractor: e.extract(media), repeats)
+        works |= {f"bare {name} {batch}": partial(forward, network, tensor, batch) for batch in BATCHES}
+    with ours:
+        found = least_of_each(works, rounds)
+    for name in extractors:
+        found[f"bare {name}"] = min(found.pop(f"bare {name} {batch}") for batch in BATCHES)
+    found["decode"] -= found["resize"]
     found["vggish"] -= found["log-mel"]
-    store = folder / "ours.zarr"
-    found["compress and write"] = sum(
-        least(lambda n=name, v=value: write_rows(store, n, 0, {0: v}), repeats) for name, value in values.items()
-    )
-    stored = list((store / "features" / "resnet18-map" / "values").glob("c.*"))
+    found["opened"] = ours.opened / ours.runs
+    stored = list((ours.store / "features" / "resnet18-map" / "values").glob("c.*"))
     found["bytes stored"] = sum(path.stat().st_size for path in stored) / len(stored)
     exact = forward(extractors["resnet18-map"]._network, images, BATCHES[0]).numpy()
     found["bytes of float32"] = exact.nbytes
-    kept = np.asarray(open_store(store).values("resnet18-map")[0])[: len(exact)].astype(np.float64)
+    kept = np.asarray(open_store(ours.store).values("resnet18-map")[0])[: len(exact)].astype(np.float64)
     found["relative error"] = float(np.linalg.norm(kept - exact) / np.linalg.norm(exact.astype(np.float64)))
     return found
-
-
-def extract_ours(clip: Path, folder: Path, seconds: int, repeats: int) -> tuple[float, float]:
-    """Return the processor seconds of a clip by ours, and how often its decoder was handed the file."""
-    store = folder / "ours.zarr"
-    plan = ExtractionPlan(str(store), NAMES, (), SEEDED, "pyav", "cpu", seconds, "pad")
-    with StoreWriter(store, seconds, "benchmark") as writer:
-        writer.append_videos(["clip"])
-        for spec in describe_features(plan).values():
-            writer.ensure_feature(spec)
-    partition = Partition(0, (VideoTask(0, "clip", str(clip), "", NAMES),))
-    children: list[DecodingChild] = []
-    decode = DecodingChild.decode
-
-    def watched(child: DecodingChild, path: Path, request: DecodeRequest) -> Any:
-        children.append(child)
-        return decode(child, path, request)
-
-    DecodingChild.decode = watched  # type: ignore[method-assign]
-    try:
-        extract_partition(plan, {}, partition)
-        taken = []
-        for _ in range(repeats):
-            before = cpu_seconds() + _child_seconds(children[0])
-            extract_partition(plan, {}, partition)
-            taken.append(cpu_seconds() + _child_seconds(children[0]) - before)
-    finally:
-        DecodingChild.decode = decode  # type: ignore[method-assign]
-    return min(taken), len(children) / (repeats + 1)
-
-
-def _child_seconds(child: DecodingChild) -> float:
-    """Return the processor seconds of a decoding child that lives."""
-    fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @torch.inference_mode()
@@ -181,6 +151,40 @@ def normalise(pictures: np.ndarray) -> torch.Tensor:
     """Return float32 [row, 3, height, width] of uint8 [row, height, width, 3], by the published constants."""
     mean, std = torch.tensor(KINETICS.mean), torch.tensor(KINETICS.std)
     return ((torch.from_numpy(pictures).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+class Ours:
+    """What a worker does with a clip, into a store of its own; while it is entered, its decoder's files are counted."""
+
+    def __init__(self, clip: Path, store: Path, seconds: int) -> None:
+        """Make the store and the plan."""
+        self.store, self.opened, self.runs = store, 0, 0
+        self._plan = ExtractionPlan(str(store), NAMES, (), SEEDED, "pyav", "cpu", seconds, "pad")
+        with StoreWriter(store, seconds, "benchmark") as writer:
+            writer.append_videos(["clip"])
+            for spec in describe_features(self._plan).values():
+                writer.ensure_feature(spec)
+        self._partition = Partition(0, (VideoTask(0, "clip", str(clip), "", NAMES),))
+        self._decode = DecodingChild.decode
+
+    def __enter__(self) -> "Ours":
+        """Watch the decoding child, and start it."""
+
+        def watched(child: DecodingChild, path: Path, request: DecodeRequest) -> Any:
+            self.opened += 1
+            return self._decode(child, path, request)
+
+        DecodingChild.decode = watched  # type: ignore[method-assign]
+        self.run()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        DecodingChild.decode = self._decode  # type: ignore[method-assign]
+
+    def run(self) -> None:
+        """Extract the clip."""
+        self.runs += 1
+        extract_partition(self._plan, {}, self._partition)
 
 
 class Official:

@@ -1,23 +1,10 @@
 """The fuzzing program at small size: copies are made again from their seeds, and its run records every outcome."""
 
-import importlib.util
 import random
-import sys
-from pathlib import Path
 
+import fuzz
 import media_maker
 import pytest
-
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
-
-
-@pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("benchmark_fuzz", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +15,7 @@ def clips(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["flip", "header", "truncate", "shuffle"])
-def test_a_seed_changes_a_clip_always_in_the_same_way(name, fuzz, clips):
+def test_a_seed_changes_a_clip_always_in_the_same_way(name, clips):
     data = (clips / "clip.mp4").read_bytes()
     made = [fuzz.MUTATIONS[name](data, random.Random(seed)) for seed in range(6)]
     assert made == [fuzz.MUTATIONS[name](data, random.Random(seed)) for seed in range(6)]
@@ -36,7 +23,7 @@ def test_a_seed_changes_a_clip_always_in_the_same_way(name, fuzz, clips):
     assert all(len(copy) == len(data) for copy in made) == (name != "truncate")
 
 
-def test_shuffled_boxes_are_the_same_boxes_in_another_order(fuzz, clips):
+def test_shuffled_boxes_are_the_same_boxes_in_another_order(clips):
     data = (clips / "clip.mp4").read_bytes()
     kinds = [kind for _, kind, _ in fuzz.boxes(data)]
     assert {b"ftyp", b"moov", b"trak", b"stts", b"mdat"} <= set(kinds)
@@ -45,7 +32,7 @@ def test_shuffled_boxes_are_the_same_boxes_in_another_order(fuzz, clips):
     assert len(set(copies)) > 2
 
 
-def test_copies_are_extracted_watched_and_counted(fuzz, clips, tmp_path, capsys):
+def test_copies_are_extracted_watched_and_counted(clips, tmp_path, capsys):
     fuzz.write_copies(clips, tmp_path / "videos", range(8))
     watch = fuzz.Watch()
     summary = fuzz.extract_copies(tmp_path, watch)
@@ -61,7 +48,7 @@ def test_copies_are_extracted_watched_and_counted(fuzz, clips, tmp_path, capsys)
     assert "BROKEN  no file takes more than 30 s" in capsys.readouterr().out
 
 
-def test_a_folder_without_small_clips_is_refused(fuzz, tmp_path):
+def test_a_folder_without_small_clips_is_refused(tmp_path):
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(fuzz.UserError, match="holds no clip of at most 20 MB"):
         fuzz.write_copies(tmp_path, tmp_path / "copies", range(1))

@@ -1,6 +1,5 @@
 """What many videos cost: one file a map and no folders, plans that grow with the manifest, the measuring program."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,26 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scale
 from click.testing import CliRunner
 
 from pipeline.cli.inspect import inspect
 from pipeline.partitions import VideoTask, plan_partitions
 from pipeline.store.reader import open_store
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "scale.py"
-
 
 @pytest.fixture(scope="module")
-def scale():
-    spec = importlib.util.spec_from_file_location("benchmark_scale", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def store(scale, tmp_path_factory):
+def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
     scale.save_manifest(scale.make_manifest(40, 2), folder / "manifest")
     scale.make_store(folder / "manifest", folder / "store.zarr")
@@ -67,7 +56,7 @@ def test_a_map_is_one_file_in_one_folder_and_vectors_share_one(store):
     assert len([path for path in vectors.rglob("*") if path.name != "zarr.json"]) == 3
 
 
-def test_a_plan_of_a_manifest_says_what_it_took(scale, tmp_path):
+def test_a_plan_of_a_manifest_says_what_it_took(tmp_path):
     scale.save_manifest(scale.make_manifest(100, 0), tmp_path / "manifest")
     found = scale.plan(tmp_path / "manifest")
     assert found["partitions"] == 7
@@ -84,6 +73,6 @@ def test_partitions_are_planned_one_by_one():
     assert [next(partitions).first_row for _ in range(2)] == [0, 16]
 
 
-def test_a_command_that_fails_is_no_measurement(scale):
+def test_a_command_that_fails_is_no_measurement():
     with pytest.raises(scale.UserError, match=r"exit code 2: .*no feature store"):
         scale.run([Path(sys.executable).with_name("mavqa-inspect"), "nothing.zarr"])

@@ -1,14 +1,17 @@
 """The measuring programs of stage two at small size: what peeks is caught, slot spreads obey their bounds."""
 
-import importlib.util
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
+import noise_as_missing
 import numpy as np
+import peek
 import pytest
+import question_floor
+import slot_spread
 import torch
+import validation_in_training
 from tiny_store import SIZES, make_manifest, make_store
 from torch import nn
 
@@ -18,23 +21,6 @@ from train.dataset import QuestionDataset
 from train.evaluate import percent_right
 from train.features import FeatureBank
 from train.methods import make_method
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-def load_program(name: str):
-    """Import a program that belongs to no package."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-noise_as_missing = load_program("noise_as_missing")
-peek = load_program("peek")
-question_floor = load_program("question_floor")
-slot_spread = load_program("slot_spread")
-validation_in_training = load_program("validation_in_training")
 
 
 class LeakyDataset(QuestionDataset):
