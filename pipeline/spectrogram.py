@@ -16,8 +16,11 @@ from pipeline.timeline import DecodeRequest, Media
 def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
     """Draw the mel spectrogram of `video` and its stored audio features, on one axis of seconds, into `picture`.
 
-    Raises `UserError` where the file has no sound that can be decoded.
+    The file's name without its suffix is the id of the video in the store. Raises `UserError` where the store holds no
+    such video, or the file has no sound that can be decoded.
     """
+    if video.stem not in store.rows:
+        raise UserError(f"{store.path} holds no video {video.stem!r}: the drawing is of a video of the store")
     media = open_decoder("pyav").decode(video, DecodeRequest(seconds=store.seconds))
     if media.audio.state is not State.COMPLETE:
         raise UserError(
@@ -63,9 +66,7 @@ def _draw_sound(axis: Any, media: Media) -> None:
 
 
 def _stored_features(store: FeatureStore, video_id: str) -> dict[str, np.ndarray]:
-    row = store.rows.get(video_id)
+    row = store.rows[video_id]
     names = [name for name in store.feature_names if store.spec(name).modality == "audio"]
-    if row is None:
-        return {}
     steps = int(store.steps("audio")[row])
     return {name: store.values(name)[row, :steps] for name in names if store.state(name)[row] == State.COMPLETE}
