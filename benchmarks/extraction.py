@@ -5,13 +5,18 @@ one float32 batch; sound to a 16-bit WAV at 16 kHz, log-mel, VGGish; `np.save`. 
 partition (decoding child, networks, store). The floor is the bare forward of both networks on tensors that are ready,
 in their best batch size. Each is done once in each of `--rounds`; times are the least, of the processor (children
 included), because others may use the machine; with one thread they are the seconds on the wall of an idle core.
+`--cores` also takes the wall clock of both on so many cores, which should be idle then: the official recipe is one
+process with so many threads, ours as many workers as a run has on them.
 """
 
 import argparse
+import multiprocessing
 import sys
 import tempfile
+import time
 import wave
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -42,6 +47,7 @@ SEEDED = WeightsSource("seeded")
 NAMES = ("resnet18-map", "vggish")
 BATCHES = (5, 10, 20)
 STRETCHED = FrameSize("stretch", 224)
+_BARRIER: Any = None
 
 
 def main() -> int:
@@ -50,6 +56,7 @@ def main() -> int:
     parser.add_argument("--clip", type=Path, help="clip to extract (default: a made-up one of --seconds)")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cores", type=int, default=0, help="also measure on the wall, with so many cores")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="mavqa-extraction-") as name:
@@ -57,6 +64,8 @@ def main() -> int:
         clip = options.clip or make_clip(folder / "clip.mp4", options.seconds)
         print(f"{clip.name}, {options.seconds} s, one core, seeded weights; processor seconds\n")
         found = measure(clip, folder, options.seconds, options.rounds)
+        if options.cores:
+            found |= on_the_wall(clip, folder, options.seconds, options.cores, options.rounds)
     print_parts(found)
     return 0 if print_promises(found) else 1
 
@@ -141,6 +150,39 @@ def measure(clip: Path, folder: Path, seconds: int, rounds: int) -> dict[str, fl
     return found
 
 
+def on_the_wall(clip: Path, folder: Path, seconds: int, cores: int, rounds: int) -> dict[str, float]:
+    """Return seconds of the wall clock a video, the least of `rounds`: the official recipe, and ours on all cores."""
+    torch.set_num_threads(cores)
+    official, taken = Official(seconds), []
+    for _ in range(rounds):
+        started = time.monotonic()
+        official.run(clip, folder)
+        taken.append(time.monotonic() - started)
+    stores = [folder / f"worker-{worker}.zarr" for worker in range(cores)]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, spawn, _begin_worker, (spawn.Barrier(cores),)) as workers:
+        spans = list(workers.map(_work, [(clip, store, seconds, rounds) for store in stores]))
+    ours = (max(end for _, end in spans) - min(start for start, _ in spans)) / (cores * rounds)
+    return {"official on the wall": min(taken), "ours on the wall": ours}
+
+
+def _begin_worker(barrier: Any) -> None:
+    global _BARRIER
+    _BARRIER = barrier
+    torch.set_num_threads(1)
+
+
+def _work(task: tuple[Path, Path, int, int]) -> tuple[float, float]:
+    """Extract a clip several times, once all workers are ready; return when it began and when it ended."""
+    clip, store, seconds, times = task
+    with Ours(clip, store, seconds) as ours:
+        _BARRIER.wait()
+        started = time.monotonic()
+        for _ in range(times):
+            ours.run()
+        return started, time.monotonic()
+
+
 @torch.inference_mode()
 def forward(network: Any, rows: torch.Tensor, batch: int) -> torch.Tensor:
     """Return the outputs of `network` over `rows`, `batch` at a time."""
@@ -217,6 +259,7 @@ class Official:
     def _write_pictures(self, clip: Path, folder: Path) -> list[Path]:
         """Decode every frame and write the one in the middle of each second as JPEG."""
         with av.open(str(clip)) as container:
+            container.streams.video[0].thread_type = "AUTO"
             rate = float(container.streams.video[0].average_rate or FRAMES_PER_SECOND)
             wanted = {max(1, round((second + 0.5) * rate)) for second in range(self._seconds)}
             paths = []
@@ -257,20 +300,27 @@ def print_parts(found: dict[str, float]) -> None:
     rest = found["ours"] - sum(found[part] for part in parts)
     print(f"{'hash, pipe, the rest':<24}{rest:>9.2f}{rest / found['ours']:>8.0%}")
     print(f"{'ours':<24}{found['ours']:>9.2f}\n{'official recipe':<24}{found['official']:>9.2f}")
-    print(f"{'bare networks':<24}{found['bare resnet18-map'] + found['bare vggish']:>9.2f}\n")
+    print(f"{'bare networks':<24}{found['bare resnet18-map'] + found['bare vggish']:>9.2f}")
+    for name in ("official on the wall", "ours on the wall"):
+        if name in found:
+            print(f"{name:<24}{found[name]:>9.2f} a video, all cores")
+    print()
 
 
 def print_promises(found: dict[str, float]) -> bool:
-    """Print the promises with what was found; return whether all that one core can show hold."""
+    """Print the promises with what was found; return whether all that was measured hold."""
     bare = found["bare resnet18-map"] + found["bare vggish"]
     size = found["bytes stored"] / found["bytes of float32"]
-    promises = (
+    promises = [
         ("ours / bare networks", found["ours"] / bare, "<= 1.25", found["ours"] <= 1.25 * bare),
         ("official / ours", found["official"] / found["ours"], ">= 2", found["official"] >= 2 * found["ours"]),
         ("decoding passes a video", found["opened"], "1", found["opened"] == 1),
         ("maps on disk / float32", size, "<= 1/3", size <= 1 / 3),
         ("relative L2 error of maps", found["relative error"], "<= 1e-3", found["relative error"] <= 1e-3),
-    )
+    ]
+    if "ours on the wall" in found:
+        ratio = found["official on the wall"] / found["ours on the wall"]
+        promises.insert(2, ("official / ours, on the wall", ratio, ">= 2", ratio >= 2))
     for name, value, promise, holds in promises:
         print(f"{name:<28}{value:>12.3g}   promised {promise:<9}{'held' if holds else 'BROKEN'}")
     return all(holds for *_, holds in promises)
