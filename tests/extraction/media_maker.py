@@ -74,10 +74,14 @@ def write_clip(
     audio_format: str = "fltp",
     rate: int = 44_100,
     layout: str = "mono",
+    group: int = 25,
 ) -> Path:
-    """Write picture number i at `frame_starts[i]` seconds and the sound from `sound[0]` to `sound[1]`."""
+    """Write picture number i at `frame_starts[i]` seconds and the sound from `sound[0]` to `sound[1]`.
+
+    In H.264 every `group`-th picture starts afresh.
+    """
     with av.open(str(path), "w") as container:
-        video: Any = _add_video(container, video_codec, size, pix_fmt, rotation) if len(frame_starts) else None
+        video: Any = _add_video(container, video_codec, size, pix_fmt, rotation, group) if len(frame_starts) else None
         audio: Any = container.add_stream(audio_codec, rate=rate, layout=layout) if sound else None
         blocks = _sound_blocks(sound, rate, layout, audio_format) if sound else iter(())
         block = next(blocks, None)
@@ -128,13 +132,15 @@ def _timescale(data: bytearray, at: int) -> int:
     return timescale
 
 
-def _add_video(container: Any, codec: str, size: tuple[int, int], pix_fmt: str, rotation: tuple[int, bool]) -> Any:
+def _add_video(
+    container: Any, codec: str, size: tuple[int, int], pix_fmt: str, rotation: tuple[int, bool], group: int
+) -> Any:
     stream = container.add_stream(codec, rate=25)
     stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
     stream.codec_context.time_base = Fraction(1, TICKS)
     stream.codec_context.thread_count = 1
     if codec == "libx264":
-        stream.codec_context.options = {"preset": "ultrafast", "bf": "2", "g": "25", "crf": "16"}
+        stream.codec_context.options = {"preset": "ultrafast", "bf": "2", "g": str(group), "crf": "16"}
     if rotation != (0, False):
         stream.set_display_rotation(rotation[0], hflip=rotation[1])
     return stream

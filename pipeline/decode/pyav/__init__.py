@@ -20,6 +20,7 @@ from pipeline.decode.pyav.container import Stream, default_streams, demux_packet
 from pipeline.decode.pyav.drawing import Drawing
 from pipeline.decode.pyav.gathering import AudioGatherer, AVFrame, Event, VisualGatherer
 from pipeline.decode.pyav.skipping import PacketWindow
+from pipeline.decode.pyav.tails import leave_out_tails
 from pipeline.store.schema import State
 from pipeline.timeline import DecodeRequest, Media
 
@@ -174,7 +175,7 @@ class _Pass:
             return
         rates = {1, *(size.per_second for size in self._request.frame_sizes)}
         self._window = PacketWindow(packets, video, sorted(rates))
-        for packet, is_wanted in self._window:
+        for packet, is_wanted in leave_out_tails(self._window, video):
             if packet.stream is video:
                 video.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             yield packet
@@ -202,6 +203,8 @@ class _Pass:
         for frame in frames:
             if stream.type == "video" and self._window is not None:
                 self._check_order(self._window, frame.pts)
+                if self._window.has_left_out and frame.is_corrupt:
+                    raise _DoubtError
             stamp = frame.pts if frame.pts is not None else frame.dts
             start = None if stamp is None else stamp * self._ticks[stream.type]
             yield Event(stream.type, start, self._duration_of(frame, stream), frame)

@@ -61,10 +61,11 @@ class Event:
 
 @dataclass
 class _Ledger:
-    """What became of one stream: how much was decoded, how much was lost, and the words for it."""
+    """What became of one stream: how much was decoded, how much of what was used guessed, how much lost; the words."""
 
     noun: str
     decoded: int = 0
+    guessed: int = 0
     lost: int = 0
     error: str = ""
     start: Fraction = Fraction(0)
@@ -94,7 +95,8 @@ class _Ledger:
     def _join(self, note: str) -> str:
         of = self.lost + self.decoded
         losses = f"{self.lost} of {of} packets of the {self.noun} cannot be decoded: {self.error}" if self.lost else ""
-        return "; ".join(filter(None, [losses, note]))
+        guesses = f"the decoder guessed parts of {self.guessed} damaged {self.noun}s" if self.guessed else ""
+        return "; ".join(filter(None, [losses, guesses, note]))
 
 
 def _settle_unread(stream: Stream | None, is_wanted: bool, noun: str) -> Track | None:
@@ -150,7 +152,7 @@ class VisualGatherer:
             return
         if self._is_counted:
             self._end = max(self._end, self._ledger.end)
-        picture = cache(frame.take if isinstance(frame, Drawn) else partial(_upright, frame))
+        picture = cache(frame.take if isinstance(frame, Drawn) else partial(self._draw, frame))
         for rate, selector in self._selectors.items():
             selector.feed(start, event.duration, partial(self._fit, picture, rate))
 
@@ -169,6 +171,10 @@ class VisualGatherer:
         steps = count_steps(float(self._end - self._t0), len(rows[1])) if self._is_counted else len(rows[1])
         frames = {size: _stack(rows[size.per_second], size) for size in self._request.frame_sizes}
         return frames, self._ledger.complete(steps, note)
+
+    def _draw(self, frame: av.VideoFrame) -> np.ndarray:
+        self._ledger.guessed += frame.is_corrupt
+        return _upright(frame)
 
     def _fit(self, picture: Callable[[], np.ndarray], rate: int) -> dict[FrameSize, np.ndarray]:
         return {size: fit(picture(), size) for size in self._request.frame_sizes if size.per_second == rate}
