@@ -193,6 +193,13 @@ def test_timestamps_rounded_to_milliseconds_do_not_tear_the_sound():
     assert coverage == 1
 
 
+@pytest.mark.parametrize("t0", [0, Fraction(7, 90_000)])
+def test_a_block_starts_at_the_nearest_sample_of_two_at_the_even_one(t0):
+    for at, sample in [(2.25, 2), (2.5, 2), (3.5, 4), (3.75, 4), (11 / 3, 4)]:
+        waveform, _, _ = assemble([(t0 + Fraction(at).limit_denominator(1000) / 10, [1.0])], t0=t0, rate=10)
+        assert np.flatnonzero(waveform).tolist() == [sample], at
+
+
 def test_late_sound_starts_with_zeros_and_misses_nothing():
     waveform, steps, coverage = assemble([(10, np.ones(100))], t0=8)
     assert (steps, coverage) == (3, 1)
