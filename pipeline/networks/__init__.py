@@ -1,1 +1,1 @@
-"""Networks whose code is ours, with what they are fed. They need torch: extractors import them when they load."""
+"""Networks of which some of the code is ours, with what they are fed."""
