@@ -68,13 +68,12 @@ class PartitionOutcome:
 class _Tools:
     children: tuple[DecodingChild, ...]
     extractors: dict[str, FeatureExtractor]
-    weight_hashes: dict[str, str]
+    specs: dict[str, FeatureSpec]
 
 
 def describe_features(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
     """Return the full description of each feature: what its numbers depend on, weights and machine included."""
-    tools = _tools(plan)
-    return {name: describe(tools.extractors[name], plan, tools.weight_hashes[name]) for name in plan.features}
+    return _tools(plan).specs
 
 
 def describe(extractor: FeatureExtractor | QuestionExtractor, plan: ExtractionPlan, weights_sha256: str) -> FeatureSpec:
@@ -108,11 +107,11 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
             if values is None:
                 continue
             if values.nbytes > _KEEP_BYTES:
-                write_rows(plan.store, name, partition.first_row, {task.row: values})
+                write_rows(plan.store, name, partition.first_row, {task.row: values}, tools.specs[name].fingerprint)
             else:
                 small.setdefault(name, {})[task.row] = values
     for name, rows in small.items():
-        write_rows(plan.store, name, partition.first_row, rows)
+        write_rows(plan.store, name, partition.first_row, rows, tools.specs[name].fingerprint)
     return PartitionOutcome(tuple(videos), tuple(features))
 
 
@@ -123,7 +122,8 @@ def _tools(plan: ExtractionPlan) -> _Tools:
     hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
     limit_threads()
     children = tuple(DecodingChild(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
-    return _Tools(children, extractors, hashes)
+    specs = {name: describe(extractor, plan, hashes[name]) for name, extractor in extractors.items()}
+    return _Tools(children, extractors, specs)
 
 
 def limit_threads() -> None:
@@ -136,8 +136,7 @@ def _decode(
     extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, child: DecodingChild, task: VideoTask
 ) -> tuple[VideoRecord, Media]:
     path = Path(task.path)
-    sha256 = _sha256(path)
-    problem = _file_problem(path, sha256, task.sha256)
+    sha256, problem = _hash_file(path, task.sha256)
     if problem:
         failed = Track(State.FAILED, 0, problem)
         media = Media(failed, failed)
@@ -146,7 +145,7 @@ def _decode(
     tracks = {"visual": media.visual, "audio": media.audio}
     record = VideoRecord(
         row=task.row,
-        source_sha256="" if problem else sha256,
+        source_sha256=sha256,
         states={modality: track.state for modality, track in tracks.items()},
         steps={modality: track.steps for modality, track in tracks.items()},
         reasons={modality: track.reason for modality, track in tracks.items()},
@@ -182,20 +181,19 @@ def _sampling_rule(size: FrameSize | None) -> str:
     return f"frames shown at the middles of {size.per_second} equal parts of each second"
 
 
-def _sha256(path: Path) -> str:
+def _hash_file(path: Path, expected: str) -> tuple[str, str]:
+    """Return the file's SHA-256, and why it cannot be used ("" if it can); a pipe, say, is not even opened."""
     try:
+        if not path.is_file():
+            what = "no plain file" if path.exists() else "no file"
+            return "", f"{what} {path.name} in the videos folder"
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return ""
-
-
-def _file_problem(path: Path, found: str, expected: str) -> str:
-    if not found:
-        return f"no file {path.name} in the videos folder"
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return "", f"{path.name} cannot be read: {error.strerror}"
     if expected and found != expected:
-        return f"the file's sha256 is {found}, the manifest says {expected}"
-    return ""
+        return "", f"the file's sha256 is {found}, that of the manifest or of the video's other features {expected}"
+    return found, ""
 
 
 def _machine(device: str) -> dict[str, Any]:

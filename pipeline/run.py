@@ -240,26 +240,35 @@ class _Run:
     def plan_work(self, videos: Sequence[Video], rows: dict[str, int]) -> list[VideoTask]:
         """Return the videos that lack a feature, in the order of their rows; paths are relative to the folder."""
         redo = (State.PENDING, State.FAILED) if self._options.retry_failed else (State.PENDING,)
-        pending = {name: self._pending_rows(name, len(rows), redo) for name in self._plan.features}
+        pending = {name: self._rows_in(name, len(rows), redo) for name in self._plan.features}
         tasks = []
         for video in sorted(videos, key=lambda video: rows[video.video_id]):
             row = rows[video.video_id]
             lacking = tuple(name for name in self._plan.features if pending[name][row])
             if lacking:
                 tasks.append(VideoTask(row, video.video_id, video.path, video.sha256, lacking))
-        if not tasks:
-            self._refuse_differences(
-                {name: describe(self._make(name), self._plan, "") for name in self._plan.features},
-                _UNKNOWN_WHEN_IDLE,
-            )
-        return tasks
+        if tasks:
+            sources = self._sources_kept()
+            return [replace(task, sha256=task.sha256 or sources.get(task.row, "")) for task in tasks]
+        self._refuse_differences(
+            {name: describe(self._make(name), self._plan, "") for name in self._plan.features},
+            _UNKNOWN_WHEN_IDLE,
+        )
+        return []
 
-    def _pending_rows(self, name: str, total: int, redo: tuple[State, ...]) -> np.ndarray:
+    def _sources_kept(self) -> dict[int, str]:
+        """Return by row the SHA-256 of the file that complete features were made from: others must be of the same."""
+        stored = self._writer.read_index("videos/source_sha256")
+        whole = [self._rows_in(name, len(stored), (State.COMPLETE,)) for name in self._writer.feature_names()]
+        kept = np.logical_or.reduce([np.zeros(len(stored), dtype=bool), *whole])
+        return {int(row): str(stored[row]) for row in np.flatnonzero(kept)}
+
+    def _rows_in(self, name: str, total: int, of_interest: tuple[State, ...]) -> np.ndarray:
         states = np.zeros(total, dtype=np.uint8)
         if name in self._writer.feature_names():
             stored = self._writer.read_index(f"features/{name}/state")[:total]
             states[: len(stored)] = stored
-        return np.isin(states, redo)
+        return np.isin(states, of_interest)
 
     def work(self, tasks: list[VideoTask], folder: Path) -> int:
         """Extract `tasks` on workers; return how many videos were recorded."""

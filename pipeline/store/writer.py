@@ -48,6 +48,10 @@ _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
 )
 
 
+# A file that was decoded stays so, even if it is gone when another feature is added.
+_MORE_IS_KNOWN = {State.PENDING: 0, State.FAILED: 1, State.ABSENT: 2, State.COMPLETE: 3}
+
+
 @dataclass(frozen=True)
 class VideoRecord:
     """What decoding found out about one video: states, steps and reasons by modality, and its file's SHA-256."""
@@ -197,24 +201,27 @@ class StoreWriter:
         self.consolidate()
 
     def record_videos(self, records: Sequence[VideoRecord]) -> None:
-        """Record what decoding found: call it after the values, before `record_features`."""
-        rows = np.array([record.row for record in records], dtype=np.int64)
-        columns: dict[str, list[Any]] = {"source_sha256": [r.source_sha256 for r in records]}
+        """Record what decoding found: call it after the values, before `record_features`.
+
+        What was found out before stays where this time a modality was not looked at, or less came of it.
+        """
+        _scatter_some(self._root["videos/source_sha256"], {r.row: r.source_sha256 for r in records if r.source_sha256})
         for modality in ("visual", "audio"):
-            columns[f"steps_{modality}"] = [r.steps[modality] for r in records]
-            columns[f"{modality}_reason"] = [r.reasons[modality] for r in records]
-            columns[modality] = [int(r.states[modality]) for r in records]
-        for name, values in columns.items():
-            _scatter(self._root[f"videos/{name}"], rows, values)
+            array = self._root[f"videos/{modality}"]
+            known = dict(zip(*_gather(array, [record.row for record in records]), strict=True))
+            told = [r for r in records if _MORE_IS_KNOWN[r.states[modality]] >= _MORE_IS_KNOWN[State(known[r.row])]]
+            told = [record for record in told if record.states[modality] is not State.PENDING]
+            _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in told})
+            _scatter_some(self._root[f"videos/{modality}_reason"], {r.row: r.reasons[modality] for r in told})
+            _scatter_some(array, {r.row: int(r.states[modality]) for r in told})
 
     def record_features(self, records: Sequence[FeatureRecord]) -> None:
         """Record the states of features, reasons first: the state is what makes a row complete."""
         for name in sorted({record.feature for record in records}):
             own = [record for record in records if record.feature == name]
-            rows = np.array([record.row for record in own], dtype=np.int64)
-            _scatter(self._root[f"features/{name}/reason"], rows, [record.reason for record in own])
-            _scatter(self._root[f"features/{name}/made_by"], rows, [record.made_by for record in own])
-            _scatter(self._root[f"features/{name}/state"], rows, [int(record.state) for record in own])
+            _scatter_some(self._root[f"features/{name}/reason"], {record.row: record.reason for record in own})
+            _scatter_some(self._root[f"features/{name}/made_by"], {record.row: record.made_by for record in own})
+            _scatter_some(self._root[f"features/{name}/state"], {record.row: int(record.state) for record in own})
 
     def append_questions(self, texts: Sequence[str]) -> dict[str, int]:
         """Append the unique texts that are not there yet; return the row of every stored text."""
@@ -267,17 +274,26 @@ class StoreWriter:
             zarr.consolidate_metadata(self._root.store)
 
 
-def write_rows(path: str | Path, feature: str, first_row: int, rows: dict[int, np.ndarray]) -> None:
+def write_rows(
+    path: str | Path, feature: str, first_row: int, rows: dict[int, np.ndarray], fingerprint: str = ""
+) -> None:
     """Write values of one feature for rows of one partition; a worker calls it, for partitions that it owns.
 
     `first_row` is the partition's first row; `rows` maps absolute rows to [time, ...] (shorter than the store's time
-    axis: the rest stays fill). Raises ValueError where a row lies outside the partition or the partition is not
+    axis: the rest stays fill). `fingerprint` is that of the description under which they were made.
+    Raises UserError where the store has no such description of the feature (a worker that hung may wake up when the
+    store was made anew), ValueError where a row lies outside the partition or the partition is not
     aligned, because two owners of one shard would silently undo each other.
     """
     last_row = first_row + VIDEOS_PER_PARTITION
     if first_row % VIDEOS_PER_PARTITION or not all(first_row <= row < last_row for row in rows):
         raise ValueError(f"rows {sorted(rows)} are not one aligned partition of {VIDEOS_PER_PARTITION} at {first_row}")
-    values = open_group(path, mode="r+")[f"features/{feature}/values"]
+    root = open_group(path, mode="r+")
+    attributes = root[f"features/{feature}"].attrs
+    accepted = {attributes["fingerprint"], *(entry["fingerprint"] for entry in attributes["accepted"])}
+    if fingerprint and fingerprint not in accepted:
+        raise UserError(f"store {path} describes {feature} otherwise than when this run began: was it made anew?")
+    values = root[f"features/{feature}/values"]
     if values.shards is not None:
         for row, array in rows.items():
             values[row : row + 1] = _padded(values, array)[None]
@@ -338,6 +354,18 @@ def _create_index(store: Any, path: str, dtype: Any, fill: Any, dimension: str, 
 def _resize(array: zarr.Array, total: int) -> None:
     if array.shape[0] != total:
         array.resize((total, *array.shape[1:]))
+
+
+def _gather(array: zarr.Array, rows: Sequence[int]) -> tuple[Sequence[int], np.ndarray]:
+    """Return the rows and their values."""
+    first, stop = min(rows), max(rows) + 1
+    return rows, array[first:stop][np.asarray(rows) - first]
+
+
+def _scatter_some(array: zarr.Array, values: dict[int, Any]) -> None:
+    """Set the rows that are keys of `values`, if there are any."""
+    if values:
+        _scatter(array, np.array(list(values), dtype=np.int64), list(values.values()))
 
 
 def _scatter(array: zarr.Array, rows: np.ndarray, values: Any) -> None:

@@ -32,6 +32,7 @@ STEPS = {
     "values": (pipeline.extraction, "write_rows"),
     "videos": (writer.StoreWriter, "record_videos"),
     "state": (writer.StoreWriter, "record_features"),
+    "index": (writer, "_scatter"),
     "resize": (writer, "_resize"),
     "create": (writer, "_create_values"),
     "questions": (writer.StoreWriter, "write_questions"),

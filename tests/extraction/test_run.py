@@ -1,18 +1,22 @@
 """What a run decides: what is pending, what may be mixed, what is refused before any work."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from run_toys import run_toys
+from run_toys import contents, run_toys
 
+import pipeline.extraction
 from pipeline.failure import UserError
 from pipeline.manifest import load_manifest, save_manifest
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
+from pipeline.store.writer import write_rows
 from pipeline.verify import summarise_store, verify_store
 from pipeline.weights import WeightsSource
 
@@ -172,10 +176,93 @@ def test_a_file_that_is_not_the_manifests_or_not_there_is_a_recorded_failure(
     summary = run_toys(folder, store)
     assert not summary.is_whole
     reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
-    assert "the manifest says 000" in reasons[first.video_id]
+    assert f"that of the manifest or of the video's other features {'0' * 64}" in reasons[first.video_id]
     assert "no file gone.mp4" in reasons[second.video_id]
     assert run_toys(folder, store).extracted == 0
     assert run_toys(folder, store, retry_failed=True).extracted == 2
+
+
+def videos_of(store: Path) -> dict[str, list[Any]]:
+    opened = open_store(store)
+    kinds = ("visual", "audio")
+    return {
+        "states": [opened.presence(kind).tolist() for kind in kinds],
+        "steps": [opened.steps(kind).tolist() for kind in kinds],
+        "sources": opened.source_sha256(),
+    }
+
+
+@pytest.mark.parametrize("order", [("toy-picture", "toy-sound"), ("toy-sound", "toy-picture")])
+def test_a_feature_added_later_leaves_what_is_known_of_the_videos(
+    order: tuple[str, str], toy_manifest: Path, tmp_path: Path
+) -> None:
+    run_toys(toy_manifest, tmp_path / "at-once.zarr")
+    for name in order:
+        run_toys(toy_manifest, tmp_path / "store.zarr", features=(name,))
+    assert contents(tmp_path / "store.zarr") == contents(tmp_path / "at-once.zarr")
+    assert verify_store(open_store(tmp_path / "store.zarr")) == []
+
+
+def test_a_file_that_was_replaced_or_is_gone_gives_no_second_feature(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    videos = tuple(replace(video, sha256="") for video in whole.videos)
+    save_manifest(replace(whole, videos=videos, questions={}), folder)
+    run_toys(folder, store, features=("toy-picture",))
+    before = videos_of(store)
+    rows = np.flatnonzero(open_store(store).state("toy-picture") == State.COMPLETE)
+    replaced, gone, pipe = (folder / "videos" / videos[row].path for row in rows[:3])
+    original = {path: path.read_bytes() for path in (replaced, gone, pipe)}
+    shutil.copyfile(gone, replaced)
+    for path in (gone, pipe):
+        path.unlink()
+    os.mkfifo(pipe)
+    summary = run_toys(folder, store, features=("toy-sound",))
+    reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
+    assert len(reasons) == 3
+    assert "of the video's other features" in reasons[replaced.stem]
+    assert reasons[gone.stem] == f"no file {gone.name} in the videos folder"
+    assert reasons[pipe.stem] == f"no plain file {pipe.name} in the videos folder"
+    assert videos_of(store) == before
+    pipe.unlink()
+    for path, data in original.items():
+        path.write_bytes(data)
+    assert run_toys(folder, store, features=("toy-sound",), retry_failed=True).is_whole
+    assert verify_store(open_store(store)) == []
+
+
+def test_a_file_that_never_gave_a_feature_may_be_replaced(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    save_manifest(replace(whole, videos=tuple(replace(v, sha256="") for v in whole.videos), questions={}), folder)
+    path = folder / "videos" / whole.videos[0].path
+    good = path.read_bytes()
+    path.write_bytes(b"not a film")
+    assert not run_toys(folder, store).is_whole
+    path.write_bytes(good)
+    assert run_toys(folder, store, retry_failed=True).is_whole
+
+
+def test_a_worker_that_wakes_up_when_the_store_was_made_anew_writes_nothing(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    late = []
+
+    def hang(*arguments: Any) -> None:
+        late.append(arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.extraction, "write_rows", hang)
+        run_toys(toy_manifest, store, features=("toy-clip",))
+    shutil.rmtree(store)
+    run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")
+    before = contents(store)
+    assert late
+    for arguments in late:
+        with pytest.raises(UserError, match="was it made anew"):
+            write_rows(*arguments)
+    assert contents(store) == before
 
 
 def test_a_manifest_of_other_files_or_unknown_videos_is_refused_and_the_store_stays(
