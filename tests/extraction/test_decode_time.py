@@ -5,8 +5,10 @@ import random
 from dataclasses import replace
 from fractions import Fraction
 
+import av
 import backends
 import media_maker
+import numpy as np
 import pytest
 
 from pipeline.decode import pyav
@@ -160,6 +162,24 @@ def test_longer_file_is_cut_and_its_rest_not_decoded(decoder, tmp_path, monkeypa
     media = check(decoder, path, starts, 4, request=DecodeRequest(seconds=4, frame_sizes=(SIZE,)))
     assert len(media.waveform) == 4 * 44_100
     assert len(decoded) < 6 * (25 + 44_100 / 1024)
+
+
+def test_the_axis_begins_with_the_sound_where_a_fragment_holds_all_its_pictures_first(decoder, tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mov", media_maker.steady(4, start=0.12), (0, 4), group=50, **PCM)
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    with av.open(str(path)) as source, av.open(str(tmp_path / "parts.mov"), "w", options=options) as parts:
+        streams = {stream.index: parts.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                parts.mux(packet)
+    with av.open(str(tmp_path / "parts.mov")) as container:
+        kinds = [packet.stream.type for packet in container.demux() if packet.size]
+    assert kinds.index("audio") > pyav.HELD_FRAMES
+    whole, media = (decoder.decode(file, DecodeRequest(frame_sizes=(SIZE,))) for file in (path, tmp_path / "parts.mov"))
+    assert (media.visual, media.audio) == (whole.visual, whole.audio)
+    assert np.array_equal(media.frames[SIZE], whole.frames[SIZE])
+    assert np.array_equal(media.waveform, whole.waveform)
 
 
 def test_every_requested_size_comes_from_one_pass(decoder, tmp_path):

@@ -16,7 +16,15 @@ from typing import cast
 import av
 
 from pipeline.decode import PictureError, PictureLibrary, fail_media
-from pipeline.decode.pyav.container import Stream, default_streams, demux_packets, open_file, tick
+from pipeline.decode.pyav.container import (
+    Stream,
+    default_streams,
+    demux_packets,
+    first_start,
+    open_file,
+    start_of,
+    tick,
+)
 from pipeline.decode.pyav.drawing import Drawing
 from pipeline.decode.pyav.gathering import AudioGatherer, AVFrame, Event, VisualGatherer
 from pipeline.decode.pyav.skipping import PacketWindow
@@ -90,7 +98,7 @@ class PyAVDecoder:
         with container:
             is_drawn = request.frame_sizes and _can_decode(default_streams(container).get("video"))
             drawing = Drawing(library, path) if library is not None and is_drawn else None
-            return _Pass(container, request, self._thread_count, skips, drawing).run()
+            return _Pass(path, container, request, self._thread_count, skips, drawing).run()
 
 
 class _DoubtError(Exception):
@@ -106,13 +114,14 @@ class _Pass:
 
     def __init__(
         self,
+        path: Path,
         container: av.container.InputContainer,
         request: DecodeRequest,
         thread_count: int,
         skips: bool,
         drawing: Drawing | None = None,
     ) -> None:
-        self._container, self._request = container, request
+        self._path, self._container, self._request = path, container, request
         self._streams = default_streams(container)
         for stream in self._streams.values():
             if stream.codec_context is not None:
@@ -205,8 +214,7 @@ class _Pass:
                 self._check_order(self._window, frame.pts)
                 if self._window.has_left_out and frame.is_corrupt:
                     raise _DoubtError
-            stamp = frame.pts if frame.pts is not None else frame.dts
-            start = None if stamp is None else stamp * self._ticks[stream.type]
+            start = start_of(frame, self._ticks[stream.type])
             yield Event(stream.type, start, self._duration_of(frame, stream), frame)
 
     def _duration_of(self, frame: AVFrame, stream: Stream) -> Fraction:
@@ -226,7 +234,8 @@ class _Pass:
         """Return t0, the smallest timestamp of the streams' first frames, and the events read to find it.
 
         A stream that has not shown a frame yet is waited for only while the file says that it starts earlier
-        than what is known, and not for longer than `HELD_EVENTS` events or `HELD_FRAMES` pictures.
+        than what is known. After `HELD_EVENTS` events or `HELD_FRAMES` pictures (fragments of some seconds hold all
+        pictures before all sound) the file is opened once more, to look for that stream alone.
         """
         held: list[Event] = []
         first: dict[str, Fraction] = {}
@@ -242,7 +251,10 @@ class _Pass:
             if known is not None and all(_claims_later(stream, known) for stream in missing):
                 break
             if len(held) >= HELD_EVENTS or pictures >= HELD_FRAMES:
-                break
+                starts = (first_start(self._path, stream) for stream in missing)
+                return min(
+                    [*first.values(), *(start for start in starts if start is not None)], default=Fraction(0)
+                ), held
         return min(first.values(), default=Fraction(0)), held
 
 
