@@ -47,11 +47,13 @@ class PictureIndex:
     """The pictures of one video stream in the order in which they are shown.
 
     `starts`: their presentation times in seconds, edit lists applied, t0 not; `first` is the number of the first that
-    can be decoded. `is_only`: whether the file has no other video stream, a cover included.
+    can be decoded. `is_only`: whether the file has no other video stream, a cover included. `is_closed`: whether it is
+    sure that no picture needs one from before a key frame that stands before it.
     """
 
     stream_index: int
     is_only: bool
+    is_closed: bool
     starts: tuple[Fraction, ...]
     first: int
     tolerance_seconds: float = 0.0005

@@ -19,6 +19,8 @@ EXCEPTIONS = {
     "late start": "counts time from the stream's own start: t0 is PyAV's, its times are only compared",
     "edit list": "counts pictures that an edit list cuts off, between key frames: PyAV decodes those files",
     "transport stream": "skips the first pictures of a transport stream: PyAV decodes those",
+    "open groups": "finds wrong pictures where a picture may need one from before a key frame, which only counted IDR "
+    "pictures of H.264, VP8, VP9 and JPEG rule out: PyAV decodes all other files with several key frames",
     "several streams": "cannot be told which of several video streams to take: PyAV decodes those files",
     "damaged": "a file with a packet that it cannot decode on its way to a picture: PyAV decodes all its pictures",
     "unread damage": "a damaged packet on the way to no picture that is looked at is not noticed",
@@ -61,6 +63,8 @@ class Decord:
         own = np.array([float(start - index.starts[0]) for start in index.starts])
         if np.abs(spans[:, 0] - spans[0, 0] - own).max() > index.tolerance_seconds:
             raise PictureError("counts other times than the file says")
+        if not index.is_closed:
+            raise PictureError("seeks to wrong pictures where one may need another from before a key frame")
 
         def read(number: int) -> np.ndarray:
             try:

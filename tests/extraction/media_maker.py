@@ -75,13 +75,16 @@ def write_clip(
     rate: int = 44_100,
     layout: str = "mono",
     group: int = 25,
+    is_open: bool = False,
 ) -> Path:
     """Write picture number i at `frame_starts[i]` seconds and the sound from `sound[0]` to `sound[1]`.
 
-    In H.264 every `group`-th picture starts afresh.
+    In H.264 every `group`-th picture starts afresh; with `is_open` some before it, in order, need it.
     """
     with av.open(str(path), "w") as container:
-        video: Any = _add_video(container, video_codec, size, pix_fmt, rotation, group) if len(frame_starts) else None
+        video: Any = (
+            _add_video(container, video_codec, size, pix_fmt, rotation, group, is_open) if len(frame_starts) else None
+        )
         audio: Any = container.add_stream(audio_codec, rate=rate, layout=layout) if sound else None
         blocks = _sound_blocks(sound, rate, layout, audio_format) if sound else iter(())
         block = next(blocks, None)
@@ -133,7 +136,13 @@ def _timescale(data: bytearray, at: int) -> int:
 
 
 def _add_video(
-    container: Any, codec: str, size: tuple[int, int], pix_fmt: str, rotation: tuple[int, bool], group: int
+    container: Any,
+    codec: str,
+    size: tuple[int, int],
+    pix_fmt: str,
+    rotation: tuple[int, bool],
+    group: int,
+    is_open: bool,
 ) -> Any:
     stream = container.add_stream(codec, rate=25)
     stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
@@ -141,6 +150,7 @@ def _add_video(
     stream.codec_context.thread_count = 1
     if codec == "libx264":
         stream.codec_context.options = {"preset": "ultrafast", "bf": "2", "g": str(group), "crf": "16"}
+        stream.codec_context.options |= {"x264-params": "open-gop=1:b-adapt=0"} if is_open else {}
     if rotation != (0, False):
         stream.set_display_rotation(rotation[0], hflip=rotation[1])
     return stream

@@ -102,6 +102,17 @@ def show_transport_stream(library, tmp_path):
     assert_drawn_by_pyav(library, path, "is given no transport streams")
 
 
+def show_open_groups(library, tmp_path):
+    import decord
+
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(7), (0, 7), group=50, is_open=True)
+    readers = [(number, decord.VideoReader(str(path), num_threads=1)) for number in (49, 50, 51)]
+    assert all(media_maker.read(reader[number].asnumpy()) != number for number, reader in readers)
+    assert_drawn_by_pyav(library, path, "seeks to wrong pictures")
+    closed = media_maker.write_clip(tmp_path / "closed.mp4", media_maker.steady(7), (0, 7), group=50)
+    assert library.decode(closed, REQUEST).visual.reason == ""
+
+
 def show_several_streams(library, tmp_path):
     path = tmp_path / "clip.mkv"
     with av.open(str(path), "w") as container:

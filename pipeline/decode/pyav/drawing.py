@@ -16,6 +16,7 @@ from av.format import Flags
 from pipeline.decode import PictureError, PictureIndex, PictureLibrary
 from pipeline.decode.pyav.container import default_streams, demux_packets, open_file, tick
 from pipeline.decode.pyav.gathering import Drawn, Event, display_matrix
+from pipeline.decode.pyav.tails import starts_afresh
 from pipeline.picture import is_mirrored, is_transposed
 
 # FFmpeg would open whatever these name, and only PyAV is told to stay with local files.
@@ -64,7 +65,7 @@ def _index_pictures(
     if container.format.flags & cast(int, Flags.ts_discont.value):
         raise PictureError("is given no transport streams: libraries seek to the wrong pictures of them")
     stream = cast(av.VideoStream, default_streams(container)["video"])
-    packets, first, delay = _read_packets(container, stream)
+    packets, first, delay, is_closed = _read_packets(container, stream)
     if first is None or first.pts is None:
         raise PictureError("is given no stream whose first picture cannot be decoded or has no time")
     spans: dict[int, int] = {}
@@ -79,6 +80,7 @@ def _index_pictures(
     index = PictureIndex(
         stream_index=stream.index,
         is_only=len(container.streams.video) == 1,
+        is_closed=is_closed,
         starts=tuple(start * tick(stream) for start in starts),
         first=starts.index(first.pts),
     )
@@ -87,13 +89,14 @@ def _index_pictures(
 
 def _read_packets(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[list[tuple[int | None, int]], av.VideoFrame | None, int]:
-    """Return (time, duration) of the packets that are shown, the first picture, and how many packets it took."""
+) -> tuple[list[tuple[int | None, int]], av.VideoFrame | None, int, bool]:
+    """Return (time, duration) of the packets that are shown, the first picture, the packets it took, `is_closed`."""
     packets: list[tuple[int | None, int]] = []
     first: av.VideoFrame | None = None
-    delay = 0
+    delay, is_closed = 0, True
     try:
         for packet in demux_packets(container, [stream]):
+            is_closed &= not (packets and packet.is_keyframe) or starts_afresh(packet, stream)
             if first is None:
                 first = next(iter(stream.decode(packet)), None)
                 delay += 1
@@ -103,4 +106,4 @@ def _read_packets(
         raise
     except av.FFmpegError as error:
         raise PictureError(f"is given no damaged stream: {error.strerror}") from None
-    return packets, first, delay
+    return packets, first, delay, is_closed

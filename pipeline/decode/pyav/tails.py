@@ -13,6 +13,8 @@ import av
 HELD_PACKETS = 500
 IDR_SLICE = 5
 SLICES = frozenset({1, IDR_SLICE})
+# A key frame of these codecs makes the decoder forget all before it.
+ALWAYS_FRESH = frozenset({"vp8", "vp9", "mjpeg"})
 # Besides slices: supplemental information, the delimiter of access units, filler data. Others may matter later.
 PASSING = SLICES | {6, 9, 12}
 
@@ -31,7 +33,7 @@ def leave_out_tails(
         is_picture, must_come = packet.stream is video, False
         if is_picture:
             types = nal_types(packet, length_bytes)
-            if types & SLICES == {IDR_SLICE}:
+            if _is_idr(types):
                 held = [entry for entry in held if entry[0].stream is not video]
             must_come = is_wanted or not types or not types <= PASSING or packet.has_sidedata("new_extradata")
         if must_come or len(held) >= HELD_PACKETS:
@@ -42,6 +44,17 @@ def leave_out_tails(
         else:
             yield packet, is_wanted
     yield from held
+
+
+def starts_afresh(packet: av.Packet, video: av.VideoStream) -> bool:
+    """Return whether it is sure that no picture from this key frame's packet on needs one from before it."""
+    if video.codec_context.name in ALWAYS_FRESH:
+        return True
+    return video.codec_context.name == "h264" and _is_idr(nal_types(packet, _length_bytes(video)))
+
+
+def _is_idr(types: frozenset[int]) -> bool:
+    return types & SLICES == {IDR_SLICE}
 
 
 def nal_types(packet: av.Packet, length_bytes: int) -> frozenset[int]:
