@@ -16,13 +16,13 @@ import numpy as np
 
 from pipeline.ahead import work_ahead
 from pipeline.child import DecodingChild, Limits
-from pipeline.decode import open_decoder
+from pipeline.decode import fail_media, open_decoder
 from pipeline.extractors import make_extractor
 from pipeline.interfaces import FeatureExtractor, NormalisationChoice, QuestionExtractor
 from pipeline.partitions import Partition, VideoTask
 from pipeline.store.schema import FeatureSpec, State
 from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
-from pipeline.timeline import DecodeRequest, FrameSize, Media, Short, Track
+from pipeline.timeline import DecodeRequest, FrameSize, Media, Short
 from pipeline.weights import WeightsSource
 
 THREADS_PER_WORKER = 1
@@ -136,16 +136,19 @@ def _decode(
     extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, child: DecodingChild, task: VideoTask
 ) -> tuple[VideoRecord, Media]:
     path = Path(task.path)
+    before = _identify(path)
     sha256, problem = _hash_file(path, task.sha256)
     if problem:
-        failed = Track(State.FAILED, 0, problem)
-        media = Media(failed, failed)
+        media = fail_media(problem)
     else:
         media = child.decode(path, _request(extractors, plan, task))
+        if _identify(path) != before:
+            problem = f"{path.name} was changed or replaced while it was decoded"
+            media = fail_media(problem)
     tracks = {"visual": media.visual, "audio": media.audio}
     record = VideoRecord(
         row=task.row,
-        source_sha256=sha256,
+        source_sha256="" if problem else sha256,
         states={modality: track.state for modality, track in tracks.items()},
         steps={modality: track.steps for modality, track in tracks.items()},
         reasons={modality: track.reason for modality, track in tracks.items()},
@@ -179,6 +182,15 @@ def _sampling_rule(size: FrameSize | None) -> str:
     if size is None or size.per_second == 1:
         return "frame shown at the middle of each second"
     return f"frames shown at the middles of {size.per_second} equal parts of each second"
+
+
+def _identify(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from one that takes its place, without reading it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _hash_file(path: Path, expected: str) -> tuple[str, str]:

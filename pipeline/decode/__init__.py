@@ -26,6 +26,8 @@ DECODERS = {
     "decord": "pipeline.decode.decord:Decord",
 }
 
+# What recorders use. Other rates are those of broken headers, which ask for any amount of memory.
+SAMPLE_RATES_HZ = (1_000, 192_000)
 AUDIO_DECODER = "pipeline.decode.audio_file:AudioFileDecoder"
 AUDIO_SUFFIXES = frozenset({".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 
@@ -134,7 +136,18 @@ class DecoderBySuffix:
         if unreadable:
             return fail_media(unreadable)
         is_audio = _has_audio_suffix(path) and not self.container.has_pictures(path)
-        return (self.audio if is_audio else self.container).decode(path, request)
+        return _judge((self.audio if is_audio else self.container).decode(path, request))
+
+
+def _judge(media: Media) -> Media:
+    """Return what can be used of the media: a file that holds nothing is broken, not one without a modality."""
+    if media.visual.state is media.audio.state is State.ABSENT:
+        return fail_media("the file holds neither pictures nor sound")
+    lowest, highest = SAMPLE_RATES_HZ
+    if media.audio.state is State.COMPLETE and not lowest <= media.sample_rate_hz <= highest:
+        reason = f"sound at {media.sample_rate_hz:,} Hz: rates from {lowest:,} to {highest:,} Hz are heard"
+        return Media(media.visual, Track(State.FAILED, reason=reason), media.frames)
+    return media
 
 
 def fail_media(reason: str) -> Media:

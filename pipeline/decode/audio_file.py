@@ -42,12 +42,13 @@ class AudioFileDecoder:
 
         try:
             with soundfile.SoundFile(path) as sound:
-                samples, rate = librosa.load(sound, sr=None, mono=True, duration=request.seconds)
+                channels, rate = librosa.load(sound, sr=None, mono=False, duration=request.seconds)
         except soundfile.LibsndfileError as error:
             kind = path.suffix.lower().removeprefix(".")
             reason = f"cannot be read as {kind} sound: damaged, or no {kind} at all (error {error.code})"
             return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
-        return _place(samples, int(rate), request.seconds)
+        # Not by librosa's to_mono, which refuses a file for one sample that is no number.
+        return _place(np.atleast_2d(channels).mean(axis=0), int(rate), request.seconds)
 
 
 def _place(samples: np.ndarray, rate: int, seconds: int) -> Media:

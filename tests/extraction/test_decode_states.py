@@ -6,11 +6,13 @@ import threading
 from pathlib import Path
 
 import media_maker
+import numpy as np
 import pytest
+import soundfile
 
 from pipeline.child import DecodingChild, Limits
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize
+from pipeline.timeline import DecodeRequest, FrameSize, Track
 
 SIZE = FrameSize("stretch", 64)
 REQUEST = DecodeRequest(seconds=20, frame_sizes=(SIZE,))
@@ -89,6 +91,35 @@ def test_file_that_is_no_media(decoder, tmp_path, suffix):
     media = decode(decoder, path)
     assert media.audio.state is State.FAILED
     assert "cannot be" in media.audio.reason
+
+
+def test_a_file_that_holds_nothing_is_broken_and_not_one_without_a_modality(decoder, tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_text("1\n00:00:00,000 --> 00:00:02,000\nWhat a cello!\n")
+    media = decode(decoder, path)
+    assert media.visual == media.audio == Track(State.FAILED, reason="the file holds neither pictures nor sound")
+
+
+@pytest.mark.parametrize(("rate", "is_heard"), [(999, False), (1_000, True), (192_000, True), (192_001, False)])
+def test_sound_at_rates_that_no_recorder_has_is_not_heard(decoder, tmp_path, rate, is_heard):
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, np.zeros(rate, np.float32), rate)
+    media = decode(decoder, path)
+    assert (media.visual.state, media.audio.state is State.COMPLETE) == (State.ABSENT, is_heard)
+    assert len(media.waveform) == (rate if is_heard else 0)
+    assert (f"sound at {rate:,} Hz" in media.audio.reason) != is_heard
+
+
+def test_samples_that_are_no_numbers_cost_themselves_and_too_many_of_them_the_sound(decoder, tmp_path):
+    samples = np.full((8000, 2), 0.25, np.float32)
+    samples[100, 0] = np.nan
+    soundfile.write(tmp_path / "one.wav", samples, 8000, subtype="FLOAT")
+    samples[:2000, 1] = np.inf
+    soundfile.write(tmp_path / "many.wav", samples, 8000, subtype="FLOAT")
+    one, many = (decode(decoder, tmp_path / f"{name}.wav") for name in ("one", "many"))
+    assert one.audio.state is State.COMPLETE
+    assert np.flatnonzero(one.waveform != 0.25).tolist() == [100]
+    assert many.audio == Track(State.FAILED, reason="only 75% of the samples are numbers")
 
 
 def test_playlist_makes_nothing_be_fetched(decoder, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from run_toys import contents, run_toys
 
 import pipeline.extraction
+from pipeline.child import DecodingChild
 from pipeline.failure import UserError
 from pipeline.manifest import load_manifest, save_manifest
 from pipeline.store.reader import open_store
@@ -230,6 +231,29 @@ def test_a_file_that_was_replaced_or_is_gone_gives_no_second_feature(toy_manifes
         path.write_bytes(data)
     assert run_toys(folder, store, features=("toy-sound",), retry_failed=True).is_whole
     assert verify_store(open_store(store)) == []
+
+
+def test_a_file_that_is_replaced_while_it_is_decoded_costs_its_video(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    save_manifest(replace(whole, questions={}), folder)
+    first, second = (folder / "videos" / video.path for video in whole.videos[:2])
+    original = DecodingChild.decode
+
+    def decode(child: DecodingChild, path: Path, request: Any) -> Any:
+        media = original(child, path, request)
+        if path == first:
+            shutil.copyfile(second, tmp_path / "other.mp4")
+            os.replace(tmp_path / "other.mp4", first)
+        return media
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DecodingChild, "decode", decode)
+        summary = run_toys(folder, store)
+    reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
+    assert reasons == {whole.videos[0].video_id: f"{first.name} was changed or replaced while it was decoded"}
+    assert open_store(store).source_sha256()[0] == ""
 
 
 def test_a_file_that_never_gave_a_feature_may_be_replaced(toy_manifest: Path, tmp_path: Path) -> None:
