@@ -5,6 +5,7 @@ It holds the store's lock from the first look to the last write. What workers do
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +24,7 @@ from pipeline.extraction import (
     extract_partition,
 )
 from pipeline.extractors import make_extractor
-from pipeline.failure import UserError
+from pipeline.failure import UserError, naming_full_disks
 from pipeline.interfaces import FeatureExtractor
 from pipeline.manifest import Manifest, Video
 from pipeline.media_files import refuse_links_out
@@ -99,7 +100,11 @@ def extract(
     _check_short(plan)
     if not has_store(locate(plan.store)):
         check_videos_folder(videos_folder, manifest)
-    with StoreWriter(plan.store, plan.seconds, f"mavqa {version('mavqa')}", options.break_lock) as writer:
+    created_by = f"mavqa {version('mavqa')}"
+    with (
+        naming_full_disks(plan.store),
+        StoreWriter(plan.store, plan.seconds, created_by, options.break_lock) as writer,
+    ):
         rows = _match_videos(writer, manifest)
         run = _Run(writer, plan, options, on_progress)
         work = run.plan_work(manifest.videos, rows)
@@ -311,19 +316,45 @@ class _Run:
         return left
 
     def _record_all(self, outcomes: Iterator[PartitionOutcome | None], total: int) -> int:
+        """Record what comes, several at once where they come fast: each time rewrites the same few files."""
         done = failed = 0
-        for outcome in outcomes:
-            if outcome is None:
-                self._on_progress(
-                    Progress(done, total, failed, "workers died over one partition; run again to redo it")
-                )
-                continue
-            self._writer.record_videos(outcome.videos)
-            self._writer.record_features(outcome.features)
-            done += len(outcome.videos)
-            failed += sum(State.FAILED in video.states.values() for video in outcome.videos)
+        for batch in _gather_fast(outcomes):
+            if None in batch:
+                note = "workers died over one partition; run again to redo it"
+                self._on_progress(Progress(done, total, failed, note))
+            whole = [outcome for outcome in batch if outcome is not None]
+            videos = [video for outcome in whole for video in outcome.videos]
+            if videos:
+                self._writer.record_videos(videos)
+                self._writer.record_features([feature for outcome in whole for feature in outcome.features])
+            done += len(videos)
+            failed += sum(State.FAILED in video.states.values() for video in videos)
             self._on_progress(Progress(done, total, failed))
         return done
+
+
+def _gather_fast(outcomes: Iterator[PartitionOutcome | None]) -> Iterator[list[PartitionOutcome | None]]:
+    """Yield the outcomes in lists: all that come before as much time has passed as the last list took to be recorded.
+
+    On an object store a recording takes seconds, however much is recorded; on a disk nothing waits noticeably. What
+    has come is also yielded before an error of `outcomes` is raised.
+    """
+    waiting: list[PartitionOutcome | None] = []
+    due = time.monotonic()
+    try:
+        for outcome in outcomes:
+            waiting.append(outcome)
+            begun = time.monotonic()
+            if begun >= due:
+                yield waiting
+                waiting, ended = [], time.monotonic()
+                due = ended + (ended - begun)
+    except Exception:
+        if waiting:
+            yield waiting
+        raise
+    if waiting:
+        yield waiting
 
 
 def _summarise(

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import zarr
+
 from pipeline.failure import UserError
 
 
@@ -56,5 +58,11 @@ def locate(store: str | Path) -> StoreLocation:
 
 
 def has_store(location: StoreLocation) -> bool:
-    """Return whether a store's root metadata are there."""
-    return "zarr.json" in location.names()
+    """Return whether a whole store is there; one whose making was killed before its format was written is none yet."""
+    if "zarr.json" not in location.names():
+        return False
+    try:
+        root = zarr.open_group(location.zarr_store(), mode="r", use_consolidated=False)
+    except (FileNotFoundError, ValueError):
+        return True
+    return "mavqa_format" in root.attrs

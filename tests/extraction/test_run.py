@@ -1,5 +1,6 @@
 """What a run decides: what is pending, what may be mixed, what is refused before any work."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_toys import contents, run_toys
+import zarr
+from run_toys import SECONDS, contents, run_toys
 
 import pipeline.extraction
+import pipeline.run
+import pipeline.store.writer
 from pipeline.child import DecodingChild
 from pipeline.failure import UserError
 from pipeline.manifest import load_manifest, save_manifest
+from pipeline.run import StoredChoices, stored_choices
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 from pipeline.store.writer import write_rows
@@ -231,6 +236,58 @@ def test_a_file_that_was_replaced_or_is_gone_gives_no_second_feature(toy_manifes
         path.write_bytes(data)
     assert run_toys(folder, store, features=("toy-sound",), retry_failed=True).is_whole
     assert verify_store(open_store(store)) == []
+
+
+def gathered(
+    monkeypatch: pytest.MonkeyPatch, arrivals: list[float], recording: float, last: BaseException | None = None
+):
+    """Return what is recorded together where items come at `arrivals` and a recording takes so many seconds."""
+    now = [0.0]
+    monkeypatch.setattr(pipeline.run.time, "monotonic", lambda: now[0])
+
+    def outcomes():
+        for number, arrival in enumerate(arrivals):
+            now[0] = max(now[0], arrival)
+            yield number
+        if last is not None:
+            raise last
+
+    together = []
+    try:
+        for batch in pipeline.run._gather_fast(outcomes()):
+            together.append(list(batch))
+            now[0] += recording
+    except OSError:
+        together.append("raised")
+    return together
+
+
+def test_what_comes_fast_is_recorded_together_and_what_comes_slowly_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gathered(monkeypatch, [1, 2, 3, 4], 0.1) == [[0], [1], [2], [3]]
+    assert gathered(monkeypatch, [0, 1, 2, 3, 20, 21, 41], 9) == [[0], [1, 2, 3, 4], [5, 6]]
+    assert gathered(monkeypatch, [0, 1], 9, OSError()) == [[0], [1], "raised"]
+    assert gathered(monkeypatch, [], 9) == []
+
+
+def test_a_full_disk_is_named_in_one_line(toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*arguments: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(pipeline.store.writer, "_scatter", fill)
+    with pytest.raises(UserError, match=r"store\.zarr cannot be written \(Read-only file system\): make room"):
+        run_toys(toy_manifest, tmp_path / "store.zarr")
+
+
+def test_a_store_whose_making_was_killed_is_none_yet(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zarr.Group, "update_attributes", lambda group, attributes: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_toys(toy_manifest, store)
+    assert "zarr.json" in contents(store)
+    assert stored_choices(str(store)) == StoredChoices()
+    assert run_toys(toy_manifest, store).is_whole
+    assert stored_choices(str(store)).seconds == SECONDS
 
 
 def test_a_file_that_is_replaced_while_it_is_decoded_costs_its_video(toy_manifest: Path, tmp_path: Path) -> None:
