@@ -52,6 +52,10 @@ def locate(store: str | Path) -> StoreLocation:
         return Folder(Path(text))
     if not text.startswith("s3://") or not all(text.removeprefix("s3://").rstrip("/").partition("/")):
         raise UserError(f"store {text}: give a path or a URL such as s3://bucket/name.zarr")
+    if "@" in text.removeprefix("s3://").partition("/")[0]:
+        raise UserError(
+            "the store's URL holds credentials: give them by AWS's variables or files, and s3://bucket/name"
+        )
     from pipeline.store.bucket import Bucket
 
     return Bucket(text.rstrip("/"))

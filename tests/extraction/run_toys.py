@@ -24,7 +24,7 @@ import pipeline.store.writer as writer
 from pipeline.cluster import ClusterOptions
 from pipeline.extraction import ExtractionPlan
 from pipeline.manifest import load_manifest
-from pipeline.run import RunOptions, Summary, extract
+from pipeline.run import Progress, RunOptions, Summary, extract
 from pipeline.weights import WeightsSource
 
 SECONDS = 4
@@ -55,7 +55,11 @@ def stream(client: None, task: Callable[[Any], Any], items: Iterator[Any]) -> It
 
 
 def run_toys(
-    manifest: Path, store: Path | str, features: tuple[str, ...] = tuple(toy_extractors.TABLE), **options: Any
+    manifest: Path,
+    store: Path | str,
+    features: tuple[str, ...] = tuple(toy_extractors.TABLE),
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    **options: Any,
 ) -> Summary:
     """Extract the toy features of `manifest` into `store`: in this process, or on `cluster` where one is given."""
     changeable = (
@@ -77,7 +81,7 @@ def run_toys(
         patch.dict(pipeline.extractors.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
         nullcontext() if "cluster" in options else here,
     ):
-        return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options))
+        return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options), on_progress)
 
 
 def contents(store: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import run_toys as run_toys_module
 import zarr
 from run_toys import SECONDS, contents, run_toys
 
@@ -20,7 +21,8 @@ from pipeline.child import DecodingChild
 from pipeline.failure import UserError
 from pipeline.manifest import load_manifest, save_manifest
 from pipeline.run import StoredChoices, stored_choices
-from pipeline.store.reader import open_store
+from pipeline.store.location import locate
+from pipeline.store.reader import open_group, open_store
 from pipeline.store.schema import State
 from pipeline.store.writer import write_rows
 from pipeline.verify import summarise_store, verify_store
@@ -288,6 +290,41 @@ def test_a_store_whose_making_was_killed_is_none_yet(toy_manifest: Path, tmp_pat
     assert stored_choices(str(store)) == StoredChoices()
     assert run_toys(toy_manifest, store).is_whole
     assert stored_choices(str(store)).seconds == SECONDS
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match="holds credentials") as refusal:
+        locate("s3://AKIAKEY:hunter2@bucket/store.zarr")
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_partition_whose_workers_died_stays_pending_and_is_told(toy_manifest: Path, tmp_path: Path) -> None:
+    def lose_the_first(client: Any, task: Any, items: Any) -> Any:
+        next(items)
+        yield None
+        yield from map(task, items)
+
+    notes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_toys_module, "stream", lose_the_first)
+        summary = run_toys(toy_manifest, tmp_path / "store.zarr", on_progress=lambda step: notes.append(step.note))
+    assert summary.extracted == 4
+    assert summary.states["toy-picture"]["pending"] == 16
+    assert "workers died over one partition; run again to redo it" in notes
+    assert run_toys(toy_manifest, tmp_path / "store.zarr").is_whole
+
+
+def test_rows_say_which_accepted_description_made_them(toy_manifest: Path, tmp_path: Path) -> None:
+    whole, store = load_manifest(toy_manifest), tmp_path / "store.zarr"
+    few = tmp_path / "few"
+    save_manifest(replace(whole, videos=whole.videos[:5], questions={}), few)
+    (few / "videos").symlink_to(toy_manifest / "videos")
+    run_toys(few, store, features=("toy-clip",))
+    run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained", accept=("toy-clip",))
+    made_by = open_group(store, mode="r")["features/toy-clip/made_by"][:]
+    assert made_by[:5].max() == 0
+    complete = open_store(store).state("toy-clip") == State.COMPLETE
+    assert set(made_by[5:][complete[5:]].tolist()) == {1}
 
 
 def test_a_file_that_is_replaced_while_it_is_decoded_costs_its_video(toy_manifest: Path, tmp_path: Path) -> None:
