@@ -24,6 +24,7 @@ import numpy as np
 
 from pipeline.annotations.folder import build
 from pipeline.child import DecodingChild, Limits
+from pipeline.decode import DECODERS
 from pipeline.failure import UserError
 from pipeline.manifest import save_manifest
 from pipeline.media_files import list_media
@@ -116,6 +117,7 @@ def main() -> int:
     parser.add_argument("--copies", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the first copy; the others count on")
     parser.add_argument("--only", type=int, help="make and extract the one copy of this seed")
+    parser.add_argument("--decoder", default="pyav", choices=list(DECODERS))
     parser.add_argument("--keep", type=Path, help="folder to keep the copies and the store in")
     options = parser.parse_args()
     seeds = range(options.seed, options.seed + options.copies) if options.only is None else [options.only]
@@ -126,7 +128,7 @@ def main() -> int:
         except UserError as error:
             parser.exit(2, f"{error}\n")
         watch = Watch()
-        summary = extract_copies(folder, watch)
+        summary = extract_copies(folder, watch, options.decoder)
         return 0 if print_outcomes(summary, watch) else 1
 
 
@@ -211,7 +213,7 @@ def _level(data: bytes, start: int, stop: int) -> list[tuple[int, bytes, int]]:
     return found
 
 
-def extract_copies(folder: Path, watch: Watch) -> Any:
+def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
     """Run the real extraction over the copies, its decoding child watched; return its summary."""
     import pipeline.extraction
     import pipeline.extractors
@@ -228,7 +230,7 @@ def extract_copies(folder: Path, watch: Watch) -> Any:
         features=tuple(light.name for light in lights),
         question_features=(),
         weights=WeightsSource("seeded"),
-        decoder="pyav",
+        decoder=decoder,
         device="cpu",
         seconds=SECONDS,
         short="pad",
