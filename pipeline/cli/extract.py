@@ -60,7 +60,7 @@ Examples:
     "--decoder",
     default="auto",
     show_default=True,
-    help="auto, pyav, torchcodec, torchcodec-cuda, decord; auto: the store's own, in a new one the best that loads.",
+    help="auto, pyav, torchcodec, torchcodec-cuda, decord; auto: the store's own, in a new one PyAV, the best.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seconds", type=click.IntRange(1), help="Steps of a video.  [default: the store's, 60 in a new one]")

@@ -142,17 +142,8 @@ def test_auto_takes_the_best_that_loads_and_says_so(
 ) -> None:
     without(monkeypatch, "decord")
     name, line = decoder_of(toy_manifest, tmp_path, plans)
-    assert name == "torchcodec"
-    assert line.startswith("decoder: torchcodec, the best of those that load here: ")
-
-
-def test_auto_goes_without_torchcodec_and_says_why(
-    toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without(monkeypatch, "torchcodec")
-    name, line = decoder_of(toy_manifest, tmp_path, plans)
     assert name == "pyav"
-    assert "torchcodec does not load: it is not here: fetch it" in line
+    assert line.startswith("decoder: pyav, the best that loads: the fastest on clips of datasets")
 
 
 def test_auto_keeps_the_decoder_of_the_store(
