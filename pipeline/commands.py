@@ -1,22 +1,28 @@
-"""What every command of both stages shares: exit codes, the options that many take, JSON on stdout, a bar.
+"""What every command of both stages shares: exit codes, the options that many take, JSON on stdout, tables, a bar.
 
 It knows no command. Source: the exit codes of this project's contract (0 done, 1 a bug, 2 wrong use, 3 with failures).
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.failure import UserError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 Decorator = Callable[[Any], Any]
 
 # What the operating system refuses: a place that cannot be written or is no folder. The message names it.
 NOT_OURS = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
+
+WIDEST_TABLE = 10_000
 
 
 class InputError(click.ClickException):
@@ -59,6 +65,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def show_json(document: Any) -> None:
     """Write `document` to stdout as the one JSON document of a command."""
     click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def plain_console(stderr: bool = False) -> "Console":
+    """Return a console that prints ids and reasons as they are, and tables whole where no terminal shows them."""
+    from rich.console import Console
+
+    console = Console(file=sys.stderr if stderr else sys.stdout, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDEST_TABLE
+    return console
 
 
 @contextmanager

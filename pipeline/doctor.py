@@ -6,14 +6,13 @@ It changes, downloads and installs nothing. What it finds is plain data; `pipeli
 
 import ctypes.util
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from pipeline.decode import DECODERS, DecoderLoadError, choose_decoder, open_decoder
 from pipeline.devices import DRIVER, loads
 from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.failure import UserError
-from pipeline.weights import Network, WeightsSource, find_file
+from pipeline.weights import Network, WeightsSource, accepted_files, find_present_file
 
 FFMPEG_LIBRARIES = ("avcodec", "avformat", "avutil", "avfilter", "swscale", "swresample", "avdevice")
 VIDEO_DRIVER = "libnvcuvid.so.1"
@@ -27,8 +26,8 @@ GET_VIDEO_DRIVER = (
 )
 
 
-def examine(weights: Path) -> dict[str, Any]:
-    """Return what is there: `decoders`, `auto`, `ffmpeg`, `gpu`, `weights`; `weights` are looked for in that folder.
+def examine(weights: WeightsSource) -> dict[str, Any]:
+    """Return what is there: `decoders`, `auto`, `ffmpeg`, `gpu`, `weights`: those in the folder of that source.
 
     Everything has `is_there`, and what is not there says why not (`why`) and how to get it (`remedy`).
     """
@@ -85,18 +84,23 @@ def examine_gpu() -> dict[str, dict[str, Any]]:
     return {"cuda": cuda, "nvdec": nvdec}
 
 
-def examine_weights(network: Network, folder: Path) -> dict[str, Any]:
-    """Return whether `folder` holds a published file of the network, checked by its SHA-256, and which would do."""
-    accepted = [file.name for file in network.published]
-    entry: dict[str, Any] = {"folder": str(folder), "accepted": accepted, "url": network.published[0].url}
-    if not any((folder / name).is_file() for name in accepted):
-        remedy = f"put {' or '.join(accepted)} into {folder}, such as {network.published[0].url}; with a network "
-        return entry | {"is_there": False, "why": "not there", "remedy": f"{remedy}mavqa-extract fetches it itself"}
+def examine_weights(network: Network, source: WeightsSource) -> dict[str, Any]:
+    """Return whether the source's folder holds a file of the network as extraction takes it, and which would do.
+
+    A published file is checked by its SHA-256.
+    """
+    accepted, url = accepted_files(source, network), network.published[0].url
+    entry: dict[str, Any] = {"folder": str(source.folder), "accepted": list(accepted), "url": url}
     try:
-        return entry | {"is_there": True, "file": str(find_file(WeightsSource("folder", folder), network))}
+        found = find_present_file(source, network)
     except UserError as error:
         why, _, remedy = str(error).rpartition(": ")
         return entry | {"is_there": False, "why": why, "remedy": remedy}
+    if found is not None:
+        return entry | {"is_there": True, "file": str(found)}
+    fetches = "; with a network mavqa-extract fetches it itself" if source.kind == "pretrained" else ""
+    remedy = f"put {' or '.join(accepted)} into {source.folder}, such as {url}{fetches}"
+    return entry | {"is_there": False, "why": "not there", "remedy": remedy}
 
 
 def list_networks() -> list[Network]:

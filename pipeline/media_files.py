@@ -5,6 +5,7 @@ It opens no media (that is `pipeline.decode`) and judges only by the file name's
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,7 @@ def list_media(folder: Path) -> list[str]:
     """Return the paths, relative to `folder`, of the media files in it and below, sorted.
 
     Hidden names are left out; links to folders in it are followed, each folder once. Raises `UserError` where the
-    folder is missing or holds no media, or where a link leads out of it.
+    folder is missing or holds no media, where a link leads out of it, or where a name cannot stand in a manifest.
     """
     if not folder.is_dir():
         raise UserError(f"videos folder {str(folder)!r} is not there: name the folder that holds the videos")
@@ -113,8 +114,13 @@ class MediaIndex:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal; raise `UserError` where it cannot be read."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal; raise `UserError` where it cannot be read.
+
+    A pipe or a device is not even opened: it may have no end.
+    """
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"file {str(path)!r} is no plain file (but a pipe or a device, say): remove it")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -154,4 +160,6 @@ def _as_text(path: PurePosixPath) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(f"video {text!a} has a name that is not UTF-8: rename the file") from None
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise UserError(f"video {text!r} has a control character in its name: rename the file")
     return text

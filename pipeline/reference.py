@@ -6,6 +6,7 @@ A row is one step of the time axis. Arrays are never unpickled, and read through
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from pipeline.store.schema import State
 
 # Rows of one network on one picture or second reach this under other decoders and machines; others rarely do.
 ALIKE_COSINE = 0.99
+# What numpy raises over files that are no array, or whose header is damaged.
+_UNREADABLE = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TokenError)
 
 Progress = Callable[[int, int], None]
 
@@ -31,8 +34,10 @@ def compare_with_reference(
 
     `videos`: of each video compared its cosine over all rows, the least cosine of a row and which that is, the
     largest absolute difference and its row, the rows below `ALIKE_COSINE`, steps on either side (the first of both
-    are compared) and the order of the array's axes; the least alike video comes first. `refused`: arrays that are
-    not this feature. `only_in_store`, `only_in_reference`: videos that the other side lacks. `summary`: over videos.
+    are compared) and the order of the array's axes; the least alike video comes first. A row that is complete in the
+    store but holds values that are not finite is unlike, and the numbers of its video are None. `refused`: arrays that
+    are not this feature. `only_in_store`, `only_in_reference`: videos that the other side lacks. `summary`: over the
+    videos that have numbers, `videos_damaged` counts the others.
     Raises `UserError` where there is no such feature or folder, or nothing could be compared.
     """
     dims = ("time", *store.spec(feature).dims)
@@ -59,7 +64,7 @@ def compare_with_reference(
         "format": 1,
         "feature": feature,
         "reference": str(folder),
-        "videos": sorted(videos, key=lambda video: float(video["least_cosine"])),
+        "videos": sorted(videos, key=_likeness),
         "refused": refused,
         "only_in_store": [video_id for video_id in complete if video_id not in paths],
         "only_in_reference": list(_lacking(store, feature, paths)),
@@ -78,9 +83,11 @@ def _list_arrays(folder: Path) -> dict[str, Path]:
 
 def _load(path: Path, shape: tuple[int, ...], dims: tuple[str, ...]) -> tuple[np.ndarray, str]:
     """Return the array at `path` with its axes in the order of `dims`, and their names in the order that it has."""
+    if path.exists() and not path.is_file():
+        raise _UnlikeError("is no plain file")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except _UNREADABLE as error:
         raise _UnlikeError(f"cannot be read ({' '.join(str(error).split())[:200]})") from None
     if array.dtype.kind not in "fiu":
         raise _UnlikeError(f"holds {array.dtype}, not numbers")
@@ -126,23 +133,29 @@ def _stored(store: FeatureStore, feature: str, video_id: str) -> np.ndarray:
 
 def _compare(stored: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
     steps = min(len(stored), len(reference))
-    sums = np.zeros(3)
-    cosines, gaps = np.empty(steps), np.empty(steps)
+    products, scales, gaps = np.full((steps, 3), np.nan), np.full((steps, 2), np.nan), np.full(steps, np.nan)
     for row in range(steps):
         ours = stored[row].astype(np.float64).ravel()
         theirs = np.asarray(reference[row], np.float64).ravel()
         if not np.isfinite(theirs).all():
             raise _UnlikeError(f"row {row} holds values that are not finite")
-        products = np.array([ours @ theirs, ours @ ours, theirs @ theirs])
-        cosines[row], gaps[row] = _cosine(products), np.abs(ours - theirs).max()
-        sums += products
+        if not np.isfinite(ours).all():
+            continue
+        gaps[row] = np.abs(ours - theirs).max()
+        scales[row] = np.abs(ours).max(), np.abs(theirs).max()
+        # Squares of very large or small values are infinite or 0, so that both vectors are scaled before.
+        ours, theirs = ours / (scales[row, 0] or 1), theirs / (scales[row, 1] or 1)
+        products[row] = ours @ theirs, ours @ ours, theirs @ theirs
+    cosines = np.array([_cosine(row) for row in products])
+    shares = scales / np.where(scales.max(axis=0) == 0, 1, scales.max(axis=0))
+    sums = (products * shares[:, [0, 0, 1]] * shares[:, [1, 0, 1]]).sum(axis=0)
     return {
-        "cosine": _cosine(sums),
-        "least_cosine": float(cosines.min()),
+        "cosine": _number(_cosine(sums)),
+        "least_cosine": _number(cosines.min()),
         "least_cosine_row": int(cosines.argmin()),
-        "largest_difference": float(gaps.max()),
+        "largest_difference": _number(gaps.max()),
         "largest_difference_row": int(gaps.argmax()),
-        "rows_unlike": np.flatnonzero(cosines < ALIKE_COSINE).tolist(),
+        "rows_unlike": np.flatnonzero(~(cosines >= ALIKE_COSINE)).tolist(),
         "steps_in_store": len(stored),
         "steps_in_reference": len(reference),
         "steps_compared": steps,
@@ -157,6 +170,15 @@ def _cosine(products: np.ndarray) -> float:
     return float(np.clip(product / np.sqrt(ours) / np.sqrt(theirs), -1, 1))
 
 
+def _number(value: float) -> float | None:
+    """Return `value`, or None for what JSON has no number for."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _likeness(video: dict[str, Any]) -> float:
+    return -np.inf if video["least_cosine"] is None else video["least_cosine"]
+
+
 def _lacking(store: FeatureStore, feature: str, paths: dict[str, Path]) -> Iterator[dict[str, str]]:
     """Yield the videos of `paths` that the store does not have complete, with what it has instead."""
     states = store.state(feature)
@@ -168,14 +190,16 @@ def _lacking(store: FeatureStore, feature: str, paths: dict[str, Path]) -> Itera
 
 
 def _summarise(videos: list[dict[str, Any]]) -> dict[str, Any]:
-    cosines = np.array([video["cosine"] for video in videos])
+    whole = [video for video in videos if video["cosine"] is not None]
+    cosines = [video["cosine"] for video in whole]
     return {
         "compared": len(videos),
-        "cosine_mean": float(cosines.mean()),
-        "cosine_median": float(np.median(cosines)),
-        "cosine_least": float(cosines.min()),
-        "row_cosine_least": min(video["least_cosine"] for video in videos),
-        "largest_difference": max(video["largest_difference"] for video in videos),
+        "cosine_mean": float(np.mean(cosines)) if whole else None,
+        "cosine_median": float(np.median(cosines)) if whole else None,
+        "cosine_least": min(cosines, default=None),
+        "row_cosine_least": min((video["least_cosine"] for video in whole), default=None),
+        "largest_difference": max((video["largest_difference"] for video in whole), default=None),
         "videos_with_rows_unlike": sum(bool(video["rows_unlike"]) for video in videos),
+        "videos_damaged": len(videos) - len(whole),
         "videos_of_other_steps": sum(v["steps_in_store"] != v["steps_in_reference"] for v in videos),
     }

@@ -12,20 +12,22 @@ from pipeline.store.reader import FeatureStore
 from pipeline.store.schema import State
 from pipeline.timeline import DecodeRequest, Media
 
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".pdf", ".svg")
+
 
 def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
     """Draw the mel spectrogram of `video` and its stored audio features, on one axis of seconds, into `picture`.
 
     The file's name without its suffix is the id of the video in the store. Raises `UserError` where the store holds no
-    such video, or the file has no sound that can be decoded.
+    such video, the file has no sound that can be decoded, or `picture` is no place or no kind of a picture.
     """
+    _check_target(picture)
     if video.stem not in store.rows:
         raise UserError(f"{store.path} holds no video {video.stem!r}: the drawing is of a video of the store")
     media = open_decoder("pyav").decode(video, DecodeRequest(seconds=store.seconds))
     if media.audio.state is not State.COMPLETE:
-        raise UserError(
-            f"{video}: the sound is {media.audio.state.name.lower()} ({media.audio.reason}): nothing to draw"
-        )
+        why = f" ({media.audio.reason})" if media.audio.reason else ""
+        raise UserError(f"{video}: the sound is {media.audio.state.name.lower()}{why}: there is nothing to draw")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -45,6 +47,13 @@ def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
     np.atleast_1d(axes)[-1].set_xlabel("seconds")
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)
+
+
+def _check_target(picture: Path) -> None:
+    if not picture.parent.is_dir():
+        raise UserError(f"--picture {picture}: the folder {picture.parent} is not there: make it, or name another")
+    if picture.suffix.lower() not in PICTURE_SUFFIXES:
+        raise UserError(f"--picture {picture}: no such kind is drawn: end its name in {' or '.join(PICTURE_SUFFIXES)}")
 
 
 def _draw_sound(axis: Any, media: Media) -> None:

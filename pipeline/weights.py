@@ -183,18 +183,35 @@ def find_file(source: WeightsSource, network: Network) -> Path:
     Raises `UserError` where it is not there, or a published name holds other bytes.
     """
     assert source.folder is not None
-    for file in network.published:
-        path = source.folder / file.name
-        if path.is_file():
-            _check_bytes(path, file)
-            return path
+    found = find_present_file(source, network)
+    if found is not None:
+        return found
     if source.kind == "pretrained":
         return _download(network.published[0], source.folder)
-    for name in network.own_files:
-        if (source.folder / name).is_file():
-            return source.folder / name
-    names = ", ".join([*(file.name for file in network.published), *network.own_files])
+    names = ", ".join(accepted_files(source, network))
     raise UserError(f"{source.folder} holds no weights of {network.name}: put one of these files there: {names}")
+
+
+def find_present_file(source: WeightsSource, network: Network) -> Path | None:
+    """Return the checkpoint file of `network` that lies in the source's folder, or None.
+
+    Raises `UserError` where a published name holds other bytes.
+    """
+    assert source.folder is not None
+    published = {file.name: file for file in network.published}
+    for name in accepted_files(source, network):
+        path = source.folder / name
+        if path.is_file():
+            if name in published:
+                _check_bytes(path, published[name])
+            return path
+    return None
+
+
+def accepted_files(source: WeightsSource, network: Network) -> tuple[str, ...]:
+    """Return the file names under which the source's folder may hold the weights of `network`, the first first."""
+    own = network.own_files if source.kind == "folder" else ()
+    return (*(file.name for file in network.published), *own)
 
 
 def read_state(path: Path) -> "dict[str, Tensor]":

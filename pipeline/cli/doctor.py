@@ -1,13 +1,12 @@
 """`mavqa-doctor`: which decoders, libraries, GPU and weights are there, and how to get what is not."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.commands import Command, folder_option, json_option, show_json
+from pipeline.commands import Command, folder_option, json_option, plain_console, show_json
 
 EXAMPLES = """\b
 Examples:
@@ -18,7 +17,7 @@ Examples:
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@folder_option("--weights", "Folder of checkpoints to look into.  [default: torch's own cache]")
+@folder_option("--weights", "Folder of checkpoints, as for mavqa-extract.  [default: torch's own cache]")
 @json_option
 def doctor(weights: Path | None, as_json: bool) -> None:
     """Say what extraction can use on this machine and, for what is not there, the one line that gets it.
@@ -27,10 +26,10 @@ def doctor(weights: Path | None, as_json: bool) -> None:
     for every file.
     """
     from pipeline.doctor import examine
-    from pipeline.weights import hub_cache
+    from pipeline.weights import WeightsSource, hub_cache
 
     click.echo("looking ...", err=True)
-    document = examine(weights or hub_cache())
+    document = examine(WeightsSource("folder", weights) if weights else WeightsSource("pretrained", hub_cache()))
     if as_json:
         show_json(document)
     else:
@@ -38,14 +37,13 @@ def doctor(weights: Path | None, as_json: bool) -> None:
 
 
 def _show(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     rows = list(_rows(document))
     table = Table("what", "there", "which, or why not")
     for what, entry, found in rows:
         table.add_row(what, *(("yes", found) if entry["is_there"] else ("no", entry["why"])))
-    console = Console(file=sys.stdout, highlight=False, markup=False)
+    console = plain_console()
     console.print(table)
     for what, entry, _ in rows:
         if not entry["is_there"]:

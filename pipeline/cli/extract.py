@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands import Command, folder_option, json_option, show_json
+from pipeline.commands import Command, folder_option, json_option, plain_console, show_json
 from pipeline.failure import UserError
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _progress() -> Iterator[Callable[["Progress"], None]]:
         failed = f"{progress.failed} failed" if progress.failed else ""
         bar.update(task.id, completed=progress.done, total=progress.total, rate=rate, failed=failed)
         if progress.note:
-            bar.console.print(progress.note)
+            bar.console.print(progress.note, markup=False, emoji=False)
 
     try:
         yield show
@@ -259,16 +259,15 @@ def _progress() -> Iterator[Callable[["Progress"], None]]:
 
 
 def _show(summary: "Summary") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("feature", "complete", "absent", "failed", "pending")
     for name, counts in summary.states.items():
         table.add_row(name, *(str(counts[state]) for state in ("complete", "absent", "failed", "pending")))
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     console.print(table)
     for failure in summary.failures[:FAILURES_SHOWN]:
-        console.print(f"failed: {failure['video_id']} ({failure['feature']}): {failure['reason']}", markup=False)
+        console.print(f"failed: {failure['video_id']} ({failure['feature']}): {failure['reason']}")
     if len(summary.failures) > FAILURES_SHOWN:
         console.print(f"... and {len(summary.failures) - FAILURES_SHOWN} more: mavqa-inspect {summary.store}")
     did = f"{summary.extracted} videos extracted" if summary.extracted else "nothing was left to extract"

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands import Command, InputError, file_option, folder_option, json_option, progress_bar, show_json
+from pipeline.commands import (
+    Command,
+    InputError,
+    file_option,
+    folder_option,
+    json_option,
+    plain_console,
+    progress_bar,
+    show_json,
+)
 from pipeline.failure import UserError
 
 if TYPE_CHECKING:
@@ -44,11 +53,12 @@ def inspect(
 ) -> None:
     """Show what a feature store holds: features, states, sizes, failures.
 
-    Exit code 2 where --verify finds the store damaged, 3 where an array of --reference is not of the feature.
+    Exit code 2 where the store is found to be damaged, 3 where an array of --reference is not of the feature.
     """
     from pipeline.store.reader import open_store
     from pipeline.verify import summarise_store, verify_store
 
+    _refuse_mixtures(verify, reference is not None or feature is not None, spectrogram, picture)
     opened = open_store(store)
     if reference is not None or feature is not None:
         _compare(opened, reference, feature, as_json)
@@ -58,7 +68,10 @@ def inspect(
 
         target = picture or Path(f"{spectrogram.stem}.png")
         draw_spectrogram(spectrogram, opened, target)
-        click.echo(str(target))
+        if as_json:
+            show_json({"format": 1, "picture": str(target)})
+        else:
+            click.echo(str(target))
         return
     document = summarise_store(opened)
     if verify:
@@ -72,6 +85,15 @@ def inspect(
         raise InputError(f"store {store} is damaged: {len(document['problems'])} problems, listed above")
 
 
+def _refuse_mixtures(verify: bool, compares: bool, spectrogram: Path | None, picture: Path | None) -> None:
+    looks = {"--verify": verify, "--reference": compares, "--spectrogram": spectrogram is not None}
+    asked = [name for name, is_asked in looks.items() if is_asked]
+    if len(asked) > 1:
+        raise UserError(f"{' and '.join(asked)} do not go together: give one, and the other in a call of its own")
+    if picture is not None and spectrogram is None:
+        raise UserError("--picture says where the drawing of --spectrogram goes: give --spectrogram VIDEO with it")
+
+
 def _compare(store: "FeatureStore", reference: Path | None, feature: str | None, as_json: bool) -> None:
     from pipeline.reference import compare_with_reference
 
@@ -83,23 +105,25 @@ def _compare(store: "FeatureStore", reference: Path | None, feature: str | None,
         show_json(document)
     else:
         _show_comparison(document)
+    if damaged := document["summary"]["videos_damaged"]:
+        where = f"complete rows of {feature} in {damaged} videos"
+        raise InputError(f"store {store.path} is damaged: {where} hold no numbers: extract it anew")
     if document["refused"]:
         sys.exit(FAILURES_RECORDED)
 
 
 def _show_comparison(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout)
+    console = plain_console()
     summary = document["summary"]
     table = Table("video", "cosine", "least (row)", "largest difference (row)", "rows < 0.99", "steps", "axes")
     for video in document["videos"][:VIDEOS_SHOWN]:
         table.add_row(
             video["video_id"],
-            f"{video['cosine']:.6f}",
-            f"{video['least_cosine']:.6f} ({video['least_cosine_row']})",
-            f"{video['largest_difference']:.4g} ({video['largest_difference_row']})",
+            _shown(video["cosine"]),
+            f"{_shown(video['least_cosine'])} ({video['least_cosine_row']})",
+            f"{_shown(video['largest_difference'], '.4g')} ({video['largest_difference_row']})",
             str(len(video["rows_unlike"])),
             f"{video['steps_in_store']}, reference {video['steps_in_reference']}",
             video["axes"],
@@ -109,28 +133,31 @@ def _show_comparison(document: dict[str, Any]) -> None:
     if left_out > 0:
         console.print(f"... and {left_out} more that are more alike: --json has them all")
     for refused in document["refused"]:
-        console.print(f"refused: {refused['video_id']}: the array {refused['reason']}", markup=False, soft_wrap=True)
+        console.print(f"refused: {refused['video_id']}: the array {refused['reason']}", soft_wrap=True)
     for line in _conclude(document, summary):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+
+
+def _shown(number: float | None, form: str = ".6f") -> str:
+    return "none" if number is None else format(number, form)
 
 
 def _conclude(document: dict[str, Any], summary: dict[str, Any]) -> tuple[str, str]:
     one_sided = (len(document[side]) for side in ("refused", "only_in_store", "only_in_reference"))
     return (
-        f"{document['feature']}: {summary['compared']} videos compared, cosine {summary['cosine_mean']:.6f} in the "
-        f"mean, {summary['cosine_least']:.6f} at least ({summary['row_cosine_least']:.6f} in a row), largest "
-        f"difference {summary['largest_difference']:.4g}",
+        f"{document['feature']}: {summary['compared']} videos compared, cosine {_shown(summary['cosine_mean'])} in the "
+        f"mean, {_shown(summary['cosine_least'])} at least ({_shown(summary['row_cosine_least'])} in a row), largest "
+        f"difference {_shown(summary['largest_difference'], '.4g')}",
         f"{summary['videos_with_rows_unlike']} with rows below 0.99, {summary['videos_of_other_steps']} of other "
         "steps; {} refused, {} only in the store, {} only in the reference".format(*one_sided),
     )
 
 
 def _show(store: str, document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout)
-    console.print(f"{store}: {document['videos']} videos of {document['seconds']} steps", markup=False)
+    console = plain_console()
+    console.print(f"{store}: {document['videos']} videos of {document['seconds']} steps")
     table = Table(
         "feature", "shape", "dtype", "complete", "absent", "failed", "pending", "MB", "weights", "fingerprint"
     )
@@ -142,8 +169,8 @@ def _show(store: str, document: dict[str, Any]) -> None:
         table.add_row(name, shape, feature["dtype"], *counts, megabytes, weights, feature["fingerprint"][:8])
     console.print(table)
     for failure in document["failures"]:
-        console.print(f"failed: {failure['video_id']} {failure['modality']}: {failure['reason']}", markup=False)
+        console.print(f"failed: {failure['video_id']} {failure['modality']}: {failure['reason']}")
     for problem in document.get("problems", []):
-        console.print(f"problem: {problem}", markup=False)
+        console.print(f"problem: {problem}")
     if "problems" in document and not document["problems"]:
         console.print("verified: every complete row is whole, every other row is a hole")

@@ -14,7 +14,7 @@ import zarr
 
 from pipeline.failure import UserError
 from pipeline.store.location import locate
-from pipeline.store.schema import STORE_FORMAT, FeatureSpec
+from pipeline.store.schema import STORE_FORMAT, FeatureSpec, State
 
 _DAMAGED = (KeyError, ValueError, TypeError, OSError)
 # What zarr and its codecs raise over chunks that are cut short or altered.
@@ -79,7 +79,9 @@ class FeatureStore:
         if "seconds" not in root.attrs:
             raise UserError(f"store {path} has no attribute 'seconds': the store is damaged, extract it anew")
         self.seconds = int(root.attrs["seconds"])
-        self.video_ids = [str(video_id) for video_id in self._read("videos/video_id") if video_id]
+        stored_ids = self._read("videos/video_id")
+        self.video_ids = [str(video_id) for video_id in stored_ids if video_id]
+        self._check_nameless([row for row, video_id in enumerate(stored_ids) if not video_id])
         self.rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
 
     @property
@@ -140,6 +142,17 @@ class FeatureStore:
     def question_spec(self, name: str) -> FeatureSpec:
         """Return the description of the question feature `name`."""
         return FeatureSpec.from_json(self._attribute(f"questions/{name}", "spec"))
+
+    def _check_nameless(self, rows: list[int]) -> None:
+        """Raise `UserError` where one of `rows`, which have no id, has a feature; a killed append leaves none."""
+        for name in self.feature_names if rows else ():
+            states = self._read(f"features/{name}/state")
+            lost = sum(states[row] != State.PENDING for row in rows if row < len(states))
+            if lost:
+                raise UserError(
+                    f"store {self.path}: videos/video_id has no id for {lost} rows that have the feature {name}: the "
+                    "store is damaged, extract it anew"
+                )
 
     def _index(self, path: str) -> np.ndarray:
         values = self._read(path)[: len(self.video_ids)]

@@ -1,11 +1,14 @@
 """A folder of videos -> manifest: which files count, their ids and hashes; and the table of sources."""
 
 import hashlib
+import os
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline.annotations import SOURCES, load_source
 from pipeline.annotations.folder import build
+from pipeline.cli.manifest import manifest as command
 from pipeline.failure import UserError
 
 
@@ -61,6 +64,43 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path, linked):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"gone\.mp4' cannot be read"):
+        build("clips", tmp_path)
+
+
+def test_a_file_that_the_system_does_not_let_us_read_is_named(tmp_path, monkeypatch):
+    fill_folder(tmp_path, "locked.mp4")
+
+    def refuse(file, algorithm):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
+    with pytest.raises(UserError, match=r"locked\.mp4' cannot be read \(Permission denied\): mend or remove it"):
+        build("clips", tmp_path)
+
+
+def test_a_pipe_that_is_called_like_a_video_is_named_and_not_opened(tmp_path):
+    fill_folder(tmp_path / "clips", "a.mp4")
+    os.mkfifo(tmp_path / "clips" / "f.mp4")
+    arguments = ["build", "folder", "--videos", tmp_path / "clips", "--out", tmp_path / "made"]
+    shown = CliRunner().invoke(command, [*map(str, arguments)])
+    assert shown.exit_code == 2
+    assert len(shown.stderr.splitlines()) == 1
+    assert "f.mp4' is no plain file" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b"cr\rx.mp4", r"video 'cr\\rx\.mp4' has a control character in its name: rename the file"),
+        (b"sub\x1b/x.mp4", r"video 'sub\\x1b/x\.mp4' has a control character"),
+        (b"\xff.mp4", r"video '\\udcff\.mp4' has a name that is not UTF-8: rename the file"),
+    ],
+)
+def test_a_name_that_cannot_stand_in_a_manifest_is_refused(tmp_path, name, message):
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(UserError, match=message):
         build("clips", tmp_path)
 
 

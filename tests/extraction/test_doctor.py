@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from pipeline import devices, doctor
 from pipeline.cli.doctor import doctor as command
 from pipeline.decode import choose_decoder
-from pipeline.weights import Network, PublishedFile
+from pipeline.weights import Network, PublishedFile, WeightsSource
 
 SHA256_OF_1 = hashlib.sha256(b"1").hexdigest()
 NETWORK = Network(
@@ -126,20 +126,35 @@ def test_torch_is_asked_for_a_gpu_only_where_a_driver_is_there(monkeypatch: pyte
 
 def test_weights_that_are_there_are_checked(tmp_path: Path) -> None:
     (tmp_path / "toy-1.pth").write_bytes(b"1")
-    assert doctor.examine_weights(NETWORK, tmp_path)["file"] == str(tmp_path / "toy-1.pth")
+    assert doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))["file"] == str(tmp_path / "toy-1.pth")
 
 
 def test_weights_that_are_not_there_are_asked_for_by_file_folder_and_address(tmp_path: Path) -> None:
-    entry = doctor.examine_weights(NETWORK, tmp_path)
+    entry = doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))
     assert (entry["is_there"], entry["why"]) == (False, "not there")
-    assert f"put toy-1.pth into {tmp_path}, such as https://example.org/toy-1.pth" in entry["remedy"]
+    assert entry["remedy"] == (
+        f"put toy-1.pth or toy.safetensors or toy.pth into {tmp_path}, such as https://example.org/toy-1.pth"
+    )
+
+
+def test_ones_own_weights_are_there_in_a_folder_but_not_in_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "toy.pth").write_bytes(b"1")
+    assert doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))["file"] == str(tmp_path / "toy.pth")
+    entry = doctor.examine_weights(NETWORK, WeightsSource("pretrained", tmp_path))
+    assert not entry["is_there"]
+    assert entry["remedy"] == (
+        f"put toy-1.pth into {tmp_path}, such as https://example.org/toy-1.pth; "
+        "with a network mavqa-extract fetches it itself"
+    )
 
 
 def test_weights_with_other_bytes_are_told(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "mine: two"
+    tmp_path.mkdir()
     (tmp_path / "toy-1.pth").write_bytes(b"2")
-    entry = doctor.examine_weights(NETWORK, tmp_path)
+    entry = doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))
     assert not entry["is_there"]
-    assert hashlib.sha256(b"2").hexdigest() in entry["why"]
+    assert entry["why"].startswith(f"{tmp_path / 'toy-1.pth'} has sha256 {hashlib.sha256(b'2').hexdigest()}, the")
     assert entry["remedy"] == "delete it and fetch https://example.org/toy-1.pth"
 
 
@@ -156,5 +171,6 @@ def test_the_command_tells_people_and_programs_the_same(monkeypatch: pytest.Monk
     assert document["decoders"]["pyav"]["is_there"]
     assert f"to get decoder decord: {document['decoders']['decord']['remedy']}" in told.stdout
     assert f"to get weights vggish: {document['weights']['vggish']['remedy']}" in told.stdout
+    assert "fetches it itself" not in told.stdout
     assert f"--decoder auto takes {document['auto']['name']}" in told.stdout
     assert document["gpu"].keys() == {"cuda", "nvdec"}

@@ -1,5 +1,6 @@
 """`mavqa-inspect --spectrogram`: the sound of the file and what the store holds of it, on one axis of seconds."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,29 @@ def test_the_sound_stands_above_the_stored_features_on_the_same_seconds(store, t
 def test_a_silent_file_and_a_stranger_are_refused_in_one_line(store, toy_manifest, tmp_path):
     silent = draw(store, video_of(store, toy_manifest, State.ABSENT), tmp_path / "none.png")
     assert silent.exit_code == 2
-    assert "the sound is absent" in silent.output
+    assert "the sound is absent: there is nothing to draw" in silent.output
     stranger = draw(store, toy_manifest / "videos" / "stranger.mp4", tmp_path / "none.png")
     assert stranger.exit_code == 2
     assert "holds no video 'stranger'" in stranger.output
     assert not (tmp_path / "none.png").exists()
+
+
+def test_the_place_of_the_picture_is_told_to_programs(store, toy_manifest, tmp_path):
+    options = ["--spectrogram", video_of(store, toy_manifest, State.COMPLETE), "--picture", tmp_path / "p.png"]
+    shown = CliRunner().invoke(inspect, [store.path, *map(str, options), "--json"])
+    assert json.loads(shown.stdout) == {"format": 1, "picture": str(tmp_path / "p.png")}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone/p.png", "gone is not there: make it, or name another"),
+        ("p.xyz", "end its name in .png or"),
+        ("p", "no such kind is drawn"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_in_one_line(store, toy_manifest, tmp_path, name, message):
+    shown = draw(store, video_of(store, toy_manifest, State.COMPLETE), tmp_path / name)
+    assert shown.exit_code == 2
+    assert message in shown.output
+    assert len(shown.output.splitlines()) == 1
