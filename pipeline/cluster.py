@@ -4,6 +4,7 @@ import errno
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,19 @@ from typing import Any, TypeVar
 from pipeline.failure import UserError
 
 PARTITIONS_IN_FLIGHT_PER_WORKER = 2
+
+# Workers come and go while a run waits for them.
+LOOK_AGAIN_SECONDS = 1.0
+LOST_BEFORE_AN_ANSWER = 4
+SECONDS_WITHOUT_WORKERS = 60.0
+
+# What a worker's operating system says of a disk that takes no more, and how that is mended.
+DISK_REFUSALS = {
+    errno.ENOSPC: ("no space left on the store's disk", "free some"),
+    errno.EDQUOT: ("no quota left on the store's disk", "free some"),
+    errno.EROFS: ("the store's disk is read-only on a worker", "mount it for writing"),
+    errno.EFBIG: ("a file of the store is larger than a worker may write", "raise its 'ulimit -f'"),
+}
 
 # Dask has malloc give every freed page back at once, which costs the networks a third of their time in page faults.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
@@ -120,70 +134,140 @@ def _existing_workers(client: Any, options: ClusterOptions) -> Workers:
 @contextmanager
 def _local_client(options: ClusterOptions) -> Iterator[Any]:
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     with (
         tempfile.TemporaryDirectory(prefix="mavqa-", ignore_cleanup_errors=True) as scratch,
         dask.config.set({"temporary-directory": scratch, "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
-        LocalCluster(
-            n_workers=options.workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
+        _local_cluster(options.workers) as cluster,
         Client(cluster) as client,
     ):
         yield client
 
 
+def _local_cluster(workers: int) -> Any:
+    from distributed import LocalCluster
+
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"the {workers} local workers do not start ({error}): the machine may lack memory, give fewer --workers"
+        ) from None
+
+
 def ask_first(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
-    """Put `question` to every worker that is there now, return the first answer; the others get ready meanwhile.
+    """Put `question` to every worker as it comes, return the first answer; the others get ready meanwhile.
 
     What loading networks takes, tens of seconds, then passes on all workers at once.
-    Raises `UserError` where mavqa is not installed on the scheduler or the worker.
+    Raises `UserError` where mavqa is not installed on the scheduler or the worker, where workers die again and again
+    before they answer, and where none is left and none comes.
     """
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
-    places: list[list[str] | None] = [[address] for address in workers.addresses()] or [None]
-    answers = [workers.submit(question, where=place) for place in places]
-    first: Outcome
-    try:
-        first = next(iter(as_completed(answers))).result()
-    except (ModuleNotFoundError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "deserialization" not in str(error):
-            raise
-        cause = error.__cause__ or error
-        raise UserError(
-            f"the scheduler or a worker cannot load mavqa ({cause}): install it there, the same version everywhere"
-        ) from None
-    return first
+    asked: dict[str, Any] = {}
+    answers = as_completed()
+    lost, seen = 0, time.monotonic()
+    while True:
+        here = set(workers.addresses())
+        gone = asked.keys() - here
+        for address in gone:
+            asked.pop(address).cancel()
+        for address in here - asked.keys():
+            asked[address] = workers.submit(question, where=[address])
+            answers.add(asked[address])
+        lost, seen = lost + len(gone), time.monotonic() if here else seen
+        if lost >= max(LOST_BEFORE_AN_ANSWER, len(here)) or time.monotonic() - seen > SECONDS_WITHOUT_WORKERS:
+            raise _lost_workers(lost)
+        answer = _next_done(answers)
+        if answer is None or answer not in asked.values():
+            continue
+        try:
+            first: Outcome = _result(answer)
+        except KilledWorker:
+            raise _lost_workers(lost + 1) from None
+        except (ImportError, AttributeError, RuntimeError) as error:
+            if not _is_of_loading(error):
+                raise
+            cause = error.__cause__ or error
+            raise UserError(
+                f"the scheduler or a worker cannot load mavqa ({cause}): install it there, the same version everywhere"
+            ) from None
+        return first
+
+
+def _lost_workers(lost: int) -> UserError:
+    return UserError(
+        f"no worker answers, {lost} died before they did: give each more memory (about 3 GB) or start fewer, and "
+        "install the same version of mavqa everywhere; their logs tell more"
+    )
+
+
+def _is_of_loading(error: Exception) -> bool:
+    """Return whether a task could not be unpickled, rather than failed."""
+    if isinstance(error, RuntimeError):
+        return "deserialization" in str(error)
+    return isinstance(error, ModuleNotFoundError) or str(error).startswith("Can't get attribute")
 
 
 def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[Item]) -> Iterator[Outcome | None]:
     """Yield the outcome of `task` for each item as it comes, None for an item whose workers died again and again.
 
-    Few items are under way at once, so that planning a million of them needs no memory. An item whose worker died, or
-    was silent for longer than the scheduler waits, is done by another.
-    Raises `UserError` where a worker found the disk full, or the scheduler went away.
+    Few items are under way at once for each worker that is there, so that planning a million of them needs no memory
+    and workers that come late get their share. An item whose worker died, or was silent for longer than the scheduler
+    waits, is done by another.
+    Raises `UserError` where a worker could not write to the disk, or the scheduler went away.
     """
-    from distributed import CancelledError, KilledWorker, as_completed
-    from distributed.comm import CommClosedError
+    from distributed import KilledWorker, as_completed
 
-    window = PARTITIONS_IN_FLIGHT_PER_WORKER * max(1, len(workers.addresses()))
-    waiting = as_completed([workers.submit(task, item) for item in islice(items, window)])
-    for future in waiting:
+    waiting = as_completed()
+    under_way = window = 0
+    look_again = time.monotonic()
+    while True:
+        if time.monotonic() >= look_again:
+            window = PARTITIONS_IN_FLIGHT_PER_WORKER * max(1, len(workers.addresses()))
+            look_again = time.monotonic() + LOOK_AGAIN_SECONDS
+        for item in islice(items, max(0, window - under_way)):
+            waiting.add(workers.submit(task, item))
+            under_way += 1
+        if not under_way:
+            return
+        future = _next_done(waiting)
+        if future is None:
+            continue
+        under_way -= 1
         try:
-            outcome = future.result()
+            outcome = _result(future)
         except KilledWorker:
             outcome = None
-        except (CancelledError, CommClosedError):
-            raise UserError("the Dask scheduler went away: start it, and run again to go on") from None
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise UserError(f"no space left on the store's disk ({error}): free some and run again to go on") from None
         yield outcome
-        for item in islice(items, 1):
-            waiting.add(workers.submit(task, item))
+
+
+def _next_done(waiting: Any) -> Any:
+    """Return one of the futures `waiting` that is done, or None where it is time to look at the workers again."""
+    with waiting.thread_condition:
+        waiting.thread_condition.wait_for(waiting.has_ready, LOOK_AGAIN_SECONDS)
+    return next(waiting) if waiting.has_ready() else None
+
+
+def _result(future: Any) -> Any:
+    """Return what a task that is done returned; raise what it raised, as `UserError` what the user can mend."""
+    from distributed import CancelledError
+    from distributed.comm import CommClosedError
+
+    try:
+        return future.result()
+    except (CancelledError, CommClosedError):
+        raise UserError("the Dask scheduler went away: start it, and run again to go on") from None
+    except OSError as error:
+        if error.errno not in DISK_REFUSALS:
+            raise
+        what, mend = DISK_REFUSALS[error.errno]
+        raise UserError(f"{what} ({error}): {mend} and run again to go on") from None

@@ -131,6 +131,8 @@ def _run(
     from pipeline.manifest import load_manifest
     from pipeline.store.location import locate
 
+    if workers and scheduler:
+        raise UserError("--workers starts local workers, --scheduler uses those that are there: leave one of them out")
     loaded = load_manifest(manifest or Path("data_manifests") / dataset)
     folder = videos or _videos_folder(manifest, dataset)
     address = locate(store or Path("stores") / f"{dataset}.zarr").address
@@ -157,7 +159,7 @@ def _run(
         decoding_processes=decoding_processes or cores_of_worker,
     )
     label = GPU if scheduler and plan.device == "cuda" else ""
-    usual = math.ceil((os.cpu_count() or 1) / cores_of_worker)
+    usual = math.ceil(_available_cores() / cores_of_worker)
     cluster = ClusterOptions(workers or usual, scheduler, label)
     run = RunOptions(cluster, retry_failed, accept, break_lock)
     if source.kind == "seeded":
@@ -181,6 +183,11 @@ def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         known = ", ".join([*EXTRACTORS, *QUESTION_EXTRACTORS])
         raise UserError(f"--features {text!r}: {', '.join(unknown) or 'no name'} is no feature: choose from {known}")
     return tuple(n for n in names if n in EXTRACTORS), tuple(n for n in names if n in QUESTION_EXTRACTORS)
+
+
+def _available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decoder(asked: str, stored: str) -> str:

@@ -98,11 +98,21 @@ def test_a_gpus_workers_are_few_and_have_processes_that_decode_for_them(
 
     monkeypatch.setattr(pipeline.run, "extract", pretend)
     monkeypatch.setattr("pipeline.devices.sees_gpu", lambda: True)
-    monkeypatch.setattr("os.cpu_count", lambda: 10)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(10)), raising=False)
     given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *more]
     shown = CliRunner().invoke(extract, given)
     assert shown.exit_code == 0, shown.output
     assert started == [processes]
+
+
+def test_a_number_of_local_workers_beside_a_scheduler_is_refused(
+    toy_manifest: Path, plans: list[ExtractionPlan]
+) -> None:
+    given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--workers", "2", "--scheduler", "tcp://there:1"]
+    shown = CliRunner().invoke(extract, [*given, "--device", "cpu"])
+    assert (shown.exit_code, plans) == (2, [])
+    assert "leave one of them out" in shown.stderr
 
 
 def test_questions_and_videos_are_drawn_on_lines_of_their_own(

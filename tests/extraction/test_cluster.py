@@ -1,5 +1,6 @@
-"""An existing Dask cluster: workers that are killed or hang, what is refused, and that the bytes are a local run's."""
+"""Workers, local or of an existing Dask cluster: killed, hung or late ones, what is refused, a local run's bytes."""
 
+import errno
 import logging
 import os
 import shutil
@@ -9,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -18,9 +20,10 @@ import numpy as np
 import pytest
 import toy_extractors
 from cluster_processes import Processes, scheduler, wait_until
-from distributed import Scheduler, SpecCluster, Worker, get_worker
+from distributed import KilledWorker, Scheduler, SpecCluster, Worker, get_worker
 from run_toys import contents, run_toys
 
+import pipeline.extraction
 from pipeline.cluster import ClusterOptions, ask_first, connect, offers_label, stream
 from pipeline.failure import UserError
 from pipeline.manifest import load_manifest, save_manifest
@@ -82,8 +85,9 @@ def cluster_here(**labels: float) -> Iterator[SpecCluster]:
         name: {"cls": Worker, "options": {"nthreads": 4, "resources": {"GPU": gpus} if gpus else {}}}
         for name, gpus in labels.items()
     }
+    late = {"cls": Worker, "options": {"nthreads": 4}}
     scheduler = {"cls": Scheduler, "options": {"port": 0, "host": "127.0.0.1", "dashboard": False}}
-    with SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL) as cluster:
+    with SpecCluster(workers, scheduler, late, silence_logs=logging.CRITICAL) as cluster:
         yield cluster
 
 
@@ -144,6 +148,115 @@ def test_a_scheduler_that_goes_away_and_workers_without_mavqa_are_told_in_one_li
             list(outcomes)
 
 
+def die(deaths: Path, times: int) -> dict[str, str]:
+    """End this process as want of memory does, so many times; then return its environment."""
+    died = len(list(deaths.iterdir()))
+    if died < times:
+        (deaths / str(died)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return dict(os.environ)
+
+
+def test_a_local_worker_that_dies_before_it_answers_is_replaced_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cluster.LOST_BEFORE_AN_ANSWER", 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    with connect(ClusterOptions(workers=1)) as workers:
+        environment = ask_first(workers, partial(die, tmp_path, times=1))
+        assert len(list(tmp_path.iterdir())) == 1
+        assert environment["OMP_NUM_THREADS"] == "1"
+        assert "MALLOC_TRIM_THRESHOLD_" not in environment
+        with pytest.raises(UserError, match="no worker answers, 2 died before they did: give each more memory"):
+            ask_first(workers, partial(die, tmp_path, times=100))
+
+
+def test_a_local_worker_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> None:
+    deadly = tmp_path / "deadly.py"
+    deadly.write_text("import os\n\nos._exit(1)\n")
+    with (
+        dask.config.set({"distributed.worker.preload": [str(deadly)]}),
+        pytest.raises(UserError, match=r"the 1 local workers do not start \(.*Nanny failed.*\): .* fewer --workers"),
+        connect(ClusterOptions(workers=1)),
+    ):
+        pass
+
+
+def test_a_worker_of_another_version_is_not_waited_for_for_ever(
+    toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cluster.SECONDS_WITHOUT_WORKERS", 1.0)
+    with scheduler(tmp_path) as processes:
+        processes.start_worker("old", MAVQA_TOY_LACKS="_describe_there")
+        with pytest.raises(UserError, match=r"no worker answers, 1 died .* the same version of mavqa everywhere"):
+            run_toys(toy_manifest, tmp_path / "store.zarr", cluster=ClusterOptions(scheduler=processes.address))
+
+
+def fail(error: Exception, item: int = 0) -> None:
+    raise error
+
+
+def test_what_a_worker_could_not_load_is_told_in_one_line_and_a_fault_of_ours_is_not() -> None:
+    with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
+        with pytest.raises(UserError, match="no worker answers, 1 died"):
+            ask_first(workers, partial(fail, KilledWorker("ask", SimpleNamespace(address="there"), 3)))
+        with pytest.raises(UserError, match=r"cannot load mavqa \(Can't get attribute 'f'.*\): install it there"):
+            ask_first(workers, partial(fail, AttributeError("Can't get attribute 'f' on <module 'pipeline.run'>")))
+        for error in (AttributeError("no attribute"), RuntimeError("ours"), ImportError("cannot import name")):
+            with pytest.raises(type(error), match=str(error)):
+                ask_first(workers, partial(fail, error))
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, r"no space left on the store's disk \(.*'there'\): free some and run again to go on"),
+        (errno.EDQUOT, "no quota left on the store's disk"),
+        (errno.EROFS, "read-only on a worker .*: mount it for writing and run again"),
+        (errno.EFBIG, "larger than a worker may write .*: raise its 'ulimit -f' and run again"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_in_one_line(number: int, told: str) -> None:
+    with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
+        with pytest.raises(UserError, match=told):
+            list(stream(workers, partial(fail, OSError(number, os.strerror(number), "there")), iter([1])))
+        with pytest.raises(OSError, match="there") as other:
+            list(stream(workers, partial(fail, OSError(errno.EIO, "no disk", "there")), iter([1])))
+        assert other.value.errno == errno.EIO
+
+
+def test_what_is_under_way_is_twice_the_workers_that_are_there_also_of_those_that_come_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.cluster.LOOK_AGAIN_SECONDS", 0.1)
+    drawn = received = most = 0
+
+    def items() -> Iterator[int]:
+        nonlocal drawn, most
+        for item in count():
+            drawn, most = drawn + 1, max(most, drawn + 1 - received)
+            assert most <= 2 * there
+            yield item
+
+    with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
+        there = 1
+        outcomes = stream(workers, where_and_when, items())
+        while received < 20:
+            next(outcomes)
+            received += 1
+        assert most == 2
+        there = 5
+        cluster.scale(there)
+        cluster.wait_for_workers(there)
+        names = set()
+        while received < 300 and (most < 10 or len(names) < 5):
+            names.add(next(outcomes)[0])
+            received += 1
+        assert most == 10
+        assert len(names) == 5
+
+
 @pytest.mark.parametrize("what", ["videos folder", "store"])
 def test_a_worker_that_does_not_see_what_all_must_share_is_refused(
     what: str, toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +279,12 @@ def test_a_worker_that_makes_other_numbers_is_refused_and_stores_none(
 ) -> None:
     versions = iter([1, 2])
     monkeypatch.setattr(toy_extractors.ToySound, "constants", lambda self: {"version": next(versions)})
+
+    def stream_elsewhere(client: None, task: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
+        pipeline.extraction._tools.cache_clear()
+        return map(task, items)
+
+    monkeypatch.setattr("run_toys.stream", stream_elsewhere)
     with pytest.raises(UserError, match=r"makes toy-sound differently: extractor.version is 1 in the store, 2 here"):
         run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-sound",))
     assert np.isnan(open_store(tmp_path / "store.zarr").values("toy-sound")[:]).all()

@@ -2,6 +2,7 @@
 
 MAVQA_TOY_FATE names a signal that the worker sends itself just before the first values that it writes. A worker that
 was stopped and goes on leaves a file named by each feature in MAVQA_TOY_WRITTEN once values of it are written.
+MAVQA_TOY_LACKS names a function of `pipeline.run` that the worker's mavqa, as if of another version, does not have.
 """
 
 import os
@@ -14,10 +15,13 @@ from run_toys import kill_at
 
 import pipeline.extraction
 import pipeline.extractors
+import pipeline.run
 
 
 def dask_setup(worker: Any) -> None:
     pipeline.extractors.EXTRACTORS.update({**toy_extractors.TABLE, **toy_extractors.MORE})
+    if lacking := os.environ.get("MAVQA_TOY_LACKS"):
+        delattr(pipeline.run, lacking)
     fate = os.environ.get("MAVQA_TOY_FATE")
     if fate is None:
         return
