@@ -1,6 +1,5 @@
 """Dask workers: a local cluster or an existing scheduler, and partitions streamed through it. It knows no feature."""
 
-import errno
 import logging
 import tempfile
 import threading
@@ -19,14 +18,6 @@ PARTITIONS_IN_FLIGHT_PER_WORKER = 2
 LOOK_AGAIN_SECONDS = 1.0
 LOST_BEFORE_AN_ANSWER = 4
 SECONDS_WITHOUT_WORKERS = 60.0
-
-# What a worker's operating system says of a disk that takes no more, and how that is mended.
-DISK_REFUSALS = {
-    errno.ENOSPC: ("no space left on the store's disk", "free some"),
-    errno.EDQUOT: ("no quota left on the store's disk", "free some"),
-    errno.EROFS: ("the store's disk is read-only on a worker", "mount it for writing"),
-    errno.EFBIG: ("a file of the store is larger than a worker may write", "raise its 'ulimit -f'"),
-}
 
 # Dask has malloc give every freed page back at once, which costs the networks a third of their time in page faults.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
@@ -223,7 +214,7 @@ def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[It
     Few items are under way at once for each worker that is there, so that planning a million of them needs no memory
     and workers that come late get their share. An item whose worker died, or was silent for longer than the scheduler
     waits, is done by another.
-    Raises `UserError` where a worker could not write to the disk, or the scheduler went away.
+    Raises `UserError` where the scheduler went away.
     """
     from distributed import KilledWorker, as_completed
 
@@ -266,8 +257,3 @@ def _result(future: Any) -> Any:
         return future.result()
     except (CancelledError, CommClosedError):
         raise UserError("the Dask scheduler went away: start it, and run again to go on") from None
-    except OSError as error:
-        if error.errno not in DISK_REFUSALS:
-            raise
-        what, mend = DISK_REFUSALS[error.errno]
-        raise UserError(f"{what} ({error}): {mend} and run again to go on") from None

@@ -4,7 +4,13 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What the operating system says of a disk that takes no more, and how that is mended.
+_DISK_REFUSALS = {
+    errno.ENOSPC: ("no space is left", "free some"),
+    errno.EDQUOT: ("no quota is left", "free some"),
+    errno.EROFS: ("it is read-only", "mount it for writing"),
+    errno.EFBIG: ("a file of it is larger than a process may write", "raise its 'ulimit -f'"),
+}
 
 
 class UserError(Exception):
@@ -13,12 +19,11 @@ class UserError(Exception):
 
 @contextmanager
 def naming_full_disks(place: object) -> Iterator[None]:
-    """Raise a `UserError` that names `place` where a disk is full, bounded or read-only inside the block."""
+    """Raise a `UserError` that names `place` where a disk takes no more inside the block, on whichever machine."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _DISK_REFUSALS:
             raise
-        raise UserError(
-            f"{place} cannot be written ({error.strerror}): make room or give another place, and run again to go on"
-        ) from None
+        what, mend = _DISK_REFUSALS[error.errno]
+        raise UserError(f"{place} cannot be written, {what} ({error}): {mend}, and run again to go on") from None

@@ -271,13 +271,25 @@ def test_what_comes_fast_is_recorded_together_and_what_comes_slowly_at_once(monk
     assert gathered(monkeypatch, [], 9) == []
 
 
-def test_a_full_disk_is_named_in_one_line(toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(*arguments: Any) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no space is left .*: free some"),
+        (errno.EDQUOT, "no quota is left .*: free some"),
+        (errno.EROFS, "it is read-only .*: mount it for writing"),
+        (errno.EFBIG, "a file of it is larger than a process may write .*: raise its 'ulimit -f'"),
+    ],
+)
+@pytest.mark.parametrize("where", [(pipeline.store.writer, "_scatter"), (pipeline.extraction, "write_rows")])
+def test_a_disk_that_takes_no_more_is_told_in_one_line(
+    where: tuple[Any, str], code: int, words: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(pipeline.store.writer, "_scatter", fill)
-    with pytest.raises(UserError, match=r"store\.zarr cannot be written \(Read-only file system\): make room"):
-        run_toys(toy_manifest, tmp_path / "store.zarr")
+    monkeypatch.setattr(*where, refuse)
+    with pytest.raises(UserError, match=rf"store\.zarr cannot be written, {words}"):
+        run_toys(manifest, tmp_path / "store.zarr", features=("toy-sound",))
 
 
 def test_a_store_whose_making_was_killed_is_none_yet(toy_manifest: Path, tmp_path: Path) -> None:
