@@ -148,8 +148,8 @@ class StoreWriter:
             return np.asarray(self._root[path][:])
 
     def feature_names(self) -> list[str]:
-        """Return the names of the features that the store has, sorted."""
-        return sorted(self._root["features"].group_keys())
+        """Return the names of the features that the store has, sorted; one whose making was killed is none yet."""
+        return sorted(name for name, feature in self._root["features"].groups() if "spec" in feature.attrs)
 
     def append_videos(self, video_ids: Sequence[str]) -> None:
         """Append rows for `video_ids`, all pending; ids come last, so that a killed append is simply repeated."""
@@ -208,9 +208,8 @@ class StoreWriter:
         _scatter_some(self._root["videos/source_sha256"], {r.row: r.source_sha256 for r in records if r.source_sha256})
         for modality in ("visual", "audio"):
             array = self._root[f"videos/{modality}"]
-            known = dict(zip(*_gather(array, [record.row for record in records]), strict=True))
-            told = [r for r in records if _MORE_IS_KNOWN[r.states[modality]] >= _MORE_IS_KNOWN[State(known[r.row])]]
-            told = [record for record in told if record.states[modality] is not State.PENDING]
+            known = _gather(array, [record.row for record in records])
+            told = [r for r, state in zip(records, known, strict=True) if _is_news(r.states[modality], State(state))]
             _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in told})
             _scatter_some(self._root[f"videos/{modality}_reason"], {r.row: r.reasons[modality] for r in told})
             _scatter_some(array, {r.row: int(r.states[modality]) for r in told})
@@ -356,10 +355,15 @@ def _resize(array: zarr.Array, total: int) -> None:
         array.resize((total, *array.shape[1:]))
 
 
-def _gather(array: zarr.Array, rows: Sequence[int]) -> tuple[Sequence[int], np.ndarray]:
-    """Return the rows and their values."""
+def _is_news(found: State, known: State) -> bool:
+    return found is not State.PENDING and _MORE_IS_KNOWN[found] >= _MORE_IS_KNOWN[known]
+
+
+def _gather(array: zarr.Array, rows: Sequence[int]) -> np.ndarray:
+    """Return `array[rows]` by reading the chunks between the first and the last row."""
     first, stop = min(rows), max(rows) + 1
-    return rows, array[first:stop][np.asarray(rows) - first]
+    block: np.ndarray = array[first:stop]
+    return block[np.asarray(rows) - first]
 
 
 def _scatter_some(array: zarr.Array, values: dict[int, Any]) -> None:

@@ -251,10 +251,9 @@ class _Pass:
             if known is not None and all(_claims_later(stream, known) for stream in missing):
                 break
             if len(held) >= HELD_EVENTS or pictures >= HELD_FRAMES:
-                starts = (first_start(self._path, stream) for stream in missing)
-                return min(
-                    [*first.values(), *(start for start in starts if start is not None)], default=Fraction(0)
-                ), held
+                late = {stream.type: first_start(self._path, stream) for stream in missing}
+                first |= {kind: start for kind, start in late.items() if start is not None}
+                break
         return min(first.values(), default=Fraction(0)), held
 
 

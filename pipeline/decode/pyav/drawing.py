@@ -16,7 +16,7 @@ from av.format import Flags
 from pipeline.decode import PictureError, PictureIndex, PictureLibrary
 from pipeline.decode.pyav.container import default_streams, demux_packets, open_file, tick
 from pipeline.decode.pyav.gathering import Drawn, Event, display_matrix
-from pipeline.decode.pyav.tails import starts_afresh
+from pipeline.decode.pyav.groups import starts_afresh
 from pipeline.picture import is_mirrored, is_transposed
 
 # FFmpeg would open whatever these name, and only PyAV is told to stay with local files.

@@ -1,0 +1,219 @@
+"""Runs among faults: files replaced or gone, full disks, half-made stores: what stays, what is told."""
+
+import errno
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import run_toys as run_toys_module
+import zarr
+from run_toys import SECONDS, contents, run_toys
+
+import pipeline.extraction
+import pipeline.run
+import pipeline.store.writer
+from pipeline.child import DecodingChild
+from pipeline.failure import UserError
+from pipeline.manifest import load_manifest, save_manifest
+from pipeline.run import StoredChoices, stored_choices
+from pipeline.store.location import locate
+from pipeline.store.reader import open_store
+from pipeline.store.schema import State
+from pipeline.store.writer import write_rows
+from pipeline.verify import verify_store
+
+
+def videos_of(store: Path) -> dict[str, list[Any]]:
+    opened = open_store(store)
+    kinds = ("visual", "audio")
+    return {
+        "states": [opened.presence(kind).tolist() for kind in kinds],
+        "steps": [opened.steps(kind).tolist() for kind in kinds],
+        "sources": opened.source_sha256(),
+    }
+
+
+@pytest.mark.parametrize("order", [("toy-picture", "toy-sound"), ("toy-sound", "toy-picture")])
+def test_a_feature_added_later_leaves_what_is_known_of_the_videos(
+    order: tuple[str, str], toy_manifest: Path, tmp_path: Path
+) -> None:
+    run_toys(toy_manifest, tmp_path / "at-once.zarr")
+    for name in order:
+        run_toys(toy_manifest, tmp_path / "store.zarr", features=(name,))
+    assert contents(tmp_path / "store.zarr") == contents(tmp_path / "at-once.zarr")
+    assert verify_store(open_store(tmp_path / "store.zarr")) == []
+
+
+def test_a_file_that_was_replaced_or_is_gone_gives_no_second_feature(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    videos = tuple(replace(video, sha256="") for video in whole.videos)
+    save_manifest(replace(whole, videos=videos, questions={}), folder)
+    run_toys(folder, store, features=("toy-picture",))
+    before = videos_of(store)
+    rows = np.flatnonzero(open_store(store).state("toy-picture") == State.COMPLETE)
+    replaced, gone, pipe = (folder / "videos" / videos[row].path for row in rows[:3])
+    original = {path: path.read_bytes() for path in (replaced, gone, pipe)}
+    shutil.copyfile(gone, replaced)
+    for path in (gone, pipe):
+        path.unlink()
+    os.mkfifo(pipe)
+    summary = run_toys(folder, store, features=("toy-sound",))
+    reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
+    assert len(reasons) == 3
+    assert "of the video's other features" in reasons[replaced.stem]
+    assert reasons[gone.stem] == f"no file {gone.name} in the videos folder"
+    assert reasons[pipe.stem] == f"no plain file {pipe.name} in the videos folder"
+    assert videos_of(store) == before
+    pipe.unlink()
+    for path, data in original.items():
+        path.write_bytes(data)
+    assert run_toys(folder, store, features=("toy-sound",), retry_failed=True).is_whole
+    assert verify_store(open_store(store)) == []
+
+
+def gathered(
+    monkeypatch: pytest.MonkeyPatch, arrivals: list[float], recording: float, last: BaseException | None = None
+):
+    """Return what is recorded together where items come at `arrivals` and a recording takes so many seconds."""
+    now = [0.0]
+    monkeypatch.setattr(pipeline.run.time, "monotonic", lambda: now[0])
+
+    def outcomes():
+        for number, arrival in enumerate(arrivals):
+            now[0] = max(now[0], arrival)
+            yield number
+        if last is not None:
+            raise last
+
+    together = []
+    try:
+        for batch in pipeline.run._gather_fast(outcomes()):
+            together.append(list(batch))
+            now[0] += recording
+    except OSError:
+        together.append("raised")
+    return together
+
+
+def test_what_comes_fast_is_recorded_together_and_what_comes_slowly_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gathered(monkeypatch, [1, 2, 3, 4], 0.1) == [[0], [1], [2], [3]]
+    assert gathered(monkeypatch, [0, 1, 2, 3, 20, 21, 41], 9) == [[0], [1, 2, 3, 4], [5, 6]]
+    assert gathered(monkeypatch, [0, 1], 9, OSError()) == [[0], [1], "raised"]
+    assert gathered(monkeypatch, [], 9) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no space is left .*: free some"),
+        (errno.EDQUOT, "no quota is left .*: free some"),
+        (errno.EROFS, "it is read-only .*: mount it for writing"),
+        (errno.EFBIG, "a file of it is larger than a process may write .*: raise its 'ulimit -f'"),
+    ],
+)
+@pytest.mark.parametrize("where", [(pipeline.store.writer, "_scatter"), (pipeline.extraction, "write_rows")])
+def test_a_disk_that_takes_no_more_is_told_in_one_line(
+    where: tuple[Any, str], code: int, words: str, toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(*where, refuse)
+    with pytest.raises(UserError, match=rf"store\.zarr cannot be written, {words}"):
+        run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-sound",))
+
+
+def test_a_store_whose_making_was_killed_is_none_yet(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zarr.Group, "update_attributes", lambda group, attributes: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_toys(toy_manifest, store)
+    assert "zarr.json" in contents(store)
+    assert stored_choices(str(store)) == StoredChoices()
+    assert run_toys(toy_manifest, store).is_whole
+    assert stored_choices(str(store)).seconds == SECONDS
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match="holds credentials") as refusal:
+        locate("s3://AKIAKEY:hunter2@bucket/store.zarr")
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_partition_whose_workers_died_stays_pending_and_is_told(toy_manifest: Path, tmp_path: Path) -> None:
+    def lose_the_first(client: Any, task: Any, items: Any) -> Any:
+        next(items)
+        yield None
+        yield from map(task, items)
+
+    notes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_toys_module, "stream", lose_the_first)
+        summary = run_toys(toy_manifest, tmp_path / "store.zarr", on_progress=lambda step: notes.append(step.note))
+    assert summary.extracted == 4
+    assert summary.states["toy-picture"]["pending"] == 16
+    assert "workers died over one partition; run again to redo it" in notes
+    assert run_toys(toy_manifest, tmp_path / "store.zarr").is_whole
+
+
+def test_a_file_that_is_replaced_while_it_is_decoded_costs_its_video(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    save_manifest(replace(whole, questions={}), folder)
+    first, second = (folder / "videos" / video.path for video in whole.videos[:2])
+    original = DecodingChild.decode
+
+    def decode(child: DecodingChild, path: Path, request: Any) -> Any:
+        media = original(child, path, request)
+        if path == first:
+            shutil.copyfile(second, tmp_path / "other.mp4")
+            os.replace(tmp_path / "other.mp4", first)
+        return media
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DecodingChild, "decode", decode)
+        summary = run_toys(folder, store)
+    reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
+    assert reasons == {whole.videos[0].video_id: f"{first.name} was changed or replaced while it was decoded"}
+    assert open_store(store).source_sha256()[0] == ""
+
+
+def test_a_file_that_never_gave_a_feature_may_be_replaced(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    save_manifest(replace(whole, videos=tuple(replace(v, sha256="") for v in whole.videos), questions={}), folder)
+    path = folder / "videos" / whole.videos[0].path
+    good = path.read_bytes()
+    path.write_bytes(b"not a film")
+    assert not run_toys(folder, store).is_whole
+    path.write_bytes(good)
+    assert run_toys(folder, store, retry_failed=True).is_whole
+
+
+def test_a_worker_that_wakes_up_when_the_store_was_made_anew_writes_nothing(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    late = []
+
+    def hang(*arguments: Any) -> None:
+        late.append(arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.extraction, "write_rows", hang)
+        run_toys(toy_manifest, store, features=("toy-clip",))
+    shutil.rmtree(store)
+    run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")
+    before = contents(store)
+    assert late
+    for arguments in late:
+        with pytest.raises(UserError, match="was it made anew"):
+            write_rows(*arguments)
+    assert contents(store) == before
