@@ -46,12 +46,10 @@ def run_frozen(
     normalisation: Normalisation,
     batch_rows: int,
     dtype: torch.dtype,
-    multiplies: bool = True,
 ) -> np.ndarray:
     """Return [time, ...] of uint8 [time, ..., height, width, 3], in batches of one size, the last padded.
 
-    A row never depends on how many rows its video has. `multiplies`: whether `module` does more than convolve frames
-    one by one; where it does not, the last batch needs no padding on the CPU (`last_batch_rows`).
+    A row never depends on how many rows its video has.
     Raises `FloatingPointError` where a value is not finite in `dtype`.
     """
     device = next(module.parameters()).device
@@ -60,8 +58,7 @@ def run_frozen(
     parts = []
     with torch.inference_mode(), precision:
         for rows in everything.split(batch_rows):
-            size = batch_rows if multiplies else last_batch_rows(len(rows), batch_rows, device)
-            batch = nn.functional.pad(rows, (0, 0) * (rows.dim() - 1) + (0, size - len(rows)))
+            batch = pad_rows(rows, batch_rows)
             parts.append(module(_normalise(batch, normalisation))[: len(rows)].to(dtype))
         features = torch.cat(parts).contiguous().cpu()
     broken = ~features.flatten(1).isfinite().all(1)
@@ -72,13 +69,9 @@ def run_frozen(
     return features.numpy()
 
 
-def last_batch_rows(rows: int, batch_rows: int, device: torch.device) -> int:
-    """Return how many rows `rows` are padded to for convolutions alone, so that each has the bits of a full batch.
-
-    The CPU convolves two rows or more one by one; it may sum a single one in another order, as it may the products of
-    matrices at any number, and as a GPU may everything.
-    """
-    return max(rows, min(2, batch_rows)) if device.type == "cpu" else batch_rows
+def pad_rows(values: Tensor, rows: int) -> Tensor:
+    """Return [rows, ...] of `values` [row, ...], zeros behind them: products are summed by the number of rows."""
+    return nn.functional.pad(values, (0, 0) * (values.dim() - 1) + (0, rows - len(values)))
 
 
 def _normalise(frames: Tensor, normalisation: Normalisation) -> Tensor:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FRAMES_PER_BATCH = 5
+# Three tiles a side cover maps of 14x14, six those of 28x28.
+WINOGRAD_OUTPUTS = 5
 
 NETWORK = Network(
     name="resnet18",
@@ -46,7 +48,8 @@ class ResNet18Map:
     those of the published recipe, although the weights were trained with ImageNet's: `normalisations` has both.
     Source: MUSIC-AVQA's `extract_visual_feat_14x14`.
     Differs from the released code: a frame is the one shown in the middle of its second and never went
-    through JPEG; float16 instead of float32; batches of 5 frames, whose number changes no bit of a frame.
+    through JPEG; float16 instead of float32; batches of 5 frames, the last one padded;
+    Winograd's convolutions on the CPU.
     """
 
     normalisations: ClassVar[dict[str, Normalisation]] = {"published": KINETICS, "trained": IMAGENET}
@@ -71,10 +74,11 @@ class ResNet18Map:
         import torch
 
         from pipeline.frozen import fold_batch_norms, load_frozen
+        from pipeline.networks.winograd import with_winograd
 
         trunk = _build_trunk(last_stride=1)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
-        self._network = fold_batch_norms(trunk)
+        self._network = with_winograd(fold_batch_norms(trunk), WINOGRAD_OUTPUTS)
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
@@ -88,7 +92,7 @@ class ResNet18Map:
 
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
-        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, torch.float16, multiplies=False)
+        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, torch.float16)
 
 
 @dataclass
@@ -120,10 +124,13 @@ class ResNet18Pooled:
         from torch import nn
 
         from pipeline.frozen import fold_batch_norms, load_frozen
+        from pipeline.networks.winograd import with_winograd
 
         trunk = _build_trunk(last_stride=2)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
-        self._network = nn.Sequential(fold_batch_norms(trunk), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self._network = nn.Sequential(
+            with_winograd(fold_batch_norms(trunk), WINOGRAD_OUTPUTS), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
@@ -137,7 +144,7 @@ class ResNet18Pooled:
 
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
-        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, torch.float32, multiplies=False)
+        return run_frozen(network, frames, self.normalisation, FRAMES_PER_BATCH, torch.float32)
 
 
 def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from pipeline.weights import Network, PublishedFile, WeightsSource, hash_state_d
 if TYPE_CHECKING:
     from pipeline.networks.vggish import VGGish
 
+# Tiles of 4x4 cover maps of 48x32, 24x16 and 12x8.
+WINOGRAD_OUTPUTS = 4
+
 NETWORK = Network(
     name="vggish",
     published=(
@@ -50,7 +53,7 @@ class VGGishExtractor:
     Source: MUSIC-AVQA's `extract_audio_feat`.
     Differs from the released code: sound shorter than a whole second is padded with zeros, where the release
     fails; it starts at the video's own t0; samples are not rounded to 16 bit; batches of fixed
-    sizes, the last one padded.
+    sizes, the last one padded; Winograd's convolutions on the CPU.
     """
 
     name = "vggish"
@@ -85,6 +88,7 @@ class VGGishExtractor:
         import torch
 
         from pipeline.networks.vggish import VGGish
+        from pipeline.networks.winograd import with_winograd
 
         with torch.device("meta"):
             network = VGGish()
@@ -93,6 +97,7 @@ class VGGishExtractor:
         network.load_state_dict(state, assign=True)
         network.eval().requires_grad_(False).to(device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares it for tensors only
+        with_winograd(network.features, WINOGRAD_OUTPUTS)
         self._network = network
         return weights_hash
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.frozen import last_batch_rows
+from pipeline.frozen import pad_rows
 from pipeline.hearing import (
     BANDS,
     EXAMPLES_PER_BATCH,
@@ -121,19 +121,21 @@ def _resample(seconds: Tensor, sample_rate_hz: int) -> Tensor:
 
 
 def embed(network: VGGish, examples: Tensor) -> Tensor:
-    """Return [example, 128] on the CPU, in batches of fixed sizes; the last is padded with zeros where that matters."""
+    """Return [example, 128] on the CPU, in batches of fixed sizes, the last padded with zeros."""
     with torch.inference_mode():
-        maps = [_convolve(network, batch) for batch in examples.split(EXAMPLES_PER_BATCH)]
+        batches = examples.split(EXAMPLES_PER_BATCH)
+        maps = [network.convolve(pad_rows(batch, EXAMPLES_PER_BATCH))[: len(batch)] for batch in batches]
         rows = torch.cat(maps).split(ROWS_PER_EMBEDDING)
-        parts = [network.embeddings(_pad_rows(part, ROWS_PER_EMBEDDING))[: len(part)] for part in rows]
+        parts = [_connect(network.embeddings, pad_rows(part, ROWS_PER_EMBEDDING))[: len(part)] for part in rows]
         return torch.cat(parts).cpu()
 
 
-def _convolve(network: VGGish, batch: Tensor) -> Tensor:
-    """Return [example, time x mel x channel] of examples [example, 96, 64]."""
-    size = last_batch_rows(len(batch), EXAMPLES_PER_BATCH, batch.device)
-    return network.convolve(_pad_rows(batch, size))[: len(batch)]
-
-
-def _pad_rows(values: Tensor, rows: int) -> Tensor:
-    return functional.pad(values, (0, 0) * (values.dim() - 1) + (0, rows - len(values)))
+def _connect(layers: nn.Sequential, rows: Tensor) -> Tensor:
+    """Return [row, 128] of [row, time x mel x channel]: as columns, for which no weights are copied."""
+    columns = rows.t()
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            columns = torch.addmm(layer.bias[:, None], layer.weight, columns)
+        else:
+            columns = layer(columns)
+    return columns.t()

@@ -8,7 +8,6 @@ import torch
 import torchvision
 
 from pipeline.extractors.resnet18 import ResNet18Map, ResNet18Pooled
-from pipeline.frozen import last_batch_rows
 from pipeline.preprocessing import IMAGENET, KINETICS
 from pipeline.store.schema import State, canonical_json
 from pipeline.timeline import Media, Track
@@ -101,11 +100,6 @@ def test_a_frame_does_not_depend_on_how_many_follow_it(map_extractor, count):
     long = map_extractor.extract(film(map_extractor, frames))
     np.testing.assert_array_equal(long[:count], map_extractor.extract(film(map_extractor, frames[:count])))
     np.testing.assert_array_equal(long[-count:], map_extractor.extract(film(map_extractor, frames[-count:])))
-
-
-@pytest.mark.parametrize(("device", "rows", "padded"), [("cpu", 1, 2), ("cpu", 2, 2), ("cpu", 4, 4), ("cuda", 1, 5)])
-def test_convolutions_are_padded_where_a_row_could_have_other_bits(device, rows, padded):
-    assert last_batch_rows(rows, 5, torch.device(device)) == padded
 
 
 def test_read_only_frames_are_taken_without_a_warning_and_left_as_they_were(map_extractor):

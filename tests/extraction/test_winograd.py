@@ -1,0 +1,72 @@
+"""Winograd's convolutions: the numbers of plain ones, in the places where they are cheaper and nowhere else."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.extractors.resnet18 import ResNet18Map
+from pipeline.extractors.vggish import VGGishExtractor
+from pipeline.networks.winograd import WinogradConvolution, _transforms, with_winograd
+
+
+def convolution(inputs: int = 8, outputs: int = 128, size: int = 3, **options) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(inputs, outputs, size, **({"padding": 1} | options)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("outputs", [2, 3, 4, 5])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 4), (14, 14), (24, 16)])
+def test_the_numbers_are_those_of_a_plain_convolution(outputs, size):
+    plain = convolution(32)
+    maps = torch.rand(3, 32, *size)
+    exact = nn.functional.conv2d(maps.double(), plain.weight.double(), plain.bias.double(), padding=1)
+    found = WinogradConvolution(plain, outputs)(maps)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert found.dtype == torch.float32
+    assert (found - exact).norm() <= 1e-5 * exact.norm()
+
+
+def test_the_transforms_of_tiles_of_four_are_those_of_the_paper():
+    tiles, filters, outputs = _transforms(4)
+    assert tiles[0].tolist() == [4, 0, -5, 0, 1, 0]
+    assert tiles[-1].tolist() == [0, 4, 0, -5, 0, 1]
+    assert (filters[0] * 4).tolist() == [1, 0, 0]
+    torch.testing.assert_close(filters[3] * 24, torch.tensor([1, 2, 4], dtype=torch.float64))
+    assert outputs.tolist() == [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+
+
+def test_a_row_has_the_same_bits_whatever_stands_beside_it():
+    cheap = WinogradConvolution(convolution(), 5)
+    maps = torch.rand(5, 8, 14, 14)
+    other = maps.clone()
+    other[[0, 1, 3, 4]] = torch.rand(4, 8, 14, 14) * 100
+    assert torch.equal(cheap(maps)[2], cheap(other)[2])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 1, "padding": 0},
+        {"size": 5},
+        {"stride": 2},
+        {"padding": 0},
+        {"dilation": 2},
+        {"groups": 2},
+        {"padding_mode": "reflect"},
+        {"outputs": 127},
+        {"bias": False},
+        {"device": "meta"},  # As a GPU: any device that is not the CPU.
+    ],
+)
+def test_other_convolutions_stay(options):
+    module = nn.Sequential(convolution(**options))
+    assert type(with_winograd(module, 4)[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize(("extractor", "count"), [(ResNet18Map(), 10), (VGGishExtractor(), 5)])
+def test_the_networks_have_theirs_replaced(extractor, count):
+    from pipeline.weights import WeightsSource
+
+    extractor.load(WeightsSource("seeded"), "cpu")
+    parts = extractor._network.modules()
+    assert sum(isinstance(part, WinogradConvolution) for part in parts) == count
