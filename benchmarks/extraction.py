@@ -5,7 +5,8 @@ one float32 batch; sound to a 16-bit WAV at 16 kHz, log-mel, VGGish; `np.save`. 
 partition (decoding child, networks, store). The floor is the bare forward of both networks on tensors that are ready,
 by torch's own convolutions, batch norms folded, channels last, in their best batch size. All are done once in each of
 `--rounds`; times are medians, ratios medians of the rounds' ratios. Seconds are of the processor, children included,
-because others may use the machine; with one thread they are those of the wall on an idle core.
+because others may use the machine; with one thread they are those of the wall on an idle core. All of it gets the
+large pages of memory that ours asks for.
 `--cores` also takes the wall clock of both on so many cores, which should be idle then: the official recipe is one
 process with so many threads, ours as many workers as a run has on them.
 """
@@ -32,7 +33,7 @@ from PIL import Image
 from pipeline import hearing
 from pipeline.child import DecodingChild
 from pipeline.decode import open_decoder
-from pipeline.extraction import ExtractionPlan, describe_features, extract_partition
+from pipeline.extraction import ExtractionPlan, ask_for_large_pages, describe_features, extract_partition
 from pipeline.extractors import resnet18, vggish
 from pipeline.frozen import fold_batch_norms, load_frozen
 from pipeline.networks.vggish import VGGish, log_mel, mel_matrix
@@ -61,6 +62,7 @@ def main() -> int:
     parser.add_argument("--cores", type=int, default=0, help="also measure on the wall, with so many cores")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    ask_for_large_pages()
     with tempfile.TemporaryDirectory(prefix="mavqa-extraction-") as name:
         folder = Path(name)
         clip = options.clip or make_clip(folder / "clip.mp4", options.seconds)

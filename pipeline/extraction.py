@@ -6,6 +6,7 @@ It writes only values; states go back to the coordinator (`pipeline.run`), which
 import functools
 import hashlib
 import importlib.metadata
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -118,12 +119,21 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
 @functools.lru_cache(maxsize=1)
 def _tools(plan: ExtractionPlan) -> _Tools:
     """Load the networks once per worker process."""
+    ask_for_large_pages()
     extractors = {name: make_extractor(name, plan.normalisation) for name in plan.features}
     hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
     limit_threads()
     children = tuple(DecodingChild(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
     specs = {name: describe(extractor, plan, hashes[name]) for name, extractor in extractors.items()}
     return _Tools(children, extractors, specs)
+
+
+def ask_for_large_pages() -> None:
+    """Have torch, which looks when it first takes memory, ask Linux for pages of 2 MB: up to a tenth of networks' time.
+
+    What the user set stays. Where torch has taken memory already, nothing changes.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def limit_threads() -> None:

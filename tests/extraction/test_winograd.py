@@ -1,4 +1,8 @@
-"""Winograd's convolutions: the numbers of plain ones, in the places where they are cheaper and nowhere else."""
+"""What makes networks cheaper on the CPU: Winograd's convolutions, in their places alone, and large pages of memory."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -7,6 +11,7 @@ from torch import nn
 from pipeline.extractors.resnet18 import ResNet18Map
 from pipeline.extractors.vggish import VGGishExtractor
 from pipeline.networks.winograd import WinogradConvolution, _transforms, with_winograd
+from pipeline.weights import WeightsSource
 
 
 def convolution(inputs: int = 8, outputs: int = 128, size: int = 3, **options) -> nn.Conv2d:
@@ -65,8 +70,21 @@ def test_other_convolutions_stay(options):
 
 @pytest.mark.parametrize(("extractor", "count"), [(ResNet18Map(), 10), (VGGishExtractor(), 5)])
 def test_the_networks_have_theirs_replaced(extractor, count):
-    from pipeline.weights import WeightsSource
-
     extractor.load(WeightsSource("seeded"), "cpu")
     parts = extractor._network.modules()
     assert sum(isinstance(part, WinogradConvolution) for part in parts) == count
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="large pages of memory are asked of Linux")
+def test_a_worker_s_torch_takes_large_pages_of_memory():
+    # Then torch has its tensors begin where a page does, and asks for pages of 2 MB there.
+    code = """
+from pipeline.extraction import ExtractionPlan, describe_features
+from pipeline.weights import WeightsSource
+describe_features(ExtractionPlan("none.zarr", ("vggish",), (), WeightsSource("seeded"), "pyav", "cpu", 1, "pad"))
+import torch
+print([torch.empty(2**24, dtype=torch.uint8).data_ptr() % 2**12 for _ in range(3)])
+"""
+    unset = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unset).stdout
+    assert printed.strip() == "[0, 0, 0]"
