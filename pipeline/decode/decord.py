@@ -19,6 +19,7 @@ EXCEPTIONS = {
     "late start": "counts time from the stream's own start: t0 is PyAV's, its times are only compared",
     "edit list": "counts pictures that an edit list cuts off, between key frames: PyAV decodes those files",
     "transport stream": "skips the first pictures of a transport stream: PyAV decodes those",
+    "flash video": "seeks to wrong pictures of FLV: PyAV decodes those",
     "open groups": "finds wrong pictures where a picture may need one from before a key frame, which only counted IDR "
     "pictures of H.264, VP8, VP9 and JPEG rule out: PyAV decodes all other files with several key frames",
     "several streams": "cannot be told which of several video streams to take: PyAV decodes those files",
@@ -27,6 +28,7 @@ EXCEPTIONS = {
     "mirrored": "turns pictures as the file says but does not mirror them: PyAV decodes those",
     "deep or odd pictures": "more than 8 bits a colour, or an odd number of rows or columns: its FFmpeg makes RGB of "
     "those otherwise than PyAV's does, some levels on average and more at edges",
+    "interlaced pictures": "its FFmpeg makes RGB of both fields at once, PyAV's of each: edges of colours differ",
     "untimed": "streams whose packets have no times of their own, such as packed MPEG-4 in AVI: PyAV decodes those",
 }
 
@@ -52,6 +54,9 @@ class Decord:
         Raises PictureError for a file that decord sees otherwise than the index, or cannot decode. Its own messages
         hold the time of day and are not repeated.
         """
+        with path.open("rb") as file:
+            if file.read(3) == b"FLV":
+                raise PictureError("seeks to wrong pictures of FLV")
         if not index.is_only:
             raise PictureError("cannot be told which of several video streams to take")
         try:

@@ -22,6 +22,7 @@ EXCEPTIONS = {
     "mirrored": "turns pictures as the file says but does not mirror them: PyAV decodes those",
     "deep or odd pictures": "more than 8 bits a colour, or an odd number of rows or columns: its FFmpeg makes RGB of "
     "those otherwise than PyAV's does, some levels on average and more at edges",
+    "interlaced pictures": "its FFmpeg makes RGB of both fields at once, PyAV's of each: edges of colours differ",
     "untimed": "streams whose packets have no times of their own, such as packed MPEG-4 in AVI: PyAV decodes those",
     "transport stream": "seeks to the wrong pictures of a transport stream: PyAV decodes those",
     "gaps in the sound": "joins blocks of sound without their timestamps: the sound is PyAV's",

@@ -8,6 +8,7 @@ import backends
 import media_maker
 import numpy as np
 import pytest
+from av.codec.context import Flags
 
 from pipeline.decode import DecoderLoadError, open_decoder
 from pipeline.store.schema import State
@@ -102,6 +103,14 @@ def show_transport_stream(library, tmp_path):
     assert_drawn_by_pyav(library, path, "is given no transport streams")
 
 
+def show_flash_video(library, tmp_path):
+    import decord
+
+    path = media_maker.write_clip(tmp_path / "clip.flv", media_maker.steady(6.04), (0, 6))
+    assert media_maker.read(decord.VideoReader(str(path), num_threads=1)[150].asnumpy()) != 150
+    assert_drawn_by_pyav(library, path, "wrong pictures of FLV")
+
+
 def show_open_groups(library, tmp_path):
     import decord
 
@@ -173,6 +182,24 @@ def show_deep_or_odd_pictures(library, tmp_path):
         # torchcodec's FFmpeg is the machine's: another one may do as PyAV's does.
         assert difference.mean() < (10 if name != "even" else 1e-9)
         assert name == "even" or library.name == "torchcodec" or difference.max() > 0
+
+
+def show_interlaced_pictures(library, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    for flags in (0, Flags.interlaced_dct | Flags.interlaced_me):
+        path = tmp_path / f"{int(flags)}.mkv"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            stream.codec_context.flags |= flags
+            stream.codec_context.bit_rate = 20_000_000
+            container.mux([*stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")), *stream.encode(None)])
+        media, expected = decode_both(library, path)
+        assert (media.visual.state, media.visual.reason) == (State.COMPLETE, "")
+        difference = np.abs(media.frames[SIZE].astype(int) - expected.frames[SIZE])
+        # torchcodec's FFmpeg is the machine's: another one may do as PyAV's does.
+        assert difference.mean() < (20 if flags else 1e-9)
+        assert not flags or library.name == "torchcodec" or difference.max() > 0
 
 
 def show_untimed(library, tmp_path):

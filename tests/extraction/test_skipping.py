@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -46,6 +47,12 @@ def same(one, other) -> bool:
     return tracks and pictures and np.array_equal(one.waveform, other.waveform)
 
 
+def same_where_noticed(media, whole) -> bool:
+    """Compare all but the words of a pass that noticed nothing: damage of what is left out is not noticed."""
+    reason = media.visual.reason or whole.visual.reason
+    return same(replace(media, visual=replace(media.visual, reason=reason)), whole)
+
+
 @pytest.mark.parametrize("sizes", [(SIZE,), (SIZE, FINE)], ids=["one a second", "eight a second too"])
 def test_fewer_pictures_are_decoded_and_the_same_ones_chosen(tmp_path, sizes):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(6), (0, 6))
@@ -77,7 +84,7 @@ def test_a_damaged_file_is_read_as_by_a_whole_pass(tmp_path, seed):
     for _ in range(30):
         data[random.randrange(len(data) // 4, len(data))] ^= 1 << random.randrange(8)
     path.write_bytes(data)
-    assert same(decode(path)[0], decode(path, codecs=())[0])
+    assert same_where_noticed(decode(path)[0], decode(path, codecs=())[0])
 
 
 def first_start(original, times):

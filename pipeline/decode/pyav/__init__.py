@@ -27,6 +27,7 @@ from pipeline.decode.pyav.container import (
 )
 from pipeline.decode.pyav.drawing import Drawing
 from pipeline.decode.pyav.gathering import AudioGatherer, AVFrame, Event, VisualGatherer
+from pipeline.decode.pyav.numbering import FrameNumbers
 from pipeline.decode.pyav.skipping import PacketWindow
 from pipeline.decode.pyav.tails import leave_out_tails
 from pipeline.store.schema import State
@@ -184,8 +185,11 @@ class _Pass:
             return
         rates = {1, *(size.per_second for size in self._request.frame_sizes)}
         self._window = PacketWindow(packets, video, sorted(rates))
+        numbers = FrameNumbers(video)
         for packet, is_wanted in leave_out_tails(self._window, video):
             if packet.stream is video:
+                if not numbers.run_on(packet, is_left_out=not is_wanted):
+                    raise _DoubtError
                 video.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             yield packet
 

@@ -61,7 +61,7 @@ class Event:
 
 @dataclass
 class _Ledger:
-    """What became of one stream: how much was decoded, how much of what was used guessed, how much lost; the words."""
+    """What became of one stream: how much was decoded, how much of that guessed, how much lost; the words."""
 
     noun: str
     decoded: int = 0
@@ -152,7 +152,9 @@ class VisualGatherer:
             return
         if self._is_counted:
             self._end = max(self._end, self._ledger.end)
-        picture = cache(frame.take if isinstance(frame, Drawn) else partial(self._draw, frame))
+        # Looked at or not: those after it, up to the next that starts afresh, are made of it and bear no mark.
+        self._ledger.guessed += isinstance(frame, av.VideoFrame) and frame.is_corrupt
+        picture = cache(frame.take if isinstance(frame, Drawn) else partial(_upright, frame))
         for rate, selector in self._selectors.items():
             selector.feed(start, event.duration, partial(self._fit, picture, rate))
 
@@ -171,10 +173,6 @@ class VisualGatherer:
         steps = count_steps(float(self._end - self._t0), len(rows[1])) if self._is_counted else len(rows[1])
         frames = {size: _stack(rows[size.per_second], size) for size in self._request.frame_sizes}
         return frames, self._ledger.complete(steps, note)
-
-    def _draw(self, frame: av.VideoFrame) -> np.ndarray:
-        self._ledger.guessed += frame.is_corrupt
-        return _upright(frame)
 
     def _fit(self, picture: Callable[[], np.ndarray], rate: int) -> dict[FrameSize, np.ndarray]:
         return {size: fit(picture(), size) for size in self._request.frame_sizes if size.per_second == rate}
