@@ -137,6 +137,22 @@ def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path: Path) -
         pass
 
 
+def test_a_writer_that_refuses_a_store_holds_it_no_longer(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    refused = StoreWriter(path, 60, "test")
+    with pytest.raises(UserError, match="5 seconds a video"), refused:
+        pass
+    with StoreWriter(path, 5, "test"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder here in which nothing can be written")
+@pytest.mark.parametrize("folder", ["/proc", "/proc/nothing"])
+def test_a_place_where_nothing_can_be_written_is_told_as_such(folder: str) -> None:
+    with pytest.raises(UserError, match=r"s\.zarr cannot be written there"), StoreWriter(f"{folder}/s.zarr", 5, "test"):
+        pass
+
+
 def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
     values = zarr.open_group(path, mode="r")["features/maps/values"]
