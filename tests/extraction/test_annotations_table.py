@@ -60,6 +60,7 @@ def test_every_optional_column_is_read(tmp_path):
         ("video,question,answer\na,Who?,\n", r"qa\.csv:2: column 'answer' is empty"),
         ("video,question,answer\na,?,Ann\n", r"qa\.csv:2: question '\?' has no words"),
         ("video,question,answer\n../a,Who?,Ann\n", r"qa\.csv:2: video path '\.\./a' leaves"),
+        ("video,question,answer\na\x1bb,Who?,Ann\n", r"qa\.csv:2: video 'a\\x1bb' has a control character in its name"),
         ("video,question,answer,split\na,Who?,Ann,dev\n", r"qa\.csv:2: split 'dev' is none of train, v"),
         ("video,question,answer,modality\na,Who?,Ann,smell\n", r"qa\.csv:2: modality 'smell' is none of"),
         ("video,question,answer,choices\na,Who?,Ann,Bob|Cid\n", r"qa\.csv:2: answer 'Ann' is none of"),
