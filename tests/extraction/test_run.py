@@ -51,6 +51,8 @@ def test_the_store_says_what_the_clips_have_and_is_whole(made: Path) -> None:
     assert (store.presence("visual") == State.ABSENT).sum() == 1
     document = summarise_store(store)
     assert document["features"]["toy-sound"]["complete"] == 19
+    files = [path for path in (made / "features" / "toy-sound").rglob("*") if path.is_file()]
+    assert document["features"]["toy-sound"]["bytes_stored"] == sum(path.stat().st_size for path in files)
     assert document["features"]["toy-sound"]["spec"]["constants"]["weights"]["weights"] == "seeded"
     json.dumps(document)
 

@@ -137,6 +137,16 @@ def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path: Path) -
         pass
 
 
+def test_a_writer_removes_what_a_killed_one_left_half_written_and_makes_the_folders_that_lack(tmp_path: Path) -> None:
+    path = make(tmp_path / "not" / "there" / "s.zarr")
+    whole = {file for file in path.rglob("*") if file.is_file()}
+    for half in ("zarr.0.partial", "features/sound/values/c.0.0.0.1.partial"):
+        (path / half).parent.mkdir(exist_ok=True)
+        (path / half).touch()
+    with StoreWriter(path, 5, "test"):
+        assert {file for file in path.rglob("*") if file.is_file()} == whole
+
+
 def test_a_writer_that_refuses_a_store_holds_it_no_longer(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
     refused = StoreWriter(path, 60, "test")
