@@ -144,6 +144,15 @@ def test_last_words_are_of_the_file_that_ended_the_child(child, tmp_path):
     assert media.visual.reason == "decoder stopped with exit code 3 (bye) twice"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what a process writes to")
+def test_what_is_printed_over_many_files_is_not_hoarded(child, tmp_path):
+    sizes = []
+    for _ in range(3):
+        assert_is_fine(child, tmp_path)
+        sizes.append(Path(f"/proc/{child.pid}/fd/2").stat().st_size)
+    assert 0 < sizes[0] == sizes[1] == sizes[2]
+
+
 def test_ctrl_c_is_for_the_parent_to_answer(child, tmp_path):
     _, (pid,) = decode(child, tmp_path, "fine")
     os.kill(pid, signal.SIGINT)
