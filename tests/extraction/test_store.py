@@ -73,6 +73,13 @@ def test_a_block_that_is_not_a_whole_partition_is_refused(tmp_path: Path, first_
         write_rows(path, "sound", first_row, {row: np.ones((5, 3), "float32")})
 
 
+@pytest.mark.parametrize("shape", [(5, 4), (6, 3)])
+def test_values_of_another_shape_or_of_more_seconds_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
+    path = make(tmp_path / "s.zarr", videos=1)
+    with pytest.raises(ValueError, match="do not fit"):
+        write_rows(path, "sound", 0, {0: np.ones(shape, "float32")})
+
+
 @settings(max_examples=15, deadline=None)
 @given(order=st.permutations(range(20)), cuts=st.lists(st.integers(1, 19), max_size=3))
 def test_rows_written_in_any_order_and_parts_give_the_same_store(
@@ -181,6 +188,17 @@ def test_damage_is_one_clear_error_and_the_writer_leaves_it_alone(tmp_path: Path
     with pytest.raises(UserError, match="damaged"):
         open_store(path)
     with pytest.raises(UserError, match="damaged"), StoreWriter(path, 5, "test"):
+        pass
+    assert sorted(str(file) for file in path.rglob("*")) == files
+
+
+@pytest.mark.parametrize("lost", ["videos", "features"])
+def test_features_or_videos_without_their_root_are_not_made_anew(tmp_path: Path, lost: str) -> None:
+    path = make(tmp_path / "s.zarr", videos=1)
+    (path / "zarr.json").unlink()
+    shutil.rmtree(path / lost)
+    files = sorted(str(file) for file in path.rglob("*"))
+    with pytest.raises(UserError, match="without its root metadata: it is damaged"), StoreWriter(path, 5, "test"):
         pass
     assert sorted(str(file) for file in path.rglob("*")) == files
 
