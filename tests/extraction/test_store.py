@@ -116,6 +116,37 @@ def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
     assert store.state("sound").tolist() == [0] * 18 + [State.ABSENT, 0]
 
 
+def test_what_is_found_out_later_counts_unless_more_was_known_before(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr", videos=1)
+    found = [(State.FAILED, "once"), (State.FAILED, "twice"), (State.COMPLETE, ""), (State.FAILED, "gone")]
+    seen = []
+    for state, reason in found:
+        states, reasons = dict.fromkeys(("visual", "audio"), state), dict.fromkeys(("visual", "audio"), reason)
+        with StoreWriter(path, 5, "test") as writer:
+            writer.record_videos([VideoRecord(0, "abc", states, {"visual": 0, "audio": 0}, reasons)])
+        store = open_store(path)
+        seen.append((State(store.presence("audio")[0]), store.reasons("audio")[0]))
+    assert seen == [*found[:3], found[2]]
+
+
+def test_every_description_that_was_accepted_stays(tmp_path: Path) -> None:
+    versions = [FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
+    with StoreWriter(make(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
+        for version in versions[1:]:
+            writer.accept(version)
+        assert writer.feature_specs("sound") == versions
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float16"])
+def test_questions_that_lack_a_feature_are_told_by_its_fill(tmp_path: Path, dtype: str) -> None:
+    spec = FeatureSpec("words", "question", ("token",), (4,), dtype, {})
+    with StoreWriter(tmp_path / "s.zarr", 5, "test") as writer:
+        writer.append_questions(["who plays", "how many"])
+        writer.ensure_question_feature(spec)
+        writer.write_questions("words", np.array([1]), np.zeros((1, 4), dtype))
+        assert writer.question_texts("words") == {"how many"}
+
+
 def test_appended_videos_and_questions_leave_the_old_rows_alone(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
     write_rows(path, "sound", 16, {19: np.full((5, 3), 7, "float32")})
