@@ -106,6 +106,7 @@ class DecodingChild:
             try:
                 return self._receive(request)
             except _ChildLostError as death:
+                self.close()
                 deaths.append(str(death))
         return fail_media(f"{deaths[0]} twice" if len(set(deaths)) == 1 else f"{deaths[0]}, then {deaths[1]}")
 
@@ -157,13 +158,11 @@ class DecodingChild:
         try:
             reply = _read_header(self._replies, limits.wall_seconds)
             if "out_of_memory" in reply:
-                self.close()
                 raise _ChildLostError(f"needs more than {limits.memory_bytes / 1e9:g} GB of memory")
             media = _read_media(self._replies, reply, limits.wall_seconds)
             self._is_idle = True
             return media
         except TimeoutError:
-            self.close()
             raise _ChildLostError(f"gave no answer for {limits.wall_seconds:g} s") from None
         except EOFError:
             raise _ChildLostError(self._explain_death(limits.cpu_seconds(request))) from None

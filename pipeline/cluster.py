@@ -1,7 +1,6 @@
 """Dask workers: a local cluster or an existing scheduler, and partitions streamed through it. It knows no feature."""
 
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,8 +127,7 @@ def _local_client(options: ClusterOptions) -> Iterator[Any]:
     from distributed import Client
 
     with (
-        tempfile.TemporaryDirectory(prefix="mavqa-", ignore_cleanup_errors=True) as scratch,
-        dask.config.set({"temporary-directory": scratch, "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
+        dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
         _local_cluster(options.workers) as cluster,
         Client(cluster) as client,
     ):

@@ -35,6 +35,17 @@ def split_suffix(path: str) -> tuple[str, str]:
     return path, ""
 
 
+def check_text(path: str) -> str:
+    """Return `path`, or raise `UserError` where it cannot stand in a manifest, as text that people read."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"video {path!a} has a name that is not UTF-8: rename the file") from None
+    if any(unicodedata.category(character) == "Cc" for character in path):
+        raise UserError(f"video {path!r} has a control character in its name: rename the file")
+    return path
+
+
 def list_media(folder: Path) -> list[str]:
     """Return the paths, relative to `folder`, of the media files in it and below, sorted.
 
@@ -151,15 +162,4 @@ def _walk(folder: Path) -> Iterable[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith(".") and split_suffix(name)[1]:
-                yield _as_text(PurePosixPath(Path(current).relative_to(folder).as_posix()) / name)
-
-
-def _as_text(path: PurePosixPath) -> str:
-    text = str(path)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"video {text!a} has a name that is not UTF-8: rename the file") from None
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise UserError(f"video {text!r} has a control character in its name: rename the file")
-    return text
+                yield check_text(str(PurePosixPath(Path(current).relative_to(folder).as_posix()) / name))

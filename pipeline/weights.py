@@ -12,7 +12,6 @@ import os
 import pickle
 import tempfile
 import urllib.request
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -243,9 +242,7 @@ def _read_archive(path: Path) -> "dict[str, Tensor]":
     """
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
+    state: dict[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
     return {name: value.detach() for name, value in state.items()}
 
 

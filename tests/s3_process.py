@@ -3,8 +3,9 @@
     python s3_process.py door PORT SERVER_PORT
 
 The door passes requests on. Every `fail_every`th it answers with 503 without asking the server. After `die_after` more
-it kills itself, as `kill -9` does: the server has done what was asked, the client never hears of it. With
-`ignore_conditions` it hides the condition of a request from the server. `/door?fail_every=7` sets one of them.
+it kills itself, as `kill -9` does: the server has done what was asked, the client never hears of it. Of the next
+`lose_writes` the server does what was asked, and the client hears 503. With `ignore_conditions` it hides the condition
+of a request from the server. `/door?fail_every=7` sets one of them.
 """
 
 import http.client
@@ -101,7 +102,7 @@ class Door(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_port = 0
-    settings: dict[str, int] = {"fail_every": 0, "die_after": 0, "ignore_conditions": 0}  # noqa: RUF012
+    settings: dict[str, int] = dict.fromkeys(("fail_every", "die_after", "lose_writes", "ignore_conditions"), 0)
     counts: dict[str, int] = {"asked": 0, "failed": 0}  # noqa: RUF012
     one_at_a_time = threading.Lock()
 
@@ -122,6 +123,9 @@ class Door(BaseHTTPRequestHandler):
                 self.settings["die_after"] -= 1
                 if self.settings["die_after"] == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
+            if self.settings["lose_writes"] and self.command == "PUT":
+                self.settings["lose_writes"] -= 1
+                return self.answer(503, {}, b"")
         return self.answer(status, headers, content)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on

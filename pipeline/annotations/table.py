@@ -18,7 +18,7 @@ from pipeline.manifest import (
     Video,
     check_relative_path,
 )
-from pipeline.media_files import Progress, name_videos, split_suffix
+from pipeline.media_files import Progress, check_text, name_videos, split_suffix
 from pipeline.templates import GROUPS, TYPES, freeze_vocabulary, group_of, normalise, tokenise
 
 NEEDED = ("video", "question", "answer")
@@ -101,7 +101,7 @@ def _name_rows(table: Path, rows: list[tuple[int, Row]]) -> dict[str, str]:
     """Return {value of the column `video`: video id}; raise `UserError` with the line of a bad one."""
     for line, row in rows:
         try:
-            check_relative_path(row["video"])
+            check_relative_path(check_text(row["video"]))
             name_videos([row["video"]])
         except UserError as error:
             raise UserError(f"{table}:{line}: {error}") from None

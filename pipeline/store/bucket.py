@@ -79,7 +79,7 @@ class Bucket:
         owner = {"host": platform.node(), "process": os.getpid(), "id": uuid.uuid4().hex}
         mine = json.dumps(owner).encode()
         with _naming_failures(self._url):
-            if break_lock and self._files.exists(self._lock):
+            if break_lock:
                 self._files.rm_file(self._lock)
             if not self._create_lock(mine) and (other := self._files.cat_file(self._lock)) != mine:
                 raise UserError(self._refusal(other))

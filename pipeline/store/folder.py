@@ -39,12 +39,17 @@ class Folder:
 
     @contextmanager
     def hold(self, break_lock: bool) -> Iterator[None]:
-        """Lock a file beside the folder, which a dead process holds no longer, and remove stray partial files."""
+        """Lock a file beside the folder, which a dead process holds no longer, and remove stray partial files.
+
+        Raises `UserError` too where no file can be made beside the folder.
+        """
         lock = filelock.FileLock(self._path.with_name(self._path.name + ".lock"))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-        except filelock.Timeout:
+        except (filelock.Timeout, FileNotFoundError, PermissionError) as error:
+            if not isinstance(error, filelock.Timeout) or not os.path.exists(lock.lock_file):
+                raise UserError(f"store {self._path} cannot be written there: give another place to --store") from None
             raise UserError(
                 f"store {self._path} is being written by another run (it holds {lock.lock_file}): "
                 "wait for it, or stop it first"

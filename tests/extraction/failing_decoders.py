@@ -20,8 +20,13 @@ class FailingDecoder:
     def version(self):
         return "0"
 
+    def __init__(self):
+        self._prepared = None
+
     def prepare(self, path):
-        pass
+        if path.stem == "slow_to_load":
+            self._burn(2)
+        self._prepared = path
 
     def has_pictures(self, path):
         return False
@@ -30,17 +35,23 @@ class FailingDecoder:
         attempts = path.parent / f"{path.name}.attempts"
         with attempts.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        sys.stdout.write("noise on stdout\n")
-        sys.stdout.flush()
-        os.write(1, b"noise of a C library on stdout\n")
-        os.write(2, b"noise on stderr\n")
         getattr(self, path.stem.replace("-", "_"))(len(attempts.read_text().splitlines()))
         done = Track(State.COMPLETE, 1)
         frames = {size: np.full((1, size.size, size.size, 3), 7, np.uint8) for size in request.frame_sizes}
         return Media(done, done, frames, np.ones(8000, np.float32), 8000)
 
     def fine(self, attempt):
-        pass
+        sys.stdout.write("noise on stdout\n")
+        sys.stdout.flush()
+        os.write(1, b"noise of a C library on stdout\n")
+        os.write(2, b"noise on stderr\n")
+
+    def slow_to_load(self, attempt):
+        assert self._prepared.stem == "slow_to_load"
+
+    def ended(self, attempt):
+        os.write(2, b"bye\n")
+        os._exit(3)
 
     def killed(self, attempt):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -66,9 +77,10 @@ class FailingDecoder:
             pass
 
     def busy(self, attempt):
-        start = time.process_time()
-        while time.process_time() - start < 0.45:
-            pass
+        self._burn(0.4)
+        start = os.times().system
+        while os.times().system - start < 0.4:
+            os.urandom(1_000_000)
 
     def bloating(self, attempt):
         blocks = []
@@ -77,3 +89,9 @@ class FailingDecoder:
 
     def buggy(self, attempt):
         raise ZeroDivisionError("a mistake of ours")
+
+    def _burn(self, seconds):
+        """Take so many seconds of processor time."""
+        start = time.process_time()
+        while time.process_time() - start < seconds:
+            pass

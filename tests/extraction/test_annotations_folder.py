@@ -21,7 +21,9 @@ def fill_folder(folder, *paths):
 
 def test_media_below_the_folder_are_found_sorted_and_hashed(tmp_path):
     fill_folder(tmp_path, "z.MP4", "sub/deep/a.flac", "notes.txt", ".hidden.mp4", ".cache/b.mp4", "mp4")
-    manifest = build("clips", tmp_path).manifest
+    heard = []
+    manifest = build("clips", tmp_path, lambda *done: heard.append(done)).manifest
+    assert heard == [(1, 2), (2, 2)]
     assert [(video.video_id, video.path) for video in manifest.videos] == [
         ("sub__deep__a", "sub/deep/a.flac"),
         ("z", "z.MP4"),

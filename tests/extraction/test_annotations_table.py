@@ -60,6 +60,7 @@ def test_every_optional_column_is_read(tmp_path):
         ("video,question,answer\na,Who?,\n", r"qa\.csv:2: column 'answer' is empty"),
         ("video,question,answer\na,?,Ann\n", r"qa\.csv:2: question '\?' has no words"),
         ("video,question,answer\n../a,Who?,Ann\n", r"qa\.csv:2: video path '\.\./a' leaves"),
+        ("video,question,answer\na\x1bb,Who?,Ann\n", r"qa\.csv:2: video 'a\\x1bb' has a control character in its name"),
         ("video,question,answer,split\na,Who?,Ann,dev\n", r"qa\.csv:2: split 'dev' is none of train, v"),
         ("video,question,answer,modality\na,Who?,Ann,smell\n", r"qa\.csv:2: modality 'smell' is none of"),
         ("video,question,answer,choices\na,Who?,Ann,Bob|Cid\n", r"qa\.csv:2: answer 'Ann' is none of"),
@@ -99,3 +100,12 @@ def test_videos_are_found_by_path_by_path_without_suffix_and_by_stem(tmp_path):
     assert built.manifest.videos[2].sha256 == hashlib.sha256(b"sub/b.mkv").hexdigest()
     assert built.counts == {"missing_videos": 1}
     assert any("'gone'" in note for note in built.notes)
+
+
+def test_a_name_that_several_videos_have_is_refused_with_all_of_them(tmp_path):
+    for path in ("s/a.mp4", "t/a.mp4"):
+        (tmp_path / "clips" / path).parent.mkdir(parents=True)
+        (tmp_path / "clips" / path).touch()
+    table = write(tmp_path, "video,question,answer\na,Who?,Ann\n")
+    with pytest.raises(UserError, match=r"video 'a' could be s/a\.mp4 or t/a\.mp4 in .*: name its whole path"):
+        build("mine", table, tmp_path / "clips")

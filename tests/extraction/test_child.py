@@ -1,5 +1,8 @@
 """A decoder may crash, hang or bloat: it costs that one file, and nothing is left behind."""
 
+import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -95,6 +98,7 @@ def test_file_that_kills_or_outlasts_its_child_twice_has_failed(child, tmp_path,
     assert (media.visual.state, media.audio.state) == (State.FAILED, State.FAILED)
     assert media.visual.reason == media.audio.reason == reason
     assert len(set(attempts)) == 2
+    assert not any(psutil.pid_exists(pid) for pid in attempts)
     assert_is_fine(child, tmp_path)
 
 
@@ -126,6 +130,46 @@ def test_processor_time_is_counted_per_file(child, tmp_path):
         media, attempts = decode(child, tmp_path, "busy")
         assert media.visual.reason == ""
     assert len(set(attempts)) == 1
+
+
+def test_loading_libraries_for_a_file_is_not_counted_as_its_time(child, tmp_path):
+    media, attempts = decode(child, tmp_path, "slow_to_load")
+    assert media.visual.reason == ""
+    assert len(attempts) == 1
+
+
+def test_last_words_are_of_the_file_that_ended_the_child(child, tmp_path):
+    assert_is_fine(child, tmp_path)
+    media, _ = decode(child, tmp_path, "ended")
+    assert media.visual.reason == "decoder stopped with exit code 3 (bye) twice"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows what a process writes to")
+def test_what_is_printed_over_many_files_is_not_hoarded(child, tmp_path):
+    sizes = []
+    for _ in range(3):
+        assert_is_fine(child, tmp_path)
+        sizes.append(Path(f"/proc/{child.pid}/fd/2").stat().st_size)
+    assert 0 < sizes[0] == sizes[1] == sizes[2]
+
+
+def test_ctrl_c_is_for_the_parent_to_answer(child, tmp_path):
+    _, (pid,) = decode(child, tmp_path, "fine")
+    os.kill(pid, signal.SIGINT)
+    _, (_, again) = decode(child, tmp_path, "fine")
+    assert again == pid
+
+
+def test_child_that_crashes_leaves_no_dump_of_its_memory(child, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    if before[1] == 0:
+        pytest.skip("this machine allows no dumps at all")
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        assert_is_fine(child, tmp_path)
+        assert psutil.Process(child.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
 def test_too_large_file_is_not_opened(tmp_path):

@@ -5,6 +5,8 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 
 import dask
 import numpy as np
+import psutil
 import pytest
 import toy_extractors
 from cluster_processes import Processes, scheduler, wait_until
@@ -170,6 +173,38 @@ def test_a_local_worker_that_dies_before_it_answers_is_replaced_but_not_for_ever
         assert "MALLOC_TRIM_THRESHOLD_" not in environment
         with pytest.raises(UserError, match="no worker answers, 2 died before they did: give each more memory"):
             ask_first(workers, partial(die, tmp_path, times=100))
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pipeline.cluster import ClusterOptions, ask_first, connect
+if __name__ == "__main__":
+    with connect(ClusterOptions(workers=1)) as workers:
+        print(ask_first(workers, os.getpid), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_left_in_the_temporary_folder_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.py").write_text(KILLED_RUN)
+    left = tmp_path / "temporary"
+    left.mkdir()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.setenv("TMPDIR", str(left))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    run = subprocess.run([sys.executable, str(tmp_path / "run.py")], stdout=subprocess.PIPE, check=False)
+    assert run.returncode == -signal.SIGKILL
+    wait_until(lambda: has_ended(int(run.stdout)), "the worker of the killed run goes on")
+    assert list(left.rglob("worker-*"))
+    with connect(ClusterOptions(workers=1)):
+        pass
+    assert {path.name for path in left.rglob("*") if path.suffix != ".lock"} == {"dask-scratch-space"}
+
+
+def has_ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_local_worker_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> None:

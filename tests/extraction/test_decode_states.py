@@ -1,10 +1,12 @@
 """What becomes of files that lack something, are damaged, or are no media at all."""
 
 import logging
+import re
 import socket
 import threading
 from pathlib import Path
 
+import av
 import media_maker
 import numpy as np
 import pytest
@@ -155,6 +157,27 @@ def test_truncated_file_keeps_what_is_there(decoder, tmp_path):
     assert 3 <= media.visual.steps <= 5
     numbers = [media_maker.read(picture) for picture in media.frames[SIZE]]
     assert numbers[:-1] == [12 + 25 * step for step in range(media.visual.steps - 1)]
+
+
+def test_a_file_that_breaks_off_says_so(decoder, tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.nut", media_maker.steady(4), (0, 4))
+    with av.open(str(path)) as container:
+        starts = [packet.pos for packet in container.demux(audio=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: starts[len(starts) * 2 // 5] - 2])
+    media = decode(decoder, path)
+    assert media.audio == Track(State.COMPLETE, 2, "the file breaks off: Invalid data found when processing input")
+    assert media.visual.steps == 2
+    assert media.visual.reason.startswith(media.audio.reason)
+
+
+def test_sound_whose_rate_changes_on_the_way_is_lost_from_there_on(decoder, tmp_path):
+    first, second = (
+        media_maker.write_clip(tmp_path / f"{rate}.aac", (), (0, 3), rate=rate) for rate in (44_100, 22_050)
+    )
+    first.write_bytes(first.read_bytes() + second.read_bytes())
+    media = decode(decoder, first)
+    assert media.audio.state is State.FAILED
+    assert re.match(r"only \d+% of the sound could be decoded", media.audio.reason)
 
 
 def test_truncated_before_its_index_cannot_be_opened(decoder, clip):

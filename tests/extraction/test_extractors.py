@@ -13,6 +13,8 @@ import small_clip
 import torch
 from click.testing import CliRunner
 from torch import nn
+from torchvision.models import ResNet18_Weights
+from torchvision.models.video import R2Plus1D_18_Weights
 
 from pipeline.cli.extract import extract
 from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor, make_question_extractor
@@ -52,6 +54,15 @@ def test_extractor_travels_light_loads_and_gives_the_rows_it_declares(name):
     assert rows.dtype == np.dtype(extractor.dtype)
     assert np.isfinite(rows).all()
     assert len(np.unique(rows)) > 20
+
+
+@pytest.mark.parametrize(
+    ("ours", "published"),
+    [(IMAGENET, ResNet18_Weights.IMAGENET1K_V1), (KINETICS, R2Plus1D_18_Weights.KINETICS400_V1)],
+)
+def test_pictures_are_normalised_as_those_that_the_networks_were_trained_on(ours, published):
+    theirs = published.transforms()
+    assert ours.constants() == {"mean": list(theirs.mean), "std": list(theirs.std)}
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from pipeline.failure import UserError
 from pipeline.manifest import save_manifest
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize
+from pipeline.timeline import DecodeRequest, FrameSize, Track
 from pipeline.verify import verify_store
 
 CLAIMED_SECONDS = 143_165
@@ -96,6 +96,20 @@ def test_a_picture_of_up_to_ten_gigapixels_fails_within_the_limits(side: int, tm
         assert child.pid is not None, "the child lives on"
     assert media.visual.state is State.FAILED
     assert media.visual.reason.startswith("no picture could be decoded; 1 of 1 packets")
+
+
+def test_a_film_whose_pictures_are_all_lost_needs_no_memory_for_its_whole_sound(tmp_path: Path) -> None:
+    pcm = {"audio_codec": "pcm_s16le", "audio_format": "s16", "layout": "stereo", "rate": 48_000}
+    path = media_maker.write_clip(tmp_path / "film.mov", media_maker.steady(1), (0.12, 100), **pcm)
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            data[packet.pos or 0 : (packet.pos or 0) + packet.size] = bytes(packet.size)
+    path.write_bytes(data)
+    with DecodingChild("pyav", Limits(memory_bytes=16_000_000)) as child:
+        media = child.decode(path, DecodeRequest(seconds=2, frame_sizes=(SIZE,)))
+    assert media.visual.reason.startswith("no picture could be decoded; 25 of 25 packets")
+    assert media.audio == Track(State.COMPLETE, 2)
 
 
 def test_a_video_that_became_a_link_out_of_the_folder_is_refused_before_any_work(folder: Path) -> None:

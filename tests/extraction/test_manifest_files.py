@@ -19,16 +19,17 @@ def example(**changes):
         "release": "r1",
         "licence": 'said "free"',
         "videos": (Video("a", "a,b\x85.mp4", "00"), Video("b", "sub/b.mp4")),
-        "questions": {"train": (question,), "test": ()},
+        "questions": {"train": (question,), "val": (), "test": ()},
         "vocabulary": Vocabulary(("<pad>", "Is"), ("yes", "no")),
     }
     return Manifest(**{**parts, **changes})
 
 
 def test_a_saved_manifest_reads_back(tmp_path):
-    save_manifest(example(), tmp_path)
-    assert load_manifest(tmp_path) == example()
-    assert not list(tmp_path.glob("*.partial"))
+    folder = tmp_path / "not" / "there"
+    save_manifest(example(), folder)
+    assert load_manifest(folder) == example()
+    assert not list(folder.glob("*.partial"))
 
 
 @given(TEXT, TEXT)
@@ -114,6 +115,14 @@ def test_a_question_whose_id_is_no_text_is_refused(tmp_path):
     path = tmp_path / "questions-train.jsonl"
     path.write_text(json.dumps({**json.loads(path.read_text()), "question_id": 1}))
     with pytest.raises(UserError, match="a value is not text"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dataset.toml", "videos.csv", "questions-train.jsonl", "vocabulary.json"])
+def test_a_file_in_another_encoding_is_refused(tmp_path, name):
+    save_manifest(example(), tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + "é".encode("latin-1"))
+    with pytest.raises(UserError, match=rf"{name} is not UTF-8 text .*: save it as UTF-8"):
         load_manifest(tmp_path)
 
 

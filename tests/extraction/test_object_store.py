@@ -107,6 +107,47 @@ def test_a_second_writer_is_refused_and_so_is_a_server_that_would_let_it_in(serv
     assert not has_lock(url)
 
 
+def test_a_lock_whose_making_was_not_confirmed_is_ones_own(server: S3) -> None:
+    url = f"s3://{BUCKET}/unconfirmed.zarr"
+    server.set_door(lose_writes=1)
+    with StoreWriter(url, 5, "test"):
+        assert has_lock(url)
+    assert not has_lock(url)
+
+
+def test_a_writer_whose_lock_was_broken_leaves_the_other_one_its_own(server: S3) -> None:
+    url = f"s3://{BUCKET}/broken.zarr"
+    with StoreWriter(url, 5, "test"):
+        other = StoreWriter(url, 5, "test", break_lock=True)
+        other.__enter__()
+    assert has_lock(url)
+    other.__exit__(None, None, None)
+    assert not has_lock(url)
+
+
+def test_a_lock_that_is_not_there_may_be_broken(server: S3) -> None:
+    url = f"s3://{BUCKET}/free.zarr"
+    with StoreWriter(url, 5, "test", break_lock=True):
+        assert has_lock(url)
+    assert not has_lock(url)
+
+
+def test_what_others_write_meanwhile_is_seen(server: S3) -> None:
+    location, another = locate(f"s3://{BUCKET}/shared.zarr"), s3fs.S3FileSystem(skip_instance_cache=True)
+    for names in ({"a"}, {"a", "b"}):
+        for name in names:
+            another.pipe_file(f"{location.address}/{name}", b"x")
+        assert location.names() == names
+
+
+def test_a_program_that_read_a_bucket_ends_without_a_word(server: S3) -> None:
+    with StoreWriter(f"s3://{BUCKET}/read.zarr", 5, "test"):
+        pass
+    program = f"from pipeline.store.reader import open_store; open_store('s3://{BUCKET}/read.zarr')"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=DRIVER.parents[2])
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
 def test_what_is_not_there_and_what_cannot_be_named_are_told_in_one_line(
     server: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import toy_extractors
 import zarr
 from run_toys import run_toys
 
@@ -51,6 +53,8 @@ def test_the_store_says_what_the_clips_have_and_is_whole(made: Path) -> None:
     assert (store.presence("visual") == State.ABSENT).sum() == 1
     document = summarise_store(store)
     assert document["features"]["toy-sound"]["complete"] == 19
+    files = [path for path in (made / "features" / "toy-sound").rglob("*") if path.is_file()]
+    assert document["features"]["toy-sound"]["bytes_stored"] == sum(path.stat().st_size for path in files)
     assert document["features"]["toy-sound"]["spec"]["constants"]["weights"]["weights"] == "seeded"
     json.dumps(document)
 
@@ -113,6 +117,27 @@ def test_other_settings_are_refused_with_what_differs_unless_accepted(
         run_toys(manifest, store, **settings)
     accepted = run_toys(manifest, store, accept=("toy-picture", "toy-sound"), **settings)
     assert accepted.extracted == 0
+
+
+def test_networks_are_loaded_once_for_all_partitions_and_get_the_threads_that_descriptions_say(
+    toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+    threads = torch.get_num_threads()
+
+    def load(*arguments: object) -> str:
+        loads.append(arguments)
+        torch.set_num_threads(3)
+        return ""
+
+    monkeypatch.setattr(toy_extractors.ToySound, "load", load)
+    try:
+        assert run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-sound",)).extracted == 20
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert len(loads) == 1
+    assert open_store(tmp_path / "store.zarr").spec("toy-sound").constants["machine"]["threads"] == 1
 
 
 def test_a_short_video_cycles_where_that_was_asked_for(toy_manifest: Path, tmp_path: Path) -> None:

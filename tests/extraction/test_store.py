@@ -73,6 +73,13 @@ def test_a_block_that_is_not_a_whole_partition_is_refused(tmp_path: Path, first_
         write_rows(path, "sound", first_row, {row: np.ones((5, 3), "float32")})
 
 
+@pytest.mark.parametrize("shape", [(5, 4), (6, 3)])
+def test_values_of_another_shape_or_of_more_seconds_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
+    path = make(tmp_path / "s.zarr", videos=1)
+    with pytest.raises(ValueError, match="do not fit"):
+        write_rows(path, "sound", 0, {0: np.ones(shape, "float32")})
+
+
 @settings(max_examples=15, deadline=None)
 @given(order=st.permutations(range(20)), cuts=st.lists(st.integers(1, 19), max_size=3))
 def test_rows_written_in_any_order_and_parts_give_the_same_store(
@@ -109,6 +116,37 @@ def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
     assert store.state("sound").tolist() == [0] * 18 + [State.ABSENT, 0]
 
 
+def test_what_is_found_out_later_counts_unless_more_was_known_before(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr", videos=1)
+    found = [(State.FAILED, "once"), (State.FAILED, "twice"), (State.COMPLETE, ""), (State.FAILED, "gone")]
+    seen = []
+    for state, reason in found:
+        states, reasons = dict.fromkeys(("visual", "audio"), state), dict.fromkeys(("visual", "audio"), reason)
+        with StoreWriter(path, 5, "test") as writer:
+            writer.record_videos([VideoRecord(0, "abc", states, {"visual": 0, "audio": 0}, reasons)])
+        store = open_store(path)
+        seen.append((State(store.presence("audio")[0]), store.reasons("audio")[0]))
+    assert seen == [*found[:3], found[2]]
+
+
+def test_every_description_that_was_accepted_stays(tmp_path: Path) -> None:
+    versions = [FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
+    with StoreWriter(make(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
+        for version in versions[1:]:
+            writer.accept(version)
+        assert writer.feature_specs("sound") == versions
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float16"])
+def test_questions_that_lack_a_feature_are_told_by_its_fill(tmp_path: Path, dtype: str) -> None:
+    spec = FeatureSpec("words", "question", ("token",), (4,), dtype, {})
+    with StoreWriter(tmp_path / "s.zarr", 5, "test") as writer:
+        writer.append_questions(["who plays", "how many"])
+        writer.ensure_question_feature(spec)
+        writer.write_questions("words", np.array([1]), np.zeros((1, 4), dtype))
+        assert writer.question_texts("words") == {"how many"}
+
+
 def test_appended_videos_and_questions_leave_the_old_rows_alone(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
     write_rows(path, "sound", 16, {19: np.full((5, 3), 7, "float32")})
@@ -137,6 +175,32 @@ def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path: Path) -
         pass
 
 
+def test_a_writer_removes_what_a_killed_one_left_half_written_and_makes_the_folders_that_lack(tmp_path: Path) -> None:
+    path = make(tmp_path / "not" / "there" / "s.zarr")
+    whole = {file for file in path.rglob("*") if file.is_file()}
+    for half in ("zarr.0.partial", "features/sound/values/c.0.0.0.1.partial"):
+        (path / half).parent.mkdir(exist_ok=True)
+        (path / half).touch()
+    with StoreWriter(path, 5, "test"):
+        assert {file for file in path.rglob("*") if file.is_file()} == whole
+
+
+def test_a_writer_that_refuses_a_store_holds_it_no_longer(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr")
+    refused = StoreWriter(path, 60, "test")
+    with pytest.raises(UserError, match="5 seconds a video"), refused:
+        pass
+    with StoreWriter(path, 5, "test"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder here in which nothing can be written")
+@pytest.mark.parametrize("folder", ["/proc", "/proc/nothing"])
+def test_a_place_where_nothing_can_be_written_is_told_as_such(folder: str) -> None:
+    with pytest.raises(UserError, match=r"s\.zarr cannot be written there"), StoreWriter(f"{folder}/s.zarr", 5, "test"):
+        pass
+
+
 def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
     values = zarr.open_group(path, mode="r")["features/maps/values"]
@@ -155,6 +219,17 @@ def test_damage_is_one_clear_error_and_the_writer_leaves_it_alone(tmp_path: Path
     with pytest.raises(UserError, match="damaged"):
         open_store(path)
     with pytest.raises(UserError, match="damaged"), StoreWriter(path, 5, "test"):
+        pass
+    assert sorted(str(file) for file in path.rglob("*")) == files
+
+
+@pytest.mark.parametrize("lost", ["videos", "features"])
+def test_features_or_videos_without_their_root_are_not_made_anew(tmp_path: Path, lost: str) -> None:
+    path = make(tmp_path / "s.zarr", videos=1)
+    (path / "zarr.json").unlink()
+    shutil.rmtree(path / lost)
+    files = sorted(str(file) for file in path.rglob("*"))
+    with pytest.raises(UserError, match="without its root metadata: it is damaged"), StoreWriter(path, 5, "test"):
         pass
     assert sorted(str(file) for file in path.rglob("*")) == files
 

@@ -61,6 +61,9 @@ def test_published_file_is_downloaded_checked_and_kept(tmp_path):
     state = load_state(WeightsSource("pretrained", cache), network, STATE)
     assert hash_state_dict(state) == hash_state_dict(STATE)
     assert [path.name for path in cache.iterdir()] == ["tiny-published.pth"]
+    (cache / "tiny-published.pth").rename(cache / "another.pth")
+    load_state(WeightsSource("pretrained", cache), network, STATE)
+    assert {path.name for path in cache.iterdir()} == {"tiny-published.pth", "another.pth"}
 
 
 def test_other_bytes_under_a_published_name_are_refused_with_both_hashes(tmp_path):
@@ -140,6 +143,14 @@ def test_a_state_that_does_not_fit_is_refused_by_tensor_name(tmp_path, change, t
         load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
 
 
+@pytest.mark.parametrize(("number", "told"), [(3, "b0, b1, b2$"), (5, "b0, b1, b2 and 2 more$")])
+def test_of_many_tensors_that_do_not_fit_the_first_are_named(tmp_path, number, told):
+    torch.save({}, tmp_path / "tiny.pth")
+    wanted = {f"b{at}": torch.zeros(1) for at in range(number)}
+    with pytest.raises(UserError, match=f"missing: {told}"):
+        load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), wanted)
+
+
 def test_only_declared_tensors_are_ignored(tmp_path):
     torch.save(STATE | {"fc.weight": torch.zeros(4)}, tmp_path / "tiny.pth")
     source = WeightsSource("folder", tmp_path)
@@ -215,9 +226,12 @@ def test_seeded_weights_have_golden_bits():
     assert hash_state_dict(state) == "b2e80c394ce5e6b7493ce2d9a967164e2ff28dce754700f64ee8fb1ac9772a3d"
 
 
-@pytest.mark.parametrize(("fan", "connections"), [("in", 16 * 9), ("out", 64 * 9)])
-def test_seeded_weights_have_kaiming_variance(fan, connections):
-    wanted = {"c.weight": torch.empty(64, 16, 3, 3), "c.bias": torch.empty(64)}
+@pytest.mark.parametrize(
+    ("shape", "fan", "connections"),
+    [((64, 16, 3, 3), "in", 16 * 9), ((64, 16, 3, 3), "out", 64 * 9), ((64, 144), "in", 144), ((64, 144), "out", 64)],
+)
+def test_seeded_weights_have_kaiming_variance(shape, fan, connections):
+    wanted = {"c.weight": torch.empty(shape), "c.bias": torch.empty(64)}
     wanted |= {f"n.{name}": torch.empty(64) for name in ("weight", "bias", "running_mean", "running_var")}
     state = seed_state(wanted, 0, fan)
     assert state["c.weight"].var().item() == pytest.approx(2 / connections, rel=0.05)

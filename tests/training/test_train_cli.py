@@ -12,6 +12,7 @@ from tiny_store import make_manifest, make_store
 
 from pipeline.manifest import save_manifest
 from train.cli.evaluate import evaluate
+from train.cli.options import show_scenarios
 from train.cli.report import find_runs, report
 from train.cli.sweep import sweep
 from train.cli.train import name_run, train
@@ -265,3 +266,12 @@ def test_evaluate_takes_rates_parts_and_curves_one_at_a_time(workplace: Path) ->
     both = CliRunner().invoke(evaluate, [str(run), "--missing-rate", "audio=0.5", "--missing-part", "audio=0.5"])
     assert both.exit_code == 2
     assert "give one of them" in both.output
+
+
+def test_a_table_of_many_scenarios_is_whole_where_no_terminal_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"scenario-{number}" for number in range(20)]
+    scenarios = {name: {"overall": 10.0 + number} for number, name in enumerate(names)}
+    show_scenarios({"a-run-with-a-name-of-some-length": {"scenarios": scenarios, "floors": {}}})
+    shown = capsys.readouterr().err
+    line = next(line for line in shown.splitlines() if line.strip().startswith("a-run-with"))
+    assert line.split() == ["a-run-with-a-name-of-some-length", *(f"{10 + number}.00" for number in range(20))]

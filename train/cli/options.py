@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands import Decorator
+from pipeline.commands import Decorator, plain_console
 from pipeline.failure import UserError
 
 device_option = click.option(
@@ -55,7 +55,6 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
     The question-only floor differs by seed, so it is drawn for a single run alone.
     """
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     scenarios = list(dict.fromkeys(name for document in documents.values() for name in document["scenarios"]))
@@ -69,7 +68,7 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
     for name, value in next(iter(documents.values()))["floors"].items():
         if value is not None and (len(documents) == 1 or name != "question_only"):
             table.add_row(f"floor: {name.replace('_', ' ')}", f"{value:.2f}", style="dim")
-    Console(stderr=True).print(table)
+    plain_console(stderr=True).print(table)
 
 
 def say_left_out(questions: int) -> None:
