@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from pipeline.failure import UserError
+from pipeline.store.half_made import clear_half_made
 from pipeline.store.location import locate
 from pipeline.store.reader import naming_damage, open_group
 from pipeline.store.schema import (
@@ -107,6 +108,8 @@ class StoreWriter:
                 f"store {self.path} has {root.attrs['seconds']} seconds a video, not {self._seconds}: "
                 "give --seconds as the store has it, or another --store"
             )
+        for group in (FEATURES, QUESTIONS):
+            clear_half_made(self._location, root, group)
         return root
 
     def _create(self) -> None:
@@ -148,8 +151,8 @@ class StoreWriter:
             return np.asarray(self._root[path][:])
 
     def feature_names(self) -> list[str]:
-        """Return the names of the features that the store has, sorted; one whose making was killed is none yet."""
-        return sorted(name for name, feature in self._root["features"].groups() if "spec" in feature.attrs)
+        """Return the names of the features that the store has, sorted."""
+        return sorted(self._root["features"].group_keys())
 
     def append_videos(self, video_ids: Sequence[str]) -> None:
         """Append rows for `video_ids`, all pending; ids come last, so that a killed append is simply repeated."""
