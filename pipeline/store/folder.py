@@ -39,9 +39,13 @@ class Folder:
 
     @contextmanager
     def hold(self, break_lock: bool) -> Iterator[None]:
-        """Lock a file beside the folder, which a dead process holds no longer, and remove stray partial files."""
-        lock = filelock.FileLock(self._path.with_name(self._path.name + ".lock"))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        """Lock a file beside the folder, which a dead process holds no longer, and remove stray partial files.
+
+        Links to the folder lead to the same lock.
+        """
+        folder = self._path.resolve()
+        lock = filelock.FileLock(folder.with_name(folder.name + ".lock"))
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:

@@ -137,6 +137,20 @@ def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path: Path) -
         pass
 
 
+def test_a_second_writer_that_comes_by_a_link_is_refused(tmp_path: Path) -> None:
+    path, link = make(tmp_path / "s.zarr"), tmp_path / "elsewhere" / "link.zarr"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with (
+        StoreWriter(path, 5, "test"),
+        pytest.raises(UserError, match="another run"),
+        StoreWriter(link, 5, "test"),
+    ):
+        pass
+    with StoreWriter(link, 5, "test"):
+        pass
+
+
 def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
     values = zarr.open_group(path, mode="r")["features/maps/values"]
