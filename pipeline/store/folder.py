@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,13 @@ class Folder:
         return {entry.name for entry in folder.iterdir()} if folder.exists() else set()
 
     def bytes_stored(self, path: str) -> int:
-        """Return the bytes of all files under `path`."""
-        folders = os.walk(self._path / path)
-        return sum(os.stat(os.path.join(at, name)).st_size for at, _, names in folders for name in names)
+        """Return the bytes of all files under `path`; a run at work may rename some before they are looked at."""
+        total = 0
+        for at, _, names in os.walk(self._path / path):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += os.stat(os.path.join(at, name)).st_size
+        return total
 
     @contextmanager
     def hold(self, break_lock: bool) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """What a store promises: holes read as no feature, one writer, plain readers, damage named and never made worse."""
 
 import json
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.failure import UserError
+from pipeline.store.location import locate
 from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
@@ -149,6 +151,16 @@ def test_a_second_writer_that_comes_by_a_link_is_refused(tmp_path: Path) -> None
         pass
     with StoreWriter(link, 5, "test"):
         pass
+
+
+def test_the_size_of_a_store_is_told_although_a_run_renames_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path / "s.zarr")
+    listed = list(os.walk(path))
+    before = locate(path).bytes_stored("")
+    monkeypatch.setattr(os, "walk", lambda folder: [(str(path), [], ["gone.partial"]), *listed])
+    assert locate(path).bytes_stored("") == before > 0
 
 
 def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp_path: Path) -> None:
