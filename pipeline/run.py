@@ -262,10 +262,11 @@ class _Run:
         return []
 
     def _sources_kept(self) -> dict[int, str]:
-        """Return by row the SHA-256 of the file that complete features were made from: others must be of the same."""
+        """Return by row the SHA-256 of the file that features were made of, or are absent from: others must be too."""
         stored = self._writer.read_index("videos/source_sha256")
-        whole = [self._rows_in(name, len(stored), (State.COMPLETE,)) for name in self._writer.feature_names()]
-        kept = np.logical_or.reduce([np.zeros(len(stored), dtype=bool), *whole])
+        kept = np.zeros(len(stored), dtype=bool)
+        for name in self._writer.feature_names():
+            kept |= self._rows_in(name, len(stored), (State.COMPLETE, State.ABSENT))
         return {int(row): str(stored[row]) for row in np.flatnonzero(kept)}
 
     def _rows_in(self, name: str, total: int, of_interest: tuple[State, ...]) -> np.ndarray:

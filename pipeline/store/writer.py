@@ -206,16 +206,25 @@ class StoreWriter:
     def record_videos(self, records: Sequence[VideoRecord]) -> None:
         """Record what decoding found: call it after the values, before `record_features`.
 
-        What was found out before stays where this time a modality was not looked at, or less came of it.
+        What was found out of the same file before stays where this time a modality was not looked at, or less came of
+        it; so does a reason, such as that some pictures were guessed: another feature may look at fewer of them.
         """
-        _scatter_some(self._root["videos/source_sha256"], {r.row: r.source_sha256 for r in records if r.source_sha256})
+        rows = [record.row for record in records]
+        sources = _gather(self._root["videos/source_sha256"], rows)
+        is_other = [bool(r.source_sha256 and r.source_sha256 != old) for r, old in zip(records, sources, strict=True)]
         for modality in ("visual", "audio"):
             array = self._root[f"videos/{modality}"]
-            known = _gather(array, [record.row for record in records])
-            told = [r for r, state in zip(records, known, strict=True) if _is_news(r.states[modality], State(state))]
+            known = zip(_gather(array, rows), _gather(self._root[f"videos/{modality}_reason"], rows), strict=True)
+            told = [
+                record
+                for record, is_other_file, (state, reason) in zip(records, is_other, known, strict=True)
+                if is_other_file or _is_news(record.states[modality], State(state), reason)
+            ]
             _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in told})
             _scatter_some(self._root[f"videos/{modality}_reason"], {r.row: r.reasons[modality] for r in told})
             _scatter_some(array, {r.row: int(r.states[modality]) for r in told})
+        # Last: a killed recording of another file is one of another file again.
+        _scatter_some(self._root["videos/source_sha256"], {r.row: r.source_sha256 for r in records if r.source_sha256})
 
     def record_features(self, records: Sequence[FeatureRecord]) -> None:
         """Record the states of features, reasons first: the state is what makes a row complete."""
@@ -358,8 +367,10 @@ def _resize(array: zarr.Array, total: int) -> None:
         array.resize((total, *array.shape[1:]))
 
 
-def _is_news(found: State, known: State) -> bool:
-    return found is not State.PENDING and _MORE_IS_KNOWN[found] >= _MORE_IS_KNOWN[known]
+def _is_news(found: State, known: State, reason: str) -> bool:
+    if found is known:
+        return found is State.FAILED or not reason
+    return _MORE_IS_KNOWN[found] > _MORE_IS_KNOWN[known]
 
 
 def _gather(array: zarr.Array, rows: Sequence[int]) -> np.ndarray:
