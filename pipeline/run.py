@@ -294,9 +294,11 @@ class _Run:
     def _refuse_differences(self, specs: dict[str, FeatureSpec], ignore: tuple[str, ...] = ()) -> dict[str, int]:
         """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""
         return {
-            name: settle_description(self._writer, spec, self._options.accept, ignore) for name, spec in specs.items()
+            name: settle_description(self._writer, spec, accepted, ignore, is_idle=is_idle)
+            for name, spec in specs.items()
         }
 
+        accepted, is_idle = self._options.accept, bool(ignore)
     def _settle_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
         """Record what needs no decoding (the modality is known to be absent or failed); return what does."""
         presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in ("audio", "visual")}

@@ -217,3 +217,11 @@ def test_a_folder_without_the_videos_is_refused_before_a_store_is_made(manifest:
     with pytest.raises(UserError, match="holds none of the 20 videos"):
         run_toys(manifest, store)
     assert not store.exists()
+
+
+def test_a_run_that_makes_nothing_records_no_accepted_description(store: Path, toy_manifest: Path) -> None:
+    with pytest.raises(UserError, match=r"short is pad in the store, cycle here.*--accept toy-"):
+        run_toys(toy_manifest, store, short="cycle")
+    run_toys(toy_manifest, store, short="cycle", accept=("toy-picture", "toy-sound"))
+    for name in ("toy-picture", "toy-sound"):
+        assert open_group(store, mode="r")[f"features/{name}"].attrs["accepted"] == []
