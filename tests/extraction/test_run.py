@@ -69,6 +69,29 @@ def test_verification_finds_a_hole_in_a_complete_row_and_a_value_in_a_hole(store
     assert any("the state is absent" in problem for problem in problems)
 
 
+def test_verification_finds_lost_steps_and_questions_that_are_lost_in_part(store: Path) -> None:
+    root = open_group(store, mode="r+")
+    (tokens,) = open_store(store).question_feature_names
+    root[f"questions/{tokens}/values"][3, 2:] = -1
+    root[f"questions/{tokens}/values"][4] = -1
+    shutil.rmtree(store / "videos/steps_audio/c")
+    for chunk in (store / "features/toy-sound/values").glob("c.*"):
+        chunk.unlink()
+    (text,) = (text for text, row in open_store(store).question_rows.items() if row == 3)
+    problems = verify_store(open_store(store))
+    assert problems[0] == f"{tokens} of question {text!r}: some of its numbers are lost or infinite"
+    assert len(problems) == 20
+    assert problems[1].endswith("the state is complete, but it has 0 steps")
+
+
+def test_verification_names_questions_that_cannot_be_read(store: Path) -> None:
+    (chunk,) = (store / "questions").glob("tokens*/values/c*")
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    first, second = verify_store(open_store(store))
+    assert "/values cannot be read" in first
+    assert "/values cannot be read" in second
+
+
 def test_other_questions_about_the_same_videos_extract_nothing_again(store: Path, manifest: Path) -> None:
     asked = load_manifest(manifest).questions["test"]
     other = tuple(replace(q, question_id=f"other-{q.question_id}") for q in asked[:5])
