@@ -96,7 +96,7 @@ def extract(
 
     Raises `UserError` before any work where the videos folder, the manifest and the store do not fit each other.
     """
-    _check_questions(manifest)
+    _check_manifest(manifest, plan)
     _check_short(plan)
     if not has_store(locate(plan.store)):
         check_videos_folder(videos_folder, manifest)
@@ -143,17 +143,21 @@ def check_videos_folder(folder: Path, manifest: Manifest) -> None:
     )
     if not folder.is_dir():
         raise UserError(f"videos folder {folder} does not exist: {fill}")
-    if manifest.videos and not any((folder / video.path).exists() for video in manifest.videos):
+    if manifest.videos and not any(os.path.exists(folder / video.path) for video in manifest.videos):
         raise UserError(
             f"videos folder {folder} holds none of the {len(manifest.videos)} videos, such as "
             f"{manifest.videos[0].path}: {fill}"
         )
 
 
-def _check_questions(manifest: Manifest) -> None:
+def _check_manifest(manifest: Manifest, plan: ExtractionPlan) -> None:
+    if plan.features and not manifest.videos:
+        raise UserError(f"the manifest of {manifest.name} names no videos: build it again, or mend its videos.csv")
     known = {video.video_id for video in manifest.videos}
     for split in manifest.splits:
         for question in manifest.questions[split]:
+            if not question.text:
+                raise UserError(f"question {question.question_id} of split {split} has no text: mend the manifest")
             if question.video_id not in known:
                 raise UserError(
                     f"question {question.question_id} of split {split} is about video {question.video_id!r}, which "
@@ -293,12 +297,12 @@ class _Run:
 
     def _refuse_differences(self, specs: dict[str, FeatureSpec], ignore: tuple[str, ...] = ()) -> dict[str, int]:
         """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""
+        accepted, is_idle = self._options.accept, bool(ignore)
         return {
             name: settle_description(self._writer, spec, accepted, ignore, is_idle=is_idle)
             for name, spec in specs.items()
         }
 
-        accepted, is_idle = self._options.accept, bool(ignore)
     def _settle_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
         """Record what needs no decoding (the modality is known to be absent or failed); return what does."""
         presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in ("audio", "visual")}

@@ -228,6 +228,11 @@ def test_a_manifest_of_other_files_or_unknown_videos_is_refused_and_the_store_st
     words = {"test": (replace(loaded.questions["test"][0], text="Who is the zorblax?"),)}
     with pytest.raises(UserError, match="zorblax"):
         run_toys(change(manifest, questions=words), store)
+    silent = {"test": (*loaded.questions["test"], replace(loaded.questions["test"][0], question_id="s", text=""))}
+    with pytest.raises(UserError, match="question s of split test has no text"):
+        run_toys(change(manifest, questions=silent), store, question_features=())
+    with pytest.raises(UserError, match="names no videos"):
+        run_toys(change(manifest, videos=(), questions={}), store)
     assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
@@ -240,6 +245,15 @@ def test_a_folder_without_the_videos_is_refused_before_a_store_is_made(manifest:
     with pytest.raises(UserError, match="holds none of the 20 videos"):
         run_toys(manifest, store)
     assert not store.exists()
+
+
+def test_a_path_that_no_disk_can_hold_costs_its_video(manifest: Path, tmp_path: Path) -> None:
+    first, *rest = load_manifest(manifest).videos
+    long = replace(first, path="a" * 300 + ".mp4")
+    change(manifest, videos=(long, *rest), questions={})
+    (failure,) = run_toys(manifest, tmp_path / "store.zarr", features=("toy-sound",)).failures
+    assert failure["video_id"] == first.video_id
+    assert failure["reason"].endswith("cannot be read: File name too long")
 
 
 def test_a_run_that_makes_nothing_records_no_accepted_description(store: Path, toy_manifest: Path) -> None:
