@@ -1,4 +1,4 @@
-"""Whether a store keeps its promises: a complete row has its features, any other is a hole. It mends nothing."""
+"""Whether a store keeps its promises: a complete row is whole, an absent or failed one is a hole. It mends nothing."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,8 +39,8 @@ def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = 
     """Read every value of the store and return what is wrong, a line each; an empty list is a whole store.
 
     A complete row holds finite numbers in each of its steps and fill in the rest (`pad`) or numbers in all of them
-    (`cycle`, `released`); any other row is all fill; states agree between features and videos. A question has all of
-    a feature's numbers, or none.
+    (`cycle`, `released`); an absent or failed row is all fill; states agree between features and videos. A pending row
+    may have values: its run was stopped before it said so. A question has all of a feature's numbers, or none.
     """
     problems = list(_question_problems(store))
     total = len(store.video_ids) * len(store.feature_names)
@@ -65,6 +65,8 @@ def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = 
 
 def _row_problem(values: np.ndarray, state: State, presence: State, steps: int) -> str:
     holes = np.isnan(values).reshape(len(values), -1)
+    if state is State.PENDING:
+        return ""
     if state is not State.COMPLETE:
         return "" if holes.all() else f"the state is {state.name.lower()}, but there are values"
     if presence is not State.COMPLETE:

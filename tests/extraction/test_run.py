@@ -63,6 +63,8 @@ def test_verification_finds_a_hole_in_a_complete_row_and_a_value_in_a_hole(store
     values = zarr.open_group(store, mode="r+")["features/toy-sound/values"]
     values[complete, 1] = np.nan
     values[absent] = 1
+    pending = zarr.open_group(store, mode="r+")["features/toy-picture/state"]
+    pending[0] = State.PENDING
     problems = verify_store(open_store(store))
     assert len(problems) == 2
     assert any("1 of 4 steps have holes" in problem for problem in problems)

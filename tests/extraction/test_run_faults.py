@@ -222,6 +222,23 @@ def test_another_file_is_described_anew_where_the_first_one_gave_nothing(toy_man
     assert "of the video's other features" in failure["reason"]
 
 
+def test_a_file_that_is_gone_when_a_stopped_run_goes_on_leaves_no_values(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    save_manifest(replace(whole, videos=whole.videos[:3], questions={}), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.store.writer.StoreWriter, "record_videos", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_toys(folder, store)
+    assert not np.isnan(open_store(store).values("toy-picture")[0]).all()
+    assert verify_store(open_store(store)) == []
+    (folder / "videos" / whole.videos[0].path).unlink()
+    run_toys(folder, store)
+    assert open_store(store).state("toy-picture")[0] == State.FAILED
+    assert verify_store(open_store(store)) == []
+
+
 def refuse_to_extract(*arguments: Any) -> None:
     raise FloatingPointError("no numbers")
 
