@@ -103,13 +103,16 @@ class StoreWriter:
         if not self._has_format():
             self._create()
         root = open_group(self.path, mode="r+")
-        if int(root.attrs["seconds"]) != self._seconds:
-            raise UserError(
-                f"store {self.path} has {root.attrs['seconds']} seconds a video, not {self._seconds}: "
-                "give --seconds as the store has it, or another --store"
-            )
         for group in (FEATURES, QUESTIONS):
             clear_half_made(self._location, root, group)
+        if int(root.attrs["seconds"]) != self._seconds:
+            # A run that made nothing, for want of weights say, decides nothing.
+            if list(root[FEATURES].group_keys()):
+                raise UserError(
+                    f"store {self.path} has {root.attrs['seconds']} seconds a video, not {self._seconds}: "
+                    "give --seconds as the store has it, or another --store"
+                )
+            root.update_attributes({"seconds": self._seconds})
         return root
 
     def _create(self) -> None:

@@ -212,6 +212,16 @@ def test_another_format_another_length_and_a_strange_folder_are_refused(tmp_path
         open_store(tmp_path / "nothing")
 
 
+def test_the_seconds_of_a_store_are_those_of_the_run_that_makes_its_first_feature(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    with StoreWriter(path, 60, "test") as writer:
+        writer.append_videos(["a"])
+    with StoreWriter(path, 5, "test") as writer:
+        writer.ensure_feature(SOUND)
+    assert open_store(path).seconds == 5
+    assert open_store(path).values("sound").shape[1] == 5
+
+
 def test_differences_name_the_constant_and_both_values() -> None:
     other = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 2, "machine": {"threads": 1}})
     assert differences(SOUND, other, ("machine",)) == ["version is 1 in the store, 2 here"]
