@@ -268,10 +268,14 @@ class _Run:
     def _sources_kept(self) -> dict[int, str]:
         """Return by row the SHA-256 of the file that features were made of, or are absent from: others must be too."""
         stored = self._writer.read_index("videos/source_sha256")
-        kept = np.zeros(len(stored), dtype=bool)
-        for name in self._writer.feature_names():
-            kept |= self._rows_in(name, len(stored), (State.COMPLETE, State.ABSENT))
+        kept = self._rows_of_any(len(stored), (State.COMPLETE, State.ABSENT))
         return {int(row): str(stored[row]) for row in np.flatnonzero(kept)}
+
+    def _rows_of_any(self, total: int, of_interest: tuple[State, ...]) -> np.ndarray:
+        rows = np.zeros(total, dtype=bool)
+        for name in self._writer.feature_names():
+            rows |= self._rows_in(name, total, of_interest)
+        return rows
 
     def _rows_in(self, name: str, total: int, of_interest: tuple[State, ...]) -> np.ndarray:
         states = np.zeros(total, dtype=np.uint8)
@@ -304,14 +308,19 @@ class _Run:
         }
 
     def _settle_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
-        """Record what needs no decoding (the modality is known to be absent or failed); return what does."""
+        """Record what needs no decoding (the modality is known to be absent or failed); return what does.
+
+        A video none of whose features is recorded may itself be recorded in part: its run was killed in between.
+        """
         presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in ("audio", "visual")}
         reasons = {m: self._writer.read_index(f"videos/{m}_reason") for m in presence}
         modality_of = {name: self._make(name).modality for name in self._plan.features}
         settled = (State.ABSENT,) if self._options.retry_failed else (State.ABSENT, State.FAILED)
+        is_whole = self._rows_of_any(len(presence["audio"]), (State.COMPLETE, State.ABSENT, State.FAILED))
         records, left = [], []
         for task in tasks:
-            known = [name for name in task.features if presence[modality_of[name]][task.row] in settled]
+            looked_at = task.features if is_whole[task.row] else ()
+            known = [name for name in looked_at if presence[modality_of[name]][task.row] in settled]
             for name in known:
                 modality = modality_of[name]
                 state, reason = State(int(presence[modality][task.row])), str(reasons[modality][task.row])

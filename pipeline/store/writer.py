@@ -213,21 +213,22 @@ class StoreWriter:
         it; so does a reason, such as that some pictures were guessed: another feature may look at fewer of them.
         """
         rows = [record.row for record in records]
-        sources = _gather(self._root["videos/source_sha256"], rows)
-        is_other = [bool(r.source_sha256 and r.source_sha256 != old) for r, old in zip(records, sources, strict=True)]
-        for modality in ("visual", "audio"):
-            array = self._root[f"videos/{modality}"]
-            known = zip(_gather(array, rows), _gather(self._root[f"videos/{modality}_reason"], rows), strict=True)
-            told = [
-                record
-                for record, is_other_file, (state, reason) in zip(records, is_other, known, strict=True)
-                if is_other_file or _is_news(record.states[modality], State(state), reason)
-            ]
-            _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in told})
-            _scatter_some(self._root[f"videos/{modality}_reason"], {r.row: r.reasons[modality] for r in told})
-            _scatter_some(array, {r.row: int(r.states[modality]) for r in told})
-        # Last: a killed recording of another file is one of another file again.
+        sources = zip(records, _gather(self._root["videos/source_sha256"], rows), strict=True)
+        self._forget([r.row for r, source in sources if source and r.source_sha256 not in ("", source)])
         _scatter_some(self._root["videos/source_sha256"], {r.row: r.source_sha256 for r in records if r.source_sha256})
+        for modality in ("visual", "audio"):
+            array, reasons = self._root[f"videos/{modality}"], self._root[f"videos/{modality}_reason"]
+            known = zip(records, _gather(array, rows), _gather(reasons, rows), strict=True)
+            told = [r for r, state, reason in known if _is_news(r.states[modality], State(state), reason)]
+            _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in told})
+            _scatter_some(reasons, {r.row: r.reasons[modality] for r in told})
+            _scatter_some(array, {r.row: int(r.states[modality]) for r in told})
+
+    def _forget(self, rows: Sequence[int]) -> None:
+        """Make videos pending whose files are others now; states come first, and the new file is named afterwards."""
+        for name, empty in (("{}", 0), ("steps_{}", 0), ("{}_reason", "")):
+            for modality in ("visual", "audio"):
+                _scatter_some(self._root[f"videos/{name.format(modality)}"], dict.fromkeys(rows, empty))
 
     def record_features(self, records: Sequence[FeatureRecord]) -> None:
         """Record the states of features, reasons first: the state is what makes a row complete."""
