@@ -284,7 +284,7 @@ class StoreWriter:
 
     def consolidate(self) -> None:
         """Gather all metadata in one document at the root, which readers trust."""
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), naming_damage(self.path, "the metadata of an array"):
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             zarr.consolidate_metadata(self._root.store)
 

@@ -96,6 +96,14 @@ def test_a_feature_with_values_whose_description_is_lost_is_damage_and_stays(
     assert contents(store) == before
 
 
+def test_an_array_whose_metadata_are_cut_short_is_named_as_damage(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    run_toys(toy_manifest, store, features=("toy-sound",))
+    (store / "videos" / "steps_audio" / "zarr.json").write_bytes(b"{")
+    with pytest.raises(UserError, match=r"the metadata of an array cannot be read .* the store is damaged"):
+        run_toys(toy_manifest, store, features=("toy-sound",))
+
+
 def test_a_feature_whose_metadata_are_cut_short_is_named_as_damage(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     run_toys(toy_manifest, store, features=("toy-sound",))
