@@ -63,8 +63,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def show_json(document: Any) -> None:
-    """Write `document` to stdout as the one JSON document of a command."""
-    click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    """Write `document` to stdout as the one JSON document of a command; bytes that are not UTF-8 as escapes."""
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    click.echo(text.encode(errors="backslashreplace"))
 
 
 def plain_console(stderr: bool = False) -> "Console":

@@ -4,6 +4,7 @@ It changes nothing. Errors are what makes a manifest unusable, warnings what a d
 along: questions that no one trained on it can answer. The counts are for a person to look at.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -148,9 +149,9 @@ def _check_words(manifest: Manifest) -> Iterator[Finding]:
 def _check_files(videos: tuple[Video, ...], folder: Path, progress: Progress | None) -> Iterator[Finding]:
     if not folder.is_dir():
         raise UserError(f"videos folder {str(folder)!r} is not there: name the folder that holds the videos")
-    present = [video for video in videos if (folder / video.path).is_file()]
+    present = [video for video in videos if os.path.isfile(folder / video.path)]
     for video in videos:
-        if not (folder / video.path).is_file():
+        if not os.path.isfile(folder / video.path):
             message = f"video {video.video_id!r}: no file {str(folder / video.path)!r}"
             yield Finding("missing file", video.video_id, message)
     digests = hash_files(folder, [video.path for video in present if video.sha256], progress)

@@ -106,7 +106,8 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
             state, reason, values = _extract(tools.extractors[name], media, plan)
             features.append(FeatureRecord(task.row, name, state, reason, made_by.get(name, 0)))
             if values is None:
-                continue
+                # A stopped run may have written some, of a file that was whole then.
+                values = np.empty((0, *tools.specs[name].shape), tools.specs[name].dtype)
             if values.nbytes > _KEEP_BYTES:
                 write_rows(plan.store, name, partition.first_row, {task.row: values}, tools.specs[name].fingerprint)
             else:

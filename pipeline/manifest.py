@@ -228,6 +228,14 @@ def _open_text(path: Path) -> Iterator[TextIO]:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
 
 
+def _parse_json(text: str) -> Any:
+    """Return the JSON value of `text`; raise ValueError too where it holds halves of characters, which no file can."""
+    value = json.loads(text)
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(_read_text(path))
@@ -264,7 +272,7 @@ def _read_questions(path: Path) -> list[Question]:
 
 def _read_question(line: str, where: str) -> Question:
     try:
-        record = json.loads(line)
+        record = _parse_json(line)
         choices = record.pop("choices", None)
         if not {*map(type, record.values()), *map(type, choices or ())} <= {str}:
             raise TypeError("a value is not text")
@@ -275,6 +283,6 @@ def _read_question(line: str, where: str) -> Question:
 
 def _read_vocabulary(path: Path) -> Vocabulary:
     try:
-        return Vocabulary.from_json(json.loads(_read_text(path)))
+        return Vocabulary.from_json(_parse_json(_read_text(path)))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a vocabulary: {error}") from None

@@ -45,7 +45,7 @@ def update_questions(
     pending = list(_find_pending(writer, manifest, plan)) if texts else []
     limit_threads()
     for part in pending:
-        settle_description(writer, part.spec, accepted, _not_compared(part), QUESTIONS)
+        settle_description(writer, part.spec, accepted, _not_compared(part), QUESTIONS, is_idle=not part.texts)
     rows = writer.append_questions(texts)
     for part in pending:
         writer.ensure_question_feature(part.spec)

@@ -17,8 +17,11 @@ from pipeline.store.schema import State
 
 # Rows of one network on one picture or second reach this under other decoders and machines; others rarely do.
 ALIKE_COSINE = 0.99
-# What numpy raises over files that are no array, or whose header is damaged.
-_UNREADABLE = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TokenError)
+# What numpy, and Python's parser of its headers, raise over files that are no array, or whose header is damaged.
+_UNREADABLE = (
+    *(ValueError, TypeError, OSError, EOFError, OverflowError, SyntaxError, TokenError),
+    *(MemoryError, RecursionError),
+)
 
 Progress = Callable[[int, int], None]
 

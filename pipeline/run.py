@@ -96,7 +96,7 @@ def extract(
 
     Raises `UserError` before any work where the videos folder, the manifest and the store do not fit each other.
     """
-    _check_questions(manifest)
+    _check_manifest(manifest, plan)
     _check_short(plan)
     if not has_store(locate(plan.store)):
         check_videos_folder(videos_folder, manifest)
@@ -143,17 +143,21 @@ def check_videos_folder(folder: Path, manifest: Manifest) -> None:
     )
     if not folder.is_dir():
         raise UserError(f"videos folder {folder} does not exist: {fill}")
-    if manifest.videos and not any((folder / video.path).exists() for video in manifest.videos):
+    if manifest.videos and not any(os.path.exists(folder / video.path) for video in manifest.videos):
         raise UserError(
             f"videos folder {folder} holds none of the {len(manifest.videos)} videos, such as "
             f"{manifest.videos[0].path}: {fill}"
         )
 
 
-def _check_questions(manifest: Manifest) -> None:
+def _check_manifest(manifest: Manifest, plan: ExtractionPlan) -> None:
+    if plan.features and not manifest.videos:
+        raise UserError(f"the manifest of {manifest.name} names no videos: build it again, or mend its videos.csv")
     known = {video.video_id for video in manifest.videos}
     for split in manifest.splits:
         for question in manifest.questions[split]:
+            if not question.text:
+                raise UserError(f"question {question.question_id} of split {split} has no text: mend the manifest")
             if question.video_id not in known:
                 raise UserError(
                     f"question {question.question_id} of split {split} is about video {question.video_id!r}, which "
@@ -262,11 +266,16 @@ class _Run:
         return []
 
     def _sources_kept(self) -> dict[int, str]:
-        """Return by row the SHA-256 of the file that complete features were made from: others must be of the same."""
+        """Return by row the SHA-256 of the file that features were made of, or are absent from: others must be too."""
         stored = self._writer.read_index("videos/source_sha256")
-        whole = [self._rows_in(name, len(stored), (State.COMPLETE,)) for name in self._writer.feature_names()]
-        kept = np.logical_or.reduce([np.zeros(len(stored), dtype=bool), *whole])
+        kept = self._rows_of_any(len(stored), (State.COMPLETE, State.ABSENT))
         return {int(row): str(stored[row]) for row in np.flatnonzero(kept)}
+
+    def _rows_of_any(self, total: int, of_interest: tuple[State, ...]) -> np.ndarray:
+        rows = np.zeros(total, dtype=bool)
+        for name in self._writer.feature_names():
+            rows |= self._rows_in(name, total, of_interest)
+        return rows
 
     def _rows_in(self, name: str, total: int, of_interest: tuple[State, ...]) -> np.ndarray:
         states = np.zeros(total, dtype=np.uint8)
@@ -292,19 +301,26 @@ class _Run:
 
     def _refuse_differences(self, specs: dict[str, FeatureSpec], ignore: tuple[str, ...] = ()) -> dict[str, int]:
         """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""
+        accepted, is_idle = self._options.accept, bool(ignore)
         return {
-            name: settle_description(self._writer, spec, self._options.accept, ignore) for name, spec in specs.items()
+            name: settle_description(self._writer, spec, accepted, ignore, is_idle=is_idle)
+            for name, spec in specs.items()
         }
 
     def _settle_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
-        """Record what needs no decoding (the modality is known to be absent or failed); return what does."""
+        """Record what needs no decoding (the modality is known to be absent or failed); return what does.
+
+        A video none of whose features is recorded may itself be recorded in part: its run was killed in between.
+        """
         presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in ("audio", "visual")}
         reasons = {m: self._writer.read_index(f"videos/{m}_reason") for m in presence}
         modality_of = {name: self._make(name).modality for name in self._plan.features}
         settled = (State.ABSENT,) if self._options.retry_failed else (State.ABSENT, State.FAILED)
+        is_whole = self._rows_of_any(len(presence["audio"]), (State.COMPLETE, State.ABSENT, State.FAILED))
         records, left = [], []
         for task in tasks:
-            known = [name for name in task.features if presence[modality_of[name]][task.row] in settled]
+            looked_at = task.features if is_whole[task.row] else ()
+            known = [name for name in looked_at if presence[modality_of[name]][task.row] in settled]
             for name in known:
                 modality = modality_of[name]
                 state, reason = State(int(presence[modality][task.row])), str(reasons[modality][task.row])

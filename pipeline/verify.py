@@ -1,4 +1,4 @@
-"""Whether a store keeps its promises: a complete row has its features, any other is a hole. It mends nothing."""
+"""Whether a store keeps its promises: a complete row is whole, an absent or failed one is a hole. It mends nothing."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +9,8 @@ from pipeline.failure import UserError
 from pipeline.store.location import locate
 from pipeline.store.reader import FeatureStore, naming_damage
 from pipeline.store.schema import State
+
+QUESTIONS_AT_ONCE = 64
 
 
 def summarise_store(store: FeatureStore) -> dict[str, Any]:
@@ -37,9 +39,10 @@ def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = 
     """Read every value of the store and return what is wrong, a line each; an empty list is a whole store.
 
     A complete row holds finite numbers in each of its steps and fill in the rest (`pad`) or numbers in all of them
-    (`cycle`, `released`); any other row is all fill; states agree between features and videos.
+    (`cycle`, `released`); an absent or failed row is all fill; states agree between features and videos. A pending row
+    may have values: its run was stopped before it said so. A question has all of a feature's numbers, or none.
     """
-    problems = []
+    problems = list(_question_problems(store))
     total = len(store.video_ids) * len(store.feature_names)
     for position, name in enumerate(store.feature_names):
         spec, states, values = store.spec(name), store.state(name), store.values(name)
@@ -62,15 +65,36 @@ def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = 
 
 def _row_problem(values: np.ndarray, state: State, presence: State, steps: int) -> str:
     holes = np.isnan(values).reshape(len(values), -1)
+    if state is State.PENDING:
+        return ""
     if state is not State.COMPLETE:
         return "" if holes.all() else f"the state is {state.name.lower()}, but there are values"
     if presence is not State.COMPLETE:
         return f"the feature is complete, but the modality is {presence.name.lower()}"
+    if steps < 1:
+        return f"the state is complete, but it has {steps} steps"
     if holes[:steps].any():
         return f"the state is complete, but {int(holes[:steps].any(axis=1).sum())} of {steps} steps have holes"
     if not holes[steps:].all():
         return f"there are values past its {steps} steps"
     return "" if np.isfinite(values[:steps]).all() else "there are infinite values"
+
+
+def _question_problems(store: FeatureStore) -> Iterator[str]:
+    texts = list(store.question_rows) if store.question_feature_names else []
+    for name in store.question_feature_names:
+        values, fill = store.question_values(name), store.question_spec(name).fill_value
+        for first in range(0, len(texts), QUESTIONS_AT_ONCE):
+            own = texts[first : first + QUESTIONS_AT_ONCE]
+            try:
+                with naming_damage(store.path, f"questions/{name}/values"):
+                    rows = np.asarray(values[first : first + len(own)]).reshape(len(own), -1)
+            except UserError as error:
+                yield f"{name} of the questions from {own[0]!r} to {own[-1]!r}: {error}"
+                continue
+            holes = np.isnan(rows) if np.isnan(fill) else rows == fill
+            for row in np.flatnonzero((holes.any(axis=1) & ~holes.all(axis=1)) | np.isinf(rows).any(axis=1)):
+                yield f"{name} of question {own[row]!r}: some of its numbers are lost or infinite"
 
 
 def _failures(store: FeatureStore) -> Iterator[dict[str, str]]:

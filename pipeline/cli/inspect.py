@@ -173,4 +173,4 @@ def _show(store: str, document: dict[str, Any]) -> None:
     for problem in document.get("problems", []):
         console.print(f"problem: {problem}")
     if "problems" in document and not document["problems"]:
-        console.print("verified: every complete row is whole, every other row is a hole")
+        console.print("verified: every complete row is whole, absent and failed ones are holes")

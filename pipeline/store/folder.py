@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,24 @@ class Folder:
         return {entry.name for entry in folder.iterdir()} if folder.exists() else set()
 
     def bytes_stored(self, path: str) -> int:
-        """Return the bytes of all files under `path`."""
-        folders = os.walk(self._path / path)
-        return sum(os.stat(os.path.join(at, name)).st_size for at, _, names in folders for name in names)
+        """Return the bytes of all files under `path`; a run at work may rename some before they are looked at."""
+        total = 0
+        for at, _, names in os.walk(self._path / path):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += os.stat(os.path.join(at, name)).st_size
+        return total
 
     @contextmanager
     def hold(self, break_lock: bool) -> Iterator[None]:
         """Lock a file beside the folder, which a dead process holds no longer, and remove stray partial files.
 
-        Raises `UserError` too where no file can be made beside the folder.
+        Links to the folder lead to the same lock. Raises `UserError` too where no file can be made beside the folder.
         """
-        lock = filelock.FileLock(self._path.with_name(self._path.name + ".lock"))
+        folder = self._path.resolve()
+        lock = filelock.FileLock(folder.with_name(folder.name + ".lock"))
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except (filelock.Timeout, FileNotFoundError, PermissionError) as error:
             if not isinstance(error, filelock.Timeout) or not os.path.exists(lock.lock_file):

@@ -13,10 +13,12 @@ def settle_description(
     accepted: Collection[str],
     ignore: Sequence[str] = (),
     group: str = FEATURES,
+    is_idle: bool = False,
 ) -> int:
     """Return which of the stored descriptions of its feature `spec` is, 0 for a feature that is not there yet.
 
-    A new one is recorded where `accepted` names the feature. `ignore` names constants that are not compared.
+    A new one is recorded where `accepted` names the feature, unless the run is idle: it makes no row of the feature,
+    and `spec` is not whole. `ignore` names constants that are not compared.
     Raises `UserError` that says what differs where it was not accepted.
     """
     known = writer.feature_specs(spec.name, group)
@@ -24,7 +26,8 @@ def settle_description(
     if matches or not known:
         return matches[0] if matches else 0
     if spec.name in accepted:
-        writer.accept(spec, group)
+        if not is_idle:
+            writer.accept(spec, group)
         return len(known)
     listed = "; ".join(differences(known[0], spec, tuple(ignore)))
     raise UserError(

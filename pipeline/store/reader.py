@@ -87,12 +87,12 @@ class FeatureStore:
     @property
     def feature_names(self) -> list[str]:
         """The names of the stored video features, sorted."""
-        return sorted(self._group("features").group_keys())
+        return self._described("features")
 
     @property
     def question_feature_names(self) -> list[str]:
         """The names of the stored question features, sorted."""
-        return sorted(self._group("questions").group_keys())
+        return self._described("questions")
 
     def presence(self, modality: str) -> np.ndarray:
         """Return the `State` codes of `modality` ("audio" or "visual"), uint8 [video]."""
@@ -142,6 +142,10 @@ class FeatureStore:
     def question_spec(self, name: str) -> FeatureSpec:
         """Return the description of the question feature `name`."""
         return FeatureSpec.from_json(self._attribute(f"questions/{name}", "spec"))
+
+    def _described(self, group: str) -> list[str]:
+        """Return the names of the features of `group`, sorted; one whose making was killed is none yet."""
+        return sorted(name for name, feature in self._group(group).groups() if "spec" in feature.attrs)
 
     def _check_nameless(self, rows: list[int]) -> None:
         """Raise `UserError` where one of `rows`, which have no id, has a feature; a killed append leaves none."""

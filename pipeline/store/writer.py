@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from pipeline.failure import UserError
+from pipeline.store.half_made import clear_half_made
 from pipeline.store.location import locate
 from pipeline.store.reader import naming_damage, open_group
 from pipeline.store.schema import (
@@ -102,11 +103,16 @@ class StoreWriter:
         if not self._has_format():
             self._create()
         root = open_group(self.path, mode="r+")
+        for group in (FEATURES, QUESTIONS):
+            clear_half_made(self._location, root, group)
         if int(root.attrs["seconds"]) != self._seconds:
-            raise UserError(
-                f"store {self.path} has {root.attrs['seconds']} seconds a video, not {self._seconds}: "
-                "give --seconds as the store has it, or another --store"
-            )
+            # A run that made nothing, for want of weights say, decides nothing.
+            if list(root[FEATURES].group_keys()):
+                raise UserError(
+                    f"store {self.path} has {root.attrs['seconds']} seconds a video, not {self._seconds}: "
+                    "give --seconds as the store has it, or another --store"
+                )
+            root.update_attributes({"seconds": self._seconds})
         return root
 
     def _create(self) -> None:
@@ -148,8 +154,8 @@ class StoreWriter:
             return np.asarray(self._root[path][:])
 
     def feature_names(self) -> list[str]:
-        """Return the names of the features that the store has, sorted; one whose making was killed is none yet."""
-        return sorted(name for name, feature in self._root["features"].groups() if "spec" in feature.attrs)
+        """Return the names of the features that the store has, sorted."""
+        return sorted(self._root["features"].group_keys())
 
     def append_videos(self, video_ids: Sequence[str]) -> None:
         """Append rows for `video_ids`, all pending; ids come last, so that a killed append is simply repeated."""
@@ -203,16 +209,26 @@ class StoreWriter:
     def record_videos(self, records: Sequence[VideoRecord]) -> None:
         """Record what decoding found: call it after the values, before `record_features`.
 
-        What was found out before stays where this time a modality was not looked at, or less came of it.
+        What was found out of the same file before stays where this time a modality was not looked at, or less came of
+        it; so does a reason, such as that some pictures were guessed: another feature may look at fewer of them.
         """
+        rows = [record.row for record in records]
+        sources = zip(records, _gather(self._root["videos/source_sha256"], rows), strict=True)
+        self._forget([r.row for r, source in sources if source and r.source_sha256 not in ("", source)])
         _scatter_some(self._root["videos/source_sha256"], {r.row: r.source_sha256 for r in records if r.source_sha256})
         for modality in ("visual", "audio"):
-            array = self._root[f"videos/{modality}"]
-            known = _gather(array, [record.row for record in records])
-            told = [r for r, state in zip(records, known, strict=True) if _is_news(r.states[modality], State(state))]
+            array, reasons = self._root[f"videos/{modality}"], self._root[f"videos/{modality}_reason"]
+            known = zip(records, _gather(array, rows), _gather(reasons, rows), strict=True)
+            told = [r for r, state, reason in known if _is_news(r.states[modality], State(state), reason)]
             _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in told})
-            _scatter_some(self._root[f"videos/{modality}_reason"], {r.row: r.reasons[modality] for r in told})
+            _scatter_some(reasons, {r.row: r.reasons[modality] for r in told})
             _scatter_some(array, {r.row: int(r.states[modality]) for r in told})
+
+    def _forget(self, rows: Sequence[int]) -> None:
+        """Make videos pending whose files are others now; states come first, and the new file is named afterwards."""
+        for name, empty in (("{}", 0), ("steps_{}", 0), ("{}_reason", "")):
+            for modality in ("visual", "audio"):
+                _scatter_some(self._root[f"videos/{name.format(modality)}"], dict.fromkeys(rows, empty))
 
     def record_features(self, records: Sequence[FeatureRecord]) -> None:
         """Record the states of features, reasons first: the state is what makes a row complete."""
@@ -268,7 +284,7 @@ class StoreWriter:
 
     def consolidate(self) -> None:
         """Gather all metadata in one document at the root, which readers trust."""
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), naming_damage(self.path, "the metadata of an array"):
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             zarr.consolidate_metadata(self._root.store)
 
@@ -355,8 +371,10 @@ def _resize(array: zarr.Array, total: int) -> None:
         array.resize((total, *array.shape[1:]))
 
 
-def _is_news(found: State, known: State) -> bool:
-    return found is not State.PENDING and _MORE_IS_KNOWN[found] >= _MORE_IS_KNOWN[known]
+def _is_news(found: State, known: State, reason: str) -> bool:
+    if found is known:
+        return found is State.FAILED or not reason
+    return _MORE_IS_KNOWN[found] > _MORE_IS_KNOWN[known]
 
 
 def _gather(array: zarr.Array, rows: Sequence[int]) -> np.ndarray:

@@ -176,6 +176,25 @@ def test_an_array_whose_header_is_damaged_is_refused_by_name(
     assert refused["reason"].startswith("cannot be read (")
 
 
+@pytest.mark.parametrize("header", [b"{1: 2, 'a': 3}", b"{[]: 1}", b"-" * 6000 + b"1"])
+def test_an_array_whose_header_is_hostile_is_refused_by_name(store: Path, folder: Path, header: bytes) -> None:
+    np.save(folder / ":cat:.npy", np.ones((5, 3)))
+    (folder / "v16.npy").write_bytes(b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n")
+    shown = call(store, "--reference", folder, "--feature", "sound", "--json")
+    assert shown.exit_code == 3
+    (refused,) = json.loads(shown.stdout)["refused"]
+    assert refused["reason"].startswith("cannot be read (")
+
+
+def test_names_that_are_not_utf8_are_escaped_in_json(store: Path, folder: Path) -> None:
+    np.save(folder / "v16.npy", np.ones((5, 3)))
+    np.save(folder / os.fsdecode(b"\xff.npy"), np.ones((5, 3)))
+    shown = call(store, "--reference", folder, "--feature", "sound", "--json")
+    assert shown.exit_code == 0
+    document = json.loads(shown.stdout_bytes.decode())
+    assert document["only_in_reference"] == [{"video_id": os.fsdecode(b"\xff"), "state": "unknown"}]
+
+
 def test_the_summary_counts_videos_and_rows(store: Path, folder: Path) -> None:
     angled = np.ones((5, 3))
     angled[3] = 1, 1, 0.72  # cosine 0.986

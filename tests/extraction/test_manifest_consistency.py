@@ -94,6 +94,8 @@ def test_missing_and_changed_files_are_found(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"clip")
     right = replace(SOUND, videos=(Video("a", "a.mp4", hashlib.sha256(b"clip").hexdigest()), Video("b", "b.mp4")))
     assert kinds(right, tmp_path) == [("missing file", "b")]
+    long = replace(right, videos=(right.videos[0], Video("b", "b" * 300)))
+    assert kinds(long, tmp_path) == [("missing file", "b")]
     (tmp_path / "b.mp4").touch()
     assert kinds(right, tmp_path) == []
     (tmp_path / "a.mp4").write_bytes(b"clap")

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from pipeline.failure import UserError
 from pipeline.manifest import Manifest, Question, Video, Vocabulary, load_manifest, save_manifest
 
+# What JSON can say and no file can hold: the first half of a character.
+HALF = "\\ud800"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -73,6 +75,8 @@ def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
         ("videos.csv", "video_id,path,sha256\na,x,\na,y,\n", "videos.csv:3: video id 'a' stands twice"),
         ("questions-train.jsonl", "{}\n", "questions-train.jsonl:1: not a question record"),
         ("questions-train.jsonl", "\n[]\n", "questions-train.jsonl:2: not a question record"),
+        ("questions-train.jsonl", f'{{"question_id": "{HALF}"}}\n', "jsonl:1: not a question .* surrogates not"),
+        ("vocabulary.json", f'{{"tokens": ["{HALF}"], "answers": []}}', "not a vocabulary: .* surrogates not allowed"),
         ("vocabulary.json", "{}", "not a vocabulary"),
         ("vocabulary.json", "[]", "not a vocabulary"),
         ("vocabulary.json", '{"tokens": [], "answers": [], "question_length": "x"}', "not a vocabulary"),

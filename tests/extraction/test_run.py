@@ -67,10 +67,35 @@ def test_verification_finds_a_hole_in_a_complete_row_and_a_value_in_a_hole(store
     values = zarr.open_group(store, mode="r+")["features/toy-sound/values"]
     values[complete, 1] = np.nan
     values[absent] = 1
+    pending = zarr.open_group(store, mode="r+")["features/toy-picture/state"]
+    pending[0] = State.PENDING
     problems = verify_store(open_store(store))
     assert len(problems) == 2
     assert any("1 of 4 steps have holes" in problem for problem in problems)
     assert any("the state is absent" in problem for problem in problems)
+
+
+def test_verification_finds_lost_steps_and_questions_that_are_lost_in_part(store: Path) -> None:
+    root = open_group(store, mode="r+")
+    (tokens,) = open_store(store).question_feature_names
+    root[f"questions/{tokens}/values"][3, 2:] = -1
+    root[f"questions/{tokens}/values"][4] = -1
+    shutil.rmtree(store / "videos/steps_audio/c")
+    for chunk in (store / "features/toy-sound/values").glob("c.*"):
+        chunk.unlink()
+    (text,) = (text for text, row in open_store(store).question_rows.items() if row == 3)
+    problems = verify_store(open_store(store))
+    assert problems[0] == f"{tokens} of question {text!r}: some of its numbers are lost or infinite"
+    assert len(problems) == 20
+    assert problems[1].endswith("the state is complete, but it has 0 steps")
+
+
+def test_verification_names_questions_that_cannot_be_read(store: Path) -> None:
+    (chunk,) = (store / "questions").glob("tokens*/values/c*")
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    first, second = verify_store(open_store(store))
+    assert "/values cannot be read" in first
+    assert "/values cannot be read" in second
 
 
 def test_other_questions_about_the_same_videos_extract_nothing_again(store: Path, manifest: Path) -> None:
@@ -230,6 +255,11 @@ def test_a_manifest_of_other_files_or_unknown_videos_is_refused_and_the_store_st
     words = {"test": (replace(loaded.questions["test"][0], text="Who is the zorblax?"),)}
     with pytest.raises(UserError, match="zorblax"):
         run_toys(change(manifest, questions=words), store)
+    silent = {"test": (*loaded.questions["test"], replace(loaded.questions["test"][0], question_id="s", text=""))}
+    with pytest.raises(UserError, match="question s of split test has no text"):
+        run_toys(change(manifest, questions=silent), store, question_features=())
+    with pytest.raises(UserError, match="names no videos"):
+        run_toys(change(manifest, videos=(), questions={}), store)
     assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
@@ -242,3 +272,20 @@ def test_a_folder_without_the_videos_is_refused_before_a_store_is_made(manifest:
     with pytest.raises(UserError, match="holds none of the 20 videos"):
         run_toys(manifest, store)
     assert not store.exists()
+
+
+def test_a_path_that_no_disk_can_hold_costs_its_video(manifest: Path, tmp_path: Path) -> None:
+    first, *rest = load_manifest(manifest).videos
+    long = replace(first, path="a" * 300 + ".mp4")
+    change(manifest, videos=(long, *rest), questions={})
+    (failure,) = run_toys(manifest, tmp_path / "store.zarr", features=("toy-sound",)).failures
+    assert failure["video_id"] == first.video_id
+    assert failure["reason"].endswith("cannot be read: File name too long")
+
+
+def test_a_run_that_makes_nothing_records_no_accepted_description(store: Path, toy_manifest: Path) -> None:
+    with pytest.raises(UserError, match=r"short is pad in the store, cycle here.*--accept toy-"):
+        run_toys(toy_manifest, store, short="cycle")
+    run_toys(toy_manifest, store, short="cycle", accept=("toy-picture", "toy-sound"))
+    for name in ("toy-picture", "toy-sound"):
+        assert open_group(store, mode="r")[f"features/{name}"].attrs["accepted"] == []

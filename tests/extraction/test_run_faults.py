@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import run_toys as run_toys_module
+import toy_extractors
 import zarr
 from run_toys import SECONDS, contents, run_toys
 
@@ -197,6 +198,82 @@ def test_a_file_that_never_gave_a_feature_may_be_replaced(toy_manifest: Path, tm
     assert not run_toys(folder, store).is_whole
     path.write_bytes(good)
     assert run_toys(folder, store, retry_failed=True).is_whole
+
+
+def test_another_file_is_described_anew_where_the_first_one_gave_nothing(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    run_toys(toy_manifest, tmp_path / "known.zarr", features=("toy-sound",))
+    audio = open_store(tmp_path / "known.zarr").presence("audio").tolist()
+    loud, silent = (whole.videos[audio.index(state)] for state in (State.COMPLETE, State.ABSENT))
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    save_manifest(replace(whole, videos=(replace(loud, sha256=""), replace(silent, sha256="")), questions={}), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy_extractors.ToySound, "extract", refuse_to_extract)
+        run_toys(folder, store, features=("toy-sound",))
+    assert open_store(store).presence("audio").tolist() == [State.COMPLETE, State.ABSENT]
+    assert open_store(store).state("toy-sound").tolist() == [State.FAILED, State.ABSENT]
+    exchange(folder / "videos" / loud.path, folder / "videos" / silent.path)
+    run_toys(folder, store, features=("toy-sound",), retry_failed=True)
+    assert open_store(store).presence("audio").tolist() == [State.ABSENT, State.ABSENT]
+    assert open_store(store).source_sha256()[0] == silent.sha256
+    (failure,) = run_toys(folder, store, features=("toy-picture",)).failures
+    assert failure["video_id"] == silent.video_id
+    assert "of the video's other features" in failure["reason"]
+
+
+def test_a_file_that_is_gone_when_a_stopped_run_goes_on_leaves_no_values(toy_manifest: Path, tmp_path: Path) -> None:
+    whole = load_manifest(toy_manifest)
+    folder, store = tmp_path / "dataset", tmp_path / "store.zarr"
+    shutil.copytree(toy_manifest / "videos", folder / "videos")
+    save_manifest(replace(whole, videos=whole.videos[:3], questions={}), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.store.writer.StoreWriter, "record_videos", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_toys(folder, store)
+    assert not np.isnan(open_store(store).values("toy-picture")[0]).all()
+    assert verify_store(open_store(store)) == []
+    (folder / "videos" / whole.videos[0].path).unlink()
+    run_toys(folder, store)
+    assert open_store(store).state("toy-picture")[0] == State.FAILED
+    assert verify_store(open_store(store)) == []
+
+
+def refuse_to_extract(*arguments: Any) -> None:
+    raise FloatingPointError("no numbers")
+
+
+def exchange(one: Path, other: Path) -> None:
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+
+
+def test_what_is_told_of_a_damaged_video_is_not_lost_to_a_feature_that_looks_at_fewer_pictures(
+    toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = ("toy-clip", "toy-picture")
+    decode, record = DecodingChild.decode, pipeline.store.writer.StoreWriter.record_features
+
+    def guess(child: DecodingChild, path: Path, request: Any) -> Any:
+        media = decode(child, path, request)
+        guessed = sum(size.per_second for size in request.frame_sizes)
+        return replace(media, visual=replace(media.visual, reason=f"{guessed} pictures were guessed"))
+
+    def record_the_first(writer: Any, records: Any) -> None:
+        record(writer, [entry for entry in records if entry.feature == "toy-clip"])
+        if records:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(DecodingChild, "decode", guess)
+    run_toys(toy_manifest, tmp_path / "whole.zarr", features=features)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.store.writer.StoreWriter, "record_features", record_the_first)
+        with pytest.raises(ZeroDivisionError):
+            run_toys(toy_manifest, tmp_path / "store.zarr", features=features)
+    run_toys(toy_manifest, tmp_path / "store.zarr", features=features)
+    assert contents(tmp_path / "store.zarr") == contents(tmp_path / "whole.zarr")
+    assert open_store(tmp_path / "store.zarr").reasons("visual")[0] == "5 pictures were guessed"
 
 
 def test_a_worker_that_wakes_up_when_the_store_was_made_anew_writes_nothing(toy_manifest: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a store promises: holes read as no feature, one writer, plain readers, damage named and never made worse."""
 
 import json
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.failure import UserError
+from pipeline.store.location import locate
 from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
@@ -201,6 +203,30 @@ def test_a_place_where_nothing_can_be_written_is_told_as_such(folder: str) -> No
         pass
 
 
+def test_a_second_writer_that_comes_by_a_link_is_refused(tmp_path: Path) -> None:
+    path, link = make(tmp_path / "s.zarr"), tmp_path / "elsewhere" / "link.zarr"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with (
+        StoreWriter(path, 5, "test"),
+        pytest.raises(UserError, match="another run"),
+        StoreWriter(link, 5, "test"),
+    ):
+        pass
+    with StoreWriter(link, 5, "test"):
+        pass
+
+
+def test_the_size_of_a_store_is_told_although_a_run_renames_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path / "s.zarr")
+    listed = list(os.walk(path))
+    before = locate(path).bytes_stored("")
+    monkeypatch.setattr(os, "walk", lambda folder: [(str(path), [], ["gone.partial"]), *listed])
+    assert locate(path).bytes_stored("") == before > 0
+
+
 def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
     values = zarr.open_group(path, mode="r")["features/maps/values"]
@@ -259,6 +285,16 @@ def test_another_format_another_length_and_a_strange_folder_are_refused(tmp_path
         pass
     with pytest.raises(UserError, match="no feature store at"):
         open_store(tmp_path / "nothing")
+
+
+def test_the_seconds_of_a_store_are_those_of_the_run_that_makes_its_first_feature(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    with StoreWriter(path, 60, "test") as writer:
+        writer.append_videos(["a"])
+    with StoreWriter(path, 5, "test") as writer:
+        writer.ensure_feature(SOUND)
+    assert open_store(path).seconds == 5
+    assert open_store(path).values("sound").shape[1] == 5
 
 
 def test_differences_name_the_constant_and_both_values() -> None:

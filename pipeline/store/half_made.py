@@ -1,0 +1,29 @@
+"""What a killed run leaves of a feature that it was making: removed, so that no one takes it for a damaged one."""
+
+import zarr
+
+from pipeline.failure import UserError
+from pipeline.store.location import StoreLocation
+from pipeline.store.reader import naming_damage
+
+
+def clear_half_made(location: StoreLocation, root: zarr.Group, group: str) -> None:
+    """Remove the features of `group` that have no description yet: it is written last, before any value.
+
+    Raises `UserError` where one has values or states all the same: its description was lost, and its making is over.
+    """
+    for name in sorted(location.names(group) - {"zarr.json", "text"}):
+        # What others leave in folders, such as .DS_Store, is no feature.
+        if name.startswith("."):
+            continue
+        path = f"{group}/{name}"
+        with naming_damage(location.address, path):
+            found = root.get(path)
+        if isinstance(found, zarr.Group) and "spec" in found.attrs:
+            continue
+        arrays = location.names(path) - {"zarr.json"}
+        if any(location.names(f"{path}/{array}") - {"zarr.json"} for array in arrays):
+            raise UserError(
+                f"store {location.address}: {path} has values but no description: the store is damaged, extract it anew"
+            )
+        del root[path]
