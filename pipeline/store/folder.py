@@ -30,7 +30,7 @@ class Folder:
     def names(self, path: str = "") -> set[str]:
         """Return the names of the files and folders directly under `path`."""
         folder = self._path / path
-        return {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+        return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
     def bytes_stored(self, path: str) -> int:
         """Return the bytes of all files under `path`; a run at work may rename some before they are looked at."""
