@@ -203,6 +203,26 @@ def test_a_place_where_nothing_can_be_written_is_told_as_such(folder: str) -> No
         pass
 
 
+@pytest.mark.parametrize("path", ["file", "file/s.zarr", "file/stores/s.zarr", "loop.zarr"])
+def test_a_place_that_is_no_folder_and_can_be_none_is_told_as_such(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop.zarr").symlink_to("loop.zarr")
+    with pytest.raises(UserError, match="cannot be written there"), StoreWriter(tmp_path / path, 5, "test"):
+        pass
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_new_store_may_be_a_link_to_an_empty_folder_or_to_one_that_is_yet_to_be_made(
+    tmp_path: Path, is_there: bool
+) -> None:
+    target, link = tmp_path / "elsewhere" / "s.zarr", tmp_path / "link.zarr"
+    if is_there:
+        target.mkdir(parents=True)
+    link.symlink_to(target)
+    make(link)
+    assert open_store(target).feature_names == open_store(link).feature_names == ["maps", "sound"]
+
+
 def test_a_second_writer_that_comes_by_a_link_is_refused(tmp_path: Path) -> None:
     path, link = make(tmp_path / "s.zarr"), tmp_path / "elsewhere" / "link.zarr"
     link.parent.mkdir()
