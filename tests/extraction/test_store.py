@@ -131,6 +131,19 @@ def test_what_is_found_out_later_counts_unless_more_was_known_before(tmp_path: P
     assert seen == [*found[:3], found[2]]
 
 
+def test_nothing_is_written_of_a_modality_that_was_not_looked_at(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr", videos=2)
+    both = {"visual": State.COMPLETE, "audio": State.COMPLETE}
+    steps, reasons = {"visual": 2, "audio": 3}, {"visual": "some were guessed", "audio": ""}
+    with StoreWriter(path, 5, "test") as writer:
+        writer.record_videos([VideoRecord(0, "abc", both, steps, reasons)])
+        before = {file: file.stat().st_mtime_ns for file in path.glob("videos/*visual*/c/0")}
+        pending = both | {"visual": State.PENDING}
+        writer.record_videos([VideoRecord(1, "abc", pending, steps | {"visual": 0}, reasons | {"visual": ""})])
+    assert len(before) == 3
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
 def test_every_description_that_was_accepted_stays(tmp_path: Path) -> None:
     versions = [FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
     with StoreWriter(make(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
