@@ -161,6 +161,17 @@ def load_manifest(folder: Path) -> Manifest:
     )
 
 
+def parse_json(text: str) -> Any:
+    """Return the JSON value of `text`; raise ValueError too where it holds halves of characters, which no file can."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def _check_built(folder: Path, head: dict[str, Any]) -> None:
     """Raise `UserError` where only the head of a dataset is there: a release whose questions are not ours to give."""
     for name in ("videos.csv", *(f"questions-{split}.jsonl" for split in head["splits"]), "vocabulary.json"):
@@ -228,14 +239,6 @@ def _open_text(path: Path) -> Iterator[TextIO]:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
 
 
-def _parse_json(text: str) -> Any:
-    """Return the JSON value of `text`; raise ValueError too where it holds halves of characters, which no file can."""
-    value = json.loads(text)
-    if "\\u" in text:
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(_read_text(path))
@@ -272,7 +275,7 @@ def _read_questions(path: Path) -> list[Question]:
 
 def _read_question(line: str, where: str) -> Question:
     try:
-        record = _parse_json(line)
+        record = parse_json(line)
         choices = record.pop("choices", None)
         if not {*map(type, record.values()), *map(type, choices or ())} <= {str}:
             raise TypeError("a value is not text")
@@ -283,6 +286,6 @@ def _read_question(line: str, where: str) -> Question:
 
 def _read_vocabulary(path: Path) -> Vocabulary:
     try:
-        return Vocabulary.from_json(_parse_json(_read_text(path)))
+        return Vocabulary.from_json(parse_json(_read_text(path)))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a vocabulary: {error}") from None

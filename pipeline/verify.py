@@ -10,8 +10,6 @@ from pipeline.store.location import locate
 from pipeline.store.reader import FeatureStore, naming_damage
 from pipeline.store.schema import State
 
-QUESTIONS_AT_ONCE = 64
-
 
 def summarise_store(store: FeatureStore) -> dict[str, Any]:
     """Return the document of `mavqa-inspect --json`: features with their states, sizes, descriptions, and failures."""
@@ -84,8 +82,8 @@ def _question_problems(store: FeatureStore) -> Iterator[str]:
     texts = list(store.question_rows) if store.question_feature_names else []
     for name in store.question_feature_names:
         values, fill = store.question_values(name), store.question_spec(name).fill_value
-        for first in range(0, len(texts), QUESTIONS_AT_ONCE):
-            own = texts[first : first + QUESTIONS_AT_ONCE]
+        for first in range(0, len(texts), values.chunks[0]):
+            own = texts[first : first + values.chunks[0]]
             try:
                 with naming_damage(store.path, f"questions/{name}/values"):
                     rows = np.asarray(values[first : first + len(own)]).reshape(len(own), -1)

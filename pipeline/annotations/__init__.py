@@ -4,7 +4,6 @@ A source reads its own files as they are published and returns a `Built`; it wri
 """
 
 import importlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.failure import UserError
-from pipeline.manifest import Manifest, Question, Video
+from pipeline.manifest import Manifest, Question, Video, parse_json
 from pipeline.media_files import MediaIndex, Progress, hash_files
 
 SOURCES = {
@@ -46,7 +45,7 @@ def load_source(name: str) -> Callable[..., Built]:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Return the records of a JSON file; raise `UserError` where it is missing or no list of them."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"annotation file {str(path)!r} is not there: name one that is") from None
     except ValueError as error:

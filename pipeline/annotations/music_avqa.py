@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.annotations import Built, read_records, tell_copies_apart, text_of, with_videos
 from pipeline.failure import UserError
-from pipeline.manifest import SPLITS, Manifest, Question, check_video_id
+from pipeline.manifest import SPLITS, Manifest, Question, check_video_id, parse_json
 from pipeline.media_files import Progress
 from pipeline.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
 
@@ -163,7 +163,7 @@ def _parse(record: dict[str, Any], split: str) -> Question:
 
 
 def _json_list(value: Any) -> list[str]:
-    items = json.loads(value) if isinstance(value, str) else value
+    items = parse_json(value) if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise UserError(f"{value!r} is not a list of words: mend the record")
     return items

@@ -56,14 +56,14 @@ class Bucket:
         return _BucketStore(files, path=self._url.removeprefix("s3://"))
 
     def names(self, path: str = "") -> set[str]:
-        """Return the names of the objects and prefixes directly under `path`."""
+        """Return the names of the objects and prefixes directly under `path`; a console's empty folder has no name."""
         prefix = f"{self._url}/{path}".rstrip("/")
         with _naming_failures(self._url):
             try:
                 found = self._files.ls(prefix, detail=False)
             except FileNotFoundError:
                 return set()
-        return {name.rpartition("/")[2] for name in found}
+        return {name.rpartition("/")[2] for name in found} - {""}
 
     def bytes_stored(self, path: str) -> int:
         """Return the bytes of all objects under `path`."""

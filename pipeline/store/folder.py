@@ -17,6 +17,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._linked_to = Path(os.path.realpath(path))
 
     @property
     def address(self) -> str:
@@ -25,12 +26,12 @@ class Folder:
 
     def zarr_store(self) -> Any:
         """Return zarr's own store of the folder: each file is written beside its place and renamed."""
-        return zarr.storage.LocalStore(self._path)
+        return zarr.storage.LocalStore(self._linked_to)
 
     def names(self, path: str = "") -> set[str]:
         """Return the names of the files and folders directly under `path`."""
         folder = self._path / path
-        return {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+        return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
     def bytes_stored(self, path: str) -> int:
         """Return the bytes of all files under `path`; a run at work may rename some before they are looked at."""
@@ -45,14 +46,14 @@ class Folder:
     def hold(self, break_lock: bool) -> Iterator[None]:
         """Lock a file beside the folder, which a dead process holds no longer, and remove stray partial files.
 
-        Links to the folder lead to the same lock. Raises `UserError` too where no file can be made beside the folder.
+        Links to the folder, which is made where there is none, lead to the same lock. Raises `UserError` too where
+        there can be no folder, and no file beside it.
         """
-        folder = self._path.resolve()
-        lock = filelock.FileLock(folder.with_name(folder.name + ".lock"))
+        lock = filelock.FileLock(self._linked_to.with_name(self._linked_to.name + ".lock"))
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            self._linked_to.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-        except (filelock.Timeout, FileNotFoundError, PermissionError) as error:
+        except (filelock.Timeout, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
             if not isinstance(error, filelock.Timeout) or not os.path.exists(lock.lock_file):
                 raise UserError(f"store {self._path} cannot be written there: give another place to --store") from None
             raise UserError(

@@ -373,7 +373,7 @@ def _resize(array: zarr.Array, total: int) -> None:
 
 def _is_news(found: State, known: State, reason: str) -> bool:
     if found is known:
-        return found is State.FAILED or not reason
+        return found is State.FAILED or (found is not State.PENDING and not reason)
     return _MORE_IS_KNOWN[found] > _MORE_IS_KNOWN[known]
 
 

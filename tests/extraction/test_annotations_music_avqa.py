@@ -137,6 +137,7 @@ def test_a_video_disjoint_release_must_be_disjoint(tmp_path):
         ({"anser": None}, "record 2: anser None is not text"),
         ({"video_id": 7}, "record 2: video_id 7 is not text"),
         ({"templ_values": "[7]"}, "record 2: .* is not a list of words"),
+        ({"templ_values": r'["\ud800"]'}, "record 2: .* surrogates not allowed"),
         ({"video_id": "../../etc"}, "record 2: video id '../../etc'"),
         ({"question_id": float("nan")}, "record 2: "),
         ({"question_id": 2.5}, "record 2: question_id 2.5 is no whole number"),
@@ -153,7 +154,16 @@ def test_a_missing_key_is_named(tmp_path):
         build_of(tmp_path, [bad])
 
 
-@pytest.mark.parametrize(("text", "message"), [("[", "not JSON"), ('{"a": 1}', "list of"), ("[1]", "list of")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "not JSON"),
+        ("[" * 100_000, "not JSON: it is nested too deeply"),
+        (r'[{"anser": "\ud800"}]', "not JSON: .* surrogates not allowed"),
+        ('{"a": 1}', "list of"),
+        ("[1]", "list of"),
+    ],
+)
 def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(UserError, match=message):

@@ -53,9 +53,7 @@ def test_a_feature_whose_making_was_killed_is_no_damage_to_runs_of_other_feature
     assert (store / "features" / half).is_dir()
     gather_metadata(store)
     assert summarise_store(open_store(store))["features"] == {}
-    (store / "features" / ".DS_Store").touch()
     run_toys(toy_manifest, store, features=(other,))
-    (store / "features" / ".DS_Store").unlink()
     assert stored_choices(str(store)).decoder == "pyav"
     assert list(summarise_store(open_store(store))["features"]) == [other]
     assert verify_store(open_store(store)) == []
@@ -76,6 +74,27 @@ def test_a_question_feature_whose_making_was_killed_is_no_damage_to_runs_with_ot
     run_toys(tmp_path / "more", store, features=("toy-sound",), question_features=())
     assert open_store(store).question_feature_names == []
     assert run_toys(toy_manifest, store, features=("toy-sound",)).is_whole
+
+
+def test_what_others_leave_among_features_is_no_feature_and_stays(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    run_toys(toy_manifest, store, features=("toy-sound",))
+    for left in (".DS_Store", "Thumbs.db", "notes/mine.txt"):
+        (store / "features" / left).parent.mkdir(exist_ok=True)
+        (store / "features" / left).touch()
+    before = contents(store)
+    run_toys(toy_manifest, store, features=("toy-sound",))
+    assert contents(store) == before
+
+
+def test_what_others_leave_in_half_a_feature_is_not_removed_with_it(toy_manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    break_making(toy_manifest, store, 2, "after")
+    half, other = toy_extractors.TABLE
+    (store / "features" / half / "mine.txt").touch()
+    with pytest.raises(UserError, match=f"features/{half} has values but no description"):
+        run_toys(toy_manifest, store, features=(other,))
+    assert (store / "features" / half / "mine.txt").exists()
 
 
 @pytest.mark.parametrize("lost", ["zarr.json", "attributes"])

@@ -75,6 +75,7 @@ def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
         ("videos.csv", "video_id,path,sha256\na,x,\na,y,\n", "videos.csv:3: video id 'a' stands twice"),
         ("questions-train.jsonl", "{}\n", "questions-train.jsonl:1: not a question record"),
         ("questions-train.jsonl", "\n[]\n", "questions-train.jsonl:2: not a question record"),
+        ("questions-train.jsonl", "[" * 100_000, "jsonl:1: not a question record: it is nested too deeply"),
         ("questions-train.jsonl", f'{{"question_id": "{HALF}"}}\n', "jsonl:1: not a question .* surrogates not"),
         ("vocabulary.json", f'{{"tokens": ["{HALF}"], "answers": []}}', "not a vocabulary: .* surrogates not allowed"),
         ("vocabulary.json", "{}", "not a vocabulary"),

@@ -11,7 +11,7 @@ from test_skipping import decode, same
 from pipeline.decode.pyav.numbering import FrameNumbers
 
 MAIN, HIGH = 77, 100
-RECORD = b"\x01M\x00\x1e\xff\xe1\x00\x08"
+RECORD = b"\x01M\x00\x1e\xff"
 
 
 def code(number):
@@ -46,9 +46,10 @@ def packet(*units, is_counted=True):
     return Packet(b"".join((len(one).to_bytes(4, "big") if is_counted else b"\0\0\1") + one for one in units))
 
 
-def numbers(sps=None, *, is_counted=True):
-    sps = parameters() if sps is None else sps
-    record = RECORD + sps if is_counted else b"\0\0\0\1" + sps
+def numbers(*sets, is_counted=True):
+    sets = sets or (parameters(),)
+    counted = RECORD + bytes([0xE0 + len(sets)]) + b"".join(len(sps).to_bytes(2, "big") + sps for sps in sets)
+    record = counted + b"\1\0\4\x68\xce\x3c\x80" if is_counted else b"".join(b"\0\0\0\1" + sps for sps in sets)
     return FrameNumbers(SimpleNamespace(codec_context=SimpleNamespace(extradata=record)))
 
 
@@ -106,6 +107,18 @@ def test_where_numbers_cannot_be_read_nothing_may_be_left_out(sps):
     assert run([(picture(5, P), True), (picture(6, B), True)], numbers(sps)) == [True, False]
 
 
+@pytest.mark.parametrize("is_counted", [True, False])
+@pytest.mark.parametrize(("widths", "runs_on"), [((8, 8), True), ((4, 8), False), ((8, 4), False)])
+def test_several_parameters_must_agree(is_counted, widths, runs_on):
+    follow = numbers(*map(parameters, widths), is_counted=is_counted)
+    assert run([(picture(6, B, 8), True)], follow, is_counted=is_counted) == [runs_on]
+
+
+@pytest.mark.parametrize("units", [[picture(6, B)[:1]], [picture(6, B, 16)[:3]], [b"\x06\x05"], []])
+def test_what_is_left_out_must_bear_a_number(units):
+    assert run([(picture(5, P), True), (*units, True)], numbers(parameters(16))) == [True, False]
+
+
 def test_other_parameters_on_the_way_leave_it_in_doubt():
     follow = numbers()
     assert run([(parameters(4), picture(6, B), True), (parameters(5), picture(6, P), False)], follow) == [True, False]
@@ -115,8 +128,21 @@ def test_other_parameters_on_the_way_leave_it_in_doubt():
     assert not follow.run_on(packet(picture(7, B)), True)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "ts"])
-def test_a_file_that_lacks_a_picture_that_others_need_is_decoded_whole(tmp_path, suffix):
+def put_start_codes(path):
+    """Write start codes over the lengths of the NAL units of an MP4, whose record still promises lengths."""
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as source:
+        for one in source.demux(video=0):
+            at = one.pos
+            while one.size and at < one.pos + one.size:
+                length = int.from_bytes(data[at : at + 4], "big")
+                data[at : at + 4] = b"\0\0\0\1"
+                at += 4 + length
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("suffix", "is_counted"), [("mp4", True), ("mp4", False), ("ts", True)])
+def test_a_file_that_lacks_a_picture_that_others_need_is_decoded_whole(tmp_path, suffix, is_counted):
     path = media_maker.write_clip(tmp_path / f"clip.{suffix}", media_maker.steady(4), group=200)
     cut = tmp_path / f"cut.{suffix}"
     with av.open(str(path)) as source, av.open(str(cut), "w") as target:
@@ -127,6 +153,8 @@ def test_a_file_that_lacks_a_picture_that_others_need_is_decoded_whole(tmp_path,
                 target.mux(one)
     _, once = decode(path)
     assert len(once) == 1
+    if not is_counted:
+        put_start_codes(cut)
     media, passes = decode(cut)
     assert len(passes) == 2
     assert same(media, decode(cut, codecs=())[0])

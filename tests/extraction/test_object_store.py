@@ -1,6 +1,7 @@
 """A store in a bucket of a real server process: made, resumed, read, locked; failed requests and lost connections."""
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from s3_process import BUCKET, S3, s3
 from pipeline.failure import UserError
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store
+from pipeline.store.schema import FeatureSpec
 from pipeline.store.writer import StoreWriter
 from pipeline.verify import summarise_store, verify_store
 
@@ -42,6 +44,11 @@ def stored(url: str) -> dict[str, str]:
     files = s3fs.S3FileSystem(use_listings_cache=False)
     prefix = url.removeprefix("s3://") + "/"
     return {name.removeprefix(prefix): hashlib.sha256(files.cat_file(name)).hexdigest() for name in files.find(prefix)}
+
+
+def put_folder(files: s3fs.S3FileSystem, key: str) -> None:
+    """Do what consoles of buckets do where a folder is made: put an empty object whose key ends in a slash."""
+    files.call_s3("put_object", Bucket=BUCKET, Key=key, Body=b"")
 
 
 def has_lock(url: str) -> bool:
@@ -138,6 +145,23 @@ def test_what_others_write_meanwhile_is_seen(server: S3) -> None:
         for name in names:
             another.pipe_file(f"{location.address}/{name}", b"x")
         assert location.names() == names
+
+
+def test_half_a_feature_is_removed_and_what_others_left_beside_it_stays(server: S3) -> None:
+    url, files = f"s3://{BUCKET}/half.zarr", s3fs.S3FileSystem(use_listings_cache=False)
+    put_folder(files, "half.zarr/")
+    with StoreWriter(url, 5, "test") as writer:
+        writer.append_videos(["a"])
+        writer.ensure_feature(FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {}))
+    for left in ("Thumbs.db", "notes/mine.txt"):
+        files.pipe_file(f"{url}/features/{left}", b"")
+    before = stored(url)
+    description = files.cat_file(f"{url}/features/sound/zarr.json")
+    files.pipe_file(f"{url}/features/loud/values/zarr.json", files.cat_file(f"{url}/features/sound/values/zarr.json"))
+    files.pipe_file(f"{url}/features/loud/zarr.json", json.dumps(json.loads(description) | {"attributes": {}}).encode())
+    with StoreWriter(url, 5, "test") as writer:
+        assert writer.feature_names() == ["sound"]
+    assert stored(url) == before
 
 
 def test_a_program_that_read_a_bucket_ends_without_a_word(server: S3) -> None:

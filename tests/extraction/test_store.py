@@ -131,6 +131,19 @@ def test_what_is_found_out_later_counts_unless_more_was_known_before(tmp_path: P
     assert seen == [*found[:3], found[2]]
 
 
+def test_nothing_is_written_of_a_modality_that_was_not_looked_at(tmp_path: Path) -> None:
+    path = make(tmp_path / "s.zarr", videos=2)
+    both = {"visual": State.COMPLETE, "audio": State.COMPLETE}
+    steps, reasons = {"visual": 2, "audio": 3}, {"visual": "some were guessed", "audio": ""}
+    with StoreWriter(path, 5, "test") as writer:
+        writer.record_videos([VideoRecord(0, "abc", both, steps, reasons)])
+        before = {file: file.stat().st_mtime_ns for file in path.glob("videos/*visual*/c/0")}
+        pending = both | {"visual": State.PENDING}
+        writer.record_videos([VideoRecord(1, "abc", pending, steps | {"visual": 0}, reasons | {"visual": ""})])
+    assert len(before) == 3
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
 def test_every_description_that_was_accepted_stays(tmp_path: Path) -> None:
     versions = [FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
     with StoreWriter(make(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
@@ -201,6 +214,26 @@ def test_a_writer_that_refuses_a_store_holds_it_no_longer(tmp_path: Path) -> Non
 def test_a_place_where_nothing_can_be_written_is_told_as_such(folder: str) -> None:
     with pytest.raises(UserError, match=r"s\.zarr cannot be written there"), StoreWriter(f"{folder}/s.zarr", 5, "test"):
         pass
+
+
+@pytest.mark.parametrize("path", ["file", "file/s.zarr", "file/stores/s.zarr", "loop.zarr"])
+def test_a_place_that_is_no_folder_and_can_be_none_is_told_as_such(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop.zarr").symlink_to("loop.zarr")
+    with pytest.raises(UserError, match="cannot be written there"), StoreWriter(tmp_path / path, 5, "test"):
+        pass
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_new_store_may_be_a_link_to_an_empty_folder_or_to_one_that_is_yet_to_be_made(
+    tmp_path: Path, is_there: bool
+) -> None:
+    target, link = tmp_path / "elsewhere" / "s.zarr", tmp_path / "link.zarr"
+    if is_there:
+        target.mkdir(parents=True)
+    link.symlink_to(target)
+    make(link)
+    assert open_store(target).feature_names == open_store(link).feature_names == ["maps", "sound"]
 
 
 def test_a_second_writer_that_comes_by_a_link_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Source: ITU-T H.264, sections 7.3.2.1.1 and 7.3.3, 7.4.3 (frame_num).
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import cast
 
 import av
@@ -22,6 +23,7 @@ HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 1
 COLOURS_IN_FULL = 3
 WIDTHS = range(4, 17)
 START = b"\0\0\1"
+PADDING_BYTES = 16
 
 
 class FrameNumbers:
@@ -30,8 +32,8 @@ class FrameNumbers:
     def __init__(self, video: av.VideoStream) -> None:
         self._length_bytes = count_length_bytes(video)
         record = video.codec_context.extradata or b""
-        first = record[8:] if self._length_bytes else next(_units(record, 0), b"")
-        self._widths = {_number_bits(first)} if first and first[0] & 0x1F == SPS else set()
+        units = islice(_units(record[6:], 2), record[5] & 0x1F) if self._length_bytes else _units(record, 0)
+        self._widths = {_number_bits(unit) for unit in units if unit[0] & 0x1F == SPS}
         self._left_out: int | None = None
 
     def run_on(self, packet: av.Packet, is_left_out: bool) -> bool:
@@ -51,25 +53,34 @@ class FrameNumbers:
                 is_left_out = is_left_out and not unit[0] & REFERRED_TO
                 self._left_out = number if is_left_out else None
                 return runs_on and not (is_left_out and number is None)
-        return True
+        return not is_left_out
 
     def _read_number(self, unit: bytes) -> int | None:
-        """Return the number that a slice bears; None where the parameters leave in doubt where it stands."""
+        """Return the number that a slice bears; None where it is cut off, or parameters leave in doubt where it stands.
+
+        Behind start codes where lengths should be, a slice is one byte long: the code's own 1 is taken for its length.
+        """
         if len(self._widths) != 1:
             return None
         (width,) = self._widths
         bits = _Bits(unit[1:SLICE_BYTES])
         for _ in ("first_mb_in_slice", "slice_type", "pic_parameter_set_id"):
             bits.read_code()
-        return bits.read(width) if width else None
+        number = bits.read(width)
+        return number if width and not bits.is_past_end else None
 
 
 class _Bits:
     """Read the bits of a NAL unit's beginning; past its end come zeros."""
 
     def __init__(self, data: bytes) -> None:
-        payload = data.replace(b"\0\0\3", b"\0\0") + bytes(16)
+        payload = data.replace(b"\0\0\3", b"\0\0") + bytes(PADDING_BYTES)
         self._value, self._left = int.from_bytes(payload, "big"), 8 * len(payload)
+
+    @property
+    def is_past_end(self) -> bool:
+        """Whether some of what was read is not there."""
+        return self._left < 8 * PADDING_BYTES
 
     def read(self, count: int) -> int:
         self._left = max(0, self._left - count)
@@ -97,7 +108,7 @@ def _number_bits(unit: bytes) -> int:
         if has_planes or has_matrices:
             return 0
     width = bits.read_code() + 4
-    return width if width in WIDTHS else 0
+    return width if width in WIDTHS and not bits.is_past_end else 0
 
 
 def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
