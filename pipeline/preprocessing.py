@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 Loaded = TypeVar("Loaded")
 
 PRECISION = {"cpu": "float32", "cuda": "float16 autocast"}
+# Winograd's convolutions pay from so many output channels on: with fewer, transforms cost what products save.
+LEAST_CHANNELS = 128
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class Normalisation:
 
 KINETICS = Normalisation(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def convolutions(outputs: int) -> dict[str, str]:
+    """Return how 3x3 convolutions are done, by tiles of `outputs` results a side (`pipeline.networks.winograd`)."""
+    return {"cpu": f"winograd F({outputs}x{outputs}, 3x3) to {LEAST_CHANNELS} channels or more", "cuda": "cudnn"}
 
 
 def require_loaded(loaded: Loaded | None, name: str) -> Loaded:

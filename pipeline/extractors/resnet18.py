@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.preprocessing import IMAGENET, KINETICS, PRECISION, Normalisation, require_loaded
+from pipeline.preprocessing import IMAGENET, KINETICS, PRECISION, Normalisation, convolutions, require_loaded
 from pipeline.timeline import FrameSize, Media
 from pipeline.weights import Network, PublishedFile, WeightsSource
 
@@ -154,6 +154,7 @@ def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str,
         "normalisation": normalisation.constants(),
         "sampling": "frame shown at t0 + step + 0.5 s",
         "batch_size": FRAMES_PER_BATCH,
+        "convolutions": convolutions(WINOGRAD_OUTPUTS),
         "precision": PRECISION,
         "memory_format": "channels_last",
     }

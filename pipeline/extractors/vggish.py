@@ -23,7 +23,7 @@ from pipeline.hearing import (
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
 )
-from pipeline.preprocessing import require_loaded
+from pipeline.preprocessing import convolutions, require_loaded
 from pipeline.timeline import Media
 from pipeline.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
 
@@ -79,6 +79,7 @@ class VGGishExtractor:
             "log_offset": LOG_OFFSET,
             "sampling": "first 0.975 s of [t0 + step, t0 + step + 1)",
             "batch_size": {"convolutions": EXAMPLES_PER_BATCH, "embeddings": ROWS_PER_EMBEDDING},
+            "convolutions": convolutions(WINOGRAD_OUTPUTS),
             "precision": {"cpu": "float32", "cuda": "float32"},
             "memory_format": "channels_last",
         }

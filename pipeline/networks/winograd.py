@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# With fewer output channels the transforms of tiles cost what the products save.
-LEAST_CHANNELS = 128
+from pipeline.preprocessing import LEAST_CHANNELS
+
 # Where polynomials are evaluated, and infinity: small numbers and halves round least. One is the second.
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)
 
