@@ -261,7 +261,7 @@ class _Run:
             return [replace(task, sha256=task.sha256 or sources.get(task.row, "")) for task in tasks]
         self._refuse_differences(
             {name: describe(self._make(name), self._plan, "") for name in self._plan.features},
-            _UNKNOWN_WHEN_IDLE,
+            is_idle=True,
         )
         return []
 
@@ -299,9 +299,9 @@ class _Run:
             task_of = partial(_extract_there, self._plan, folder, specs, made_by)
             return self._record_all(stream(workers, task_of, partitions), total)
 
-    def _refuse_differences(self, specs: dict[str, FeatureSpec], ignore: tuple[str, ...] = ()) -> dict[str, int]:
+    def _refuse_differences(self, specs: dict[str, FeatureSpec], is_idle: bool = False) -> dict[str, int]:
         """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""
-        accepted, is_idle = self._options.accept, bool(ignore)
+        accepted, ignore = self._options.accept, _UNKNOWN_WHEN_IDLE if is_idle else ()
         return {
             name: settle_description(self._writer, spec, accepted, ignore, is_idle=is_idle)
             for name, spec in specs.items()
@@ -353,7 +353,7 @@ def _gather_fast(outcomes: Iterator[PartitionOutcome | None]) -> Iterator[list[P
     """Yield the outcomes in lists: all that come before as much time has passed as the last list took to be recorded.
 
     On an object store a recording takes seconds, however much is recorded; on a disk nothing waits noticeably. What
-    has come is also yielded before an error of `outcomes` is raised.
+    has come is also yielded before what ends `outcomes` early is raised, be it the user.
     """
     waiting: list[PartitionOutcome | None] = []
     due = time.monotonic()
@@ -362,15 +362,13 @@ def _gather_fast(outcomes: Iterator[PartitionOutcome | None]) -> Iterator[list[P
             waiting.append(outcome)
             begun = time.monotonic()
             if begun >= due:
-                yield waiting
-                waiting, ended = [], time.monotonic()
+                come, waiting = waiting, []
+                yield come
+                ended = time.monotonic()
                 due = ended + (ended - begun)
-    except Exception:
+    finally:
         if waiting:
             yield waiting
-        raise
-    if waiting:
-        yield waiting
 
 
 def _summarise(

@@ -97,7 +97,7 @@ def gathered(
         for batch in pipeline.run._gather_fast(outcomes()):
             together.append(list(batch))
             now[0] += recording
-    except OSError:
+    except (OSError, KeyboardInterrupt):
         together.append("raised")
     return together
 
@@ -106,7 +106,15 @@ def test_what_comes_fast_is_recorded_together_and_what_comes_slowly_at_once(monk
     assert gathered(monkeypatch, [1, 2, 3, 4], 0.1) == [[0], [1], [2], [3]]
     assert gathered(monkeypatch, [0, 1, 2, 3, 20, 21, 41], 9) == [[0], [1, 2, 3, 4], [5, 6]]
     assert gathered(monkeypatch, [0, 1], 9, OSError()) == [[0], [1], "raised"]
+    assert gathered(monkeypatch, [0, 1], 9, KeyboardInterrupt()) == [[0], [1], "raised"]
     assert gathered(monkeypatch, [], 9) == []
+
+
+def test_what_could_not_be_recorded_is_not_tried_again() -> None:
+    batches = pipeline.run._gather_fast(iter([0, 1]))
+    assert next(batches) == [0]
+    batches.close()
+    assert list(batches) == []
 
 
 @pytest.mark.parametrize(
