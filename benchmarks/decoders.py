@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-import pipeline.decode.pyav.gathering as gathering
-from pipeline.decode import Decoder, DecoderLoadError, open_decoder
+import pipeline.media.decoders.pyav.collectors as gathering
+from pipeline.media.decoders import Decoder, DecoderLoadError, open_decoder
+from pipeline.media.timeline import DecodeRequest, FrameSize, Media
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize, Media
 
 DEMO = Path("build/demo/data/videos")
 OTHERS = ("torchcodec", "decord")

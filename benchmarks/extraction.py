@@ -31,19 +31,19 @@ import torch
 from PIL import Image
 
 from pipeline import hearing
-from pipeline.child import DecodingChild
-from pipeline.decode import open_decoder
-from pipeline.extraction import ExtractionPlan, ask_for_large_pages, describe_features, extract_partition
 from pipeline.extractors import resnet18, vggish
-from pipeline.frozen import fold_batch_norms, load_frozen
-from pipeline.networks.vggish import VGGish, log_mel, mel_matrix
-from pipeline.partitions import Partition, VideoTask
-from pipeline.picture import fit
-from pipeline.preprocessing import KINETICS
+from pipeline.extractors.inference import fold_batch_norms, load_frozen
+from pipeline.extractors.networks.vggish import VGGish, log_mel, mel_matrix
+from pipeline.extractors.preprocessing import KINETICS
+from pipeline.extractors.weights import WeightsSource
+from pipeline.media.decoder_process import DecodingChild
+from pipeline.media.decoders import open_decoder
+from pipeline.media.image import fit
+from pipeline.media.timeline import DecodeRequest, FrameSize
+from pipeline.run.partitions import Partition, VideoTask
+from pipeline.run.worker import ExtractionPlan, ask_for_large_pages, describe_features, extract_partition
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter, write_rows
-from pipeline.timeline import DecodeRequest, FrameSize
-from pipeline.weights import WeightsSource
 
 WIDTH, HEIGHT, FRAMES_PER_SECOND, RATE_HZ = 640, 360, 25, 44_100
 SEEDED = WeightsSource("seeded")

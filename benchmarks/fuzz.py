@@ -22,13 +22,13 @@ from unittest.mock import patch
 
 import numpy as np
 
-from pipeline.annotations.folder import build
-from pipeline.child import DecodingChild, Limits
-from pipeline.decode import DECODERS
-from pipeline.failure import UserError
-from pipeline.manifest import save_manifest
-from pipeline.media_files import list_media
-from pipeline.timeline import DecodeRequest, FrameSize, Media
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import save_manifest
+from pipeline.manifests.media_files import list_media
+from pipeline.manifests.sources.folder import build
+from pipeline.media.decoder_process import DecodingChild, Limits
+from pipeline.media.decoders import DECODERS
+from pipeline.media.timeline import DecodeRequest, FrameSize, Media
 
 PROMISED_SECONDS = 30.0
 PROMISED_BYTES = 1_500_000_000
@@ -215,12 +215,12 @@ def _level(data: bytes, start: int, stop: int) -> list[tuple[int, bytes, int]]:
 
 def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
     """Run the real extraction over the copies, its decoding child watched; return its summary."""
-    import pipeline.extraction
     import pipeline.extractors
-    import pipeline.run
-    from pipeline.extraction import ExtractionPlan
-    from pipeline.run import RunOptions, extract
-    from pipeline.weights import WeightsSource
+    import pipeline.run.coordinator
+    import pipeline.run.worker
+    from pipeline.extractors.weights import WeightsSource
+    from pipeline.run.coordinator import RunOptions, extract
+    from pipeline.run.worker import ExtractionPlan
 
     manifest = build("fuzz", folder / "videos").manifest
     save_manifest(manifest, folder)
@@ -238,8 +238,10 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
     table = {light.name: f"{__name__}:{light.__name__}" for light in lights}
     with (
         patch.dict(pipeline.extractors.EXTRACTORS, table),
-        patch.object(pipeline.extraction, "DecodingChild", watch.child),
-        patch.multiple(pipeline.run, connect=_work_here, ask_first=lambda client, question: question(), stream=_stream),
+        patch.object(pipeline.run.worker, "DecodingChild", watch.child),
+        patch.multiple(
+            pipeline.run.coordinator, connect=_work_here, ask_first=lambda client, question: question(), stream=_stream
+        ),
     ):
         return extract(manifest, folder / "videos", plan, RunOptions(), _show_progress)
 

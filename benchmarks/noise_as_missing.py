@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import open_store
 from train.batch import MODALITIES, Batch
 from train.dataset import QuestionDataset

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import FeatureStore, open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State
 from train.batch import MODALITIES, Batch

@@ -15,14 +15,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pipeline.extraction import ExtractionPlan, describe
 from pipeline.extractors import make_extractor
-from pipeline.manifest import Manifest, load_manifest
-from pipeline.questions import update_questions
+from pipeline.extractors.weights import WeightsSource
+from pipeline.manifests.manifest import Manifest, load_manifest
+from pipeline.run.questions import update_questions
+from pipeline.run.worker import ExtractionPlan, describe
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord
-from pipeline.weights import WeightsSource
 from train.batch import MODALITIES
 from train.features import FeatureBank
 from train.fit import Progress

@@ -22,8 +22,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-from pipeline.failure import UserError
-from pipeline.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary, load_manifest, save_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import (
+    PADDING_TOKEN,
+    Manifest,
+    Question,
+    Video,
+    Vocabulary,
+    load_manifest,
+    save_manifest,
+)
 from pipeline.store.schema import VIDEOS_PER_PARTITION, State
 
 VIDEOS, QUESTIONS_PER_VIDEO, TEXTS = 9_288, 4, 2_655
@@ -97,9 +105,9 @@ def make_manifest(videos: int, questions_per_video: int) -> Manifest:
 
 def make_store(manifest: Path, path: Path) -> None:
     """Write the store that extracting every video of `manifest` would leave, with one video's values for all."""
-    from pipeline.extraction import describe
     from pipeline.extractors import make_extractor
-    from pipeline.questions import update_questions
+    from pipeline.run.questions import update_questions
+    from pipeline.run.worker import describe
     from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 
     videos, settings = load_manifest(manifest).videos, _plan(path, FEATURES, ("tokens",))
@@ -136,8 +144,8 @@ def _link_others(values: Path, videos: int) -> None:
 
 
 def _plan(store: Path, features: tuple[str, ...], question_features: tuple[str, ...] = ()) -> Any:
-    from pipeline.extraction import ExtractionPlan
-    from pipeline.weights import WeightsSource
+    from pipeline.extractors.weights import WeightsSource
+    from pipeline.run.worker import ExtractionPlan
 
     return ExtractionPlan(str(store), features, question_features, WeightsSource("seeded"), "pyav", "cpu", 60, "pad")
 
@@ -222,8 +230,8 @@ def print_plans(folder: Path, sizes: tuple[int, ...]) -> None:
 def plan(manifest: Path) -> dict[str, Any]:
     """Plan the extraction of `manifest` into a new store beside it; return seconds of the processor and peak memory."""
     import pipeline.extractors
-    import pipeline.run
-    from pipeline.decode import open_decoder
+    import pipeline.run.coordinator
+    from pipeline.media.decoders import open_decoder
 
     open_decoder("pyav").version()
     bare = _peak_bytes()
@@ -243,10 +251,12 @@ def plan(manifest: Path) -> dict[str, Any]:
     table = {StandIn.name: f"{__name__}:StandIn"}
     with (
         patch.dict(pipeline.extractors.EXTRACTORS, table),
-        patch.multiple(pipeline.run, connect=_no_workers, ask_first=lambda client, question: question(), stream=count),
+        patch.multiple(
+            pipeline.run.coordinator, connect=_no_workers, ask_first=lambda client, question: question(), stream=count
+        ),
     ):
         settings = _plan(manifest / "store.zarr", (StandIn.name,))
-        pipeline.run.extract(loaded, videos, settings, pipeline.run.RunOptions())
+        pipeline.run.coordinator.extract(loaded, videos, settings, pipeline.run.coordinator.RunOptions())
     return {
         "partitions": partitions,
         "load_seconds": read - started,

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import FeatureStore, open_store
 from train.dataset import QuestionDataset
 from train.evaluate import BATCH_SIZE

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.decode import open_decoder
 from pipeline.extractors import make_extractor
-from pipeline.interfaces import FeatureExtractor
-from pipeline.manifest import Manifest
+from pipeline.extractors.interface import FeatureExtractor
+from pipeline.extractors.weights import WeightsSource
+from pipeline.manifests.manifest import Manifest
+from pipeline.media.decoders import open_decoder
+from pipeline.media.timeline import DecodeRequest
 from pipeline.store.schema import State
 from pipeline.synthetic import synthesize
 from pipeline.synthetic.dataset import draw_scenes
 from pipeline.synthetic.scene import INSTRUMENTS, Scene
-from pipeline.timeline import DecodeRequest
-from pipeline.weights import WeightsSource
 
 PENALTY = 0.05
 PROBE_STEPS = 60

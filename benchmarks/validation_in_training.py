@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, load_manifest, save_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
 from pipeline.store.reader import open_store
 from train.cli.options import training_progress
 from train.features import FeatureBank

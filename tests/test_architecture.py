@@ -12,8 +12,8 @@ import readme
 SOURCES = [path for package in readme.PACKAGES for path in sorted((readme.ROOT / package).rglob("*.py"))]
 TABLES = {
     "pipeline.extractors": ("EXTRACTORS", "QUESTION_EXTRACTORS"),
-    "pipeline.decode": ("DECODERS",),
-    "pipeline.annotations": ("SOURCES",),
+    "pipeline.media.decoders": ("DECODERS",),
+    "pipeline.manifests.sources": ("SOURCES",),
     "train.backbones": ("BACKBONES",),
     "train.methods": ("METHODS",),
 }
@@ -53,7 +53,7 @@ def test_every_entry_of_every_table_resolves(package: str, table: str) -> None:
 
 def test_describing_features_loads_no_network_library() -> None:
     program = (
-        "import sys; from pipeline.extractors import *; from pipeline.manifest import Vocabulary\n"
+        "import sys; from pipeline.extractors import *; from pipeline.manifests.manifest import Vocabulary\n"
         "made = [*map(make_extractor, EXTRACTORS)]\n"
         "made += [make_question_extractor(name, Vocabulary(('a',), ('b',), 3)) for name in QUESTION_EXTRACTORS]\n"
         "print(len([one.constants() for one in made]), *({'torch', 'torchvision', 'open_clip'} & set(sys.modules)))"

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.failure import UserError
-from pipeline.manifest import QUESTION_LENGTH
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import QUESTION_LENGTH
 from train.presets import PRESETS
 
 Inputs = Literal["all", "question", "audio,question", "visual,question"]

@@ -7,8 +7,8 @@ Source: Fig. 5 of the ECCV 2024 missing-modality paper; sets are nested over the
 
 from pathlib import Path
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest
 from train.bootstrap import bootstrap
 from train.missingness import SCENARIOS, Masks, Rates, Unit, draw_masks
 from train.results import (

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, Question
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, Question
 from pipeline.store.schema import State, tokens_name
 from train.batch import MODALITIES, Batch
 from train.features import FeatureBank, stored_shape, strided_steps

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 
 Objective = Literal["noise", "v"]
 BETA_LIMIT = 0.999

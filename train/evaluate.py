@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.manifest import Question
+from pipeline.manifests.manifest import Question
 from train.dataset import QuestionDataset
 from train.interfaces import MissingModalityMethod
 from train.missingness import NATURAL, SCENARIOS, hidden_in

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from pipeline.store.reader import naming_damage, read_steps
 from pipeline.store.schema import State
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest
 from train.averaging import WeightAverage
 from train.backbones import needs_of
 from train.batch import MODALITIES, Batch

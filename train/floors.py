@@ -8,7 +8,7 @@ Learnt on MUSIC-AVQA json_update val, its test gives 51.05 % by template and 51.
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from pipeline.manifest import Manifest, Question
+from pipeline.manifests.manifest import Manifest, Question
 from train.results import Accuracies, tally
 
 LEARNING_SPLITS = ("train", "val")

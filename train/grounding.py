@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.batch import Batch
 from train.interfaces import Backbone, GroundedBackbone, Matches
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.failure import UserError
-from pipeline.manifest import Vocabulary
-from pipeline.templates import build_vocabulary, fill
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Vocabulary
+from pipeline.manifests.templates import build_vocabulary, fill
 from train.config import ModelSizes, TrainConfig, make_config
 from train.official import RELEASES, Release
 from train.run_folder import CHECKPOINT, build_method, write_start, write_tensors

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.failure import UserError
-from pipeline.manifest import Question
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Question
 
 MASK_FORMAT = 1
 SCENARIOS: dict[str, tuple[str, ...]] = {

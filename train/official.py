@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, Question
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, Question
 from pipeline.store.schema import FeatureSpec
 from train.backbones import needs_of
 from train.batch import MODALITIES

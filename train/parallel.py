@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 
 Piece = TypeVar("Piece")
 Report = Callable[[Any], None]

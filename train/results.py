@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.failure import UserError
-from pipeline.manifest import Question
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Question
 
 FORMAT = 1
 RESULTS_FILE = "results.jsonl"

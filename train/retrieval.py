@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.batch import MODALITIES, Batch
 from train.interfaces import Backbone
 from train.layers import LEAST_DEVIATION, masked_mean

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.failure import UserError
-from pipeline.manifest import Vocabulary
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Vocabulary
 from train.backbones import find_backbone, make_backbone
 from train.config import TrainConfig
 from train.grounding import GroundingPretraining

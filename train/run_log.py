@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 
 METRICS = "metrics.jsonl"
 TIMES = "times.json"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.batch import MODALITIES
 from train.dataset import QuestionDataset
 from train.interfaces import Backbone

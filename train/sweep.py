@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, load_manifest
 from train.config import TrainConfig, make_config
 from train.missingness import NATURAL, SCENARIOS
 from train.parallel import work_through

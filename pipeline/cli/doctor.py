@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands import Command, folder_option, json_option, plain_console, show_json
+from pipeline.cli.command import Command, folder_option, json_option, plain_console, show_json
 
 EXAMPLES = """\b
 Examples:
@@ -25,8 +25,8 @@ def doctor(weights: Path | None, as_json: bool) -> None:
     Nothing is downloaded or changed. The exit code is 0 whatever is missing: PyAV, which comes with mavqa, is enough
     for every file.
     """
-    from pipeline.doctor import examine
-    from pipeline.weights import WeightsSource, hub_cache
+    from pipeline.extractors.weights import WeightsSource, hub_cache
+    from pipeline.inspection.doctor import examine
 
     click.echo("looking ...", err=True)
     document = examine(WeightsSource("folder", weights) if weights else WeightsSource("pretrained", hub_cache()))

@@ -1,4 +1,4 @@
-"""`mavqa-extract`: raw videos to a feature store, resumable. The work is in `pipeline.run`."""
+"""`mavqa-extract`: raw videos to a feature store, resumable. The work is in `pipeline.run.coordinator`."""
 
 import math
 import os
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands import Command, folder_option, json_option, plain_console, show_json
-from pipeline.failure import UserError
+from pipeline.cli.command import Command, folder_option, json_option, plain_console, show_json
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.run import Progress, Summary
-    from pipeline.weights import WeightsSource
+    from pipeline.extractors.weights import WeightsSource
+    from pipeline.run.coordinator import Progress, Summary
 
 FAILURES_RECORDED = 3
 FAILURES_SHOWN = 10
@@ -128,7 +128,7 @@ def _run(
     retry_failed: bool,
     accept: tuple[str, ...],
 ) -> "Summary":
-    from pipeline.manifest import load_manifest
+    from pipeline.manifests.manifest import load_manifest
     from pipeline.store.location import locate
 
     if workers and scheduler:
@@ -136,9 +136,9 @@ def _run(
     loaded = load_manifest(manifest or Path("data_manifests") / dataset)
     folder = videos or _videos_folder(manifest, dataset)
     address = locate(store or Path("stores") / f"{dataset}.zarr").address
-    from pipeline.cluster import GPU, ClusterOptions
-    from pipeline.extraction import ExtractionPlan
-    from pipeline.run import RunOptions, extract, stored_choices
+    from pipeline.run.cluster import GPU, ClusterOptions
+    from pipeline.run.coordinator import RunOptions, extract, stored_choices
+    from pipeline.run.worker import ExtractionPlan
 
     known = stored_choices(address)
     video_names, question_names = _split_features(features)
@@ -195,7 +195,7 @@ def _decoder(asked: str, stored: str) -> str:
 
     Raises `UserError` where the decoder asked for, or the store's own, does not load here.
     """
-    from pipeline.decode import choose_decoder, open_decoder
+    from pipeline.media.decoders import choose_decoder, open_decoder
 
     name, why = asked, "as asked for"
     if asked == "auto":
@@ -206,7 +206,7 @@ def _decoder(asked: str, stored: str) -> str:
 
 
 def _weights(text: str) -> "WeightsSource":
-    from pipeline.weights import hub_cache, parse_weights
+    from pipeline.extractors.weights import hub_cache, parse_weights
 
     return parse_weights(text, hub_cache())
 
@@ -215,11 +215,11 @@ def _devices(name: str, scheduler: str | None) -> tuple[str, str]:
     """Return the device of the workers, and of this process, which makes the questions' features."""
     if name == "cpu":
         return name, name
-    from pipeline.devices import sees_gpu
+    from pipeline.run.devices import sees_gpu
 
     here = "cuda" if sees_gpu() else "cpu"
     if scheduler:
-        from pipeline.cluster import GPU, offers_label
+        from pipeline.run.cluster import GPU, offers_label
 
         return "cuda" if name == "cuda" or offers_label(scheduler, GPU) else "cpu", here
     if name == "cuda" and here == "cpu":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands import (
+from pipeline.cli.command import (
     Command,
     InputError,
     file_option,
@@ -16,7 +16,7 @@ from pipeline.commands import (
     progress_bar,
     show_json,
 )
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
@@ -55,8 +55,8 @@ def inspect(
 
     Exit code 2 where the store is found to be damaged, 3 where an array of --reference is not of the feature.
     """
+    from pipeline.inspection.verify import summarise_store, verify_store
     from pipeline.store.reader import open_store
-    from pipeline.verify import summarise_store, verify_store
 
     _refuse_mixtures(verify, reference is not None or feature is not None, spectrogram, picture)
     opened = open_store(store)
@@ -64,7 +64,7 @@ def inspect(
         _compare(opened, reference, feature, as_json)
         return
     if spectrogram is not None:
-        from pipeline.spectrogram import draw_spectrogram
+        from pipeline.inspection.spectrogram_plot import draw_spectrogram
 
         target = picture or Path(f"{spectrogram.stem}.png")
         draw_spectrogram(spectrogram, opened, target)
@@ -95,7 +95,7 @@ def _refuse_mixtures(verify: bool, compares: bool, spectrogram: Path | None, pic
 
 
 def _compare(store: "FeatureStore", reference: Path | None, feature: str | None, as_json: bool) -> None:
-    from pipeline.reference import compare_with_reference
+    from pipeline.inspection.compare import compare_with_reference
 
     if reference is None or feature is None:
         raise UserError("--reference and --feature go together: name the folder of arrays and the feature they hold")

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from pipeline.annotations import Built, load_source
-from pipeline.annotations.music_avqa import RELEASES
-from pipeline.commands import Group, file_option, folder_option, json_option, progress_bar, show_json
-from pipeline.consistency import Finding, Report, check_manifest, count
-from pipeline.failure import UserError
-from pipeline.manifest import SPLITS, Manifest, load_manifest, save_manifest
+from pipeline.cli.command import Group, file_option, folder_option, json_option, progress_bar, show_json
+from pipeline.errors import UserError
+from pipeline.manifests.check import Finding, Report, check_manifest, count
+from pipeline.manifests.manifest import SPLITS, Manifest, load_manifest, save_manifest
+from pipeline.manifests.sources import Built, load_source
+from pipeline.manifests.sources.music_avqa import RELEASES
 
 SHOWN_PER_KIND = 5
 

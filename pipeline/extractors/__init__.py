@@ -3,9 +3,9 @@
 from importlib import import_module
 from typing import Any
 
-from pipeline.failure import UserError
-from pipeline.interfaces import FeatureExtractor, NormalisationChoice, QuestionExtractor
-from pipeline.manifest import Vocabulary
+from pipeline.errors import UserError
+from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
+from pipeline.manifests.manifest import Vocabulary
 
 EXTRACTORS = {
     # He et al., Deep Residual Learning, CVPR 2016; maps as in Li et al., MUSIC-AVQA, CVPR 2022.

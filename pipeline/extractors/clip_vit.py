@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from pipeline.preprocessing import PRECISION, Normalisation, require_loaded
-from pipeline.templates import tokenise
-from pipeline.timeline import FrameSize, Media
-from pipeline.weights import Network, PublishedFile, WeightsSource
+from pipeline.extractors.preprocessing import PRECISION, Normalisation, require_loaded
+from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
+from pipeline.manifests.templates import tokenise
+from pipeline.media.timeline import FrameSize, Media
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,8 +81,8 @@ class CLIPTokens:
         """Build the picture's half with `weights` on `device`; return the hash of the weights used."""
         import torch
 
-        from pipeline.frozen import load_frozen
-        from pipeline.networks.clip import ImageTower, build_clip
+        from pipeline.extractors.inference import load_frozen
+        from pipeline.extractors.networks.clip import ImageTower, build_clip
 
         tower = ImageTower(build_clip(ARCHITECTURE))
         weights_hash = load_frozen(tower, IMAGE_NETWORK, weights, device, torch.contiguous_format)
@@ -96,7 +96,7 @@ class CLIPTokens:
         """
         import torch
 
-        from pipeline.frozen import run_frozen
+        from pipeline.extractors.inference import run_frozen
 
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
@@ -110,8 +110,8 @@ class TextEncoder:
         import torch
         from open_clip import SimpleTokenizer
 
-        from pipeline.frozen import load_frozen
-        from pipeline.networks.clip import TextTower, build_clip
+        from pipeline.extractors.inference import load_frozen
+        from pipeline.extractors.networks.clip import TextTower, build_clip
 
         self._tower = TextTower(build_clip(ARCHITECTURE))
         self.weights_hash = load_frozen(self._tower, TEXT_NETWORK, weights, device, torch.contiguous_format)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.manifest import Vocabulary
+from pipeline.extractors.weights import WeightsSource
+from pipeline.manifests.manifest import Vocabulary
+from pipeline.manifests.templates import encode, index_tokens
 from pipeline.store.schema import tokens_name
-from pipeline.templates import encode, index_tokens
-from pipeline.weights import WeightsSource
 
 
 @dataclass

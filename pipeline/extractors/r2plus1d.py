@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.preprocessing import KINETICS, PRECISION, require_loaded
-from pipeline.timeline import FrameSize, Media
-from pipeline.weights import Network, PublishedFile, WeightsSource
+from pipeline.extractors.preprocessing import KINETICS, PRECISION, require_loaded
+from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
+from pipeline.media.timeline import FrameSize, Media
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +74,7 @@ class R2Plus1D:
         from torch import nn
         from torchvision.models.video import r2plus1d_18
 
-        from pipeline.frozen import fold_batch_norms, load_frozen
+        from pipeline.extractors.inference import fold_batch_norms, load_frozen
 
         with torch.device("meta"):
             network = r2plus1d_18(weights=None)
@@ -90,7 +90,7 @@ class R2Plus1D:
         """
         import torch
 
-        from pipeline.frozen import run_frozen
+        from pipeline.extractors.inference import run_frozen
 
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.preprocessing import IMAGENET, KINETICS, PRECISION, Normalisation, convolutions, require_loaded
-from pipeline.timeline import FrameSize, Media
-from pipeline.weights import Network, PublishedFile, WeightsSource
+from pipeline.extractors.preprocessing import IMAGENET, KINETICS, PRECISION, Normalisation, convolutions, require_loaded
+from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
+from pipeline.media.timeline import FrameSize, Media
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,8 +73,8 @@ class ResNet18Map:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
         import torch
 
-        from pipeline.frozen import fold_batch_norms, load_frozen
-        from pipeline.networks.winograd import with_winograd
+        from pipeline.extractors.inference import fold_batch_norms, load_frozen
+        from pipeline.extractors.networks.winograd import with_winograd
 
         trunk = _build_trunk(last_stride=1)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
@@ -88,7 +88,7 @@ class ResNet18Map:
         """
         import torch
 
-        from pipeline.frozen import run_frozen
+        from pipeline.extractors.inference import run_frozen
 
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]
@@ -123,8 +123,8 @@ class ResNet18Pooled:
         import torch
         from torch import nn
 
-        from pipeline.frozen import fold_batch_norms, load_frozen
-        from pipeline.networks.winograd import with_winograd
+        from pipeline.extractors.inference import fold_batch_norms, load_frozen
+        from pipeline.extractors.networks.winograd import with_winograd
 
         trunk = _build_trunk(last_stride=2)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
@@ -140,7 +140,7 @@ class ResNet18Pooled:
         """
         import torch
 
-        from pipeline.frozen import run_frozen
+        from pipeline.extractors.inference import run_frozen
 
         network = require_loaded(self._network, self.name)
         frames = media.frames[self.frame_size]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.hearing import (
+from pipeline.extractors.networks.vggish_constants import (
     BANDS,
     EXAMPLES_PER_BATCH,
     FFT_SAMPLES,
@@ -23,12 +23,12 @@ from pipeline.hearing import (
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
 )
-from pipeline.preprocessing import convolutions, require_loaded
-from pipeline.timeline import Media
-from pipeline.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
+from pipeline.extractors.preprocessing import convolutions, require_loaded
+from pipeline.extractors.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
+from pipeline.media.timeline import Media
 
 if TYPE_CHECKING:
-    from pipeline.networks.vggish import VGGish
+    from pipeline.extractors.networks.vggish import VGGish
 
 # Tiles of 4x4 cover maps of 48x32, 24x16 and 12x8.
 WINOGRAD_OUTPUTS = 4
@@ -88,8 +88,8 @@ class VGGishExtractor:
         """Build the network with `weights` on `device`; return the hash of the weights used."""
         import torch
 
-        from pipeline.networks.vggish import VGGish
-        from pipeline.networks.winograd import with_winograd
+        from pipeline.extractors.networks.vggish import VGGish
+        from pipeline.extractors.networks.winograd import with_winograd
 
         with torch.device("meta"):
             network = VGGish()
@@ -107,7 +107,7 @@ class VGGishExtractor:
 
         Raises `FloatingPointError` where the waveform or an embedding is not finite.
         """
-        from pipeline.networks.vggish import embed, log_mel
+        from pipeline.extractors.networks.vggish import embed, log_mel
 
         network = require_loaded(self._network, self.name)
         device = next(network.parameters()).device

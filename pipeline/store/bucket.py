@@ -18,7 +18,7 @@ from typing import Any
 
 import zarr
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 
 # Other writers and workers change what is listed.
 _OPTIONS = {"use_listings_cache": False}

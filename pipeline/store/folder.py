@@ -9,7 +9,7 @@ from typing import Any
 import filelock
 import zarr
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 
 
 class Folder:

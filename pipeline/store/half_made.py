@@ -2,7 +2,7 @@
 
 import zarr
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from pipeline.store.location import StoreLocation
 from pipeline.store.reader import naming_damage
 

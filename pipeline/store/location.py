@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import zarr
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 
 
 class StoreLocation(Protocol):

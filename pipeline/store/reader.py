@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from pipeline.store.location import locate
 from pipeline.store.schema import STORE_FORMAT, FeatureSpec, State
 

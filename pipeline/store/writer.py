@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from pipeline.store.half_made import clear_half_made
 from pipeline.store.location import locate
 from pipeline.store.reader import naming_damage, open_group

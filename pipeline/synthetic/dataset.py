@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.failure import UserError
-from pipeline.manifest import SPLITS, Manifest, Question, Video, Vocabulary, save_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import SPLITS, Manifest, Question, Video, Vocabulary, save_manifest
+from pipeline.manifests.templates import ANSWERS, SLOTS, build_vocabulary, fill
 from pipeline.synthetic.balance import Candidate, choose_balanced
 from pipeline.synthetic.questions import ASKS
 from pipeline.synthetic.scene import INSTRUMENTS, Scene, draw_scene
-from pipeline.templates import ANSWERS, SLOTS, build_vocabulary, fill
 
 SPLIT_SHARES = {"val": 0.1, "test": 0.2}
 NO_AUDIO_SHARE = 0.10

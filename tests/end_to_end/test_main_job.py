@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.inspection.verify import verify_store
 from pipeline.store.reader import open_store
-from pipeline.verify import verify_store
 
 BIN = Path(sys.executable).parent
 GRID = """

@@ -5,8 +5,8 @@ It is not a test.
 
 from importlib import import_module
 
-from pipeline.decode import DECODERS, Decoder
-from pipeline.timeline import Media
+from pipeline.media.decoders import DECODERS, Decoder
+from pipeline.media.timeline import Media
 
 NOTE = "pictures decoded by pyav: "
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decode import Decoder, DecoderLoadError, open_decoder
+from pipeline.media.decoders import Decoder, DecoderLoadError, open_decoder
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
+from pipeline.media.timeline import Media, Track
 from pipeline.store.schema import State
-from pipeline.timeline import Media, Track
 
 
 class FailingDecoder:

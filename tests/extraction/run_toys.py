@@ -17,19 +17,19 @@ from unittest.mock import patch
 
 import toy_extractors
 
-import pipeline.extraction
 import pipeline.extractors
-import pipeline.run
+import pipeline.run.coordinator
+import pipeline.run.worker
 import pipeline.store.writer as writer
-from pipeline.cluster import ClusterOptions
-from pipeline.extraction import ExtractionPlan
-from pipeline.manifest import load_manifest
-from pipeline.run import Progress, RunOptions, Summary, extract
-from pipeline.weights import WeightsSource
+from pipeline.extractors.weights import WeightsSource
+from pipeline.manifests.manifest import load_manifest
+from pipeline.run.cluster import ClusterOptions
+from pipeline.run.coordinator import Progress, RunOptions, Summary, extract
+from pipeline.run.worker import ExtractionPlan
 
 SECONDS = 4
 STEPS = {
-    "values": (pipeline.extraction, "write_rows"),
+    "values": (pipeline.run.worker, "write_rows"),
     "videos": (writer.StoreWriter, "record_videos"),
     "state": (writer.StoreWriter, "record_features"),
     "index": (writer, "_scatter"),
@@ -76,7 +76,7 @@ def run_toys(
         **plan_changes,
     }
     plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
-    here = patch.multiple(pipeline.run, connect=connect, ask_first=ask_first, stream=stream)
+    here = patch.multiple(pipeline.run.coordinator, connect=connect, ask_first=ask_first, stream=stream)
     with (
         patch.dict(pipeline.extractors.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
         nullcontext() if "cluster" in options else here,

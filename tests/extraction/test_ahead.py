@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipeline.ahead import work_ahead
+from pipeline.media.prefetch import work_ahead
 
 
 class Watch:

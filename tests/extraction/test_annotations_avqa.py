@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from pipeline.annotations.avqa import build, find_files
-from pipeline.consistency import check_manifest
-from pipeline.failure import UserError
-from pipeline.templates import AVQA_TYPES
+from pipeline.errors import UserError
+from pipeline.manifests.check import check_manifest
+from pipeline.manifests.sources.avqa import build, find_files
+from pipeline.manifests.templates import AVQA_TYPES
 
 CHOICES = ["street", "At sea", "field", "sky"]
 

@@ -6,10 +6,10 @@ import os
 import pytest
 from click.testing import CliRunner
 
-from pipeline.annotations import SOURCES, load_source
-from pipeline.annotations.folder import build
 from pipeline.cli.manifest import manifest as command
-from pipeline.failure import UserError
+from pipeline.errors import UserError
+from pipeline.manifests.sources import SOURCES, load_source
+from pipeline.manifests.sources.folder import build
 
 
 def fill_folder(folder, *paths):

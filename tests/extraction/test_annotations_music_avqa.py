@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from pipeline.annotations.music_avqa import build, find_files
-from pipeline.failure import UserError
-from pipeline.templates import ANSWERS
+from pipeline.errors import UserError
+from pipeline.manifests.sources.music_avqa import build, find_files
+from pipeline.manifests.templates import ANSWERS
 
 
 def record(question_id=1, video_id="00000001", answer="yes", **changes):

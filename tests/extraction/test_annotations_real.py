@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from pipeline.annotations import avqa, folder, music_avqa
-from pipeline.consistency import check_manifest
-from pipeline.manifest import QUESTION_LENGTH, load_manifest, save_manifest
+from pipeline.manifests.check import check_manifest
+from pipeline.manifests.manifest import QUESTION_LENGTH, load_manifest, save_manifest
+from pipeline.manifests.sources import avqa, folder, music_avqa
+from pipeline.manifests.templates import ANSWERS, SLOTS, TYPES, encode, index_tokens, tokenise
 from pipeline.store.schema import tokens_name
-from pipeline.templates import ANSWERS, SLOTS, TYPES, encode, index_tokens, tokenise
 
 pytestmark = pytest.mark.real
 

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from pipeline.annotations.table import build
-from pipeline.failure import UserError
+from pipeline.errors import UserError
+from pipeline.manifests.sources.table import build
 
 
 def write(tmp_path, text, encoding="utf-8"):

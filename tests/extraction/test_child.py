@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.child import ChildStartError, DecodingChild, Limits
-from pipeline.decode import open_decoder
+from pipeline.media.decoder_process import ChildStartError, DecodingChild, Limits
+from pipeline.media.decoders import open_decoder
+from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize
 
 FAILING = "failing_decoders:FailingDecoder"
 SIZE = FrameSize("stretch", 64)
@@ -189,8 +189,8 @@ PARENT = """
 import sys
 sys.path[:] = {path!r}
 from pathlib import Path
-from pipeline.child import DecodingChild
-from pipeline.timeline import DecodeRequest
+from pipeline.media.decoder_process import DecodingChild
+from pipeline.media.timeline import DecodeRequest
 DecodingChild({decoder!r}).decode(Path({file!r}), DecodeRequest())
 """
 
@@ -233,7 +233,8 @@ def _decode_and_send(path, sender):
 
 
 def test_nothing_heavy_is_loaded_by_a_child():
-    code = "import sys, pipeline.child; print(sorted({'torch', 'librosa', 'dask', 'av'} & set(sys.modules)))"
+    heavy = {"torch", "librosa", "dask", "av"}
+    code = f"import sys, pipeline.media.decoder_process; print(sorted({heavy} & set(sys.modules)))"
     root = Path(__file__).resolve().parents[2]
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert output.stdout == "[]\n"

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import pipeline.decode
-import pipeline.run
+import pipeline.media.decoders
+import pipeline.run.coordinator
 from pipeline.cli.extract import extract
-from pipeline.decode import DecoderLoadError
-from pipeline.extraction import ExtractionPlan
-from pipeline.run import Progress, RunOptions, StoredChoices, Summary
+from pipeline.media.decoders import DecoderLoadError
+from pipeline.run.coordinator import Progress, RunOptions, StoredChoices, Summary
+from pipeline.run.worker import ExtractionPlan
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[ExtractionPlan]:
             on_progress(progress)
         return Summary(plan.store, 2)
 
-    monkeypatch.setattr(pipeline.run, "extract", pretend)
+    monkeypatch.setattr(pipeline.run.coordinator, "extract", pretend)
     return started
 
 
@@ -65,9 +65,9 @@ def test_on_a_scheduler_the_workers_gpus_count_and_questions_are_made_on_this_ma
         started.append((plan, options))
         return Summary(plan.store, 2)
 
-    monkeypatch.setattr(pipeline.run, "extract", pretend)
-    monkeypatch.setattr("pipeline.cluster.offers_label", lambda scheduler, label: has_gpus)
-    monkeypatch.setattr("pipeline.devices.sees_gpu", lambda: False)
+    monkeypatch.setattr(pipeline.run.coordinator, "extract", pretend)
+    monkeypatch.setattr("pipeline.run.cluster.offers_label", lambda scheduler, label: has_gpus)
+    monkeypatch.setattr("pipeline.run.devices.sees_gpu", lambda: False)
     given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", "--break-lock"]
     shown = CliRunner().invoke(extract, [*given, "--scheduler", "tcp://there:8786", "--device", device])
     assert shown.exit_code == 0, shown.output
@@ -96,8 +96,8 @@ def test_a_gpus_workers_are_few_and_have_processes_that_decode_for_them(
         started.append((options.cluster.workers, plan.decoding_processes))
         return Summary(plan.store, 2)
 
-    monkeypatch.setattr(pipeline.run, "extract", pretend)
-    monkeypatch.setattr("pipeline.devices.sees_gpu", lambda: True)
+    monkeypatch.setattr(pipeline.run.coordinator, "extract", pretend)
+    monkeypatch.setattr("pipeline.run.devices.sees_gpu", lambda: True)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(10)), raising=False)
     given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *more]
@@ -144,7 +144,7 @@ def without(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
             raise DecoderLoadError(absent, "it is not here", "fetch it")
         return type("Loaded", (), {"name": entry, "version": lambda self: "1"})()
 
-    monkeypatch.setattr(pipeline.decode, "_load", load)
+    monkeypatch.setattr(pipeline.media.decoders, "_load", load)
 
 
 def test_auto_takes_the_best_that_loads_and_says_so(
@@ -160,7 +160,7 @@ def test_auto_keeps_the_decoder_of_the_store(
     toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "torchcodec")
-    monkeypatch.setattr(pipeline.run, "stored_choices", lambda path: StoredChoices(4, "decord"))
+    monkeypatch.setattr(pipeline.run.coordinator, "stored_choices", lambda path: StoredChoices(4, "decord"))
     assert decoder_of(toy_manifest, tmp_path, plans) == ("decord", "decoder: decord, the store's own: 1; 1")
     assert decoder_of(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli.extract import _show as show_summary
 from pipeline.cli.inspect import inspect
-from pipeline.run import Summary
+from pipeline.run.coordinator import Summary
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, State
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.manifest import manifest
-from pipeline.manifest import Manifest, Video, load_manifest
+from pipeline.manifests.manifest import Manifest, Video, load_manifest
 
 
 def run(*arguments):

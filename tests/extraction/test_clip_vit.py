@@ -13,6 +13,7 @@ import small_clip
 import torch
 from PIL import Image
 
+from pipeline.errors import UserError
 from pipeline.extractors import make_extractor, make_question_extractor
 from pipeline.extractors.clip_vit import (
     ARCHITECTURE,
@@ -24,16 +25,15 @@ from pipeline.extractors.clip_vit import (
     CLIPWords,
     TextEncoder,
 )
-from pipeline.failure import UserError
-from pipeline.frozen import load_frozen
-from pipeline.manifest import Vocabulary
-from pipeline.networks.clip import ImageTower, TextTower, build_clip
-from pipeline.picture import fit
+from pipeline.extractors.inference import load_frozen
+from pipeline.extractors.networks.clip import ImageTower, TextTower, build_clip
+from pipeline.extractors.weights import WeightsSource, load_state
+from pipeline.manifests.manifest import Vocabulary
+from pipeline.media.image import fit
+from pipeline.media.timeline import Media, Track
 from pipeline.store.schema import State
 from pipeline.synthetic.dataset import draw_scenes
 from pipeline.synthetic.render import render_picture
-from pipeline.timeline import Media, Track
-from pipeline.weights import WeightsSource, load_state
 
 PLAIN = torch.contiguous_format
 SEEDED = WeightsSource("seeded")

@@ -26,12 +26,12 @@ from cluster_processes import Processes, scheduler, wait_until
 from distributed import KilledWorker, Scheduler, SpecCluster, Worker, get_worker
 from run_toys import contents, run_toys
 
-import pipeline.extraction
-from pipeline.cluster import ClusterOptions, ask_first, connect, offers_label, stream
-from pipeline.failure import UserError
-from pipeline.manifest import load_manifest, save_manifest
+import pipeline.run.worker
+from pipeline.errors import UserError
+from pipeline.inspection.verify import verify_store
+from pipeline.manifests.manifest import load_manifest, save_manifest
+from pipeline.run.cluster import ClusterOptions, ask_first, connect, offers_label, stream
 from pipeline.store.reader import open_store
-from pipeline.verify import verify_store
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def die(deaths: Path, times: int) -> dict[str, str]:
 def test_a_local_worker_that_dies_before_it_answers_is_replaced_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.LOST_BEFORE_AN_ANSWER", 2)
+    monkeypatch.setattr("pipeline.run.cluster.LOST_BEFORE_AN_ANSWER", 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     with connect(ClusterOptions(workers=1)) as workers:
@@ -177,7 +177,7 @@ def test_a_local_worker_that_dies_before_it_answers_is_replaced_but_not_for_ever
 
 KILLED_RUN = """
 import os, signal, sys
-from pipeline.cluster import ClusterOptions, ask_first, connect
+from pipeline.run.cluster import ClusterOptions, ask_first, connect
 if __name__ == "__main__":
     with connect(ClusterOptions(workers=1)) as workers:
         print(ask_first(workers, os.getpid), flush=True)
@@ -221,7 +221,7 @@ def test_a_local_worker_that_does_not_start_is_told_in_one_line(tmp_path: Path) 
 def test_a_worker_of_another_version_is_not_waited_for_for_ever(
     toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.SECONDS_WITHOUT_WORKERS", 1.0)
+    monkeypatch.setattr("pipeline.run.cluster.SECONDS_WITHOUT_WORKERS", 1.0)
     with scheduler(tmp_path) as processes:
         processes.start_worker("old", MAVQA_TOY_LACKS="_describe_there")
         with pytest.raises(UserError, match=r"no worker answers, 1 died .* the same version of mavqa everywhere"):
@@ -237,7 +237,9 @@ def test_what_a_worker_could_not_load_is_told_in_one_line_and_a_fault_of_ours_is
         with pytest.raises(UserError, match="no worker answers, 1 died"):
             ask_first(workers, partial(fail, KilledWorker("ask", SimpleNamespace(address="there"), 3)))
         with pytest.raises(UserError, match=r"cannot load mavqa \(Can't get attribute 'f'.*\): install it there"):
-            ask_first(workers, partial(fail, AttributeError("Can't get attribute 'f' on <module 'pipeline.run'>")))
+            ask_first(
+                workers, partial(fail, AttributeError("Can't get attribute 'f' on <module 'pipeline.run.coordinator'>"))
+            )
         for error in (AttributeError("no attribute"), RuntimeError("ours"), ImportError("cannot import name")):
             with pytest.raises(type(error), match=str(error)):
                 ask_first(workers, partial(fail, error))
@@ -254,7 +256,7 @@ def test_what_the_system_refuses_a_worker_reaches_the_run_as_it_is(code: int) ->
 def test_what_is_under_way_is_twice_the_workers_that_are_there_also_of_those_that_come_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.LOOK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.run.cluster.LOOK_AGAIN_SECONDS", 0.1)
     drawn = received = most = 0
 
     def items() -> Iterator[int]:
@@ -306,7 +308,7 @@ def test_a_worker_that_makes_other_numbers_is_refused_and_stores_none(
     monkeypatch.setattr(toy_extractors.ToySound, "constants", lambda self: {"version": next(versions)})
 
     def stream_elsewhere(client: None, task: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
-        pipeline.extraction._tools.cache_clear()
+        pipeline.run.worker._tools.cache_clear()
         return map(task, items)
 
     monkeypatch.setattr("run_toys.stream", stream_elsewhere)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from av.codec.context import Flags
 
-from pipeline.decode import DecoderLoadError, open_decoder
+from pipeline.media.decoders import DecoderLoadError, open_decoder
+from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize
 
 SIZE = FrameSize("stretch", 64)
 REQUEST = DecodeRequest(seconds=8, frame_sizes=(SIZE,))

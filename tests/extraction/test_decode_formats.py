@@ -8,11 +8,11 @@ import media_maker
 import numpy as np
 import pytest
 
-from pipeline.decode import AUDIO_SUFFIXES, open_decoder
-from pipeline.decode.pyav import PyAVDecoder
-from pipeline.failure import UserError
+from pipeline.errors import UserError
+from pipeline.media.decoders import AUDIO_SUFFIXES, open_decoder
+from pipeline.media.decoders.pyav import PyAVDecoder
+from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize
 
 SIZE = FrameSize("stretch", 32)
 REQUEST = DecodeRequest(seconds=5, frame_sizes=(SIZE,))

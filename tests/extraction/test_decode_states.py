@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.child import DecodingChild, Limits
+from pipeline.media.decoder_process import DecodingChild, Limits
+from pipeline.media.timeline import DecodeRequest, FrameSize, Track
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize, Track
 
 SIZE = FrameSize("stretch", 64)
 REQUEST = DecodeRequest(seconds=20, frame_sizes=(SIZE,))

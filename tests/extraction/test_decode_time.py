@@ -11,10 +11,10 @@ import media_maker
 import numpy as np
 import pytest
 
-from pipeline.decode import pyav
-from pipeline.decode.pyav import gathering
+from pipeline.media.decoders import pyav
+from pipeline.media.decoders.pyav import gathering
+from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize
 
 SIZE = FrameSize("stretch", 224)
 REQUEST = DecodeRequest(seconds=20, frame_sizes=(SIZE,))

@@ -6,7 +6,7 @@ import decoders
 import media_maker
 import numpy as np
 
-from pipeline.decode import DecoderLoadError, open_decoder
+from pipeline.media.decoders import DecoderLoadError, open_decoder
 
 
 class Tampering:

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from pipeline import devices, doctor
 from pipeline.cli.doctor import doctor as command
-from pipeline.decode import choose_decoder
-from pipeline.weights import Network, PublishedFile, WeightsSource
+from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
+from pipeline.media.decoders import choose_decoder
 
 SHA256_OF_1 = hashlib.sha256(b"1").hexdigest()
 NETWORK = Network(

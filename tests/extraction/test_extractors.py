@@ -17,14 +17,14 @@ from torchvision.models import ResNet18_Weights
 from torchvision.models.video import R2Plus1D_18_Weights
 
 from pipeline.cli.extract import extract
+from pipeline.errors import UserError
 from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor, make_question_extractor
-from pipeline.failure import UserError
-from pipeline.frozen import fold_batch_norms
-from pipeline.manifest import Vocabulary
-from pipeline.preprocessing import IMAGENET, KINETICS
+from pipeline.extractors.inference import fold_batch_norms
+from pipeline.extractors.preprocessing import IMAGENET, KINETICS
+from pipeline.extractors.weights import WeightsSource
+from pipeline.manifests.manifest import Vocabulary
+from pipeline.media.timeline import Media, Track
 from pipeline.store.schema import FeatureSpec, State, canonical_json
-from pipeline.timeline import Media, Track
-from pipeline.weights import WeightsSource
 
 STEPS = 2
 VOCABULARY = Vocabulary(("<pad>", "Is", "the", "violin", "playing", "What", "is", "it"), ())

@@ -11,11 +11,11 @@ import zarr
 from run_toys import contents, run_toys
 
 import pipeline.store.writer as writer
-from pipeline.failure import UserError
-from pipeline.manifest import load_manifest, save_manifest
-from pipeline.run import stored_choices
+from pipeline.errors import UserError
+from pipeline.inspection.verify import summarise_store, verify_store
+from pipeline.manifests.manifest import load_manifest, save_manifest
+from pipeline.run.coordinator import stored_choices
 from pipeline.store.reader import open_store
-from pipeline.verify import summarise_store, verify_store
 
 
 def break_making(manifest: Path, store: Path, step: int, when: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from run_toys import contents, run_toys
 
 import pipeline.store.writer as writer
-from pipeline.manifest import load_manifest, save_manifest
+from pipeline.manifests.manifest import load_manifest, save_manifest
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 

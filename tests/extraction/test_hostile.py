@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from run_toys import run_toys
 
-from pipeline.annotations.folder import build
-from pipeline.child import DecodingChild, Limits
-from pipeline.failure import UserError
-from pipeline.manifest import save_manifest
+from pipeline.errors import UserError
+from pipeline.inspection.verify import verify_store
+from pipeline.manifests.manifest import save_manifest
+from pipeline.manifests.sources.folder import build
+from pipeline.media.decoder_process import DecodingChild, Limits
+from pipeline.media.timeline import DecodeRequest, FrameSize, Track
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize, Track
-from pipeline.verify import verify_store
 
 CLAIMED_SECONDS = 143_165
 SIZE = FrameSize("stretch", 64)

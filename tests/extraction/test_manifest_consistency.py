@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.consistency import check_manifest
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, Question, Video, Vocabulary
+from pipeline.errors import UserError
+from pipeline.manifests.check import check_manifest
+from pipeline.manifests.manifest import Manifest, Question, Video, Vocabulary
 
 
 def ask(question_id="1", video_id="a", text="Is it loud?", answer="yes", choices=None):

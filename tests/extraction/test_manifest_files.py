@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest, Question, Video, Vocabulary, load_manifest, save_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, Question, Video, Vocabulary, load_manifest, save_manifest
 
 # What JSON can say and no file can hold: the first half of a character.
 HALF = "\\ud800"

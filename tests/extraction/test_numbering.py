@@ -8,7 +8,7 @@ import media_maker
 import pytest
 from test_skipping import decode, same
 
-from pipeline.decode.pyav.numbering import FrameNumbers
+from pipeline.media.decoders.pyav.frame_num import FrameNumbers
 
 MAIN, HIGH = 77, 100
 RECORD = b"\x01M\x00\x1e\xff"

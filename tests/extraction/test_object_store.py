@@ -13,12 +13,12 @@ import s3fs
 from run_toys import contents, run_toys
 from s3_process import BUCKET, S3, s3
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
+from pipeline.inspection.verify import summarise_store, verify_store
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec
 from pipeline.store.writer import StoreWriter
-from pipeline.verify import summarise_store, verify_store
 
 DRIVER = Path(__file__).with_name("run_toys.py")
 

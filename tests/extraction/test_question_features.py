@@ -11,15 +11,15 @@ import torch
 from run_toys import run_toys
 from test_kill_and_resume import contents
 
-import pipeline.questions
+import pipeline.run.questions
+from pipeline.errors import UserError
 from pipeline.extractors import make_question_extractor
 from pipeline.extractors.clip_vit import CLIPSentence, TextEncoder
-from pipeline.failure import UserError
-from pipeline.manifest import Vocabulary, load_manifest, save_manifest
+from pipeline.extractors.weights import WeightsSource
+from pipeline.inspection.verify import verify_store
+from pipeline.manifests.manifest import Vocabulary, load_manifest, save_manifest
 from pipeline.store.reader import open_store
 from pipeline.store.schema import tokens_name
-from pipeline.verify import verify_store
-from pipeline.weights import WeightsSource
 
 SENTENCE, WORDS = "clip-vit-b32-sentence", "clip-vit-b32-words"
 OTHER = WeightsSource("seeded", seed=1)
@@ -29,7 +29,7 @@ OTHER = WeightsSource("seeded", seed=1)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CLIP of two layers and 64 channels, and blocks of a few texts."""
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: small_clip.CONFIG)
-    monkeypatch.setattr(pipeline.questions, "ROWS_PER_BLOCK", 16)
+    monkeypatch.setattr(pipeline.run.questions, "ROWS_PER_BLOCK", 16)
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.extractors import make_question_extractor
-from pipeline.failure import UserError
-from pipeline.manifest import Vocabulary
+from pipeline.extractors.weights import WeightsSource
+from pipeline.manifests.manifest import Vocabulary
 from pipeline.store.schema import tokens_name
-from pipeline.weights import WeightsSource
 
 TOKENS = ("<pad>", "Is", "the", "violin", "is", "playing", "more", "than", "ten")
 WORDS = Vocabulary(TOKENS, ())

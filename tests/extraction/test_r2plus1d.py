@@ -6,12 +6,12 @@ import torch
 from torchvision.models.video import R2Plus1D_18_Weights, r2plus1d_18
 
 from pipeline.extractors.r2plus1d import NETWORK, R2Plus1D
-from pipeline.picture import fit
+from pipeline.extractors.weights import WeightsSource
+from pipeline.media.image import fit
+from pipeline.media.timeline import FrameSize, Media, Track
 from pipeline.store.schema import State
 from pipeline.synthetic.dataset import draw_scenes
 from pipeline.synthetic.render import render_picture
-from pipeline.timeline import FrameSize, Media, Track
-from pipeline.weights import WeightsSource
 
 SMALL = FrameSize("stretch", 40)
 

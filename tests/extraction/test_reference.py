@@ -9,8 +9,8 @@ from click.testing import CliRunner, Result
 from run_toys import run_toys
 
 from pipeline.cli.inspect import inspect
-from pipeline.failure import UserError
-from pipeline.reference import compare_with_reference
+from pipeline.errors import UserError
+from pipeline.inspection.compare import compare_with_reference
 from pipeline.store.reader import FeatureStore, open_store
 from pipeline.store.schema import State
 

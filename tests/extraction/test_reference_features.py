@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.decode.pyav import PyAVDecoder
 from pipeline.extractors import clip_vit, make_extractor, r2plus1d
-from pipeline.picture import fit
+from pipeline.extractors.weights import Network, WeightsSource, hub_cache
+from pipeline.media.decoders.pyav import PyAVDecoder
+from pipeline.media.image import fit
+from pipeline.media.timeline import DecodeRequest, Media, Track
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, Media, Track
-from pipeline.weights import Network, WeightsSource, hub_cache
 
 CLIP, FIXTURE = "media/natural_research/v_GGSY1Qvo990.mp4", "fixtures/v_GGSY1Qvo990_reference.npz"
 # What is left between two decoders' colours and two machines' last bits.

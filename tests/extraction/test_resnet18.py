@@ -7,11 +7,11 @@ import pytest
 import torch
 import torchvision
 
+from pipeline.extractors.preprocessing import IMAGENET, KINETICS
 from pipeline.extractors.resnet18 import ResNet18Map, ResNet18Pooled
-from pipeline.preprocessing import IMAGENET, KINETICS
+from pipeline.extractors.weights import WeightsSource
+from pipeline.media.timeline import Media, Track
 from pipeline.store.schema import State, canonical_json
-from pipeline.timeline import Media, Track
-from pipeline.weights import WeightsSource
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:

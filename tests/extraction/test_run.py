@@ -12,12 +12,12 @@ import toy_extractors
 import zarr
 from run_toys import run_toys
 
-from pipeline.failure import UserError
-from pipeline.manifest import load_manifest, save_manifest
+from pipeline.errors import UserError
+from pipeline.extractors.weights import WeightsSource
+from pipeline.inspection.verify import summarise_store, verify_store
+from pipeline.manifests.manifest import load_manifest, save_manifest
 from pipeline.store.reader import open_group, open_store
 from pipeline.store.schema import State
-from pipeline.verify import summarise_store, verify_store
-from pipeline.weights import WeightsSource
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,18 @@ import toy_extractors
 import zarr
 from run_toys import SECONDS, contents, run_toys
 
-import pipeline.extraction
-import pipeline.run
+import pipeline.run.coordinator
+import pipeline.run.worker
 import pipeline.store.writer
-from pipeline.child import DecodingChild
-from pipeline.failure import UserError
-from pipeline.manifest import load_manifest, save_manifest
-from pipeline.run import StoredChoices, stored_choices
+from pipeline.errors import UserError
+from pipeline.inspection.verify import verify_store
+from pipeline.manifests.manifest import load_manifest, save_manifest
+from pipeline.media.decoder_process import DecodingChild
+from pipeline.run.coordinator import StoredChoices, stored_choices
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 from pipeline.store.writer import write_rows
-from pipeline.verify import verify_store
 
 
 def videos_of(store: Path) -> dict[str, list[Any]]:
@@ -83,7 +83,7 @@ def gathered(
 ):
     """Return what is recorded together where items come at `arrivals` and a recording takes so many seconds."""
     now = [0.0]
-    monkeypatch.setattr(pipeline.run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pipeline.run.coordinator.time, "monotonic", lambda: now[0])
 
     def outcomes():
         for number, arrival in enumerate(arrivals):
@@ -94,7 +94,7 @@ def gathered(
 
     together = []
     try:
-        for batch in pipeline.run._gather_fast(outcomes()):
+        for batch in pipeline.run.coordinator._gather_fast(outcomes()):
             together.append(list(batch))
             now[0] += recording
     except (OSError, KeyboardInterrupt):
@@ -111,7 +111,7 @@ def test_what_comes_fast_is_recorded_together_and_what_comes_slowly_at_once(monk
 
 
 def test_what_could_not_be_recorded_is_not_tried_again() -> None:
-    batches = pipeline.run._gather_fast(iter([0, 1]))
+    batches = pipeline.run.coordinator._gather_fast(iter([0, 1]))
     assert next(batches) == [0]
     batches.close()
     assert list(batches) == []
@@ -126,7 +126,7 @@ def test_what_could_not_be_recorded_is_not_tried_again() -> None:
         (errno.EFBIG, "a file of it is larger than a process may write .*: raise its 'ulimit -f'"),
     ],
 )
-@pytest.mark.parametrize("where", [(pipeline.store.writer, "_scatter"), (pipeline.extraction, "write_rows")])
+@pytest.mark.parametrize("where", [(pipeline.store.writer, "_scatter"), (pipeline.run.worker, "write_rows")])
 def test_a_disk_that_takes_no_more_is_told_in_one_line(
     where: tuple[Any, str], code: int, words: str, toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +292,7 @@ def test_a_worker_that_wakes_up_when_the_store_was_made_anew_writes_nothing(toy_
         late.append(arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.extraction, "write_rows", hang)
+        patch.setattr(pipeline.run.worker, "write_rows", hang)
         run_toys(toy_manifest, store, features=("toy-clip",))
     shutil.rmtree(store)
     run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")

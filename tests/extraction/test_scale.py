@@ -11,7 +11,7 @@ import scale
 from click.testing import CliRunner
 
 from pipeline.cli.inspect import inspect
-from pipeline.partitions import VideoTask, plan_partitions
+from pipeline.run.partitions import VideoTask, plan_partitions
 from pipeline.store.reader import open_store
 
 

@@ -11,11 +11,11 @@ import media_maker
 import numpy as np
 import pytest
 
-from pipeline.decode import pyav
-from pipeline.decode.pyav import PyAVDecoder
-from pipeline.decode.pyav.skipping import PacketWindow
+from pipeline.media.decoders import pyav
+from pipeline.media.decoders.pyav import PyAVDecoder
+from pipeline.media.decoders.pyav.frame_skipping import PacketWindow
+from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
-from pipeline.timeline import DecodeRequest, FrameSize
 
 SIZE = FrameSize("stretch", 64)
 FINE = FrameSize("stretch", 32, per_second=8)

@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from run_toys import SECONDS, run_toys
 
 from pipeline.cli.inspect import inspect
-from pipeline.hearing import HIGHEST_HZ
+from pipeline.extractors.networks.vggish_constants import HIGHEST_HZ
 from pipeline.store.reader import FeatureStore, open_store
 from pipeline.store.schema import State
 

@@ -14,12 +14,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
+from pipeline.inspection.verify import verify_store
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
-from pipeline.verify import verify_store
 
 SOUND = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 1})
 MAPS = FeatureSpec("maps", "visual", ("channel", "height", "width"), (8, 160, 160), "float16", {"version": 1})

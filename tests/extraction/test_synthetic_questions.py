@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.failure import UserError
-from pipeline.manifest import QUESTION_LENGTH, Question, load_manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import QUESTION_LENGTH, Question, load_manifest
+from pipeline.manifests.templates import ANSWERS, TYPES, encode, fill, index_tokens
 from pipeline.synthetic import synthesize
 from pipeline.synthetic.balance import Candidate, choose_balanced
 from pipeline.synthetic.dataset import ask_questions, draw_scenes, make_vocabulary
 from pipeline.synthetic.questions import ASKS
 from pipeline.synthetic.scene import INSTRUMENTS, Performer, Scene
-from pipeline.templates import ANSWERS, TYPES, encode, fill, index_tokens
 
 NUMBERS = ["zero", "one", "two", "three", "four"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from test_skipping import FINE, REQUEST, SIZE, decode, same, same_where_noticed
 
-from pipeline.decode import pyav
-from pipeline.decode.pyav.tails import HELD_PACKETS, leave_out_tails
-from pipeline.timeline import DecodeRequest
+from pipeline.media.decoders import pyav
+from pipeline.media.decoders.pyav.unused_packets import HELD_PACKETS, leave_out_tails
+from pipeline.media.timeline import DecodeRequest
 
 COUNTED = b"\x01d\x00\x1e\xff\xe1\x00"
 # The NAL units of a packet by its letter; capitals are pictures looked at.

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.failure import UserError
-from pipeline.manifest import Question
-from pipeline.templates import (
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Question
+from pipeline.manifests.templates import (
     ANSWERS,
     AVQA_COLUMNS,
     AVQA_TYPES,
@@ -170,6 +170,8 @@ def test_slots_name_their_fillers():
 
 
 def test_importing_the_templates_loads_nothing_heavy():
-    code = "import sys, pipeline.templates; print(*{'torch', 'dask', 'av', 'click', 'numpy'} & set(sys.modules))"
+    code = (
+        "import sys, pipeline.manifests.templates; print(*{'torch', 'dask', 'av', 'click', 'numpy'} & set(sys.modules))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""

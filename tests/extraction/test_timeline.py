@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.timeline import (
+from pipeline.media.timeline import (
     DecodeRequest,
     FrameSelector,
     FrameSize,

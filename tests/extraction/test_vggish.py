@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from pipeline.extractors.networks.vggish import VGGish, log_mel, mel_matrix
 from pipeline.extractors.vggish import VGGishExtractor
-from pipeline.networks.vggish import VGGish, log_mel, mel_matrix
+from pipeline.extractors.weights import WeightsSource
+from pipeline.media.timeline import Media, Track
 from pipeline.store.schema import State
-from pipeline.timeline import Media, Track
-from pipeline.weights import WeightsSource
 
 CONVOLUTIONS = {0: (1, 64), 3: (64, 128), 6: (128, 256), 8: (256, 256), 11: (256, 512), 13: (512, 512)}
 DENSE = {0: (12288, 4096), 2: (4096, 4096), 4: (4096, 128)}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.failure import UserError
-from pipeline.weights import (
+from pipeline.errors import UserError
+from pipeline.extractors.weights import (
     Network,
     PublishedFile,
     WeightsSource,

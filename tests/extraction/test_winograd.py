@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.extractors.networks.winograd import WinogradConvolution, _transforms, with_winograd
 from pipeline.extractors.resnet18 import ResNet18Map
 from pipeline.extractors.vggish import VGGishExtractor
-from pipeline.networks.winograd import WinogradConvolution, _transforms, with_winograd
-from pipeline.weights import WeightsSource
+from pipeline.extractors.weights import WeightsSource
 
 
 def convolution(inputs: int = 8, outputs: int = 128, size: int = 3, **options) -> nn.Conv2d:
@@ -79,8 +79,8 @@ def test_the_networks_have_theirs_replaced(extractor, count):
 def test_a_worker_s_torch_takes_large_pages_of_memory():
     # Then torch has its tensors begin where a page does, and asks for pages of 2 MB there.
     code = """
-from pipeline.extraction import ExtractionPlan, describe_features
-from pipeline.weights import WeightsSource
+from pipeline.run.worker import ExtractionPlan, describe_features
+from pipeline.extractors.weights import WeightsSource
 describe_features(ExtractionPlan("none.zarr", ("vggish",), (), WeightsSource("seeded"), "pyav", "cpu", 1, "pad"))
 import torch
 print([torch.empty(2**24, dtype=torch.uint8).data_ptr() % 2**12 for _ in range(3)])

@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.timeline import FrameSize, Media
-from pipeline.weights import WeightsSource
+from pipeline.extractors.weights import WeightsSource
+from pipeline.media.timeline import FrameSize, Media
 
 TABLE = {"toy-picture": "toy_extractors:ToyPicture", "toy-sound": "toy_extractors:ToySound"}
 MORE = {"toy-clip": "toy_extractors:ToyClip"}

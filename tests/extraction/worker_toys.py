@@ -2,7 +2,8 @@
 
 MAVQA_TOY_FATE names a signal that the worker sends itself just before the first values that it writes. A worker that
 was stopped and goes on leaves a file named by each feature in MAVQA_TOY_WRITTEN once values of it are written.
-MAVQA_TOY_LACKS names a function of `pipeline.run` that the worker's mavqa, as if of another version, does not have.
+MAVQA_TOY_LACKS names a function of `pipeline.run.coordinator` that the worker's mavqa, as if of another version, does
+not have.
 """
 
 import os
@@ -13,23 +14,23 @@ from typing import Any
 import toy_extractors
 from run_toys import kill_at
 
-import pipeline.extraction
 import pipeline.extractors
-import pipeline.run
+import pipeline.run.coordinator
+import pipeline.run.worker
 
 
 def dask_setup(worker: Any) -> None:
     pipeline.extractors.EXTRACTORS.update({**toy_extractors.TABLE, **toy_extractors.MORE})
     if lacking := os.environ.get("MAVQA_TOY_LACKS"):
-        delattr(pipeline.run, lacking)
+        delattr(pipeline.run.coordinator, lacking)
     fate = os.environ.get("MAVQA_TOY_FATE")
     if fate is None:
         return
-    write = pipeline.extraction.write_rows
+    write = pipeline.run.worker.write_rows
 
     def write_and_tell(store: str, feature: str, *rest: Any) -> None:
         write(store, feature, *rest)
         (Path(os.environ["MAVQA_TOY_WRITTEN"]) / feature).touch()
 
-    pipeline.extraction.write_rows = write_and_tell
+    pipeline.run.worker.write_rows = write_and_tell
     kill_at("values", "before", 1, signal.Signals[fate])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_store import QUESTION_SHAPES, SHAPES, SIZES, of_modality
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.backbones import BACKBONES, make_backbone
 from train.batch import MODALITIES, Batch
 from train.generation import ConstantAnswer

@@ -10,7 +10,7 @@ from s3_process import BUCKET, s3
 from test_dataset_store import write_store
 from tiny_store import make_manifest, make_store
 
-from pipeline.manifest import save_manifest
+from pipeline.manifests.manifest import save_manifest
 from train.cli.train import train
 from train.config import PRESETS
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.config import PRESETS, TrainConfig, make_config
 
 

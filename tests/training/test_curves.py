@@ -9,8 +9,8 @@ import pytest
 from test_report import row, save
 from tiny_store import TinyStore, make_manifest, make_store
 
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest
 from train.cli.report import find_runs
 from train.curves import add_curves, rate_grid
 from train.features import FeatureBank

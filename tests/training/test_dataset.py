@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_store import CLASSES, SIZES, TEXTS, WORDS, make_manifest, make_store, offer
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from pipeline.store.schema import State, tokens_name
 from train.backbones import make_backbone
 from train.dataset import QuestionDataset, input_shapes

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_store import SHAPES, SIZES, TEXTS, WORDS, make_manifest, make_store
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows

@@ -5,7 +5,7 @@ import pytest
 import torch
 from recipe import fill, gaussian, probe
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.diffusion import GaussianDiffusion, cosine_betas, linear_betas, sigmoid_betas
 from train.unet import UNet
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_store import CLASSES, SIZES, make_manifest, make_store, offer
 
-from pipeline.failure import UserError
-from pipeline.manifest import Question
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Question
 from pipeline.store.schema import State
 from train.backbones import make_backbone
 from train.batch import Batch

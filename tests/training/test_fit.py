@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_store import make_manifest, make_store, offer
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from pipeline.store.schema import State
 from train.config import make_config
 from train.dataset import QuestionDataset

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import Manifest, Question
+from pipeline.manifests.manifest import Manifest, Question
 from train.floors import always, filled_majority, learning_questions, template_majority
 
 

@@ -6,7 +6,7 @@ import torch
 from test_fit import tiny_config, train
 from tiny_store import make_manifest, make_store
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.features import FeatureBank
 from train.interfaces import Matches
 from train.outcomes import claim_data, evaluate_run

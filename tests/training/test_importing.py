@@ -11,8 +11,8 @@ import torch
 from click.testing import CliRunner
 from official_state import official_state, pictures, question_tokens, sound
 
-from pipeline.failure import UserError
-from pipeline.manifest import PADDING_TOKEN, Vocabulary
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import PADDING_TOKEN, Vocabulary
 from train.batch import Batch
 from train.cli.import_ import import_
 from train.config import make_config

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_store import make_manifest, make_store
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.missingness import draw_masks, hidden_in, load_masks, lost_stretch, parse_parts, parse_rates, save_masks
 
 QUESTIONS = [

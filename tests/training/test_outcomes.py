@@ -8,7 +8,7 @@ import pytest
 from test_fit import tiny_config, train
 from tiny_store import WORDS, TinyStore, make_manifest, make_store, offer
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from pipeline.store.schema import FeatureSpec, tokens_name
 from train.features import FeatureBank
 from train.fit import fit

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.parallel import Report, available_cores, work_through
 
 

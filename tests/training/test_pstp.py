@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.backbones import make_backbone
 from train.batch import Batch
 from train.config import ModelSizes

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.failure import UserError
-from pipeline.templates import COLUMNS, TYPES
+from pipeline.errors import UserError
+from pipeline.manifests.templates import COLUMNS, TYPES
 from train.bootstrap import bootstrap
 from train.report.page import write_report
 from train.report.published import QUESTIONS, PublishedRow, published_beside, read_published

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.failure import UserError
-from pipeline.manifest import Question
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Question
 from train.results import (
     Accuracies,
     Count,

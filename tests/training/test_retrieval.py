@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_avqa import small_backbone, small_batch
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.batch import MODALITIES
 from train.interfaces import PreparedMethod
 from train.methods.retrieval_fill import RetrievalFill

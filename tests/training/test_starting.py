@@ -8,7 +8,7 @@ import torch
 from test_fit import tiny_config, train
 from tiny_store import make_manifest, make_store
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.dataset import QuestionDataset
 from train.features import FeatureBank
 from train.layers import LEAST_VARIANCE, InputWhitening

@@ -9,8 +9,8 @@ import pytest
 from tiny_store import CLASSES, TinyStore, make_manifest, make_store
 
 import train.fit
-from pipeline.failure import UserError
-from pipeline.manifest import Manifest
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest
 from train.backbones import BACKBONES
 from train.bootstrap import bootstrap
 from train.curves import rate_grid

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_store import make_manifest, make_store
 
-from pipeline.manifest import save_manifest
+from pipeline.manifests.manifest import save_manifest
 from train.cli.evaluate import evaluate
 from train.cli.options import show_scenarios
 from train.cli.report import find_runs, report

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import zarr
 
-from pipeline.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
+from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
 from pipeline.store.schema import FeatureSpec, State, tokens_name
 from train.config import ModelSizes
 

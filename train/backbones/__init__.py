@@ -5,7 +5,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.config import ModelSizes
 from train.interfaces import Backbone
 

@@ -6,7 +6,7 @@ Source: Li et al., "Progressive Spatio-temporal Perception for Audio-Visual Ques
 import torch
 from torch import Tensor, nn
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.batch import MODALITIES, Batch
 from train.config import ModelSizes
 from train.interfaces import Answer, Representation

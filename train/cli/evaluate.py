@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands import Command, file_option, folder_option, json_option, show_json
-from pipeline.failure import UserError
+from pipeline.cli.command import Command, file_option, folder_option, json_option, show_json
+from pipeline.errors import UserError
 from train.cli.options import (
     device_option,
     existing_manifest,
@@ -19,7 +19,7 @@ from train.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.manifest import Question
+    from pipeline.manifests.manifest import Question
     from train.missingness import Masks
 
 
@@ -76,7 +76,7 @@ def evaluate(
       mavqa-evaluate runs/avst-rmm-avr-1 --curves
     """
     existing_run(run)
-    from pipeline.manifest import load_manifest
+    from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.curves import add_curves
     from train.features import FeatureBank

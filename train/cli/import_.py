@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands import Command, folder_option, json_option, show_json
+from pipeline.cli.command import Command, folder_option, json_option, show_json
 from train.cli.options import store_option
 from train.official import RELEASES
 
@@ -51,7 +51,7 @@ def import_(
     manifest = manifest or Path("data_manifests") / dataset
     store = store or f"stores/{dataset}.zarr"
 
-    from pipeline.manifest import load_manifest
+    from pipeline.manifests.manifest import load_manifest
     from train.importing import import_checkpoint
 
     vocabulary = load_manifest(manifest).vocabulary if (manifest / "vocabulary.json").is_file() else None

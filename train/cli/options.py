@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from pipeline.commands import Decorator, plain_console
-from pipeline.failure import UserError
+from pipeline.cli.command import Decorator, plain_console
+from pipeline.errors import UserError
 
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."

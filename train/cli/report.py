@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands import Command, folder_option
-from pipeline.failure import UserError
+from pipeline.cli.command import Command, folder_option
+from pipeline.errors import UserError
 
 
 @click.command(cls=Command)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands import Command, file_option, folder_option
+from pipeline.cli.command import Command, file_option, folder_option
 from train.cli.options import (
     device_option,
     existing_manifest,
@@ -57,7 +57,7 @@ def sweep(
     out = out or Path("build") / grid.stem / "runs"
     cells = list_cells(read, range(seeds) if seeds else None, str(manifest), store, device)
 
-    from pipeline.manifest import load_manifest
+    from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.features import FeatureBank
     from train.sweep import run_cells, write_evaluation

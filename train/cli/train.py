@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands import Command, folder_option, json_option, show_json
+from pipeline.cli.command import Command, folder_option, json_option, show_json
 from train.cli.options import (
     device_option,
     existing_manifest,
@@ -110,7 +110,7 @@ def name_run(config: TrainConfig) -> str:
 
 
 def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
-    from pipeline.manifest import load_manifest
+    from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.features import FeatureBank
     from train.fit import choose_device, fit, measure_sizes

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.interfaces import Backbone, MissingModalityMethod
 
 

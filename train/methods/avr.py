@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.failure import UserError
+from pipeline.errors import UserError
 from train.batch import MODALITIES, Batch
 from train.diffusion import GaussianDiffusion, Objective
 from train.generation import (

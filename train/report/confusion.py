@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.templates import TYPES
+from pipeline.manifests.templates import TYPES
 from train.report.answers import Folders, predictions_by_seed
 from train.report.tables import Block, Line
 from train.results import Prediction

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.failure import UserError
-from pipeline.templates import GROUPS, TYPES, Column
+from pipeline.errors import UserError
+from pipeline.manifests.templates import GROUPS, TYPES, Column
 from train.report.answers import Folders
 from train.report.confusion import find_confusions
 from train.report.gains import gain_rows, gains_csv, scenario_gains

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipeline.failure import UserError
-from pipeline.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
+from pipeline.errors import UserError
+from pipeline.manifests.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
 from train.report.statistics import Estimate, estimate
 from train.results import Accuracies, Count, Masking, ResultRow
 

@@ -1,0 +1,178 @@
+"""AVQA's published files -> manifest: four answers to choose among, eight types of questions.
+
+It takes a record as it is. The answer is the place of a choice (the release) or a text (re-splits of it), choices may
+be missing, a split may be one file or one file a type. Nothing is dropped, no two answers are merged: what differs in
+case stays apart. Spaces around a text are taken off, and counted.
+Source: Yang et al., "AVQA: A Dataset for Audio-Visual Question Answering on Videos", ACM MM 2022.
+Differs from the released code: an answer is a class of the training split, not a text that is read; words keep their
+case.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id
+from pipeline.manifests.media_files import Progress, split_suffix
+from pipeline.manifests.sources import Built, read_records, tell_copies_apart, text_of, with_videos
+from pipeline.manifests.templates import AVQA_TYPES, freeze_vocabulary, normalise, tokenise
+
+RELEASE = "2022"
+LICENCE = "none stated for the annotations; videos from YouTube, for research use"
+SOURCE = "https://mn.cs.tsinghua.edu.cn/avqa (its videos are clips of VGG-Sound)"
+NULL_CHOICE = "null"
+
+MODALITY_OF = {"both": "Audio-Visual", "view": "Visual", "sound": "Audio"}
+
+
+def build(
+    name: str,
+    annotations: Path | None = None,
+    files: Mapping[str, Sequence[Path]] | None = None,
+    videos: Path | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Return the manifest of the split files found in `annotations`; the splits in `files`, several each, win.
+
+    The vocabulary is open and comes from the training split, from all splits where there is none. With a folder of
+    `videos`, their paths and SHA-256 are filled in. Raises `UserError` for missing or malformed files.
+    """
+    sources = {**(find_files(annotations) if annotations else {}), **(files or {})}
+    if not sources:
+        raise UserError("no annotation files: give --annotations DIR, or --train, --val or --test FILE")
+    counts: Counter[str] = Counter()
+    questions = {split: _read_split(sources[split], counts) for split in SPLITS if split in sources}
+    vocabulary = freeze_vocabulary(questions, is_open=True)
+    counts["case_variants"] = len(vocabulary.answers) - len({answer.casefold() for answer in vocabulary.answers})
+    manifest = Manifest(
+        name=name,
+        release=RELEASE,
+        licence=LICENCE,
+        videos=(),
+        questions=questions,
+        vocabulary=vocabulary,
+        source=SOURCE,
+    )
+    return with_videos(Built(manifest, dict(counts), tuple(_notes(manifest))), videos, progress)
+
+
+def find_files(annotations: Path) -> dict[str, list[Path]]:
+    """Return {split: files} in the folder `avqa` below `annotations`, or in `annotations` itself.
+
+    A split is one file or, without that, one file a type. Raises `UserError` where there is none.
+    """
+    for folder in (annotations / "avqa", annotations):
+        if found := {split: paths for split in SPLITS if (paths := _files_in(folder, split))}:
+            return found
+    names = ", ".join(f"{split}_qa.json" for split in SPLITS)
+    raise UserError(f"no files of AVQA in {str(annotations)!r}: looked for {names}, or files such as train_Where.json")
+
+
+def _files_in(folder: Path, split: str) -> list[Path]:
+    for name in (f"{split}_qa.json", f"{split}_qa_all.json"):
+        if (folder / name).is_file():
+            return [folder / name]
+    typed = sorted(folder.glob(f"{split}_*.json"))
+    return [path for path in typed if _letters(path.stem.removeprefix(f"{split}_")) in _TYPE_OF]
+
+
+def _read_split(paths: Iterable[Path], counts: Counter[str]) -> tuple[Question, ...]:
+    """Return the questions of a split's files in their order; add what is odd in them to `counts`."""
+    questions = []
+    for path in paths:
+        for number, record in enumerate(read_records(path), start=1):
+            try:
+                questions.append(_parse(record))
+            except (UserError, KeyError) as error:
+                problem = f"{error} is missing" if isinstance(error, KeyError) else error
+                raise UserError(f"{path}: record {number}: {problem}") from None
+            counts.update(_oddities(record, questions[-1]))
+    told, copies = tell_copies_apart(questions)
+    counts.update(copies)
+    return told
+
+
+def _parse(record: dict[str, Any]) -> Question:
+    text = normalise(text_of(record, "question_text"))
+    if not tokenise(text):
+        raise UserError(f"question_text {text!r} has no words: mend the record")
+    choices = _choices(record)
+    return Question(
+        question_id=_question_id(record),
+        video_id=check_video_id(split_suffix(text_of(record, "video_name"))[0]),
+        text=text,
+        template=text,
+        answer=_answer(record, choices),
+        type=_one_of(record, "question_type", _TYPE_OF, AVQA_TYPES),
+        modality=_one_of(record, "question_relation", MODALITY_OF, ("Both", "View", "Sound")),
+        choices=choices,
+    )
+
+
+def _question_id(record: dict[str, Any]) -> str:
+    given = record["id"]
+    if isinstance(given, bool) or not isinstance(given, int | str):
+        raise UserError(f"id {given!r} is no whole number: mend the record")
+    return str(given)
+
+
+def _choices(record: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return the choices in their order; the release's code reads one that is null as the word, and so is it here."""
+    given = record.get("multi_choice")
+    if given is None:
+        return None
+    if not isinstance(given, list) or not given:
+        raise UserError(f"multi_choice {given!r} is no list of answers: mend the record")
+    named = [{"multi_choice": NULL_CHOICE if choice is None else choice} for choice in given]
+    return tuple(text_of(choice, "multi_choice") for choice in named)
+
+
+def _answer(record: dict[str, Any], choices: tuple[str, ...] | None) -> str:
+    given = record["answer"]
+    if isinstance(given, bool) or not isinstance(given, int):
+        return text_of(record, "answer")
+    if choices is None or not 0 <= given < len(choices):
+        raise UserError(f"answer {given} is the place of no choice: {len(choices or ())} are offered")
+    return choices[given]
+
+
+def _one_of(record: dict[str, Any], key: str, table: Mapping[str, str], known: Iterable[str]) -> str:
+    given = text_of(record, key)
+    if _letters(given) not in table:
+        raise UserError(f"{key} {given!r} is none of {', '.join(known)}")
+    return table[_letters(given)]
+
+
+def _oddities(record: dict[str, Any], question: Question) -> dict[str, int]:
+    given, choices = record["answer"], question.choices
+    return {
+        "trimmed_answers": isinstance(given, str) and given != question.answer,
+        "multiple_choice": choices is not None,
+        "answers_outside_choices": choices is not None and question.answer not in choices,
+        "repeated_choices": choices is not None and len(set(choices)) < len(choices),
+        "null_choices": choices is not None and None in record["multi_choice"],
+    }
+
+
+def _notes(manifest: Manifest) -> Iterable[str]:
+    if "train" not in manifest.questions:
+        yield "no training split: the vocabulary comes from all splits"
+    if "val" in manifest.questions and "test" not in manifest.questions:
+        yield "no test split: 'val' both chooses the epoch and is evaluated; given as --test it does not choose"
+    known = set(manifest.vocabulary.answers)
+    for split, asked in manifest.questions.items():
+        unknown = sum(question.answer not in known for question in asked)
+        if unknown:
+            yield f"{unknown:,} questions of {split!r} have answers that no training question has: they count as wrong"
+        if not any(question.choices for question in asked):
+            yield f"no question of {split!r} offers choices: they are answered out of the whole list"
+
+
+def _letters(name: str) -> str:
+    """Return `name` without what the releases write differently: case, spaces and signs."""
+    return "".join(letter for letter in name.lower() if letter.isalpha())
+
+
+_TYPE_OF = {_letters(name): name for name in AVQA_TYPES}

@@ -1,0 +1,20 @@
+"""A folder of videos without questions -> manifest. Which files are media, `pipeline.manifests.media_files` says."""
+
+from pathlib import Path
+
+from pipeline.manifests.manifest import Manifest, Video
+from pipeline.manifests.media_files import Progress, hash_files, list_media, name_videos
+from pipeline.manifests.sources import Built
+
+
+def build(name: str, videos: Path, progress: Progress | None = None) -> Built:
+    """Return the manifest of every media file in the folder `videos` and below, with its SHA-256.
+
+    A video id is the relative path without suffix, `/` as `__`; where two would clash the suffix stays.
+    Raises `UserError` for a folder that is missing or holds no media.
+    """
+    paths = list_media(videos)
+    ids = name_videos(paths)
+    digests = hash_files(videos, paths, progress)
+    found = tuple(Video(ids[path], path, digests[path]) for path in paths)
+    return Built(Manifest(name=name, release="folder", licence="unknown", videos=found))

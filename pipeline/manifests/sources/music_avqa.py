@@ -1,0 +1,182 @@
+"""MUSIC-AVQA's published files -> manifest: releases `json`, `json_update`, `v2` and `video-disjoint`.
+
+It takes the files as they are: the key `anser`, JSON inside strings, ids that occur twice with contradicting
+answers, ids that are floats or missing, several record layouts in v2. No record is corrected or dropped.
+Source: Li et al., CVPR 2022 (`json`, `json_update`); Liu et al., WACV 2024 (`v2`); Li et al., "Progressive
+Spatio-temporal Perception for Audio-Visual Question Answering", ACM MM 2023 (splits by video).
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id, parse_json
+from pipeline.manifests.media_files import Progress
+from pipeline.manifests.sources import Built, read_records, tell_copies_apart, text_of, with_videos
+from pipeline.manifests.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where a release's files lie below a folder of annotations, and what they are called for each split.
+
+    `licence` is that of the annotations, `source` where they and the videos are to be had.
+    """
+
+    folders: tuple[str, ...]
+    files: dict[str, tuple[str, ...]]
+    licence: str = "none stated for the annotations; videos from YouTube, for research use"
+    source: str = "https://gewu-lab.github.io/MUSIC-AVQA/"
+
+
+RELEASES = {
+    "json": Release(("json", "data/json"), {split: (f"avqa-{split}.json",) for split in SPLITS}),
+    "json_update": Release(("json_update", "data/json_update"), {split: (f"avqa-{split}.json",) for split in SPLITS}),
+    "v2": Release(
+        ("music-avqa-v2", "balance_full_set", "data/balance_full_set"),
+        {
+            "train": ("balance_train.json", "train_balance.json"),
+            "val": ("balance_valid.json", "valid_balance.json"),
+            "test": ("balance_test.json", "test_balance.json"),
+        },
+        licence="GPL-3.0 for the annotations; videos from YouTube, for research use",
+        source="https://github.com/DragonLiu1995/MUSIC-AVQA-v2.0 (its own videos), "
+        "https://gewu-lab.github.io/MUSIC-AVQA/ (the others)",
+    ),
+    "video-disjoint": Release(
+        ("video_disjoint", "split_vid_id"), {split: (f"music_avqa_{split}.json",) for split in SPLITS}
+    ),
+}
+
+
+def build(
+    name: str,
+    release: str,
+    annotations: Path | None = None,
+    files: Mapping[str, Path] | None = None,
+    videos: Path | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Return the manifest of `release`, from the split files found in `annotations`; those in `files` win.
+
+    The vocabulary comes from the training split, from all splits where there is none. With a folder of
+    `videos`, their paths and SHA-256 are filled in. Raises `UserError` for missing or malformed files.
+    """
+    sources = {**(find_files(release, annotations) if annotations else {}), **(files or {})}
+    if not sources:
+        raise UserError("no annotation files: give --annotations DIR, or --train, --val or --test FILE")
+    splits = {split: _read_split(split, sources[split]) for split in SPLITS if split in sources}
+    questions = {split: found for split, (found, _) in splits.items()}
+    if release == "video-disjoint":
+        _check_disjoint(questions)
+    vocabulary = freeze_vocabulary(questions)
+    manifest = Manifest(
+        name=name,
+        release=release,
+        licence=RELEASES[release].licence,
+        videos=(),
+        questions=questions,
+        vocabulary=replace(vocabulary, answers=order_answers(vocabulary.answers)),
+        source=RELEASES[release].source,
+    )
+    counts: Counter[str] = Counter()
+    for _, odd in splits.values():
+        counts.update(odd)
+    notes = () if "train" in questions else ("no training split: the vocabulary comes from all splits",)
+    return with_videos(Built(manifest, dict(counts), notes), videos, progress)
+
+
+def find_files(release: str, annotations: Path) -> dict[str, Path]:
+    """Return {split: file} of `release` in its own folder below `annotations`, or in `annotations` itself.
+
+    Raises `UserError` where there is none, or where `annotations` is another release's folder.
+    """
+    layout = RELEASES[release]
+    below = [annotations / parent / folder for folder in layout.folders for parent in ("", "music-avqa")]
+    for folder in (*below, annotations):
+        if found := _files_in(folder, layout):
+            break
+    else:
+        names = ", ".join(name for names in layout.files.values() for name in names)
+        raise UserError(f"no files of release {release!r} in {str(annotations)!r}: looked for {names}")
+    for other, twin in RELEASES.items():
+        namesakes = {Path(name).name for name in twin.folders if twin.files == layout.files}
+        if other != release and folder.resolve().name in namesakes:
+            raise UserError(f"{str(folder)!r} holds release {other!r}, not {release!r}: say --release {other}")
+    return found
+
+
+def _files_in(folder: Path, layout: Release) -> dict[str, Path]:
+    paths = {split: [folder / name for name in names] for split, names in layout.files.items()}
+    return {split: path for split, candidates in paths.items() for path in candidates if path.is_file()}
+
+
+def _check_disjoint(questions: Mapping[str, Iterable[Question]]) -> None:
+    owner: dict[str, str] = {}
+    for split, asked in questions.items():
+        for question in asked:
+            first = owner.setdefault(question.video_id, split)
+            if first != split:
+                raise UserError(
+                    f"release 'video-disjoint': video {question.video_id!r} is in {first!r} and {split!r}: "
+                    "give files that are split by video, or another --release"
+                )
+
+
+def _read_split(split: str, path: Path) -> tuple[tuple[Question, ...], Counter[str]]:
+    """Return a file's questions in their order, and how many ids were repeated, contradicting or invented."""
+    questions: list[Question] = []
+    invented = 0
+    for number, record in enumerate(read_records(path), start=1):
+        try:
+            questions.append(_parse(record, split))
+        except (UserError, KeyError, TypeError, ValueError) as error:
+            problem = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise UserError(f"{path}: record {number}: {problem}") from None
+        invented += record.get("question_id") is None
+    told, odd = tell_copies_apart(questions)
+    odd["invented_ids"] = invented
+    return told, odd
+
+
+def _parse(record: dict[str, Any], split: str) -> Question:
+    group, kind = _json_list(record["type"])
+    kind_of_question = f"{group} {kind}"
+    if group not in GROUPS or kind_of_question not in TYPES:
+        raise UserError(f"type {kind_of_question!r} is none of the nine: {', '.join(TYPES)}")
+    template = normalise(text_of(record, "question_content"))
+    values = _json_list(record["templ_values"])
+    return Question(
+        question_id=_question_id(record, split, template, values),
+        video_id=check_video_id(text_of(record, "video_id")),
+        text=fill(template, values),
+        template=template,
+        answer=text_of(record, "anser"),
+        type=kind_of_question,
+        modality=group,
+    )
+
+
+def _json_list(value: Any) -> list[str]:
+    items = parse_json(value) if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise UserError(f"{value!r} is not a list of words: mend the record")
+    return items
+
+
+def _question_id(record: dict[str, Any], split: str, template: str, values: list[str]) -> str:
+    """Return the record's id as text; where it has none, one made of its split, video and question."""
+    given = record.get("question_id")
+    if given is None:
+        content = json.dumps([record["video_id"], template, values])
+        return f"{split}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    if isinstance(given, float):
+        if not given.is_integer():
+            raise UserError(f"question_id {given} is no whole number: mend the record")
+        given = int(given)
+    return str(given)

@@ -1,0 +1,1 @@
+"""The extraction run: plan, coordinator, workers."""

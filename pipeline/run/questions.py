@@ -1,0 +1,96 @@
+"""Question texts to stored features: which texts lack one, and its values. Texts are the key, not questions."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.extractors import make_question_extractor
+from pipeline.extractors.interface import QuestionExtractor
+from pipeline.manifests.manifest import Manifest
+from pipeline.run.plan import settle_description
+from pipeline.run.worker import ExtractionPlan, describe, limit_threads
+from pipeline.store.schema import FeatureSpec
+from pipeline.store.writer import QUESTIONS, StoreWriter
+
+# Texts that are made and written together: a few megabytes of the largest feature.
+ROWS_PER_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """One question feature, its description, and the texts that lack it."""
+
+    extractor: QuestionExtractor
+    spec: FeatureSpec
+    texts: frozenset[str]
+
+
+def update_questions(
+    writer: StoreWriter,
+    manifest: Manifest,
+    plan: ExtractionPlan,
+    accepted: Sequence[str] = (),
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Append the manifest's texts to the store and make every question feature of `plan` for those that lack it.
+
+    Each text is encoded once, in blocks, so that memory does not grow with their number; `on_progress` gets (texts
+    done, texts to do). Raises `UserError` before anything is written where a text or the weights cannot be used, or
+    where the features there were made differently and `accepted` does not name them.
+    """
+    texts = manifest.texts()
+    pending = list(_find_pending(writer, manifest, plan)) if texts else []
+    limit_threads()
+    for part in pending:
+        settle_description(writer, part.spec, accepted, _not_compared(part), QUESTIONS, is_idle=not part.texts)
+    rows = writer.append_questions(texts)
+    for part in pending:
+        writer.ensure_question_feature(part.spec)
+    lacking = set().union(*(part.texts for part in pending))
+    done = 0
+    for block in _blocks(lacking, rows):
+        for part in pending:
+            _write_block(writer, part, [text for text in block if text in part.texts], rows)
+        done += len(block)
+        on_progress(done, len(lacking))
+
+
+def _find_pending(writer: StoreWriter, manifest: Manifest, plan: ExtractionPlan) -> Iterator[_Pending]:
+    """Yield each question feature of `plan`, loaded where a text lacks it."""
+    texts = manifest.texts()
+    for name in plan.question_features:
+        extractor = make_question_extractor(name, manifest.vocabulary)
+        done = writer.question_texts(extractor.name)
+        lacking = [text for text in texts if text not in done]
+        extractor.check(lacking)
+        sha256 = extractor.load(plan.weights, plan.device) if lacking else ""
+        yield _Pending(extractor, describe(extractor, plan, sha256), frozenset(lacking))
+
+
+def _not_compared(part: _Pending) -> tuple[str, ...]:
+    """Return the constants that say nothing of the numbers, or that only loading would tell."""
+    if not part.extractor.uses_weights:
+        return ("weights", "machine")
+    return () if part.texts else ("weights.sha256", "machine")
+
+
+def _blocks(texts: Iterable[str], rows: dict[str, int]) -> Iterator[list[str]]:
+    """Yield `texts` in the order of their rows, in blocks that share no `ROWS_PER_BLOCK` rows of the store."""
+    ordered = sorted(texts, key=rows.__getitem__)
+    for _, block in groupby(ordered, key=lambda text: rows[text] // ROWS_PER_BLOCK):
+        yield list(block)
+
+
+def _write_block(writer: StoreWriter, part: _Pending, texts: list[str], rows: dict[str, int]) -> None:
+    if not texts:
+        return
+    try:
+        values = part.extractor.extract(texts)
+    except FloatingPointError as error:
+        raise UserError(
+            f"feature {part.spec.name}: {error} for questions such as {texts[0]!r}: use other --weights"
+        ) from None
+    writer.write_questions(part.spec.name, np.array([rows[text] for text in texts]), values)

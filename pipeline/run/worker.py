@@ -1,0 +1,227 @@
+"""What one worker does with one partition: decode each video once, run every extractor, write the values.
+
+It writes only values; states go back to the coordinator (`pipeline.run.coordinator`), which records them afterwards.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.extractors import make_extractor
+from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
+from pipeline.extractors.weights import WeightsSource
+from pipeline.media.decoder_process import DecodingChild, Limits
+from pipeline.media.decoders import fail_media, open_decoder
+from pipeline.media.prefetch import work_ahead
+from pipeline.media.timeline import DecodeRequest, FrameSize, Media, Short
+from pipeline.run.partitions import Partition, VideoTask
+from pipeline.store.schema import FeatureSpec, State
+from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
+
+THREADS_PER_WORKER = 1
+_KEEP_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """Everything a worker needs to know, as plain values: a task is picklable and the same on every machine.
+
+    `features` are of videos, `question_features` of question texts (those are made by the coordinator).
+    `normalisation` is the preprocessing constants' choice of those extractors that have one. `device` is the workers';
+    the coordinator's own may be another, `question_device`. `decoding_processes` are those of one worker.
+    """
+
+    store: str
+    features: tuple[str, ...]
+    question_features: tuple[str, ...]
+    weights: WeightsSource
+    decoder: str
+    device: str
+    seconds: int
+    short: Short
+    normalisation: NormalisationChoice = "published"
+    limits: Limits = field(default_factory=Limits)
+    question_device: str | None = None
+    decoding_processes: int = 1
+
+    def for_questions(self) -> "ExtractionPlan":
+        """Return the plan as the coordinator follows it, which makes the questions' features itself."""
+        return replace(self, device=self.question_device or self.device)
+
+
+@dataclass(frozen=True)
+class PartitionOutcome:
+    """What became of a partition, for the coordinator to record."""
+
+    videos: tuple[VideoRecord, ...]
+    features: tuple[FeatureRecord, ...]
+
+
+@dataclass(frozen=True)
+class _Tools:
+    children: tuple[DecodingChild, ...]
+    extractors: dict[str, FeatureExtractor]
+    specs: dict[str, FeatureSpec]
+
+
+def describe_features(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
+    """Return the full description of each feature: what its numbers depend on, weights and machine included."""
+    return _tools(plan).specs
+
+
+def describe(extractor: FeatureExtractor | QuestionExtractor, plan: ExtractionPlan, weights_sha256: str) -> FeatureSpec:
+    """Return the description of what `extractor` makes under `plan`, with the given hash of its weights."""
+    constants = {
+        "extractor": extractor.constants(),
+        "weights": {**plan.weights.constants(), "sha256": weights_sha256},
+        "machine": _machine(plan.device),
+    }
+    if extractor.modality != "question":
+        constants["sampling"] = {"rule": _sampling_rule(getattr(extractor, "frame_size", None)), "short": plan.short}
+        constants["decoder"] = {"name": plan.decoder, "version": open_decoder(plan.decoder).version()}
+    return FeatureSpec(extractor.name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
+
+
+def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: Partition) -> PartitionOutcome:
+    """Decode and extract the videos of `partition`, write the values, and return what to record.
+
+    `made_by` counts, for each feature, the accepted fingerprint of this run (0 is the feature's first).
+    """
+    tools = _tools(plan)
+    videos: list[VideoRecord] = []
+    features: list[FeatureRecord] = []
+    small: dict[str, dict[int, np.ndarray]] = {}
+    decoded = work_ahead(tools.children, partial(_decode, tools.extractors, plan), partition.videos)
+    for task, (record, media) in zip(partition.videos, decoded, strict=True):
+        videos.append(record)
+        for name in task.features:
+            state, reason, values = _extract(tools.extractors[name], media, plan)
+            features.append(FeatureRecord(task.row, name, state, reason, made_by.get(name, 0)))
+            if values is None:
+                # A stopped run may have written some, of a file that was whole then.
+                values = np.empty((0, *tools.specs[name].shape), tools.specs[name].dtype)
+            if values.nbytes > _KEEP_BYTES:
+                write_rows(plan.store, name, partition.first_row, {task.row: values}, tools.specs[name].fingerprint)
+            else:
+                small.setdefault(name, {})[task.row] = values
+    for name, rows in small.items():
+        write_rows(plan.store, name, partition.first_row, rows, tools.specs[name].fingerprint)
+    return PartitionOutcome(tuple(videos), tuple(features))
+
+
+@functools.lru_cache(maxsize=1)
+def _tools(plan: ExtractionPlan) -> _Tools:
+    """Load the networks once per worker process."""
+    ask_for_large_pages()
+    extractors = {name: make_extractor(name, plan.normalisation) for name in plan.features}
+    hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
+    limit_threads()
+    children = tuple(DecodingChild(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
+    specs = {name: describe(extractor, plan, hashes[name]) for name, extractor in extractors.items()}
+    return _Tools(children, extractors, specs)
+
+
+def ask_for_large_pages() -> None:
+    """Have torch, which looks when it first takes memory, ask Linux for pages of 2 MB: up to a tenth of networks' time.
+
+    What the user set stays. Where torch has taken memory already, nothing changes.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def limit_threads() -> None:
+    """Give torch, where it is in use, as many threads as descriptions say: their number changes last bits."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(THREADS_PER_WORKER)
+
+
+def _decode(
+    extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, child: DecodingChild, task: VideoTask
+) -> tuple[VideoRecord, Media]:
+    path = Path(task.path)
+    before = _identify(path)
+    sha256, problem = _hash_file(path, task.sha256)
+    if problem:
+        media = fail_media(problem)
+    else:
+        media = child.decode(path, _request(extractors, plan, task))
+        if _identify(path) != before:
+            problem = f"{path.name} was changed or replaced while it was decoded"
+            media = fail_media(problem)
+    tracks = {"visual": media.visual, "audio": media.audio}
+    record = VideoRecord(
+        row=task.row,
+        source_sha256="" if problem else sha256,
+        states={modality: track.state for modality, track in tracks.items()},
+        steps={modality: track.steps for modality, track in tracks.items()},
+        reasons={modality: track.reason for modality, track in tracks.items()},
+    )
+    return record, media
+
+
+def _request(extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, task: VideoTask) -> DecodeRequest:
+    sizes = [extractors[name].frame_size for name in task.features]
+    return DecodeRequest(
+        seconds=plan.seconds,
+        frame_sizes=tuple(dict.fromkeys(size for size in sizes if size is not None)),
+        short=plan.short,
+    )
+
+
+def _extract(extractor: FeatureExtractor, media: Media, plan: ExtractionPlan) -> tuple[State, str, np.ndarray | None]:
+    track = media.visual if extractor.modality == "visual" else media.audio
+    if track.state is not State.COMPLETE:
+        return track.state, track.reason, None
+    try:
+        values = extractor.extract(media)
+    except FloatingPointError as error:
+        return State.FAILED, f"{extractor.name}: {error}", None
+    if plan.short == "cycle":
+        values = values[np.arange(plan.seconds) % len(values)]
+    return State.COMPLETE, "", values[: plan.seconds]
+
+
+def _sampling_rule(size: FrameSize | None) -> str:
+    if size is None or size.per_second == 1:
+        return "frame shown at the middle of each second"
+    return f"frames shown at the middles of {size.per_second} equal parts of each second"
+
+
+def _identify(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from one that takes its place, without reading it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _hash_file(path: Path, expected: str) -> tuple[str, str]:
+    """Return the file's SHA-256, and why it cannot be used ("" if it can); a pipe, say, is not even opened."""
+    try:
+        if not path.is_file():
+            what = "no plain file" if path.exists() else "no file"
+            return "", f"{what} {path.name} in the videos folder"
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return "", f"{path.name} cannot be read: {error.strerror}"
+    if expected and found != expected:
+        return "", f"the file's sha256 is {found}, that of the manifest or of the video's other features {expected}"
+    return found, ""
+
+
+def _machine(device: str) -> dict[str, Any]:
+    return {
+        "device": device.split(":")[0],
+        "torch": importlib.metadata.version("torch").split("+")[0],
+        "threads": THREADS_PER_WORKER,
+    }
