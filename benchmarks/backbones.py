@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.backbones import BACKBONES, make_backbone
-from train.batch import Batch
-from train.config import ModelSizes
-from train.presets import PRESETS
+from train.backbones.registry import BACKBONES, make_backbone
+from train.backbones.sizes import ModelSizes
+from train.data.batch import Batch
+from train.runs.presets import PRESETS
 
 STORED = {"vggish": (128,), "resnet18-map": (512, 14, 14), "clip-vit-b32": (50, 512)}
 QUESTIONS = {"clip-vit-b32-sentence": (512,), "clip-vit-b32-words": (77, 512)}

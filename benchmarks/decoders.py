@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import pipeline.media.decoders.pyav.collectors as gathering
-from pipeline.media.decoders import Decoder, DecoderLoadError, open_decoder
+from pipeline.media.decoders.interface import Decoder, DecoderLoadError
+from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize, Media
 from pipeline.store.schema import State
 

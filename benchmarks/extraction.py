@@ -30,14 +30,22 @@ import psutil
 import torch
 from PIL import Image
 
-from pipeline import hearing
 from pipeline.extractors import resnet18, vggish
 from pipeline.extractors.inference import fold_batch_norms, load_frozen
-from pipeline.extractors.networks.vggish import VGGish, log_mel, mel_matrix
+from pipeline.extractors.networks.log_mel import log_mel, mel_matrix
+from pipeline.extractors.networks.vggish import VGGish
+from pipeline.extractors.networks.vggish_constants import (
+    FFT_SAMPLES,
+    FRAMES,
+    HOP_SAMPLES,
+    LOG_OFFSET,
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+)
 from pipeline.extractors.preprocessing import KINETICS
 from pipeline.extractors.weights import WeightsSource
 from pipeline.media.decoder_process import DecodingChild
-from pipeline.media.decoders import open_decoder
+from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.image import fit
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.run.partitions import Partition, VideoTask
@@ -281,24 +289,24 @@ class Official:
 
     def _write_sound(self, clip: Path, path: Path) -> np.ndarray:
         """Write the sound as 16-bit stereo at 16 kHz, read it again: float64 [sample], mono, cut or padded."""
-        resampler = av.AudioResampler("s16", "stereo", hearing.SAMPLE_RATE_HZ)
+        resampler = av.AudioResampler("s16", "stereo", SAMPLE_RATE_HZ)
         with av.open(str(clip)) as container, wave.open(str(path), "wb") as file:
-            file.setparams((2, 2, hearing.SAMPLE_RATE_HZ, 0, "NONE", ""))
+            file.setparams((2, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
             for frame in container.decode(audio=0):
                 for block in resampler.resample(frame):
                     file.writeframes(block.to_ndarray().tobytes())
         with wave.open(str(path), "rb") as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2).mean(1) / 32768
-        length = self._seconds * hearing.SAMPLE_RATE_HZ
+        length = self._seconds * SAMPLE_RATE_HZ
         return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
 def _log_mel(second: np.ndarray) -> np.ndarray:
     """Return [96, 64] of one second at 16 kHz, in numpy as the release does it."""
-    frames = np.lib.stride_tricks.sliding_window_view(second, hearing.WINDOW_SAMPLES)[:: hearing.HOP_SAMPLES]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(hearing.WINDOW_SAMPLES) / hearing.WINDOW_SAMPLES)
-    magnitudes = np.abs(np.fft.rfft(frames * window, hearing.FFT_SAMPLES))
-    return np.log(magnitudes @ mel_matrix().numpy() + hearing.LOG_OFFSET)[: hearing.FRAMES]
+    frames = np.lib.stride_tricks.sliding_window_view(second, WINDOW_SAMPLES)[::HOP_SAMPLES]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_SAMPLES) / WINDOW_SAMPLES)
+    magnitudes = np.abs(np.fft.rfft(frames * window, FFT_SAMPLES))
+    return np.log(magnitudes @ mel_matrix().numpy() + LOG_OFFSET)[:FRAMES]
 
 
 def print_parts(found: dict[str, float]) -> None:

@@ -27,7 +27,7 @@ from pipeline.manifests.manifest import save_manifest
 from pipeline.manifests.media_files import list_media
 from pipeline.manifests.sources.folder import build
 from pipeline.media.decoder_process import DecodingChild, Limits
-from pipeline.media.decoders import DECODERS
+from pipeline.media.decoders.registry import DECODERS
 from pipeline.media.timeline import DecodeRequest, FrameSize, Media
 
 PROMISED_SECONDS = 30.0
@@ -215,7 +215,7 @@ def _level(data: bytes, start: int, stop: int) -> list[tuple[int, bytes, int]]:
 
 def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
     """Run the real extraction over the copies, its decoding child watched; return its summary."""
-    import pipeline.extractors
+    import pipeline.extractors.registry
     import pipeline.run.coordinator
     import pipeline.run.worker
     from pipeline.extractors.weights import WeightsSource
@@ -237,7 +237,7 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
     )
     table = {light.name: f"{__name__}:{light.__name__}" for light in lights}
     with (
-        patch.dict(pipeline.extractors.EXTRACTORS, table),
+        patch.dict(pipeline.extractors.registry.EXTRACTORS, table),
         patch.object(pipeline.run.worker, "DecodingChild", watch.child),
         patch.multiple(
             pipeline.run.coordinator, connect=_work_here, ask_first=lambda client, question: question(), stream=_stream

@@ -19,14 +19,14 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import open_store
-from train.batch import MODALITIES, Batch
-from train.dataset import QuestionDataset
-from train.evaluate import BATCH_SIZE, choose, percent_right, predict, questions_of
-from train.features import FeatureBank
-from train.interfaces import CompletingMethod, MissingModalityMethod
+from train.data.batch import MODALITIES, Batch
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.data.scenarios import hidden_in
+from train.evaluation.predict import BATCH_SIZE, choose, percent_right, predict, questions_of
+from train.interfaces import CompletingMethod, MissingModalityMethod, inputs_of
 from train.methods.avr import AudioVisualRefiner, refined_features
-from train.missingness import hidden_in
-from train.run_folder import load_run
+from train.runs.folder import load_run
 
 DEMO = Path("build/demo")
 RELEASED_NOISE = {"audio": 0.3, "visual": 0.7}
@@ -75,7 +75,7 @@ def measure_run(folder: Path, manifest: Manifest, bank: FeatureBank, split: str)
     There are none of a run whose method has no stand-ins at the features level.
     """
     method, config = load_run(folder)
-    dataset = QuestionDataset(bank, manifest, split, method.backbone, config.map_size)
+    dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size))
     if not isinstance(method, CompletingMethod):
         return []
     return [measure(folder.name, method, dataset, missing) for missing in MODALITIES]

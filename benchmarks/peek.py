@@ -23,13 +23,13 @@ from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import FeatureStore, open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State
-from train.batch import MODALITIES, Batch
-from train.dataset import QuestionDataset
-from train.evaluate import BATCH_SIZE, predict
-from train.features import FeatureBank
-from train.interfaces import MissingModalityMethod
-from train.missingness import SCENARIOS
-from train.run_folder import load_run
+from train.data.batch import MODALITIES, Batch
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.data.scenarios import SCENARIOS
+from train.evaluation.predict import BATCH_SIZE, predict
+from train.interfaces import MissingModalityMethod, inputs_of
+from train.runs.folder import load_run
 
 DEMO = Path("build/demo")
 CHANGED_AT_LEAST_PERCENT = 20.0
@@ -310,10 +310,10 @@ def rotate_videos(store: FeatureStore, asked: np.ndarray) -> np.ndarray:
 def measure(
     method: MissingModalityMethod, inputs: str, banks: Banks, manifest: Manifest, split: str, map_size: int | None
 ) -> list[Finding]:
-    """Return one finding per scenario that lacks a modality; `inputs` as in `train.config.TrainConfig`."""
+    """Return one finding per scenario that lacks a modality; `inputs` as in `train.runs.config.TrainConfig`."""
 
     def open_dataset(bank: FeatureBank) -> QuestionDataset:
-        return QuestionDataset(bank, manifest, split, method.backbone, map_size)
+        return QuestionDataset(bank, manifest, split, inputs_of(method.backbone, map_size))
 
     stored = open_dataset(banks.stored)
     rows = np.flatnonzero(stored.naturally_complete)

@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pipeline.extractors import make_extractor
+from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.run.questions import update_questions
@@ -23,14 +23,14 @@ from pipeline.run.worker import ExtractionPlan, describe
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord
-from train.batch import MODALITIES
-from train.features import FeatureBank
-from train.fit import Progress
-from train.missingness import NATURAL
+from train.data.batch import MODALITIES
+from train.data.feature_bank import FeatureBank
+from train.data.scenarios import NATURAL
 from train.report.tables import Block, build_blocks
 from train.report.text import markdown
-from train.results import RESULTS_FILE, read_results
-from train.sweep import Grid, list_cells, run_cells
+from train.runs.results import RESULTS_FILE, read_results
+from train.training.fit import Progress
+from train.training.sweep import Grid, list_cells, run_cells
 
 OUT = Path("build/question-floor")
 FEATURES = ("resnet18-map", "vggish")

@@ -105,7 +105,7 @@ def make_manifest(videos: int, questions_per_video: int) -> Manifest:
 
 def make_store(manifest: Path, path: Path) -> None:
     """Write the store that extracting every video of `manifest` would leave, with one video's values for all."""
-    from pipeline.extractors import make_extractor
+    from pipeline.extractors.registry import make_extractor
     from pipeline.run.questions import update_questions
     from pipeline.run.worker import describe
     from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
@@ -229,9 +229,9 @@ def print_plans(folder: Path, sizes: tuple[int, ...]) -> None:
 
 def plan(manifest: Path) -> dict[str, Any]:
     """Plan the extraction of `manifest` into a new store beside it; return seconds of the processor and peak memory."""
-    import pipeline.extractors
+    import pipeline.extractors.registry
     import pipeline.run.coordinator
-    from pipeline.media.decoders import open_decoder
+    from pipeline.media.decoders.registry import open_decoder
 
     open_decoder("pyav").version()
     bare = _peak_bytes()
@@ -250,7 +250,7 @@ def plan(manifest: Path) -> dict[str, Any]:
 
     table = {StandIn.name: f"{__name__}:StandIn"}
     with (
-        patch.dict(pipeline.extractors.EXTRACTORS, table),
+        patch.dict(pipeline.extractors.registry.EXTRACTORS, table),
         patch.multiple(
             pipeline.run.coordinator, connect=_no_workers, ask_first=lambda client, question: question(), stream=count
         ),

@@ -20,13 +20,13 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import FeatureStore, open_store
-from train.dataset import QuestionDataset
-from train.evaluate import BATCH_SIZE
-from train.features import FeatureBank
-from train.generation import OTHER, question_rows, rows_of
-from train.interfaces import MissingModalityMethod
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.evaluation.predict import BATCH_SIZE
+from train.interfaces import MissingModalityMethod, inputs_of
+from train.methods.imputation import OTHER, question_rows, rows_of
 from train.methods.rmm import RECALL_VARIANTS, RecallSettings, RelationMemory
-from train.run_folder import load_run
+from train.runs.folder import load_run
 
 DEMO = Path("build/demo")
 PAPER_SLOTS = 75
@@ -90,7 +90,7 @@ def encode_steps(
 
     The questions are those on complete videos, each with the missing modality hidden.
     """
-    dataset = QuestionDataset(FeatureBank(store), manifest, split, method.backbone, map_size)
+    dataset = QuestionDataset(FeatureBank(store), manifest, split, inputs_of(method.backbone, map_size))
     rows = np.flatnonzero(dataset.naturally_complete)
     if not len(rows):
         raise UserError(f"split {split!r} of {manifest.name!r} asks of no complete video: give another --split")

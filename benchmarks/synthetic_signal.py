@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.extractors import make_extractor
 from pipeline.extractors.interface import FeatureExtractor
+from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import Manifest
-from pipeline.media.decoders import open_decoder
+from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest
 from pipeline.store.schema import State
 from pipeline.synthetic import synthesize

@@ -18,9 +18,9 @@ from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
 from pipeline.store.reader import open_store
 from train.cli.options import training_progress
-from train.features import FeatureBank
-from train.run_log import best_validation
-from train.sweep import Grid, list_cells, read_grid, run_cells
+from train.data.feature_bank import FeatureBank
+from train.runs.log import best_validation
+from train.training.sweep import Grid, list_cells, read_grid, run_cells
 
 DEMO = Path("build/demo")
 GRID = Path("train/grids/demo.toml")

@@ -11,11 +11,11 @@ import readme
 
 SOURCES = [path for package in readme.PACKAGES for path in sorted((readme.ROOT / package).rglob("*.py"))]
 TABLES = {
-    "pipeline.extractors": ("EXTRACTORS", "QUESTION_EXTRACTORS"),
-    "pipeline.media.decoders": ("DECODERS",),
-    "pipeline.manifests.sources": ("SOURCES",),
-    "train.backbones": ("BACKBONES",),
-    "train.methods": ("METHODS",),
+    "pipeline.extractors.registry": ("EXTRACTORS", "QUESTION_EXTRACTORS"),
+    "pipeline.media.decoders.registry": ("DECODERS",),
+    "pipeline.manifests.sources.registry": ("SOURCES",),
+    "train.backbones.registry": ("BACKBONES",),
+    "train.methods.registry": ("METHODS",),
 }
 HEAVY = (
     *("torch", "torchvision", "torchaudio", "open_clip", "dask", "distributed", "av", "librosa", "matplotlib", "zarr"),
@@ -53,13 +53,16 @@ def test_every_entry_of_every_table_resolves(package: str, table: str) -> None:
 
 def test_describing_features_loads_no_network_library() -> None:
     program = (
-        "import sys; from pipeline.extractors import *; from pipeline.manifests.manifest import Vocabulary\n"
+        "import sys; from pipeline.extractors.registry import *; from pipeline.manifests.manifest import Vocabulary\n"
         "made = [*map(make_extractor, EXTRACTORS)]\n"
         "made += [make_question_extractor(name, Vocabulary(('a',), ('b',), 3)) for name in QUESTION_EXTRACTORS]\n"
         "print(len([one.constants() for one in made]), *({'torch', 'torchvision', 'open_clip'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=readme.ROOT)
-    tables = [importlib.import_module("pipeline.extractors").__dict__[name] for name in TABLES["pipeline.extractors"]]
+    tables = [
+        importlib.import_module("pipeline.extractors.registry").__dict__[name]
+        for name in TABLES["pipeline.extractors.registry"]
+    ]
     assert shown.stdout.split() == [str(sum(map(len, tables)))]
 
 

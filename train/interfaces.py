@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.batch import Batch
+from train.data.batch import Batch
+from train.data.dataset import ModelInputs
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Backbone(Protocol):
     step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of steps,
     pooled vectors and the question. `answers`: how many it chooses from. `time_steps`: the rows it takes from a store,
     spread evenly over the stored seconds. `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio`
-    and `Batch.visual` hold. `input_whitening`: {stored feature: `train.layers.InputWhitening`}, the identity unless a
-    run whitens its inputs. `uses_negatives`: whether its training looks at pictures of other videos.
+    and `Batch.visual` hold. `input_whitening`: {stored feature: `networks.layers.InputWhitening`}, the identity unless
+    a run whitens its inputs. `uses_negatives`: whether its training looks at pictures of other videos.
     """
 
     needs: dict[str, tuple[str, ...]]
@@ -127,6 +128,11 @@ class Backbone(Protocol):
         Raises ValueError where a modality stands at no level: a method must say what stands in for it.
         """
         ...
+
+
+def inputs_of(backbone: Backbone, map_size: int | None = None) -> ModelInputs:
+    """Return what `backbone` reads of a store whose maps are pooled to `map_size` (None keeps them)."""
+    return ModelInputs(backbone.needs, backbone.time_steps, backbone.uses_negatives, map_size)
 
 
 @runtime_checkable

@@ -175,7 +175,7 @@ def _videos_folder(manifest: Path | None, dataset: str) -> Path:
 
 
 def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS
+    from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]
@@ -195,7 +195,7 @@ def _decoder(asked: str, stored: str) -> str:
 
     Raises `UserError` where the decoder asked for, or the store's own, does not load here.
     """
-    from pipeline.media.decoders import choose_decoder, open_decoder
+    from pipeline.media.decoders.registry import choose_decoder, open_decoder
 
     name, why = asked, "as asked for"
     if asked == "auto":

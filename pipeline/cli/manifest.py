@@ -13,8 +13,9 @@ from pipeline.cli.command import Group, file_option, folder_option, json_option,
 from pipeline.errors import UserError
 from pipeline.manifests.check import Finding, Report, check_manifest, count
 from pipeline.manifests.manifest import SPLITS, Manifest, load_manifest, save_manifest
-from pipeline.manifests.sources import Built, load_source
 from pipeline.manifests.sources.music_avqa import RELEASES
+from pipeline.manifests.sources.records import Built
+from pipeline.manifests.sources.registry import load_source
 
 SHOWN_PER_KIND = 5
 

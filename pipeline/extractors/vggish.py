@@ -107,7 +107,8 @@ class VGGishExtractor:
 
         Raises `FloatingPointError` where the waveform or an embedding is not finite.
         """
-        from pipeline.extractors.networks.vggish import embed, log_mel
+        from pipeline.extractors.networks.log_mel import log_mel
+        from pipeline.extractors.networks.vggish import embed
 
         network = require_loaded(self._network, self.name)
         device = next(network.parameters()).device

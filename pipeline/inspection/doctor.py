@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS
+from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.extractors.weights import Network, WeightsSource, accepted_files, find_present_file
-from pipeline.media.decoders import DECODERS, DecoderLoadError, choose_decoder, open_decoder
+from pipeline.media.decoders.interface import DecoderLoadError
+from pipeline.media.decoders.registry import DECODERS, choose_decoder, open_decoder
 from pipeline.run.devices import DRIVER, loads
 
 FFMPEG_LIBRARIES = ("avcodec", "avformat", "avutil", "avfilter", "swscale", "swresample", "avdevice")

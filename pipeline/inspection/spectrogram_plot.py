@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.extractors.networks.vggish_constants import BANDS, HIGHEST_HZ, LOWEST_HZ
-from pipeline.media.decoders import open_decoder
+from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, Media
 from pipeline.store.reader import FeatureStore
 from pipeline.store.schema import State

@@ -28,8 +28,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline.media.decoders import Decoder, fail_media, open_decoder
-from pipeline.media.timeline import DecodeRequest, FrameSize, Media, Track
+from pipeline.media.decoders.interface import Decoder
+from pipeline.media.decoders.registry import open_decoder
+from pipeline.media.timeline import DecodeRequest, FrameSize, Media, Track, fail_media
 from pipeline.store.schema import State
 
 ATTEMPTS = 2

@@ -92,6 +92,12 @@ class Media:
     sample_rate_hz: int = 0
 
 
+def fail_media(reason: str) -> Media:
+    """Return the media of a file of which nothing can be had."""
+    failed = Track(State.FAILED, reason=reason)
+    return Media(visual=failed, audio=failed)
+
+
 def count_steps(duration_seconds: float, seconds: int) -> int:
     """Return the steps of a modality that lasts `duration_seconds` past t0: 1 to `seconds`."""
     return max(1, min(seconds, math.ceil(duration_seconds - DURATION_SLACK_SECONDS)))

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from pipeline.errors import UserError, naming_full_disks
-from pipeline.extractors import make_extractor
 from pipeline.extractors.interface import FeatureExtractor
+from pipeline.extractors.registry import make_extractor
 from pipeline.manifests.manifest import Manifest, Video
 from pipeline.manifests.media_files import refuse_links_out
 from pipeline.run.cluster import ClusterOptions, ask_first, connect, stream

@@ -7,8 +7,8 @@ from itertools import groupby
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.extractors import make_question_extractor
 from pipeline.extractors.interface import QuestionExtractor
+from pipeline.extractors.registry import make_question_extractor
 from pipeline.manifests.manifest import Manifest
 from pipeline.run.plan import settle_description
 from pipeline.run.worker import ExtractionPlan, describe, limit_threads

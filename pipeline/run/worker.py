@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.extractors import make_extractor
 from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
+from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.media.decoder_process import DecodingChild, Limits
-from pipeline.media.decoders import fail_media, open_decoder
+from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.prefetch import work_ahead
-from pipeline.media.timeline import DecodeRequest, FrameSize, Media, Short
+from pipeline.media.timeline import DecodeRequest, FrameSize, Media, Short, fail_media
 from pipeline.run.partitions import Partition, VideoTask
 from pipeline.store.schema import FeatureSpec, State
 from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows

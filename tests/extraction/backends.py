@@ -5,7 +5,8 @@ It is not a test.
 
 from importlib import import_module
 
-from pipeline.media.decoders import DECODERS, Decoder
+from pipeline.media.decoders.interface import Decoder
+from pipeline.media.decoders.registry import DECODERS
 from pipeline.media.timeline import Media
 
 NOTE = "pictures decoded by pyav: "

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.media.decoders import Decoder, DecoderLoadError, open_decoder
+from pipeline.media.decoders.interface import Decoder, DecoderLoadError
+from pipeline.media.decoders.registry import open_decoder
 
 
 @pytest.fixture(scope="session")

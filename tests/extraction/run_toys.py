@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import toy_extractors
 
-import pipeline.extractors
+import pipeline.extractors.registry
 import pipeline.run.coordinator
 import pipeline.run.worker
 import pipeline.store.writer as writer
@@ -78,7 +78,7 @@ def run_toys(
     plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
     here = patch.multiple(pipeline.run.coordinator, connect=connect, ask_first=ask_first, stream=stream)
     with (
-        patch.dict(pipeline.extractors.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
+        patch.dict(pipeline.extractors.registry.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
         nullcontext() if "cluster" in options else here,
     ):
         return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options), on_progress)

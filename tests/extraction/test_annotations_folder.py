@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from pipeline.cli.manifest import manifest as command
 from pipeline.errors import UserError
-from pipeline.manifests.sources import SOURCES, load_source
 from pipeline.manifests.sources.folder import build
+from pipeline.manifests.sources.registry import SOURCES, load_source
 
 
 def fill_folder(folder, *paths):

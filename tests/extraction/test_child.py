@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipeline.media.decoder_process import ChildStartError, DecodingChild, Limits
-from pipeline.media.decoders import open_decoder
+from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import pipeline.media.decoders
+import pipeline.media.decoders.registry
 import pipeline.run.coordinator
 from pipeline.cli.extract import extract
-from pipeline.media.decoders import DecoderLoadError
+from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.run.coordinator import Progress, RunOptions, StoredChoices, Summary
 from pipeline.run.worker import ExtractionPlan
 
@@ -144,7 +144,7 @@ def without(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
             raise DecoderLoadError(absent, "it is not here", "fetch it")
         return type("Loaded", (), {"name": entry, "version": lambda self: "1"})()
 
-    monkeypatch.setattr(pipeline.media.decoders, "_load", load)
+    monkeypatch.setattr(pipeline.media.decoders.registry, "_load", load)
 
 
 def test_auto_takes_the_best_that_loads_and_says_so(

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.extractors import make_extractor, make_question_extractor
 from pipeline.extractors.clip_vit import (
     ARCHITECTURE,
     IMAGE_NETWORK,
@@ -27,6 +26,7 @@ from pipeline.extractors.clip_vit import (
 )
 from pipeline.extractors.inference import load_frozen
 from pipeline.extractors.networks.clip import ImageTower, TextTower, build_clip
+from pipeline.extractors.registry import make_extractor, make_question_extractor
 from pipeline.extractors.weights import WeightsSource, load_state
 from pipeline.manifests.manifest import Vocabulary
 from pipeline.media.image import fit

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from av.codec.context import Flags
 
-from pipeline.media.decoders import DecoderLoadError, open_decoder
+from pipeline.media.decoders.interface import DecoderLoadError
+from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
 

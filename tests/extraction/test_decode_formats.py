@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.media.decoders import AUDIO_SUFFIXES, open_decoder
-from pipeline.media.decoders.pyav import PyAVDecoder
+from pipeline.media.decoders.dispatch import AUDIO_SUFFIXES
+from pipeline.media.decoders.pyav.decoder import PyAVDecoder
+from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
 

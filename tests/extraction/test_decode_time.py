@@ -11,8 +11,8 @@ import media_maker
 import numpy as np
 import pytest
 
-from pipeline.media.decoders import pyav
-from pipeline.media.decoders.pyav import gathering
+from pipeline.media.decoders.pyav import collectors as gathering
+from pipeline.media.decoders.pyav import decoder as pyav
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
 

@@ -6,7 +6,8 @@ import decoders
 import media_maker
 import numpy as np
 
-from pipeline.media.decoders import DecoderLoadError, open_decoder
+from pipeline.media.decoders.interface import DecoderLoadError
+from pipeline.media.decoders.registry import open_decoder
 
 
 class Tampering:

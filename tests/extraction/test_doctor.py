@@ -12,10 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline import devices, doctor
 from pipeline.cli.doctor import doctor as command
 from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
-from pipeline.media.decoders import choose_decoder
+from pipeline.inspection import doctor
+from pipeline.media.decoders.registry import choose_decoder
+from pipeline.run import devices
 
 SHA256_OF_1 = hashlib.sha256(b"1").hexdigest()
 NETWORK = Network(

@@ -18,9 +18,9 @@ from torchvision.models.video import R2Plus1D_18_Weights
 
 from pipeline.cli.extract import extract
 from pipeline.errors import UserError
-from pipeline.extractors import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor, make_question_extractor
 from pipeline.extractors.inference import fold_batch_norms
 from pipeline.extractors.preprocessing import IMAGENET, KINETICS
+from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor, make_question_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import Vocabulary
 from pipeline.media.timeline import Media, Track

@@ -13,8 +13,8 @@ from test_kill_and_resume import contents
 
 import pipeline.run.questions
 from pipeline.errors import UserError
-from pipeline.extractors import make_question_extractor
 from pipeline.extractors.clip_vit import CLIPSentence, TextEncoder
+from pipeline.extractors.registry import make_question_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.inspection.verify import verify_store
 from pipeline.manifests.manifest import Vocabulary, load_manifest, save_manifest

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.extractors import make_question_extractor
+from pipeline.extractors.registry import make_question_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import Vocabulary
 from pipeline.store.schema import tokens_name

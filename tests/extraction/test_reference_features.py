@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.extractors import clip_vit, make_extractor, r2plus1d
+from pipeline.extractors import clip_vit, r2plus1d
+from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import Network, WeightsSource, hub_cache
-from pipeline.media.decoders.pyav import PyAVDecoder
+from pipeline.media.decoders.pyav.decoder import PyAVDecoder
 from pipeline.media.image import fit
 from pipeline.media.timeline import DecodeRequest, Media, Track
 from pipeline.store.schema import State

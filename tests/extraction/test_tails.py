@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_skipping import FINE, REQUEST, SIZE, decode, same, same_where_noticed
 
-from pipeline.media.decoders import pyav
+from pipeline.media.decoders.pyav import decoder as pyav
 from pipeline.media.decoders.pyav.unused_packets import HELD_PACKETS, leave_out_tails
 from pipeline.media.timeline import DecodeRequest
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.extractors.networks.vggish import VGGish, log_mel, mel_matrix
+from pipeline.extractors.networks.log_mel import log_mel, mel_matrix
+from pipeline.extractors.networks.vggish import VGGish
 from pipeline.extractors.vggish import VGGishExtractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.media.timeline import Media, Track

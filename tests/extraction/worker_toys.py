@@ -14,13 +14,13 @@ from typing import Any
 import toy_extractors
 from run_toys import kill_at
 
-import pipeline.extractors
+import pipeline.extractors.registry
 import pipeline.run.coordinator
 import pipeline.run.worker
 
 
 def dask_setup(worker: Any) -> None:
-    pipeline.extractors.EXTRACTORS.update({**toy_extractors.TABLE, **toy_extractors.MORE})
+    pipeline.extractors.registry.EXTRACTORS.update({**toy_extractors.TABLE, **toy_extractors.MORE})
     if lacking := os.environ.get("MAVQA_TOY_LACKS"):
         delattr(pipeline.run.coordinator, lacking)
     fate = os.environ.get("MAVQA_TOY_FATE")

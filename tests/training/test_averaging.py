@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 from test_fit import Killed, tiny_config, train
 from torch import nn
 
-from train.averaging import WeightAverage
-from train.fit import measure_accuracy
-from train.run_folder import load_run
-from train.run_log import read_metrics
+from train.runs.folder import load_run
+from train.runs.log import read_metrics
+from train.training.ema import WeightAverage
+from train.training.fit import measure_accuracy
 
 
 def test_the_first_step_begins_the_average_and_every_other_moves_it_by_its_share():
@@ -40,7 +40,7 @@ def test_the_average_is_what_is_validated_and_kept(tmp_path, monkeypatch):
         asked.append({name: values.clone() for name, values in method.state_dict().items()})
         return measure_accuracy(method, *given)
 
-    monkeypatch.setattr("train.fit.measure_accuracy", measure)
+    monkeypatch.setattr("train.training.fit.measure_accuracy", measure)
     method, _ = train(tmp_path / "run", ema_decay=0.9, epochs=2)
     last = load_file(tmp_path / "run" / "last.safetensors")
     chosen = max(number for number, row in enumerate(read_metrics(tmp_path / "run")) if row["selected"])

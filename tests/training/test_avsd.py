@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train.backbones import make_backbone
 from train.backbones.avsd import spread_evenly
-from train.batch import Batch
-from train.config import ModelSizes
+from train.backbones.registry import make_backbone
+from train.backbones.sizes import ModelSizes
+from train.data.batch import Batch
 from train.interfaces import Representation
 
 TINY = ModelSizes(words=20, answers=7, input_shapes={"vggish": (8,), "resnet18-map": (6, 14, 14)}, channels=16)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_avst_golden import formula_weights, scatter
 
-from train.factor_graph import FactorGraphAttention, Utility
+from train.networks.factor_graph_attention import FactorGraphAttention, Utility
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "avsd.json").read_text())
 ROWS, LAST_WORDS, SHARPENING = 2, (13, 6), 20

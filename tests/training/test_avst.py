@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from train.backbones import make_backbone
-from train.batch import Batch
-from train.config import ModelSizes
+from train.backbones.registry import make_backbone
+from train.backbones.sizes import ModelSizes
+from train.data.batch import Batch
 from train.interfaces import Representation
 
 TINY = ModelSizes(

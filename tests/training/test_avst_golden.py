@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from train.backbones import make_backbone
-from train.batch import Batch
-from train.config import ModelSizes
+from train.backbones.registry import make_backbone
+from train.backbones.sizes import ModelSizes
+from train.data.batch import Batch
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "avst.json").read_text())
 SIZES = ModelSizes(words=93, answers=42, input_shapes={"vggish": (128,), "resnet18-map": (512, 14, 14)})

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from tiny_store import QUESTION_SHAPES, SHAPES, SIZES, of_modality
 
 from pipeline.errors import UserError
-from train.backbones import BACKBONES, make_backbone
-from train.batch import MODALITIES, Batch
-from train.generation import ConstantAnswer
+from train.backbones.registry import BACKBONES, make_backbone
+from train.data.batch import MODALITIES, Batch
 from train.interfaces import Representation
-from train.layers import InputWhitening
+from train.methods.imputation import ConstantAnswer
+from train.networks.layers import InputWhitening
 
 TIME, TOKENS = SIZES.time_steps, 6
 READINGS = [(name, variant) for name, entry in BACKBONES.items() for variant in entry.variants or ("paper",)]

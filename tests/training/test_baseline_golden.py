@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from test_avst_golden import SIZES, formula_batch, formula_weights
 
-from train.backbones import make_backbone
+from train.backbones.registry import make_backbone
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "baseline.json").read_text())
 

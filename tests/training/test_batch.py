@@ -5,15 +5,18 @@ from dataclasses import replace
 import torch
 from tiny_store import SIZES, make_manifest, make_store
 
-from train.backbones import make_backbone
-from train.batch import Batch
-from train.dataset import QuestionDataset
-from train.features import FeatureBank
+from train.backbones.registry import make_backbone
+from train.data.batch import Batch
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.interfaces import inputs_of
 
 
 def mixed_batch(rows=range(12)) -> Batch:
     store = make_store()
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(
+        FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES))
+    )
     masks = {"5-audio": ("audio", "visual")}
     return dataset.batch(rows, torch.Generator().manual_seed(0), masks)
 

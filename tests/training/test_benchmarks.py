@@ -16,11 +16,12 @@ from tiny_store import SIZES, make_manifest, make_store
 from torch import nn
 
 from pipeline.store.reader import open_store
-from train.backbones import make_backbone
-from train.dataset import QuestionDataset
-from train.evaluate import percent_right
-from train.features import FeatureBank
-from train.methods import make_method
+from train.backbones.registry import make_backbone
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.evaluation.predict import percent_right
+from train.interfaces import inputs_of
+from train.methods.registry import make_method
 
 
 class LeakyDataset(QuestionDataset):
@@ -192,7 +193,7 @@ def test_the_question_floor_writes_a_store_that_only_questions_can_be_read_from(
     question_floor.write_store(manifest, tmp_path / "store.zarr")  # a second run finds it
     store = open_store(tmp_path / "store.zarr")
     backbone = make_backbone("avst", SIZES)
-    dataset = QuestionDataset(FeatureBank(store), manifest, "train", backbone, None)
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", inputs_of(backbone, None))
     assert len(dataset) == 24
     assert not dataset.naturally_complete.any()
     assert dataset.naturally_incomplete.all()
@@ -201,7 +202,7 @@ def test_the_question_floor_writes_a_store_that_only_questions_can_be_read_from(
 def test_noise_on_real_features_is_told_from_a_modality_that_is_gone(monkeypatch):
     store = make_store(60)
     method = make_method("zero-fill", make_backbone("avst", SIZES)).eval()
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", method.backbone)
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", inputs_of(method.backbone))
     monkeypatch.setattr(noise_as_missing, "RELEASED_NOISE", {"audio": 0.0, "visual": 0.0})
     for missing in ("audio", "visual"):
         still = noise_as_missing.measure("run", method, dataset, missing)
@@ -226,7 +227,9 @@ def test_only_methods_with_stand_ins_are_asked_with_noise(monkeypatch, tmp_path)
 
 def test_an_unanswered_question_whose_answer_is_in_no_list_is_not_right():
     store = make_store(60)
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(
+        FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES))
+    )
     dataset.answers[:2] = torch.tensor([-1, 2])
     assert percent_right(dataset, np.arange(2), [-1, 2]) == 50
 

@@ -12,7 +12,7 @@ from tiny_store import make_manifest, make_store
 
 from pipeline.manifests.manifest import save_manifest
 from train.cli.train import train
-from train.config import PRESETS
+from train.runs.config import PRESETS
 
 
 def test_an_epoch_from_a_bucket_gives_the_weights_of_one_from_a_folder(

@@ -7,14 +7,14 @@ import torch
 from small_avqa import small_backbone, small_batch
 from torch.nn import functional as F
 
-from train.batch import MODALITIES
-from train.dropping import STATES, drawn_parts
+from train.data.batch import MODALITIES
+from train.data.sampling import STATES, drawn_parts
 from train.methods import drfuse as drfuse_module
-from train.methods import make_method
 from train.methods.actionmae import SLOTS, ActionMae, TokenAutoencoder
 from train.methods.constant_fill import ConstantFill
 from train.methods.drfuse import DrFuse
 from train.methods.prompts import MissingAwarePrompts
+from train.methods.registry import make_method
 from train.methods.shaspec import ShaSpec
 
 ONE_SIDED = [("audio",), ("visual",)]

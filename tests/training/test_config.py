@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pipeline.errors import UserError
-from train.config import PRESETS, TrainConfig, make_config
+from train.runs.config import PRESETS, TrainConfig, make_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -79,5 +79,5 @@ def test_a_wrong_setting_is_named_with_its_value(overrides, message):
 
 
 def test_configuration_and_masks_load_no_torch():
-    code = "import sys, train.config, train.missingness; sys.exit('torch' in sys.modules)"
+    code = "import sys, train.runs.config, train.data.scenarios; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ from test_report import row, save
 from train.report.confusion import MOST_ANSWERS, OTHERS, confuse, find_confusions
 from train.report.page import write_report
 from train.report.tables import build_blocks
-from train.results import Prediction, predictions_path, write_predictions
+from train.runs.results import Prediction, predictions_path, write_predictions
 
 
 def told(pairs: list[tuple[str, str]], kind: str = "Audio Counting") -> list[Prediction]:

@@ -12,15 +12,15 @@ from tiny_store import TinyStore, make_manifest, make_store
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
 from train.cli.report import find_runs
-from train.curves import add_curves, rate_grid
-from train.features import FeatureBank
-from train.missingness import draw_masks
-from train.outcomes import evaluate_run
+from train.data.feature_bank import FeatureBank
+from train.data.scenarios import draw_masks
+from train.evaluation.evaluate_run import evaluate_run
+from train.evaluation.rate_curves import add_curves, rate_grid
 from train.report.page import write_report
 from train.report.rates import surfaces
 from train.report.tables import build_blocks
-from train.results import Masking, predictions_path, read_results
-from train.sweep import Grid, list_cells, run_cells
+from train.runs.results import Masking, predictions_path, read_results
+from train.training.sweep import Grid, list_cells, run_cells
 
 GRID = Grid.model_validate(
     {

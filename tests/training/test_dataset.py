@@ -9,16 +9,17 @@ from tiny_store import CLASSES, SIZES, TEXTS, WORDS, make_manifest, make_store, 
 
 from pipeline.errors import UserError
 from pipeline.store.schema import State, tokens_name
-from train.backbones import make_backbone
-from train.dataset import QuestionDataset, input_shapes
-from train.features import FeatureBank, strided_steps
+from train.backbones.registry import make_backbone
+from train.data.dataset import QuestionDataset, input_shapes
+from train.data.feature_bank import FeatureBank, strided_steps
+from train.interfaces import inputs_of
 
 
 def make_dataset(store=None, split="train", map_size=None, memory_bytes=10**9, time_steps=4):
     store = make_store() if store is None else store
     backbone = make_backbone("avst", SIZES.model_copy(update={"time_steps": time_steps}))
     bank = FeatureBank(store, memory_bytes=memory_bytes)
-    return QuestionDataset(bank, make_manifest(store), split, backbone, map_size)
+    return QuestionDataset(bank, make_manifest(store), split, inputs_of(backbone, map_size))
 
 
 def test_a_model_reads_rows_spread_evenly_over_the_seconds():
@@ -120,7 +121,7 @@ def test_a_split_without_questions_gives_no_batch():
     store = make_store()
     manifest = make_manifest(store)
     empty = replace(manifest, questions={**manifest.questions, "val": ()})
-    dataset = QuestionDataset(FeatureBank(store), empty, "val", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(FeatureBank(store), empty, "val", inputs_of(make_backbone("avst", SIZES)))
     assert len(dataset) == 0
     assert list(dataset.batches(8)) == []
 
@@ -159,7 +160,7 @@ def test_one_bank_reads_a_feature_once_for_every_split():
     store = make_store()
     backbone, bank, manifest = make_backbone("avst", SIZES), FeatureBank(store), make_manifest(store)
     for split in manifest.splits:
-        QuestionDataset(bank, manifest, split, backbone)
+        QuestionDataset(bank, manifest, split, inputs_of(backbone))
     assert sorted(store.reads) == ["resnet18-map", "vggish"]
 
 
@@ -176,7 +177,7 @@ def test_refuses_a_store_that_lacks_or_has_not_finished_something():
     manifest = make_manifest(shorter)
     shorter.video_ids = shorter.video_ids[:-2]
     with pytest.raises(UserError, match="video22"):
-        QuestionDataset(FeatureBank(shorter), manifest, "test", make_backbone("avst", SIZES))
+        QuestionDataset(FeatureBank(shorter), manifest, "test", inputs_of(make_backbone("avst", SIZES)))
     wordless = make_store()
     del wordless.question_rows[TEXTS["visual"]]
     with pytest.raises(UserError, match="What shows"):
@@ -196,7 +197,7 @@ def test_an_answer_outside_the_frozen_list_is_marked():
     store.truth["audio"] = store.truth["audio"].copy()
     manifest = make_manifest(store)
     manifest.questions["train"] = (replace(manifest.questions["train"][6], answer="kazoo"),)
-    dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", inputs_of(make_backbone("avst", SIZES)))
     assert dataset.answers.tolist() == [-1]
 
 
@@ -204,7 +205,7 @@ def test_choices_are_those_of_the_frozen_list_and_none_where_no_row_offers_any()
     store = make_store()
     offered = {"3-audio": ("drum", "kazoo"), "3-visual": (), "5-audio": ("kazoo",), "6-audio": CLASSES}
     manifest = offer(make_manifest(store), offered)
-    dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", inputs_of(make_backbone("avst", SIZES)))
     choices = dataset.batch([6, 7, 8, 10, 12]).choices
     assert choices.dtype == torch.bool
     nothing, everything = [False] * 3, [True] * 3
@@ -218,7 +219,7 @@ def test_the_tokens_of_a_longer_vocabulary_are_read_under_their_own_name():
     manifest = make_manifest(store)
     longer = replace(manifest, vocabulary=replace(manifest.vocabulary, question_length=20))
     with pytest.raises(KeyError, match="tokens-"):
-        QuestionDataset(FeatureBank(store), longer, "train", make_backbone("avst", SIZES))
+        QuestionDataset(FeatureBank(store), longer, "train", inputs_of(make_backbone("avst", SIZES)))
     store.questions[tokens_name(WORDS, 20)] = np.full((2, 20), 3, np.int32)
-    dataset = QuestionDataset(FeatureBank(store), longer, "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(FeatureBank(store), longer, "train", inputs_of(make_backbone("avst", SIZES)))
     assert dataset.batch([6]).question["tokens"].shape == (1, 20)

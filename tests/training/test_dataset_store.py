@@ -11,11 +11,12 @@ from pipeline.errors import UserError
 from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
-from train.backbones import make_backbone
-from train.dataset import QuestionDataset
-from train.features import FeatureBank
-from train.fit import fit
-from train.run_folder import load_run
+from train.backbones.registry import make_backbone
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.interfaces import inputs_of
+from train.runs.folder import load_run
+from train.training.fit import fit
 
 FEATURES = {"audio": "vggish", "visual": "resnet18-map"}
 
@@ -65,7 +66,7 @@ def test_a_store_on_disk_gives_the_batches_of_its_numbers(tmp_path, memory_bytes
     backbone, manifest = make_backbone("avst", SIZES), make_manifest(tiny)
     batches = []
     for store, limit in ((open_store(tmp_path / "tiny.zarr"), memory_bytes), (tiny, 10**9)):
-        dataset = QuestionDataset(FeatureBank(store, memory_bytes=limit), manifest, "train", backbone, map_size=2)
+        dataset = QuestionDataset(FeatureBank(store, memory_bytes=limit), manifest, "train", inputs_of(backbone, 2))
         batches.append(dataset.batch(range(20), torch.Generator().manual_seed(1), {"9-audio": ("visual",)}))
     stored, expected = batches
     for name in ("audio", "visual", "negatives", "question"):
@@ -86,7 +87,7 @@ def test_a_lost_chunk_of_a_complete_row_is_named(tmp_path, memory_bytes):
             file.unlink()
     bank = FeatureBank(open_store(tmp_path / "tiny.zarr"), memory_bytes=memory_bytes)
     with pytest.raises(UserError, match=r"features/vggish/values lacks numbers of 'video\d+'.*damaged"):
-        QuestionDataset(bank, manifest, "train", backbone).batch(range(4))
+        QuestionDataset(bank, manifest, "train", inputs_of(backbone)).batch(range(4))
 
 
 def test_a_run_trains_on_a_store_on_disk(tmp_path):
@@ -108,7 +109,7 @@ def test_videos_that_are_stored_together_are_read_together(tmp_path, monkeypatch
         asked.append((videos.start, videos.stop))
         return read_steps(array, videos, steps)
 
-    monkeypatch.setattr("train.features.read_steps", read)
+    monkeypatch.setattr("train.data.feature_bank.read_steps", read)
     store = open_store(tmp_path / "s.zarr")
     rows = FeatureBank(store).rows("vggish", (0, 2), None)
     complete = np.flatnonzero(store.state("vggish") == State.COMPLETE)

@@ -6,8 +6,8 @@ import torch
 from recipe import fill, gaussian, probe
 
 from pipeline.errors import UserError
-from train.diffusion import GaussianDiffusion, cosine_betas, linear_betas, sigmoid_betas
-from train.unet import UNet
+from train.networks.diffusion import GaussianDiffusion, cosine_betas, linear_betas, sigmoid_betas
+from train.networks.diffusion_unet import UNet
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "rmm_avr.json").read_text())
 

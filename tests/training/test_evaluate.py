@@ -9,11 +9,12 @@ from tiny_store import CLASSES, SIZES, make_manifest, make_store, offer
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Question
 from pipeline.store.schema import State
-from train.backbones import make_backbone
-from train.batch import Batch
-from train.dataset import QuestionDataset
-from train.evaluate import UNANSWERED, Evaluation, choose, evaluate, evaluate_scenarios
-from train.features import FeatureBank
+from train.backbones.registry import make_backbone
+from train.data.batch import Batch
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.evaluation.predict import UNANSWERED, Evaluation, choose, evaluate, evaluate_scenarios
+from train.interfaces import inputs_of
 
 
 class Listener(torch.nn.Module):
@@ -38,7 +39,7 @@ class Listener(torch.nn.Module):
 def dataset() -> QuestionDataset:
     """The questions of the split whose first two videos lack the sound or the picture."""
     store = make_store()
-    return QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    return QuestionDataset(FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES)))
 
 
 def run(dataset: QuestionDataset, scenario: str, **settings: object) -> tuple[Evaluation, Listener]:
@@ -76,7 +77,9 @@ def test_natural_questions_stand_in_no_other_scenario(dataset: QuestionDataset) 
 def test_questions_on_videos_that_failed_are_asked_nowhere() -> None:
     store = make_store()
     store.states["visual"][1] = State.FAILED
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(
+        FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES))
+    )
     asked = {q.question_id for scenario in ("natural", "complete") for q in run(dataset, scenario)[0].questions}
     assert {q.question_id for q in dataset.questions} - asked == {"1-audio", "1-visual"}
 
@@ -104,7 +107,7 @@ def test_masks_replace_what_the_scenario_hides(dataset: QuestionDataset) -> None
 
 def test_a_split_without_natural_questions_leaves_the_scenario_out() -> None:
     store = make_store(incomplete=False)
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(make_backbone("avst", SIZES)))
     assert evaluate(Listener(), dataset, "natural", CLASSES) is None
     names = [found.scenario for found in evaluate_scenarios(Listener(), dataset, CLASSES)]
     assert names == ["complete", "audio-missing", "visual-missing", "both-missing"]
@@ -134,16 +137,20 @@ def test_single_predictions_say_which_are_right(dataset: QuestionDataset) -> Non
 def test_a_question_is_answered_among_its_choices_and_the_others_as_ever(scenario: str) -> None:
     store = make_store()
     manifest = make_manifest(store)
-    plain = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    plain = QuestionDataset(FeatureBank(store), manifest, "train", inputs_of(make_backbone("avst", SIZES)))
     best = {q.question_id: given for q, given in pairs(run(plain, scenario)[0])}
     offered = {name: tuple(c for c in CLASSES if c != given) for name, given in best.items() if "audio" in name}
-    dataset = QuestionDataset(FeatureBank(store), offer(manifest, offered), "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(
+        FeatureBank(store), offer(manifest, offered), "train", inputs_of(make_backbone("avst", SIZES))
+    )
     given = {q.question_id: given for q, given in pairs(run(dataset, scenario, batch_size=5)[0])}
     assert given.keys() == best.keys()
     for name, answer in given.items():
         assert answer in offered[name] if name in offered else answer == best[name]
     one = {name: (CLASSES[row % 3], "kazoo") for row, name in enumerate(best)}
-    dataset = QuestionDataset(FeatureBank(store), offer(manifest, one), "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(
+        FeatureBank(store), offer(manifest, one), "train", inputs_of(make_backbone("avst", SIZES))
+    )
     assert run(dataset, scenario)[0].predictions == tuple(choices[0] for choices in one.values())
 
 
@@ -159,7 +166,7 @@ def test_a_question_none_of_whose_choices_is_known_is_wrong() -> None:
     made = offer(make_manifest(store), {"5-audio": ("kazoo", "cowbell")})
     odd = tuple(dataclasses.replace(q, answer="kazoo") if q.choices else q for q in made.questions["train"])
     manifest = dataclasses.replace(made, questions={"train": odd})
-    dataset = QuestionDataset(FeatureBank(store), manifest, "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(FeatureBank(store), manifest, "train", inputs_of(make_backbone("avst", SIZES)))
     found, _ = run(dataset, "complete")
     (record,) = (record for record in found.records() if record.question_id == "5-audio")
     assert (record.prediction, record.answer, record.correct) == ("", "kazoo", False)

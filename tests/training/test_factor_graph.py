@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.factor_graph import FactorGraphAttention, Utility
+from train.networks.factor_graph_attention import FactorGraphAttention, Utility
 
 UTILITIES = {
     "question": Utility(6, has_prior=True),

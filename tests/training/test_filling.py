@@ -4,17 +4,20 @@ import pytest
 import torch
 from tiny_store import SIZES, make_manifest, make_store
 
-from train.backbones import make_backbone
-from train.batch import Batch
-from train.dataset import QuestionDataset
-from train.features import FeatureBank
-from train.filling import Filling
-from train.methods import make_method
+from train.backbones.registry import make_backbone
+from train.data.batch import Batch
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.interfaces import inputs_of
+from train.methods.filling import Filling
+from train.methods.registry import make_method
 
 
 def complete_batch(rows=range(6, 14)) -> Batch:
     store = make_store()
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    dataset = QuestionDataset(
+        FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES))
+    )
     return dataset.batch(rows, torch.Generator().manual_seed(0))
 
 

@@ -17,15 +17,15 @@ from tiny_store import make_manifest, make_store, offer
 
 from pipeline.errors import UserError
 from pipeline.store.schema import State
-from train.config import make_config
-from train.dataset import QuestionDataset
-from train.features import FeatureBank
-from train.fit import fit, measure_accuracy, plan_stages
-from train.interfaces import Stage
-from train.methods import METHODS
-from train.missingness import load_masks
-from train.run_folder import is_finished, load_run
-from train.run_log import read_metrics, read_times
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.data.scenarios import load_masks
+from train.interfaces import Stage, inputs_of
+from train.methods.registry import METHODS
+from train.runs.config import make_config
+from train.runs.folder import is_finished, load_run
+from train.runs.log import read_metrics, read_times
+from train.training.fit import fit, measure_accuracy, plan_stages
 
 TINY = {
     "preset": "demo",
@@ -155,7 +155,7 @@ def test_the_run_folder_tells_what_was_run(tmp_path):
 
 def test_the_last_of_the_best_epochs_is_the_one_that_comes_back(tmp_path, monkeypatch):
     scores = iter([50.0, 80.0, 60.0, 80.0, 10.0])
-    monkeypatch.setattr("train.fit.measure_accuracy", lambda *given: next(scores))
+    monkeypatch.setattr("train.training.fit.measure_accuracy", lambda *given: next(scores))
     weights = []
 
     def keep(progress):
@@ -171,7 +171,7 @@ def test_the_last_of_the_best_epochs_is_the_one_that_comes_back(tmp_path, monkey
 @pytest.mark.parametrize("stopped_after", [0, 1, 2, 3])
 def test_no_epoch_of_an_earlier_stage_is_chosen_however_good(tmp_path, monkeypatch, stopped_after):
     accuracies = iter([90.0, 80.0, 10.0, 20.0])
-    monkeypatch.setattr("train.fit._Loop._validate", lambda loop: {"audio-missing": next(accuracies)})
+    monkeypatch.setattr("train.training.fit._Loop._validate", lambda loop: {"audio-missing": next(accuracies)})
     settings = {"method": "prompts", "training": "staged", "epochs": 4}
 
     def stop(progress):
@@ -192,7 +192,9 @@ def test_no_epoch_of_an_earlier_stage_is_chosen_however_good(tmp_path, monkeypat
 def test_validation_counts_the_naturally_complete_questions_alone(tmp_path):
     store = make_store(videos=20)
     method, config = train(tmp_path / "run", store, epochs=1)
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", method.backbone, config.map_size)
+    dataset = QuestionDataset(
+        FeatureBank(store), make_manifest(store), "train", inputs_of(method.backbone, config.map_size)
+    )
     whole = [row for row in range(len(dataset)) if dataset.naturally_complete[row]]
     assert whole == list(range(4, len(dataset)))
     assert measure_accuracy(method, dataset, "complete", torch.device("cpu")) == pytest.approx(
@@ -205,7 +207,9 @@ def test_a_split_without_a_whole_video_is_validated_on_what_it_has(tmp_path):
     val = slice(12, 16)  # what make_manifest puts into the split
     store.states["audio"][val], store.step_counts["audio"][val], store.arrays["vggish"][val] = State.ABSENT, 0, np.nan
     method, config = train(tmp_path / "run", store, epochs=1)
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "val", method.backbone, config.map_size)
+    dataset = QuestionDataset(
+        FeatureBank(store), make_manifest(store), "val", inputs_of(method.backbone, config.map_size)
+    )
     right = [_is_right(method, dataset, row) for row in range(len(dataset))]
     (row,) = read_metrics(tmp_path / "run")
     assert row["validation"] == {"natural": pytest.approx(100 * sum(right) / len(right))}
@@ -230,7 +234,7 @@ def test_validation_counts_what_is_chosen_among_choices_and_never_an_unknown_ans
         manifest = make_manifest(store)
         manifest.questions["val"] = tuple(replace(q, answer=answer) for q in manifest.questions["val"])
         offered = offer(manifest, {q.question_id: choices for q in manifest.questions["val"]})
-        dataset = QuestionDataset(FeatureBank(store), offered, "val", method.backbone, config.map_size)
+        dataset = QuestionDataset(FeatureBank(store), offered, "val", inputs_of(method.backbone, config.map_size))
         return measure_accuracy(method, dataset, "complete", torch.device("cpu"))
 
     assert measure(("drum", "kazoo"), "drum") == 100

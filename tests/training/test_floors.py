@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.manifests.manifest import Manifest, Question
-from train.floors import always, filled_majority, learning_questions, template_majority
+from train.evaluation.floors import always, filled_majority, learning_questions, template_majority
 
 
 def ask(text: str, answer: str, template: str = "T?") -> Question:

@@ -10,7 +10,15 @@ from test_report import row, save
 from train.report.gains import find_gains, gain_rows, paired_gain, scenario_gains
 from train.report.page import write_report
 from train.report.tables import build_blocks, identity
-from train.results import Accuracies, Count, Prediction, ResultRow, append_results, predictions_path, write_predictions
+from train.runs.results import (
+    Accuracies,
+    Count,
+    Prediction,
+    ResultRow,
+    append_results,
+    predictions_path,
+    write_predictions,
+)
 
 QUESTIONS = 40
 

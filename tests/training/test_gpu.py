@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from test_fit import Killed, train
 from test_no_peek import PRODUCT, make, predict, stored_batch
 
-from train.batch import MODALITIES
-from train.methods import METHODS
-from train.run_folder import load_run
+from train.data.batch import MODALITIES
+from train.methods.registry import METHODS
+from train.runs.folder import load_run
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,10 +7,10 @@ from test_fit import tiny_config, train
 from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
-from train.features import FeatureBank
+from train.data.feature_bank import FeatureBank
+from train.evaluation.evaluate_run import claim_data, evaluate_run
 from train.interfaces import Matches
-from train.outcomes import claim_data, evaluate_run
-from train.run_log import best_validation, read_metrics
+from train.runs.log import best_validation, read_metrics
 
 
 def paired_store():

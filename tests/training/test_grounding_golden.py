@@ -7,7 +7,7 @@ import torch
 from test_avst_golden import formula_weights, scatter
 from torch import nn
 
-from train.layers import AudioStem, MatchHead, SpatialGrounding
+from train.networks.layers import AudioStem, MatchHead, SpatialGrounding
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "grounding.json").read_text())
 

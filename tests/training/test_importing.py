@@ -13,13 +13,13 @@ from official_state import official_state, pictures, question_tokens, sound
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import PADDING_TOKEN, Vocabulary
-from train.batch import Batch
+from train.checkpoints.import_official import import_checkpoint, official_vocabulary, read_official
+from train.checkpoints.release_names import RELEASES
 from train.cli.import_ import import_
-from train.config import make_config
-from train.importing import import_checkpoint, official_vocabulary, read_official
-from train.official import RELEASES
-from train.run_folder import build_method, load_run, read_config, read_vocabulary
-from train.starting import start_from
+from train.data.batch import Batch
+from train.runs.config import make_config
+from train.runs.folder import build_method, load_run, read_config, read_vocabulary
+from train.training.initialise import start_from
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "official.json").read_text())
 SCENARIOS = {"complete": (), "audio-missing": ("audio",), "visual-missing": ("visual",)}

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from tiny_store import SIZES
 
-from train.backbones import make_backbone
-from train.filling import weigh
-from train.layers import (
+from train.backbones.registry import make_backbone
+from train.methods.filling import weigh
+from train.networks.layers import (
     LearnedConstants,
     MatchHead,
     QuestionEncoder,

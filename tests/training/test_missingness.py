@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
-from train.missingness import draw_masks, hidden_in, load_masks, lost_stretch, parse_parts, parse_rates, save_masks
+from train.data.scenarios import draw_masks, hidden_in, load_masks, lost_stretch, parse_parts, parse_rates, save_masks
 
 QUESTIONS = [
     dataclasses.replace(question, question_id=f"{copy}/{question.question_id}", video_id=f"{copy}/{question.video_id}")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny_store import SIZES, make_manifest, make_store, of_modality
 
-from train.backbones import BACKBONES, make_backbone
-from train.batch import Batch
-from train.dataset import QuestionDataset
-from train.features import FeatureBank
-from train.interfaces import PreparedMethod
-from train.methods import METHODS, make_method
-from train.missingness import SCENARIOS, draw_masks
+from train.backbones.registry import BACKBONES, make_backbone
+from train.data.batch import Batch
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.data.scenarios import SCENARIOS, draw_masks
+from train.interfaces import PreparedMethod, inputs_of
+from train.methods.registry import METHODS, make_method
 
 PRODUCT = list(itertools.product(METHODS, BACKBONES))
 # The other readings of methods and backbones: (method, backbone, variant).
@@ -29,7 +29,9 @@ def make(method_name: str, backbone_name: str, variant: str = "recommended"):
     torch.manual_seed(1)
     method = make_method(method_name, make_backbone(backbone_name, SIZES, variant), variant).eval()
     if isinstance(method, PreparedMethod):
-        train = QuestionDataset(FeatureBank(make_store()), make_manifest(make_store()), "train", method.backbone)
+        train = QuestionDataset(
+            FeatureBank(make_store()), make_manifest(make_store()), "train", inputs_of(method.backbone)
+        )
         method.prepare([train.batch(np.flatnonzero(train.naturally_complete)[:9])], [train.batch(range(len(train)))])
     return method
 
@@ -48,7 +50,7 @@ def stored_batch(method, hidden: tuple[str, ...], change: dict[str, float] | Non
         if value != value:
             store.states[modality][:] = 2
             store.step_counts[modality][:] = 0
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
     masks = {question.question_id: hidden for question in dataset.questions}
     return dataset.batch(range(len(dataset)), masks=masks)
 
@@ -74,7 +76,7 @@ def test_at_a_rate_no_prediction_depends_on_the_videos_that_lose_the_modality(me
         assert 0 < len(lost) < len({q.video_id for q in questions})
         for name in of_modality(modality) if value is not None else ():
             store.arrays[name][lost] = value
-        dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
+        dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
         found.append(predict(method, dataset.batch(range(len(dataset)), masks=masks)))
     assert found[0].isfinite().all()
     assert torch.equal(found[0], found[1])
@@ -105,13 +107,13 @@ def test_predictions_do_not_depend_on_seconds_that_are_gone(method_name, backbon
 def partly(method, modality: str, value: float | None = None) -> tuple[torch.Tensor, np.ndarray]:
     """Return predictions with a stretch of `modality` gone, whose stored values are `value`, and where it was."""
     store = make_store(incomplete=False)
-    whole = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
+    whole = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
     gone = whole._there[modality] & ~whole.without_part(modality, 0.5)._there[modality]
     if value is not None:
         for name in of_modality(modality):
             for video, steps in enumerate(gone):
                 store.arrays[name][video, np.array(whole.steps)[steps]] = value
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", method.backbone)
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
     return predict(method, dataset.without_part(modality, 0.5).batch(range(len(dataset)))), gone[whole._videos]
 
 
@@ -158,7 +160,7 @@ def test_what_is_present_is_read(method_name, backbone_name, present):
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
 def test_a_mixed_batch_is_answered_row_by_row(method_name, backbone_name):
     method, store = make(method_name, backbone_name), make_store()
-    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", method.backbone)
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", inputs_of(method.backbone))
     masks = {"5-audio": ("audio",), "6-audio": ("visual",), "7-audio": ("audio", "visual")}
     mixed = dataset.batch(range(20), masks=masks)
     assert len(list(mixed.split_by_presence())) == 4

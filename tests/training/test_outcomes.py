@@ -10,10 +10,10 @@ from tiny_store import WORDS, TinyStore, make_manifest, make_store, offer
 
 from pipeline.errors import UserError
 from pipeline.store.schema import FeatureSpec, tokens_name
-from train.features import FeatureBank
-from train.fit import fit
-from train.outcomes import evaluate_run
-from train.results import predictions_path, read_predictions, read_results
+from train.data.feature_bank import FeatureBank
+from train.evaluation.evaluate_run import evaluate_run
+from train.runs.results import predictions_path, read_predictions, read_results
+from train.training.fit import fit
 
 
 class Weighted(TinyStore):

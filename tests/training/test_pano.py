@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from train.backbones.pano import Pano, _cut
-from train.batch import MODALITIES, Batch
-from train.config import ModelSizes
-from train.generation import ConstantAnswer
+from train.backbones.sizes import ModelSizes
+from train.data.batch import MODALITIES, Batch
 from train.interfaces import Representation
+from train.methods.imputation import ConstantAnswer
 
 PAPER = ModelSizes(words=93, answers=42, input_shapes={"vggish": (128,), "resnet18-map": (512, 14, 14)})
 ONE_CROSS_LAYER = (1, 1, 1, 1)

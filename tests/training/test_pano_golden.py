@@ -9,9 +9,9 @@ import torch
 from recipe import gaussian, scattered
 
 from train.backbones.pano import Pano
-from train.config import ModelSizes
+from train.backbones.sizes import ModelSizes
 from train.interfaces import Representation
-from train.transformer import Stream
+from train.networks.transformer import Stream
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "pano.json").read_text())
 SIZES = ModelSizes(

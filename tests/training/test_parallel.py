@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from train.parallel import Report, available_cores, work_through
+from train.training.parallel import Report, available_cores, work_through
 
 
 def leave_a_mark(folder: Path, name: str, report: Report) -> None:

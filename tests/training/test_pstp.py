@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.errors import UserError
-from train.backbones import make_backbone
-from train.batch import Batch
-from train.config import ModelSizes
-from train.perception import Selector, Tokens
+from train.backbones.registry import make_backbone
+from train.backbones.sizes import ModelSizes
+from train.data.batch import Batch
+from train.networks.progressive_perception import Selector, Tokens
 
 PAPER = ModelSizes(
     words=93,

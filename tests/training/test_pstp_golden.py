@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from recipe import gaussian, scattered
 from torch import Tensor, nn
 
-from train.backbones import make_backbone
-from train.batch import Batch
-from train.config import ModelSizes
-from train.perception import Tokens
+from train.backbones.registry import make_backbone
+from train.backbones.sizes import ModelSizes
+from train.data.batch import Batch
+from train.networks.progressive_perception import Tokens
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "pstp.json").read_text())
 SIZES = ModelSizes(

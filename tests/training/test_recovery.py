@@ -9,16 +9,17 @@ from test_fit import train
 from tiny_store import SIZES, make_manifest, make_store
 from torch import nn
 
-from train.backbones import make_backbone
-from train.batch import MODALITIES
-from train.dataset import QuestionDataset
-from train.evaluate import questions_of
-from train.features import FeatureBank
-from train.generation import with_generated
-from train.methods import make_method
-from train.outcomes import evaluate_run
-from train.recovery import measure_recovery
-from train.results import read_results
+from train.backbones.registry import make_backbone
+from train.data.batch import MODALITIES
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.evaluation.evaluate_run import evaluate_run
+from train.evaluation.predict import questions_of
+from train.evaluation.recovery import measure_recovery
+from train.interfaces import inputs_of
+from train.methods.imputation import with_generated
+from train.methods.registry import make_method
+from train.runs.results import read_results
 
 
 class Remembering(nn.Module):
@@ -44,7 +45,7 @@ class Remembering(nn.Module):
 @pytest.fixture
 def dataset():
     store = make_store(40)
-    return QuestionDataset(FeatureBank(store), make_manifest(store), "train", make_backbone("avst", SIZES))
+    return QuestionDataset(FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES)))
 
 
 def measure(dataset, made, batch_size=7):

@@ -11,15 +11,15 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.manifests.templates import COLUMNS, TYPES
-from train.bootstrap import bootstrap
+from train.evaluation.statistics import bootstrap
 from train.report.page import write_report
 from train.report.published import QUESTIONS, PublishedRow, published_beside, read_published
 from train.report.recovery import find_recoveries
 from train.report.statistics import estimate, t_half_width, wilson
 from train.report.tables import build_blocks, columns_of
 from train.report.text import comma_separated, latex, markdown
-from train.results import Accuracies, Count, Feature, ResultRow, append_results
-from train.run_log import write_time
+from train.runs.log import write_time
+from train.runs.results import Accuracies, Count, Feature, ResultRow, append_results
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "report_tables.md"
 PAPER = (

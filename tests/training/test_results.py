@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Question
-from train.results import (
+from train.runs.results import (
     Accuracies,
     Count,
     Feature,

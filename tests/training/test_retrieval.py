@@ -7,10 +7,10 @@ import torch
 from small_avqa import small_backbone, small_batch
 
 from pipeline.errors import UserError
-from train.batch import MODALITIES
+from train.data.batch import MODALITIES
 from train.interfaces import PreparedMethod
 from train.methods.retrieval_fill import RetrievalFill
-from train.retrieval import VideoBank, question_keys
+from train.methods.video_bank import VideoBank, question_keys
 
 
 def named(batch, *names: str):

@@ -9,7 +9,7 @@ from recipe import gaussian, probe
 from small_avqa import CHANNELS, SIDE, TIME, small_backbone, small_batch
 
 from pipeline.errors import UserError
-from train.generation import RunningMoments, batch_of, question_rows, rows_of, with_generated
+from train.methods.imputation import RunningMoments, batch_of, question_rows, rows_of, with_generated
 from train.methods.rmm import RECALL_VARIANTS, RelationMemory, Rmm, recall_loss, recalled_features
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "rmm_avr.json").read_text())

@@ -9,11 +9,12 @@ from test_fit import tiny_config, train
 from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
-from train.dataset import QuestionDataset
-from train.features import FeatureBank
-from train.layers import LEAST_VARIANCE, InputWhitening
-from train.run_folder import build_method
-from train.starting import whiten_inputs
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.interfaces import inputs_of
+from train.networks.layers import LEAST_VARIANCE, InputWhitening
+from train.runs.folder import build_method
+from train.training.initialise import whiten_inputs
 
 
 def test_whitened_inputs_have_mean_0_and_their_scaled_covariance_is_shrunk_as_by_a_ridge():
@@ -87,10 +88,10 @@ def test_a_run_to_start_from_that_is_missing_or_other_is_refused(tmp_path: Path,
 def _dataset(store):
     manifest, bank, config = make_manifest(store), FeatureBank(store), tiny_config()
     backbone = build_method(config.model_copy(update={"sizes": _sizes(config, manifest, bank)})).backbone
-    return QuestionDataset(bank, manifest, "train", backbone, config.map_size), backbone
+    return QuestionDataset(bank, manifest, "train", inputs_of(backbone, config.map_size)), backbone
 
 
 def _sizes(config, manifest, bank):
-    from train.fit import measure_sizes
+    from train.training.fit import measure_sizes
 
     return measure_sizes(config, manifest, bank)

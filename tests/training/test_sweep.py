@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from tiny_store import CLASSES, TinyStore, make_manifest, make_store
 
-import train.fit
+import train.training.fit
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
-from train.backbones import BACKBONES
-from train.bootstrap import bootstrap
-from train.curves import rate_grid
-from train.features import FeatureBank
-from train.methods import METHODS
-from train.missingness import draw_masks
-from train.outcomes import evaluate_run, summarise_run
+from train.backbones.registry import BACKBONES
+from train.data.feature_bank import FeatureBank
+from train.data.scenarios import draw_masks
+from train.evaluation.evaluate_run import evaluate_run, summarise_run
+from train.evaluation.rate_curves import rate_grid
+from train.evaluation.statistics import bootstrap
+from train.methods.registry import METHODS
 from train.report.page import write_report
-from train.results import predictions_path, read_predictions, read_results
-from train.sweep import Cell, Grid, list_cells, read_grid, run_cells, write_evaluation
+from train.runs.results import predictions_path, read_predictions, read_results
+from train.training.sweep import Cell, Grid, list_cells, read_grid, run_cells, write_evaluation
 
 TINY = {"epochs": 2, "channels": 16, "heads": 2, "time_steps": 4, "batch_size": 16, "device": "cpu"}
 GRID = Grid.model_validate(
@@ -179,7 +179,7 @@ def test_a_second_sweep_trains_and_evaluates_nothing(
 ) -> None:
     out, documents = swept
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    monkeypatch.setattr(train.fit, "_Loop", None)
+    monkeypatch.setattr(train.training.fit, "_Loop", None)
     assert run_cells(cells(), manifest, FeatureBank(store), out) == documents
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
 
@@ -221,7 +221,7 @@ def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(
     manifest: Manifest,
     tmp_path: Path,
 ) -> None:
-    def stop(run: str, said: train.fit.Progress) -> None:
+    def stop(run: str, said: train.training.fit.Progress) -> None:
         if run == "zero-fill-seed0" and said.epoch == 2:
             raise KeyboardInterrupt
 

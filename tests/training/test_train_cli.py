@@ -16,7 +16,7 @@ from train.cli.options import show_scenarios
 from train.cli.report import find_runs, report
 from train.cli.sweep import sweep
 from train.cli.train import name_run, train
-from train.config import PRESETS, make_config
+from train.runs.config import PRESETS, make_config
 
 COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "sweep": sweep}
 HEAVY = ("torch", "dask", "av", "torchvision", "matplotlib", "zarr", "lightning", "jinja2")

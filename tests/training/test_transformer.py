@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.transformer import (
+from train.networks.transformer import (
     Attention,
     CrossLayer,
     FeedForward,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from recipe import fill, gaussian, probe
 
-from train.unet import StepCode, UNet
+from train.networks.diffusion_unet import StepCode, UNet
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "rmm_avr.json").read_text())
 

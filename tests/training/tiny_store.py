@@ -11,7 +11,7 @@ import zarr
 
 from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
 from pipeline.store.schema import FeatureSpec, State, tokens_name
-from train.config import ModelSizes
+from train.backbones.sizes import ModelSizes
 
 CLASSES = ("flute", "drum", "piano")
 WORDS = (PADDING_TOKEN, "What", "sounds", "shows")

@@ -1,6 +1,6 @@
 """AVSD: question, sound and pictures attend to one another in a factor graph, an LSTM reads what remains.
 
-It knows no method; the attention itself is `train.factor_graph`.
+It knows no method; the attention itself is `train.networks.factor_graph_attention`.
 Source: Schwartz et al., "A Simple Baseline for Audio-Visual Scene-Aware Dialog", CVPR 2019.
 """
 
@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.config import ModelSizes
-from train.factor_graph import FactorGraphAttention, Utility
+from train.backbones.sizes import ModelSizes
+from train.data.batch import MODALITIES, Batch
 from train.interfaces import Answer, Representation
-from train.layers import AudioStem, InputWhitening, blank, masked_mean
+from train.networks.factor_graph_attention import FactorGraphAttention, Utility
+from train.networks.layers import AudioStem, InputWhitening, blank, masked_mean
 
 PADDING = 0
 LARGEST_SIDE = 7

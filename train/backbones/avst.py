@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.config import ModelSizes
+from train.backbones.sizes import ModelSizes
+from train.data.batch import MODALITIES, Batch
 from train.interfaces import Answer, Matches, Representation
-from train.layers import (
+from train.networks.layers import (
     AudioStem,
     InputWhitening,
     MatchHead,

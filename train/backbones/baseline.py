@@ -7,10 +7,10 @@ its ablation (so read from the released `net_grd_baseline`, which names no row).
 import torch
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.config import ModelSizes
+from train.backbones.sizes import ModelSizes
+from train.data.batch import MODALITIES, Batch
 from train.interfaces import Answer, Representation
-from train.layers import AudioStem, InputWhitening, QuestionEncoder, TemporalGrounding, blank
+from train.networks.layers import AudioStem, InputWhitening, QuestionEncoder, TemporalGrounding, blank
 
 
 class Baseline(nn.Module):

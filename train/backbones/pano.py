@@ -10,11 +10,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.config import ModelSizes
+from train.backbones.sizes import ModelSizes
+from train.data.batch import MODALITIES, Batch
 from train.interfaces import Answer, Representation
-from train.layers import AudioStem, InputWhitening, blank, masked_mean
-from train.transformer import NORM_EPS, CrossLayer, Stream, TransformerLayer, WordEmbedding, start_as_bert
+from train.networks.layers import AudioStem, InputWhitening, blank, masked_mean
+from train.networks.transformer import NORM_EPS, CrossLayer, Stream, TransformerLayer, WordEmbedding, start_as_bert
 
 ATTENDS = {"question": "audio", "audio": "visual", "visual": "question"}
 COORDINATES = {"audio": 2, "visual": 5}

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from train.batch import MODALITIES, Batch
-from train.config import ModelSizes
+from train.backbones.sizes import ModelSizes
+from train.data.batch import MODALITIES, Batch
 from train.interfaces import Answer, Representation
-from train.layers import InputWhitening, blank
-from train.perception import HybridAttention, Perception, Tokens, join
+from train.networks.layers import InputWhitening, blank
+from train.networks.progressive_perception import HybridAttention, Perception, Tokens, join
 
 SOUND, PICTURE, SENTENCE, WORDS = "vggish", "clip-vit-b32", "clip-vit-b32-sentence", "clip-vit-b32-words"
 VARIANTS = ("paper", "released")

@@ -20,7 +20,7 @@ from train.cli.options import (
 
 if TYPE_CHECKING:
     from pipeline.manifests.manifest import Question
-    from train.missingness import Masks
+    from train.data.scenarios import Masks
 
 
 @click.command(cls=Command)
@@ -78,13 +78,13 @@ def evaluate(
     existing_run(run)
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
-    from train.curves import add_curves
-    from train.features import FeatureBank
-    from train.fit import choose_device
-    from train.missingness import NATURAL, SCENARIOS, parse_parts
-    from train.outcomes import count_left_out, evaluate_run, last_split, summarise_run
-    from train.results import RESULTS_FILE, read_results
-    from train.run_folder import read_config
+    from train.data.feature_bank import FeatureBank
+    from train.data.scenarios import NATURAL, SCENARIOS, parse_parts
+    from train.evaluation.evaluate_run import count_left_out, evaluate_run, last_split, summarise_run
+    from train.evaluation.rate_curves import add_curves
+    from train.runs.folder import read_config
+    from train.runs.results import RESULTS_FILE, read_results
+    from train.training.fit import choose_device
 
     config = read_config(run)
     folder = manifest or Path(config.manifest)
@@ -113,7 +113,7 @@ def _find_masks(
     run: Path, questions: "Sequence[Question]", suffix: str, file: Path | None, rate: str | None, unit: Any
 ) -> "Masks | None":
     """Return the masks of `file`, or those drawn at `rate`, which are saved in the run; None without either."""
-    from train.missingness import draw_masks, load_masks, parse_rates, save_masks
+    from train.data.scenarios import draw_masks, load_masks, parse_rates, save_masks
 
     if file is not None:
         return load_masks(file)

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from pipeline.cli.command import Command, folder_option, json_option, show_json
+from train.checkpoints.release_names import RELEASES
 from train.cli.options import store_option
-from train.official import RELEASES
 
 
 @click.command(cls=Command, name="import")
@@ -52,7 +52,7 @@ def import_(
     store = store or f"stores/{dataset}.zarr"
 
     from pipeline.manifests.manifest import load_manifest
-    from train.importing import import_checkpoint
+    from train.checkpoints.import_official import import_checkpoint
 
     vocabulary = load_manifest(manifest).vocabulary if (manifest / "vocabulary.json").is_file() else None
     imported = import_checkpoint(kind, checkpoint, annotations, out, str(manifest), store, vocabulary)

@@ -79,7 +79,7 @@ def say_left_out(questions: int) -> None:
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[str, Any], None]]:
-    """Give a function of (run's name, `train.fit.Progress`) that draws on stderr while the block runs.
+    """Give a function of (run's name, `train.training.fit.Progress`) that draws on stderr while the block runs.
 
     A terminal gets a bar per run; anything else gets one line per epoch.
     """

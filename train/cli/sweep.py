@@ -49,7 +49,7 @@ def sweep(
       mavqa-sweep train/grids/demo.toml --manifest build/demo/data --store build/demo/store.zarr
       mavqa-sweep my.toml --seeds 3 --jobs 2 --out runs/mine
     """
-    from train.sweep import list_cells, read_grid
+    from train.training.sweep import list_cells, read_grid
 
     read = read_grid(grid)
     manifest = existing_manifest(manifest or Path("data_manifests") / grid.stem, grid.stem)
@@ -59,8 +59,8 @@ def sweep(
 
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
-    from train.features import FeatureBank
-    from train.sweep import run_cells, write_evaluation
+    from train.data.feature_bank import FeatureBank
+    from train.training.sweep import run_cells, write_evaluation
 
     bank = FeatureBank(open_store(store))
     with training_progress() as progress:

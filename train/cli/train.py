@@ -15,7 +15,7 @@ from train.cli.options import (
     store_option,
     training_progress,
 )
-from train.config import PRESETS, TrainConfig, make_config
+from train.runs.config import PRESETS, TrainConfig, make_config
 
 
 @click.command(cls=Command)
@@ -93,7 +93,7 @@ def train(
     manifest = existing_manifest(manifest or Path("data_manifests") / dataset, dataset)
     store = existing_store(store or f"stores/{dataset}.zarr", dataset)
     if missing_rate:
-        from train.missingness import parse_rates
+        from train.data.scenarios import parse_rates
 
         settings["missing_rates"] = parse_rates(missing_rate)
     config = make_config(preset, manifest=str(manifest), store=store, **settings)
@@ -112,11 +112,11 @@ def name_run(config: TrainConfig) -> str:
 def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
-    from train.features import FeatureBank
-    from train.fit import choose_device, fit, measure_sizes
-    from train.outcomes import claim_data, count_left_out, evaluate_run, last_split, summarise_run
-    from train.run_folder import build_method
-    from train.run_log import best_validation
+    from train.data.feature_bank import FeatureBank
+    from train.evaluation.evaluate_run import claim_data, count_left_out, evaluate_run, last_split, summarise_run
+    from train.runs.folder import build_method
+    from train.runs.log import best_validation
+    from train.training.fit import choose_device, fit, measure_sizes
 
     manifest = load_manifest(Path(config.manifest))
     bank = FeatureBank(open_store(config.store))

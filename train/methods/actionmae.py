@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.dropping import drawn_parts
-from train.filling import weigh
-from train.generation import (
+from train.data.batch import MODALITIES, Batch
+from train.data.sampling import drawn_parts
+from train.interfaces import Backbone, Representation
+from train.methods.filling import weigh
+from train.methods.imputation import (
     OTHER,
     UNKNOWN_ANSWER,
     ConstantAnswer,
@@ -23,7 +24,6 @@ from train.generation import (
     rows_of,
     total_of,
 )
-from train.interfaces import Backbone, Representation
 
 SLOTS = (*MODALITIES, "question")
 START_DEVIATION = 0.02

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from train.batch import MODALITIES, Batch
-from train.diffusion import GaussianDiffusion, Objective
-from train.generation import (
+from train.data.batch import MODALITIES, Batch
+from train.interfaces import Backbone, Representation, Stage
+from train.methods.imputation import (
     BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
@@ -31,8 +31,8 @@ from train.generation import (
     total_of,
     with_generated,
 )
-from train.interfaces import Backbone, Representation, Stage
-from train.unet import UNet
+from train.networks.diffusion import GaussianDiffusion, Objective
+from train.networks.diffusion_unet import UNet
 
 Scaling = Literal["none", "standardised", "clamped"]
 SMALLEST_VARIANCE = 1e-6

@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.generation import (
+from train.data.batch import MODALITIES, Batch
+from train.interfaces import Backbone, Representation, Stage
+from train.methods.imputation import (
     BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
@@ -22,7 +23,6 @@ from train.generation import (
     total_of,
     with_generated,
 )
-from train.interfaces import Backbone, Representation, Stage
 
 
 class ConstantFill(nn.Module):

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.dropping import drawn_parts
-from train.filling import weigh
-from train.generation import cross_entropy, encoded_question, total_of
+from train.data.batch import MODALITIES, Batch
+from train.data.sampling import drawn_parts
 from train.interfaces import Backbone, Representation
+from train.methods.filling import weigh
+from train.methods.imputation import cross_entropy, encoded_question, total_of
 
 SHARED = "shared"
 SMALLEST_PROBABILITY = 1e-6

@@ -5,10 +5,10 @@ Source: Neverova et al., "ModDrop: Adaptive Multi-modal Gesture Recognition", TP
 
 from torch import Tensor, nn
 
-from train.batch import Batch
-from train.dropping import drawn_parts
-from train.filling import Fill, Filling, answer_complete, weigh
+from train.data.batch import Batch
+from train.data.sampling import drawn_parts
 from train.interfaces import Backbone, Representation
+from train.methods.filling import Fill, Filling, answer_complete, weigh
 
 
 class ModalityDropout(nn.Module):

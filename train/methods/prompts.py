@@ -9,11 +9,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.dropping import STATES, drawn_parts
-from train.filling import Filling, weigh
-from train.generation import ConstantAnswer, answer_losses, encoded_question, frozen, losses_with_missing, total_of
+from train.data.batch import MODALITIES, Batch
+from train.data.sampling import STATES, drawn_parts
 from train.interfaces import Backbone, Representation, Stage
+from train.methods.filling import Filling, weigh
+from train.methods.imputation import (
+    ConstantAnswer,
+    answer_losses,
+    encoded_question,
+    frozen,
+    losses_with_missing,
+    total_of,
+)
 
 
 class MissingAwarePrompts(nn.Module):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
+from train.data.batch import MODALITIES, Batch
 from train.interfaces import Answer, Backbone
-from train.layers import LearnedConstants
+from train.networks.layers import LearnedConstants
 
 
 class Reference(nn.Module):

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.dropping import drawn_parts
-from train.filling import answer_complete, weigh
-from train.generation import OTHER, ConstantAnswer, encoded_question, total_of
+from train.data.batch import MODALITIES, Batch
+from train.data.sampling import drawn_parts
 from train.interfaces import Backbone, Representation
-from train.retrieval import VideoBank
+from train.methods.filling import answer_complete, weigh
+from train.methods.imputation import OTHER, ConstantAnswer, encoded_question, total_of
+from train.methods.video_bank import VideoBank
 
 
 class RetrievalFill(nn.Module):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from train.batch import MODALITIES, Batch
-from train.generation import (
+from train.data.batch import MODALITIES, Batch
+from train.interfaces import Backbone, Representation, Stage
+from train.methods.imputation import (
     BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
@@ -30,7 +31,6 @@ from train.generation import (
     total_of,
     with_generated,
 )
-from train.interfaces import Backbone, Representation, Stage
 
 Addressing = Literal["paper", "cosine", "centred"]
 Combination = Literal["paper_softmax", "normalised_product", "tau"]

@@ -11,8 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.batch import MODALITIES, Batch
-from train.generation import (
+from train.data.batch import MODALITIES, Batch
+from train.interfaces import Backbone, Representation, Stage
+from train.methods.avr import (
+    AudioVisualRefiner,
+    DiffusionSizes,
+    refine_loss,
+    refine_settings,
+    refined_features,
+)
+from train.methods.imputation import (
     BACKBONE_FIRST,
     OTHER,
     ConstantAnswer,
@@ -23,14 +31,6 @@ from train.generation import (
     rows_of,
     total_of,
     with_generated,
-)
-from train.interfaces import Backbone, Representation, Stage
-from train.methods.avr import (
-    AudioVisualRefiner,
-    DiffusionSizes,
-    refine_loss,
-    refine_settings,
-    refined_features,
 )
 from train.methods.rmm import RelationMemory, observe, recall_loss, recall_settings, recalled_features
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.batch import MODALITIES, Batch
-from train.dropping import drawn_parts
-from train.filling import weigh
-from train.generation import OTHER, ConstantAnswer, answer_losses, encoded_question, rows_of, total_of
+from train.data.batch import MODALITIES, Batch
+from train.data.sampling import drawn_parts
 from train.interfaces import Backbone, Representation
-from train.layers import masked_mean
+from train.methods.filling import weigh
+from train.methods.imputation import OTHER, ConstantAnswer, answer_losses, encoded_question, rows_of, total_of
+from train.networks.layers import masked_mean
 
 
 class ShaSpec(nn.Module):

@@ -6,9 +6,9 @@ Source: the rows of the ECCV 2024 paper without its method; how they present a m
 
 from torch import Tensor, nn
 
-from train.batch import Batch
-from train.filling import Fill, Filling, answer_complete
+from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
+from train.methods.filling import Fill, Filling, answer_complete
 
 
 class ZeroFill(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from train.report.tables import Block, Line, identity
-from train.results import Prediction, predictions_path, read_predictions
+from train.runs.results import Prediction, predictions_path, read_predictions
 
 Folders = Mapping[tuple[str, int], Path]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.manifests.templates import TYPES
 from train.report.answers import Folders, predictions_by_seed
 from train.report.tables import Block, Line
-from train.results import Prediction
+from train.runs.results import Prediction
 
 MOST_ANSWERS = 8
 OTHERS = "others"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.bootstrap import DRAWS, bootstrap, sum_by_video
+from train.evaluation.statistics import DRAWS, bootstrap, sum_by_video
 from train.report.answers import Folders, predictions_by_seed
 from train.report.tables import Block, Line
-from train.results import Prediction
+from train.runs.results import Prediction
 
 BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
 TRAINED_WITHOUT = {"audio-missing": "visual,question", "visual-missing": "audio,question"}

@@ -21,8 +21,8 @@ from train.report.rates import by_split, rate_curves, rate_grids, surfaces, tabl
 from train.report.recovery import draw_recoveries, find_recoveries
 from train.report.tables import Block, build_blocks, identity
 from train.report.text import comma_separated, describe_interval, latex, markdown, percent
-from train.results import RESULTS_FILE, ResultRow, read_results
-from train.run_log import METRICS, read_times
+from train.runs.log import METRICS, read_times
+from train.runs.results import RESULTS_FILE, ResultRow, read_results
 
 PAGE_FILE = "index.html"
 
@@ -57,7 +57,7 @@ def _render_page(
     """Return the HTML of a report; `curves` as for `training_curves`, {} for none; `folders`: `scenario_gains`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("train", "templates")
+    loader = PackageLoader("train.report", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = percent
     environment.filters["interval"] = describe_interval

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from train.report.tables import Block
-from train.results import ResultRow
+from train.runs.results import ResultRow
 
 DATASET, SPLIT = "music-avqa", "test"
 # Questions of each release's test split, and how many of them must have been asked: some videos cannot be had any more.

@@ -1,6 +1,6 @@
 """Accuracy against missing rates: what the blocks of masked scenarios say, as curves, as a grid and as a picture.
 
-It computes no accuracy (`train.curves` does).
+It computes no accuracy (`train.evaluation.rate_curves` does).
 Source: Fig. 5 of the ECCV 2024 missing-modality paper, (a) one modality's rate, (b) both.
 """
 

@@ -1,6 +1,7 @@
 """How sure an accuracy is: an interval over seeds, or over videos or questions where one seed is. It reads no file.
 
-Source: Student's t interval for a mean; Wilson's score interval for a proportion. Over videos: `train.bootstrap`.
+Source: Student's t interval for a mean; Wilson's score interval for a proportion. Over videos:
+`train.evaluation.statistics`.
 """
 
 import math
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from train.results import Count
+from train.runs.results import Count
 
 NORMAL_95 = 1.959964
 T_95 = (

@@ -14,7 +14,7 @@ from typing import Literal
 from pipeline.errors import UserError
 from pipeline.manifests.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
 from train.report.statistics import Estimate, estimate
-from train.results import Accuracies, Count, Masking, ResultRow
+from train.runs.results import Accuracies, Count, Masking, ResultRow
 
 SCENARIOS = ("complete", "audio-missing", "visual-missing", "both-missing", "natural")
 FLOORS = ("template-majority", "filled-majority")

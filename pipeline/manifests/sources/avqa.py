@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id
 from pipeline.manifests.media_files import Progress, split_suffix
-from pipeline.manifests.sources import Built, read_records, tell_copies_apart, text_of, with_videos
+from pipeline.manifests.sources.records import Built, read_records, tell_copies_apart, text_of, with_videos
 from pipeline.manifests.templates import AVQA_TYPES, freeze_vocabulary, normalise, tokenise
 
 RELEASE = "2022"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.manifests.manifest import Manifest, Video
 from pipeline.manifests.media_files import Progress, hash_files, list_media, name_videos
-from pipeline.manifests.sources import Built
+from pipeline.manifests.sources.records import Built
 
 
 def build(name: str, videos: Path, progress: Progress | None = None) -> Built:

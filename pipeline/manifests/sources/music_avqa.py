@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id, parse_json
 from pipeline.manifests.media_files import Progress
-from pipeline.manifests.sources import Built, read_records, tell_copies_apart, text_of, with_videos
+from pipeline.manifests.sources.records import Built, read_records, tell_copies_apart, text_of, with_videos
 from pipeline.manifests.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
 
 

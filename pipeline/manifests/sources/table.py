@@ -18,7 +18,7 @@ from pipeline.manifests.manifest import (
     check_relative_path,
 )
 from pipeline.manifests.media_files import Progress, check_text, name_videos, split_suffix
-from pipeline.manifests.sources import Built, describe_missing, locate_videos
+from pipeline.manifests.sources.records import Built, describe_missing, locate_videos
 from pipeline.manifests.templates import GROUPS, TYPES, freeze_vocabulary, group_of, normalise, tokenise
 
 NEEDED = ("video", "question", "answer")

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from pipeline.media.decoders import DecoderLoadError, PictureError, PictureIndex
+from pipeline.media.decoders.interface import DecoderLoadError, PictureError, PictureIndex
 
 INSTALL = "pip install 'mavqa[decord]' (there is one for x86-64 processors only)"
 

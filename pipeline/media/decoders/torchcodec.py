@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
-from pipeline.media.decoders import DecoderLoadError, PictureError, PictureIndex
+from pipeline.media.decoders.interface import DecoderLoadError, PictureError, PictureIndex
 
 INSTALL = "pip install 'mavqa[torchcodec]'"
 FFMPEG = "install FFmpeg's libraries, 4 to 9: apt-get install ffmpeg, or conda install ffmpeg"

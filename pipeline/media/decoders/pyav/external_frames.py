@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.format import Flags
 
-from pipeline.media.decoders import PictureError, PictureIndex, PictureLibrary
+from pipeline.media.decoders.interface import PictureError, PictureIndex, PictureLibrary
 from pipeline.media.decoders.pyav.collectors import Drawn, Event, display_matrix
 from pipeline.media.decoders.pyav.container import default_streams, demux_packets, open_file, tick
 from pipeline.media.decoders.pyav.nal_units import starts_afresh

@@ -1,8 +1,8 @@
 """Which pictures need no decoding: those that no other refers to and that are shown at no moment looked at.
 
 FFmpeg leaves out a picture that no other picture refers to without touching the others; which pictures those are is
-the stream's to say. Which moments are looked at is `pipeline.media.timeline`'s. This file decodes nothing. A packet that
-is damaged and whose picture is left out is not noticed.
+the stream's to say. Which moments are looked at is `pipeline.media.timeline`'s. This file decodes nothing. A packet
+that is damaged and whose picture is left out is not noticed.
 """
 
 from collections import deque

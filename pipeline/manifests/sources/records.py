@@ -1,0 +1,104 @@
+"""What the sources share: what they return, published records as read, and videos looked up in a folder."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest, Question, Video, parse_json
+from pipeline.manifests.media_files import MediaIndex, Progress, hash_files
+
+
+@dataclass(frozen=True)
+class Built:
+    """A manifest and what its user should know: `counts` of odd records, and `notes`, one sentence each."""
+
+    manifest: Manifest
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON file; raise `UserError` where it is missing or no list of them."""
+    try:
+        records = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"annotation file {str(path)!r} is not there: name one that is") from None
+    except ValueError as error:
+        raise UserError(f"annotation file {str(path)!r} is not JSON: {error}") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"annotation file {str(path)!r} is not a list of records: name an official split file")
+    return records
+
+
+def text_of(record: dict[str, Any], key: str) -> str:
+    """Return the text at `key` without surrounding space; raise `UserError` where it is none, KeyError without it."""
+    value = record[key]
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{key} {value!r} is not text: mend the record")
+    return value.strip()
+
+
+def tell_copies_apart(questions: Iterable[Question]) -> tuple[tuple[Question, ...], Counter[str]]:
+    """Return the questions, later copies of an id as `<id>#2`, `<id>#3`, and how many ids were repeated, contradicting.
+
+    A contradicting id is one whose copies have different answers.
+    """
+    answers_by_id: dict[str, list[str]] = {}
+    told = []
+    for question in questions:
+        answers = answers_by_id.setdefault(question.question_id, [])
+        answers.append(question.answer)
+        copy = f"{question.question_id}#{len(answers)}"
+        told.append(replace(question, question_id=copy) if len(answers) > 1 else question)
+    repeated = [answers for answers in answers_by_id.values() if len(answers) > 1]
+    contradicting = sum(len(set(answers)) > 1 for answers in repeated)
+    return tuple(told), Counter(repeated_ids=len(repeated), contradicting_ids=contradicting)
+
+
+def with_videos(built: Built, folder: Path | None, progress: Progress | None) -> Built:
+    """Return `built` with the videos that its questions ask about, looked up in `folder` where one is given."""
+    asked = (question for split in built.manifest.questions.values() for question in split)
+    ids = sorted({question.video_id for question in asked})
+    if folder is None:
+        return replace(built, manifest=replace(built.manifest, videos=tuple(unseen(video_id) for video_id in ids)))
+    videos, missing = locate_videos({video_id: video_id for video_id in ids}, folder, progress)
+    return Built(
+        replace(built.manifest, videos=videos),
+        {**built.counts, "missing_videos": len(missing)},
+        (*built.notes, *describe_missing(missing, folder)),
+    )
+
+
+def locate_videos(
+    names: dict[str, str], folder: Path, progress: Progress | None = None
+) -> tuple[tuple[Video, ...], tuple[str, ...]]:
+    """Return the videos of {id: name to look up}, path and SHA-256 as found in `folder`, and the missing ids.
+
+    A missing video keeps `<id>.mp4` as its path and no SHA-256. Raises `UserError` where not one is found.
+    """
+    index = MediaIndex(folder)
+    found = {video_id: path for video_id, name in names.items() if (path := index.find(name))}
+    if names and not found:
+        example = next(iter(names.values()))
+        raise UserError(f"none of the {len(names)} videos (first: {example!r}) is in {str(folder)!r}: name another")
+    digests = hash_files(folder, dict.fromkeys(found.values()), progress)
+    videos = (
+        Video(video_id, found[video_id], digests[found[video_id]]) if video_id in found else unseen(video_id)
+        for video_id in names
+    )
+    return tuple(videos), tuple(video_id for video_id in names if video_id not in found)
+
+
+def unseen(video_id: str) -> Video:
+    """Return the video of a file that was not looked for: where it will be expected, no SHA-256."""
+    return Video(video_id, f"{video_id}.mp4")
+
+
+def describe_missing(missing: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """Return the sentence that says which videos were not found, or nothing."""
+    if not missing:
+        return ()
+    return (f"{len(missing)} videos are not in {str(folder)!r} (first: {missing[0]!r})",)

@@ -1,0 +1,218 @@
+"""Which tensor of an official checkpoint is which of ours, release by release, as data. It reads no file.
+
+Source: the state dicts of the released networks: GeWu-Lab/MUSIC-AVQA (AVST and its grounding pre-training),
+VisualAIKHU/Missing-AVQA (RMM and AVR on AVST), GeWu-Lab/PSTP-Net.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Names = tuple[tuple[str, str], ...]
+
+
+def _nothing(official: "Mapping[str, Tensor]") -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Release:
+    """One official release.
+
+    `settings`: of `train.runs.config.make_config`. `sizes`: of `train.runs.config.ModelSizes`, less the vocabulary's.
+    `training_files`: where the training file lies below a folder of annotations. `names`: (official prefix, ours).
+    `unused`: patterns of official tensors that no forward pass reads; `foreign`: of those of other settings of the
+    release, whose networks answer otherwise than ours. `fresh`: patterns of ours that no release holds.
+    `words`, `answers`: our tensors whose rows are words or answers. `read`: the method's options that the tensors tell.
+    `parts`: (pattern, replacement) for what follows a prefix.
+    """
+
+    source: str
+    settings: dict[str, Any]
+    sizes: dict[str, Any]
+    training_files: tuple[str, ...]
+    names: Names
+    unused: tuple[str, ...]
+    fresh: tuple[str, ...]
+    words: tuple[str, ...]
+    answers: tuple[str, ...]
+    parts: Names = ()
+    read: Callable[["Mapping[str, Tensor]"], dict[str, Any]] = field(default=_nothing)
+    foreign: tuple[str, ...] = ()
+
+    def rename(self, name: str) -> str | None:
+        """Return our name of the official tensor `name`, or None where we have no use for it."""
+        for official, ours in self.names:
+            if name.startswith(official):
+                rest = name.removeprefix(official)
+                for pattern, replacement in self.parts:
+                    rest = re.sub(pattern, replacement, rest)
+                return ours + rest
+        return None
+
+
+_GROUNDING: Names = (
+    ("fc_a1.", "backbone.audio_stem.layers.0."),
+    ("fc_a2.", "backbone.audio_stem.layers.2."),
+    ("fc_gl.", "backbone.spatial_grounding.output."),
+    *((f"fc{1 + i}.", f"backbone.match_head.layers.{2 * i}.") for i in range(4)),
+)
+
+_TEMPORAL: Names = tuple(
+    pair
+    for modality, first in (("visual", 1), ("audio", 2))
+    for pair in (
+        (f"attn_{modality[0]}.", f"backbone.temporal_grounding.{modality}.attention."),
+        (f"linear{first}1.", f"backbone.temporal_grounding.{modality}.feed_forward.0."),
+        (f"linear{first}2.", f"backbone.temporal_grounding.{modality}.feed_forward.3."),
+        (f"norm{first}.", f"backbone.temporal_grounding.{modality}.norm."),
+    )
+)
+
+_AVST: Names = (
+    *_GROUNDING,
+    *_TEMPORAL,
+    ("question_encoder.word2vec.", "backbone.question_encoder.embedding."),
+    ("question_encoder.lstm.", "backbone.question_encoder.lstm."),
+    ("question_encoder.fc.", "backbone.question_encoder.output."),
+    ("fc_fusion.", "backbone.fusion."),
+    ("fc_ans.", "backbone.classifier."),
+)
+
+_ANSWERING = ("question_encoder", "temporal_grounding", "fusion", "classifier")
+_AVST_UNUSED = ("visual_net.*", "fc_a?_pure.*", "fc_v.*", "fc_st.*", "fc.*", "fc_aq.*", "fc_vq.*", "norm3.*")
+_AVST_SIZES = {"input_shapes": {"vggish": (128,), "resnet18-map": (512, 14, 14)}}
+_AVST_WORDS = ("backbone.question_encoder.embedding.weight",)
+_ANSWERS = ("backbone.classifier.weight", "backbone.classifier.bias")
+_JSON = ("avqa-train.json", "json/avqa-train.json", "data/json/avqa-train.json")
+_FRESH = ("backbone.input_whitening.*", "filling.*")
+
+_UNET: Names = (
+    ("unet.init_conv.", "refiner.diffusion.network.stem."),
+    ("unet.time_mlp.", "refiner.diffusion.network.embed_step."),
+    ("unet.downs.", "refiner.diffusion.network.down."),
+    ("unet.ups.", "refiner.diffusion.network.up."),
+    ("unet.mid_block1.", "refiner.diffusion.network.middle_before."),
+    ("unet.mid_attn.", "refiner.diffusion.network.middle_attention."),
+    ("unet.mid_block2.", "refiner.diffusion.network.middle_after."),
+    ("unet.final_res_block.", "refiner.diffusion.network.last_block."),
+    ("unet.final_conv.", "refiner.diffusion.network.head."),
+)
+
+# Inside a level 0 and 1 are blocks, 2 the attention, 3 the change of resolution.
+_UNET_PARTS: Names = (
+    *((rf"^(\d)\.{i}\.", rf"\1.{part}.") for i, part in enumerate(("block1", "block2", "attention", "change"))),
+    (r"block(\d)\.proj\.", r"conv\1."),
+    (r"block(\d)\.norm\.", r"norm\1."),
+    (r"mlp\.", "modulation."),
+    (r"res_conv\.", "shortcut."),
+    (r"mem_kv$", "memory"),
+    (r"to_qkv\.", "qkv."),
+    (r"to_out\.", "out."),
+    (r"\.g$", ".gain"),
+)
+
+
+def _read_missing_avqa(official: "Mapping[str, Tensor]") -> dict[str, Any]:
+    names = {"slots": "memory_network.question_memory", "steps": "diffusion.betas"}
+    found = {option: (name, official[name]) for option, name in names.items() if name in official}
+    for name, values in found.values():
+        if not values.ndim or not len(values):
+            raise UserError(f"tensor {name} of the checkpoint has the shape {list(values.shape)}: it counts nothing")
+    return {option: len(values) for option, (_, values) in found.items()}
+
+
+RELEASES = {
+    "avst": Release(
+        source="AVST (GeWu-Lab/MUSIC-AVQA, net_grd_avst)",
+        settings={"preset": "avst"},
+        sizes=_AVST_SIZES,
+        training_files=_JSON,
+        names=_AVST,
+        unused=_AVST_UNUSED,
+        fresh=_FRESH,
+        words=_AVST_WORDS,
+        answers=_ANSWERS,
+    ),
+    "grounding": Release(
+        source="the grounding pre-training of AVST (GeWu-Lab/MUSIC-AVQA, grounding_gen)",
+        settings={"preset": "grounding"},
+        sizes=_AVST_SIZES,
+        training_files=_JSON,
+        names=_GROUNDING,
+        unused=("visual_net.*",),
+        # It knows no question and answers none.
+        fresh=(*_FRESH, *(f"backbone.{part}.*" for part in _ANSWERING)),
+        words=(),
+        answers=(),
+    ),
+    "missing-avqa": Release(
+        source="Missing-AVQA (VisualAIKHU/Missing-AVQA)",
+        settings={"preset": "released", "backbone": "avst", "method": "rmm-avr", "variant": "released"},
+        sizes=_AVST_SIZES,
+        training_files=_JSON,
+        names=(
+            *_AVST,
+            *_UNET,
+            ("kr.", "refiner.join."),
+            ("kr2.", "refiner.read."),
+            ("memory_network.question_memory", "memory.slots.question"),
+            ("memory_network.audio_memory", "memory.slots.audio"),
+            ("memory_network.visual_memory", "memory.slots.visual"),
+        ),
+        # The diffusion holds the U-Net once more, and a schedule that we compute.
+        unused=(*_AVST_UNUSED, "conv_sm.*", "diffusion.*"),
+        fresh=(*_FRESH, "unseen.*", "memory.moments.*", "memory.placed", "refiner.moments.*"),
+        words=_AVST_WORDS,
+        answers=_ANSWERS,
+        parts=_UNET_PARTS,
+        read=_read_missing_avqa,
+    ),
+    "pstp": Release(
+        source="PSTP-Net (GeWu-Lab/PSTP-Net)",
+        settings={"preset": "pstp", "variant": "released"},
+        sizes={
+            "input_shapes": {"vggish": (128,), "clip-vit-b32": (50, 512)},
+            "question_shapes": {"clip-vit-b32-sentence": (512,), "clip-vit-b32-words": (77, 512)},
+            "time_steps": 60,
+        },
+        training_files=("music_avqa_train.json", "split_que_id/music_avqa_train.json", *_JSON),
+        names=(
+            ("fc_a.", "backbone.audio_stem."),
+            ("fc_v.", "backbone.visual_stem."),
+            ("fc_q.", "backbone.question_stem."),
+            ("fc_word.", "backbone.word_stem."),
+            ("GlobalSelf_Module.layers.0.self_attn.", "backbone.fusion.0.self_attention."),
+            ("GlobalSelf_Module.layers.0.linear1.", "backbone.fusion.0.feed_forward.0."),
+            ("GlobalSelf_Module.layers.0.linear2.", "backbone.fusion.0.feed_forward.3."),
+            ("GlobalSelf_Module.layers.0.norm1.", "backbone.fusion.0.attention_norm."),
+            ("GlobalSelf_Module.layers.0.norm2.", "backbone.fusion.0.output_norm."),
+            ("fc_answer_pred.", "backbone.classifier."),
+        ),
+        # What chooses and perceives was computed and thrown away in the release, so it never learnt.
+        unused=(
+            "TempSegsSelect_Module.*",
+            "SpatRegsSelect_Module.*",
+            "AudioGuidedVisualAttn.*",
+            "GlobalLocal_Module.*",
+            "GlobalSelf_Module.layers.0.cm_attn.*",
+            "GlobalSelf_Module.norm2.*",
+            "SM_fusion.*",
+            "audio_fusion.*",
+            "visual_fusion.*",
+            "fc_*",
+            "question_encoder.*",
+        ),
+        fresh=_FRESH,
+        words=(),
+        answers=_ANSWERS,
+        # The release can be told to stack layers, of which the last one answers.
+        foreign=("GlobalSelf_Module.layers.[1-9]*",),
+    ),
+}

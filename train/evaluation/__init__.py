@@ -1,0 +1,1 @@
+"""What a trained run answers: predictions, scenarios, floors, missing-rate curves, recovery error."""

@@ -1,0 +1,195 @@
+"""What every method that generates a missing modality shares: rows of steps, running moments, answers and constants.
+
+It generates nothing itself (`train.methods.rmm`, `train.methods.avr`). A generator works on single steps: a batch is
+flattened sample by sample (row = sample x time + step) to the steps that are really there, so that a step that is not
+there produces nothing and enters no loss.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.data.batch import MODALITIES, Batch
+from train.interfaces import Backbone, Representation, Stage
+from train.networks.layers import LearnedConstants
+
+OTHER = {"audio": "visual", "visual": "audio"}
+UNKNOWN_ANSWER = -1
+FASTEST_FORGETTING = 0.01
+# The stages of a method with its parts beside a backbone and constants of the name `unseen`.
+BACKBONE_FIRST = (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("all", 0.5))
+
+
+class RunningMoments(nn.Module):
+    """Remember mean and variance of every element of `shape`, over all rows seen in training.
+
+    The first hundred updates count alike, from then on older ones fade by one hundredth at each. Nothing learns here.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    updates: Tensor
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        """Take in `rows` [row, *shape]."""
+        self.updates += 1
+        rate = max(1 / int(self.updates), FASTEST_FORGETTING)
+        self.mean.lerp_(rows.mean(0).to(self.mean), rate)
+        self.variance.lerp_((rows - self.mean).square().mean(0).to(self.variance), rate)
+
+
+def rows_of(values: Tensor, mask: Tensor) -> Tensor:
+    """Return [row, ...], sample by sample: steps of `values` [batch, time, ...] where `mask` [batch, time] is True."""
+    return values[mask]
+
+
+def question_rows(question: Tensor, mask: Tensor) -> Tensor:
+    """Return [row, channel]: the `question` [batch, channel] of each step where `mask` [batch, time] is True."""
+    return question[mask.nonzero()[:, 0]]
+
+
+def batch_of(rows: Tensor, mask: Tensor) -> Tensor:
+    """Return [batch, time, ...] with `rows` [row, ...] where `mask` [batch, time] is True and zeros elsewhere."""
+    values = rows.new_zeros(*mask.shape, *rows.shape[1:])
+    values[mask] = rows
+    return values
+
+
+def with_generated(representation: Representation, generated: Mapping[str, Tensor], available: str) -> Representation:
+    """Return `representation` with `generated` {modality: [batch, time, ...]} as features.
+
+    All features then have the mask of the `available` modality: a generated step is there where its source is.
+    """
+    mask = representation.masks[available]
+    features = {**representation.features, **generated}
+    return replace(representation, features=features, masks=dict.fromkeys(features, mask))
+
+
+def answer_losses(backbone: Backbone, representation: Representation, answer: Tensor) -> dict[str, Tensor]:
+    """Return "answer", the cross-entropy, and the backbone's own weighted losses, all scalars, by name."""
+    answered = backbone.answer(representation)
+    return {"answer": cross_entropy(answered.logits, answer), **answered.losses}
+
+
+def cross_entropy(logits: Tensor, answer: Tensor) -> Tensor:
+    """Return the mean cross-entropy of `logits` [batch, answer] over the rows whose answer is in the frozen list."""
+    known = (answer != UNKNOWN_ANSWER).sum().clamp_min(1)
+    return F.cross_entropy(logits, answer, ignore_index=UNKNOWN_ANSWER, reduction="sum") / known
+
+
+def total_of(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Return the sum of the scalar `losses`, each times its weight (one where none is given)."""
+    return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+
+
+def losses_with_missing(
+    backbone: Backbone,
+    unseen: "ConstantAnswer",
+    batch: Batch,
+    missing_losses: Callable[[Representation, list[str], Tensor], dict[str, Tensor]] | None,
+) -> dict[str, Tensor]:
+    """Return the scalar losses by name of a batch that is asked as it is, and again with modalities missing.
+
+    "unseen" trains the constants that answer with both missing; a complete batch has the backbone's own losses too;
+    `missing_losses` (None: not yet) gives the others, of the encoded batch, the modalities it lacks and the
+    answers.
+    """
+    representation = backbone.encode(batch)
+    losses = {"unseen": unseen.loss(backbone, representation, batch.answer)}
+    missing = [m for m in MODALITIES if m not in batch.present]
+    if not missing:
+        losses |= answer_losses(backbone, representation, batch.answer)
+    if batch.present and missing_losses is not None:
+        losses |= missing_losses(representation, missing, batch.answer)
+    return losses
+
+
+def completed_losses(backbone: Backbone, completed: Mapping[str, Representation], answer: Tensor) -> dict[str, Tensor]:
+    """Return losses "<modality>_missing_<name>" of answering `completed` {missing modality: representation}."""
+    return {
+        f"{modality}_missing_{name}": loss
+        for modality, representation in completed.items()
+        for name, loss in answer_losses(backbone, representation, answer).items()
+    }
+
+
+def complete_batch(
+    backbone: Backbone, batch: Batch, generate: Callable[[Representation, str], Representation]
+) -> Representation:
+    """Return the encoded `batch` after `generate` put something in the place of the modality that it lacks.
+
+    `generate` is given the encoded batch and the missing modality.
+    """
+    representation = backbone.encode(batch)
+    for missing in set(MODALITIES) - set(batch.present):
+        representation = generate(representation, missing)
+    return representation
+
+
+def predict_completed(
+    backbone: Backbone,
+    unseen: "ConstantAnswer",
+    batch: Batch,
+    complete: Callable[[Batch], Representation],
+) -> Tensor:
+    """Return logits [batch, answer]: of what is there, after `complete` put something in the place of what is not.
+
+    With both missing the constants answer, and `complete` is not asked.
+    """
+    if not batch.present:
+        return unseen.logits(backbone, encoded_question(backbone, batch))
+    return backbone.answer(complete(batch)).logits
+
+
+class ConstantAnswer(nn.Module):
+    """Answer a question about a video of which nothing is there, from learned constants at the pooled level.
+
+    Only the constants learn: the backbone, and the question's encoding, get no gradient from here, so that the
+    objective of the method stays as it is for everything else.
+    Source: ours; the paper says nothing of questions with both modalities missing.
+    Differs from the released code, which adds noise to both real features and reads them.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.constants = LearnedConstants(backbone)
+
+    def loss(self, backbone: Backbone, representation: Representation, answer: Tensor) -> Tensor:
+        """Return the scalar cross-entropy; only the question of `representation` is read."""
+        with frozen(backbone):
+            return cross_entropy(self.logits(backbone, representation.detached()), answer)
+
+    def logits(self, backbone: Backbone, representation: Representation) -> Tensor:
+        """Return logits [batch, answer]; only the question of `representation` is read."""
+        pooled = self.constants(tuple(OTHER), len(representation.question))
+        return backbone.answer(replace(representation.question_alone(), pooled=pooled)).logits
+
+
+def encoded_question(backbone: Backbone, batch: Batch) -> Representation:
+    """Return the question as `backbone` reads it; no modality is touched."""
+    return backbone.encode(batch.without(*OTHER))
+
+
+@contextmanager
+def frozen(backbone: Backbone) -> Iterator[None]:
+    """Let a graph built inside give no gradient to the parameters of `backbone`."""
+    assert isinstance(backbone, nn.Module)
+    learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

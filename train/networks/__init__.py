@@ -1,0 +1,1 @@
+"""Network blocks that backbones and methods are built from."""

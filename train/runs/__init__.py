@@ -1,0 +1,1 @@
+"""A run on disk: configuration, presets, checkpoint, log and results."""
