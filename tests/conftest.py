@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
+import paths
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real media and annotations beside the checkout; tests that need it are marked `real`."""
-    folder = ROOT.parent / "shared" / "data"
+    folder = paths.ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}")
     return folder

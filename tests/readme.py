@@ -5,15 +5,15 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+import paths
+
+README = paths.ROOT / "README.md"
 PACKAGES = ("pipeline", "train")
 
 
 def project() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return tomllib.loads((paths.ROOT / "pyproject.toml").read_text())
 
 
 def commands() -> list[list[str]]:
@@ -57,11 +57,11 @@ def render_help() -> str:
 def render_tree() -> str:
     lines = ["| file | what it is |", "|---|---|"]
     for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
+        for path in sorted((paths.ROOT / package).rglob("*.py")):
             docstring = ast.get_docstring(ast.parse(path.read_text()))
             assert docstring, f"{path} has no docstring"
             summary = re.split(r"(?<=[.:])\s", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(":")
-            lines.append(f"| `{path.relative_to(ROOT)}` | {summary} |")
+            lines.append(f"| `{path.relative_to(paths.ROOT)}` | {summary} |")
     return "\n".join(lines)
 
 
@@ -84,6 +84,6 @@ def rewritten() -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(paths.ROOT))
     README.write_text(rewritten())
-    subprocess.run(["git", "-C", str(ROOT), "diff", "--stat", "README.md"], check=False)
+    subprocess.run(["git", "-C", str(paths.ROOT), "diff", "--stat", "README.md"], check=False)

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import paths
 import pytest
 import readme
 
-SOURCES = [path for package in readme.PACKAGES for path in sorted((readme.ROOT / package).rglob("*.py"))]
+SOURCES = [path for package in readme.PACKAGES for path in sorted((paths.ROOT / package).rglob("*.py"))]
 TABLES = {
     "pipeline.extractors.registry": ("EXTRACTORS", "QUESTION_EXTRACTORS"),
     "pipeline.media.decoders.registry": ("DECODERS",),
@@ -25,7 +26,7 @@ LONGEST_FUNCTION = 60
 
 
 def name(path: Path) -> str:
-    return str(path.relative_to(readme.ROOT))
+    return str(path.relative_to(paths.ROOT))
 
 
 @pytest.mark.parametrize("words", readme.commands(), ids=" ".join)
@@ -37,7 +38,7 @@ def test_help_has_examples_and_loads_nothing_heavy(words: list[str]) -> None:
         f"try: command({[*words[1:], '--help']!r}, prog_name={words[0]!r})\n"
         f"except SystemExit: print('HEAVY', *(m for m in {HEAVY!r} if m in sys.modules))"
     )
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=readme.ROOT)
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=paths.ROOT)
     assert shown.stdout.rstrip().endswith("HEAVY"), shown.stdout.splitlines()[-1]
     assert "Example" in shown.stdout
 
@@ -58,7 +59,7 @@ def test_describing_features_loads_no_network_library() -> None:
         "made += [make_question_extractor(name, Vocabulary(('a',), ('b',), 3)) for name in QUESTION_EXTRACTORS]\n"
         "print(len([one.constants() for one in made]), *({'torch', 'torchvision', 'open_clip'} & set(sys.modules)))"
     )
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=readme.ROOT)
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=paths.ROOT)
     tables = [
         importlib.import_module("pipeline.extractors.registry").__dict__[name]
         for name in TABLES["pipeline.extractors.registry"]

@@ -3,6 +3,7 @@
 import re
 import subprocess
 
+import paths
 import readme
 
 
@@ -12,5 +13,5 @@ def test_the_generated_parts_are_current() -> None:
 
 def test_the_make_targets_that_the_readme_names_exist() -> None:
     named = set(re.findall(r"\bmake ([a-z]+)\b", readme.README.read_text()))
-    shown = subprocess.run(["make", "-s", "help"], cwd=readme.ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["make", "-s", "help"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
     assert named <= set(re.findall(r"make ([a-z-]+)", shown))

@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from train.backbones.sizes import ModelSizes
+from train.data.batch import Batch
+
 
 def scattered(count: int, salt: float) -> Tensor:
     """Return float64 [count] in [-0.5, 0.5) that look random."""
@@ -33,3 +36,56 @@ def fill(module: nn.Module) -> nn.Module:
 def probe(values: Tensor) -> float:
     """Return one number that depends on every value and its place."""
     return float((values.double().flatten() * scattered(values.numel(), 7.0)).sum())
+
+
+AVST_SIZES = ModelSizes(words=93, answers=42, input_shapes={"vggish": (128,), "resnet18-map": (512, 14, 14)})
+
+
+def scatter(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Return numbers in [-1, 1) that look random and need no generator: an integer hash of each position."""
+    mixed = (torch.arange(torch.Size(shape).numel()) + seed * 7_919 + 1) * 2_654_435_761 % 2**32
+    mixed = (mixed ^ mixed >> 16) * 73_244_475 % 2**32
+    return ((mixed ^ mixed >> 16).double() / 2**31 - 1).float().reshape(shape)
+
+
+def formula_weights(module: nn.Module) -> None:
+    weights = {name: values for name, values in module.state_dict().items() if "input_whitening" not in name}
+    for position, (name, values) in enumerate(sorted(weights.items())):
+        spread = 1.0 if "embedding" in name else (3 / values.shape[-1]) ** 0.5
+        values.copy_(spread * scatter(tuple(values.shape), position))
+
+
+def avst_batch() -> Batch:
+    maps = scatter((4, 10, 512, 14, 14), 101).relu()
+    tokens = torch.arange(28).reshape(2, 14) * 7 % 93
+    everywhere = torch.ones(2, 10, dtype=torch.bool)
+    return Batch(
+        question={"tokens": tokens},
+        audio={"vggish": scatter((2, 10, 128), 102).relu()},
+        visual={"resnet18-map": maps[:2]},
+        audio_mask=everywhere,
+        visual_mask=everywhere,
+        answer=torch.tensor([0, 1]),
+        type=("Audio Counting", "Visual Location"),
+        question_id=("1", "2"),
+        video_id=("a", "b"),
+        negatives={"resnet18-map": maps[2:]},
+    )
+
+
+def pstp_batch() -> Batch:
+    everywhere = torch.ones(2, 60, dtype=torch.bool)
+    return Batch(
+        question={
+            "clip-vit-b32-sentence": gaussian((2, 512), 101),
+            "clip-vit-b32-words": gaussian((2, 77, 512), 102),
+        },
+        audio={"vggish": gaussian((2, 60, 128), 103).relu()},
+        visual={"clip-vit-b32": gaussian((2, 60, 50, 512), 104)},
+        audio_mask=everywhere,
+        visual_mask=everywhere,
+        answer=torch.tensor([0, 1]),
+        type=("Audio Counting", "Visual Location"),
+        question_id=("1", "2"),
+        video_id=("a", "b"),
+    )

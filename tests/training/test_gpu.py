@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from product import PRODUCT, make, predict, stored_batch
 from safetensors.torch import load_file
-from test_fit import Killed, train
-from test_no_peek import PRODUCT, make, predict, stored_batch
+from tiny_run import Killed, train
 
 from train.data.batch import MODALITIES
 from train.methods.registry import METHODS

@@ -5,12 +5,14 @@ The answer to every question is in the features: the sounding class in `vggish`,
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import zarr
 
 from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
-from pipeline.store.schema import FeatureSpec, State, tokens_name
+from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
+from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 from train.backbones.sizes import ModelSizes
 
 CLASSES = ("flute", "drum", "piano")
@@ -154,3 +156,44 @@ def offer(manifest: Manifest, choices: Mapping[str, tuple[str, ...]]) -> Manifes
         for split, asked in manifest.questions.items()
     }
     return replace(manifest, questions=questions)
+
+
+FEATURES = {"audio": "vggish", "visual": "resnet18-map"}
+
+
+def write_store(tiny, path: Path) -> None:
+    """Write the numbers of a tiny store as extraction would: values, then videos, then states."""
+    tokens = FeatureSpec(tokens_name(WORDS), "question", ("token",), (3,), "int32", {})
+    with StoreWriter(path, tiny.seconds, "test") as writer:
+        writer.append_videos(tiny.video_ids)
+        for name in FEATURES.values():
+            writer.ensure_feature(tiny.spec(name))
+        for modality, name in FEATURES.items():
+            complete = np.flatnonzero(tiny.states[modality] == State.COMPLETE)
+            for first in range(0, len(tiny.video_ids), VIDEOS_PER_PARTITION):
+                own = complete[(complete >= first) & (complete < first + VIDEOS_PER_PARTITION)]
+                rows = {int(v): tiny.arrays[name][v, : tiny.step_counts[modality][v]] for v in own}
+                write_rows(path, name, first, rows)
+        writer.record_videos(
+            [
+                VideoRecord(
+                    row,
+                    "",
+                    {m: State(int(tiny.states[m][row])) for m in FEATURES},
+                    {m: int(tiny.step_counts[m][row]) for m in FEATURES},
+                    dict.fromkeys(FEATURES, ""),
+                )
+                for row in range(len(tiny.video_ids))
+            ]
+        )
+        writer.record_features(
+            [
+                FeatureRecord(row, name, State(int(tiny.states[modality][row])))
+                for modality, name in FEATURES.items()
+                for row in range(len(tiny.video_ids))
+            ]
+        )
+        rows = writer.append_questions(list(TEXTS.values()))
+        writer.ensure_question_feature(tokens)
+        writer.write_questions(tokens.name, np.array(list(rows.values())), tiny.questions[tokens.name])
+        writer.consolidate()

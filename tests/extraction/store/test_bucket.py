@@ -1,0 +1,188 @@
+"""A store in a bucket of a real server process: made, resumed, read, locked; failed requests and lost connections."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import paths
+import pytest
+import s3fs
+from run_toys import contents, run_toys
+from s3_process import BUCKET, S3, s3
+
+from pipeline.errors import UserError
+from pipeline.inspection.verify import summarise_store, verify_store
+from pipeline.store.location import locate
+from pipeline.store.reader import open_store
+from pipeline.store.schema import FeatureSpec
+from pipeline.store.writer import StoreWriter
+
+DRIVER = paths.EXTRACTION / "run_toys.py"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    with s3() as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in found.environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def local(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("local") / "store.zarr"
+    run_toys(toy_manifest, store)
+    return store
+
+
+def stored(url: str) -> dict[str, str]:
+    """Return {key: digest} of every object of a store, its lock aside."""
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+    prefix = url.removeprefix("s3://") + "/"
+    return {name.removeprefix(prefix): hashlib.sha256(files.cat_file(name)).hexdigest() for name in files.find(prefix)}
+
+
+def put_folder(files: s3fs.S3FileSystem, key: str) -> None:
+    """Do what consoles of buckets do where a folder is made: put an empty object whose key ends in a slash."""
+    files.call_s3("put_object", Bucket=BUCKET, Key=key, Body=b"")
+
+
+def has_lock(url: str) -> bool:
+    return bool(s3fs.S3FileSystem(use_listings_cache=False).exists(f"{url}.lock"))
+
+
+def test_a_store_in_a_bucket_has_the_bytes_of_one_in_a_folder_although_every_ninth_request_fails(
+    toy_manifest: Path, local: Path, server: S3
+) -> None:
+    url = f"s3://{BUCKET}/whole.zarr"
+    server.set_door(fail_every=9)
+    assert run_toys(toy_manifest, url).is_whole
+    assert server.set_door(fail_every=0) > 5
+    assert stored(url) == contents(local)
+    assert not has_lock(url)
+    assert run_toys(toy_manifest, url).extracted == 0
+    opened = open_store(url)
+    assert verify_store(opened) == []
+    assert summarise_store(opened) == summarise_store(open_store(local))
+
+
+def test_a_lost_connection_ends_the_run_in_one_line_and_the_next_one_ends_in_the_same_bytes(
+    toy_manifest: Path, local: Path, server: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://{BUCKET}/lost.zarr"
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.set_door(die_after=150)
+    with pytest.raises(UserError, match=r"object store s3://bucket/lost.zarr: .* run again to go on"):
+        run_toys(toy_manifest, url)
+    assert server.door_died()
+    server.open_door()
+    assert 0 < len(stored(url)) < len(contents(local))
+    assert run_toys(toy_manifest, url, break_lock=True).is_whole
+    assert stored(url) == contents(local)
+
+
+def test_the_lock_of_a_killed_run_refuses_the_next_one_until_it_is_broken(
+    toy_manifest: Path, local: Path, server: S3
+) -> None:
+    url = f"s3://{BUCKET}/killed.zarr"
+    arguments = [str(toy_manifest), url, "values", "after", "5"]
+    killed = subprocess.run([sys.executable, str(DRIVER), *arguments], cwd=paths.ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(UserError, match=r"process \d+ of .* holds s3://bucket/killed.zarr.lock\).*--break-lock"):
+        run_toys(toy_manifest, url)
+    assert run_toys(toy_manifest, url, break_lock=True).is_whole
+    assert stored(url) == contents(local)
+    assert not has_lock(url)
+
+
+def test_a_second_writer_is_refused_and_so_is_a_server_that_would_let_it_in(server: S3) -> None:
+    url = f"s3://{BUCKET}/two.zarr"
+    with StoreWriter(url, 5, "test"):
+        with pytest.raises(UserError, match="is being written by another run"), StoreWriter(url, 5, "test"):
+            pass
+        assert has_lock(url)
+    assert not has_lock(url)
+    server.set_door(ignore_conditions=1)
+    with pytest.raises(UserError, match="the server ignores 'If-None-Match'"), StoreWriter(url, 5, "test"):
+        pass
+    server.set_door(ignore_conditions=0)
+    assert not has_lock(url)
+
+
+def test_a_lock_whose_making_was_not_confirmed_is_ones_own(server: S3) -> None:
+    url = f"s3://{BUCKET}/unconfirmed.zarr"
+    server.set_door(lose_writes=1)
+    with StoreWriter(url, 5, "test"):
+        assert has_lock(url)
+    assert not has_lock(url)
+
+
+def test_a_writer_whose_lock_was_broken_leaves_the_other_one_its_own(server: S3) -> None:
+    url = f"s3://{BUCKET}/broken.zarr"
+    with StoreWriter(url, 5, "test"):
+        other = StoreWriter(url, 5, "test", break_lock=True)
+        other.__enter__()
+    assert has_lock(url)
+    other.__exit__(None, None, None)
+    assert not has_lock(url)
+
+
+def test_a_lock_that_is_not_there_may_be_broken(server: S3) -> None:
+    url = f"s3://{BUCKET}/free.zarr"
+    with StoreWriter(url, 5, "test", break_lock=True):
+        assert has_lock(url)
+    assert not has_lock(url)
+
+
+def test_what_others_write_meanwhile_is_seen(server: S3) -> None:
+    location, another = locate(f"s3://{BUCKET}/shared.zarr"), s3fs.S3FileSystem(skip_instance_cache=True)
+    for names in ({"a"}, {"a", "b"}):
+        for name in names:
+            another.pipe_file(f"{location.address}/{name}", b"x")
+        assert location.names() == names
+
+
+def test_half_a_feature_is_removed_and_what_others_left_beside_it_stays(server: S3) -> None:
+    url, files = f"s3://{BUCKET}/half.zarr", s3fs.S3FileSystem(use_listings_cache=False)
+    put_folder(files, "half.zarr/")
+    with StoreWriter(url, 5, "test") as writer:
+        writer.append_videos(["a"])
+        writer.ensure_feature(FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {}))
+    for left in ("Thumbs.db", "notes/mine.txt"):
+        files.pipe_file(f"{url}/features/{left}", b"")
+    before = stored(url)
+    description = files.cat_file(f"{url}/features/sound/zarr.json")
+    files.pipe_file(f"{url}/features/loud/values/zarr.json", files.cat_file(f"{url}/features/sound/values/zarr.json"))
+    files.pipe_file(f"{url}/features/loud/zarr.json", json.dumps(json.loads(description) | {"attributes": {}}).encode())
+    with StoreWriter(url, 5, "test") as writer:
+        assert writer.feature_names() == ["sound"]
+    assert stored(url) == before
+
+
+def test_a_program_that_read_a_bucket_ends_without_a_word(server: S3) -> None:
+    with StoreWriter(f"s3://{BUCKET}/read.zarr", 5, "test"):
+        pass
+    program = f"from pipeline.store.reader import open_store; open_store('s3://{BUCKET}/read.zarr')"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=paths.ROOT)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_what_is_not_there_and_what_cannot_be_named_are_told_in_one_line(
+    server: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"no feature store at s3://bucket/none.zarr"):
+        open_store(f"s3://{BUCKET}/none.zarr")
+    with pytest.raises(UserError, match="bucket does not exist"), StoreWriter("s3://no-such/none.zarr", 5, "test"):
+        pass
+    for wrong in ("gs://bucket/a.zarr", "s3://bucket", "s3:///a.zarr"):
+        with pytest.raises(UserError, match=r"give a path or a URL such as s3://bucket/name.zarr"):
+            locate(wrong)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r"pip install 'mavqa\[s3\]'"):
+        locate(f"s3://{BUCKET}/a.zarr")

@@ -1,0 +1,65 @@
+"""A run is only judged on features like those it was trained on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import tiny_config, train
+from tiny_store import WORDS, TinyStore, make_manifest, make_store, offer
+
+from pipeline.errors import UserError
+from pipeline.store.schema import FeatureSpec, tokens_name
+from train.data.feature_bank import FeatureBank
+from train.evaluation.evaluate_run import evaluate_run
+from train.runs.results import predictions_path, read_predictions, read_results
+from train.training.fit import fit
+
+
+class Weighted(TinyStore):
+    """A store whose features name the weights that made them."""
+
+    weights = "aaaa"
+
+    def spec(self, feature: str) -> FeatureSpec:
+        plain = super().spec(feature)
+        constants = {"weights": {"weights": "file", "sha256": self.weights}}
+        return FeatureSpec(plain.name, plain.modality, plain.dims, plain.shape, plain.dtype, constants)
+
+
+def test_features_of_other_weights_are_refused_with_both_hashes(tmp_path: Path) -> None:
+    store = make_store(videos=60)
+    store.__class__ = Weighted
+    train(tmp_path / "run", store, epochs=1)
+    manifest, bank = make_manifest(store), FeatureBank(store)
+    assert evaluate_run(tmp_path / "run", manifest, bank, "val", ("complete",)) == ["complete"]
+    store.weights = "bbbb"
+    with pytest.raises(UserError, match="weights aaaa, store tiny holds it of weights bbbb"):
+        evaluate_run(tmp_path / "run", manifest, bank, "val", ("complete",))
+
+
+def test_rows_say_how_many_questions_were_multiple_choice_and_floors_choose_too(tmp_path: Path) -> None:
+    store = make_store(videos=60)
+    train(tmp_path / "run", store, epochs=1)
+    manifest = make_manifest(store)
+    alone = {q.question_id: (q.answer, "kazoo") for q in manifest.questions["val"][:9]}
+    evaluate_run(tmp_path / "run", offer(manifest, alone), FeatureBank(store), "val", ("complete", "audio-missing"))
+    rows = read_results(tmp_path / "run" / "results.jsonl")
+    assert {row.multiple_choice for row in rows} == {9}
+    given = read_predictions(predictions_path(tmp_path / "run", "val", "audio-missing"))
+    assert all(prediction.correct for prediction in given[:9])
+    floors = [row.accuracies.overall for row in rows if row.kind == "floor"]
+    evaluate_run(tmp_path / "run", manifest, FeatureBank(store), "val", ("complete", "audio-missing"))
+    plain = [row.accuracies.overall for row in read_results(tmp_path / "run" / "results.jsonl") if row.kind == "floor"]
+    assert all(offered.correct > found.correct for offered, found in zip(floors, plain, strict=True))
+
+
+def test_a_run_of_longer_questions_is_evaluated_on_them_alone(tmp_path: Path) -> None:
+    store = make_store(videos=20)
+    store.questions[tokens_name(WORDS, 20)] = np.tile(np.array([1, 2, 3, 0], np.int32), (2, 5))
+    manifest = make_manifest(store)
+    longer = replace(manifest, vocabulary=replace(manifest.vocabulary, question_length=20))
+    fit(tiny_config(epochs=1), longer, FeatureBank(store), tmp_path / "run")
+    assert evaluate_run(tmp_path / "run", longer, FeatureBank(store), "val", ("complete",)) == ["complete"]
+    with pytest.raises(UserError, match="another vocabulary"):
+        evaluate_run(tmp_path / "run", manifest, FeatureBank(store), "val", ("complete",))

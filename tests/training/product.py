@@ -1,0 +1,46 @@
+"""Every method on every backbone, and what it predicts of a stored batch."""
+
+import itertools
+
+import numpy as np
+import torch
+from tiny_store import SIZES, make_manifest, make_store, of_modality
+
+from train.backbones.registry import BACKBONES, make_backbone
+from train.data.batch import Batch
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.interfaces import PreparedMethod, inputs_of
+from train.methods.registry import METHODS, make_method
+
+PRODUCT = list(itertools.product(METHODS, BACKBONES))
+
+
+def make(method_name: str, backbone_name: str, variant: str = "recommended"):
+    torch.manual_seed(1)
+    method = make_method(method_name, make_backbone(backbone_name, SIZES, variant), variant).eval()
+    if isinstance(method, PreparedMethod):
+        train = QuestionDataset(
+            FeatureBank(make_store()), make_manifest(make_store()), "train", inputs_of(method.backbone)
+        )
+        method.prepare([train.batch(np.flatnonzero(train.naturally_complete)[:9])], [train.batch(range(len(train)))])
+    return method
+
+
+def predict(method, batch: Batch) -> torch.Tensor:
+    with torch.no_grad():
+        return batch.answer_by_presence(method.predict)
+
+
+def stored_batch(method, hidden: tuple[str, ...], change: dict[str, float] | None = None) -> Batch:
+    """Batch complete videos with `hidden` masked, after the stored values of `change` were overwritten."""
+    store = make_store(incomplete=False)
+    for modality, value in (change or {}).items():
+        for name in of_modality(modality):
+            store.arrays[name][:] = value
+        if value != value:
+            store.states[modality][:] = 2
+            store.step_counts[modality][:] = 0
+    dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
+    masks = {question.question_id: hidden for question in dataset.questions}
+    return dataset.batch(range(len(dataset)), masks=masks)

@@ -1,0 +1,147 @@
+"""Gains: paired by question, averaged over the seeds that both have, with shares of the gap to the right reference."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from result_rows import folders_of, row, save
+
+from train.report.gains import find_gains, gain_rows, paired_gain, scenario_gains
+from train.report.page import write_report
+from train.report.tables import build_blocks
+from train.runs.results import (
+    Accuracies,
+    Count,
+    Prediction,
+    ResultRow,
+    append_results,
+    predictions_path,
+    write_predictions,
+)
+
+QUESTIONS = 40
+
+
+def answered(folder: Path, right: int, method: str = "zero-fill", seed: int = 0, **changes: object) -> ResultRow:
+    """Save the predictions of a run that answers the first `right` questions rightly, and return its row."""
+    count = Count(correct=right, questions=QUESTIONS)
+    counts = Accuracies(overall=count, groups={}, types={})
+    made = row(method, seed, accuracies=counts, scenario="audio-missing", **changes)
+    told = [
+        Prediction(question_id=str(n), video_id=str(n), prediction="yes", answer="yes", correct=n < right)
+        for n in range(QUESTIONS)
+    ]
+    write_predictions(predictions_path(folder / made.run, "test", "audio-missing"), told)
+    return made
+
+
+def apart(differences: np.ndarray) -> list[str]:
+    return [str(number) for number in range(len(differences))]
+
+
+def test_a_gain_is_the_mean_difference_and_its_interval_holds_it() -> None:
+    differences = np.array([1.0] * 30 + [-1.0] * 10 + [0.0] * 60)
+    gain = paired_gain(differences, apart(differences))
+    assert gain.points == pytest.approx(20)
+    assert gain.low < 20 < gain.high
+    deviation = 100 * differences.std() / 10
+    assert gain.low == pytest.approx(20 - 1.96 * deviation, abs=1.0)
+    assert gain.high == pytest.approx(20 + 1.96 * deviation, abs=1.0)
+    assert gain.p < 0.01
+    assert paired_gain(differences, apart(differences)) == gain
+
+
+def test_no_difference_is_no_gain_and_chance_is_not_significant() -> None:
+    assert paired_gain(np.zeros(50), apart(np.zeros(50))).p == 1
+    values = [np.random.default_rng(seed).integers(-1, 2, 100).astype(float) for seed in range(200)]
+    significant = [paired_gain(differences, apart(differences)).p < 0.05 for differences in values]
+    assert 0.01 < np.mean(significant) < 0.11
+
+
+def test_questions_on_one_video_count_as_one_draw() -> None:
+    differences = np.repeat(np.random.default_rng(0).integers(-1, 2, 40), 5).astype(float)
+    together = paired_gain(differences, [str(number // 5) for number in range(200)])
+    alone = paired_gain(differences, apart(differences))
+    assert together.points == alone.points
+    assert together.high - together.low > 1.8 * (alone.high - alone.low)
+    assert together.p > alone.p
+
+
+def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
+    rows = [answered(tmp_path, 10, seed=0), answered(tmp_path, 30, seed=1)]
+    rows += [answered(tmp_path, 20, "rmm", seed=0), answered(tmp_path, 40, "rmm", seed=2)]
+    (block,) = build_blocks(rows)
+    gains = find_gains(block, folders_of(rows, tmp_path))
+    assert list(gains) == ["zero-fill"]
+    assert gains["zero-fill"]["rmm"].points == pytest.approx(100 * (20 - 10) / QUESTIONS)
+
+
+def test_the_share_is_of_the_gap_to_the_model_trained_without_the_modality(tmp_path: Path) -> None:
+    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
+    rows += [answered(tmp_path, 18, "reference", inputs="visual,question")]
+    rows += [answered(tmp_path, 12, "reference", inputs="audio,question")]
+    (block,) = build_blocks(rows)
+    gains = find_gains(block, folders_of(rows, tmp_path))
+    assert gains["zero-fill"]["rmm"].share == pytest.approx((16 - 10) / (18 - 10))
+    rows += [answered(tmp_path, 40, seed=1)]
+    (block,) = build_blocks(rows)
+    again = find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"]
+    assert again.share == pytest.approx((16 - 10) / (18 - 10))
+    rows[2] = answered(tmp_path, 9, "reference", inputs="visual,question")
+    (block,) = build_blocks(rows)
+    assert find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"].share is None
+
+
+def test_there_is_no_share_of_a_gap_that_may_be_none(tmp_path: Path) -> None:
+    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
+    rows += [answered(tmp_path, 11, "reference", inputs="visual,question")]
+    (block,) = build_blocks(rows)
+    assert find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"].share is None
+
+
+def test_backbones_and_baselines_keep_apart(tmp_path: Path) -> None:
+    rows = [answered(tmp_path, 10), answered(tmp_path, 12, "modality-dropout")]
+    rows += [answered(tmp_path, 20, "rmm", backbone="pano")]
+    (block,) = build_blocks(rows)
+    gains = find_gains(block, folders_of(rows, tmp_path))
+    assert {(b, m) for b, of in gains.items() for m in of} == {
+        ("AVST zero-fill", "AVST modality-dropout"),
+        ("AVST modality-dropout", "AVST zero-fill"),
+    }
+
+
+def test_runs_without_predictions_have_no_gain_and_no_table(tmp_path: Path) -> None:
+    rows = [row("zero-fill"), row("rmm")]
+    folders = folders_of(rows, tmp_path)
+    assert scenario_gains(build_blocks(rows), folders) == {}
+    assert "Gains on" not in write_report(save(tmp_path / "runs", rows), tmp_path / "out").read_text()
+
+
+def test_the_page_shows_gains_in_points(tmp_path: Path) -> None:
+    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
+    text = write_report(save(tmp_path, rows), tmp_path / "out").read_text()
+    assert "Gains on the same questions" in text
+    assert "+15.00" in text
+    gains = scenario_gains(build_blocks(rows), folders_of(rows, tmp_path))
+    assert [(b, m, [round(g.points) for g in of]) for b, m, of in gain_rows(gains)] == [("zero-fill", "rmm", [15])]
+
+
+def test_the_csv_holds_every_gain_with_its_share(tmp_path: Path) -> None:
+    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
+    rows += [answered(tmp_path, 18, "reference", inputs="visual,question")]
+    page = write_report(save(tmp_path, rows), tmp_path / "out")
+    (line,) = csv.DictReader((page.parent / "gains.csv").open(encoding="utf-8"))
+    gain = find_gains(*build_blocks(rows), folders_of(rows, tmp_path))["zero-fill"]["rmm"]
+    assert (line["scenario"], line["over"], line["method"]) == ("audio-missing", "zero-fill", "rmm")
+    found = [float(line[name]) for name in ("points", "low", "high", "p", "share")]
+    assert found == pytest.approx([gain.points, gain.low, gain.high, gain.p, 0.75], abs=1e-4)
+
+
+def test_runs_of_one_name_in_two_folders_and_renamed_ones_keep_their_own_predictions(tmp_path: Path) -> None:
+    rows = [answered(tmp_path / "a", 10), answered(tmp_path / "b", 30, "rmm", run="zero-fill-0")]
+    for folder, made in zip("ab", rows, strict=True):
+        (tmp_path / folder / made.run).rename(tmp_path / folder / "renamed")
+        append_results(tmp_path / folder / "renamed" / "results.jsonl", [made])
+    text = write_report([tmp_path / "a" / "renamed", tmp_path / "b" / "renamed"], tmp_path / "out").read_text()
+    assert "+50.00" in text

@@ -1,0 +1,35 @@
+"""A tiny run: a configuration that trains in a second, and a way to stop it."""
+
+from pathlib import Path
+
+from tiny_store import make_manifest, make_store
+
+from train.data.feature_bank import FeatureBank
+from train.runs.config import make_config
+from train.training.fit import fit
+
+TINY = {
+    "preset": "demo",
+    "method": "zero-fill",
+    "channels": 16,
+    "heads": 2,
+    "time_steps": 4,
+    "map_size": 2,
+    "batch_size": 16,
+    "epochs": 3,
+    "learning_rate": 3e-3,
+    "device": "cpu",
+}
+
+
+def tiny_config(**overrides):
+    return make_config(**{**TINY, **overrides})
+
+
+def train(run: Path, store=None, report=None, resume=False, **overrides):
+    store = make_store(videos=60) if store is None else store
+    return fit(tiny_config(**overrides), make_manifest(store), FeatureBank(store), run, resume=resume, report=report)
+
+
+class Killed(Exception):
+    pass

@@ -1,0 +1,105 @@
+"""Averaged weights: by the formula, judged and kept in place of the trained ones, and the same after a resume."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import Killed, tiny_config, train
+from torch import nn
+
+from train.runs.folder import load_run
+from train.runs.log import read_metrics
+from train.training.ema import WeightAverage
+from train.training.fit import measure_accuracy
+
+
+def test_the_first_step_begins_the_average_and_every_other_moves_it_by_its_share():
+    module = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(module, 0.75)
+    found = []
+    for value in (8.0, 0.0, 4.0):
+        nn.init.constant_(module.weight, value)
+        average.update()
+        found.append(average.module.weight.item())
+    assert found == [8.0, 6.0, 5.5]
+    assert module.weight.item() == 4.0
+
+
+def test_buffers_are_the_trained_modules_own():
+    module = nn.BatchNorm1d(2)
+    average = WeightAverage(module, 0.9)
+    module(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
+    average.update()
+    assert torch.equal(average.module.running_mean, module.running_mean)
+    assert int(average.module.num_batches_tracked) == 1
+
+
+def test_the_average_is_what_is_validated_and_kept(tmp_path, monkeypatch):
+    asked = []
+
+    def measure(method, *given):
+        asked.append({name: values.clone() for name, values in method.state_dict().items()})
+        return measure_accuracy(method, *given)
+
+    monkeypatch.setattr("train.training.fit.measure_accuracy", measure)
+    method, _ = train(tmp_path / "run", ema_decay=0.9, epochs=2)
+    last = load_file(tmp_path / "run" / "last.safetensors")
+    chosen = max(number for number, row in enumerate(read_metrics(tmp_path / "run")) if row["selected"])
+    kept = method.state_dict()
+    assert all(torch.equal(values, asked[chosen][name]) for name, values in kept.items())
+    trained = [name for name, _ in method.named_parameters()]
+    assert all(torch.equal(asked[1][name], last[f"average/module.{name}"]) for name in trained)
+    assert not all(torch.equal(asked[1][name], last[f"model/{name}"]) for name in trained)
+
+
+def test_averaging_changes_nothing_of_the_training_itself(tmp_path):
+    train(tmp_path / "plain")
+    train(tmp_path / "averaged", ema_decay=0.9)
+    plain, averaged = (load_file(tmp_path / name / "last.safetensors") for name in ("plain", "averaged"))
+    assert not [name for name in plain if name.startswith("average/")]
+    assert all(torch.equal(values, averaged[name]) for name, values in plain.items())
+
+
+@pytest.mark.parametrize("method", ["zero-fill", "rmm-avr", "retrieval-fill", "prompts"])
+@pytest.mark.parametrize("stop", [(2, 1), (3, 2)])
+def test_a_stopped_run_resumes_to_the_average_of_an_uninterrupted_one(tmp_path, method, stop):
+    def stop_there(progress):
+        if (progress.epoch, progress.step) == stop and progress.validation is None:
+            raise Killed
+
+    chosen = {"method": method, "training": "staged", "ema_decay": 0.9}
+    train(tmp_path / "whole", **chosen)
+    with pytest.raises(Killed):
+        train(tmp_path / "stopped", **chosen, report=stop_there)
+    train(tmp_path / "stopped", **chosen, resume=True)
+    for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    assert load_run(tmp_path / "stopped")[1].ema_decay == 0.9
+
+
+def test_a_later_stage_begins_its_average_anew(tmp_path, monkeypatch):
+    seen = {}
+
+    def look(progress):
+        if (progress.epoch, progress.step) == (2, 1) and progress.validation is None:
+            raise Killed
+
+    steps = []
+    original = WeightAverage.update
+
+    def update(self):
+        original(self)
+        steps.append(self)
+        seen[len(steps)] = {
+            n: (p.clone(), q.clone())
+            for (n, p), (_, q) in zip(self.module.named_parameters(), self._trained.named_parameters(), strict=True)
+        }
+
+    monkeypatch.setattr(WeightAverage, "update", update)
+    with pytest.raises(Killed):
+        train(tmp_path / "run", method="rmm", training="staged", ema_decay=0.9, epochs=2, report=look)
+    assert len({id(average) for average in steps}) == 2
+    assert all(torch.equal(averaged, trained) for averaged, trained in seen[len(steps)].values())
+
+
+def test_no_average_is_kept_unless_asked_for():
+    assert tiny_config().ema_decay == 0
