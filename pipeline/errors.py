@@ -13,8 +13,16 @@ _DISK_REFUSALS = {
 }
 
 
+LONGEST_MESSAGE = 300
+
+
 class UserError(Exception):
     """Tell the user in one line which thing has which wrong value and how to mend it; commands exit with 2."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of `error` on one line, at most 300 characters of it; its type where it has none."""
+    return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.store.reader import FeatureStore, naming_damage
 from pipeline.store.schema import State
 
@@ -91,7 +91,7 @@ def _load(path: Path, shape: tuple[int, ...], dims: tuple[str, ...]) -> tuple[np
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except _UNREADABLE as error:
-        raise _UnlikeError(f"cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise _UnlikeError(f"cannot be read ({one_line(error)})") from None
     if array.dtype.kind not in "fiu":
         raise _UnlikeError(f"holds {array.dtype}, not numbers")
     orders = list(_orders(array.shape, shape))

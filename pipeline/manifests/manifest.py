@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.errors import UserError
+from pipeline.files import replace_text
 from pipeline.store.schema import QUESTION_LENGTH
 
 FORMAT = 1
@@ -121,18 +122,19 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
 
     A `dataset.toml` that says the same already is left alone, with its comments and whatever else it says.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("questions-*.jsonl"):
         if stale.stem.removeprefix("questions-") not in manifest.questions:
             stale.unlink()
-    _replace(folder / "videos.csv", _videos_csv(manifest.videos))
+    replace_text(folder / "videos.csv", _videos_csv(manifest.videos))
     for split in manifest.splits:
         lines = (json.dumps(_plain(q), ensure_ascii=False) for q in manifest.questions[split])
-        _replace(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
-    _replace(folder / "vocabulary.json", json.dumps(manifest.vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
+        replace_text(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
+    replace_text(
+        folder / "vocabulary.json", json.dumps(manifest.vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n"
+    )
     head = _dataset_toml(manifest)
     if not _says(folder / "dataset.toml", tomllib.loads(head)):
-        _replace(folder / "dataset.toml", head)
+        replace_text(folder / "dataset.toml", head)
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -212,12 +214,6 @@ def _dataset_toml(manifest: Manifest) -> str:
 def _says(path: Path, head: dict[str, Any]) -> bool:
     found = _read_toml(path) if path.is_file() else {}
     return all(found.get(key) == value for key, value in head.items())
-
-
-def _replace(path: Path, text: str) -> None:
-    staging = path.with_name(path.name + ".partial")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)
 
 
 def _read_text(path: Path) -> str:

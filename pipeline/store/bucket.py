@@ -18,7 +18,7 @@ from typing import Any
 
 import zarr
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
 # Other writers and workers change what is listed.
 _OPTIONS = {"use_listings_cache": False}
@@ -166,8 +166,7 @@ def _naming_failures(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, TimeoutError, ClientError, BotoCoreError) as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"object store s3://{where.removeprefix('s3://')}: {said}. Check the bucket, the endpoint "
+            f"object store s3://{where.removeprefix('s3://')}: {one_line(error)}. Check the bucket, the endpoint "
             "(AWS_ENDPOINT_URL) and the credentials, and run again to go on with what is stored"
         ) from None

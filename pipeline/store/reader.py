@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.store.location import locate
 from pipeline.store.schema import STORE_FORMAT, FeatureSpec, State
 
@@ -39,7 +39,9 @@ def open_group(path: str | Path, mode: Any) -> zarr.Group:
             f"no feature store at {path}: make one with 'mavqa-extract --store {path}', or name another with --store"
         ) from None
     except _DAMAGED as error:
-        raise UserError(f"store {path} cannot be read ({_line(error)}): it is damaged or not a feature store") from None
+        raise UserError(
+            f"store {path} cannot be read ({one_line(error)}): it is damaged or not a feature store"
+        ) from None
     found = root.attrs.get("mavqa_format")
     if found != STORE_FORMAT:
         raise UserError(f"store {path} has format {found!r}, this program reads {STORE_FORMAT}: extract it anew")
@@ -55,7 +57,7 @@ def naming_damage(store: str | Path, path: str) -> Iterator[None]:
         raise
     except _DAMAGED_VALUES as error:
         raise UserError(
-            f"store {store}: {path} cannot be read ({_line(error)}): the store is damaged, extract it anew"
+            f"store {store}: {path} cannot be read ({one_line(error)}): the store is damaged, extract it anew"
         ) from None
 
 
@@ -189,7 +191,7 @@ class FeatureStore:
             raise UserError(f"store {self.path} has no {path}: {self._what_is_there(path)}") from None
         except _DAMAGED as error:
             raise UserError(
-                f"store {self.path}: {path} cannot be read ({_line(error)}): the store is damaged"
+                f"store {self.path}: {path} cannot be read ({one_line(error)}): the store is damaged"
             ) from None
 
     def _what_is_there(self, path: str) -> str:
@@ -204,7 +206,3 @@ class FeatureStore:
         if name not in attributes:
             raise UserError(f"store {self.path}: {path} has no attribute {name!r}: the store is damaged")
         return attributes[name]
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

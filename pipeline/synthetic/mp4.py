@@ -10,6 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipeline.files import staged
+
 AAC_FRAME_SAMPLES = 1024
 ENCODER_OPTIONS = {"preset": "ultrafast", "crf": "20", "tune": "zerolatency"}
 
@@ -26,15 +28,14 @@ def write_clip(
     The sound is cut to whole AAC frames of 1,024 samples, so that no decoder pads it past the pictures' end. Both
     tracks start at 0: the encoder's priming is declared in the file and skipped by decoders.
     """
-    staging = path.with_name(path.name + ".partial")
-    with av.open(str(staging), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    options = {"fflags": "+bitexact"}
+    with staged(path) as staging, av.open(str(staging), "w", format="mp4", options=options) as container:
         video = None if pictures is None else _add_picture_stream(container, frames_per_second)
         audio = None if waveform is None else _add_sound_stream(container, sample_rate_hz)
         if video is not None and pictures is not None:
             _encode_pictures(container, video, pictures)
         if audio is not None and waveform is not None:
             _encode_sound(container, audio, waveform)
-    staging.replace(path)
 
 
 def _add_picture_stream(container: av.container.OutputContainer, frames_per_second: int) -> av.VideoStream:

@@ -1,10 +1,12 @@
 """`mavqa-sweep`: train and evaluate a grid of runs. It only parses options and shows results."""
 
+import json
 from pathlib import Path
 
 import click
 
 from pipeline.cli.command import Command, file_option, folder_option
+from pipeline.files import replace_text
 from train.cli.options import (
     device_option,
     existing_manifest,
@@ -60,11 +62,12 @@ def sweep(
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
-    from train.training.sweep import run_cells, write_evaluation
+    from train.training.sweep import run_cells
 
     bank = FeatureBank(open_store(store))
     with training_progress() as progress:
         documents = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
-    written = write_evaluation(documents, evaluation or out.resolve().parent / "evaluation.json")
+    evaluation = evaluation or out.resolve().parent / "evaluation.json"
+    replace_text(evaluation, json.dumps(documents, ensure_ascii=False, indent=1) + "\n")
     show_scenarios(documents)
-    click.echo(f"evaluation: {written}", err=True)
+    click.echo(f"evaluation: {evaluation}", err=True)

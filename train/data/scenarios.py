@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import UserError
+from pipeline.files import replace_text
 from pipeline.manifests.manifest import Question
 
 MASK_FORMAT = 1
@@ -133,9 +134,7 @@ def save_masks(masks: Masks, path: Path) -> None:
         "rates": masks.rates,
         "absent": {question: list(modalities) for question, modalities in masks.absent.items()},
     }
-    staging = path.with_name(path.name + ".partial")
-    staging.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    staging.replace(path)
+    replace_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def load_masks(path: Path) -> Masks:

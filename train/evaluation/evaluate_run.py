@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
+from pipeline.files import replace_text
 from pipeline.manifests.manifest import Manifest, Question
 from pipeline.store.schema import FeatureSpec
 from train.backbones.registry import needs_of
@@ -25,7 +26,6 @@ from train.interfaces import MissingModalityMethod, inputs_of
 from train.methods.registry import find_method
 from train.runs.config import TrainConfig
 from train.runs.folder import load_run, read_environment, read_vocabulary
-from train.runs.log import write_text
 from train.runs.results import (
     RESULTS_FILE,
     Accuracies,
@@ -79,7 +79,7 @@ def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Feature
             )
         return
     run.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    replace_text(path, text)
 
 
 def _check_weights(run: Path, config: TrainConfig, bank: FeatureBank) -> None:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import replace_text
 from pipeline.manifests.templates import GROUPS, TYPES, Column
 from train.report.answers import Folders
 from train.report.confusion import find_confusions
@@ -38,13 +39,13 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         raise UserError(f"{', '.join(map(str, runs))}: no result row: evaluate the runs with 'mavqa-evaluate'")
     blocks = build_blocks(rows)
     out.mkdir(parents=True, exist_ok=True)
-    _replace(out / "tables.md", markdown(blocks))
-    _replace(out / "tables.tex", latex(blocks))
-    _replace(out / "results.csv", comma_separated(blocks))
+    replace_text(out / "tables.md", markdown(blocks))
+    replace_text(out / "tables.tex", latex(blocks))
+    replace_text(out / "results.csv", comma_separated(blocks))
     folders = {(identity(row), row.seed): run for run, row in found if row.kind == "model"}
     parts = [_part(members, folders) for members in by_split(blocks)]
-    _replace(out / "gains.csv", gains_csv(part["tested"] for part in parts))
-    _replace(out / PAGE_FILE, _render_page(blocks, parts, read_curves(runs, blocks), folders))
+    replace_text(out / "gains.csv", gains_csv(part["tested"] for part in parts))
+    replace_text(out / PAGE_FILE, _render_page(blocks, parts, read_curves(runs, blocks), folders))
     return out / PAGE_FILE
 
 
@@ -185,9 +186,3 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _replace(path: Path, text: str) -> None:
-    staging = path.with_name(path.name + ".partial")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)

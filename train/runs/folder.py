@@ -19,14 +19,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
+from pipeline.files import replace_text, staged
 from pipeline.manifests.manifest import Vocabulary
 from train.backbones.registry import find_backbone, make_backbone
 from train.interfaces import MissingModalityMethod
 from train.methods.grounding import GroundingPretraining
 from train.methods.registry import find_method, make_method
 from train.runs.config import TrainConfig
-from train.runs.log import read_metrics, write_text
+from train.runs.log import read_metrics
 
 CHECKPOINT = "checkpoint.safetensors"
 ENVIRONMENT = "environment.json"
@@ -66,7 +67,7 @@ def load_run(run: Path, device: str = "cpu") -> tuple[MissingModalityMethod, Tra
     try:
         method.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{run / CHECKPOINT} does not fit {run / 'config.json'}: {_line(error)}") from None
+        raise UserError(f"{run / CHECKPOINT} does not fit {run / 'config.json'}: {one_line(error)}") from None
     method.to(device).eval()
     return method, config
 
@@ -79,7 +80,7 @@ def read_config(run: Path) -> TrainConfig:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {run} is not the folder of a run, mavqa-train makes one") from None
     except ValueError as error:
-        raise UserError(f"{path} is not the configuration of a run: {_line(error)}") from None
+        raise UserError(f"{path} is not the configuration of a run: {one_line(error)}") from None
 
 
 def read_vocabulary(run: Path) -> Vocabulary:
@@ -93,7 +94,7 @@ def read_vocabulary(run: Path) -> Vocabulary:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the run again") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a vocabulary ({_line(error)}): train the run again") from None
+        raise UserError(f"{path} is not a vocabulary ({one_line(error)}): train the run again") from None
 
 
 def same_run(left: TrainConfig, right: TrainConfig) -> bool:
@@ -116,9 +117,9 @@ def is_finished(run: Path, config: TrainConfig) -> bool:
 def write_start(run: Path, config: TrainConfig, vocabulary: Vocabulary, environment: dict[str, Any]) -> None:
     """Write what is known before the first epoch; `config.json` comes last, so that a folder with one is whole."""
     run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "vocabulary.json", json.dumps(vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
-    write_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
-    write_text(run / "config.json", config.model_dump_json(indent=1) + "\n")
+    replace_text(run / "vocabulary.json", json.dumps(vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
+    replace_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+    replace_text(run / "config.json", config.model_dump_json(indent=1) + "\n")
 
 
 def describe_environment(device: torch.device, fingerprints: dict[str, str], weights: dict[str, str]) -> dict[str, Any]:
@@ -146,15 +147,14 @@ def read_environment(run: Path) -> dict[str, Any]:
         said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return said
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({_line(error)}): remove it") from None
+        raise UserError(f"{path} is damaged ({one_line(error)}): remove it") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:
     """Write named tensors and JSON facts as one safetensors file, beside its name and renamed last."""
-    staging = path.with_name(path.name + ".partial")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, staging, metadata={"facts": json.dumps(facts or {})})
-    staging.replace(path)
+    with staged(path) as staging:
+        save_file(plain, staging, metadata={"facts": json.dumps(facts or {})})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -169,7 +169,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the run, or resume it") from None
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({_line(error)}): train the run again") from None
+        raise UserError(f"{path} is damaged ({one_line(error)}): train the run again") from None
 
 
 def _git_commit() -> str | None:
@@ -178,7 +178,3 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import replace_text
 
 METRICS = "metrics.jsonl"
 TIMES = "times.json"
@@ -27,7 +28,7 @@ def best_validation(run: Path) -> dict[str, float]:
 
 def write_metrics(run: Path, metrics: list[dict[str, Any]]) -> None:
     """Replace the metrics file."""
-    write_text(run / METRICS, "".join(json.dumps(row) + "\n" for row in metrics))
+    replace_text(run / METRICS, "".join(json.dumps(row) + "\n" for row in metrics))
 
 
 def read_times(run: Path) -> dict[int, float]:
@@ -43,11 +44,4 @@ def read_times(run: Path) -> dict[int, float]:
 def write_time(run: Path, epoch: int, seconds: float) -> None:
     """Note how long the training of `epoch`, from 1, took."""
     times = {**read_times(run), epoch: round(seconds, 3)}
-    write_text(run / TIMES, json.dumps(times) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` beside its name and rename it last."""
-    staging = path.with_name(path.name + ".partial")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)
+    replace_text(run / TIMES, json.dumps(times) + "\n")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError
+from pipeline.files import replace_text
 from pipeline.manifests.manifest import Question
 
 FORMAT = 1
@@ -172,7 +173,7 @@ def hash_questions(questions: Iterable[Question]) -> str:
 def append_results(path: Path, rows: Iterable[ResultRow]) -> None:
     """Append `rows` to a results file; the file is whole at every moment (staged, then renamed)."""
     existing = path.read_text(encoding="utf-8") if path.exists() else ""
-    _replace(path, existing + "".join(row.model_dump_json() + "\n" for row in rows))
+    replace_text(path, existing + "".join(row.model_dump_json() + "\n" for row in rows))
 
 
 def read_results(path: Path) -> list[ResultRow]:
@@ -196,7 +197,7 @@ def predictions_path(run: Path, split: str, scenario: str) -> Path:
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write single predictions, one line each, in the order of the questions."""
-    _replace(path, "".join(prediction.model_dump_json() + "\n" for prediction in predictions))
+    replace_text(path, "".join(prediction.model_dump_json() + "\n" for prediction in predictions))
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -222,10 +223,3 @@ def _count(hits: Sequence[bool]) -> Count:
 
 def _with_accuracy(count: Count) -> dict[str, float | int]:
     return {"accuracy": count.accuracy, "correct": count.correct, "questions": count.questions}
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(path.name + ".partial")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from train.data.batch import MODALITIES
 from train.data.dataset import QuestionDataset
 from train.interfaces import Backbone
@@ -50,7 +50,7 @@ def start_from(module: nn.Module, run: Path) -> None:
     try:
         module.load_state_dict(own, strict=False)
     except RuntimeError as error:
-        raise UserError(f"cannot start from {run}: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"cannot start from {run}: {one_line(error)}") from None
     expected = {name for name in module.state_dict() if name.startswith(BACKBONE_PREFIX)}
     if expected != own.keys():
         raise UserError(f"cannot start from {run}: its backbone has other parts ({sorted(expected ^ own.keys())[:3]})")

@@ -3,7 +3,6 @@
 It has no training loop of its own. What is finished is skipped and what was stopped goes on.
 """
 
-import json
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -174,15 +173,6 @@ def _open_data(manifest: str, store: str) -> "tuple[Manifest, FeatureBank]":
     from train.data.feature_bank import FeatureBank
 
     return load_manifest(Path(manifest)), FeatureBank(open_store(store))
-
-
-def write_evaluation(documents: dict[str, dict[str, Any]], path: Path) -> Path:
-    """Write {run: document} as one JSON file (staged, then renamed) and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(path.name + ".partial")
-    staging.write_text(json.dumps(documents, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    staging.replace(path)
-    return path
 
 
 def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank") -> None:

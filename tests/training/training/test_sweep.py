@@ -20,7 +20,7 @@ from train.evaluation.statistics import bootstrap
 from train.methods.registry import METHODS
 from train.report.page import write_report
 from train.runs.results import predictions_path, read_predictions, read_results
-from train.training.sweep import Cell, Grid, list_cells, read_grid, run_cells, write_evaluation
+from train.training.sweep import Cell, Grid, list_cells, read_grid, run_cells
 
 TINY = {"epochs": 2, "channels": 16, "heads": 2, "time_steps": 4, "batch_size": 16, "device": "cpu"}
 GRID = Grid.model_validate(
@@ -274,8 +274,6 @@ def test_a_question_only_floor_must_have_answered_the_same(swept: tuple[Path, di
 
 
 def test_sweep_and_report_fit_together(swept: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:
-    out, documents = swept
+    out, _ = swept
     page = write_report(sorted(path for path in out.iterdir() if path.is_dir()), tmp_path)
     assert "question-only" in page.read_text(encoding="utf-8")
-    written = write_evaluation(documents, tmp_path / "evaluation.json")
-    assert json.loads(written.read_text()) == documents
