@@ -24,7 +24,7 @@ from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.evaluation.predict import BATCH_SIZE
 from train.interfaces import MissingModalityMethod, inputs_of
-from train.methods.imputation import OTHER, question_rows, rows_of
+from train.methods.imputation import OTHER, question_rows
 from train.methods.rmm import RECALL_VARIANTS, RecallSettings, RelationMemory
 from train.runs.folder import load_run
 
@@ -108,7 +108,7 @@ def _encoded(
     for batch in dataset.batches(BATCH_SIZE, masks=masks, rows=rows):
         representation = method.backbone.encode(batch)
         mask = representation.masks[OTHER[missing]]
-        available = rows_of(representation.features[OTHER[missing]], mask)
+        available = representation.features[OTHER[missing]][mask]
         yield available, question_rows(representation.question, mask)
 
 

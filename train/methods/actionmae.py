@@ -21,7 +21,6 @@ from train.methods.imputation import (
     batch_of,
     encoded_question,
     question_rows,
-    rows_of,
     total_of,
 )
 
@@ -148,7 +147,7 @@ class ActionMae(nn.Module):
         """Return the representation with steps in the place of `missing`, and those as predicted [row, channel]."""
         available = OTHER[missing]
         mask = representation.masks[available]
-        steps = rows_of(self.backbone.steps(representation)[available], mask)
+        steps = self.backbone.steps(representation)[available][mask]
         tokens = {available: steps, "question": question_rows(representation.question, mask)}
         predicted = self.autoencoder(tokens)[missing]
         scaled = predicted * self.gain[missing] + self.shift[missing]

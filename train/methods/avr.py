@@ -15,20 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from train.data.batch import MODALITIES, Batch
-from train.interfaces import Backbone, Representation, Stage
+from train.data.batch import MODALITIES
+from train.interfaces import Backbone, Representation
 from train.methods.imputation import (
-    BACKBONE_FIRST,
     OTHER,
-    ConstantAnswer,
+    ImputingMethod,
     RunningMoments,
     batch_of,
-    complete_batch,
     completed_losses,
-    losses_with_missing,
-    predict_completed,
-    rows_of,
-    total_of,
     with_generated,
 )
 from train.networks.diffusion import GaussianDiffusion, Objective
@@ -247,7 +241,7 @@ def refined_features(
 ) -> dict[str, Tensor]:
     """Return {modality: [batch, time, ...]}, both modalities refined where `representation` has both."""
     both = representation.masks["audio"] & representation.masks["visual"]
-    rows = (rows_of(representation.features[m], both) for m in MODALITIES)
+    rows = (representation.features[m][both] for m in MODALITIES)
     refined = refiner.refine(*rows, given=given)
     return {m: batch_of(values, both) for m, values in zip(MODALITIES, refined, strict=True)}
 
@@ -257,7 +251,7 @@ def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> 
     both = representation.masks["audio"] & representation.masks["visual"]
     if not both.any():
         return representation.question.new_zeros(())
-    return refiner.loss(*(rows_of(representation.features[m], both) for m in MODALITIES))
+    return refiner.loss(*(representation.features[m][both] for m in MODALITIES))
 
 
 def refine_settings(variant: str) -> RefineSettings:
@@ -285,7 +279,7 @@ class NoiseFill(nn.Module):
         return torch.randn_like(fixed) if self.training else fixed
 
 
-class Avr(nn.Module):
+class Avr(ImputingMethod):
     """Answer from refined features where a modality is missing, noise standing for it: the diffusion alone.
 
     Training asks every complete question three times, as it is and with either modality replaced, and adds the
@@ -293,8 +287,6 @@ class Avr(nn.Module):
     Source: section 3.2, the row "AVR" of table 4; the paper does not say what enters for the missing half, noise is
     our reading. Differs from the released code: it has no such mode.
     """
-
-    selection_scenarios = ("audio-missing", "visual-missing")
 
     def __init__(
         self,
@@ -311,49 +303,27 @@ class Avr(nn.Module):
         recompute: bool = False,
         refine_weight: float = 1.0,
     ) -> None:
-        super().__init__()
         settings = refine_settings(variant)
         sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
-        self.backbone = backbone
+        trains_on = "all" if settings.one_sided else "complete"
+        super().__init__(backbone, loss_weights={"ave": refine_weight}, trains_on=trains_on)
         self.refiner = AudioVisualRefiner(backbone.feature_shapes, sizes=sizes, settings=settings)
         self.fill = NoiseFill(backbone.feature_shapes)
-        self.unseen = ConstantAnswer(backbone)
-        self.refine_weight = refine_weight
-        self.trains_on = "all" if settings.one_sided else "complete"
-        self.stage = "all"
 
-    def stages(self) -> tuple[Stage, ...]:
-        """Return the backbone on complete data, then everything."""
-        return BACKBONE_FIRST
-
-    def enter(self, stage: str) -> None:
-        """Begin the stage of this name: in "backbone" nothing is refined."""
-        self.stage = stage
-
-    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the named scalar losses; "total" is their weighted sum."""
-        later = None if self.stage == "backbone" else self._missing_losses
-        losses = losses_with_missing(self.backbone, self.unseen, batch, later)
-        return losses | {"total": total_of(losses, {"ave": self.refine_weight})}
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]; a missing modality is made from noise, with none left the constants answer."""
-        return predict_completed(self.backbone, self.unseen, batch, self.complete)
-
-    def complete(self, batch: Batch) -> Representation:
-        """Return the features of both modalities of a batch that has one; a missing one is made from noise."""
-        return complete_batch(self.backbone, batch, self._completed)
-
-    def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
-        completed = {m: self._completed(representation, m) for m in missing or MODALITIES}
-        losses = completed_losses(self.backbone, completed, answer)
-        return losses if missing else losses | {"ave": refine_loss(self.refiner, representation)}
-
-    def _completed(self, representation: Representation, missing: str) -> Representation:
+    def impute(self, representation: Representation, missing: str) -> Representation:
+        """Return `representation` with both modalities refined, noise in the place of `missing` before."""
         available = OTHER[missing]
         noise = self.fill(missing, representation.masks[available])
         noisy = with_generated(representation, {missing: noise}, available)
         return with_generated(noisy, refined_features(self.refiner, noisy, given=(available,)), available)
+
+    def imputation_losses(
+        self, representation: Representation, missing: Sequence[str], answer: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the answer losses with each modality replaced and, of a complete batch, "ave" (L_ave)."""
+        completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
+        losses = completed_losses(self.backbone, completed, answer)
+        return losses if missing else losses | {"ave": refine_loss(self.refiner, representation)}
 
 
 def _cells(values: Tensor) -> Tensor:

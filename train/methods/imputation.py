@@ -5,7 +5,7 @@ flattened sample by sample (row = sample x time + step) to the steps that are re
 there produces nothing and enters no loss.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -20,8 +20,7 @@ from train.networks.layers import LearnedConstants
 OTHER = {"audio": "visual", "visual": "audio"}
 UNKNOWN_ANSWER = -1
 FASTEST_FORGETTING = 0.01
-# The stages of a method with its parts beside a backbone and constants of the name `unseen`.
-BACKBONE_FIRST = (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("all", 0.5))
+BACKBONE_STAGE = Stage("backbone", 0.5, ("backbone.", "unseen."))
 
 
 class RunningMoments(nn.Module):
@@ -47,11 +46,6 @@ class RunningMoments(nn.Module):
         rate = max(1 / int(self.updates), FASTEST_FORGETTING)
         self.mean.lerp_(rows.mean(0).to(self.mean), rate)
         self.variance.lerp_((rows - self.mean).square().mean(0).to(self.variance), rate)
-
-
-def rows_of(values: Tensor, mask: Tensor) -> Tensor:
-    """Return [row, ...], sample by sample: steps of `values` [batch, time, ...] where `mask` [batch, time] is True."""
-    return values[mask]
 
 
 def question_rows(question: Tensor, mask: Tensor) -> Tensor:
@@ -93,25 +87,17 @@ def total_of(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tens
     return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
 
 
-def losses_with_missing(
-    backbone: Backbone,
-    unseen: "ConstantAnswer",
-    batch: Batch,
-    missing_losses: Callable[[Representation, list[str], Tensor], dict[str, Tensor]] | None,
+def plain_losses(
+    backbone: Backbone, unseen: "ConstantAnswer", representation: Representation, batch: Batch
 ) -> dict[str, Tensor]:
-    """Return the scalar losses by name of a batch that is asked as it is, and again with modalities missing.
+    """Return the scalar losses by name of answering `batch`, encoded as `representation`, without any imputation.
 
-    "unseen" trains the constants that answer with both missing; a complete batch has the backbone's own losses too;
-    `missing_losses` (None: not yet) gives the others, of the encoded batch, the modalities it lacks and the
-    answers.
+    "unseen" trains the constants that answer with both modalities missing; a complete batch has the answer's
+    cross-entropy and the backbone's own losses too.
     """
-    representation = backbone.encode(batch)
     losses = {"unseen": unseen.loss(backbone, representation, batch.answer)}
-    missing = [m for m in MODALITIES if m not in batch.present]
-    if not missing:
+    if len(batch.present) == len(MODALITIES):
         losses |= answer_losses(backbone, representation, batch.answer)
-    if batch.present and missing_losses is not None:
-        losses |= missing_losses(representation, missing, batch.answer)
     return losses
 
 
@@ -122,34 +108,6 @@ def completed_losses(backbone: Backbone, completed: Mapping[str, Representation]
         for modality, representation in completed.items()
         for name, loss in answer_losses(backbone, representation, answer).items()
     }
-
-
-def complete_batch(
-    backbone: Backbone, batch: Batch, generate: Callable[[Representation, str], Representation]
-) -> Representation:
-    """Return the encoded `batch` after `generate` put something in the place of the modality that it lacks.
-
-    `generate` is given the encoded batch and the missing modality.
-    """
-    representation = backbone.encode(batch)
-    for missing in set(MODALITIES) - set(batch.present):
-        representation = generate(representation, missing)
-    return representation
-
-
-def predict_completed(
-    backbone: Backbone,
-    unseen: "ConstantAnswer",
-    batch: Batch,
-    complete: Callable[[Batch], Representation],
-) -> Tensor:
-    """Return logits [batch, answer]: of what is there, after `complete` put something in the place of what is not.
-
-    With both missing the constants answer, and `complete` is not asked.
-    """
-    if not batch.present:
-        return unseen.logits(backbone, encoded_question(backbone, batch))
-    return backbone.answer(complete(batch)).logits
 
 
 class ConstantAnswer(nn.Module):
@@ -193,3 +151,68 @@ def frozen(backbone: Backbone) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+class ImputingMethod(nn.Module):
+    """Base of the methods that impute the features of a missing modality and let the backbone answer from both.
+
+    A subclass says what is imputed (`impute`) and what that costs in training (`imputation_losses`); its parts lie
+    beside `backbone` and `unseen`. Training asks every complete question three times, as it is and with either
+    modality imputed: L = sum of the three answer losses + the method's own losses, each times its weight in
+    `loss_weights`. Stages: the backbone on complete data, then everything.
+    """
+
+    selection_scenarios = ("audio-missing", "visual-missing")
+
+    def __init__(
+        self, backbone: Backbone, *, loss_weights: Mapping[str, float] | None = None, trains_on: str = "all"
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.unseen = ConstantAnswer(backbone)
+        self.loss_weights = dict(loss_weights or {})
+        self.trains_on = trains_on
+        self.stage = "all"
+
+    def impute(self, representation: Representation, missing: str) -> Representation:
+        """Return `representation` with features of both modalities; those of `missing` are not read."""
+        raise NotImplementedError
+
+    def imputation_losses(
+        self, representation: Representation, missing: Sequence[str], answer: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the scalar losses by name with each modality imputed: the one of `missing`, or both in turn."""
+        raise NotImplementedError
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the backbone on complete data, then everything."""
+        return BACKBONE_STAGE, Stage("all", 0.5)
+
+    def enter(self, stage: str) -> None:
+        """Begin the stage of this name: in "backbone" nothing is imputed."""
+        self.stage = stage
+
+    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the named scalar losses; "total" is their weighted sum.
+
+        "unseen" trains the constants that answer with both modalities missing, and nothing else.
+        """
+        representation = self.backbone.encode(batch)
+        losses = plain_losses(self.backbone, self.unseen, representation, batch)
+        if batch.present and self.stage != BACKBONE_STAGE.name:
+            missing = [m for m in MODALITIES if m not in batch.present]
+            losses |= self.imputation_losses(representation, missing, batch.answer)
+        return losses | {"total": total_of(losses, self.loss_weights)}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits [batch, answer]: a missing modality is imputed; with both missing the constants answer."""
+        if not batch.present:
+            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
+        return self.backbone.answer(self.complete(batch)).logits
+
+    def complete(self, batch: Batch) -> Representation:
+        """Return the features of both modalities of a batch that has one; a missing one is imputed."""
+        representation = self.backbone.encode(batch)
+        for missing in set(MODALITIES) - set(batch.present):
+            representation = self.impute(representation, missing)
+        return representation

@@ -14,11 +14,12 @@ from train.data.sampling import STATES, drawn_parts
 from train.interfaces import Backbone, Representation, Stage
 from train.methods.filling import Filling, weigh
 from train.methods.imputation import (
+    BACKBONE_STAGE,
     ConstantAnswer,
     answer_losses,
     encoded_question,
     frozen,
-    losses_with_missing,
+    plain_losses,
     total_of,
 )
 
@@ -53,7 +54,7 @@ class MissingAwarePrompts(nn.Module):
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the backbone on complete data, then prompts and answer layers."""
-        return (Stage("backbone", 0.5, ("backbone.", "unseen.")), Stage("prompts", 0.5))
+        return BACKBONE_STAGE, Stage("prompts", 0.5)
 
     def enter(self, stage: str) -> None:
         """Begin the stage of this name: in "backbone" there are no prompts."""
@@ -62,7 +63,7 @@ class MissingAwarePrompts(nn.Module):
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", "unseen" and "total" (in the stage "backbone" the backbone's own losses)."""
         if self.stage == "backbone":
-            losses = losses_with_missing(self.backbone, self.unseen, batch, None)
+            losses = plain_losses(self.backbone, self.unseen, self.backbone.encode(batch), batch)
             return losses | {"total": total_of(losses, {})}
         return weigh([(len(part), self._losses(part)) for _, part in drawn_parts(batch)])
 

@@ -5,7 +5,7 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,21 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from train.data.batch import MODALITIES, Batch
-from train.interfaces import Backbone, Representation, Stage
+from train.data.batch import MODALITIES
+from train.interfaces import Backbone, Representation
 from train.methods.imputation import (
-    BACKBONE_FIRST,
     OTHER,
-    ConstantAnswer,
+    ImputingMethod,
     RunningMoments,
     batch_of,
-    complete_batch,
     completed_losses,
-    losses_with_missing,
-    predict_completed,
     question_rows,
-    rows_of,
-    total_of,
     with_generated,
 )
 
@@ -176,7 +170,7 @@ class RelationMemory(nn.Module):
 def recalled_features(memory: RelationMemory, representation: Representation, missing: str) -> Tensor:
     """Return the features [batch, time, ...] that `memory` recalls for `missing`, zero where its source has no step."""
     mask = representation.masks[OTHER[missing]]
-    available = rows_of(representation.features[OTHER[missing]], mask)
+    available = representation.features[OTHER[missing]][mask]
     question = question_rows(representation.question, mask)
     return batch_of(memory.recall(missing, available, question), mask)
 
@@ -189,16 +183,14 @@ def recall_loss(memory: RelationMemory, representation: Representation, recalled
     both = representation.masks["audio"] & representation.masks["visual"]
     if not both.any():
         return representation.question.new_zeros(())
-    errors = [
-        memory.error(m, rows_of(recalled[m], both), rows_of(representation.features[m], both)) for m in MODALITIES
-    ]
+    errors = [memory.error(m, recalled[m][both], representation.features[m][both]) for m in MODALITIES]
     return torch.stack(errors).sum()
 
 
 def observe(memory: RelationMemory, representation: Representation) -> None:
     """Show `memory` the real steps of a complete training batch."""
     both = representation.masks["audio"] & representation.masks["visual"]
-    real = {m: rows_of(representation.features[m], both) for m in MODALITIES}
+    real = {m: representation.features[m][both] for m in MODALITIES}
     if both.any():
         memory.observe({"question": question_rows(representation.question, both), **real}, len(both))
 
@@ -210,7 +202,7 @@ def recall_settings(variant: str) -> RecallSettings:
     return RECALL_VARIANTS[variant]
 
 
-class Rmm(nn.Module):
+class Rmm(ImputingMethod):
     """Answer from recalled features where a modality is missing; the generator without the diffusion.
 
     Training asks every complete question three times, as it is and with either modality recalled, and adds the
@@ -218,53 +210,28 @@ class Rmm(nn.Module):
     Source: section 3.1, the row "RMM" of table 4. Differs from the released code: it has no such mode.
     """
 
-    selection_scenarios = ("audio-missing", "visual-missing")
-
     def __init__(
         self, backbone: Backbone, *, variant: str = "recommended", slots: int = 75, recall_weight: float = 1.0
     ) -> None:
-        super().__init__()
         settings = recall_settings(variant)
-        self.backbone = backbone
+        trains_on = "all" if settings.one_sided else "complete"
+        super().__init__(backbone, loss_weights={"rmmr": recall_weight}, trains_on=trains_on)
         self.memory = RelationMemory(backbone.feature_shapes, backbone.channels, slots=slots, settings=settings)
-        self.unseen = ConstantAnswer(backbone)
-        self.recall_weight = recall_weight
-        self.trains_on = "all" if settings.one_sided else "complete"
-        self.stage = "all"
 
-    def stages(self) -> tuple[Stage, ...]:
-        """Return the backbone on complete data, then everything."""
-        return BACKBONE_FIRST
+    def impute(self, representation: Representation, missing: str) -> Representation:
+        """Return `representation` with the features of `missing` recalled from the slots."""
+        recalled = recalled_features(self.memory, representation, missing)
+        return with_generated(representation, {missing: recalled}, OTHER[missing])
 
-    def enter(self, stage: str) -> None:
-        """Begin the stage of this name: in "backbone" nothing is recalled."""
-        self.stage = stage
-
-    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the named scalar losses; "total" is their weighted sum."""
-        later = None if self.stage == "backbone" else self._missing_losses
-        losses = losses_with_missing(self.backbone, self.unseen, batch, later)
-        return losses | {"total": total_of(losses, {"rmmr": self.recall_weight})}
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]; a missing modality is recalled, with none left the constants answer."""
-        return predict_completed(self.backbone, self.unseen, batch, self.complete)
-
-    def complete(self, batch: Batch) -> Representation:
-        """Return the features of both modalities of a batch that has one; a missing one is recalled."""
-        return complete_batch(self.backbone, batch, self._completed)
-
-    def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
-        """Return the losses with each modality recalled: of the `missing` one, or of both in turn and L_rmmr."""
+    def imputation_losses(
+        self, representation: Representation, missing: Sequence[str], answer: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the answer losses with each modality recalled and, of a complete batch, "rmmr" (L_rmmr)."""
         if self.training and not missing:
             observe(self.memory, representation)
-        completed = {m: self._completed(representation, m) for m in missing or MODALITIES}
+        completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
         losses = completed_losses(self.backbone, completed, answer)
         if missing:
             return losses
         recalled = {m: completed[m].features[m] for m in MODALITIES}
         return losses | {"rmmr": recall_loss(self.memory, representation, recalled)}
-
-    def _completed(self, representation: Representation, missing: str) -> Representation:
-        recalled = recalled_features(self.memory, representation, missing)
-        return with_generated(representation, {missing: recalled}, OTHER[missing])

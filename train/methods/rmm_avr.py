@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from train.data.batch import MODALITIES, Batch
-from train.interfaces import Backbone, Representation, Stage
+from train.data.batch import MODALITIES
+from train.interfaces import Backbone, Representation
 from train.methods.avr import (
     AudioVisualRefiner,
     DiffusionSizes,
@@ -20,18 +20,7 @@ from train.methods.avr import (
     refine_settings,
     refined_features,
 )
-from train.methods.imputation import (
-    BACKBONE_FIRST,
-    OTHER,
-    ConstantAnswer,
-    complete_batch,
-    completed_losses,
-    losses_with_missing,
-    predict_completed,
-    rows_of,
-    total_of,
-    with_generated,
-)
+from train.methods.imputation import OTHER, ImputingMethod, completed_losses, with_generated
 from train.methods.rmm import RelationMemory, observe, recall_loss, recall_settings, recalled_features
 
 
@@ -57,7 +46,7 @@ JOIN_VARIANTS = {
 }
 
 
-class RmmAvr(nn.Module):
+class RmmAvr(ImputingMethod):
     """Recall what is missing from slots, refine it with what is there, answer from both.
 
     Training asks every complete question three times, as it is and with either modality recalled and both refined:
@@ -72,8 +61,6 @@ class RmmAvr(nn.Module):
     both modalities missing no generator is called. The variant "released" is its training step but for the order of
     questions, which mixes samples there (`RelationMemory`).
     """
-
-    selection_scenarios = ("audio-missing", "visual-missing")
 
     def __init__(
         self,
@@ -92,46 +79,30 @@ class RmmAvr(nn.Module):
         recall_weight: float = 1.0,
         refine_weight: float = 1.0,
     ) -> None:
-        super().__init__()
         recall, refine = recall_settings(variant), refine_settings(variant)
         sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
         shapes = backbone.feature_shapes
+        super().__init__(
+            backbone,
+            loss_weights={"rmmr": recall_weight, "ave": refine_weight},
+            trains_on="all" if recall.one_sided and refine.one_sided else "complete",
+        )
         self.settings = JOIN_VARIANTS[variant]
-        self.backbone = backbone
         self.memory = RelationMemory(shapes, backbone.channels, slots=slots, settings=recall)
         self.refiner = AudioVisualRefiner(shapes, sizes=sizes, settings=refine)
-        self.unseen = ConstantAnswer(backbone)
-        self.weights = {"rmmr": recall_weight, "ave": refine_weight}
-        self.trains_on = "all" if recall.one_sided and refine.one_sided else "complete"
-        self.stage = "all"
 
-    def stages(self) -> tuple[Stage, ...]:
-        """Return the backbone on complete data, then everything."""
-        return BACKBONE_FIRST
+    def impute(self, representation: Representation, missing: str) -> Representation:
+        """Return `representation` with `missing` recalled from the slots and both modalities refined."""
+        recalled = recalled_features(self.memory, representation, missing)
+        return self._completed(representation, missing, self._refined(representation, missing, recalled))
 
-    def enter(self, stage: str) -> None:
-        """Begin the stage of this name: in "backbone" nothing is recalled or refined."""
-        self.stage = stage
+    def imputation_losses(
+        self, representation: Representation, missing: Sequence[str], answer: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the losses with each modality imputed; of a complete batch also those of both parts.
 
-    def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the named scalar losses; "total" is their weighted sum. Source: Eq. 8.
-
-        "unseen" trains the constants that answer with both modalities missing, and nothing else.
+        Source: Eq. 8.
         """
-        later = None if self.stage == "backbone" else self._missing_losses
-        losses = losses_with_missing(self.backbone, self.unseen, batch, later)
-        return losses | {"total": total_of(losses, self.weights)}
-
-    def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]: the plain backbone's where all is there, the constants' where nothing is."""
-        return predict_completed(self.backbone, self.unseen, batch, self.complete)
-
-    def complete(self, batch: Batch) -> Representation:
-        """Return the features of both modalities of a batch that has one; a missing one recalled, both refined."""
-        return complete_batch(self.backbone, batch, self._recalled_and_refined)
-
-    def _missing_losses(self, representation: Representation, missing: list[str], answer: Tensor) -> dict[str, Tensor]:
-        """Return the losses with each modality missing: of the `missing` one, or of both in turn and of both parts."""
         if self.training and not missing:
             observe(self.memory, representation)
         losses = {} if missing else {"ave": refine_loss(self.refiner, representation)}
@@ -145,10 +116,6 @@ class RmmAvr(nn.Module):
         if self.settings.tied:
             losses["tied"] = _tied_loss(representation, refined)
         return losses
-
-    def _recalled_and_refined(self, representation: Representation, missing: str) -> Representation:
-        recalled = recalled_features(self.memory, representation, missing)
-        return self._completed(representation, missing, self._refined(representation, missing, recalled))
 
     def _refined(self, representation: Representation, missing: str, recalled: Tensor) -> dict[str, Tensor]:
         pseudo = with_generated(representation, {missing: recalled}, OTHER[missing])
@@ -166,7 +133,7 @@ def _tied_loss(representation: Representation, refined: Mapping[str, Mapping[str
     if not both.any():
         return representation.question.new_zeros(())
     differences = [
-        F.mse_loss(rows_of(features[m], both), rows_of(representation.features[m], both))
+        F.mse_loss(features[m][both], representation.features[m][both])
         for features in refined.values()
         for m in MODALITIES
     ]

@@ -14,7 +14,7 @@ from train.data.batch import MODALITIES, Batch
 from train.data.sampling import drawn_parts
 from train.interfaces import Backbone, Representation
 from train.methods.filling import weigh
-from train.methods.imputation import OTHER, ConstantAnswer, answer_losses, encoded_question, rows_of, total_of
+from train.methods.imputation import OTHER, ConstantAnswer, answer_losses, encoded_question, total_of
 from train.networks.layers import masked_mean
 
 
@@ -104,7 +104,7 @@ class ShaSpec(nn.Module):
         both = representation.masks["audio"] & representation.masks["visual"]
         if not both.any():
             return representation.question.new_zeros(())
-        return F.l1_loss(rows_of(shared["audio"], both), rows_of(shared["visual"], both))
+        return F.l1_loss(shared["audio"][both], shared["visual"][both])
 
 
 def _encoder(channels: int) -> nn.Sequential:

@@ -187,10 +187,10 @@ def test_the_method_invents_what_is_missing_from_noise_and_the_other_modality():
     torch.nn.init.normal_(model.refiner.read.weight)
     batch = small_batch(3).without("audio")
     entered = model.backbone.encode(batch)
-    completed = model._completed(entered, "audio")
+    completed = model.impute(entered, "audio")
     assert completed.features["audio"].shape == (3, 4, CHANNELS)
     assert torch.equal(completed.masks["audio"], batch.visual_mask)
-    other = model._completed(
+    other = model.impute(
         model.backbone.encode(small_batch(3).without("audio").select(torch.tensor([1, 0, 2]))), "audio"
     )
     assert F.mse_loss(completed.features["audio"][0], other.features["audio"][0]) > 0

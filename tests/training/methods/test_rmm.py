@@ -9,7 +9,7 @@ from recipe import gaussian, probe
 from small_avqa import CHANNELS, SIDE, TIME, small_backbone, small_batch
 
 from pipeline.errors import UserError
-from train.methods.imputation import RunningMoments, batch_of, question_rows, rows_of, with_generated
+from train.methods.imputation import RunningMoments, batch_of, question_rows, with_generated
 from train.methods.rmm import RECALL_VARIANTS, RelationMemory, Rmm, recall_loss, recalled_features
 
 GOLDEN = json.loads((paths.GOLDEN / "rmm_avr.json").read_text())
@@ -187,7 +187,7 @@ def test_running_moments_are_those_of_the_rows():
 def test_rows_are_laid_out_sample_by_sample():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     values = torch.arange(6).reshape(2, 3)
-    assert rows_of(values, mask).tolist() == [0, 1, 3]
+    assert values[mask].tolist() == [0, 1, 3]
     assert question_rows(torch.tensor([[7.0], [8.0]]), mask).flatten().tolist() == [7, 7, 8]
     assert batch_of(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1, 2, 0], [3, 0, 0]]
 
