@@ -19,7 +19,8 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import open_store
-from train.data.batch import MODALITIES, Batch
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import hidden_in

@@ -22,8 +22,8 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import FeatureStore, open_store, read_steps
-from pipeline.store.schema import FeatureSpec, State
-from train.data.batch import MODALITIES, Batch
+from pipeline.store.schema import MODALITIES, FeatureSpec, State
+from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import SCENARIOS

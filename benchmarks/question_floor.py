@@ -21,9 +21,8 @@ from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.run.questions import update_questions
 from pipeline.run.worker import ExtractionPlan, describe
 from pipeline.store.reader import open_store
-from pipeline.store.schema import State
+from pipeline.store.schema import MODALITIES, State
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord
-from train.data.batch import MODALITIES
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import NATURAL
 from train.report.tables import Block, build_blocks

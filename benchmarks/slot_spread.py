@@ -22,9 +22,10 @@ from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.reader import FeatureStore, open_store
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
+from train.data.scenarios import OTHER
 from train.evaluation.predict import BATCH_SIZE
 from train.interfaces import MissingModalityMethod, inputs_of
-from train.methods.imputation import OTHER, question_rows
+from train.methods.imputation import question_rows
 from train.methods.rmm import RECALL_VARIANTS, RecallSettings, RelationMemory
 from train.runs.folder import load_run
 

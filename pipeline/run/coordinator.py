@@ -33,7 +33,7 @@ from pipeline.run.worker import (
 )
 from pipeline.store.location import has_store, locate
 from pipeline.store.reader import open_store
-from pipeline.store.schema import FeatureSpec, State, differences
+from pipeline.store.schema import MODALITIES, FeatureSpec, State, differences
 from pipeline.store.writer import FeatureRecord, StoreWriter
 
 
@@ -312,7 +312,7 @@ class _Run:
 
         A video none of whose features is recorded may itself be recorded in part: its run was killed in between.
         """
-        presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in ("audio", "visual")}
+        presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in MODALITIES}
         reasons = {m: self._writer.read_index(f"videos/{m}_reason") for m in presence}
         modality_of = {name: self._make(name).modality for name in self._plan.features}
         settled = (State.ABSENT,) if self._options.retry_failed else (State.ABSENT, State.FAILED)

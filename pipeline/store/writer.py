@@ -22,6 +22,7 @@ from pipeline.store.half_made import clear_half_made
 from pipeline.store.location import locate
 from pipeline.store.reader import naming_damage, open_group
 from pipeline.store.schema import (
+    MODALITIES,
     ROWS_PER_INDEX_CHUNK,
     STORE_FORMAT,
     VIDEOS_PER_PARTITION,
@@ -216,7 +217,7 @@ class StoreWriter:
         sources = zip(records, _gather(self._root["videos/source_sha256"], rows), strict=True)
         self._forget([r.row for r, source in sources if source and r.source_sha256 not in ("", source)])
         _scatter_some(self._root["videos/source_sha256"], {r.row: r.source_sha256 for r in records if r.source_sha256})
-        for modality in ("visual", "audio"):
+        for modality in MODALITIES:
             array, reasons = self._root[f"videos/{modality}"], self._root[f"videos/{modality}_reason"]
             known = zip(records, _gather(array, rows), _gather(reasons, rows), strict=True)
             told = [r for r, state, reason in known if _is_news(r.states[modality], State(state), reason)]
@@ -227,7 +228,7 @@ class StoreWriter:
     def _forget(self, rows: Sequence[int]) -> None:
         """Make videos pending whose files are others now; states come first, and the new file is named afterwards."""
         for name, empty in (("{}", 0), ("steps_{}", 0), ("{}_reason", "")):
-            for modality in ("visual", "audio"):
+            for modality in MODALITIES:
                 _scatter_some(self._root[f"videos/{name.format(modality)}"], dict.fromkeys(rows, empty))
 
     def record_features(self, records: Sequence[FeatureRecord]) -> None:

@@ -8,7 +8,7 @@ from product import PRODUCT, make, predict, stored_batch
 from safetensors.torch import load_file
 from tiny_run import Killed, train
 
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
 from train.methods.registry import METHODS
 from train.runs.folder import load_run
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
-from train.data.batch import MODALITIES, Batch
+from train.data.batch import Batch
 from train.interfaces import Answer, Representation
 from train.networks.factor_graph_attention import FactorGraphAttention, Utility
 from train.networks.layers import AudioStem, InputWhitening, blank, masked_mean

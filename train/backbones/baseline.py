@@ -7,8 +7,9 @@ its ablation (so read from the released `net_grd_baseline`, which names no row).
 import torch
 from torch import Tensor, nn
 
+from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
-from train.data.batch import MODALITIES, Batch
+from train.data.batch import Batch
 from train.interfaces import Answer, Representation
 from train.networks.layers import AudioStem, InputWhitening, QuestionEncoder, TemporalGrounding, blank
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
-from train.data.batch import MODALITIES, Batch
+from train.data.batch import Batch
 from train.interfaces import Answer, Representation
 from train.networks.layers import AudioStem, InputWhitening, blank, masked_mean
 from train.networks.transformer import NORM_EPS, CrossLayer, Stream, TransformerLayer, WordEmbedding, start_as_bert

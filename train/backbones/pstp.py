@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
-from train.data.batch import MODALITIES, Batch
+from train.data.batch import Batch
 from train.interfaces import Answer, Representation
 from train.networks.layers import InputWhitening, blank
 from train.networks.progressive_perception import HybridAttention, Perception, Tokens, join

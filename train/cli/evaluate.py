@@ -79,7 +79,7 @@ def evaluate(
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
-    from train.data.scenarios import NATURAL, SCENARIOS, parse_parts
+    from train.data.scenarios import ALL_SCENARIOS, parse_parts
     from train.evaluation.evaluate_run import count_left_out, evaluate_run, last_split, summarise_run
     from train.evaluation.rate_curves import add_curves
     from train.runs.folder import read_config
@@ -92,7 +92,7 @@ def evaluate(
     address = store or config.store
     bank = FeatureBank(open_store(existing_store(address, Path(address).stem)))
     split = split or last_split(loaded)
-    asked = scenarios or (*SCENARIOS, NATURAL)
+    asked = scenarios or ALL_SCENARIOS
     if sum(map(bool, (masks, missing_rate, missing_part))) > 1:
         raise UserError("--masks, --missing-rate and --missing-part each say what is missing: give one of them")
     given = _find_masks(run, loaded.questions.get(split, ()), f"-{split}", masks, missing_rate, unit)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MODALITIES = ("audio", "visual")
+from pipeline.store.schema import MODALITIES
+from train.data.scenarios import SAMPLED_MISSING
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,20 @@ class Batch:
         if "visual" in modalities:
             changes["negatives"] = None
         return replace(self, **changes)
+
+    def sample_missing(self) -> list[tuple[Tensor, "Batch"]]:
+        """Return (rows int64 [row], part) for each state sampled: complete, audio missing, visual missing.
+
+        Each question of a complete (homogeneous) batch takes one of the three with equal chances, from torch's default
+        generator; a batch that lacks a modality by nature is one part, as it is.
+        Source: ours; the ECCV 2024 paper does not say whether the methods that it compares saw missing modalities.
+        """
+        if len(self.present) < len(MODALITIES):
+            return [(torch.arange(len(self)), self)]
+        sampled = torch.randint(len(SAMPLED_MISSING), (len(self),))
+        rows = [(sampled == state).nonzero().squeeze(1) for state in range(len(SAMPLED_MISSING))]
+        parts = zip(rows, SAMPLED_MISSING, strict=True)
+        return [(own, self.select(own).without(*missing)) for own, missing in parts if len(own)]
 
     def filled(self, modality: str, features: dict[str, Tensor], mask: Tensor) -> "Batch":
         """Return the batch with stand-ins {feature: [batch, time, ...]} for `modality`, there where `mask` is True.

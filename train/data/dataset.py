@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, Question
-from pipeline.store.schema import State, tokens_name
-from train.data.batch import MODALITIES, Batch
+from pipeline.store.schema import MODALITIES, State, tokens_name
+from train.data.batch import Batch
 from train.data.feature_bank import FeatureBank, stored_shape, strided_steps
 from train.data.scenarios import lost_stretch
 

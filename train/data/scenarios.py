@@ -14,7 +14,11 @@ from typing import Literal
 from pipeline.errors import UserError
 from pipeline.files import replace_text
 from pipeline.manifests.manifest import Question
+from pipeline.store.schema import MODALITIES
 
+OTHER = {"audio": "visual", "visual": "audio"}
+# What a training question may lack where missing modalities are sampled each step: nothing, audio, visual.
+SAMPLED_MISSING: tuple[tuple[str, ...], ...] = ((), ("audio",), ("visual",))
 MASK_FORMAT = 1
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "complete": (),
@@ -23,6 +27,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "both-missing": ("audio", "visual"),
 }
 NATURAL = "natural"
+ALL_SCENARIOS = (*SCENARIOS, NATURAL)
 
 Unit = Literal["video", "question"]
 Rates = dict[str, float]
@@ -53,7 +58,7 @@ def hidden_in(scenario: str) -> tuple[str, ...]:
     if scenario == NATURAL:
         return ()
     if scenario not in SCENARIOS:
-        raise UserError(f"scenario {scenario!r} is unknown: choose one of {', '.join([*SCENARIOS, NATURAL])}")
+        raise UserError(f"scenario {scenario!r} is unknown: choose one of {', '.join(ALL_SCENARIOS)}")
     return SCENARIOS[scenario]
 
 
@@ -82,7 +87,7 @@ def _parse(text: str) -> Rates:
     rates: Rates = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         modality, _, value = part.partition("=")
-        if modality not in ("audio", "visual") or modality in rates:
+        if modality not in MODALITIES or modality in rates:
             raise UserError(f"missing rate {part!r}: give audio=RATE, visual=RATE or both, each once")
         try:
             rates[modality] = float(value)

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 from pipeline.files import replace_text
 from pipeline.manifests.manifest import Manifest, Question
-from pipeline.store.schema import FeatureSpec
+from pipeline.store.schema import MODALITIES, FeatureSpec
 from train.backbones.registry import needs_of
-from train.data.batch import MODALITIES
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
-from train.data.scenarios import NATURAL, SCENARIOS, Masks, Rates
+from train.data.scenarios import ALL_SCENARIOS, Masks, Rates
 from train.evaluation.floors import filled_majority, learning_questions, template_majority
 from train.evaluation.predict import BATCH_SIZE, Evaluation, evaluate, evaluate_scenarios, questions_of
 from train.evaluation.recovery import SCENARIO_OF, measure_recovery
@@ -101,7 +100,7 @@ def evaluate_run(
     manifest: Manifest,
     bank: FeatureBank,
     split: str = "test",
-    scenarios: Sequence[str] = (*SCENARIOS, NATURAL),
+    scenarios: Sequence[str] = ALL_SCENARIOS,
     masks: Masks | None = None,
     device: str = "cpu",
     parts: Rates | None = None,
@@ -167,7 +166,7 @@ def summarise_run(
     """
     rows = [row for row in read_results(run / RESULTS_FILE) if row.split == split]
     models = {row.scenario: row for row in rows if row.kind == "model"}
-    order = dict.fromkeys((*SCENARIOS, NATURAL, *models))
+    order = dict.fromkeys((*ALL_SCENARIOS, *models))
     wanted = scenarios or [name for name, row in models.items() if row.masking is None]
     chosen = [name for name in order if name in models and name in wanted]
     if not chosen:

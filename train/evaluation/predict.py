@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.manifests.manifest import Question
 from train.data.dataset import QuestionDataset
-from train.data.scenarios import NATURAL, SCENARIOS, hidden_in
+from train.data.scenarios import ALL_SCENARIOS, NATURAL, hidden_in
 from train.interfaces import MissingModalityMethod
 from train.runs.results import Accuracies, Prediction, tally
 
@@ -89,7 +89,7 @@ def evaluate_scenarios(
     method: MissingModalityMethod,
     dataset: QuestionDataset,
     answers: Sequence[str],
-    scenarios: Sequence[str] = (*SCENARIOS, NATURAL),
+    scenarios: Sequence[str] = ALL_SCENARIOS,
     batch_size: int = BATCH_SIZE,
     device: torch.device | str = "cpu",
 ) -> list[Evaluation]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
 from train.interfaces import CompletingMethod, MissingModalityMethod
 

@@ -10,19 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES, Batch
-from train.data.sampling import drawn_parts
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
+from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.filling import weigh
-from train.methods.imputation import (
-    OTHER,
-    UNKNOWN_ANSWER,
-    ConstantAnswer,
-    batch_of,
-    encoded_question,
-    question_rows,
-    total_of,
-)
+from train.methods.constant_answer import ConstantAnswer, encoded_question
+from train.methods.imputation import batch_of, question_rows
+from train.methods.losses import UNKNOWN_ANSWER, total_of, weigh
 
 SLOTS = (*MODALITIES, "question")
 START_DEVIATION = 0.02
@@ -110,7 +104,7 @@ class ActionMae(nn.Module):
         """Return "answer", the backbone's losses, "reconstruction", "unseen" and "total" over what the draw took."""
         real = self._real_steps(batch)
         parts = []
-        for rows, part in drawn_parts(batch):
+        for rows, part in batch.sample_missing():
             taken = {
                 m: (values[rows.to(values.device)], batch.mask(m)[rows.to(values.device)])
                 for m, values in real.items()

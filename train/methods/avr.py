@@ -15,16 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
+from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.imputation import (
-    OTHER,
-    ImputingMethod,
-    RunningMoments,
-    batch_of,
-    completed_losses,
-    with_generated,
-)
+from train.methods.imputation import ImputingMethod, RunningMoments, batch_of, completed_losses, with_generated
 from train.networks.diffusion import GaussianDiffusion, Objective
 from train.networks.diffusion_unet import UNet
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
+from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.imputation import OTHER, ImputingMethod, completed_losses, with_generated
+from train.methods.imputation import ImputingMethod, completed_losses, with_generated
 
 
 class ConstantFill(ImputingMethod):

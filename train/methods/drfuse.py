@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES, Batch
-from train.data.sampling import drawn_parts
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
-from train.methods.filling import weigh
-from train.methods.imputation import cross_entropy, encoded_question, total_of
+from train.methods.constant_answer import encoded_question
+from train.methods.losses import cross_entropy, total_of, weigh
 
 SHARED = "shared"
 SMALLEST_PROBABILITY = 1e-6
@@ -53,7 +53,7 @@ class DrFuse(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalar losses by name and "total", over what the draw left of the batch."""
-        return weigh([(len(part), self._losses(part)) for _, part in drawn_parts(batch)])
+        return weigh([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; with both modalities missing a learned vector stands for what was fused."""

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES, Batch
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
 from train.interfaces import Backbone
 
 Fill = Literal["zeros", "randn", "mean"]
@@ -78,16 +79,6 @@ def answer_complete(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
     answer = backbone.answer(backbone.encode(batch))
     losses = {"answer": F.cross_entropy(answer.logits, batch.answer), **answer.losses}
     return losses | {"total": torch.stack(list(losses.values())).sum()}
-
-
-def weigh(parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """Return the mean over questions of the losses of (questions, losses) parts; a loss that a part lacks is zero."""
-    questions = sum(count for count, _ in parts)
-    combined: dict[str, Tensor] = {}
-    for count, losses in parts:
-        for name, loss in losses.items():
-            combined[name] = combined.get(name, loss.new_zeros(())) + loss * (count / questions)
-    return combined
 
 
 def _noise(shape: tuple[int, ...], key: str) -> Tensor:

@@ -5,20 +5,18 @@ flattened sample by sample (row = sample x time + step) to the steps that are re
 there produces nothing and enters no loss.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from train.data.batch import MODALITIES, Batch
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
 from train.interfaces import Backbone, Representation, Stage
-from train.networks.layers import LearnedConstants
+from train.methods.constant_answer import ConstantAnswer, encoded_question
+from train.methods.losses import answer_losses, total_of
 
-OTHER = {"audio": "visual", "visual": "audio"}
-UNKNOWN_ANSWER = -1
 FASTEST_FORGETTING = 0.01
 BACKBONE_STAGE = Stage("backbone", 0.5, ("backbone.", "unseen."))
 
@@ -70,23 +68,6 @@ def with_generated(representation: Representation, generated: Mapping[str, Tenso
     return replace(representation, features=features, masks=dict.fromkeys(features, mask))
 
 
-def answer_losses(backbone: Backbone, representation: Representation, answer: Tensor) -> dict[str, Tensor]:
-    """Return "answer", the cross-entropy, and the backbone's own weighted losses, all scalars, by name."""
-    answered = backbone.answer(representation)
-    return {"answer": cross_entropy(answered.logits, answer), **answered.losses}
-
-
-def cross_entropy(logits: Tensor, answer: Tensor) -> Tensor:
-    """Return the mean cross-entropy of `logits` [batch, answer] over the rows whose answer is in the frozen list."""
-    known = (answer != UNKNOWN_ANSWER).sum().clamp_min(1)
-    return F.cross_entropy(logits, answer, ignore_index=UNKNOWN_ANSWER, reduction="sum") / known
-
-
-def total_of(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Return the sum of the scalar `losses`, each times its weight (one where none is given)."""
-    return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-
-
 def plain_losses(
     backbone: Backbone, unseen: "ConstantAnswer", representation: Representation, batch: Batch
 ) -> dict[str, Tensor]:
@@ -108,49 +89,6 @@ def completed_losses(backbone: Backbone, completed: Mapping[str, Representation]
         for modality, representation in completed.items()
         for name, loss in answer_losses(backbone, representation, answer).items()
     }
-
-
-class ConstantAnswer(nn.Module):
-    """Answer a question about a video of which nothing is there, from learned constants at the pooled level.
-
-    Only the constants learn: the backbone, and the question's encoding, get no gradient from here, so that the
-    objective of the method stays as it is for everything else.
-    Source: ours; the paper says nothing of questions with both modalities missing.
-    Differs from the released code, which adds noise to both real features and reads them.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.constants = LearnedConstants(backbone)
-
-    def loss(self, backbone: Backbone, representation: Representation, answer: Tensor) -> Tensor:
-        """Return the scalar cross-entropy; only the question of `representation` is read."""
-        with frozen(backbone):
-            return cross_entropy(self.logits(backbone, representation.detached()), answer)
-
-    def logits(self, backbone: Backbone, representation: Representation) -> Tensor:
-        """Return logits [batch, answer]; only the question of `representation` is read."""
-        pooled = self.constants(tuple(OTHER), len(representation.question))
-        return backbone.answer(replace(representation.question_alone(), pooled=pooled)).logits
-
-
-def encoded_question(backbone: Backbone, batch: Batch) -> Representation:
-    """Return the question as `backbone` reads it; no modality is touched."""
-    return backbone.encode(batch.without(*OTHER))
-
-
-@contextmanager
-def frozen(backbone: Backbone) -> Iterator[None]:
-    """Let a graph built inside give no gradient to the parameters of `backbone`."""
-    assert isinstance(backbone, nn.Module)
-    learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
 
 
 class ImputingMethod(nn.Module):

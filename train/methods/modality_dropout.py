@@ -6,9 +6,9 @@ Source: Neverova et al., "ModDrop: Adaptive Multi-modal Gesture Recognition", TP
 from torch import Tensor, nn
 
 from train.data.batch import Batch
-from train.data.sampling import drawn_parts
 from train.interfaces import Backbone, Representation
-from train.methods.filling import Fill, Filling, answer_complete, weigh
+from train.methods.filling import Fill, Filling, answer_complete
+from train.methods.losses import weigh
 
 
 class ModalityDropout(nn.Module):
@@ -29,7 +29,7 @@ class ModalityDropout(nn.Module):
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", the backbone's losses and "total", over what the draw left of the batch."""
         self.filling.learn(batch)
-        filled = [self.filling.complete(part) for _, part in drawn_parts(batch)]
+        filled = [self.filling.complete(part) for _, part in batch.sample_missing()]
         return weigh([(len(part), answer_complete(self.backbone, part)) for part in filled])
 
     def predict(self, batch: Batch) -> Tensor:

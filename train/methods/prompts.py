@@ -9,19 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES, Batch
-from train.data.sampling import STATES, drawn_parts
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
+from train.data.scenarios import SAMPLED_MISSING
 from train.interfaces import Backbone, Representation, Stage
-from train.methods.filling import Filling, weigh
-from train.methods.imputation import (
-    BACKBONE_STAGE,
-    ConstantAnswer,
-    answer_losses,
-    encoded_question,
-    frozen,
-    plain_losses,
-    total_of,
-)
+from train.methods.constant_answer import ConstantAnswer, encoded_question, frozen
+from train.methods.filling import Filling
+from train.methods.imputation import BACKBONE_STAGE, plain_losses
+from train.methods.losses import answer_losses, total_of, weigh
 
 
 class MissingAwarePrompts(nn.Module):
@@ -45,8 +40,8 @@ class MissingAwarePrompts(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.filling = Filling(backbone, "zeros")
-        start = torch.zeros(len(STATES), prompts, backbone.channels)
-        for state in range(min(len(STATES), prompts)):
+        start = torch.zeros(len(SAMPLED_MISSING), prompts, backbone.channels)
+        for state in range(min(len(SAMPLED_MISSING), prompts)):
             start[state, state] = 1
         self.prompts = nn.ParameterDict({m: nn.Parameter(start.clone()) for m in MODALITIES})
         self.unseen = ConstantAnswer(backbone)
@@ -65,7 +60,7 @@ class MissingAwarePrompts(nn.Module):
         if self.stage == "backbone":
             losses = plain_losses(self.backbone, self.unseen, self.backbone.encode(batch), batch)
             return losses | {"total": total_of(losses, {})}
-        return weigh([(len(part), self._losses(part)) for _, part in drawn_parts(batch)])
+        return weigh([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; with both modalities missing the constants answer."""
@@ -82,7 +77,7 @@ class MissingAwarePrompts(nn.Module):
 
     def _prompted(self, batch: Batch) -> Representation:
         """Return the pooled level of the filled batch, through which only the prompts get a gradient."""
-        state = STATES.index(tuple(m for m in MODALITIES if m not in batch.present))
+        state = SAMPLED_MISSING.index(tuple(m for m in MODALITIES if m not in batch.present))
         with frozen(self.backbone):
             representation = self.backbone.encode(self.filling.complete(batch))
             pooled = self.backbone.pool(representation, {m: self.prompts[m][state] for m in MODALITIES})

@@ -9,11 +9,13 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES, Batch
-from train.data.sampling import drawn_parts
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
+from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.filling import answer_complete, weigh
-from train.methods.imputation import OTHER, ConstantAnswer, encoded_question, total_of
+from train.methods.constant_answer import ConstantAnswer, encoded_question
+from train.methods.filling import answer_complete
+from train.methods.losses import total_of, weigh
 from train.methods.video_bank import VideoBank
 
 
@@ -46,7 +48,7 @@ class RetrievalFill(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", the backbone's losses, "unseen" and "total", over what the draw left of the batch."""
-        return weigh([(len(part), self._losses(part)) for _, part in drawn_parts(batch)])
+        return weigh([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; what is missing is borrowed, with nothing there the constants answer."""

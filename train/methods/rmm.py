@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
+from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.imputation import (
-    OTHER,
     ImputingMethod,
     RunningMoments,
     batch_of,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
+from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.avr import (
     AudioVisualRefiner,
@@ -20,7 +21,7 @@ from train.methods.avr import (
     refine_settings,
     refined_features,
 )
-from train.methods.imputation import OTHER, ImputingMethod, completed_losses, with_generated
+from train.methods.imputation import ImputingMethod, completed_losses, with_generated
 from train.methods.rmm import RelationMemory, observe, recall_loss, recall_settings, recalled_features
 
 

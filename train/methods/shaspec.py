@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES, Batch
-from train.data.sampling import drawn_parts
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
+from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.filling import weigh
-from train.methods.imputation import OTHER, ConstantAnswer, answer_losses, encoded_question, total_of
+from train.methods.constant_answer import ConstantAnswer, encoded_question
+from train.methods.losses import answer_losses, total_of, weigh
 from train.networks.layers import masked_mean
 
 
@@ -49,7 +50,7 @@ class ShaSpec(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", "alignment", "domain", "unseen" and "total", over what the draw left of the batch."""
-        return weigh([(len(part), self._losses(part)) for _, part in drawn_parts(batch)])
+        return weigh([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; shared encodings stand in, with both missing the constants answer."""

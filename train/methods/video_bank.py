@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from train.data.batch import MODALITIES, Batch
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
 from train.interfaces import Backbone
 from train.networks.layers import LEAST_DEVIATION, masked_mean
 

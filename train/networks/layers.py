@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
 from train.interfaces import Backbone
 
 LEAST_DEVIATION = 1e-2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
 from train.networks.layers import TemporalGrounding, masked_mean
 
 

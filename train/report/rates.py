@@ -7,6 +7,7 @@ Source: Fig. 5 of the ECCV 2024 missing-modality paper, (a) one modality's rate,
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.store.schema import MODALITIES
 from train.report.plots import panels, to_svg, unique_legend
 from train.report.statistics import Estimate
 from train.report.tables import Block
@@ -14,7 +15,6 @@ from train.report.tables import Block
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MODALITIES = ("audio", "visual")
 GRIDS_IN_A_ROW = 4
 
 Rates = tuple[float, float]

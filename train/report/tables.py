@@ -13,10 +13,10 @@ from typing import Literal
 
 from pipeline.errors import UserError
 from pipeline.manifests.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
+from train.data.scenarios import ALL_SCENARIOS
 from train.report.statistics import Estimate, estimate
 from train.runs.results import Accuracies, Count, Masking, ResultRow
 
-SCENARIOS = ("complete", "audio-missing", "visual-missing", "both-missing", "natural")
 FLOORS = ("template-majority", "filled-majority")
 ROLES = ("floor", "reference", "method")
 
@@ -191,7 +191,7 @@ def _order(line: Line) -> tuple[int, int]:
 
 
 def _rank(scenario: str) -> tuple[int, str]:
-    return (SCENARIOS.index(scenario) if scenario in SCENARIOS else len(SCENARIOS), scenario)
+    return (ALL_SCENARIOS.index(scenario) if scenario in ALL_SCENARIOS else len(ALL_SCENARIOS), scenario)
 
 
 def _check_same_questions(rows: list[ResultRow]) -> None:

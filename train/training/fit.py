@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
+from pipeline.store.schema import MODALITIES
 from train.backbones.registry import needs_of
 from train.backbones.sizes import ModelSizes
-from train.data.batch import MODALITIES, Batch
+from train.data.batch import Batch
 from train.data.dataset import QuestionDataset, input_shapes
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import NATURAL, draw_masks, hidden_in, save_masks

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError, one_line
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
 from train.interfaces import Backbone
 from train.runs.folder import CHECKPOINT, read_tensors

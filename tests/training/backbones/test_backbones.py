@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from tiny_store import QUESTION_SHAPES, SHAPES, SIZES, of_modality
 
 from pipeline.errors import UserError
+from pipeline.store.schema import MODALITIES
 from train.backbones.registry import BACKBONES, make_backbone
-from train.data.batch import MODALITIES, Batch
+from train.data.batch import Batch
 from train.interfaces import Representation
-from train.methods.imputation import ConstantAnswer
+from train.methods.constant_answer import ConstantAnswer
 from train.networks.layers import InputWhitening
 
 TIME, TOKENS = SIZES.time_steps, 6

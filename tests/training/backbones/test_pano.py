@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.store.schema import MODALITIES
 from train.backbones.pano import Pano, _cut
 from train.backbones.sizes import ModelSizes
-from train.data.batch import MODALITIES, Batch
+from train.data.batch import Batch
 from train.interfaces import Representation
-from train.methods.imputation import ConstantAnswer
+from train.methods.constant_answer import ConstantAnswer
 
 PAPER = ModelSizes(words=93, answers=42, input_shapes={"vggish": (128,), "resnet18-map": (512, 14, 14)})
 ONE_CROSS_LAYER = (1, 1, 1, 1)

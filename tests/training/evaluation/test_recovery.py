@@ -9,8 +9,8 @@ from tiny_run import train
 from tiny_store import SIZES, make_manifest, make_store
 from torch import nn
 
+from pipeline.store.schema import MODALITIES
 from train.backbones.registry import make_backbone
-from train.data.batch import MODALITIES
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.evaluation.evaluate_run import evaluate_run

@@ -7,8 +7,9 @@ import torch
 from small_avqa import small_backbone, small_batch
 from torch.nn import functional as F
 
-from train.data.batch import MODALITIES
-from train.data.sampling import STATES, drawn_parts
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
+from train.data.scenarios import SAMPLED_MISSING
 from train.methods import drfuse as drfuse_module
 from train.methods.actionmae import SLOTS, ActionMae, TokenAutoencoder
 from train.methods.constant_fill import ConstantFill
@@ -36,16 +37,16 @@ def trained_on(method, batch):
 def test_each_state_is_drawn_for_a_third_and_no_question_is_lost():
     torch.manual_seed(0)
     batch = small_batch().select(torch.zeros(3000, dtype=torch.long))
-    parts = drawn_parts(batch)
+    parts = batch.sample_missing()
     assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(3000))
     missing = {tuple(m for m in MODALITIES if m not in part.present): len(part) for _, part in parts}
-    assert set(missing) == set(STATES)
+    assert set(missing) == set(SAMPLED_MISSING)
     assert min(missing.values()) > 900
 
 
 @pytest.mark.parametrize("hidden", ONE_SIDED)
 def test_what_lacks_a_modality_by_nature_loses_no_other(hidden):
-    (rows, part), *more = drawn_parts(small_batch().without(*hidden))
+    (rows, part), *more = small_batch().without(*hidden).sample_missing()
     assert part.present == tuple(m for m in MODALITIES if m not in hidden)
     assert not more
     assert len(rows) == len(part)
@@ -166,7 +167,7 @@ def test_actionmae_learns_to_predict_what_was_taken(monkeypatch):
     torch.manual_seed(0)
     method, batch = ActionMae(small_backbone(), heads=2), small_batch()
     every = torch.arange(len(batch))
-    monkeypatch.setattr("train.methods.actionmae.drawn_parts", lambda batch: [(every, batch.without("audio"))])
+    monkeypatch.setattr(Batch, "sample_missing", lambda batch: [(every, batch.without("audio"))])
     optimiser = torch.optim.Adam(method.autoencoder.parameters(), lr=3e-3)
     errors = []
     for _ in range(60):
@@ -187,9 +188,7 @@ def test_the_target_of_actionmae_is_the_real_step_and_gives_no_gradient(monkeypa
     batch = replace(batch, visual_mask=seen)
     real = method._real_steps(batch)
     assert not any(values.requires_grad for values in real.values())
-    monkeypatch.setattr(
-        "train.methods.actionmae.drawn_parts", lambda batch: [(torch.arange(len(batch)), batch.without("visual"))]
-    )
+    monkeypatch.setattr(Batch, "sample_missing", lambda batch: [(torch.arange(len(batch)), batch.without("visual"))])
     losses = method.training_loss(batch)
     representation = method.backbone.encode(batch.without("visual"))
     _, predicted = method._completed(representation, "visual")
@@ -289,11 +288,11 @@ def test_each_state_has_prompts_of_its_own_that_begin_as_its_own_row_of_ones():
             assert (prompts[state, state] == 1).all()
             assert prompts[state].sum() == prompts.shape[-1]
     batch = small_batch()
-    before = [method.predict(batch.without(*hidden)) for hidden in STATES]
+    before = [method.predict(batch.without(*hidden)) for hidden in SAMPLED_MISSING]
     with torch.no_grad():
         for prompts in method.prompts.values():
             prompts[1].normal_(std=3)
-    after = [method.predict(batch.without(*hidden)) for hidden in STATES]
+    after = [method.predict(batch.without(*hidden)) for hidden in SAMPLED_MISSING]
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, False, True]
 
 

@@ -7,7 +7,8 @@ import torch
 from small_avqa import ANSWERS, small_backbone, small_batch
 from torch.nn import functional as F
 
-from train.data.batch import MODALITIES, Batch
+from pipeline.store.schema import MODALITIES
+from train.data.batch import Batch
 from train.interfaces import StagedMethod
 from train.methods.avr import Avr
 from train.methods.rmm import Rmm

@@ -7,7 +7,7 @@ import torch
 from small_avqa import small_backbone, small_batch
 
 from pipeline.errors import UserError
-from train.data.batch import MODALITIES
+from pipeline.store.schema import MODALITIES
 from train.interfaces import PreparedMethod
 from train.methods.retrieval_fill import RetrievalFill
 from train.methods.video_bank import VideoBank, question_keys

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from tiny_store import SIZES
 
 from train.backbones.registry import make_backbone
-from train.methods.filling import weigh
+from train.methods.losses import weigh
 from train.networks.layers import (
     LearnedConstants,
     MatchHead,
