@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.backbones.registry import BACKBONES, make_backbone
+from train.backbones.registry import BACKBONES, backbone_variants, make_backbone
 from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.runs.presets import PRESETS
@@ -46,8 +46,8 @@ def main() -> int:
     print(f"{chosen.device}, {torch.get_num_threads()} threads, batch {chosen.batch}, torch {torch.__version__}\n")
     print("| backbone | steps of time | parameters | GFLOP a question | ms a training step |")
     print("|---|---|---|---|---|")
-    for name, entry in BACKBONES.items():
-        for variant in entry.variants or ("paper",):
+    for name in BACKBONES:
+        for variant in backbone_variants(name) or ("paper",):
             cost = measure(name, variant, chosen.batch, chosen.steps, torch.device(chosen.device))
             print(
                 f"| {cost.name} | {cost.time_steps} | {cost.parameters:,} | {cost.operations / 1e9:.2f} "
@@ -68,7 +68,7 @@ def measure(name: str, variant: str, batch_size: int, steps: int, device: torch.
     assert isinstance(backbone, torch.nn.Module)
     backbone.to(device)
     batch = draw_batch(batch_size, time_steps, backbone.uses_negatives).to(device)
-    label = name if len(BACKBONES[name].variants) < 2 else f"{name} ({variant})"
+    label = name if len(backbone_variants(name)) < 2 else f"{name} ({variant})"
     return Cost(
         label,
         time_steps,

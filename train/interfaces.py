@@ -160,14 +160,17 @@ class MissingModalityMethod(Protocol):
     """A method owns a backbone and decides what stands in for an absent modality. Implementations are Modules.
 
     Both verbs take homogeneous batches (`Batch.split_by_presence`). `selection_scenarios`: the scenarios whose
-    validation accuracies are averaged to choose a checkpoint. `trains_on`: "complete" where the loop must drop the
-    training rows that lack a modality before the method sees them, "videos" where it wants one complete row a video,
-    "all" otherwise.
-    Draws in training (dropout, noise) come from torch's default generator, which the loop seeds once and saves.
+    validation accuracies are averaged to choose a checkpoint. `sees`: what it sees of missing modalities in training:
+    "nothing"; "thirds", each complete question whole, without audio or without visual, sampled at each step;
+    "replaced", each complete question with either modality replaced. `trains_on`: "complete" where the loop must drop
+    the training rows that lack a modality before the method sees them, "videos" where it wants one complete row a
+    video, "all" otherwise. Draws in training (dropout, noise) come from torch's default generator, which the loop seeds
+    once and saves.
     """
 
     backbone: Backbone
     selection_scenarios: tuple[str, ...]
+    sees: str
     trains_on: str
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:

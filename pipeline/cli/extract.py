@@ -12,6 +12,7 @@ import click
 
 from pipeline.cli.command import Command, folder_option, json_option, plain_console, show_json
 from pipeline.errors import UserError
+from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 
 if TYPE_CHECKING:
     from pipeline.extractors.weights import WeightsSource
@@ -22,10 +23,7 @@ FAILURES_SHOWN = 10
 # Networks on a GPU wait for pictures: several processes decode for one copy of them.
 CORES_OF_A_GPU_WORKER = 4
 
-FEATURES = (
-    "Comma-separated names. Of videos: resnet18-map, resnet18-pooled, clip-vit-b32, r2plus1d, vggish; "
-    "of questions: tokens, clip-vit-b32-sentence, clip-vit-b32-words."
-)
+FEATURES = f"Comma-separated names. Of videos: {', '.join(EXTRACTORS)}; of questions: {', '.join(QUESTION_EXTRACTORS)}."
 
 EXAMPLES = """\b
 Examples:
@@ -175,8 +173,6 @@ def _videos_folder(manifest: Path | None, dataset: str) -> Path:
 
 
 def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
-
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]
     if unknown or not names:

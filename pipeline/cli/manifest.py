@@ -9,13 +9,21 @@ from typing import Any
 
 import click
 
-from pipeline.cli.command import Group, file_option, folder_option, json_option, progress_bar, show_json
+from pipeline.cli.command import (
+    Command,
+    Decorator,
+    Group,
+    file_option,
+    folder_option,
+    json_option,
+    progress_bar,
+    show_json,
+)
 from pipeline.errors import UserError
 from pipeline.manifests.check import Finding, Report, check_manifest, count
-from pipeline.manifests.manifest import SPLITS, Manifest, load_manifest, save_manifest
-from pipeline.manifests.sources.music_avqa import RELEASES
-from pipeline.manifests.sources.records import Built
-from pipeline.manifests.sources.registry import load_source
+from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
+from pipeline.manifests.sources.interface import Built, Option, Source
+from pipeline.manifests.sources.registry import SOURCES, load_source
 
 SHOWN_PER_KIND = 5
 
@@ -27,104 +35,45 @@ def manifest() -> None:
     """Say what exists: the videos, questions and frozen vocabulary of a dataset, as files."""
 
 
-@manifest.group(cls=Group)
+class SourceGroup(Group):
+    """One command for each source in the table, imported when asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the sources."""
+        return list(SOURCES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command that builds a manifest from a source, or None where there is none of that name."""
+        return _build_command(cmd_name, load_source(cmd_name)) if cmd_name in SOURCES else None
+
+
+@manifest.group(cls=SourceGroup)
 def build() -> None:
     """Build a manifest from a published release, a table of your own, or a folder of videos."""
 
 
-@build.command("music-avqa")
-@folder_option("--annotations", "Folder of the published annotation files.")
-@click.option("--release", type=click.Choice(list(RELEASES)), default="json_update", show_default=True)
-@file_option("--train", "Training questions; wins over --annotations.")
-@file_option("--val", "Validation questions; wins over --annotations.")
-@file_option("--test", "Test questions; wins over --annotations.")
-@folder_option("--videos", "Folder of the videos, searched for <video id>.* to note paths and SHA-256.")
-@out_option
-@json_option
-def build_music_avqa(
-    annotations: Path | None,
-    release: str,
-    videos: Path | None,
-    out: Path,
-    as_json: bool,
-    **files: Path | None,
-) -> None:
-    """Build the manifest of a MUSIC-AVQA release from its own JSON files.
+def _build_command(name: str, source: Source) -> click.Command:
+    def run(out: Path, as_json: bool, **given: Any) -> None:
+        with progress_bar("hashing videos") as progress:
+            built = source.build(out.resolve().name, progress=progress, **given)
+        save_manifest(built.manifest, out)
+        _show(built, out, as_json)
 
-    The splits that are there are built.
-
-    \b
-    Examples:
-      mavqa-manifest build music-avqa --annotations MUSIC-AVQA/data --out data_manifests/music-avqa
-      mavqa-manifest build music-avqa --release v2 --test test_balance.json --out data_manifests/v2
-    """
-    given = {split: path for split in SPLITS if (path := files[split]) is not None}
-    with progress_bar("hashing videos") as progress:
-        built = load_source("music-avqa")(_name_of(out), release, annotations, given, videos, progress)
-    _finish(built, out, as_json)
+    decorators = [*map(_source_option, source.options), out_option, json_option]
+    for decorate in reversed(decorators):
+        run = decorate(run)
+    return click.command(name, cls=Command, help=source.help)(run)
 
 
-@build.command("avqa")
-@folder_option("--annotations", "Folder of the published annotation files.")
-@file_option("--train", "Training questions; repeatable; wins over --annotations.", multiple=True)
-@file_option("--val", "Validation questions; repeatable; wins over --annotations.", multiple=True)
-@file_option("--test", "Test questions; repeatable; wins over --annotations.", multiple=True)
-@folder_option("--videos", "Folder of the videos, searched for <video name>.* to note paths and SHA-256.")
-@out_option
-@json_option
-def build_avqa(
-    annotations: Path | None, videos: Path | None, out: Path, as_json: bool, **files: tuple[Path, ...]
-) -> None:
-    """Build the manifest of AVQA (eight types, multiple choice) from its own JSON files.
-
-    In --annotations a split is <split>_qa.json, or one file a type, such as train_Where.json. The splits that are
-    there are built; AVQA has train and val.
-
-    \b
-    Examples:
-      mavqa-manifest build avqa --annotations AVQA --out data_manifests/avqa
-      mavqa-manifest build avqa --train a.json --train b.json --test val_qa.json --out data_manifests/avqa
-    """
-    given = {split: files[split] for split in SPLITS if files[split]}
-    with progress_bar("hashing videos") as progress:
-        built = load_source("avqa")(_name_of(out), annotations, given, videos, progress)
-    _finish(built, out, as_json)
-
-
-@build.command("table")
-@file_option("--csv", "Table with the columns video, question, answer.", required=True)
-@folder_option("--videos", "Folder of the videos, searched to note paths and SHA-256.")
-@out_option
-@json_option
-def build_table(csv: Path, videos: Path | None, out: Path, as_json: bool) -> None:
-    """Build a manifest from your own questions in a CSV file.
-
-    Columns: video (a path below --videos, or a name without suffix), question, answer; optional type,
-    modality (Audio, Visual or Audio-Visual), split (train, val or test), choices (divided by |), question_id.
-
-    \b
-    Example:
-      mavqa-manifest build table --csv questions.csv --videos clips --out data_manifests/mine
-    """
-    with progress_bar("hashing videos") as progress:
-        built = load_source("table")(_name_of(out), csv, videos, progress)
-    _finish(built, out, as_json)
-
-
-@build.command("folder")
-@folder_option("--videos", "Folder of the videos, searched with all folders below.", required=True)
-@out_option
-@json_option
-def build_folder(videos: Path, out: Path, as_json: bool) -> None:
-    """Build a manifest of a folder of videos without questions, to extract features from.
-
-    \b
-    Example:
-      mavqa-manifest build folder --videos clips --out data_manifests/clips
-    """
-    with progress_bar("hashing videos") as progress:
-        built = load_source("folder")(_name_of(out), videos, progress)
-    _finish(built, out, as_json)
+def _source_option(option: Option) -> Decorator:
+    name = f"--{option.name}"
+    settings: dict[str, Any] = {"required": option.is_required, "multiple": option.is_repeatable}
+    if option.kind == "folder":
+        return folder_option(name, option.help, **settings)
+    if option.kind == "file":
+        return file_option(name, option.help, **settings)
+    choices = click.Choice(list(option.kind))
+    return click.option(name, type=choices, help=option.help, default=option.default, show_default=True, **settings)
 
 
 @manifest.command()
@@ -158,7 +107,7 @@ def _synthetic_numbers(out: Path, settings: Path | None) -> tuple[str, dict[str,
     """Return the dataset's name and its numbers: the defaults, or what `settings` says."""
     numbers = {"videos": 400, "seconds": 10, "seed": 0}
     if settings is None:
-        return _name_of(out), numbers
+        return out.resolve().name, numbers
     try:
         said = tomllib.loads(settings.read_text(encoding="utf-8"))
         return str(said["name"]), numbers | {key: int(said["synthesize"][key]) for key in numbers}
@@ -191,15 +140,6 @@ def check(folder: Path, videos: Path | None, as_json: bool) -> None:
     if report.errors:
         rest = f" (and {len(report.errors) - 1:,} more)" if len(report.errors) > 1 else ""
         raise UserError(f"manifest {str(folder)!r} fails its check: {report.errors[0].message}{rest}")
-
-
-def _name_of(out: Path) -> str:
-    return out.resolve().name
-
-
-def _finish(built: Built, out: Path, as_json: bool) -> None:
-    save_manifest(built.manifest, out)
-    _show(built, out, as_json)
 
 
 def _show(built: Built, out: Path, as_json: bool) -> None:

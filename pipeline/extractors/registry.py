@@ -1,58 +1,61 @@
-"""The frozen feature extractors by name. One file per network; a new one is its file and a line here."""
+"""The frozen feature extractors by name. A new one is one file and one line here, or an entry point.
 
-from importlib import import_module
-from typing import Any
+The entry points' groups are `mavqa.extractors` and `mavqa.question_extractors`.
+"""
 
-from pipeline.errors import UserError
-from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
-from pipeline.manifests.manifest import Vocabulary
+from typing import TYPE_CHECKING
 
-EXTRACTORS = {
-    # He et al., Deep Residual Learning, CVPR 2016; maps as in Li et al., MUSIC-AVQA, CVPR 2022.
-    "resnet18-map": "pipeline.extractors.resnet18:ResNet18Map",
-    "resnet18-pooled": "pipeline.extractors.resnet18:ResNet18Pooled",
-    # Radford et al., Learning Transferable Visual Models, ICML 2021; tokens as in Li et al., PSTP-Net, ACM MM 2023.
-    "clip-vit-b32": "pipeline.extractors.clip_vit:CLIPTokens",
-    # Tran et al., A Closer Look at Spatiotemporal Convolutions, CVPR 2018.
-    "r2plus1d": "pipeline.extractors.r2plus1d:R2Plus1D",
-    # Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017.
-    "vggish": "pipeline.extractors.vggish:VGGishExtractor",
-}
+from pipeline.plugins import load_plugin, with_installed
 
-QUESTION_EXTRACTORS = {
-    # Li et al., MUSIC-AVQA, CVPR 2022: indices into the frozen vocabulary.
-    "tokens": "pipeline.extractors.question_tokens:QuestionTokens",
-    # Radford et al., ICML 2021; the end-of-text position and every position, as in Li et al., PSTP-Net, ACM MM 2023.
-    "clip-vit-b32-sentence": "pipeline.extractors.clip_vit:CLIPSentence",
-    "clip-vit-b32-words": "pipeline.extractors.clip_vit:CLIPWords",
-}
+if TYPE_CHECKING:
+    from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
+    from pipeline.manifests.manifest import Vocabulary
+
+EXTRACTORS = with_installed(
+    "mavqa.extractors",
+    {
+        # He et al., Deep Residual Learning, CVPR 2016; maps as in Li et al., MUSIC-AVQA, CVPR 2022.
+        "resnet18-map": "pipeline.extractors.resnet18:ResNet18Map",
+        "resnet18-pooled": "pipeline.extractors.resnet18:ResNet18Pooled",
+        # Radford et al., Learning Transferable Visual Models, ICML 2021; tokens as in Li et al., PSTP-Net, ACM MM 2023.
+        "clip-vit-b32": "pipeline.extractors.clip_vit:CLIPTokens",
+        # Tran et al., A Closer Look at Spatiotemporal Convolutions, CVPR 2018.
+        "r2plus1d": "pipeline.extractors.r2plus1d:R2Plus1D",
+        # Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017.
+        "vggish": "pipeline.extractors.vggish:VGGishExtractor",
+    },
+)
+
+QUESTION_EXTRACTORS = with_installed(
+    "mavqa.question_extractors",
+    {
+        # Li et al., MUSIC-AVQA, CVPR 2022: indices into the frozen vocabulary.
+        "tokens": "pipeline.extractors.question_tokens:QuestionTokens",
+        # Radford et al., ICML 2021; the end-of-text position and every position, as in PSTP-Net, ACM MM 2023.
+        "clip-vit-b32-sentence": "pipeline.extractors.clip_vit:CLIPSentence",
+        "clip-vit-b32-words": "pipeline.extractors.clip_vit:CLIPWords",
+    },
+)
 
 
-def make_extractor(name: str, choice: NormalisationChoice = "published") -> FeatureExtractor:
+def make_extractor(name: str, choice: "NormalisationChoice" = "published") -> "FeatureExtractor":
     """Return the extractor of videos called `name`, not yet loaded.
 
     `choice` of preprocessing constants: those of the published features, or those that the network was trained
     with; it is for the extractors that offer it, which say so by `normalisations`.
     Raises `UserError` naming the known ones where there is none of that name.
     """
-    factory = _resolve(EXTRACTORS, name)
+    factory = load_plugin("feature", EXTRACTORS, name)
     offered = getattr(factory, "normalisations", None)
     extractor: FeatureExtractor = factory(normalisation=offered[choice]) if offered else factory()
     return extractor
 
 
-def make_question_extractor(name: str, vocabulary: Vocabulary) -> QuestionExtractor:
+def make_question_extractor(name: str, vocabulary: "Vocabulary") -> "QuestionExtractor":
     """Return the extractor of questions called `name`, not yet loaded; one that uses a vocabulary gets this one.
 
     Raises `UserError` naming the known ones where there is none of that name.
     """
-    factory = _resolve(QUESTION_EXTRACTORS, name)
+    factory = load_plugin("feature", QUESTION_EXTRACTORS, name)
     extractor: QuestionExtractor = factory(vocabulary) if factory.uses_vocabulary else factory()
     return extractor
-
-
-def _resolve(table: dict[str, str], name: str) -> Any:
-    if name not in table:
-        raise UserError(f"feature {name!r} is unknown: choose from {', '.join(table)}")
-    module, _, attribute = table[name].partition(":")
-    return getattr(import_module(module), attribute)

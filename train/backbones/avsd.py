@@ -39,6 +39,7 @@ class Avsd(nn.Module):
     acts between layers only, of which there is one, and so does nothing.
     """
 
+    variants = ("paper", "released")
     needs = {"question": ("tokens",), "audio": ("vggish",), "visual": ("resnet18-map",)}  # noqa: RUF012
     uses_negatives = False
 

@@ -41,6 +41,7 @@ class Pstp(nn.Module):
     fewer segments or patches than asked for, all are taken.
     """
 
+    variants = ("paper", "released")
     needs = {"question": (SENTENCE, WORDS), "audio": (SOUND,), "visual": (PICTURE,)}  # noqa: RUF012
     uses_negatives = False
 

@@ -1,67 +1,41 @@
-"""The backbones by name. A new one is one file and one line here; each is imported only when asked for."""
+"""The backbones by name. A new one is one file and one line here, or an entry point `mavqa.backbones`."""
 
-from dataclasses import dataclass
-from importlib import import_module
-from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from train.backbones.sizes import ModelSizes
-from train.interfaces import Backbone
+from pipeline.plugins import check_options, load_plugin, with_installed
+
+if TYPE_CHECKING:
+    from train.backbones.sizes import ModelSizes
+    from train.interfaces import Backbone
+
+BACKBONES = with_installed(
+    "mavqa.backbones",
+    {
+        # Li et al., CVPR 2022, Learning to Answer Questions in Dynamic AV Scenarios.
+        "avst": "train.backbones.avst:Avst",
+        # Yun et al., ICCV 2021, Pano-AVQA: Grounded AVQA on 360 degree Videos.
+        "pano": "train.backbones.pano:Pano",
+        # Li et al., ACM MM 2023, Progressive Spatio-temporal Perception for AVQA.
+        "pstp": "train.backbones.pstp:Pstp",
+        # Schwartz et al., CVPR 2019, A Simple Baseline for Audio-Visual Scene-Aware Dialog.
+        "avsd": "train.backbones.avsd:Avsd",
+        # Li et al., CVPR 2022, AVST without its spatial grounding (the released net_grd_baseline).
+        "baseline": "train.backbones.baseline:Baseline",
+    },
+)
 
 
-@dataclass(frozen=True)
-class BackboneEntry:
-    """Where a backbone lives ("module:Class"), whom to cite for it, and the readings of it that it knows (if several).
-
-    "paper" is the first reading and the default; "released" is what the authors' code computes where that differs.
-    """
-
-    path: str
-    citation: str
-    variants: tuple[str, ...] = ()
-
-
-BACKBONES = {
-    "avst": BackboneEntry(
-        "train.backbones.avst:Avst",
-        "Li et al., CVPR 2022, Learning to Answer Questions in Dynamic AV Scenarios",
-    ),
-    "pano": BackboneEntry(
-        "train.backbones.pano:Pano",
-        "Yun et al., ICCV 2021, Pano-AVQA: Grounded AVQA on 360 degree Videos",
-    ),
-    "pstp": BackboneEntry(
-        "train.backbones.pstp:Pstp",
-        "Li et al., ACM MM 2023, Progressive Spatio-temporal Perception for AVQA",
-        variants=("paper", "released"),
-    ),
-    "avsd": BackboneEntry(
-        "train.backbones.avsd:Avsd",
-        "Schwartz et al., CVPR 2019, A Simple Baseline for Audio-Visual Scene-Aware Dialog",
-        ("paper", "released"),
-    ),
-    "baseline": BackboneEntry(
-        "train.backbones.baseline:Baseline",
-        "Li et al., CVPR 2022, AVST without its spatial grounding (the released net_grd_baseline)",
-    ),
-}
-
-
-def make_backbone(name: str, sizes: ModelSizes, variant: str = "paper", **options: Any) -> Backbone:
+def make_backbone(name: str, sizes: "ModelSizes", variant: str = "paper", **options: Any) -> "Backbone":
     """Build the backbone `name`, with fresh weights from torch's seeded state; `options` are its own keywords.
 
-    A backbone that knows variants is given `variant`, any other is its paper's.
+    A backbone that knows variants is given `variant`, or its first one where it does not know that.
     Raises `UserError` naming the known ones where a name or an option is unknown, and where the sizes do not fit it.
     """
-    entry = find_backbone(name)
-    if entry.variants:
-        options["variant"] = variant if variant in entry.variants else entry.variants[0]
-    build = _load(name)
-    unknown = sorted(options.keys() - signature(build).parameters.keys())
-    if unknown:
-        known = ", ".join(list(signature(build).parameters)[1:]) or "none"
-        raise UserError(f"backbone {name!r} has no option {unknown[0]!r}: it knows {known}")
+    build = load_plugin("backbone", BACKBONES, name)
+    if variants := backbone_variants(name):
+        options["variant"] = variant if variant in variants else variants[0]
+    check_options("backbone", name, build, options)
     try:
         backbone: Backbone = build(sizes, **options)
     except ValueError as error:
@@ -69,19 +43,16 @@ def make_backbone(name: str, sizes: ModelSizes, variant: str = "paper", **option
     return backbone
 
 
-def find_backbone(name: str) -> BackboneEntry:
-    """Return the table's entry, or raise `UserError` naming the known backbones."""
-    if name not in BACKBONES:
-        raise UserError(f"backbone {name!r} is unknown: choose one of {', '.join(BACKBONES)}")
-    return BACKBONES[name]
+def backbone_variants(name: str) -> tuple[str, ...]:
+    """Return the variants that the backbone `name` knows, () where it has one alone.
+
+    "paper" is the first and the default; "released" is what the authors' code computes where that differs.
+    """
+    variants: tuple[str, ...] = getattr(load_plugin("backbone", BACKBONES, name), "variants", ())
+    return variants
 
 
 def needs_of(name: str) -> dict[str, tuple[str, ...]]:
     """Return {"question" | "audio" | "visual": stored feature names} that the backbone `name` reads."""
-    needs: dict[str, tuple[str, ...]] = _load(name).needs
+    needs: dict[str, tuple[str, ...]] = load_plugin("backbone", BACKBONES, name).needs
     return needs
-
-
-def _load(name: str) -> Any:
-    module, _, class_name = find_backbone(name).path.partition(":")
-    return getattr(import_module(module), class_name)

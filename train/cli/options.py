@@ -9,13 +9,11 @@ import click
 
 from pipeline.cli.command import Decorator, plain_console
 from pipeline.errors import UserError
+from pipeline.manifests.sources.registry import SOURCES
 
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
 )
-
-# {dataset: what 'mavqa-manifest build' takes for it}; the name of a grid or of a folder is none of them.
-DATASETS = {"music-avqa": "music-avqa", "music-avqa-v2": "music-avqa --release v2", "avqa": "avqa"}
 
 
 def store_option(default: str) -> Decorator:
@@ -28,7 +26,7 @@ def existing_store(store: str, dataset: str) -> str:
     from pipeline.store.location import has_store, locate
 
     if not has_store(locate(store)):
-        get = f"run 'make extract DATASET={dataset}', or give" if dataset in DATASETS else "name one with"
+        get = f"run 'mavqa-extract --dataset {dataset}', or give" if dataset in SOURCES else "name one with"
         raise UserError(f"feature store {store} is missing: {get} --store")
     return store
 
@@ -36,8 +34,8 @@ def existing_store(store: str, dataset: str) -> str:
 def existing_manifest(manifest: Path, dataset: str) -> Path:
     """Return `manifest`, or raise `UserError` saying which command builds it."""
     if not (manifest / "dataset.toml").is_file():
-        command = f"mavqa-manifest build {DATASETS.get(dataset)} --out {manifest}"
-        build = f"run '{command}', or give" if dataset in DATASETS else "name one with"
+        command = f"mavqa-manifest build {dataset} --out {manifest}"
+        build = f"run '{command}', or give" if dataset in SOURCES else "name one with"
         raise UserError(f"manifest {manifest} is missing: {build} --manifest")
     return manifest
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pipeline.cli.command import Command, folder_option, json_option, show_json
+from train.backbones.registry import BACKBONES
 from train.cli.options import (
     device_option,
     existing_manifest,
@@ -15,16 +16,15 @@ from train.cli.options import (
     store_option,
     training_progress,
 )
+from train.methods.registry import METHODS
 from train.runs.config import PRESETS, TrainConfig, make_config
 
 
 @click.command(cls=Command)
-@click.option(
-    "--backbone", help="The model that answers: avst, avsd, pano, pstp or baseline.  [default: the preset's, else avst]"
-)
+@click.option("--backbone", help=f"The model that answers: {', '.join(BACKBONES)}.  [default: the preset's, else avst]")
 @click.option(
     "--method",
-    help="What stands in for a missing modality: rmm-avr, rmm, avr, zero-fill, modality-dropout.  "
+    help=f"What stands in for a missing modality: {', '.join(name for name in METHODS if name != 'reference')}.  "
     f"[default: the preset's, else {TrainConfig.model_fields['method'].default}]",
 )
 @click.option("--dataset", default="music-avqa", show_default=True, help="Name that the defaults below take.")

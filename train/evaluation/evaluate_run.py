@@ -22,7 +22,6 @@ from train.evaluation.predict import BATCH_SIZE, Evaluation, evaluate, evaluate_
 from train.evaluation.recovery import SCENARIO_OF, measure_recovery
 from train.evaluation.statistics import bootstrap
 from train.interfaces import MissingModalityMethod, inputs_of
-from train.methods.registry import find_method
 from train.runs.config import TrainConfig
 from train.runs.folder import load_run, read_environment, read_vocabulary
 from train.runs.results import (
@@ -144,7 +143,7 @@ def evaluate_run(
         row = _row(run, config, manifest, bank.store, split, evaluation, left_out)
         told = evaluation.records()
         interval = bootstrap([t.correct for t in told], [t.video_id for t in told])
-        about = {**_describe(config, method), "recovery": recovery.get(evaluation.scenario), "interval": interval}
+        about = {**_describe(method), "recovery": recovery.get(evaluation.scenario), "interval": interval}
         row = row.model_copy(update=about)
         if masks is not None:
             masking = Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed)
@@ -267,11 +266,11 @@ def _measure_recovery(
     return measure_recovery(method, dataset, questions_of(dataset, "complete"), BATCH_SIZE, device)
 
 
-def _describe(config: TrainConfig, method: MissingModalityMethod) -> dict[str, Any]:
+def _describe(method: MissingModalityMethod) -> dict[str, Any]:
     """Return what a result row says of the method itself."""
     module: Any = method
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return {"parameters": parameters, "sees": find_method(config.method).sees, "trains_on": method.trains_on}
+    return {"parameters": parameters, "sees": method.sees, "trains_on": method.trains_on}
 
 
 def _without_seed(config: TrainConfig) -> str:

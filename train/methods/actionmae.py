@@ -86,6 +86,7 @@ class ActionMae(nn.Module):
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
+    sees = "thirds"
     trains_on = "all"
 
     def __init__(

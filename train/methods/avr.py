@@ -282,6 +282,8 @@ class Avr(ImputingMethod):
     our reading. Differs from the released code: it has no such mode.
     """
 
+    variants = ("recommended", "paper", "released")
+
     def __init__(
         self,
         backbone: Backbone,

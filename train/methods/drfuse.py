@@ -37,6 +37,7 @@ class DrFuse(nn.Module):
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
+    sees = "thirds"
     trains_on = "all"
 
     def __init__(self, backbone: Backbone) -> None:

@@ -25,6 +25,7 @@ class GroundingPretraining(nn.Module):
     """
 
     selection_scenarios: tuple[str, ...] = ()
+    sees = "nothing"
     trains_on = "videos"
 
     def __init__(self, backbone: Backbone) -> None:

@@ -101,6 +101,7 @@ class ImputingMethod(nn.Module):
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
+    sees = "replaced"
 
     def __init__(
         self, backbone: Backbone, *, loss_weights: Mapping[str, float] | None = None, trains_on: str = "all"

@@ -19,6 +19,7 @@ class ModalityDropout(nn.Module):
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
+    sees = "thirds"
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, missing_fill: Fill = "zeros") -> None:

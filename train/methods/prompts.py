@@ -34,6 +34,7 @@ class MissingAwarePrompts(nn.Module):
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
+    sees = "thirds"
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, prompts: int = 16) -> None:

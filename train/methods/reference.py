@@ -25,6 +25,7 @@ class Reference(nn.Module):
     """
 
     selection_scenarios = ("complete",)
+    sees = "nothing"
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, inputs: str = "question") -> None:

@@ -1,93 +1,67 @@
-"""The missing-modality methods by name. A new one is one file and one line here, imported when asked for."""
+"""The missing-modality methods by name. A new one is one file and one line here, or an entry point `mavqa.methods`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from train.interfaces import Backbone, MissingModalityMethod
+from pipeline.plugins import check_options, load_plugin, with_installed
+
+if TYPE_CHECKING:
+    from train.interfaces import Backbone, MissingModalityMethod
+
+METHODS = with_installed(
+    "mavqa.methods",
+    {
+        # The plain backbone, zeros for a missing modality.
+        "zero-fill": "train.methods.zero_fill:ZeroFill",
+        # Neverova et al., TPAMI 2016, ModDrop.
+        "modality-dropout": "train.methods.modality_dropout:ModalityDropout",
+        # The plain backbone, the training mean for a missing modality.
+        "mean-fill": "train.methods.zero_fill:mean_fill",
+        # A learned constant in place of imputed features.
+        "constant-fill": "train.methods.constant_fill:ConstantFill",
+        # Lee et al., CVPR 2023, Multimodal Prompting with Missing Modalities.
+        "prompts": "train.methods.prompts:MissingAwarePrompts",
+        # Wang et al., CVPR 2023, ShaSpec.
+        "shaspec": "train.methods.shaspec:ShaSpec",
+        # Woo et al., AAAI 2023, Towards Good Practices for Missing Modality Robust Action Recognition.
+        "actionmae": "train.methods.actionmae:ActionMae",
+        # Yao et al., AAAI 2024, DrFuse.
+        "drfuse": "train.methods.drfuse:DrFuse",
+        # Features of the nearest training videos.
+        "retrieval-fill": "train.methods.retrieval_fill:RetrievalFill",
+        # The plain backbone on fewer inputs.
+        "reference": "train.methods.reference:Reference",
+        # Park et al., ECCV 2024, Learning Trimodal Relation for AVQA with Missing Modality.
+        "rmm": "train.methods.rmm:Rmm",
+        "avr": "train.methods.avr:Avr",
+        "rmm-avr": "train.methods.rmm_avr:RmmAvr",
+    },
+)
 
 
-@dataclass(frozen=True)
-class MethodEntry:
-    """Where a method lives ("module:Class"), whom to cite for it, the variants it knows, keywords that make it.
-
-    `sees`: what it sees of missing modalities in training. "nothing"; "thirds", each complete question whole, without
-    sound or without picture, drawn anew; "replaced", each complete question with either modality replaced.
-    """
-
-    path: str
-    citation: str
-    sees: str
-    variants: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-_PAPER = "Park et al., ECCV 2024, Learning Trimodal Relation for AVQA with Missing Modality"
-_VARIANTS = ("recommended", "paper", "released")
-
-METHODS = {
-    "zero-fill": MethodEntry(
-        "train.methods.zero_fill:ZeroFill", "the plain backbone, zeros where one lacks", "nothing"
-    ),
-    "modality-dropout": MethodEntry(
-        "train.methods.modality_dropout:ModalityDropout", "Neverova et al., TPAMI 2016, ModDrop", "thirds"
-    ),
-    "mean-fill": MethodEntry(
-        "train.methods.zero_fill:ZeroFill",
-        "the plain backbone, the training mean where one lacks",
-        "nothing",
-        options={"missing_fill": "mean"},
-    ),
-    "constant-fill": MethodEntry(
-        "train.methods.constant_fill:ConstantFill", "a learned constant where a generator would stand", "replaced"
-    ),
-    "prompts": MethodEntry(
-        "train.methods.prompts:MissingAwarePrompts",
-        "Lee et al., CVPR 2023, Multimodal Prompting with Missing Modalities",
-        "thirds",
-    ),
-    "shaspec": MethodEntry("train.methods.shaspec:ShaSpec", "Wang et al., CVPR 2023, ShaSpec", "thirds"),
-    "actionmae": MethodEntry(
-        "train.methods.actionmae:ActionMae",
-        "Woo et al., AAAI 2023, Towards Good Practices for Missing Modality Robust Action Recognition",
-        "thirds",
-    ),
-    "drfuse": MethodEntry("train.methods.drfuse:DrFuse", "Yao et al., AAAI 2024, DrFuse", "thirds"),
-    "retrieval-fill": MethodEntry(
-        "train.methods.retrieval_fill:RetrievalFill", "the nearest training videos lend what is missing", "thirds"
-    ),
-    "reference": MethodEntry("train.methods.reference:Reference", "the plain backbone on fewer inputs", "nothing"),
-    "rmm": MethodEntry("train.methods.rmm:Rmm", _PAPER, "replaced", _VARIANTS),
-    "avr": MethodEntry("train.methods.avr:Avr", _PAPER, "replaced", _VARIANTS),
-    "rmm-avr": MethodEntry("train.methods.rmm_avr:RmmAvr", _PAPER, "replaced", _VARIANTS),
-}
-
-
-def make_method(name: str, backbone: Backbone, variant: str = "recommended", **options: Any) -> MissingModalityMethod:
+def make_method(
+    name: str, backbone: "Backbone", variant: str = "recommended", **options: Any
+) -> "MissingModalityMethod":
     """Build the method `name` around `backbone`; `options` are its own keywords.
 
     A method that knows variants is given `variant`.
     Raises `UserError` naming the known methods or variants where the name is not one of them, and where the method
     cannot be built on the backbone.
     """
-    entry = find_method(name)
-    if entry.variants and variant not in entry.variants:
-        raise UserError(f"method {name!r} has no variant {variant!r}: it knows {', '.join(entry.variants)}")
-    if entry.variants:
+    build = load_plugin("method", METHODS, name)
+    if variants := method_variants(name):
+        if variant not in variants:
+            raise UserError(f"method {name!r} has no variant {variant!r}: it knows {', '.join(variants)}")
         options["variant"] = variant
-    module, _, class_name = entry.path.partition(":")
-    build = getattr(import_module(module), class_name)
+    check_options("method", name, build, options)
     try:
-        method: MissingModalityMethod = build(backbone, **{**entry.options, **options})
+        method: MissingModalityMethod = build(backbone, **options)
     except ValueError as error:
         raise UserError(f"method {name!r} cannot be built: {error}") from None
     return method
 
 
-def find_method(name: str) -> MethodEntry:
-    """Return the table's entry, or raise `UserError` naming the known methods."""
-    if name not in METHODS:
-        raise UserError(f"method {name!r} is unknown: choose one of {', '.join(METHODS)}")
-    return METHODS[name]
+def method_variants(name: str) -> tuple[str, ...]:
+    """Return the variants that the method `name` knows, () where it has one alone."""
+    variants: tuple[str, ...] = getattr(load_plugin("method", METHODS, name), "variants", ())
+    return variants

@@ -33,6 +33,7 @@ class RetrievalFill(nn.Module):
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
+    sees = "thirds"
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, neighbours: int = 5, question_weight: float = 0.5) -> None:

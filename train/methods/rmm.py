@@ -210,6 +210,8 @@ class Rmm(ImputingMethod):
     Source: section 3.1, the row "RMM" of table 4. Differs from the released code: it has no such mode.
     """
 
+    variants = ("recommended", "paper", "released")
+
     def __init__(
         self, backbone: Backbone, *, variant: str = "recommended", slots: int = 75, recall_weight: float = 1.0
     ) -> None:

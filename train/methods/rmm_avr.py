@@ -63,6 +63,8 @@ class RmmAvr(ImputingMethod):
     questions, which mixes samples there (`RelationMemory`).
     """
 
+    variants = ("recommended", "paper", "released")
+
     def __init__(
         self,
         backbone: Backbone,

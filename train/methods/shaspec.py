@@ -35,6 +35,7 @@ class ShaSpec(nn.Module):
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
+    sees = "thirds"
     trains_on = "all"
 
     def __init__(self, backbone: Backbone, *, alignment_weight: float = 0.1, domain_weight: float = 0.02) -> None:

@@ -20,6 +20,7 @@ class ZeroFill(nn.Module):
     """
 
     selection_scenarios = ("complete",)
+    sees = "nothing"
     trains_on = "complete"
 
     def __init__(self, backbone: Backbone, *, missing_fill: Fill = "zeros") -> None:
@@ -39,3 +40,8 @@ class ZeroFill(nn.Module):
     def complete(self, batch: Batch) -> Representation:
         """Return the features of both modalities; a missing one is filled before the stem."""
         return self.backbone.encode(self.filling.complete(batch))
+
+
+def mean_fill(backbone: Backbone) -> ZeroFill:
+    """Return the method that fills a missing modality with the training mean of its stored feature."""
+    return ZeroFill(backbone, missing_fill="mean")

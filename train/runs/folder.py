@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from pipeline.errors import UserError, one_line
 from pipeline.files import replace_text, staged
 from pipeline.manifests.manifest import Vocabulary
-from train.backbones.registry import find_backbone, make_backbone
+from train.backbones.registry import backbone_variants, make_backbone
 from train.interfaces import MissingModalityMethod
 from train.methods.grounding import GroundingPretraining
-from train.methods.registry import find_method, make_method
+from train.methods.registry import make_method, method_variants
 from train.runs.config import TrainConfig
 from train.runs.log import read_metrics
 
@@ -43,7 +43,7 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
     """
     if config.sizes is None:
         raise ValueError("a configuration without sizes cannot be built: they come from the store and the vocabulary")
-    known = {"recommended", *find_backbone(config.backbone).variants, *find_method(config.method).variants}
+    known = {"recommended", *backbone_variants(config.backbone), *method_variants(config.method)}
     if config.variant not in known:
         raise UserError(
             f"there is no variant {config.variant!r} of backbone {config.backbone!r} or method {config.method!r}: "

@@ -100,10 +100,10 @@ class ResultRow(BaseModel):
     could not be extracted, which no scenario asks. `multiple_choice`: how many of those asked were answered among their
     choices. `masking`: the draw behind a scenario in which some questions lose a modality. `parameters`: how many
     numbers the method and its backbone learn. `sees`, `trains_on`: what the method saw of missing modalities in
-    training (`train.methods.MethodEntry`), and whether of "all" or only of "complete" videos. `recovery`: the error of
-    what stood in for the modality that the scenario takes (`train.evaluation.recovery`), None where nothing did.
-    `interval`: 95 %, of the accuracy of all questions in percent, by drawing the videos again; None where it was not
-    computed.
+    training (`train.interfaces.MissingModalityMethod`), and whether of "all" or only of "complete" videos. `recovery`:
+    the error of what stood in for the modality that the scenario takes (`train.evaluation.recovery`), None where
+    nothing did. `interval`: 95 %, of the accuracy of all questions in percent, by drawing the videos again; None where
+    it was not computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -16,12 +16,13 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id
 from pipeline.manifests.media_files import Progress, split_suffix
-from pipeline.manifests.sources.records import Built, read_records, tell_copies_apart, text_of, with_videos
+from pipeline.manifests.sources.interface import Built, Option, Source
+from pipeline.manifests.sources.records import read_records, tell_copies_apart, text_of, with_videos
 from pipeline.manifests.templates import AVQA_TYPES, freeze_vocabulary, normalise, tokenise
 
 RELEASE = "2022"
 LICENCE = "none stated for the annotations; videos from YouTube, for research use"
-SOURCE = "https://mn.cs.tsinghua.edu.cn/avqa (its videos are clips of VGG-Sound)"
+WEBSITE = "https://mn.cs.tsinghua.edu.cn/avqa (its videos are clips of VGG-Sound)"
 NULL_CHOICE = "null"
 
 MODALITY_OF = {"both": "Audio-Visual", "view": "Visual", "sound": "Audio"}
@@ -30,16 +31,20 @@ MODALITY_OF = {"both": "Audio-Visual", "view": "Visual", "sound": "Audio"}
 def build(
     name: str,
     annotations: Path | None = None,
-    files: Mapping[str, Sequence[Path]] | None = None,
+    *,
+    train: Sequence[Path] = (),
+    val: Sequence[Path] = (),
+    test: Sequence[Path] = (),
     videos: Path | None = None,
     progress: Progress | None = None,
 ) -> Built:
-    """Return the manifest of the split files found in `annotations`; the splits in `files`, several each, win.
+    """Return the manifest of the split files found in `annotations`; `train`, `val`, `test`, several files each, win.
 
     The vocabulary is open and comes from the training split, from all splits where there is none. With a folder of
     `videos`, their paths and SHA-256 are filled in. Raises `UserError` for missing or malformed files.
     """
-    sources = {**(find_files(annotations) if annotations else {}), **(files or {})}
+    given = {split: paths for split, paths in zip(SPLITS, (train, val, test), strict=True) if paths}
+    sources = {**(find_files(annotations) if annotations else {}), **given}
     if not sources:
         raise UserError("no annotation files: give --annotations DIR, or --train, --val or --test FILE")
     counts: Counter[str] = Counter()
@@ -53,7 +58,7 @@ def build(
         videos=(),
         questions=questions,
         vocabulary=vocabulary,
-        source=SOURCE,
+        source=WEBSITE,
     )
     return with_videos(Built(manifest, dict(counts), tuple(_notes(manifest))), videos, progress)
 
@@ -176,3 +181,25 @@ def _letters(name: str) -> str:
 
 
 _TYPE_OF = {_letters(name): name for name in AVQA_TYPES}
+
+
+SOURCE = Source(
+    build,
+    (
+        Option("annotations", "Folder of the published annotation files.", "folder"),
+        Option("train", "Training questions; repeatable; wins over --annotations.", is_repeatable=True),
+        Option("val", "Validation questions; repeatable; wins over --annotations.", is_repeatable=True),
+        Option("test", "Test questions; repeatable; wins over --annotations.", is_repeatable=True),
+        Option("videos", "Folder of the videos, searched for <video name>.* to note paths and SHA-256.", "folder"),
+    ),
+    """Build the manifest of AVQA (eight types, multiple choice) from its own JSON files.
+
+    In --annotations a split is <split>_qa.json, or one file a type, such as train_Where.json. The splits that are
+    there are built; AVQA has train and val.
+
+    \b
+    Examples:
+      mavqa-manifest build avqa --annotations AVQA --out data_manifests/avqa
+      mavqa-manifest build avqa --train a.json --train b.json --test val_qa.json --out data_manifests/avqa
+    """,
+)

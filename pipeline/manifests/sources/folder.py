@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.manifests.manifest import Manifest, Video
 from pipeline.manifests.media_files import Progress, hash_files, list_media, name_videos
-from pipeline.manifests.sources.records import Built
+from pipeline.manifests.sources.interface import Built, Option, Source
 
 
 def build(name: str, videos: Path, progress: Progress | None = None) -> Built:
@@ -18,3 +18,15 @@ def build(name: str, videos: Path, progress: Progress | None = None) -> Built:
     digests = hash_files(videos, paths, progress)
     found = tuple(Video(ids[path], path, digests[path]) for path in paths)
     return Built(Manifest(name=name, release="folder", licence="unknown", videos=found))
+
+
+SOURCE = Source(
+    build,
+    (Option("videos", "Folder of the videos, searched with all folders below.", "folder", is_required=True),),
+    """Build a manifest of a folder of videos without questions, to extract features from.
+
+    \b
+    Example:
+      mavqa-manifest build folder --videos clips --out data_manifests/clips
+    """,
+)

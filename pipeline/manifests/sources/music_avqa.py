@@ -17,7 +17,8 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id, parse_json
 from pipeline.manifests.media_files import Progress
-from pipeline.manifests.sources.records import Built, read_records, tell_copies_apart, text_of, with_videos
+from pipeline.manifests.sources.interface import Built, Option, Source
+from pipeline.manifests.sources.records import read_records, tell_copies_apart, text_of, with_videos
 from pipeline.manifests.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
 
 
@@ -58,16 +59,20 @@ def build(
     name: str,
     release: str,
     annotations: Path | None = None,
-    files: Mapping[str, Path] | None = None,
+    *,
+    train: Path | None = None,
+    val: Path | None = None,
+    test: Path | None = None,
     videos: Path | None = None,
     progress: Progress | None = None,
 ) -> Built:
-    """Return the manifest of `release`, from the split files found in `annotations`; those in `files` win.
+    """Return the manifest of `release`, from the split files found in `annotations`; `train`, `val`, `test` win.
 
     The vocabulary comes from the training split, from all splits where there is none. With a folder of
     `videos`, their paths and SHA-256 are filled in. Raises `UserError` for missing or malformed files.
     """
-    sources = {**(find_files(release, annotations) if annotations else {}), **(files or {})}
+    given = {split: path for split, path in zip(SPLITS, (train, val, test), strict=True) if path}
+    sources = {**(find_files(release, annotations) if annotations else {}), **given}
     if not sources:
         raise UserError("no annotation files: give --annotations DIR, or --train, --val or --test FILE")
     splits = {split: _read_split(split, sources[split]) for split in SPLITS if split in sources}
@@ -180,3 +185,25 @@ def _question_id(record: dict[str, Any], split: str, template: str, values: list
             raise UserError(f"question_id {given} is no whole number: mend the record")
         given = int(given)
     return str(given)
+
+
+SOURCE = Source(
+    build,
+    (
+        Option("annotations", "Folder of the published annotation files.", "folder"),
+        Option("release", "", tuple(RELEASES), default="json_update"),
+        Option("train", "Training questions; wins over --annotations."),
+        Option("val", "Validation questions; wins over --annotations."),
+        Option("test", "Test questions; wins over --annotations."),
+        Option("videos", "Folder of the videos, searched for <video id>.* to note paths and SHA-256.", "folder"),
+    ),
+    """Build the manifest of a MUSIC-AVQA release from its own JSON files.
+
+    The splits that are there are built.
+
+    \b
+    Examples:
+      mavqa-manifest build music-avqa --annotations MUSIC-AVQA/data --out data_manifests/music-avqa
+      mavqa-manifest build music-avqa --release v2 --test test_balance.json --out data_manifests/v2
+    """,
+)

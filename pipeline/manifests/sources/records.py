@@ -1,23 +1,15 @@
-"""What the sources share: what they return, published records as read, and videos looked up in a folder."""
+"""What the sources share: published records as read, and videos looked up in a folder."""
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.manifests.manifest import Manifest, Question, Video, parse_json
+from pipeline.manifests.manifest import Question, Video, parse_json
 from pipeline.manifests.media_files import MediaIndex, Progress, hash_files
-
-
-@dataclass(frozen=True)
-class Built:
-    """A manifest and what its user should know: `counts` of odd records, and `notes`, one sentence each."""
-
-    manifest: Manifest
-    counts: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+from pipeline.manifests.sources.interface import Built
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from pipeline.manifests.manifest import (
     check_relative_path,
 )
 from pipeline.manifests.media_files import Progress, check_text, name_videos, split_suffix
-from pipeline.manifests.sources.records import Built, describe_missing, locate_videos
+from pipeline.manifests.sources.interface import Built, Option, Source
+from pipeline.manifests.sources.records import describe_missing, locate_videos
 from pipeline.manifests.templates import GROUPS, TYPES, freeze_vocabulary, group_of, normalise, tokenise
 
 NEEDED = ("video", "question", "answer")
@@ -28,15 +29,15 @@ UNSPECIFIED = "unspecified"
 Row = dict[str, str]
 
 
-def build(name: str, table: Path, videos: Path | None = None, progress: Progress | None = None) -> Built:
+def build(name: str, csv: Path, videos: Path | None = None, progress: Progress | None = None) -> Built:
     """Return the manifest of a CSV file; with a folder of `videos`, their paths and SHA-256 are filled in.
 
     Rows without a split are `train`; a type outside MUSIC-AVQA's nine needs a modality, or has none. The
     vocabulary comes from the training split, from all splits where there is none. Raises `UserError` with the
     file and line of what is wrong.
     """
-    rows = list(_read_rows(table))
-    ids = _name_rows(table, rows)
+    rows = list(_read_rows(csv))
+    ids = _name_rows(csv, rows)
     questions: dict[str, list[Question]] = {}
     lines: dict[str, int] = {}
     for position, (line, row) in enumerate(rows, start=1):
@@ -44,10 +45,10 @@ def build(name: str, table: Path, videos: Path | None = None, progress: Progress
             question = _parse(row, ids[row["video"]], str(position))
             split = _one_of("split", row.get("split", "") or "train", SPLITS)
         except UserError as error:
-            raise UserError(f"{table}:{line}: {error}") from None
+            raise UserError(f"{csv}:{line}: {error}") from None
         first = lines.setdefault(question.question_id, line)
         if first != line:
-            raise UserError(f"{table}:{line}: question_id {question.question_id!r} stands in line {first} too")
+            raise UserError(f"{csv}:{line}: question_id {question.question_id!r} stands in line {first} too")
         questions.setdefault(split, []).append(question)
     found, missing = _find_videos(ids, videos, progress)
     manifest = Manifest(
@@ -148,3 +149,21 @@ def _find_videos(
 def _unused(rows: list[tuple[int, Row]]) -> tuple[str, ...]:
     names = [column for column in rows[0][1] if column not in (*NEEDED, *OPTIONAL)]
     return (f"columns not used: {', '.join(names)}",) if names else ()
+
+
+SOURCE = Source(
+    build,
+    (
+        Option("csv", "Table with the columns video, question, answer.", is_required=True),
+        Option("videos", "Folder of the videos, searched to note paths and SHA-256.", "folder"),
+    ),
+    """Build a manifest from your own questions in a CSV file.
+
+    Columns: video (a path below --videos, or a name without suffix), question, answer; optional type,
+    modality (Audio, Visual or Audio-Visual), split (train, val or test), choices (divided by |), question_id.
+
+    \b
+    Example:
+      mavqa-manifest build table --csv questions.csv --videos clips --out data_manifests/mine
+    """,
+)

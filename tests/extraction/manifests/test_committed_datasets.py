@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import click
 import paths
 import pytest
 from click.testing import CliRunner, Result
@@ -53,7 +54,9 @@ def test_a_head_names_its_licence_its_source_and_the_line_that_builds_the_rest(d
     (line,) = re.findall(r"^#   mavqa-manifest (build .*)$", text, re.MULTILINE)
     words = line.split()
     assert words[-2:] == ["--out", f"data_manifests/{dataset}"]
-    command = manifest.commands["build"].commands[words[1]]  # type: ignore[attr-defined]
+    group = manifest.commands["build"]
+    with click.Context(group) as parent:
+        command = group.get_command(parent, words[1])  # type: ignore[attr-defined]
     with command.make_context("build", words[2:]) as context:
         assert str(context.params["videos"]) == f"data/videos/{dataset}"
         assert context.params.get("release", head["release"]) == head["release"]

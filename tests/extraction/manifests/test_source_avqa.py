@@ -34,7 +34,7 @@ def write(path, records):
 
 
 def build_of(tmp_path, records, **settings):
-    return build("avqa", files={"train": [write(tmp_path / "some.json", records)]}, **settings)
+    return build("avqa", **{"train": [write(tmp_path / "some.json", records)]}, **settings)
 
 
 def test_a_record_of_the_release_becomes_a_question(tmp_path):
@@ -103,14 +103,14 @@ def test_the_vocabulary_is_of_the_training_split_and_open(tmp_path):
     train = [record(1), record(2, question_text="Where did the crow take off?", answer=3)]
     test = [record(3, question_text="Where is the crow?", answer=0)]
     files = {"train": [write(tmp_path / "a.json", train)], "test": [write(tmp_path / "b.json", test)]}
-    built = build("avqa", files=files)
+    built = build("avqa", **files)
     assert built.manifest.vocabulary.tokens == ("<pad>", "<unk>", "Where", "did", "the", "take")
     assert built.manifest.vocabulary.answers == ("At sea", "sky")
     assert built.notes == ("1 questions of 'test' have answers that no training question has: they count as wrong",)
     report = check_manifest(built.manifest, None)
     assert report.errors == ()
     assert {finding.subject for finding in report.warnings} == {"street", "is", "crow", "off", "place", "video"}
-    without = build("avqa", files={"test": files["test"]})
+    without = build("avqa", **{"test": files["test"]})
     assert without.manifest.vocabulary.answers == ("street",)
     assert "no training split: the vocabulary comes from all splits" in without.notes
 
@@ -122,9 +122,9 @@ def test_a_split_without_choices_is_told(tmp_path):
 
 def test_a_release_that_is_judged_on_what_chose_its_epoch_is_told(tmp_path):
     one, two = ([write(tmp_path / f"{name}.json", [record(name)])] for name in (1, 2))
-    (note,) = build("avqa", files={"train": one, "val": two}).notes
+    (note,) = build("avqa", **{"train": one, "val": two}).notes
     assert note == "no test split: 'val' both chooses the epoch and is evaluated; given as --test it does not choose"
-    assert build("avqa", files={"train": one, "test": two}).notes == ()
+    assert build("avqa", **{"train": one, "test": two}).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_files_of_a_split_are_read_one_after_the_other_and_win_over_the_folder(t
     write(tmp_path / "train_qa.json", [record(1)])
     write(tmp_path / "val_qa.json", [record(2)])
     mine = [write(tmp_path / "b.json", [record(3)]), write(tmp_path / "a.json", [record(4)])]
-    questions = build("avqa", tmp_path, {"train": mine}).manifest.questions
+    questions = build("avqa", tmp_path, train=mine).manifest.questions
     assert [q.question_id for q in questions["train"] + questions["val"]] == ["3", "4", "2"]
 
 

@@ -31,7 +31,7 @@ def write(path, records):
 
 def build_of(tmp_path, records, **settings):
     path = write(tmp_path / "some.json", records)
-    return build("x", "json_update", files={"train": path}, **settings)
+    return build("x", "json_update", **{"train": path}, **settings)
 
 
 def test_a_record_becomes_a_question(tmp_path):
@@ -74,7 +74,7 @@ def test_invented_ids_are_stable_and_differ_by_video_question_and_split(tmp_path
     again = [q.question_id for q in build_of(tmp_path, [three, two, one]).manifest.questions["train"]]
     assert len(set(ids)) == 3
     assert ids == again[::-1]
-    both = build("x", "v2", files=dict.fromkeys(("val", "test"), write(tmp_path / "v2.json", [one])))
+    both = build("x", "v2", **dict.fromkeys(("val", "test"), write(tmp_path / "v2.json", [one])))
     assert both.manifest.questions["val"][0].question_id != both.manifest.questions["test"][0].question_id
     assert both.counts["invented_ids"] == 2
 
@@ -82,9 +82,9 @@ def test_invented_ids_are_stable_and_differ_by_video_question_and_split(tmp_path
 def test_the_vocabulary_comes_from_training_or_from_all_splits(tmp_path):
     train = write(tmp_path / "a.json", [record(1)])
     test = write(tmp_path / "b.json", [record(2, templ_values='["drum"]')])
-    tokens = build("x", "json", files={"train": train, "test": test}).manifest.vocabulary.tokens
+    tokens = build("x", "json", **{"train": train, "test": test}).manifest.vocabulary.tokens
     assert tokens == ("<pad>", "Is", "there", "a", "erhu", "sound")
-    built = build("x", "json", files={"val": train, "test": test})
+    built = build("x", "json", **{"val": train, "test": test})
     assert built.manifest.vocabulary.tokens[-1] == "drum"
     assert built.notes == ("no training split: the vocabulary comes from all splits",)
 
@@ -118,14 +118,14 @@ def test_a_given_file_wins_over_the_folder(tmp_path):
     write(tmp_path / "json_update" / "avqa-train.json", [record(1)])
     write(tmp_path / "json_update" / "avqa-val.json", [record(2)])
     mine = write(tmp_path / "mine.json", [record(3)])
-    questions = build("x", "json_update", tmp_path, {"train": mine}).manifest.questions
+    questions = build("x", "json_update", tmp_path, train=mine).manifest.questions
     assert [q.question_id for q in questions["train"] + questions["val"]] == ["3", "2"]
 
 
 def test_a_video_disjoint_release_must_be_disjoint(tmp_path):
     files = {"val": write(tmp_path / "a.json", [record(1)]), "test": write(tmp_path / "b.json", [record(2)])}
     with pytest.raises(UserError, match="video '00000001' is in 'val' and 'test'"):
-        build("x", "video-disjoint", files=files)
+        build("x", "video-disjoint", **files)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_a_missing_key_is_named(tmp_path):
 def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        build("x", "json", files={"val": tmp_path / "bad.json"})
+        build("x", "json", **{"val": tmp_path / "bad.json"})
     with pytest.raises(UserError, match="is not there"):
-        build("x", "json", files={"val": tmp_path / "absent.json"})
+        build("x", "json", **{"val": tmp_path / "absent.json"})
 
 
 def test_no_file_at_all_is_refused():

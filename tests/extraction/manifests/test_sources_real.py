@@ -52,13 +52,13 @@ def annotations(shared_data):
 @pytest.fixture(scope="module")
 def recovered(annotations):
     train = annotations / "train_recovered" / "avqa-train.recovered.json"
-    return music_avqa.build("music-avqa", "json_update", annotations, {"train": train})
+    return music_avqa.build("music-avqa", "json_update", annotations, train=train)
 
 
 @pytest.mark.parametrize("path", FILES)
 def test_every_record_of_every_file_is_kept_in_order_with_the_official_tokens(annotations, path):
     file = annotations / path
-    questions = music_avqa.build("x", "json", files={"test": file}).manifest.questions["test"]
+    questions = music_avqa.build("x", "json", **{"test": file}).manifest.questions["test"]
     records = json.loads(file.read_text())
     total, per_type = FILES[path]
     assert len(questions) == len(records) == total
@@ -210,9 +210,9 @@ def test_the_committed_head_is_the_one_that_a_full_build_writes(name, shared_dat
     annotations = shared_data / "annotations"
     if name == "avqa":
         files = avqa.find_files(annotations)
-        built = avqa.build(name, files={split: files[split] for split in ("train", "val")})
+        built = avqa.build(name, **{split: files[split] for split in ("train", "val")})
     else:
         release, train = HEADS[name]
-        built = music_avqa.build(name, release, annotations, {"train": annotations / "music-avqa" / train})
+        built = music_avqa.build(name, release, annotations, train=annotations / "music-avqa" / train)
     save_manifest(built.manifest, tmp_path)
     assert (tmp_path / "dataset.toml").read_bytes() == committed.read_bytes()

@@ -9,14 +9,14 @@ from tiny_store import QUESTION_SHAPES, SHAPES, SIZES, of_modality
 
 from pipeline.errors import UserError
 from pipeline.store.schema import MODALITIES
-from train.backbones.registry import BACKBONES, make_backbone
+from train.backbones.registry import BACKBONES, backbone_variants, make_backbone
 from train.data.batch import Batch
 from train.interfaces import Representation
 from train.methods.constant_answer import ConstantAnswer
 from train.networks.layers import InputWhitening
 
 TIME, TOKENS = SIZES.time_steps, 6
-READINGS = [(name, variant) for name, entry in BACKBONES.items() for variant in entry.variants or ("paper",)]
+READINGS = [(name, variant) for name in BACKBONES for variant in backbone_variants(name) or ("paper",)]
 each_reading = pytest.mark.parametrize(("name", "variant"), READINGS)
 
 

@@ -109,7 +109,7 @@ def test_a_missing_manifest_and_store_are_named_with_the_command_that_makes_them
     found = invoke("train", "--manifest", "data")
     assert found.exit_code == 2
     assert "stores/music-avqa.zarr" in found.output
-    assert "make extract DATASET=music-avqa" in found.output
+    assert "mavqa-extract --dataset music-avqa" in found.output
     assert len(found.output.splitlines()) == 1
 
 

@@ -8,17 +8,17 @@ import torch
 from product import PRODUCT, make, predict, stored_batch
 from tiny_store import SIZES, make_manifest, make_store, of_modality
 
-from train.backbones.registry import BACKBONES, make_backbone
+from train.backbones.registry import BACKBONES, backbone_variants, make_backbone
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import SCENARIOS, draw_masks
 from train.interfaces import inputs_of
-from train.methods.registry import METHODS, make_method
+from train.methods.registry import METHODS, make_method, method_variants
 
 # The other readings of methods and backbones: (method, backbone, variant).
 READINGS = [
-    *((name, "avst", variant) for name, entry in METHODS.items() for variant in entry.variants),
-    *(("zero-fill", name, variant) for name, entry in BACKBONES.items() for variant in entry.variants),
+    *((name, "avst", variant) for name in METHODS for variant in method_variants(name)),
+    *(("zero-fill", name, variant) for name in BACKBONES for variant in backbone_variants(name)),
 ]
 ONE_SIDED = {"audio": "visual-missing", "visual": "audio-missing"}
 

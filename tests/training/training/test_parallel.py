@@ -8,7 +8,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import paths
 import pytest
 
 from pipeline.errors import UserError
@@ -110,7 +109,7 @@ def _start_parent(folder: Path, pieces: str) -> subprocess.Popen[bytes]:
         "if __name__ == '__main__': t.work(sys.argv[2], partial(t.wait_for_the_end, Path(sys.argv[1])))\n"
     )
     (folder / "program.py").write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(paths.TRAINING)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, folder / "program.py", folder, pieces]
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
