@@ -44,12 +44,13 @@ from pipeline.extractors.networks.vggish_constants import (
 )
 from pipeline.extractors.preprocessing import KINETICS
 from pipeline.extractors.weights import WeightsSource
-from pipeline.media.decoder_process import DecodingChild
+from pipeline.media.decoder_process import DecoderProcess
 from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.image import fit
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.run.partitions import Partition, VideoTask
-from pipeline.run.worker import ExtractionPlan, ask_for_large_pages, describe_features, extract_partition
+from pipeline.run.plan import ExtractionPlan
+from pipeline.run.worker import extract_partition, load_specs, request_large_pages
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter, write_rows
 
@@ -70,7 +71,7 @@ def main() -> int:
     parser.add_argument("--cores", type=int, default=0, help="also measure on the wall, with so many cores")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    ask_for_large_pages()
+    request_large_pages()
     with tempfile.TemporaryDirectory(prefix="mavqa-extraction-") as name:
         folder = Path(name)
         clip = options.clip or make_clip(folder / "clip.mp4", options.seconds)
@@ -229,24 +230,24 @@ class Ours:
         self._plan = ExtractionPlan(str(store), NAMES, (), SEEDED, "pyav", "cpu", seconds, "pad")
         with StoreWriter(store, seconds, "benchmark") as writer:
             writer.append_videos(["clip"])
-            for spec in describe_features(self._plan).values():
+            for spec in load_specs(self._plan).values():
                 writer.ensure_feature(spec)
         self._partition = Partition(0, (VideoTask(0, "clip", str(clip), "", NAMES),))
-        self._decode = DecodingChild.decode
+        self._decode = DecoderProcess.decode
 
     def __enter__(self) -> "Ours":
         """Watch the decoding child, and start it."""
 
-        def watched(child: DecodingChild, path: Path, request: DecodeRequest) -> Any:
+        def watched(child: DecoderProcess, path: Path, request: DecodeRequest) -> Any:
             self.opened += 1
             return self._decode(child, path, request)
 
-        DecodingChild.decode = watched  # type: ignore[method-assign]
+        DecoderProcess.decode = watched  # type: ignore[method-assign]
         self.run()
         return self
 
     def __exit__(self, *details: object) -> None:
-        DecodingChild.decode = self._decode  # type: ignore[method-assign]
+        DecoderProcess.decode = self._decode  # type: ignore[method-assign]
 
     def run(self) -> None:
         """Extract the clip."""

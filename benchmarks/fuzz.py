@@ -26,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.manifests.manifest import save_manifest
 from pipeline.manifests.media_files import list_media
 from pipeline.manifests.sources.folder import build
-from pipeline.media.decoder_process import DecodingChild, Limits
+from pipeline.media.decoder_process import DecoderProcess, Limits
 from pipeline.media.decoders.registry import DECODERS
 from pipeline.media.timeline import DecodeRequest, FrameSize, Media
 
@@ -79,7 +79,7 @@ class Watch:
         return WatchedChild(self, decoder_name, limits)
 
 
-class WatchedChild(DecodingChild):
+class WatchedChild(DecoderProcess):
     """A decoding child whose time and memory are noted file by file."""
 
     def __init__(self, watch: Watch, decoder_name: str, limits: Limits) -> None:
@@ -220,7 +220,7 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
     import pipeline.run.worker
     from pipeline.extractors.weights import WeightsSource
     from pipeline.run.coordinator import RunOptions, extract
-    from pipeline.run.worker import ExtractionPlan
+    from pipeline.run.plan import ExtractionPlan
 
     manifest = build("fuzz", folder / "videos").manifest
     save_manifest(manifest, folder)
@@ -238,9 +238,12 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
     table = {light.name: f"{__name__}:{light.__name__}" for light in lights}
     with (
         patch.dict(pipeline.extractors.registry.EXTRACTORS, table),
-        patch.object(pipeline.run.worker, "DecodingChild", watch.child),
+        patch.object(pipeline.run.worker, "DecoderProcess", watch.child),
         patch.multiple(
-            pipeline.run.coordinator, connect=_work_here, ask_first=lambda client, question: question(), stream=_stream
+            pipeline.run.coordinator,
+            connect=_work_here,
+            ask_workers=lambda client, question: question(),
+            stream=_stream,
         ),
     ):
         return extract(manifest, folder / "videos", plan, RunOptions(), _show_progress)

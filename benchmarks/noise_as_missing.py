@@ -24,8 +24,8 @@ from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import hidden_in
-from train.evaluation.predict import BATCH_SIZE, choose, percent_right, predict, questions_of
-from train.interfaces import CompletingMethod, MissingModalityMethod, inputs_of
+from train.evaluation.predict import BATCH_SIZE, choose_answers, percent_correct, predict, questions_of
+from train.interfaces import MissingModalityMethod, SupportsImputation, inputs_of
 from train.methods.avr import AudioVisualRefiner, refined_features
 from train.runs.folder import load_run
 
@@ -77,7 +77,7 @@ def measure_run(folder: Path, manifest: Manifest, bank: FeatureBank, split: str)
     """
     method, config = load_run(folder)
     dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size))
-    if not isinstance(method, CompletingMethod):
+    if not isinstance(method, SupportsImputation):
         return []
     return [measure(folder.name, method, dataset, missing) for missing in MODALITIES]
 
@@ -90,14 +90,14 @@ def measure(run: str, method: MissingModalityMethod, dataset: QuestionDataset, m
         for scenario in ("complete", f"{missing}-missing")
     }
     really, complete = (
-        percent_right(dataset, rows, predict(method, dataset, rows, masks[scenario], BATCH_SIZE, "cpu"))
+        percent_correct(dataset, rows, predict(method, dataset, rows, masks[scenario], BATCH_SIZE, "cpu"))
         for scenario in (f"{missing}-missing", "complete")
     )
     noisy: list[int] = []
     generator = torch.Generator().manual_seed(0)
     for batch in dataset.batches(BATCH_SIZE, rows=rows):
-        noisy += choose(answer_noisy(method, batch, missing, generator), batch.choices)
-    return Measured(run, missing, really, percent_right(dataset, rows, noisy), complete)
+        noisy += choose_answers(answer_noisy(method, batch, missing, generator), batch.choices)
+    return Measured(run, missing, really, percent_correct(dataset, rows, noisy), complete)
 
 
 @torch.inference_mode()

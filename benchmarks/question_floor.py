@@ -18,8 +18,8 @@ from pathlib import Path
 from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import Manifest, load_manifest
+from pipeline.run.plan import ExtractionPlan, make_spec
 from pipeline.run.questions import update_questions
-from pipeline.run.worker import ExtractionPlan, describe
 from pipeline.store.reader import open_store
 from pipeline.store.schema import MODALITIES, State
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord
@@ -104,7 +104,7 @@ def write_store(manifest: Manifest, path: Path) -> None:
     absent, nothing = dict.fromkeys(MODALITIES, State.ABSENT), dict.fromkeys(MODALITIES, 0)
     with StoreWriter(path, SECONDS, "mavqa benchmark") as writer:
         for name in FEATURES:
-            writer.ensure_feature(describe(make_extractor(name), plan, ""))
+            writer.ensure_feature(make_spec(make_extractor(name), plan, ""))
         update_questions(writer, manifest, plan)
         known = set(writer.video_ids())
         writer.append_videos([video.video_id for video in manifest.videos if video.video_id not in known])

@@ -106,8 +106,8 @@ def make_manifest(videos: int, questions_per_video: int) -> Manifest:
 def make_store(manifest: Path, path: Path) -> None:
     """Write the store that extracting every video of `manifest` would leave, with one video's values for all."""
     from pipeline.extractors.registry import make_extractor
+    from pipeline.run.plan import make_spec
     from pipeline.run.questions import update_questions
-    from pipeline.run.worker import describe
     from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 
     videos, settings = load_manifest(manifest).videos, _plan(path, FEATURES, ("tokens",))
@@ -115,7 +115,7 @@ def make_store(manifest: Path, path: Path) -> None:
     with StoreWriter(path, settings.seconds, "scale") as writer:
         writer.append_videos([video.video_id for video in videos])
         for name in FEATURES:
-            spec = describe(make_extractor(name), settings, "")
+            spec = make_spec(make_extractor(name), settings, "")
             writer.ensure_feature(spec)
             rows = {row: np.ones((settings.seconds, *spec.shape), spec.dtype) for row in range(VIDEOS_PER_PARTITION)}
             write_rows(path, name, 0, {row: rows[row] for row in range(min(len(videos), VIDEOS_PER_PARTITION))})
@@ -145,7 +145,7 @@ def _link_others(values: Path, videos: int) -> None:
 
 def _plan(store: Path, features: tuple[str, ...], question_features: tuple[str, ...] = ()) -> Any:
     from pipeline.extractors.weights import WeightsSource
-    from pipeline.run.worker import ExtractionPlan
+    from pipeline.run.plan import ExtractionPlan
 
     return ExtractionPlan(str(store), features, question_features, WeightsSource("seeded"), "pyav", "cpu", 60, "pad")
 
@@ -252,7 +252,7 @@ def plan(manifest: Path) -> dict[str, Any]:
     with (
         patch.dict(pipeline.extractors.registry.EXTRACTORS, table),
         patch.multiple(
-            pipeline.run.coordinator, connect=_no_workers, ask_first=lambda client, question: question(), stream=count
+            pipeline.run.coordinator, connect=_no_workers, ask_workers=lambda client, question: question(), stream=count
         ),
     ):
         settings = _plan(manifest / "store.zarr", (StandIn.name,))

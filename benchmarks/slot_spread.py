@@ -25,7 +25,7 @@ from train.data.feature_bank import FeatureBank
 from train.data.scenarios import OTHER
 from train.evaluation.predict import BATCH_SIZE
 from train.interfaces import MissingModalityMethod, inputs_of
-from train.methods.imputation import question_rows
+from train.methods.imputation import repeat_question
 from train.methods.rmm import RECALL_VARIANTS, RecallSettings, RelationMemory
 from train.runs.folder import load_run
 
@@ -110,7 +110,7 @@ def _encoded(
         representation = method.backbone.encode(batch)
         mask = representation.masks[OTHER[missing]]
         available = representation.features[OTHER[missing]][mask]
-        yield available, question_rows(representation.question, mask)
+        yield available, repeat_question(representation.question, mask)
 
 
 @torch.inference_mode()

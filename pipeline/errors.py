@@ -26,7 +26,7 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def naming_full_disks(place: object) -> Iterator[None]:
+def reporting_full_disks(place: object) -> Iterator[None]:
     """Raise a `UserError` that names `place` where a disk takes no more inside the block, on whichever machine."""
     try:
         yield

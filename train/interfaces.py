@@ -79,7 +79,7 @@ class Matches:
         right = F.log_softmax(self.matching, dim=-1)[..., 1] + F.log_softmax(self.mismatching, dim=-1)[..., 0]
         return -(right * weights).sum() / (2 * weights.sum()).clamp_min(1)
 
-    def count_right(self) -> int:
+    def count_correct(self) -> int:
         """Return how many pairs are told rightly."""
         told = (self.matching.argmax(-1) == 1).long() + (self.mismatching.argmax(-1) == 0).long()
         return int((told * self.real).sum())
@@ -136,7 +136,7 @@ def inputs_of(backbone: Backbone, map_size: int | None = None) -> ModelInputs:
 
 
 @runtime_checkable
-class GroundedBackbone(Protocol):
+class SupportsMatching(Protocol):
     """What a backbone offers besides where it tells matching sound and picture from others."""
 
     def match(self, representation: Representation) -> Matches:
@@ -183,7 +183,7 @@ class MissingModalityMethod(Protocol):
 
 
 @runtime_checkable
-class CompletingMethod(Protocol):
+class SupportsImputation(Protocol):
     """What a method offers besides where something stands in for the features of a missing modality."""
 
     def complete(self, batch: Batch) -> Representation:
@@ -195,7 +195,7 @@ class CompletingMethod(Protocol):
 
 
 @runtime_checkable
-class ScoredMethod(Protocol):
+class SupportsScoring(Protocol):
     """What a method offers besides where answers are not what chooses its checkpoint."""
 
     def score(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -204,7 +204,7 @@ class ScoredMethod(Protocol):
 
 
 @runtime_checkable
-class PreparedMethod(Protocol):
+class SupportsPreparation(Protocol):
     """What a method offers besides where it must look at the training split before the first step."""
 
     def prepare(self, videos: Iterable[Batch], questions: Iterable[Batch]) -> None:
@@ -216,7 +216,7 @@ class PreparedMethod(Protocol):
 
 
 @runtime_checkable
-class StagedMethod(Protocol):
+class SupportsStages(Protocol):
     """What a method offers besides where it can be trained in stages (`training = "staged"`)."""
 
     def stages(self) -> tuple[Stage, ...]:

@@ -135,8 +135,8 @@ def _run(
     folder = videos or _videos_folder(manifest, dataset)
     address = locate(store or Path("stores") / f"{dataset}.zarr").address
     from pipeline.run.cluster import GPU, ClusterOptions
-    from pipeline.run.coordinator import RunOptions, extract, stored_choices
-    from pipeline.run.worker import ExtractionPlan
+    from pipeline.run.coordinator import RunOptions, extract
+    from pipeline.run.plan import ExtractionPlan, stored_choices
 
     known = stored_choices(address)
     video_names, question_names = _split_features(features)

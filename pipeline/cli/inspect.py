@@ -64,10 +64,10 @@ def inspect(
         _compare(opened, reference, feature, as_json)
         return
     if spectrogram is not None:
-        from pipeline.inspection.spectrogram_plot import draw_spectrogram
+        from pipeline.inspection.spectrogram_plot import plot_spectrogram
 
         target = picture or Path(f"{spectrogram.stem}.png")
-        draw_spectrogram(spectrogram, opened, target)
+        plot_spectrogram(spectrogram, opened, target)
         if as_json:
             show_json({"format": 1, "picture": str(target)})
         else:

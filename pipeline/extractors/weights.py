@@ -182,7 +182,7 @@ def find_file(source: WeightsSource, network: Network) -> Path:
     Raises `UserError` where it is not there, or a published name holds other bytes.
     """
     assert source.folder is not None
-    found = find_present_file(source, network)
+    found = find_local_file(source, network)
     if found is not None:
         return found
     if source.kind == "pretrained":
@@ -191,7 +191,7 @@ def find_file(source: WeightsSource, network: Network) -> Path:
     raise UserError(f"{source.folder} holds no weights of {network.name}: put one of these files there: {names}")
 
 
-def find_present_file(source: WeightsSource, network: Network) -> Path | None:
+def find_local_file(source: WeightsSource, network: Network) -> Path | None:
     """Return the checkpoint file of `network` that lies in the source's folder, or None.
 
     Raises `UserError` where a published name holds other bytes.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError, one_line
-from pipeline.store.reader import FeatureStore, naming_damage
+from pipeline.store.reader import FeatureStore, reporting_damage
 from pipeline.store.schema import State
 
 # Rows of one network on one picture or second reach this under other decoders and machines; others rarely do.
@@ -130,7 +130,7 @@ def _stored(store: FeatureStore, feature: str, video_id: str) -> np.ndarray:
     row, spec = store.rows[video_id], store.spec(feature)
     padded = spec.constants.get("sampling", {}).get("short", "pad") == "pad"
     steps = int(store.steps(spec.modality)[row]) if padded else store.seconds
-    with naming_damage(store.path, f"features/{feature}/values"):
+    with reporting_damage(store.path, f"features/{feature}/values"):
         return np.asarray(store.values(feature)[row])[:steps]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
-from pipeline.extractors.weights import Network, WeightsSource, accepted_files, find_present_file
+from pipeline.extractors.weights import Network, WeightsSource, accepted_files, find_local_file
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.media.decoders.registry import DECODERS, choose_decoder, open_decoder
 from pipeline.run.devices import DRIVER, loads
@@ -93,7 +93,7 @@ def examine_weights(network: Network, source: WeightsSource) -> dict[str, Any]:
     accepted, url = accepted_files(source, network), network.published[0].url
     entry: dict[str, Any] = {"folder": str(source.folder), "accepted": list(accepted), "url": url}
     try:
-        found = find_present_file(source, network)
+        found = find_local_file(source, network)
     except UserError as error:
         why, _, remedy = str(error).rpartition(": ")
         return entry | {"is_there": False, "why": why, "remedy": remedy}

@@ -15,7 +15,7 @@ from pipeline.store.schema import State
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".pdf", ".svg")
 
 
-def draw_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
+def plot_spectrogram(video: Path, store: FeatureStore, picture: Path) -> None:
     """Draw the mel spectrogram of `video` and its stored audio features, on one axis of seconds, into `picture`.
 
     The file's name without its suffix is the id of the video in the store. Raises `UserError` where the store holds no

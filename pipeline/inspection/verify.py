@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.store.location import locate
-from pipeline.store.reader import FeatureStore, naming_damage
+from pipeline.store.reader import FeatureStore, reporting_damage
 from pipeline.store.schema import State
 
 
@@ -50,7 +50,7 @@ def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = 
         for row, video_id in enumerate(store.video_ids):
             expected = int(steps[row]) if padded else store.seconds
             try:
-                with naming_damage(store.path, f"features/{name}/values"):
+                with reporting_damage(store.path, f"features/{name}/values"):
                     stored = values[row]
                 problem = _row_problem(stored, State(int(states[row])), State(int(presence[row])), expected)
             except UserError as error:
@@ -85,7 +85,7 @@ def _question_problems(store: FeatureStore) -> Iterator[str]:
         for first in range(0, len(texts), values.chunks[0]):
             own = texts[first : first + values.chunks[0]]
             try:
-                with naming_damage(store.path, f"questions/{name}/values"):
+                with reporting_damage(store.path, f"questions/{name}/values"):
                     rows = np.asarray(values[first : first + len(own)]).reshape(len(own), -1)
             except UserError as error:
                 yield f"{name} of the questions from {own[0]!r} to {own[-1]!r}: {error}"

@@ -1,6 +1,6 @@
 """A decoder in a process of its own that may die: a file that crashes, hangs or bloats it costs only itself.
 
-The parent's half is `DecodingChild`; the child's half is `serve`, started as a plain Python program,
+The parent's half is `DecoderProcess`; the child's half is `serve`, started as a plain Python program,
 because a daemonic worker process may have no multiprocessing children. Requests and replies are JSON
 headers, replies followed by raw array bytes, over the child's stdin and stdout; what FFmpeg and others
 write there goes to a file that is only read for the last words of a child that died.
@@ -64,15 +64,15 @@ class Limits:
         return math.ceil(media + self.cpu_seconds_per_picture * pictures)
 
 
-class ChildStartError(RuntimeError):
+class DecoderStartError(RuntimeError):
     """The child did not even start: the machine's fault or ours, never a file's."""
 
 
-class _ChildLostError(Exception):
+class _DecoderLostError(Exception):
     """The child died of a file, or had to be killed; the message says of what."""
 
 
-class DecodingChild:
+class DecoderProcess:
     """Decode files in a child process, started when needed and again when it died. For one thread only."""
 
     def __init__(self, decoder_name: str, limits: Limits = Limits()) -> None:
@@ -97,7 +97,7 @@ class DecodingChild:
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media; one that killed or outlasted its child twice in a row has failed.
 
-        Raises ChildStartError if no child can be started.
+        Raises DecoderStartError if no child can be started.
         """
         if path.is_file() and path.stat().st_size > self._limits.file_bytes:
             return fail_media(f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}")
@@ -106,7 +106,7 @@ class DecodingChild:
             self._hand_over(path, request)
             try:
                 return self._receive(request)
-            except _ChildLostError as death:
+            except _DecoderLostError as death:
                 self.close()
                 deaths.append(str(death))
         return fail_media(f"{deaths[0]} twice" if len(set(deaths)) == 1 else f"{deaths[0]}, then {deaths[1]}")
@@ -152,21 +152,21 @@ class DecodingChild:
             except (EOFError, BrokenPipeError, TimeoutError) as error:
                 cause = self._last_words() or str(error)
                 self.close()
-        raise ChildStartError(f"the decoding process for {self._decoder_name!r} does not start: {cause}")
+        raise DecoderStartError(f"the decoding process for {self._decoder_name!r} does not start: {cause}")
 
     def _receive(self, request: DecodeRequest) -> Media:
         limits = self._limits
         try:
             reply = _read_header(self._replies, limits.wall_seconds)
             if "out_of_memory" in reply:
-                raise _ChildLostError(f"needs more than {limits.memory_bytes / 1e9:g} GB of memory")
+                raise _DecoderLostError(f"needs more than {limits.memory_bytes / 1e9:g} GB of memory")
             media = _read_media(self._replies, reply, limits.wall_seconds)
             self._is_idle = True
             return media
         except TimeoutError:
-            raise _ChildLostError(f"gave no answer for {limits.wall_seconds:g} s") from None
+            raise _DecoderLostError(f"gave no answer for {limits.wall_seconds:g} s") from None
         except EOFError:
-            raise _ChildLostError(self._explain_death(limits.cpu_seconds(request))) from None
+            raise _DecoderLostError(self._explain_death(limits.cpu_seconds(request))) from None
 
     def _explain_death(self, cpu_seconds: int) -> str:
         assert self._process is not None

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
-def work_ahead(
+def prefetch(
     children: Sequence[Child], work: Callable[[Child, Item], Outcome], items: Sequence[Item]
 ) -> Iterator[Outcome]:
     """Yield `work(child, item)` in the order of the items; each child has one item at a time, in a thread of its own.

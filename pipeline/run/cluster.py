@@ -152,7 +152,7 @@ def _local_cluster(workers: int) -> Any:
         ) from None
 
 
-def ask_first(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
+def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
     """Put `question` to every worker as it comes, return the first answer; the others get ready meanwhile.
 
     What loading networks takes, tens of seconds, then passes on all workers at once.

@@ -4,7 +4,6 @@ It holds the store's lock from the first look to the last write. What workers do
 """
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,25 +14,30 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.errors import UserError, naming_full_disks
+from pipeline.errors import reporting_full_disks
 from pipeline.extractors.interface import FeatureExtractor
 from pipeline.extractors.registry import make_extractor
 from pipeline.manifests.manifest import Manifest, Video
 from pipeline.manifests.media_files import refuse_links_out
-from pipeline.run.cluster import ClusterOptions, ask_first, connect, stream
-from pipeline.run.partitions import Partition, VideoTask, plan_partitions
-from pipeline.run.plan import settle_description
+from pipeline.run.cluster import ClusterOptions, ask_workers, connect, stream
+from pipeline.run.partitions import VideoTask, plan_partitions
+from pipeline.run.plan import (
+    ExtractionPlan,
+    check_manifest_fits,
+    check_padding,
+    check_videos_folder,
+    make_spec,
+    match_spec,
+    match_videos,
+)
 from pipeline.run.questions import update_questions
 from pipeline.run.worker import (
-    ExtractionPlan,
     PartitionOutcome,
-    describe,
-    describe_features,
-    extract_partition,
+    describe_on_worker,
+    extract_on_worker,
 )
 from pipeline.store.location import has_store, locate
-from pipeline.store.reader import open_store
-from pipeline.store.schema import MODALITIES, FeatureSpec, State, differences
+from pipeline.store.schema import MODALITIES, FeatureSpec, State
 from pipeline.store.writer import FeatureRecord, StoreWriter
 
 
@@ -96,16 +100,16 @@ def extract(
 
     Raises `UserError` before any work where the videos folder, the manifest and the store do not fit each other.
     """
-    _check_manifest(manifest, plan)
-    _check_short(plan)
+    check_manifest_fits(manifest, plan)
+    check_padding(plan)
     if not has_store(locate(plan.store)):
         check_videos_folder(videos_folder, manifest)
     created_by = f"mavqa {version('mavqa')}"
     with (
-        naming_full_disks(plan.store),
+        reporting_full_disks(plan.store),
         StoreWriter(plan.store, plan.seconds, created_by, options.break_lock) as writer,
     ):
-        rows = _match_videos(writer, manifest)
+        rows = match_videos(writer, manifest)
         run = _Run(writer, plan, options, on_progress)
         work = run.plan_work(manifest.videos, rows)
         if work:
@@ -118,79 +122,6 @@ def extract(
         return _summarise(writer, manifest, rows, plan, extracted)
 
 
-@dataclass(frozen=True)
-class StoredChoices:
-    """What an existing store already fixed, and the defaults of a new one; `auto` is no store's decoder."""
-
-    seconds: int = 60
-    decoder: str = "auto"
-
-
-def stored_choices(path: str) -> StoredChoices:
-    """Return the seconds and the decoder of the store at `path`, or the defaults where there is none yet."""
-    if not has_store(locate(path)):
-        return StoredChoices()
-    store = open_store(path)
-    decoders = [store.spec(name).constants["decoder"]["name"] for name in store.feature_names]
-    return StoredChoices(store.seconds, decoders[0] if decoders else StoredChoices.decoder)
-
-
-def check_videos_folder(folder: Path, manifest: Manifest) -> None:
-    """Raise `UserError` where `folder` is not there or holds none of the manifest's videos."""
-    source = f" (from {manifest.source})" if manifest.source else ""
-    fill = (
-        f"put the videos of {manifest.name}{source} there, as videos.csv names them, or name their folder with --videos"
-    )
-    if not folder.is_dir():
-        raise UserError(f"videos folder {folder} does not exist: {fill}")
-    if manifest.videos and not any(os.path.exists(folder / video.path) for video in manifest.videos):
-        raise UserError(
-            f"videos folder {folder} holds none of the {len(manifest.videos)} videos, such as "
-            f"{manifest.videos[0].path}: {fill}"
-        )
-
-
-def _check_manifest(manifest: Manifest, plan: ExtractionPlan) -> None:
-    if plan.features and not manifest.videos:
-        raise UserError(f"the manifest of {manifest.name} names no videos: build it again, or mend its videos.csv")
-    known = {video.video_id for video in manifest.videos}
-    for split in manifest.splits:
-        for question in manifest.questions[split]:
-            if not question.text:
-                raise UserError(f"question {question.question_id} of split {split} has no text: mend the manifest")
-            if question.video_id not in known:
-                raise UserError(
-                    f"question {question.question_id} of split {split} is about video {question.video_id!r}, which "
-                    f"videos.csv does not name: mend the manifest ('mavqa-manifest check' lists them all)"
-                )
-
-
-def _check_short(plan: ExtractionPlan) -> None:
-    sizes = {name: make_extractor(name).frame_size for name in plan.features if plan.short == "released"}
-    for name, size in sizes.items():
-        if size is not None and size.per_second > 1:
-            raise UserError(
-                f"--short released counts single frames, and {name} reads {size.per_second} of each second: "
-                f"give --short pad or cycle, or leave {name} out of --features"
-            )
-
-
-def _match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
-    """Return the row that each of the manifest's videos has, or will have once it is appended."""
-    stored = writer.video_ids()
-    rows = {video_id: row for row, video_id in enumerate(stored)}
-    found = writer.read_index("videos/source_sha256")
-    for video in manifest.videos:
-        row = rows.setdefault(video.video_id, len(rows))
-        known = str(found[row]) if row < len(stored) else ""
-        if known and video.sha256 and known != video.sha256:
-            raise UserError(
-                f"video {video.video_id}: the store was made from a file with sha256 {known}, the manifest names "
-                f"{video.sha256}: use another --store, or the manifest that this store was made with"
-            )
-    return rows
-
-
 def _append_videos(writer: StoreWriter, manifest: Manifest, rows: dict[str, int]) -> None:
     stored = len(writer.video_ids())
     writer.append_videos([video.video_id for video in manifest.videos if rows[video.video_id] >= stored])
@@ -198,34 +129,6 @@ def _append_videos(writer: StoreWriter, manifest: Manifest, rows: dict[str, int]
 
 def _in_questions(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
     return lambda done, total: on_progress(Progress(done, total, unit="questions"))
-
-
-def _describe_there(plan: ExtractionPlan, folder: Path) -> dict[str, FeatureSpec]:
-    """On a worker: check that it sees what all must share, and describe the features as it makes them."""
-    shared = {"videos folder": (folder, folder.is_dir()), "store": (plan.store, has_store(locate(plan.store)))}
-    for what, (place, is_there) in shared.items():
-        if not is_there:
-            raise UserError(
-                f"worker {platform.node()} sees no {what} at {place}: give one that every worker sees at the same path"
-            )
-    return describe_features(plan)
-
-
-def _extract_there(
-    plan: ExtractionPlan,
-    folder: Path,
-    specs: dict[str, FeatureSpec],
-    made_by: dict[str, int],
-    partition: Partition,
-) -> PartitionOutcome:
-    """On a worker: extract a partition, unless this worker makes other numbers than the features' descriptions say."""
-    for name, ours in _describe_there(plan, folder).items():
-        if differing := differences(specs[name], ours):
-            raise UserError(
-                f"worker {platform.node()} makes {name} differently: {'; '.join(differing)}. "
-                "Give all workers the same versions and weights"
-            )
-    return extract_partition(plan, made_by, partition)
 
 
 class _Run:
@@ -260,7 +163,7 @@ class _Run:
             sources = self._sources_kept()
             return [replace(task, sha256=task.sha256 or sources.get(task.row, "")) for task in tasks]
         self._refuse_differences(
-            {name: describe(self._make(name), self._plan, "") for name in self._plan.features},
+            {name: make_spec(self._make(name), self._plan, "") for name in self._plan.features},
             is_idle=True,
         )
         return []
@@ -288,7 +191,7 @@ class _Run:
         """Extract `tasks` on workers; return how many videos were recorded."""
         self._on_progress(Progress(0, None))
         with connect(self._options.cluster) as workers:
-            specs = ask_first(workers, partial(_describe_there, self._plan, folder))
+            specs = ask_workers(workers, partial(describe_on_worker, self._plan, folder))
             made_by = self._refuse_differences(specs)
             for spec in specs.values():
                 self._writer.ensure_feature(spec)
@@ -296,16 +199,13 @@ class _Run:
             total = len(tasks)
             self._on_progress(Progress(0, total))
             partitions = plan_partitions(replace(task, path=os.path.join(folder, task.path)) for task in tasks)
-            task_of = partial(_extract_there, self._plan, folder, specs, made_by)
+            task_of = partial(extract_on_worker, self._plan, folder, specs, made_by)
             return self._record_all(stream(workers, task_of, partitions), total)
 
     def _refuse_differences(self, specs: dict[str, FeatureSpec], is_idle: bool = False) -> dict[str, int]:
         """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""
         accepted, ignore = self._options.accept, _UNKNOWN_WHEN_IDLE if is_idle else ()
-        return {
-            name: settle_description(self._writer, spec, accepted, ignore, is_idle=is_idle)
-            for name, spec in specs.items()
-        }
+        return {name: match_spec(self._writer, spec, accepted, ignore, is_idle=is_idle) for name, spec in specs.items()}
 
     def _settle_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
         """Record what needs no decoding (the modality is known to be absent or failed); return what does.

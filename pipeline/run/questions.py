@@ -10,8 +10,8 @@ from pipeline.errors import UserError
 from pipeline.extractors.interface import QuestionExtractor
 from pipeline.extractors.registry import make_question_extractor
 from pipeline.manifests.manifest import Manifest
-from pipeline.run.plan import settle_description
-from pipeline.run.worker import ExtractionPlan, describe, limit_threads
+from pipeline.run.plan import ExtractionPlan, make_spec, match_spec
+from pipeline.run.worker import limit_threads
 from pipeline.store.schema import FeatureSpec
 from pipeline.store.writer import QUESTIONS, StoreWriter
 
@@ -45,7 +45,7 @@ def update_questions(
     pending = list(_find_pending(writer, manifest, plan)) if texts else []
     limit_threads()
     for part in pending:
-        settle_description(writer, part.spec, accepted, _not_compared(part), QUESTIONS, is_idle=not part.texts)
+        match_spec(writer, part.spec, accepted, _not_compared(part), QUESTIONS, is_idle=not part.texts)
     rows = writer.append_questions(texts)
     for part in pending:
         writer.ensure_question_feature(part.spec)
@@ -67,7 +67,7 @@ def _find_pending(writer: StoreWriter, manifest: Manifest, plan: ExtractionPlan)
         lacking = [text for text in texts if text not in done]
         extractor.check(lacking)
         sha256 = extractor.load(plan.weights, plan.device) if lacking else ""
-        yield _Pending(extractor, describe(extractor, plan, sha256), frozenset(lacking))
+        yield _Pending(extractor, make_spec(extractor, plan, sha256), frozenset(lacking))
 
 
 def _not_compared(part: _Pending) -> tuple[str, ...]:

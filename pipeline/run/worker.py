@@ -5,56 +5,28 @@ It writes only values; states go back to the coordinator (`pipeline.run.coordina
 
 import functools
 import hashlib
-import importlib.metadata
 import os
+import platform
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
+from pipeline.errors import UserError
+from pipeline.extractors.interface import FeatureExtractor
 from pipeline.extractors.registry import make_extractor
-from pipeline.extractors.weights import WeightsSource
-from pipeline.media.decoder_process import DecodingChild, Limits
-from pipeline.media.decoders.registry import open_decoder
-from pipeline.media.prefetch import work_ahead
-from pipeline.media.timeline import DecodeRequest, FrameSize, Media, Short, fail_media
+from pipeline.media.decoder_process import DecoderProcess
+from pipeline.media.prefetch import prefetch
+from pipeline.media.timeline import DecodeRequest, Media, fail_media
 from pipeline.run.partitions import Partition, VideoTask
-from pipeline.store.schema import FeatureSpec, State
+from pipeline.run.plan import THREADS_PER_WORKER, ExtractionPlan, make_spec
+from pipeline.store.location import has_store, locate
+from pipeline.store.schema import FeatureSpec, State, spec_differences
 from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
 
-THREADS_PER_WORKER = 1
 _KEEP_BYTES = 1_000_000
-
-
-@dataclass(frozen=True)
-class ExtractionPlan:
-    """Everything a worker needs to know, as plain values: a task is picklable and the same on every machine.
-
-    `features` are of videos, `question_features` of question texts (those are made by the coordinator).
-    `normalisation` is the preprocessing constants' choice of those extractors that have one. `device` is the workers';
-    the coordinator's own may be another, `question_device`. `decoding_processes` are those of one worker.
-    """
-
-    store: str
-    features: tuple[str, ...]
-    question_features: tuple[str, ...]
-    weights: WeightsSource
-    decoder: str
-    device: str
-    seconds: int
-    short: Short
-    normalisation: NormalisationChoice = "published"
-    limits: Limits = field(default_factory=Limits)
-    question_device: str | None = None
-    decoding_processes: int = 1
-
-    def for_questions(self) -> "ExtractionPlan":
-        """Return the plan as the coordinator follows it, which makes the questions' features itself."""
-        return replace(self, device=self.question_device or self.device)
 
 
 @dataclass(frozen=True)
@@ -67,27 +39,14 @@ class PartitionOutcome:
 
 @dataclass(frozen=True)
 class _Tools:
-    children: tuple[DecodingChild, ...]
+    children: tuple[DecoderProcess, ...]
     extractors: dict[str, FeatureExtractor]
     specs: dict[str, FeatureSpec]
 
 
-def describe_features(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
+def load_specs(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
     """Return the full description of each feature: what its numbers depend on, weights and machine included."""
     return _tools(plan).specs
-
-
-def describe(extractor: FeatureExtractor | QuestionExtractor, plan: ExtractionPlan, weights_sha256: str) -> FeatureSpec:
-    """Return the description of what `extractor` makes under `plan`, with the given hash of its weights."""
-    constants = {
-        "extractor": extractor.constants(),
-        "weights": {**plan.weights.constants(), "sha256": weights_sha256},
-        "machine": _machine(plan.device),
-    }
-    if extractor.modality != "question":
-        constants["sampling"] = {"rule": _sampling_rule(getattr(extractor, "frame_size", None)), "short": plan.short}
-        constants["decoder"] = {"name": plan.decoder, "version": open_decoder(plan.decoder).version()}
-    return FeatureSpec(extractor.name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
 
 
 def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: Partition) -> PartitionOutcome:
@@ -99,7 +58,7 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
     videos: list[VideoRecord] = []
     features: list[FeatureRecord] = []
     small: dict[str, dict[int, np.ndarray]] = {}
-    decoded = work_ahead(tools.children, partial(_decode, tools.extractors, plan), partition.videos)
+    decoded = prefetch(tools.children, partial(_decode, tools.extractors, plan), partition.videos)
     for task, (record, media) in zip(partition.videos, decoded, strict=True):
         videos.append(record)
         for name in task.features:
@@ -120,16 +79,16 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
 @functools.lru_cache(maxsize=1)
 def _tools(plan: ExtractionPlan) -> _Tools:
     """Load the networks once per worker process."""
-    ask_for_large_pages()
+    request_large_pages()
     extractors = {name: make_extractor(name, plan.normalisation) for name in plan.features}
     hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
     limit_threads()
-    children = tuple(DecodingChild(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
-    specs = {name: describe(extractor, plan, hashes[name]) for name, extractor in extractors.items()}
+    children = tuple(DecoderProcess(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
+    specs = {name: make_spec(extractor, plan, hashes[name]) for name, extractor in extractors.items()}
     return _Tools(children, extractors, specs)
 
 
-def ask_for_large_pages() -> None:
+def request_large_pages() -> None:
     """Have torch, which looks when it first takes memory, ask Linux for pages of 2 MB: up to a tenth of networks' time.
 
     What the user set stays. Where torch has taken memory already, nothing changes.
@@ -144,7 +103,7 @@ def limit_threads() -> None:
 
 
 def _decode(
-    extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, child: DecodingChild, task: VideoTask
+    extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, child: DecoderProcess, task: VideoTask
 ) -> tuple[VideoRecord, Media]:
     path = Path(task.path)
     before = _identify(path)
@@ -189,12 +148,6 @@ def _extract(extractor: FeatureExtractor, media: Media, plan: ExtractionPlan) ->
     return State.COMPLETE, "", values[: plan.seconds]
 
 
-def _sampling_rule(size: FrameSize | None) -> str:
-    if size is None or size.per_second == 1:
-        return "frame shown at the middle of each second"
-    return f"frames shown at the middles of {size.per_second} equal parts of each second"
-
-
 def _identify(path: Path) -> tuple[int, ...]:
     """Return what tells a file from one that takes its place, without reading it."""
     try:
@@ -219,9 +172,29 @@ def _hash_file(path: Path, expected: str) -> tuple[str, str]:
     return found, ""
 
 
-def _machine(device: str) -> dict[str, Any]:
-    return {
-        "device": device.split(":")[0],
-        "torch": importlib.metadata.version("torch").split("+")[0],
-        "threads": THREADS_PER_WORKER,
-    }
+def describe_on_worker(plan: ExtractionPlan, folder: Path) -> dict[str, FeatureSpec]:
+    """On a worker: check that it sees what all must share, and describe the features as it makes them."""
+    shared = {"videos folder": (folder, folder.is_dir()), "store": (plan.store, has_store(locate(plan.store)))}
+    for what, (place, is_there) in shared.items():
+        if not is_there:
+            raise UserError(
+                f"worker {platform.node()} sees no {what} at {place}: give one that every worker sees at the same path"
+            )
+    return load_specs(plan)
+
+
+def extract_on_worker(
+    plan: ExtractionPlan,
+    folder: Path,
+    specs: dict[str, FeatureSpec],
+    made_by: dict[str, int],
+    partition: Partition,
+) -> PartitionOutcome:
+    """On a worker: extract a partition, unless this worker makes other numbers than the features' descriptions say."""
+    for name, ours in describe_on_worker(plan, folder).items():
+        if differing := spec_differences(specs[name], ours):
+            raise UserError(
+                f"worker {platform.node()} makes {name} differently: {'; '.join(differing)}. "
+                "Give all workers the same versions and weights"
+            )
+    return extract_partition(plan, made_by, partition)

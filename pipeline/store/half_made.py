@@ -4,7 +4,7 @@ import zarr
 
 from pipeline.errors import UserError
 from pipeline.store.location import StoreLocation
-from pipeline.store.reader import naming_damage
+from pipeline.store.reader import reporting_damage
 
 # What stands under a feature's name; a question feature has the first two.
 _PARTS = frozenset({"zarr.json", "values", "state", "reason", "made_by"})
@@ -21,7 +21,7 @@ def clear_half_made(location: StoreLocation, root: zarr.Group, group: str) -> No
         # What others leave there, such as .DS_Store or a folder of notes, is no feature.
         if not parts & _PARTS:
             continue
-        with naming_damage(location.address, path):
+        with reporting_damage(location.address, path):
             found = root.get(path)
         if isinstance(found, zarr.Group) and "spec" in found.attrs:
             continue

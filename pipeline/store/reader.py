@@ -49,7 +49,7 @@ def open_group(path: str | Path, mode: Any) -> zarr.Group:
 
 
 @contextmanager
-def naming_damage(store: str | Path, path: str) -> Iterator[None]:
+def reporting_damage(store: str | Path, path: str) -> Iterator[None]:
     """Raise a `UserError` that names `path` in `store` where reading stored values inside the block fails."""
     try:
         yield
@@ -169,7 +169,7 @@ class FeatureStore:
         return values
 
     def _read(self, path: str) -> np.ndarray:
-        with naming_damage(self.path, path):
+        with reporting_damage(self.path, path):
             return np.asarray(self._array(path)[:])
 
     def _array(self, path: str) -> zarr.Array:

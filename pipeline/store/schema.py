@@ -95,7 +95,7 @@ def tokens_name(tokens: tuple[str, ...], length: int = QUESTION_LENGTH) -> str:
     return "tokens-" + hashlib.sha256(canonical_json(list(hashed)).encode()).hexdigest()[:8]
 
 
-def differences(stored: FeatureSpec, ours: FeatureSpec, ignore: tuple[str, ...] = ()) -> list[str]:
+def spec_differences(stored: FeatureSpec, ours: FeatureSpec, ignore: tuple[str, ...] = ()) -> list[str]:
     """Return what differs between two descriptions of one feature, a text each with both values.
 
     `ignore` names constants, or groups of them, that are not compared: ("weights.sha256", "machine").

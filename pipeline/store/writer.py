@@ -20,7 +20,7 @@ from zarr.codecs import BloscCodec
 from pipeline.errors import UserError
 from pipeline.store.half_made import clear_half_made
 from pipeline.store.location import locate
-from pipeline.store.reader import naming_damage, open_group
+from pipeline.store.reader import open_group, reporting_damage
 from pipeline.store.schema import (
     MODALITIES,
     ROWS_PER_INDEX_CHUNK,
@@ -151,7 +151,7 @@ class StoreWriter:
 
     def read_index(self, path: str) -> np.ndarray:
         """Return a whole index array, as it stands now (never from consolidated metadata)."""
-        with naming_damage(self.path, path):
+        with reporting_damage(self.path, path):
             return np.asarray(self._root[path][:])
 
     def feature_names(self) -> list[str]:
@@ -274,7 +274,7 @@ class StoreWriter:
         if not isinstance(array, zarr.Array):
             return set()
         # A row is written whole, so that its first number tells; all of them need not fit into memory.
-        with naming_damage(self.path, path):
+        with reporting_damage(self.path, path):
             first = np.asarray(array[(slice(None), *[0] * (array.ndim - 1))])
         empty = np.isnan(first) if first.dtype.kind == "f" else first == -1
         return {str(text) for text, hole in zip(self.read_index("questions/text"), empty, strict=False) if not hole}
@@ -285,7 +285,7 @@ class StoreWriter:
 
     def consolidate(self) -> None:
         """Gather all metadata in one document at the root, which readers trust."""
-        with warnings.catch_warnings(), naming_damage(self.path, "the metadata of an array"):
+        with warnings.catch_warnings(), reporting_damage(self.path, "the metadata of an array"):
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             zarr.consolidate_metadata(self._root.store)
 

@@ -46,10 +46,10 @@ MOTIONS = {
 def render_pictures(scene: Scene) -> Iterator[np.ndarray]:
     """Yield the scene's pictures in order: uint8 [height, width, 3], RGB, `FRAMES_PER_SECOND` a second."""
     for index in range(scene.seconds * FRAMES_PER_SECOND):
-        yield render_picture(scene, index)
+        yield render_frame(scene, index)
 
 
-def render_picture(scene: Scene, index: int) -> np.ndarray:
+def render_frame(scene: Scene, index: int) -> np.ndarray:
     """Return picture `index` of the scene: uint8 [height, width, 3], RGB."""
     second, part = divmod(index, FRAMES_PER_SECOND)
     canvas = make_stage(scene.setting).copy()

@@ -19,7 +19,7 @@ from pipeline.store.reader import open_store
 from train.backbones.registry import make_backbone
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
-from train.evaluation.predict import percent_right
+from train.evaluation.predict import percent_correct
 from train.interfaces import inputs_of
 from train.methods.registry import make_method
 
@@ -231,7 +231,7 @@ def test_an_unanswered_question_whose_answer_is_in_no_list_is_not_right():
         FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES))
     )
     dataset.answers[:2] = torch.tensor([-1, 2])
-    assert percent_right(dataset, np.arange(2), [-1, 2]) == 50
+    assert percent_correct(dataset, np.arange(2), [-1, 2]) == 50
 
 
 def test_training_on_validation_asks_its_questions_in_both_splits_and_leaves_the_test_alone():

@@ -28,7 +28,7 @@ class FailingDecoder:
             self._burn(2)
         self._prepared = path
 
-    def has_pictures(self, path):
+    def has_video(self, path):
         return False
 
     def decode(self, path, request):

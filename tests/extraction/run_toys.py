@@ -25,7 +25,7 @@ from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import load_manifest
 from pipeline.run.cluster import ClusterOptions
 from pipeline.run.coordinator import Progress, RunOptions, Summary, extract
-from pipeline.run.worker import ExtractionPlan
+from pipeline.run.plan import ExtractionPlan
 
 SECONDS = 4
 STEPS = {
@@ -46,7 +46,7 @@ def connect(options: ClusterOptions) -> Iterator[None]:
     yield
 
 
-def ask_first(client: None, question: Callable[[], Any]) -> Any:
+def ask_workers(client: None, question: Callable[[], Any]) -> Any:
     return question()
 
 
@@ -76,7 +76,7 @@ def run_toys(
         **plan_changes,
     }
     plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
-    here = patch.multiple(pipeline.run.coordinator, connect=connect, ask_first=ask_first, stream=stream)
+    here = patch.multiple(pipeline.run.coordinator, connect=connect, ask_workers=ask_workers, stream=stream)
     with (
         patch.dict(pipeline.extractors.registry.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
         nullcontext() if "cluster" in options else here,

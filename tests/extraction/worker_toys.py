@@ -2,7 +2,7 @@
 
 MAVQA_TOY_FATE names a signal that the worker sends itself just before the first values that it writes. A worker that
 was stopped and goes on leaves a file named by each feature in MAVQA_TOY_WRITTEN once values of it are written.
-MAVQA_TOY_LACKS names a function of `pipeline.run.coordinator` that the worker's mavqa, as if of another version, does
+MAVQA_TOY_LACKS names a function of `pipeline.run.worker` that the worker's mavqa, as if of another version, does
 not have.
 """
 
@@ -15,14 +15,13 @@ import toy_extractors
 from run_toys import kill_at
 
 import pipeline.extractors.registry
-import pipeline.run.coordinator
 import pipeline.run.worker
 
 
 def dask_setup(worker: Any) -> None:
     pipeline.extractors.registry.EXTRACTORS.update({**toy_extractors.TABLE, **toy_extractors.MORE})
     if lacking := os.environ.get("MAVQA_TOY_LACKS"):
-        delattr(pipeline.run.coordinator, lacking)
+        delattr(pipeline.run.worker, lacking)
     fate = os.environ.get("MAVQA_TOY_FATE")
     if fate is None:
         return

@@ -10,7 +10,7 @@ from train.backbones.registry import BACKBONES, make_backbone
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
-from train.interfaces import PreparedMethod, inputs_of
+from train.interfaces import SupportsPreparation, inputs_of
 from train.methods.registry import METHODS, make_method
 
 PRODUCT = list(itertools.product(METHODS, BACKBONES))
@@ -19,7 +19,7 @@ PRODUCT = list(itertools.product(METHODS, BACKBONES))
 def make(method_name: str, backbone_name: str, variant: str = "recommended"):
     torch.manual_seed(1)
     method = make_method(method_name, make_backbone(backbone_name, SIZES, variant), variant).eval()
-    if isinstance(method, PreparedMethod):
+    if isinstance(method, SupportsPreparation):
         train = QuestionDataset(
             FeatureBank(make_store()), make_manifest(make_store()), "train", inputs_of(method.backbone)
         )
@@ -29,7 +29,7 @@ def make(method_name: str, backbone_name: str, variant: str = "recommended"):
 
 def predict(method, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return batch.answer_by_presence(method.predict)
+        return batch.predict_by_presence(method.predict)
 
 
 def stored_batch(method, hidden: tuple[str, ...], change: dict[str, float] | None = None) -> Batch:

@@ -10,10 +10,10 @@ from pipeline.cli.command import Command, file_option, folder_option, json_optio
 from pipeline.errors import UserError
 from train.cli.options import (
     device_option,
-    existing_manifest,
-    existing_run,
-    existing_store,
-    say_left_out,
+    report_left_out,
+    require_manifest,
+    require_run,
+    require_store,
     show_scenarios,
     store_option,
 )
@@ -75,12 +75,12 @@ def evaluate(
       mavqa-evaluate runs/avst-rmm-avr-1 --missing-part audio=0.5
       mavqa-evaluate runs/avst-rmm-avr-1 --curves
     """
-    existing_run(run)
+    require_run(run)
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
     from train.data.scenarios import ALL_SCENARIOS, parse_parts
-    from train.evaluation.evaluate_run import count_left_out, evaluate_run, last_split, summarise_run
+    from train.evaluation.evaluate_run import count_left_out, default_split, evaluate_run, summarise_run
     from train.evaluation.rate_curves import add_curves
     from train.runs.folder import read_config
     from train.runs.results import RESULTS_FILE, read_results
@@ -88,10 +88,10 @@ def evaluate(
 
     config = read_config(run)
     folder = manifest or Path(config.manifest)
-    loaded = load_manifest(existing_manifest(folder, folder.name))
+    loaded = load_manifest(require_manifest(folder, folder.name))
     address = store or config.store
-    bank = FeatureBank(open_store(existing_store(address, Path(address).stem)))
-    split = split or last_split(loaded)
+    bank = FeatureBank(open_store(require_store(address, Path(address).stem)))
+    split = split or default_split(loaded)
     asked = scenarios or ALL_SCENARIOS
     if sum(map(bool, (masks, missing_rate, missing_part))) > 1:
         raise UserError("--masks, --missing-rate and --missing-part each say what is missing: give one of them")
@@ -102,7 +102,7 @@ def evaluate(
     if curves:
         add_curves(run, loaded, split, unit)
     document = summarise_run(run, split, found, question_only)
-    say_left_out(count_left_out(run, split))
+    report_left_out(count_left_out(run, split))
     if as_json:
         show_json(document)
     else:

@@ -21,7 +21,7 @@ def store_option(default: str) -> Decorator:
     return click.option("--store", metavar="PATH-or-URL", help=f"Feature store.  [default: {default}]")
 
 
-def existing_store(store: str, dataset: str) -> str:
+def require_store(store: str, dataset: str) -> str:
     """Return `store`, or raise `UserError` saying which command fills it."""
     from pipeline.store.location import has_store, locate
 
@@ -31,7 +31,7 @@ def existing_store(store: str, dataset: str) -> str:
     return store
 
 
-def existing_manifest(manifest: Path, dataset: str) -> Path:
+def require_manifest(manifest: Path, dataset: str) -> Path:
     """Return `manifest`, or raise `UserError` saying which command builds it."""
     if not (manifest / "dataset.toml").is_file():
         command = f"mavqa-manifest build {dataset} --out {manifest}"
@@ -40,7 +40,7 @@ def existing_manifest(manifest: Path, dataset: str) -> Path:
     return manifest
 
 
-def existing_run(run: Path) -> Path:
+def require_run(run: Path) -> Path:
     """Return `run`, or raise `UserError` where it is no run folder."""
     if not (run / "config.json").is_file():
         raise UserError(f"run {run} is no run folder (it has no config.json): name one that mavqa-train made")
@@ -69,7 +69,7 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
     plain_console(stderr=True).print(table)
 
 
-def say_left_out(questions: int) -> None:
+def report_left_out(questions: int) -> None:
     """Say on stderr that `questions` are asked in no scenario, where there are any."""
     if questions:
         click.echo(f"{questions} questions are on videos that could not be extracted: no scenario asks them", err=True)

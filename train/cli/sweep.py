@@ -9,8 +9,8 @@ from pipeline.cli.command import Command, file_option, folder_option
 from pipeline.files import replace_text
 from train.cli.options import (
     device_option,
-    existing_manifest,
-    existing_store,
+    require_manifest,
+    require_store,
     show_scenarios,
     store_option,
     training_progress,
@@ -54,8 +54,8 @@ def sweep(
     from train.training.sweep import list_cells, read_grid
 
     read = read_grid(grid)
-    manifest = existing_manifest(manifest or Path("data_manifests") / grid.stem, grid.stem)
-    store = existing_store(store or f"stores/{grid.stem}.zarr", grid.stem)
+    manifest = require_manifest(manifest or Path("data_manifests") / grid.stem, grid.stem)
+    store = require_store(store or f"stores/{grid.stem}.zarr", grid.stem)
     out = out or Path("build") / grid.stem / "runs"
     cells = list_cells(read, range(seeds) if seeds else None, str(manifest), store, device)
 

@@ -9,9 +9,9 @@ from pipeline.cli.command import Command, folder_option, json_option, show_json
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
     device_option,
-    existing_manifest,
-    existing_store,
-    say_left_out,
+    report_left_out,
+    require_manifest,
+    require_store,
     show_scenarios,
     store_option,
     training_progress,
@@ -90,8 +90,8 @@ def train(
       mavqa-train --preset grounding
       mavqa-train --backbone avst --start-from avst-grounding-1
     """
-    manifest = existing_manifest(manifest or Path("data_manifests") / dataset, dataset)
-    store = existing_store(store or f"stores/{dataset}.zarr", dataset)
+    manifest = require_manifest(manifest or Path("data_manifests") / dataset, dataset)
+    store = require_store(store or f"stores/{dataset}.zarr", dataset)
     if missing_rate:
         from train.data.scenarios import parse_rates
 
@@ -113,7 +113,7 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
-    from train.evaluation.evaluate_run import claim_data, count_left_out, evaluate_run, last_split, summarise_run
+    from train.evaluation.evaluate_run import claim_data, count_left_out, default_split, evaluate_run, summarise_run
     from train.runs.folder import build_method
     from train.runs.log import best_validation
     from train.training.fit import choose_device, fit, measure_sizes
@@ -128,9 +128,9 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     click.echo(f"run: {run}", err=True)
     if config.objective == "grounding":
         return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}
-    split = last_split(manifest)
+    split = default_split(manifest)
     evaluate_run(run, manifest, bank, split, device=device)
     document = summarise_run(run, split)
-    say_left_out(count_left_out(run, split))
+    report_left_out(count_left_out(run, split))
     show_scenarios({run.name: document})
     return document

@@ -107,7 +107,7 @@ class Batch:
             part = self if len(rows) == len(self) else self.select(rows)
             yield rows, part.without(*(m for bit, m in enumerate(MODALITIES) if not code >> bit & 1))
 
-    def answer_by_presence(self, predict: Callable[["Batch"], Tensor]) -> Tensor:
+    def predict_by_presence(self, predict: Callable[["Batch"], Tensor]) -> Tensor:
         """Return [batch, answer]: what `predict` says of each homogeneous part, put back in the order of the rows."""
         parts = [(rows, predict(part)) for rows, part in self.split_by_presence()]
         answers = torch.cat([answer for _, answer in parts])

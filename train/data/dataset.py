@@ -19,7 +19,7 @@ from pipeline.manifests.manifest import Manifest, Question
 from pipeline.store.schema import MODALITIES, State, tokens_name
 from train.data.batch import Batch
 from train.data.feature_bank import FeatureBank, stored_shape, strided_steps
-from train.data.scenarios import lost_stretch
+from train.data.scenarios import missing_stretch
 
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
@@ -102,7 +102,9 @@ class QuestionDataset:
         there = self._there[modality].copy()
         for video in np.unique(self._videos):
             recorded = np.flatnonzero(there[video])
-            there[video, recorded[lost_stretch(len(recorded), share, seed, modality + self._video_ids[video])]] = False
+            there[video, recorded[missing_stretch(len(recorded), share, seed, modality + self._video_ids[video])]] = (
+                False
+            )
         changed = copy(self)
         changed.__dict__.update(
             naturally_complete=self.naturally_complete,

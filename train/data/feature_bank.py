@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.store.reader import naming_damage, read_steps
+from pipeline.store.reader import read_steps, reporting_damage
 from pipeline.store.schema import State
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class StoredFeature:
         Raises `UserError` where the store cannot be read, or holds no numbers after all.
         """
         first = int(videos[0])
-        with naming_damage(self._store.path, self._path):
+        with reporting_damage(self._store.path, self._path):
             rows = read_steps(self._array, slice(first, int(videos[-1]) + 1), steps)
         values = torch.from_numpy(np.ascontiguousarray(rows[videos - first]))
         if map_size is not None:

@@ -123,7 +123,7 @@ def draw_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Uni
     return Masks(seed, unit, dict(rates), absent)
 
 
-def lost_stretch(steps: int, share: float, seed: int, key: str) -> range:
+def missing_stretch(steps: int, share: float, seed: int, key: str) -> range:
     """Return which of `steps` are gone: one stretch of `share` of them (rounded), its place by a hash of `key`."""
     length = round(share * steps)
     first = int(_hash(seed, key) * (steps - length + 1))

@@ -45,7 +45,7 @@ _SAME_FOR_A_FLOOR = ("backbone", "seed", "dataset", "release", "split", "scenari
 _NOT_TRAINING = {"backbone", "method", "variant", "inputs", "seed", "device", "manifest", "store", "sizes"}
 
 
-def last_split(manifest: Manifest) -> str:
+def default_split(manifest: Manifest) -> str:
     """Return the split to evaluate by default: test, else val. Raises `UserError` where neither is."""
     for split in ("test", "val"):
         if manifest.questions.get(split):

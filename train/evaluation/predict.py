@@ -118,22 +118,22 @@ def predict(
     try:
         with torch.inference_mode():
             for batch in dataset.batches(batch_size, masks=masks, rows=rows):
-                logits = batch.to(device).answer_by_presence(method.predict)
+                logits = batch.to(device).predict_by_presence(method.predict)
                 if not bool(torch.isfinite(logits).all()):
                     raise FloatingPointError(f"logits near question {batch.question_id[0]} are not finite")
-                indices += choose(logits, batch.choices)
+                indices += choose_answers(logits, batch.choices)
     finally:
         module.train(was_training)
     return indices
 
 
-def percent_right(dataset: QuestionDataset, rows: np.ndarray, given: Sequence[int]) -> float:
+def percent_correct(dataset: QuestionDataset, rows: np.ndarray, given: Sequence[int]) -> float:
     """Return the percentage of `rows` whose answer index is `given`; one outside the frozen list is never right."""
     true = dataset.answers.numpy()[rows]
     return 100 * float(((np.array(given, dtype=np.int64) == true) & (true >= 0)).mean())
 
 
-def choose(logits: Tensor, choices: Tensor | None) -> list[int]:
+def choose_answers(logits: Tensor, choices: Tensor | None) -> list[int]:
     """Return the index of the highest of `logits` [row, answer] among `choices` [row, answer], the first of equal ones.
 
     It is `UNANSWERED` where a row has no choice.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
-from train.interfaces import CompletingMethod, MissingModalityMethod
+from train.interfaces import MissingModalityMethod, SupportsImputation
 
 SCENARIO_OF = {modality: f"{modality}-missing" for modality in MODALITIES}
 
@@ -49,7 +49,7 @@ def measure_recovery(
     the mean step of these very questions would reach. Only steps that both modalities have count. The method is left in
     evaluation mode.
     """
-    if not isinstance(method, CompletingMethod):
+    if not isinstance(method, SupportsImputation):
         return {}
     sums = {modality: _Sums() for modality in MODALITIES}
     method.eval()  # type: ignore[attr-defined]  # a method is a Module

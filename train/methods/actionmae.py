@@ -14,9 +14,9 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import ConstantAnswer, encoded_question
-from train.methods.imputation import batch_of, question_rows
-from train.methods.losses import UNKNOWN_ANSWER, total_of, weigh
+from train.methods.constant_answer import ConstantAnswer, encode_question
+from train.methods.imputation import repeat_question, scatter_rows
+from train.methods.losses import UNKNOWN_ANSWER, mean_over_parts, weighted_sum
 
 SLOTS = (*MODALITIES, "question")
 START_DEVIATION = 0.02
@@ -112,12 +112,12 @@ class ActionMae(nn.Module):
                 if m not in part.present
             }
             parts.append((len(part), self._losses(part, taken)))
-        return weigh(parts)
+        return mean_over_parts(parts)
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is predicted, with none left the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
+            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
         representation = self.backbone.encode(batch)
         for missing in set(MODALITIES) - set(batch.present):
             representation, _ = self._completed(representation, missing)
@@ -136,17 +136,17 @@ class ActionMae(nn.Module):
                     )
             answer = self.backbone.answer(representation)
             losses |= {"answer": self._smoothed(answer.logits, batch.answer), **answer.losses}
-        return losses | {"total": total_of(losses, {})}
+        return losses | {"total": weighted_sum(losses, {})}
 
     def _completed(self, representation: Representation, missing: str) -> tuple[Representation, Tensor]:
         """Return the representation with steps in the place of `missing`, and those as predicted [row, channel]."""
         available = OTHER[missing]
         mask = representation.masks[available]
         steps = self.backbone.steps(representation)[available][mask]
-        tokens = {available: steps, "question": question_rows(representation.question, mask)}
+        tokens = {available: steps, "question": repeat_question(representation.question, mask)}
         predicted = self.autoencoder(tokens)[missing]
         scaled = predicted * self.gain[missing] + self.shift[missing]
-        steps_of = {**representation.steps, missing: batch_of(scaled, mask)}
+        steps_of = {**representation.steps, missing: scatter_rows(scaled, mask)}
         return replace(representation, steps=steps_of, masks={**representation.masks, missing: mask}), predicted
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.store.schema import MODALITIES
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.imputation import ImputingMethod, RunningMoments, batch_of, completed_losses, with_generated
+from train.methods.imputation import ImputingMethod, RunningMoments, imputed_answer_losses, scatter_rows, with_imputed
 from train.networks.diffusion import GaussianDiffusion, Objective
 from train.networks.diffusion_unet import UNet
 
@@ -237,7 +237,7 @@ def refined_features(
     both = representation.masks["audio"] & representation.masks["visual"]
     rows = (representation.features[m][both] for m in MODALITIES)
     refined = refiner.refine(*rows, given=given)
-    return {m: batch_of(values, both) for m, values in zip(MODALITIES, refined, strict=True)}
+    return {m: scatter_rows(values, both) for m, values in zip(MODALITIES, refined, strict=True)}
 
 
 def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> Tensor:
@@ -310,15 +310,15 @@ class Avr(ImputingMethod):
         """Return `representation` with both modalities refined, noise in the place of `missing` before."""
         available = OTHER[missing]
         noise = self.fill(missing, representation.masks[available])
-        noisy = with_generated(representation, {missing: noise}, available)
-        return with_generated(noisy, refined_features(self.refiner, noisy, given=(available,)), available)
+        noisy = with_imputed(representation, {missing: noise}, available)
+        return with_imputed(noisy, refined_features(self.refiner, noisy, given=(available,)), available)
 
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
     ) -> dict[str, Tensor]:
         """Return the answer losses with each modality replaced and, of a complete batch, "ave" (L_ave)."""
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
-        losses = completed_losses(self.backbone, completed, answer)
+        losses = imputed_answer_losses(self.backbone, completed, answer)
         return losses if missing else losses | {"ave": refine_loss(self.refiner, representation)}
 
 

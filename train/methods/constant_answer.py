@@ -37,7 +37,7 @@ class ConstantAnswer(nn.Module):
         return backbone.answer(replace(representation.question_alone(), pooled=pooled)).logits
 
 
-def encoded_question(backbone: Backbone, batch: Batch) -> Representation:
+def encode_question(backbone: Backbone, batch: Batch) -> Representation:
     """Return the question as `backbone` reads it; no modality is touched."""
     return backbone.encode(batch.without(*MODALITIES))
 

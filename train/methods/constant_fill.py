@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.store.schema import MODALITIES
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.imputation import ImputingMethod, completed_losses, with_generated
+from train.methods.imputation import ImputingMethod, imputed_answer_losses, with_imputed
 
 
 class ConstantFill(ImputingMethod):
@@ -36,7 +36,7 @@ class ConstantFill(ImputingMethod):
         """Return `representation` with the constant in every step of the available modality."""
         mask = representation.masks[OTHER[missing]]
         steps = self.constants[missing].expand(*mask.shape, *self.constants[missing].shape)
-        return replace(with_generated(representation, {missing: steps}, OTHER[missing]), negatives=None)
+        return replace(with_imputed(representation, {missing: steps}, OTHER[missing]), negatives=None)
 
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
@@ -45,7 +45,7 @@ class ConstantFill(ImputingMethod):
         if self.training and not missing and not self.get_buffer("placed"):
             self._place(representation)
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
-        return completed_losses(self.backbone, completed, answer)
+        return imputed_answer_losses(self.backbone, completed, answer)
 
     @torch.no_grad()
     def _place(self, representation: Representation) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import encoded_question
-from train.methods.losses import cross_entropy, total_of, weigh
+from train.methods.constant_answer import encode_question
+from train.methods.losses import cross_entropy, mean_over_parts, weighted_sum
 
 SHARED = "shared"
 SMALLEST_PROBABILITY = 1e-6
@@ -54,12 +54,12 @@ class DrFuse(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalar losses by name and "total", over what the draw left of the batch."""
-        return weigh([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
+        return mean_over_parts([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; with both modalities missing a learned vector stands for what was fused."""
         if not batch.present:
-            return self._unseen_logits(encoded_question(self.backbone, batch).question)
+            return self._unseen_logits(encode_question(self.backbone, batch).question)
         representation = self.backbone.encode(batch)
         vectors, _ = self._vectors(representation)
         logits, _ = self._answer(representation.question, vectors)
@@ -80,7 +80,7 @@ class DrFuse(nn.Module):
             losses["ranking"] = _ranking_loss(weights, heads, answer)
             if len(shared) == len(MODALITIES):
                 losses["aligned"] = _divergence(*shared.values())
-        return losses | {"total": total_of(losses, {})}
+        return losses | {"total": weighted_sum(losses, {})}
 
     def _vectors(self, representation: Representation) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the attended vectors {modality or "shared": [batch, channel]} and the shared one of each modality."""

@@ -74,7 +74,7 @@ class Filling(nn.Module):
         return [name for modality in MODALITIES for name in self.names[modality]]
 
 
-def answer_complete(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+def complete_losses(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
     """Return the scalar losses of answering `batch`, which has both modalities: "answer", the backbone's, "total"."""
     answer = backbone.answer(backbone.encode(batch))
     losses = {"answer": F.cross_entropy(answer.logits, batch.answer), **answer.losses}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from train.data.batch import Batch
-from train.interfaces import Backbone, GroundedBackbone, Matches
+from train.interfaces import Backbone, Matches, SupportsMatching
 
 
 class GroundingPretraining(nn.Module):
@@ -30,7 +30,7 @@ class GroundingPretraining(nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        if not isinstance(backbone, GroundedBackbone):
+        if not isinstance(backbone, SupportsMatching):
             raise UserError("objective 'grounding' needs a backbone that matches sound and picture: take avst")
         self.backbone: Backbone = backbone
 
@@ -48,7 +48,7 @@ class GroundingPretraining(nn.Module):
         right = pairs = 0
         for batch in batches:
             matches = self._matches(batch)
-            right += matches.count_right()
+            right += matches.count_correct()
             pairs += 2 * int(matches.real.sum())
         return {"pairs": 100 * right / max(pairs, 1)}
 
@@ -56,5 +56,5 @@ class GroundingPretraining(nn.Module):
         entered = self.backbone.encode(batch)
         if entered.negatives is None:
             raise UserError("grounding pre-training needs pictures of other videos: the split has only one")
-        assert isinstance(self.backbone, GroundedBackbone)
+        assert isinstance(self.backbone, SupportsMatching)
         return self.backbone.match(entered)

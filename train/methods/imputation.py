@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation, Stage
-from train.methods.constant_answer import ConstantAnswer, encoded_question
-from train.methods.losses import answer_losses, total_of
+from train.methods.constant_answer import ConstantAnswer, encode_question
+from train.methods.losses import answer_losses, weighted_sum
 
 FASTEST_FORGETTING = 0.01
 BACKBONE_STAGE = Stage("backbone", 0.5, ("backbone.", "unseen."))
@@ -46,19 +46,19 @@ class RunningMoments(nn.Module):
         self.variance.lerp_((rows - self.mean).square().mean(0).to(self.variance), rate)
 
 
-def question_rows(question: Tensor, mask: Tensor) -> Tensor:
+def repeat_question(question: Tensor, mask: Tensor) -> Tensor:
     """Return [row, channel]: the `question` [batch, channel] of each step where `mask` [batch, time] is True."""
     return question[mask.nonzero()[:, 0]]
 
 
-def batch_of(rows: Tensor, mask: Tensor) -> Tensor:
+def scatter_rows(rows: Tensor, mask: Tensor) -> Tensor:
     """Return [batch, time, ...] with `rows` [row, ...] where `mask` [batch, time] is True and zeros elsewhere."""
     values = rows.new_zeros(*mask.shape, *rows.shape[1:])
     values[mask] = rows
     return values
 
 
-def with_generated(representation: Representation, generated: Mapping[str, Tensor], available: str) -> Representation:
+def with_imputed(representation: Representation, generated: Mapping[str, Tensor], available: str) -> Representation:
     """Return `representation` with `generated` {modality: [batch, time, ...]} as features.
 
     All features then have the mask of the `available` modality: a generated step is there where its source is.
@@ -82,7 +82,9 @@ def plain_losses(
     return losses
 
 
-def completed_losses(backbone: Backbone, completed: Mapping[str, Representation], answer: Tensor) -> dict[str, Tensor]:
+def imputed_answer_losses(
+    backbone: Backbone, completed: Mapping[str, Representation], answer: Tensor
+) -> dict[str, Tensor]:
     """Return losses "<modality>_missing_<name>" of answering `completed` {missing modality: representation}."""
     return {
         f"{modality}_missing_{name}": loss
@@ -141,12 +143,12 @@ class ImputingMethod(nn.Module):
         if batch.present and self.stage != BACKBONE_STAGE.name:
             missing = [m for m in MODALITIES if m not in batch.present]
             losses |= self.imputation_losses(representation, missing, batch.answer)
-        return losses | {"total": total_of(losses, self.loss_weights)}
+        return losses | {"total": weighted_sum(losses, self.loss_weights)}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]: a missing modality is imputed; with both missing the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
+            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
         return self.backbone.answer(self.complete(batch)).logits
 
     def complete(self, batch: Batch) -> Representation:

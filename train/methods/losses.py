@@ -23,12 +23,12 @@ def cross_entropy(logits: Tensor, answer: Tensor) -> Tensor:
     return F.cross_entropy(logits, answer, ignore_index=UNKNOWN_ANSWER, reduction="sum") / known
 
 
-def total_of(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Return the sum of the scalar `losses`, each times its weight (one where none is given)."""
     return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
 
 
-def weigh(parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
+def mean_over_parts(parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
     """Return the mean over questions of the losses of (questions, losses) parts; a loss that a part lacks is zero."""
     questions = sum(count for count, _ in parts)
     combined: dict[str, Tensor] = {}

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
-from train.methods.filling import Fill, Filling, answer_complete
-from train.methods.losses import weigh
+from train.methods.filling import Fill, Filling, complete_losses
+from train.methods.losses import mean_over_parts
 
 
 class ModalityDropout(nn.Module):
@@ -31,7 +31,7 @@ class ModalityDropout(nn.Module):
         """Return "answer", the backbone's losses and "total", over what the draw left of the batch."""
         self.filling.learn(batch)
         filled = [self.filling.complete(part) for _, part in batch.sample_missing()]
-        return weigh([(len(part), answer_complete(self.backbone, part)) for part in filled])
+        return mean_over_parts([(len(part), complete_losses(self.backbone, part)) for part in filled])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is filled."""

@@ -13,10 +13,10 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import SAMPLED_MISSING
 from train.interfaces import Backbone, Representation, Stage
-from train.methods.constant_answer import ConstantAnswer, encoded_question, frozen
+from train.methods.constant_answer import ConstantAnswer, encode_question, frozen
 from train.methods.filling import Filling
 from train.methods.imputation import BACKBONE_STAGE, plain_losses
-from train.methods.losses import answer_losses, total_of, weigh
+from train.methods.losses import answer_losses, mean_over_parts, weighted_sum
 
 
 class MissingAwarePrompts(nn.Module):
@@ -60,21 +60,21 @@ class MissingAwarePrompts(nn.Module):
         """Return "answer", "unseen" and "total" (in the stage "backbone" the backbone's own losses)."""
         if self.stage == "backbone":
             losses = plain_losses(self.backbone, self.unseen, self.backbone.encode(batch), batch)
-            return losses | {"total": total_of(losses, {})}
-        return weigh([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
+            return losses | {"total": weighted_sum(losses, {})}
+        return mean_over_parts([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; with both modalities missing the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
+            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
         return self.backbone.answer(self._prompted(batch)).logits
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        question = encoded_question(self.backbone, batch)
+        question = encode_question(self.backbone, batch)
         losses = {"unseen": self.unseen.loss(self.backbone, question, batch.answer)}
         if batch.present:
             losses |= answer_losses(self.backbone, self._prompted(batch), batch.answer)
-        return losses | {"total": total_of(losses, {})}
+        return losses | {"total": weighted_sum(losses, {})}
 
     def _prompted(self, batch: Batch) -> Representation:
         """Return the pooled level of the filled batch, through which only the prompts get a gradient."""

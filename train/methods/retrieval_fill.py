@@ -13,9 +13,9 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import ConstantAnswer, encoded_question
-from train.methods.filling import answer_complete
-from train.methods.losses import total_of, weigh
+from train.methods.constant_answer import ConstantAnswer, encode_question
+from train.methods.filling import complete_losses
+from train.methods.losses import mean_over_parts, weighted_sum
 from train.methods.video_bank import VideoBank
 
 
@@ -49,12 +49,12 @@ class RetrievalFill(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", the backbone's losses, "unseen" and "total", over what the draw left of the batch."""
-        return weigh([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
+        return mean_over_parts([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; what is missing is borrowed, with nothing there the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
+            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
         return self.backbone.answer(self.complete(batch)).logits
 
     def complete(self, batch: Batch) -> Representation:
@@ -62,12 +62,12 @@ class RetrievalFill(nn.Module):
         return self.backbone.encode(self._completed(batch))
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        question = encoded_question(self.backbone, batch)
+        question = encode_question(self.backbone, batch)
         losses = {"unseen": self.unseen.loss(self.backbone, question, batch.answer)}
         if batch.present:
-            answered = answer_complete(self.backbone, self._completed(batch))
+            answered = complete_losses(self.backbone, self._completed(batch))
             losses |= {name: loss for name, loss in answered.items() if name != "total"}
-        return losses | {"total": total_of(losses, {})}
+        return losses | {"total": weighted_sum(losses, {})}
 
     def _completed(self, batch: Batch) -> Batch:
         """Return the batch with both modalities; what is borrowed has the steps of what is there, and no negatives."""

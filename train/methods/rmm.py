@@ -20,10 +20,10 @@ from train.interfaces import Backbone, Representation
 from train.methods.imputation import (
     ImputingMethod,
     RunningMoments,
-    batch_of,
-    completed_losses,
-    question_rows,
-    with_generated,
+    imputed_answer_losses,
+    repeat_question,
+    scatter_rows,
+    with_imputed,
 )
 
 Addressing = Literal["paper", "cosine", "centred"]
@@ -171,8 +171,8 @@ def recalled_features(memory: RelationMemory, representation: Representation, mi
     """Return the features [batch, time, ...] that `memory` recalls for `missing`, zero where its source has no step."""
     mask = representation.masks[OTHER[missing]]
     available = representation.features[OTHER[missing]][mask]
-    question = question_rows(representation.question, mask)
-    return batch_of(memory.recall(missing, available, question), mask)
+    question = repeat_question(representation.question, mask)
+    return scatter_rows(memory.recall(missing, available, question), mask)
 
 
 def recall_loss(memory: RelationMemory, representation: Representation, recalled: Mapping[str, Tensor]) -> Tensor:
@@ -192,7 +192,7 @@ def observe(memory: RelationMemory, representation: Representation) -> None:
     both = representation.masks["audio"] & representation.masks["visual"]
     real = {m: representation.features[m][both] for m in MODALITIES}
     if both.any():
-        memory.observe({"question": question_rows(representation.question, both), **real}, len(both))
+        memory.observe({"question": repeat_question(representation.question, both), **real}, len(both))
 
 
 def recall_settings(variant: str) -> RecallSettings:
@@ -223,7 +223,7 @@ class Rmm(ImputingMethod):
     def impute(self, representation: Representation, missing: str) -> Representation:
         """Return `representation` with the features of `missing` recalled from the slots."""
         recalled = recalled_features(self.memory, representation, missing)
-        return with_generated(representation, {missing: recalled}, OTHER[missing])
+        return with_imputed(representation, {missing: recalled}, OTHER[missing])
 
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
@@ -232,7 +232,7 @@ class Rmm(ImputingMethod):
         if self.training and not missing:
             observe(self.memory, representation)
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
-        losses = completed_losses(self.backbone, completed, answer)
+        losses = imputed_answer_losses(self.backbone, completed, answer)
         if missing:
             return losses
         recalled = {m: completed[m].features[m] for m in MODALITIES}

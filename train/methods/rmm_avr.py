@@ -21,7 +21,7 @@ from train.methods.avr import (
     refine_settings,
     refined_features,
 )
-from train.methods.imputation import ImputingMethod, completed_losses, with_generated
+from train.methods.imputation import ImputingMethod, imputed_answer_losses, with_imputed
 from train.methods.rmm import RelationMemory, observe, recall_loss, recall_settings, recalled_features
 
 
@@ -112,7 +112,7 @@ class RmmAvr(ImputingMethod):
         recalled = {m: recalled_features(self.memory, representation, m) for m in missing or MODALITIES}
         refined = {m: self._refined(representation, m, features) for m, features in recalled.items()}
         completed = {m: self._completed(representation, m, features) for m, features in refined.items()}
-        losses |= completed_losses(self.backbone, completed, answer)
+        losses |= imputed_answer_losses(self.backbone, completed, answer)
         if missing:
             return losses
         losses["rmmr"] = recall_loss(self.memory, representation, recalled)
@@ -121,12 +121,12 @@ class RmmAvr(ImputingMethod):
         return losses
 
     def _refined(self, representation: Representation, missing: str, recalled: Tensor) -> dict[str, Tensor]:
-        pseudo = with_generated(representation, {missing: recalled}, OTHER[missing])
+        pseudo = with_imputed(representation, {missing: recalled}, OTHER[missing])
         return refined_features(self.refiner, pseudo)
 
     def _completed(self, representation: Representation, missing: str, refined: Mapping[str, Tensor]) -> Representation:
         generated = refined if self.settings.refined_available else {missing: refined[missing]}
-        completed = with_generated(representation, generated, OTHER[missing])
+        completed = with_imputed(representation, generated, OTHER[missing])
         return completed if self.settings.matched else replace(completed, negatives=None)
 
 

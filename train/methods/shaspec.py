@@ -14,8 +14,8 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import ConstantAnswer, encoded_question
-from train.methods.losses import answer_losses, total_of, weigh
+from train.methods.constant_answer import ConstantAnswer, encode_question
+from train.methods.losses import answer_losses, mean_over_parts, weighted_sum
 from train.networks.layers import masked_mean
 
 
@@ -51,12 +51,12 @@ class ShaSpec(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", "alignment", "domain", "unseen" and "total", over what the draw left of the batch."""
-        return weigh([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
+        return mean_over_parts([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; shared encodings stand in, with both missing the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encoded_question(self.backbone, batch))
+            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
         representation = self.backbone.encode(batch)
         steps = self.backbone.steps(representation)
         return self.backbone.answer(self._entered(representation, steps, self._shared(steps))).logits
@@ -72,7 +72,7 @@ class ShaSpec(nn.Module):
             losses["domain"] = self._domain_loss(representation, steps)
             if len(batch.present) == len(MODALITIES):
                 losses["alignment"] = self._alignment_loss(representation, shared)
-        return losses | {"total": total_of(losses, self.weights)}
+        return losses | {"total": weighted_sum(losses, self.weights)}
 
     def _shared(self, steps: dict[str, Tensor]) -> dict[str, Tensor]:
         return {modality: self.shared(values) for modality, values in steps.items()}

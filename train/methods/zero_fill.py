@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
-from train.methods.filling import Fill, Filling, answer_complete
+from train.methods.filling import Fill, Filling, complete_losses
 
 
 class ZeroFill(nn.Module):
@@ -31,7 +31,7 @@ class ZeroFill(nn.Module):
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", the backbone's losses and "total" of a complete batch."""
         self.filling.learn(batch)
-        return answer_complete(self.backbone, batch)
+        return complete_losses(self.backbone, batch)
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is filled."""

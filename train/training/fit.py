@@ -26,8 +26,15 @@ from train.data.batch import Batch
 from train.data.dataset import QuestionDataset, input_shapes
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import NATURAL, draw_masks, hidden_in, save_masks
-from train.evaluation.predict import percent_right, predict, questions_of
-from train.interfaces import MissingModalityMethod, PreparedMethod, ScoredMethod, Stage, StagedMethod, inputs_of
+from train.evaluation.predict import percent_correct, predict, questions_of
+from train.interfaces import (
+    MissingModalityMethod,
+    Stage,
+    SupportsPreparation,
+    SupportsScoring,
+    SupportsStages,
+    inputs_of,
+)
 from train.runs.config import TrainConfig
 from train.runs.folder import (
     CHECKPOINT,
@@ -137,7 +144,7 @@ def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) ->
 
 def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> list[tuple[Stage, range]]:
     """Return each stage with its epochs (from 0); one stage where training is joint or the method offers none."""
-    if training == "joint" or not isinstance(method, StagedMethod):
+    if training == "joint" or not isinstance(method, SupportsStages):
         return [(Stage("joint", 1.0), range(epochs))]
     plan, share, first = [], 0.0, 0
     for stage in method.stages():
@@ -159,7 +166,7 @@ def measure_accuracy(
     if not len(rows):
         raise ValueError(f"no question belongs to the scenario {scenario!r}")
     masks = dict.fromkeys((question.question_id for question in dataset.questions), hidden_in(scenario))
-    return percent_right(dataset, rows, predict(method, dataset, rows, masks, EVALUATION_BATCH, device))
+    return percent_correct(dataset, rows, predict(method, dataset, rows, masks, EVALUATION_BATCH, device))
 
 
 class _Loop:
@@ -212,7 +219,7 @@ class _Loop:
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
         """Train from where the run folder stands to the last epoch."""
         stored = self._restore()
-        if not self.metrics and isinstance(self.method, PreparedMethod):
+        if not self.metrics and isinstance(self.method, SupportsPreparation):
             self.method.prepare(*self._whole_split())
         optimiser: torch.optim.Adam | None = None
         for stage, epochs in self.plan:
@@ -263,7 +270,7 @@ class _Loop:
 
     def _enter(self, stage: Stage) -> torch.optim.Adam:
         """Begin a stage: tell the method, free the stage's parameters alone, and start a new optimiser."""
-        if isinstance(self.method, StagedMethod) and stage.name != "joint":
+        if isinstance(self.method, SupportsStages) and stage.name != "joint":
             self.method.enter(stage.name)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name.startswith(stage.trains))
@@ -337,7 +344,7 @@ class _Loop:
     def _validate(self) -> dict[str, float]:
         if self.val is None:
             return {}
-        if isinstance(self.judged, ScoredMethod):
+        if isinstance(self.judged, SupportsScoring):
             order = torch.Generator().manual_seed(_seed(self.config.seed, 0, "validation"))
             batches = self.val.batches(EVALUATION_BATCH, order, rows=_one_a_video(self.val))
             return self.judged.score(batch.to(self.device) for batch in batches)
@@ -345,7 +352,7 @@ class _Loop:
 
     def _scenarios(self) -> tuple[str, ...]:
         """Return what an epoch is chosen on; raise `UserError`, before any is trained, where there is no question."""
-        if self.val is None or isinstance(self.method, ScoredMethod):
+        if self.val is None or isinstance(self.method, SupportsScoring):
             return ()
         if self.val.naturally_complete.any():
             return self.method.selection_scenarios

@@ -19,7 +19,7 @@ Report = Callable[[Any], None]
 Work = Callable[[Piece, Report], None]
 
 
-def work_through(
+def run_jobs(
     pieces: Mapping[str, Piece],
     builds_on: Mapping[str, str],
     work: Work[Piece],

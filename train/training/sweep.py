@@ -17,7 +17,7 @@ from pipeline.manifests.manifest import Manifest, load_manifest
 from train.data.scenarios import NATURAL, SCENARIOS
 from train.runs.config import TrainConfig, make_config
 from train.runs.results import RESULTS_FILE, read_results
-from train.training.parallel import work_through
+from train.training.parallel import run_jobs
 
 if TYPE_CHECKING:
     from train.data.feature_bank import FeatureBank
@@ -130,18 +130,18 @@ def run_cells(
     With `jobs` above 1 so many cells run at once, in processes that open the manifest and store named in the cells.
     Raises `UserError` where a folder holds a run of other settings or other questions.
     """
-    from train.evaluation.evaluate_run import last_split, summarise_run
+    from train.evaluation.evaluate_run import default_split, summarise_run
 
     cells = list(cells)
     say = progress or (lambda name, said: None)
     _check_buildable(cells, manifest, bank)
     if jobs > 1:
         builds_on = {cell.name: cell.config.start_from for cell in cells}
-        work_through({cell.name: cell for cell in cells}, builds_on, partial(_run_elsewhere, out), jobs, say)
+        run_jobs({cell.name: cell for cell in cells}, builds_on, partial(_run_elsewhere, out), jobs, say)
     else:
         for cell in cells:
             _run_cell(cell, manifest, bank, out, partial(say, cell.name))
-    split = last_split(manifest)
+    split = default_split(manifest)
     answering = (cell.name for cell in cells if cell.answers)
     return {name: summarise_run(out / name, split) for name in answering}
 
@@ -149,11 +149,11 @@ def run_cells(
 def _run_cell(
     cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[Progress], None]"
 ) -> None:
-    from train.evaluation.evaluate_run import claim_data, evaluate_run, last_split
+    from train.evaluation.evaluate_run import claim_data, default_split, evaluate_run
     from train.evaluation.rate_curves import add_curves
     from train.training.fit import choose_device, fit
 
-    run, split = out / cell.name, last_split(manifest)
+    run, split = out / cell.name, default_split(manifest)
     claim_data(run, cell.config, manifest, bank)
     fit(cell.config, manifest, bank, run, resume=True, report=report)
     if cell.answers and not _is_evaluated(run, split):

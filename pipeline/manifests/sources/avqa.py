@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id
 from pipeline.manifests.media_files import Progress, split_suffix
 from pipeline.manifests.sources.interface import Built, Option, Source
-from pipeline.manifests.sources.records import read_records, tell_copies_apart, text_of, with_videos
+from pipeline.manifests.sources.records import number_copies, read_records, text_of, with_videos
 from pipeline.manifests.templates import AVQA_TYPES, freeze_vocabulary, normalise, tokenise
 
 RELEASE = "2022"
@@ -94,7 +94,7 @@ def _read_split(paths: Iterable[Path], counts: Counter[str]) -> tuple[Question, 
                 problem = f"{error} is missing" if isinstance(error, KeyError) else error
                 raise UserError(f"{path}: record {number}: {problem}") from None
             counts.update(_oddities(record, questions[-1]))
-    told, copies = tell_copies_apart(questions)
+    told, copies = number_copies(questions)
     counts.update(copies)
     return told
 

@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id, parse_json
 from pipeline.manifests.media_files import Progress
 from pipeline.manifests.sources.interface import Built, Option, Source
-from pipeline.manifests.sources.records import read_records, tell_copies_apart, text_of, with_videos
+from pipeline.manifests.sources.records import number_copies, read_records, text_of, with_videos
 from pipeline.manifests.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
 
 
@@ -144,7 +144,7 @@ def _read_split(split: str, path: Path) -> tuple[tuple[Question, ...], Counter[s
             problem = f"{error} is missing" if isinstance(error, KeyError) else error
             raise UserError(f"{path}: record {number}: {problem}") from None
         invented += record.get("question_id") is None
-    told, odd = tell_copies_apart(questions)
+    told, odd = number_copies(questions)
     odd["invented_ids"] = invented
     return told, odd
 

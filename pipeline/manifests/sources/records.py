@@ -33,7 +33,7 @@ def text_of(record: dict[str, Any], key: str) -> str:
     return value.strip()
 
 
-def tell_copies_apart(questions: Iterable[Question]) -> tuple[tuple[Question, ...], Counter[str]]:
+def number_copies(questions: Iterable[Question]) -> tuple[tuple[Question, ...], Counter[str]]:
     """Return the questions, later copies of an id as `<id>#2`, `<id>#3`, and how many ids were repeated, contradicting.
 
     A contradicting id is one whose copies have different answers.

@@ -29,7 +29,7 @@ class AudioFileDecoder:
         """Import librosa, which takes seconds."""
         import librosa.core.audio  # noqa: F401
 
-    def has_pictures(self, path: Path) -> bool:
+    def has_video(self, path: Path) -> bool:
         """Return False: files with pictures are not for this decoder."""
         return False
 

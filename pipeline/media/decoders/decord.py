@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from pipeline.media.decoders.interface import DecoderLoadError, PictureError, PictureIndex
+from pipeline.media.decoders.interface import DecoderLoadError, FrameError, FrameIndex
 
 INSTALL = "pip install 'mavqa[decord]' (there is one for x86-64 processors only)"
 
@@ -48,36 +48,36 @@ class Decord:
         """Return decord's version, which tells the FFmpeg that it carries."""
         return f"decord {self._library.__version__}"
 
-    def open(self, path: Path, index: PictureIndex) -> Callable[[int], np.ndarray]:
+    def open(self, path: Path, index: FrameIndex) -> Callable[[int], np.ndarray]:
         """Return what gives picture `number` of the index, uint8 [height, width, 3], RGB, turned upright.
 
-        Raises PictureError for a file that decord sees otherwise than the index, or cannot decode. Its own messages
+        Raises FrameError for a file that decord sees otherwise than the index, or cannot decode. Its own messages
         hold the time of day and are not repeated.
         """
         with path.open("rb") as file:
             if file.read(3) == b"FLV":
-                raise PictureError("seeks to wrong pictures of FLV")
+                raise FrameError("seeks to wrong pictures of FLV")
         if not index.is_only:
-            raise PictureError("cannot be told which of several video streams to take")
+            raise FrameError("cannot be told which of several video streams to take")
         try:
             reader = self._library.VideoReader(str(path.absolute()), num_threads=1)
         except self._errors:
             why = "cannot open the file: its FFmpeg does not know the codec, or the file is damaged"
-            raise PictureError(why) from None
+            raise FrameError(why) from None
         if len(reader) != len(index.starts):
-            raise PictureError(f"counts {len(reader)} pictures where {len(index.starts)} are shown")
+            raise FrameError(f"counts {len(reader)} pictures where {len(index.starts)} are shown")
         spans = reader.get_frame_timestamp(np.arange(len(reader)))
         own = np.array([float(start - index.starts[0]) for start in index.starts])
         if np.abs(spans[:, 0] - spans[0, 0] - own).max() > index.tolerance_seconds:
-            raise PictureError("counts other times than the file says")
+            raise FrameError("counts other times than the file says")
         if not index.is_closed:
-            raise PictureError("seeks to wrong pictures where one may need another from before a key frame")
+            raise FrameError("seeks to wrong pictures where one may need another from before a key frame")
 
         def read(number: int) -> np.ndarray:
             try:
                 picture: np.ndarray = reader[number].asnumpy()
             except self._errors:
-                raise PictureError(f"cannot decode the way to picture {number}") from None
+                raise FrameError(f"cannot decode the way to picture {number}") from None
             return picture
 
         return read

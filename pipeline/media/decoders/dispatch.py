@@ -32,16 +32,16 @@ class DecoderBySuffix:
         """Load what the file's suffix asks for."""
         (self.audio if _has_audio_suffix(path) else self.container).prepare(path)
 
-    def has_pictures(self, path: Path) -> bool:
+    def has_video(self, path: Path) -> bool:
         """Say whether the file has a video stream."""
-        return self.container.has_pictures(path)
+        return self.container.has_video(path)
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media, decoded by the one of the two that suits the file."""
         unreadable = _find_unreadable(path)
         if unreadable:
             return fail_media(unreadable)
-        is_audio = _has_audio_suffix(path) and not self.container.has_pictures(path)
+        is_audio = _has_audio_suffix(path) and not self.container.has_video(path)
         return _judge((self.audio if is_audio else self.container).decode(path, request))
 
 

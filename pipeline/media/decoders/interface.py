@@ -20,12 +20,12 @@ class DecoderLoadError(UserError):
         self.why, self.remedy = why, remedy
 
 
-class PictureError(Exception):
+class FrameError(Exception):
     """Pictures that a library is not given, or does not give as the file holds them; the words follow its name."""
 
 
 @dataclass(frozen=True)
-class PictureIndex:
+class FrameIndex:
     """The pictures of one video stream in the order in which they are shown.
 
     `starts`: their presentation times in seconds, edit lists applied, t0 not; `first` is the number of the first that
@@ -41,7 +41,7 @@ class PictureIndex:
     tolerance_seconds: float = 0.0005
 
 
-class PictureLibrary(Protocol):
+class FrameLibrary(Protocol):
     """What draws pictures in the place of PyAV, which tells it which there are and decodes the sound."""
 
     @property
@@ -53,10 +53,10 @@ class PictureLibrary(Protocol):
         """Return the versions that the decoded pictures depend on."""
         ...
 
-    def open(self, path: Path, index: PictureIndex) -> Callable[[int], np.ndarray]:
+    def open(self, path: Path, index: FrameIndex) -> Callable[[int], np.ndarray]:
         """Return what gives a picture by its number in `index`, uint8 [height, width, 3], RGB, turned upright.
 
-        It, and what it returns, raise PictureError where a picture cannot be had.
+        It, and what it returns, raise FrameError where a picture cannot be had.
         """
         ...
 
@@ -77,7 +77,7 @@ class Decoder(Protocol):
         """Load the libraries that this file needs: what that costs is not the file's fault."""
         ...
 
-    def has_pictures(self, path: Path) -> bool:
+    def has_video(self, path: Path) -> bool:
         """Say whether the file has a video stream (the cover picture of an album is none)."""
         ...
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
-from pipeline.media.decoders.interface import DecoderLoadError, PictureError, PictureIndex
+from pipeline.media.decoders.interface import DecoderLoadError, FrameError, FrameIndex
 
 INSTALL = "pip install 'mavqa[torchcodec]'"
 FFMPEG = "install FFmpeg's libraries, 4 to 9: apt-get install ffmpeg, or conda install ffmpeg"
@@ -49,10 +49,10 @@ class TorchCodec:
         codecs = ".".join(map(str, get_ffmpeg_library_versions()["libavcodec"]))
         return f"{self.name} {self._library.__version__.split('+')[0]} (libavcodec {codecs})"
 
-    def open(self, path: Path, index: PictureIndex) -> Callable[[int], np.ndarray]:
+    def open(self, path: Path, index: FrameIndex) -> Callable[[int], np.ndarray]:
         """Return what gives picture `number` of the index, uint8 [height, width, 3], RGB, turned upright.
 
-        Pictures asked for in the order of their numbers are decoded in one pass. Raises PictureError for a file that
+        Pictures asked for in the order of their numbers are decoded in one pass. Raises FrameError for a file that
         torchcodec sees otherwise than the index, or cannot decode.
         """
         with _Refusal():
@@ -65,13 +65,13 @@ class TorchCodec:
                 seek_mode="exact",
             )
         if len(reader) != len(index.starts):
-            raise PictureError(f"counts {len(reader)} pictures where {len(index.starts)} are shown")
+            raise FrameError(f"counts {len(reader)} pictures where {len(index.starts)} are shown")
 
         def read(number: int) -> np.ndarray:
             with _Refusal():
                 frame = reader.get_frame_at(number)
             if abs(frame.pts_seconds - float(index.starts[number])) > index.tolerance_seconds:
-                raise PictureError(f"gives the picture of {frame.pts_seconds:.3f} s for number {number}")
+                raise FrameError(f"gives the picture of {frame.pts_seconds:.3f} s for number {number}")
             picture: np.ndarray = frame.data.cpu().numpy()
             return picture
 
@@ -84,7 +84,7 @@ def on_cuda() -> TorchCodec:
 
 
 class _Refusal:
-    """Turn what torchcodec raises into a PictureError with its last words, which name no place in its source."""
+    """Turn what torchcodec raises into a FrameError with its last words, which name no place in its source."""
 
     def __enter__(self) -> None:
         pass
@@ -92,7 +92,7 @@ class _Refusal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, RuntimeError | ValueError | IndexError):
             line = next(iter(str(error).strip().splitlines()), kind.__name__ if kind else "")
-            raise PictureError(f"refuses: {line.rsplit(', ', 1)[-1]}") from None
+            raise FrameError(f"refuses: {line.rsplit(', ', 1)[-1]}") from None
 
 
 def _load(name: str) -> ModuleType:

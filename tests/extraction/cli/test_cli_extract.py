@@ -10,8 +10,8 @@ import pipeline.media.decoders.registry
 import pipeline.run.coordinator
 from pipeline.cli.extract import extract
 from pipeline.media.decoders.interface import DecoderLoadError
-from pipeline.run.coordinator import Progress, RunOptions, StoredChoices, Summary
-from pipeline.run.worker import ExtractionPlan
+from pipeline.run.coordinator import Progress, RunOptions, Summary
+from pipeline.run.plan import ExtractionPlan, StoredChoices
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from pipeline.media.image import fit
 from pipeline.media.timeline import Media, Track
 from pipeline.store.schema import State
 from pipeline.synthetic.dataset import draw_scenes
-from pipeline.synthetic.render import render_picture
+from pipeline.synthetic.render import render_frame
 
 PLAIN = torch.contiguous_format
 SEEDED = WeightsSource("seeded")
@@ -64,7 +64,7 @@ def reference(towers) -> open_clip.CLIP:
 def frames() -> np.ndarray:
     """Pictures of six scenes, uint8 [frame, 224, 224, 3]."""
     scenes = draw_scenes(10, 4, 0)["train"][:6]
-    pictures = [np.ascontiguousarray(render_picture(scene, 12)) for scene in scenes]
+    pictures = [np.ascontiguousarray(render_frame(scene, 12)) for scene in scenes]
     return np.stack([fit(picture, CLIPTokens.frame_size) for picture in pictures])
 
 

@@ -11,7 +11,7 @@ from pipeline.media.image import fit
 from pipeline.media.timeline import FrameSize, Media, Track
 from pipeline.store.schema import State
 from pipeline.synthetic.dataset import draw_scenes
-from pipeline.synthetic.render import render_picture
+from pipeline.synthetic.render import render_frame
 
 SMALL = FrameSize("stretch", 40)
 
@@ -19,7 +19,7 @@ SMALL = FrameSize("stretch", 40)
 def moving(seconds: int) -> np.ndarray:
     """The clips of one scene, uint8 [time x 16, 40, 40, 3]: the network takes any size, a small one sooner."""
     scene = draw_scenes(10, 4, 0)["train"][0]
-    pictures = [np.ascontiguousarray(render_picture(scene, index)) for index in range(16 * seconds)]
+    pictures = [np.ascontiguousarray(render_frame(scene, index)) for index in range(16 * seconds)]
     return np.stack([fit(picture, SMALL) for picture in pictures])
 
 

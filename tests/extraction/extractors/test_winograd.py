@@ -79,9 +79,9 @@ def test_the_networks_have_theirs_replaced(extractor, count):
 def test_a_worker_s_torch_takes_large_pages_of_memory():
     # Then torch has its tensors begin where a page does, and asks for pages of 2 MB there.
     code = """
-from pipeline.run.worker import ExtractionPlan, describe_features
+from pipeline.run.worker import ExtractionPlan, load_specs
 from pipeline.extractors.weights import WeightsSource
-describe_features(ExtractionPlan("none.zarr", ("vggish",), (), WeightsSource("seeded"), "pyav", "cpu", 1, "pad"))
+load_specs(ExtractionPlan("none.zarr", ("vggish",), (), WeightsSource("seeded"), "pyav", "cpu", 1, "pad"))
 import torch
 print([torch.empty(2**24, dtype=torch.uint8).data_ptr() % 2**12 for _ in range(3)])
 """

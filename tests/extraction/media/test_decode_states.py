@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.media.decoder_process import DecodingChild, Limits
+from pipeline.media.decoder_process import DecoderProcess, Limits
 from pipeline.media.timeline import DecodeRequest, FrameSize, Track
 from pipeline.store.schema import State
 
@@ -251,7 +251,7 @@ def test_real_files_end_as_the_index_says(decoder, shared_data):
     rows = (shared_data / "media" / "INDEX.tsv").read_text(encoding="utf-8").splitlines()
     records = [dict(zip(rows[0].split("\t"), row.split("\t"), strict=False)) for row in rows[1:]]
     assert len(records) >= 70
-    with DecodingChild(decoder.name, Limits(wall_seconds=SECONDS_PER_FILE)) as child:
+    with DecoderProcess(decoder.name, Limits(wall_seconds=SECONDS_PER_FILE)) as child:
         for record in records:
             media = child.decode(shared_data / "media" / record["file"], REQUEST)
             states = (media.visual.state, media.audio.state)

@@ -217,13 +217,13 @@ def test_pictures_that_cannot_be_decoded_cost_a_clip_only_what_they_cost_the_mod
     clip = FrameSize("stretch", 112, per_second=16)
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(4))
     lost = {13, 14, *range(20, 25), *range(60, 65)}
-    feed = gathering.VisualGatherer.feed
+    feed = gathering.FrameCollector.feed
 
     def feed_some(self, event):
         number = round((event.start - self._t0) * 25)
         feed(self, replace(event, frame=None, error="broken") if number in lost else event)
 
-    monkeypatch.setattr(gathering.VisualGatherer, "feed", feed_some)
+    monkeypatch.setattr(gathering.FrameCollector, "feed", feed_some)
     media = decoder.decode(path, DecodeRequest(seconds=4, frame_sizes=(SIZE, clip)))
     assert (media.visual.state, media.visual.steps) == (State.COMPLETE, 4)
     assert "12 of 100 packets" in media.visual.reason

@@ -14,7 +14,7 @@ import paths
 import psutil
 import pytest
 
-from pipeline.media.decoder_process import ChildStartError, DecodingChild, Limits
+from pipeline.media.decoder_process import DecoderProcess, DecoderStartError, Limits
 from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
@@ -27,7 +27,7 @@ LIMITS = Limits(cpu_seconds_at_least=1, wall_seconds=20, memory_bytes=200_000_00
 
 @pytest.fixture
 def child():
-    with DecodingChild(FAILING, LIMITS) as child:
+    with DecoderProcess(FAILING, LIMITS) as child:
         yield child
 
 
@@ -48,7 +48,7 @@ def test_child_gives_what_the_decoder_gives(tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(3), (0, 3))
     request = DecodeRequest(frame_sizes=(SIZE, FrameSize("crop", 32, shorter_side=48, filter="bicubic")))
     expected = open_decoder("pyav").decode(path, request)
-    with DecodingChild("pyav") as child:
+    with DecoderProcess("pyav") as child:
         media = child.decode(path, request)
     assert (media.visual, media.audio) == (expected.visual, expected.audio)
     assert media.sample_rate_hz == expected.sample_rate_hz
@@ -60,7 +60,7 @@ def test_child_gives_what_the_decoder_gives(tmp_path):
 def test_a_minute_of_clips_comes_through(tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(60, 16), size=(64, 64))
     clip = FrameSize("stretch", 112, per_second=16)
-    with DecodingChild("pyav") as child:
+    with DecoderProcess("pyav") as child:
         media = child.decode(path, DecodeRequest(seconds=60, frame_sizes=(clip,)))
     assert media.frames[clip].shape == (960, 112, 112, 3)
     assert [media_maker.read(picture) for picture in media.frames[clip]] == list(range(960))
@@ -105,7 +105,7 @@ def test_file_that_kills_or_outlasts_its_child_twice_has_failed(child, tmp_path,
 
 @pytest.mark.parametrize("what", ["hanging", "stopped"])
 def test_hanging_file_is_ended_by_the_wall_clock(tmp_path, what):
-    with DecodingChild(FAILING, Limits(wall_seconds=1)) as child:
+    with DecoderProcess(FAILING, Limits(wall_seconds=1)) as child:
         media, attempts = decode(child, tmp_path, what)
         assert media.visual.reason == "gave no answer for 1 s twice"
         assert not any(psutil.pid_exists(pid) for pid in attempts)
@@ -176,23 +176,23 @@ def test_child_that_crashes_leaves_no_dump_of_its_memory(child, tmp_path):
 def test_too_large_file_is_not_opened(tmp_path):
     path = tmp_path / "killed.mp4"
     path.write_bytes(b"x" * 101)
-    with DecodingChild(FAILING, Limits(file_bytes=100)) as child:
+    with DecoderProcess(FAILING, Limits(file_bytes=100)) as child:
         assert child.decode(path, REQUEST).visual.reason == "the file has 101 bytes, more than 100"
     assert not (tmp_path / "killed.mp4.attempts").exists()
 
 
 def test_child_that_cannot_start_is_no_fault_of_the_file(tmp_path):
-    with pytest.raises(ChildStartError, match="no_such_module"):
-        DecodingChild("no_such_module:Decoder").decode(tmp_path / "clip.mp4", REQUEST)
+    with pytest.raises(DecoderStartError, match="no_such_module"):
+        DecoderProcess("no_such_module:Decoder").decode(tmp_path / "clip.mp4", REQUEST)
 
 
 PARENT = """
 import sys
 sys.path[:] = {path!r}
 from pathlib import Path
-from pipeline.media.decoder_process import DecodingChild
+from pipeline.media.decoder_process import DecoderProcess
 from pipeline.media.timeline import DecodeRequest
-DecodingChild({decoder!r}).decode(Path({file!r}), DecodeRequest())
+DecoderProcess({decoder!r}).decode(Path({file!r}), DecodeRequest())
 """
 
 
@@ -209,7 +209,7 @@ def test_child_dies_with_a_parent_that_is_killed(tmp_path):
 
 
 def test_child_ends_when_it_is_closed(tmp_path):
-    child = DecodingChild(FAILING, LIMITS)
+    child = DecoderProcess(FAILING, LIMITS)
     _, (pid,) = decode(child, tmp_path, "fine")
     child.close()
     assert not psutil.pid_exists(pid)
@@ -229,7 +229,7 @@ def test_child_runs_inside_a_daemonic_process(tmp_path):
 
 
 def _decode_and_send(path, sender):
-    with DecodingChild("pyav") as child:
+    with DecoderProcess("pyav") as child:
         sender.send(child.decode(path, REQUEST).visual.steps)
 
 
@@ -252,7 +252,7 @@ def test_interrupted_answer_is_not_taken_for_the_next_one(child, tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(DecodingChild, "_receive", interrupt)
+        patch.setattr(DecoderProcess, "_receive", interrupt)
         with pytest.raises(KeyboardInterrupt):
             decode(child, tmp_path, "fine")
     path = tmp_path / "fine.mp4"

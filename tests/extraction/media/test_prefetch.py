@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipeline.media.prefetch import work_ahead
+from pipeline.media.prefetch import prefetch
 
 
 class Watch:
@@ -29,7 +29,7 @@ class Watch:
 
 def test_outcomes_come_in_order_though_later_items_are_faster():
     watch = Watch()
-    found = list(work_ahead("abc", watch, range(10)))
+    found = list(prefetch("abc", watch, range(10)))
     assert [item for _, item in found] == list(range(10))
     assert {child for child, _ in found} == set("abc")
     assert 1 < watch.most <= 3
@@ -45,12 +45,12 @@ def test_a_child_has_one_item_at_a_time():
         busy.remove(child)
         return item
 
-    assert list(work_ahead("abcd", work, range(40))) == list(range(40))
+    assert list(prefetch("abcd", work, range(40))) == list(range(40))
 
 
 def test_no_more_is_begun_than_there_are_children():
     watch = Watch(is_slow=False)
-    outcomes = work_ahead("abc", watch, range(100))
+    outcomes = prefetch("abc", watch, range(100))
     for taken in range(1, 20):
         next(outcomes)
         time.sleep(0.005)
@@ -60,7 +60,7 @@ def test_no_more_is_begun_than_there_are_children():
 
 def test_one_child_works_in_this_thread_and_only_when_asked():
     threads = []
-    outcomes = work_ahead("a", lambda child, item: threads.append(threading.current_thread()), range(3))
+    outcomes = prefetch("a", lambda child, item: threads.append(threading.current_thread()), range(3))
     assert threads == []
     next(outcomes)
     assert threads == [threading.current_thread()]
@@ -73,11 +73,11 @@ def test_what_work_raises_comes_out_where_its_item_stands(children):
             raise RuntimeError("item 2")
         return item
 
-    outcomes = work_ahead(children, work, range(5))
+    outcomes = prefetch(children, work, range(5))
     assert [next(outcomes), next(outcomes)] == [0, 1]
     with pytest.raises(RuntimeError, match="item 2"):
         next(outcomes)
 
 
 def test_nothing_gives_nothing():
-    assert list(work_ahead("abc", Watch(), ())) == []
+    assert list(prefetch("abc", Watch(), ())) == []

@@ -10,7 +10,7 @@ import pytest
 from counted_decoding import FINE, REQUEST, SIZE, decode, same, same_where_noticed
 
 from pipeline.media.decoders.pyav import decoder as pyav
-from pipeline.media.decoders.pyav.unused_packets import HELD_PACKETS, leave_out_tails
+from pipeline.media.decoders.pyav.unused_packets import HELD_PACKETS, drop_unused_packets
 from pipeline.media.timeline import DecodeRequest
 
 COUNTED = b"\x01d\x00\x1e\xff\xe1\x00"
@@ -38,7 +38,7 @@ VIDEO = SimpleNamespace(codec_context=SimpleNamespace(extradata=COUNTED))
 
 
 def left(letters, **options):
-    return "".join(packet.letter for packet, _ in leave_out_tails(packets(letters, **options), VIDEO))
+    return "".join(packet.letter for packet, _ in drop_unused_packets(packets(letters, **options), VIDEO))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_fewer_pictures_are_decoded_and_the_same_ones_chosen(tmp_path, monkeypat
     request = DecodeRequest(seconds=20, frame_sizes=sizes)
     media, (decoded,) = decode(path, request)
     assert same(media, decode(path, request, codecs=())[0])
-    monkeypatch.setattr(pyav, "leave_out_tails", lambda packets, video: packets)
+    monkeypatch.setattr(pyav, "drop_unused_packets", lambda packets, video: packets)
     _, (without,) = decode(path, request)
     assert decoded < without if len(sizes) == 1 else decoded <= without
 

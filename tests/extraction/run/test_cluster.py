@@ -30,7 +30,7 @@ import pipeline.run.worker
 from pipeline.errors import UserError
 from pipeline.inspection.verify import verify_store
 from pipeline.manifests.manifest import load_manifest, save_manifest
-from pipeline.run.cluster import ClusterOptions, ask_first, connect, offers_label, stream
+from pipeline.run.cluster import ClusterOptions, ask_workers, connect, offers_label, stream
 from pipeline.store.reader import open_store
 
 
@@ -109,7 +109,7 @@ def test_a_task_runs_where_the_label_is_offered_and_alone_in_its_process() -> No
         assert offers_label(cluster.scheduler_address, "GPU")
         options = ClusterOptions(scheduler=cluster.scheduler_address, label="GPU")
         with connect(options) as workers:
-            assert ask_first(workers, partial(where_and_when, 0))[0] in ("one", "two")
+            assert ask_workers(workers, partial(where_and_when, 0))[0] in ("one", "two")
             done = list(stream(workers, where_and_when, iter(range(20))))
         with connect(replace(options, label="")) as workers:
             anywhere = list(stream(workers, where_and_when, iter(range(20))))
@@ -143,7 +143,7 @@ def test_a_cluster_that_cannot_do_the_work_is_refused_with_what_to_start() -> No
 def test_a_scheduler_that_goes_away_and_workers_without_mavqa_are_told_in_one_line() -> None:
     with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
         with pytest.raises(UserError, match=r"cannot load mavqa \(No module named 'pipeline'\): install it there"):
-            ask_first(workers, fail_to_load)
+            ask_workers(workers, fail_to_load)
         outcomes = stream(workers, where_and_when, iter(range(500)))
         next(outcomes)
         cluster.close()
@@ -167,20 +167,20 @@ def test_a_local_worker_that_dies_before_it_answers_is_replaced_but_not_for_ever
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     with connect(ClusterOptions(workers=1)) as workers:
-        environment = ask_first(workers, partial(die, tmp_path, times=1))
+        environment = ask_workers(workers, partial(die, tmp_path, times=1))
         assert len(list(tmp_path.iterdir())) == 1
         assert environment["OMP_NUM_THREADS"] == "1"
         assert "MALLOC_TRIM_THRESHOLD_" not in environment
         with pytest.raises(UserError, match="no worker answers, 2 died before they did: give each more memory"):
-            ask_first(workers, partial(die, tmp_path, times=100))
+            ask_workers(workers, partial(die, tmp_path, times=100))
 
 
 KILLED_RUN = """
 import os, signal, sys
-from pipeline.run.cluster import ClusterOptions, ask_first, connect
+from pipeline.run.cluster import ClusterOptions, ask_workers, connect
 if __name__ == "__main__":
     with connect(ClusterOptions(workers=1)) as workers:
-        print(ask_first(workers, os.getpid), flush=True)
+        print(ask_workers(workers, os.getpid), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -223,7 +223,7 @@ def test_a_worker_of_another_version_is_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr("pipeline.run.cluster.SECONDS_WITHOUT_WORKERS", 1.0)
     with scheduler(tmp_path) as processes:
-        processes.start_worker("old", MAVQA_TOY_LACKS="_describe_there")
+        processes.start_worker("old", MAVQA_TOY_LACKS="describe_on_worker")
         with pytest.raises(UserError, match=r"no worker answers, 1 died .* the same version of mavqa everywhere"):
             run_toys(toy_manifest, tmp_path / "store.zarr", cluster=ClusterOptions(scheduler=processes.address))
 
@@ -235,14 +235,14 @@ def fail(error: Exception, item: int = 0) -> None:
 def test_what_a_worker_could_not_load_is_told_in_one_line_and_a_fault_of_ours_is_not() -> None:
     with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
         with pytest.raises(UserError, match="no worker answers, 1 died"):
-            ask_first(workers, partial(fail, KilledWorker("ask", SimpleNamespace(address="there"), 3)))
+            ask_workers(workers, partial(fail, KilledWorker("ask", SimpleNamespace(address="there"), 3)))
         with pytest.raises(UserError, match=r"cannot load mavqa \(Can't get attribute 'f'.*\): install it there"):
-            ask_first(
+            ask_workers(
                 workers, partial(fail, AttributeError("Can't get attribute 'f' on <module 'pipeline.run.coordinator'>"))
             )
         for error in (AttributeError("no attribute"), RuntimeError("ours"), ImportError("cannot import name")):
             with pytest.raises(type(error), match=str(error)):
-                ask_first(workers, partial(fail, error))
+                ask_workers(workers, partial(fail, error))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
@@ -296,7 +296,7 @@ def test_a_worker_that_does_not_see_what_all_must_share_is_refused(
         hidden.rename(tmp_path / "hidden")
         return question()
 
-    monkeypatch.setattr("run_toys.ask_first", ask_elsewhere)
+    monkeypatch.setattr("run_toys.ask_workers", ask_elsewhere)
     with pytest.raises(UserError, match=f"sees no {what} at {hidden}: give one that every worker sees"):
         run_toys(folder, store)
 

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.inspection.verify import verify_store
 from pipeline.manifests.manifest import save_manifest
 from pipeline.manifests.sources.folder import build
-from pipeline.media.decoder_process import DecodingChild, Limits
+from pipeline.media.decoder_process import DecoderProcess, Limits
 from pipeline.media.timeline import DecodeRequest, FrameSize, Track
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
@@ -91,7 +91,7 @@ def test_files_that_lie_about_their_length_or_size_cost_a_run_only_themselves(fo
 @pytest.mark.parametrize("side", [9_000, 100_000])
 def test_a_picture_of_up_to_ten_gigapixels_fails_within_the_limits(side: int, tmp_path: Path) -> None:
     claim_size(tmp_path / "wide.mov", side)
-    with DecodingChild("pyav") as child:
+    with DecoderProcess("pyav") as child:
         media = child.decode(tmp_path / "wide.mov", DecodeRequest(seconds=60, frame_sizes=(SIZE,)))
         assert child.pid is not None, "the child lives on"
     assert media.visual.state is State.FAILED
@@ -106,7 +106,7 @@ def test_a_film_whose_pictures_are_all_lost_needs_no_memory_for_its_whole_sound(
         for packet in container.demux(video=0):
             data[packet.pos or 0 : (packet.pos or 0) + packet.size] = bytes(packet.size)
     path.write_bytes(data)
-    with DecodingChild("pyav", Limits(memory_bytes=16_000_000)) as child:
+    with DecoderProcess("pyav", Limits(memory_bytes=16_000_000)) as child:
         media = child.decode(path, DecodeRequest(seconds=2, frame_sizes=(SIZE,)))
     assert media.visual.reason.startswith("no picture could be decoded; 25 of 25 packets")
     assert media.audio == Track(State.COMPLETE, 2)

@@ -20,8 +20,8 @@ import pipeline.store.writer
 from pipeline.errors import UserError
 from pipeline.inspection.verify import verify_store
 from pipeline.manifests.manifest import load_manifest, save_manifest
-from pipeline.media.decoder_process import DecodingChild
-from pipeline.run.coordinator import StoredChoices, stored_choices
+from pipeline.media.decoder_process import DecoderProcess
+from pipeline.run.plan import StoredChoices, stored_choices
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
@@ -178,9 +178,9 @@ def test_a_file_that_is_replaced_while_it_is_decoded_costs_its_video(toy_manifes
     shutil.copytree(toy_manifest / "videos", folder / "videos")
     save_manifest(replace(whole, questions={}), folder)
     first, second = (folder / "videos" / video.path for video in whole.videos[:2])
-    original = DecodingChild.decode
+    original = DecoderProcess.decode
 
-    def decode(child: DecodingChild, path: Path, request: Any) -> Any:
+    def decode(child: DecoderProcess, path: Path, request: Any) -> Any:
         media = original(child, path, request)
         if path == first:
             shutil.copyfile(second, tmp_path / "other.mp4")
@@ -188,7 +188,7 @@ def test_a_file_that_is_replaced_while_it_is_decoded_costs_its_video(toy_manifes
         return media
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DecodingChild, "decode", decode)
+        patch.setattr(DecoderProcess, "decode", decode)
         summary = run_toys(folder, store)
     reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
     assert reasons == {whole.videos[0].video_id: f"{first.name} was changed or replaced while it was decoded"}
@@ -261,9 +261,9 @@ def test_what_is_told_of_a_damaged_video_is_not_lost_to_a_feature_that_looks_at_
     toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = ("toy-clip", "toy-picture")
-    decode, record = DecodingChild.decode, pipeline.store.writer.StoreWriter.record_features
+    decode, record = DecoderProcess.decode, pipeline.store.writer.StoreWriter.record_features
 
-    def guess(child: DecodingChild, path: Path, request: Any) -> Any:
+    def guess(child: DecoderProcess, path: Path, request: Any) -> Any:
         media = decode(child, path, request)
         guessed = sum(size.per_second for size in request.frame_sizes)
         return replace(media, visual=replace(media.visual, reason=f"{guessed} pictures were guessed"))
@@ -273,7 +273,7 @@ def test_what_is_told_of_a_damaged_video_is_not_lost_to_a_feature_that_looks_at_
         if records:
             raise ZeroDivisionError
 
-    monkeypatch.setattr(DecodingChild, "decode", guess)
+    monkeypatch.setattr(DecoderProcess, "decode", guess)
     run_toys(toy_manifest, tmp_path / "whole.zarr", features=features)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.store.writer.StoreWriter, "record_features", record_the_first)

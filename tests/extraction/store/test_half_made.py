@@ -14,7 +14,7 @@ import pipeline.store.writer as writer
 from pipeline.errors import UserError
 from pipeline.inspection.verify import summarise_store, verify_store
 from pipeline.manifests.manifest import load_manifest, save_manifest
-from pipeline.run.coordinator import stored_choices
+from pipeline.run.plan import stored_choices
 from pipeline.store.reader import open_store
 
 

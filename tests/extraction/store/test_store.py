@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.inspection.verify import verify_store
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store, read_steps
-from pipeline.store.schema import FeatureSpec, State, differences
+from pipeline.store.schema import FeatureSpec, State, spec_differences
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 
 SOUND = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 1})
@@ -332,8 +332,8 @@ def test_the_seconds_of_a_store_are_those_of_the_run_that_makes_its_first_featur
 
 def test_differences_name_the_constant_and_both_values() -> None:
     other = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 2, "machine": {"threads": 1}})
-    assert differences(SOUND, other, ("machine",)) == ["version is 1 in the store, 2 here"]
-    assert differences(SOUND, SOUND) == []
+    assert spec_differences(SOUND, other, ("machine",)) == ["version is 1 in the store, 2 here"]
+    assert spec_differences(SOUND, SOUND) == []
     assert SOUND.fingerprint != other.fingerprint
 
 

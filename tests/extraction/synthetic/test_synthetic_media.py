@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.synthetic.mp4 import write_clip
-from pipeline.synthetic.render import FRAMES_PER_SECOND, SIZE, make_stage, render_picture, render_pictures
+from pipeline.synthetic.render import FRAMES_PER_SECOND, SIZE, make_stage, render_frame, render_pictures
 from pipeline.synthetic.scene import INSTRUMENTS, Performer, Scene
 from pipeline.synthetic.sound import SAMPLE_RATE_HZ, TIMBRES, make_note, synthesize_waveform
 from pipeline.synthetic.sprites import COLOURS
@@ -72,7 +72,7 @@ def test_a_sounding_second_has_energy_and_a_silent_one_none_also_after_the_codec
 def test_decoded_pictures_show_what_was_drawn(tmp_path: Path) -> None:
     frames = decode(write(tmp_path / "v.mp4", SOLO), "video")
     shown = frames[12].to_ndarray(format="rgb24").astype(float)
-    assert np.abs(shown - render_picture(SOLO, 12)).mean() < 4
+    assert np.abs(shown - render_frame(SOLO, 12)).mean() < 4
 
 
 def test_an_instrument_moves_while_it_plays_and_stands_still_while_it_does_not() -> None:
@@ -90,8 +90,8 @@ def test_louder_is_heard_as_more_energy_and_seen_as_larger_motion() -> None:
             scene = replace(SOLO, performers=(replace(VIOLIN, instrument=name, level=level),))
             loudness.append(measure_loudness(make_waveform(scene))[1])
             start, middle = (
-                render_picture(scene, FRAMES_PER_SECOND),
-                render_picture(scene, FRAMES_PER_SECOND * 3 // 2),
+                render_frame(scene, FRAMES_PER_SECOND),
+                render_frame(scene, FRAMES_PER_SECOND * 3 // 2),
             )
             motion.append((start != middle).any(-1).sum())
         assert loudness == sorted(loudness)
@@ -101,7 +101,7 @@ def test_louder_is_heard_as_more_energy_and_seen_as_larger_motion() -> None:
 
 def test_a_hidden_instrument_is_heard_but_not_drawn() -> None:
     hidden = replace(SOLO, performers=(replace(VIOLIN, place=None),))
-    assert np.array_equal(render_picture(hidden, 12), make_stage("indoor"))
+    assert np.array_equal(render_frame(hidden, 12), make_stage("indoor"))
     assert make_waveform(hidden).any()
 
 

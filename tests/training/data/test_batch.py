@@ -40,7 +40,7 @@ def test_parts_are_homogeneous_and_cover_every_row_once():
 def test_answers_come_back_in_the_order_of_the_rows():
     batch = mixed_batch()
     numbers = {question_id: float(row) for row, question_id in enumerate(batch.question_id)}
-    answers = batch.answer_by_presence(lambda part: torch.tensor([[numbers[i]] for i in part.question_id]))
+    answers = batch.predict_by_presence(lambda part: torch.tensor([[numbers[i]] for i in part.question_id]))
     assert answers.squeeze(1).tolist() == list(range(12))
 
 

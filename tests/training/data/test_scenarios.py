@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
-from train.data.scenarios import draw_masks, hidden_in, load_masks, lost_stretch, parse_parts, parse_rates, save_masks
+from train.data.scenarios import (
+    draw_masks,
+    hidden_in,
+    load_masks,
+    missing_stretch,
+    parse_parts,
+    parse_rates,
+    save_masks,
+)
 
 QUESTIONS = [
     dataclasses.replace(question, question_id=f"{copy}/{question.question_id}", video_id=f"{copy}/{question.video_id}")
@@ -95,11 +103,11 @@ def test_a_wrong_mask_file_is_refused_by_name(tmp_path, text):
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_a_stretch_has_its_share_of_the_steps_and_lies_anywhere(share: float) -> None:
-    stretches = [lost_stretch(8, share, 0, f"video{number}") for number in range(300)]
+    stretches = [missing_stretch(8, share, 0, f"video{number}") for number in range(300)]
     assert {len(stretch) for stretch in stretches} == {round(8 * share)}
     assert {stretch.start for stretch in stretches} == set(range(8 - round(8 * share) + 1))
-    assert lost_stretch(8, share, 0, "video7") == stretches[7]
-    assert lost_stretch(0, share, 0, "video7") == range(0)
+    assert missing_stretch(8, share, 0, "video7") == stretches[7]
+    assert missing_stretch(0, share, 0, "video7") == range(0)
 
 
 def test_parts_may_cover_both_modalities_and_rates_may_not() -> None:

@@ -13,7 +13,7 @@ from train.backbones.registry import make_backbone
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
-from train.evaluation.predict import UNANSWERED, Evaluation, choose, evaluate, evaluate_scenarios
+from train.evaluation.predict import UNANSWERED, Evaluation, choose_answers, evaluate, evaluate_scenarios
 from train.interfaces import inputs_of
 
 
@@ -157,8 +157,8 @@ def test_a_question_is_answered_among_its_choices_and_the_others_as_ever(scenari
 def test_the_best_of_the_choices_is_given_whatever_the_sign_of_its_logit() -> None:
     logits = torch.tensor([[3.0, -2.0, -1.0], [3.0, -1.0, -1.0], [0.0, 0.0, 0.0]])
     offered = torch.tensor([[False, True, True], [False, True, True], [False, False, False]])
-    assert choose(logits, offered) == [2, 1, UNANSWERED]
-    assert choose(logits, None) == [0, 0, 0]
+    assert choose_answers(logits, offered) == [2, 1, UNANSWERED]
+    assert choose_answers(logits, None) == [0, 0, 0]
 
 
 def test_a_question_none_of_whose_choices_is_known_is_wrong() -> None:

@@ -17,7 +17,7 @@ from train.evaluation.evaluate_run import evaluate_run
 from train.evaluation.predict import questions_of
 from train.evaluation.recovery import measure_recovery
 from train.interfaces import inputs_of
-from train.methods.imputation import with_generated
+from train.methods.imputation import with_imputed
 from train.methods.registry import make_method
 from train.runs.results import read_results
 
@@ -39,7 +39,7 @@ class Remembering(nn.Module):
         rows = [self.place[question] for question in batch.question_id]
         both = self.masks["audio"] & self.masks["visual"]
         stand_in = self.made(self.real[missing], both)[rows]
-        return with_generated(self.backbone.encode(batch), {missing: stand_in}, batch.present[0])
+        return with_imputed(self.backbone.encode(batch), {missing: stand_in}, batch.present[0])
 
 
 @pytest.fixture

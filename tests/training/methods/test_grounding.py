@@ -71,7 +71,7 @@ def test_the_loss_counts_both_kinds_of_pairs_where_they_are_real():
     matching, mismatching = torch.stack([sure, unsure])[None], torch.stack([-sure, sure])[None]
     real = torch.tensor([[True, False]])
     assert Matches(matching, mismatching, real).loss() < 1e-6
-    assert Matches(matching, mismatching, real).count_right() == 2
+    assert Matches(matching, mismatching, real).count_correct() == 2
     both = Matches(matching, mismatching, torch.ones(1, 2, dtype=torch.bool))
     assert float(both.loss()) == pytest.approx((np.log(2) + 18) / 4, rel=1e-4)
-    assert both.count_right() == 2
+    assert both.count_correct() == 2

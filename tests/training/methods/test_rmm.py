@@ -9,7 +9,7 @@ from recipe import gaussian, probe
 from small_avqa import CHANNELS, SIDE, TIME, small_backbone, small_batch
 
 from pipeline.errors import UserError
-from train.methods.imputation import RunningMoments, batch_of, question_rows, with_generated
+from train.methods.imputation import RunningMoments, repeat_question, scatter_rows, with_imputed
 from train.methods.rmm import RECALL_VARIANTS, RelationMemory, Rmm, recall_loss, recalled_features
 
 GOLDEN = json.loads((paths.GOLDEN / "rmm_avr.json").read_text())
@@ -188,8 +188,8 @@ def test_rows_are_laid_out_sample_by_sample():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     values = torch.arange(6).reshape(2, 3)
     assert values[mask].tolist() == [0, 1, 3]
-    assert question_rows(torch.tensor([[7.0], [8.0]]), mask).flatten().tolist() == [7, 7, 8]
-    assert batch_of(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1, 2, 0], [3, 0, 0]]
+    assert repeat_question(torch.tensor([[7.0], [8.0]]), mask).flatten().tolist() == [7, 7, 8]
+    assert scatter_rows(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1, 2, 0], [3, 0, 0]]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -221,7 +221,7 @@ def test_steps_that_are_not_there_recall_nothing_and_are_in_no_loss():
 def test_what_is_generated_is_there_where_its_source_is(missing, available):
     batch = small_batch(2, audio_steps=torch.tensor([4, 1]), visual_steps=torch.tensor([2, 3]))
     entered = small_backbone().encode(batch)
-    completed = with_generated(entered, {missing: torch.zeros_like(entered.features[missing])}, available)
+    completed = with_imputed(entered, {missing: torch.zeros_like(entered.features[missing])}, available)
     assert torch.equal(completed.masks[missing], batch.mask(available))
     assert torch.equal(completed.masks[available], batch.mask(available))
     assert not completed.features[missing].any()

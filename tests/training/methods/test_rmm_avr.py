@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
-from train.interfaces import StagedMethod
+from train.interfaces import SupportsStages
 from train.methods.avr import Avr
 from train.methods.rmm import Rmm
 from train.methods.rmm_avr import RmmAvr
@@ -142,7 +142,7 @@ def test_steps_that_are_not_there_spoil_no_loss_and_no_prediction(name, variant)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_the_first_stage_trains_the_backbone_alone(name):
     method = build(name)
-    assert isinstance(method, StagedMethod)
+    assert isinstance(method, SupportsStages)
     first, second = method.stages()
     assert first.share + second.share == 1
     method.enter(first.name)

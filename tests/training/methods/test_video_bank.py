@@ -8,7 +8,7 @@ from small_avqa import small_backbone, small_batch
 
 from pipeline.errors import UserError
 from pipeline.store.schema import MODALITIES
-from train.interfaces import PreparedMethod
+from train.interfaces import SupportsPreparation
 from train.methods.retrieval_fill import RetrievalFill
 from train.methods.video_bank import VideoBank, question_keys
 
@@ -91,7 +91,7 @@ def test_a_bank_travels_with_the_weights(batch):
 
 def test_an_empty_bank_lends_nothing_and_one_video_is_none(batch):
     method = RetrievalFill(small_backbone())
-    assert isinstance(method, PreparedMethod)
+    assert isinstance(method, SupportsPreparation)
     with pytest.raises(RuntimeError, match="before it was filled"):
         method.predict(batch.without("audio"))
     with pytest.raises(UserError, match="two complete"):

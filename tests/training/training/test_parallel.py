@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from train.training.parallel import Report, available_cores, work_through
+from train.training.parallel import Report, available_cores, run_jobs
 
 
 def leave_a_mark(folder: Path, name: str, report: Report) -> None:
@@ -45,7 +45,7 @@ def talk(name: str, report: Report) -> None:
 def work(pieces: str, task, builds_on: dict[str, str] | None = None) -> list[tuple[str, object]]:
     heard: list[tuple[str, object]] = []
     names = pieces.split()
-    work_through(dict(zip(names, names, strict=True)), builds_on or {}, task, 2, lambda *said: heard.append(said))
+    run_jobs(dict(zip(names, names, strict=True)), builds_on or {}, task, 2, lambda *said: heard.append(said))
     return heard
 
 

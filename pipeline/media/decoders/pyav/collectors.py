@@ -110,7 +110,7 @@ def _settle_unread(stream: Stream | None, is_wanted: bool, noun: str) -> Track |
     return None
 
 
-class VisualGatherer:
+class FrameCollector:
     """Gathers the chosen pictures of the video stream, upright and at every requested size.
 
     Whether the modality is there is decided by one frame a second, whatever else is asked for.
@@ -178,7 +178,7 @@ class VisualGatherer:
         return {size: fit(picture(), size) for size in self._request.frame_sizes if size.per_second == rate}
 
 
-class AudioGatherer:
+class AudioCollector:
     """Gathers the sound of the audio stream as one mono waveform at the stream's own rate."""
 
     def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:

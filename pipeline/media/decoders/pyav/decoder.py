@@ -15,8 +15,8 @@ from typing import cast
 
 import av
 
-from pipeline.media.decoders.interface import PictureError, PictureLibrary
-from pipeline.media.decoders.pyav.collectors import AudioGatherer, AVFrame, Event, VisualGatherer
+from pipeline.media.decoders.interface import FrameError, FrameLibrary
+from pipeline.media.decoders.pyav.collectors import AudioCollector, AVFrame, Event, FrameCollector
 from pipeline.media.decoders.pyav.container import (
     Stream,
     default_streams,
@@ -29,7 +29,7 @@ from pipeline.media.decoders.pyav.container import (
 from pipeline.media.decoders.pyav.external_frames import Drawing
 from pipeline.media.decoders.pyav.frame_num import FrameNumbers
 from pipeline.media.decoders.pyav.frame_skipping import PacketWindow
-from pipeline.media.decoders.pyav.unused_packets import leave_out_tails
+from pipeline.media.decoders.pyav.unused_packets import drop_unused_packets
 from pipeline.media.timeline import DecodeRequest, Media, fail_media
 from pipeline.store.schema import State
 
@@ -47,7 +47,7 @@ class PyAVDecoder:
     of the visual track says so.
     """
 
-    def __init__(self, thread_count: int = 1, library: PictureLibrary | None = None) -> None:
+    def __init__(self, thread_count: int = 1, library: FrameLibrary | None = None) -> None:
         self._thread_count, self._library = thread_count, library
         self.name = "pyav" if library is None else library.name
         av.logging.set_level(None)
@@ -60,7 +60,7 @@ class PyAVDecoder:
     def prepare(self, path: Path) -> None:
         """Load nothing: importing this file has loaded PyAV."""
 
-    def has_pictures(self, path: Path) -> bool:
+    def has_video(self, path: Path) -> bool:
         """Say whether the file has a video stream; False for what cannot be opened."""
         try:
             with open_file(path) as container:
@@ -77,7 +77,7 @@ class PyAVDecoder:
             return self._decode_alone(path, request)
         try:
             return self._pass_over(path, request, skips=False, library=self._library)
-        except PictureError as refusal:
+        except FrameError as refusal:
             media = self._decode_alone(path, request)
             return _note(media, f"pictures decoded by pyav: {self._library.name} {refusal}")
 
@@ -88,7 +88,7 @@ class PyAVDecoder:
             return self._pass_over(path, request, skips=False)
 
     def _pass_over(
-        self, path: Path, request: DecodeRequest, *, skips: bool, library: PictureLibrary | None = None
+        self, path: Path, request: DecodeRequest, *, skips: bool, library: FrameLibrary | None = None
     ) -> Media:
         try:
             container = open_file(path)
@@ -141,9 +141,9 @@ class _Pass:
         t0, held = self._find_start(events)
         if self._window is not None:
             self._window.start(t0)
-        visual = VisualGatherer(self._streams.get("video"), self._request, t0)
-        audio = AudioGatherer(self._streams.get("audio"), self._request, t0)
-        sinks: dict[str, VisualGatherer | AudioGatherer] = {"video": visual, "audio": audio}
+        visual = FrameCollector(self._streams.get("video"), self._request, t0)
+        audio = AudioCollector(self._streams.get("audio"), self._request, t0)
+        sinks: dict[str, FrameCollector | AudioCollector] = {"video": visual, "audio": audio}
         self._done |= {kind for kind, sink in sinks.items() if sink.is_done}
         for event in chain(held, events):
             if event.kind not in self._done:
@@ -186,7 +186,7 @@ class _Pass:
         rates = {1, *(size.per_second for size in self._request.frame_sizes)}
         self._window = PacketWindow(packets, video, sorted(rates))
         numbers = FrameNumbers(video)
-        for packet, is_wanted in leave_out_tails(self._window, video):
+        for packet, is_wanted in drop_unused_packets(self._window, video):
             if packet.stream is video:
                 if not numbers.run_on(packet, is_left_out=not is_wanted):
                     raise _DoubtError

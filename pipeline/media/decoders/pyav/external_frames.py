@@ -13,10 +13,10 @@ import av
 import numpy as np
 from av.format import Flags
 
-from pipeline.media.decoders.interface import PictureError, PictureIndex, PictureLibrary
+from pipeline.media.decoders.interface import FrameError, FrameIndex, FrameLibrary
 from pipeline.media.decoders.pyav.collectors import Drawn, Event, display_matrix
 from pipeline.media.decoders.pyav.container import default_streams, demux_packets, open_file, tick
-from pipeline.media.decoders.pyav.nal_units import starts_afresh
+from pipeline.media.decoders.pyav.nal_units import resets_decoder
 from pipeline.media.image import is_mirrored, is_transposed
 
 # FFmpeg would open whatever these name, and only PyAV is told to stay with local files.
@@ -29,15 +29,15 @@ class Drawing:
     `delay`: how many of the stream's packets PyAV takes to decode the first picture; the order in which pictures and
     sound become known decides t0.
 
-    Raises PictureError where the file's pictures cannot be told by the times of its packets, or the library refuses.
+    Raises FrameError where the file's pictures cannot be told by the times of its packets, or the library refuses.
     """
 
-    def __init__(self, library: PictureLibrary, path: Path) -> None:
+    def __init__(self, library: FrameLibrary, path: Path) -> None:
         with open_file(path) as container:
             self._index, self._durations, first, self.delay = _index_pictures(container)
         matrix = display_matrix(first)
         if matrix is not None and is_mirrored(matrix):
-            raise PictureError("turns pictures, but does not mirror them as this file asks")
+            raise FrameError("turns pictures, but does not mirror them as this file asks")
         self._size = first.width, first.height
         is_turned = matrix is not None and is_transposed(matrix)
         self._shape = (first.width, first.height, 3) if is_turned else (first.height, first.width, 3)
@@ -52,32 +52,32 @@ class Drawing:
     def _draw(self, number: int) -> np.ndarray:
         picture = self._read(number)
         if picture.shape != self._shape:
-            raise PictureError(f"gives picture {number} the shape {picture.shape}, not {self._shape}")
+            raise FrameError(f"gives picture {number} the shape {picture.shape}, not {self._shape}")
         return picture
 
 
 def _index_pictures(
     container: av.container.InputContainer,
-) -> tuple[PictureIndex, list[Fraction], av.VideoFrame, int]:
+) -> tuple[FrameIndex, list[Fraction], av.VideoFrame, int]:
     """Return the index of the default video stream, the pictures' durations, PyAV's first picture and its delay."""
     if PLAYLISTS & set(container.format.name.split(",")):
-        raise PictureError("is given no playlists")
+        raise FrameError("is given no playlists")
     if container.format.flags & cast(int, Flags.ts_discont.value):
-        raise PictureError("is given no transport streams: libraries seek to the wrong pictures of them")
+        raise FrameError("is given no transport streams: libraries seek to the wrong pictures of them")
     stream = cast(av.VideoStream, default_streams(container)["video"])
     packets, first, delay, is_closed = _read_packets(container, stream)
     if first is None or first.pts is None:
-        raise PictureError("is given no stream whose first picture cannot be decoded or has no time")
+        raise FrameError("is given no stream whose first picture cannot be decoded or has no time")
     spans: dict[int, int] = {}
     for start, duration in packets:
         if start is None or start in spans:
-            raise PictureError("is given no stream whose packets have no times of their own")
+            raise FrameError("is given no stream whose packets have no times of their own")
         spans[start] = duration
     if first.pts not in spans:
-        raise PictureError("is given no stream whose packets and pictures have different times")
+        raise FrameError("is given no stream whose packets and pictures have different times")
     starts = sorted(spans)
     usual = 1 / (stream.guessed_rate or Fraction(25))
-    index = PictureIndex(
+    index = FrameIndex(
         stream_index=stream.index,
         is_only=len(container.streams.video) == 1,
         is_closed=is_closed,
@@ -96,7 +96,7 @@ def _read_packets(
     delay, is_closed = 0, True
     try:
         for packet in demux_packets(container, [stream]):
-            is_closed &= not (packets and packet.is_keyframe) or starts_afresh(packet, stream)
+            is_closed &= not (packets and packet.is_keyframe) or resets_decoder(packet, stream)
             if first is None:
                 first = next(iter(stream.decode(packet)), None)
                 delay += 1
@@ -105,5 +105,5 @@ def _read_packets(
     except av.error.MemoryError:
         raise
     except av.FFmpegError as error:
-        raise PictureError(f"is given no damaged stream: {error.strerror}") from None
+        raise FrameError(f"is given no damaged stream: {error.strerror}") from None
     return packets, first, delay, is_closed

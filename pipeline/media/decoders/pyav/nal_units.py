@@ -10,7 +10,7 @@ SLICES = frozenset({1, IDR_SLICE})
 ALWAYS_FRESH = frozenset({"vp8", "vp9", "mjpeg"})
 
 
-def starts_afresh(packet: av.Packet, video: av.VideoStream) -> bool:
+def resets_decoder(packet: av.Packet, video: av.VideoStream) -> bool:
     """Return whether it is sure that no picture from this key frame's packet on needs one from before it."""
     if video.codec_context.name in ALWAYS_FRESH:
         return True

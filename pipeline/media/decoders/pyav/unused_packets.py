@@ -16,7 +16,7 @@ HELD_PACKETS = 500
 PASSING = SLICES | {6, 9, 12}
 
 
-def leave_out_tails(
+def drop_unused_packets(
     packets: Iterable[tuple[av.Packet, bool]], video: av.VideoStream
 ) -> Iterator[tuple[av.Packet, bool]]:
     """Yield the packets and whether each one's picture is looked at, in their order, without those that are in vain.
