@@ -233,7 +233,7 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
         decoder=decoder,
         device="cpu",
         seconds=SECONDS,
-        short="pad",
+        padding="pad",
     )
     table = {light.name: f"{__name__}:{light.__name__}" for light in lights}
     with (

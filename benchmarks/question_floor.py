@@ -98,7 +98,7 @@ def write_store(manifest: Manifest, path: Path) -> None:
         decoder="pyav",
         device="cpu",
         seconds=SECONDS,
-        short="pad",
+        padding="pad",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     absent, nothing = dict.fromkeys(MODALITIES, State.ABSENT), dict.fromkeys(MODALITIES, 0)

@@ -5,7 +5,7 @@ It knows no command. Source: the exit codes of this project's contract (0 done, 
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,33 @@ class Group(click.Group):
 
     command_class = Command
     group_class = type
+
+
+class RenamedOption(click.Option):
+    """An option whose `former` names still work; help and errors show its present name only."""
+
+    def __init__(self, declarations: Sequence[str], *, former: Sequence[str], **settings: Any) -> None:
+        super().__init__([*declarations, *former], **settings)
+        self._former = former
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option's line of the help."""
+        with self._present_names():
+            return super().get_help_record(ctx)
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return the option's name for an error message."""
+        with self._present_names():
+            return super().get_error_hint(ctx)
+
+    @contextmanager
+    def _present_names(self) -> Iterator[None]:
+        every = self.opts
+        self.opts = [name for name in every if name not in self._former]
+        try:
+            yield
+        finally:
+            self.opts = every
 
 
 def folder_option(name: str, text: str, **settings: Any) -> Decorator:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Command, folder_option, json_option, plain_console, show_json
+from pipeline.cli.command import Command, RenamedOption, folder_option, json_option, plain_console, show_json
 from pipeline.errors import UserError
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 
@@ -63,11 +63,14 @@ Examples:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seconds", type=click.IntRange(1), help="Steps of a video.  [default: the store's, 60 in a new one]")
 @click.option(
-    "--short",
+    "--padding",
+    cls=RenamedOption,
+    former=("--short",),
     type=click.Choice(["pad", "cycle", "released"]),
     default="pad",
     show_default=True,
-    help="What stands in the steps after the end of a short video.",
+    help="How to fill time steps after the end of a short video: pad (missing), cycle (repeat the video), released "
+    "(as the official script).",
 )
 @click.option(
     "--workers", type=click.IntRange(1), help="Worker processes.  [default: one a core, on a GPU one for four]"
@@ -103,7 +106,7 @@ def extract(as_json: bool, **options: Any) -> None:
         )
     else:
         _show(summary)
-    if not summary.is_whole:
+    if not summary.is_complete:
         sys.exit(FAILURES_RECORDED)
 
 
@@ -118,7 +121,7 @@ def _run(
     decoder: str,
     device: str,
     seconds: int | None,
-    short: Any,
+    padding: Any,
     workers: int | None,
     decoding_processes: int | None,
     scheduler: str | None,
@@ -152,7 +155,7 @@ def _run(
         device=workers_device,
         question_device=own_device,
         seconds=seconds or known.seconds,
-        short=short,
+        padding=padding,
         normalisation=normalisation,
         decoding_processes=decoding_processes or cores_of_worker,
     )

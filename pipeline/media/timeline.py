@@ -23,7 +23,7 @@ JITTER_SECONDS = 0.02
 
 Picture = TypeVar("Picture")
 
-Short = Literal["pad", "cycle", "released"]
+Padding = Literal["pad", "cycle", "released"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class DecodeRequest:
     seconds: int = 60
     frame_sizes: tuple[FrameSize, ...] = ()
     wants_audio: bool = True
-    short: Short = "pad"
+    padding: Padding = "pad"
     max_pixels: int = 64_000_000
 
     def __post_init__(self) -> None:
-        if self.short == "released" and any(size.per_second > 1 for size in self.frame_sizes):
+        if self.padding == "released" and any(size.per_second > 1 for size in self.frame_sizes):
             raise ValueError("the released rule gives one frame a second, not several")
 
 

@@ -1,4 +1,4 @@
-"""Dask workers: a local cluster or an existing scheduler, and partitions streamed through it. It knows no feature."""
+"""Dask workers: a local cluster or an existing scheduler, and items streamed through it."""
 
 import logging
 import threading
@@ -13,30 +13,30 @@ from pipeline.errors import UserError
 
 PARTITIONS_IN_FLIGHT_PER_WORKER = 2
 
-# Workers come and go while a run waits for them.
-LOOK_AGAIN_SECONDS = 1.0
-LOST_BEFORE_AN_ANSWER = 4
+# How often the list of workers is read again, and when a run without workers gives up.
+REFRESH_SECONDS = 1.0
+LOST_BEFORE_ANSWER = 4
 SECONDS_WITHOUT_WORKERS = 60.0
 
-# Dask has malloc give every freed page back at once, which costs the networks a third of their time in page faults.
+# By default Dask makes malloc return every freed page at once; the page faults cost a third of the networks' time.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
-# What the owners of a cluster call a GPU in 'dask worker --resources "GPU=1"'.
+# The name of a GPU in 'dask worker --resources "GPU=1"'.
 GPU = "GPU"
 
-_ONE_TASK = threading.Lock()
+_TASK_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where to run: so many local worker processes, or a scheduler's address.
+    """Where to run: a number of local worker processes, or a scheduler's address.
 
-    A task on that scheduler takes one unit of the resource `label` ("" for none), so that one model stands per GPU.
-    A scheduler that has no worker yet is given `wait_seconds` to get one.
+    A task on a scheduler takes one unit of the resource `label` ("" for none), so that each GPU holds one model.
+    `wait_seconds`: how long to wait for the first worker of a scheduler.
     """
 
     workers: int = 1
@@ -47,34 +47,34 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers that tasks may run on: a Dask client of their cluster, and the label that they must offer."""
+    """The workers that tasks may run on: a Dask client of their cluster, and the resource that they must offer."""
 
     client: Any
     label: str = ""
 
     def addresses(self) -> list[str]:
-        """Return the workers that are there now and offer the label."""
+        """Return the addresses of the present workers that offer the resource."""
         known = self.client.scheduler_info(n_workers=-1)["workers"]
-        return [where for where, worker in known.items() if not self.label or worker["resources"].get(self.label)]
+        return [address for address, worker in known.items() if not self.label or worker["resources"].get(self.label)]
 
     def submit(self, task: Callable[..., Any], *arguments: Any, where: list[str] | None = None) -> Any:
-        """Return the future of `task(*arguments)` on one of the workers, or of those at the addresses `where`."""
+        """Return the future of `task(*arguments)` on one of the workers, or on one of the addresses `where`."""
         resources = {self.label: 1} if self.label else None
-        return self.client.submit(_alone, task, *arguments, pure=False, workers=where, resources=resources)
+        return self.client.submit(_run_exclusively, task, *arguments, pure=False, workers=where, resources=resources)
 
 
-def _alone(task: Callable[..., Outcome], *arguments: Any) -> Outcome:
-    """Run `task` while no other runs in this process, whose threads share one set of networks and one decoder."""
-    with _ONE_TASK:
+def _run_exclusively(task: Callable[..., Outcome], *arguments: Any) -> Outcome:
+    """Run `task` exclusively in this process, whose threads share one set of networks and decoders."""
+    with _TASK_LOCK:
         return task(*arguments)
 
 
 @contextmanager
 def connect(options: ClusterOptions) -> Iterator[Workers]:
-    """Yield the workers of a local cluster, which ends with the block, or of the scheduler that was named.
+    """Yield the workers of a local cluster, which ends with the block, or of the given scheduler.
 
-    Raises `UserError` where no scheduler answers, where it has no workers or none that offers the label, and where it
-    would wait for a worker that hangs for ever.
+    Raises `UserError` if no scheduler answers, if it has no workers or none that offers the resource, and if it would
+    wait forever for a worker that hangs.
     """
     if options.scheduler:
         from distributed.utils import silence_logging_cmgr
@@ -105,7 +105,7 @@ def _existing_workers(client: Any, options: ClusterOptions) -> Workers:
     named = f"the scheduler at {options.scheduler}"
     if client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.worker_ttl) is None:
         raise UserError(
-            f"{named} never gives up a worker that hangs (its distributed.scheduler.worker-ttl is null): "
+            f"{named} never drops a worker that hangs (its distributed.scheduler.worker-ttl is null): "
             "start it with DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL='60 s'"
         )
     try:
@@ -116,7 +116,7 @@ def _existing_workers(client: Any, options: ClusterOptions) -> Workers:
     if not workers.addresses():
         raise UserError(
             f"no worker of {named} offers the resource {options.label}: start one for each GPU with 'dask worker "
-            f'{options.scheduler} --nthreads 1 --resources "{options.label}=1"\', or give --device cpu'
+            f'{options.scheduler} --nthreads 1 --resources "{options.label}=1"\', or pass --device cpu'
         )
     return workers
 
@@ -148,16 +148,16 @@ def _local_cluster(workers: int) -> Any:
         )
     except RuntimeError as error:
         raise UserError(
-            f"the {workers} local workers do not start ({error}): the machine may lack memory, give fewer --workers"
+            f"the {workers} local workers do not start ({error}): memory may be short, pass fewer --workers"
         ) from None
 
 
 def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
-    """Put `question` to every worker as it comes, return the first answer; the others get ready meanwhile.
+    """Run `question` on every worker as it joins and return the first answer; the other workers load meanwhile.
 
-    What loading networks takes, tens of seconds, then passes on all workers at once.
-    Raises `UserError` where mavqa is not installed on the scheduler or the worker, where workers die again and again
-    before they answer, and where none is left and none comes.
+    Loading networks takes tens of seconds, which then pass on all workers at once.
+    Raises `UserError` if mavqa is not installed on the scheduler or a worker, if workers repeatedly die before they
+    answer, and if no worker is left and none joins.
     """
     from distributed import KilledWorker, as_completed
 
@@ -173,7 +173,7 @@ def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
             asked[address] = workers.submit(question, where=[address])
             answers.add(asked[address])
         lost, seen = lost + len(gone), time.monotonic() if here else seen
-        if lost >= max(LOST_BEFORE_AN_ANSWER, len(here)) or time.monotonic() - seen > SECONDS_WITHOUT_WORKERS:
+        if lost >= max(LOST_BEFORE_ANSWER, len(here)) or time.monotonic() - seen > SECONDS_WITHOUT_WORKERS:
             raise _lost_workers(lost)
         answer = _next_done(answers)
         if answer is None or answer not in asked.values():
@@ -183,7 +183,7 @@ def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
         except KilledWorker:
             raise _lost_workers(lost + 1) from None
         except (ImportError, AttributeError, RuntimeError) as error:
-            if not _is_of_loading(error):
+            if not _is_loading_error(error):
                 raise
             cause = error.__cause__ or error
             raise UserError(
@@ -194,44 +194,43 @@ def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
 
 def _lost_workers(lost: int) -> UserError:
     return UserError(
-        f"no worker answers, {lost} died before they did: give each more memory (about 3 GB) or start fewer, and "
-        "install the same version of mavqa everywhere; their logs tell more"
+        f"no worker answers, {lost} died before answering: give each more memory (about 3 GB) or start fewer, and "
+        "install the same version of mavqa everywhere; their logs have the details"
     )
 
 
-def _is_of_loading(error: Exception) -> bool:
-    """Return whether a task could not be unpickled, rather than failed."""
+def _is_loading_error(error: Exception) -> bool:
+    """Return whether a task could not be unpickled, as opposed to having failed."""
     if isinstance(error, RuntimeError):
         return "deserialization" in str(error)
     return isinstance(error, ModuleNotFoundError) or str(error).startswith("Can't get attribute")
 
 
 def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[Item]) -> Iterator[Outcome | None]:
-    """Yield the outcome of `task` for each item as it comes, None for an item whose workers died again and again.
+    """Yield the outcome of `task` for each item as it finishes, None for an item whose workers died repeatedly.
 
-    Few items are under way at once for each worker that is there, so that planning a million of them needs no memory
-    and workers that come late get their share. An item whose worker died, or was silent for longer than the scheduler
-    waits, is done by another.
-    Raises `UserError` where the scheduler went away.
+    A few items per present worker are submitted at a time, so that planning a million items needs no memory and late
+    workers get their share. An item whose worker died, or was silent for longer than the scheduler waits, is given to
+    another worker. Raises `UserError` if the scheduler disappears.
     """
     from distributed import KilledWorker, as_completed
 
     waiting = as_completed()
-    under_way = window = 0
-    look_again = time.monotonic()
+    submitted = window = 0
+    refresh_at = time.monotonic()
     while True:
-        if time.monotonic() >= look_again:
+        if time.monotonic() >= refresh_at:
             window = PARTITIONS_IN_FLIGHT_PER_WORKER * max(1, len(workers.addresses()))
-            look_again = time.monotonic() + LOOK_AGAIN_SECONDS
-        for item in islice(items, max(0, window - under_way)):
+            refresh_at = time.monotonic() + REFRESH_SECONDS
+        for item in islice(items, max(0, window - submitted)):
             waiting.add(workers.submit(task, item))
-            under_way += 1
-        if not under_way:
+            submitted += 1
+        if not submitted:
             return
         future = _next_done(waiting)
         if future is None:
             continue
-        under_way -= 1
+        submitted -= 1
         try:
             outcome = _result(future)
         except KilledWorker:
@@ -240,18 +239,18 @@ def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[It
 
 
 def _next_done(waiting: Any) -> Any:
-    """Return one of the futures `waiting` that is done, or None where it is time to look at the workers again."""
+    """Return a finished future of `waiting`, or None when the list of workers is to be read again."""
     with waiting.thread_condition:
-        waiting.thread_condition.wait_for(waiting.has_ready, LOOK_AGAIN_SECONDS)
+        waiting.thread_condition.wait_for(waiting.has_ready, REFRESH_SECONDS)
     return next(waiting) if waiting.has_ready() else None
 
 
 def _result(future: Any) -> Any:
-    """Return what a task that is done returned; raise what it raised, as `UserError` what the user can mend."""
+    """Return the result of a finished task, or raise its error; a lost scheduler is a `UserError`."""
     from distributed import CancelledError
     from distributed.comm import CommClosedError
 
     try:
         return future.result()
     except (CancelledError, CommClosedError):
-        raise UserError("the Dask scheduler went away: start it, and run again to go on") from None
+        raise UserError("the Dask scheduler disappeared: start it, and run again to resume") from None

@@ -1,6 +1,6 @@
-"""The extraction run: plan what is pending, hand partitions to workers, record what became of them, finalise.
+"""The extraction run: find what is pending, send partitions to workers, record their results, finalise.
 
-It holds the store's lock from the first look to the last write. What workers do is in `pipeline.run.worker`.
+The store's lock is held from the first read to the last write. The workers' part is in `pipeline.run.worker`.
 """
 
 import os
@@ -43,9 +43,9 @@ from pipeline.store.writer import FeatureRecord, StoreWriter
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, in videos or question texts (`total` None: workers are being started).
+    """The progress of a run, in videos or question texts (`total` None: workers are starting).
 
-    `failed` counts the videos of this run with a failed modality; `note` is for people.
+    `failed` counts the videos of this run with a failed modality; `note` is a message for the user.
     """
 
     done: int
@@ -57,7 +57,7 @@ class Progress:
 
 @dataclass
 class Summary:
-    """What the store now holds for the manifest's videos, by feature and state, and what this run did."""
+    """The state of the manifest's videos in the store, by feature, and the work of this run."""
 
     store: str
     videos: int
@@ -67,16 +67,16 @@ class Summary:
     failures: list[dict[str, str]] = field(default_factory=list)
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing of the manifest is failed or pending."""
+    def is_complete(self) -> bool:
+        """Whether no feature of the manifest's videos is failed or pending."""
         return not any(counts["failed"] or counts["pending"] for counts in self.states.values())
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: where, whether failures are tried again, and features whose differences are accepted.
+    """How to run: on which workers, whether failed videos are retried, which features may mix settings.
 
-    `break_lock`: whether the lock of a killed run is taken over (on an object store it stays).
+    `break_lock`: take over the lock of a killed run, which remains on an object store.
     """
 
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
@@ -85,7 +85,7 @@ class RunOptions:
     break_lock: bool = False
 
 
-# What only a worker can tell; where nothing is pending nothing is mixed, and no worker is started to ask.
+# Constants that only a worker knows; if nothing is pending, nothing is mixed and no worker is started.
 _UNKNOWN_WHEN_IDLE = ("weights.sha256", "machine")
 
 
@@ -96,9 +96,9 @@ def extract(
     options: RunOptions,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Summary:
-    """Bring the store of `plan` up to date with `manifest`: every pending feature of every video, every question.
+    """Compute every pending feature of the videos and questions of `manifest` into the store of `plan`.
 
-    Raises `UserError` before any work where the videos folder, the manifest and the store do not fit each other.
+    Raises `UserError` before any work if the videos folder, the manifest and the store do not match.
     """
     check_manifest_fits(manifest, plan)
     check_padding(plan)
@@ -115,24 +115,22 @@ def extract(
         if work:
             check_videos_folder(videos_folder, manifest)
             refuse_links_out(videos_folder, (task.path for task in work))
-        update_questions(writer, manifest, plan.for_questions(), options.accept, _in_questions(on_progress))
-        _append_videos(writer, manifest, rows)
+        update_questions(
+            writer,
+            manifest,
+            plan.for_questions(),
+            options.accept,
+            lambda done, total: on_progress(Progress(done, total, unit="questions")),
+        )
+        stored = len(writer.video_ids())
+        writer.append_videos([video.video_id for video in manifest.videos if rows[video.video_id] >= stored])
         extracted = run.work(work, videos_folder) if work else 0
         writer.consolidate()
         return _summarise(writer, manifest, rows, plan, extracted)
 
 
-def _append_videos(writer: StoreWriter, manifest: Manifest, rows: dict[str, int]) -> None:
-    stored = len(writer.video_ids())
-    writer.append_videos([video.video_id for video in manifest.videos if rows[video.video_id] >= stored])
-
-
-def _in_questions(on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(Progress(done, total, unit="questions"))
-
-
 class _Run:
-    """One run over one store: what is pending, under which descriptions, and the loop over partitions."""
+    """One run over one store: what is pending, under which specs, and the loop over partitions."""
 
     def __init__(
         self,
@@ -150,122 +148,122 @@ class _Run:
         return make_extractor(name, self._plan.normalisation)
 
     def plan_work(self, videos: Sequence[Video], rows: dict[str, int]) -> list[VideoTask]:
-        """Return the videos that lack a feature, in the order of their rows; paths are relative to the folder."""
+        """Return the videos with a pending feature, in the order of their rows; paths are relative to the folder."""
         redo = (State.PENDING, State.FAILED) if self._options.retry_failed else (State.PENDING,)
         pending = {name: self._rows_in(name, len(rows), redo) for name in self._plan.features}
         tasks = []
         for video in sorted(videos, key=lambda video: rows[video.video_id]):
             row = rows[video.video_id]
-            lacking = tuple(name for name in self._plan.features if pending[name][row])
-            if lacking:
-                tasks.append(VideoTask(row, video.video_id, video.path, video.sha256, lacking))
+            missing = tuple(name for name in self._plan.features if pending[name][row])
+            if missing:
+                tasks.append(VideoTask(row, video.video_id, video.path, video.sha256, missing))
         if tasks:
-            sources = self._sources_kept()
+            sources = self._stored_sources()
             return [replace(task, sha256=task.sha256 or sources.get(task.row, "")) for task in tasks]
-        self._refuse_differences(
+        self._match_specs(
             {name: make_spec(self._make(name), self._plan, "") for name in self._plan.features},
             is_idle=True,
         )
         return []
 
-    def _sources_kept(self) -> dict[int, str]:
-        """Return by row the SHA-256 of the file that features were made of, or are absent from: others must be too."""
+    def _stored_sources(self) -> dict[int, str]:
+        """Return {row: SHA-256} of the files with complete or absent features: other features need the same file."""
         stored = self._writer.read_index("videos/source_sha256")
         kept = self._rows_of_any(len(stored), (State.COMPLETE, State.ABSENT))
         return {int(row): str(stored[row]) for row in np.flatnonzero(kept)}
 
-    def _rows_of_any(self, total: int, of_interest: tuple[State, ...]) -> np.ndarray:
+    def _rows_of_any(self, total: int, wanted: tuple[State, ...]) -> np.ndarray:
         rows = np.zeros(total, dtype=bool)
         for name in self._writer.feature_names():
-            rows |= self._rows_in(name, total, of_interest)
+            rows |= self._rows_in(name, total, wanted)
         return rows
 
-    def _rows_in(self, name: str, total: int, of_interest: tuple[State, ...]) -> np.ndarray:
+    def _rows_in(self, name: str, total: int, wanted: tuple[State, ...]) -> np.ndarray:
         states = np.zeros(total, dtype=np.uint8)
         if name in self._writer.feature_names():
             stored = self._writer.read_index(f"features/{name}/state")[:total]
             states[: len(stored)] = stored
-        return np.isin(states, of_interest)
+        return np.isin(states, wanted)
 
     def work(self, tasks: list[VideoTask], folder: Path) -> int:
         """Extract `tasks` on workers; return how many videos were recorded."""
         self._on_progress(Progress(0, None))
         with connect(self._options.cluster) as workers:
             specs = ask_workers(workers, partial(describe_on_worker, self._plan, folder))
-            made_by = self._refuse_differences(specs)
+            spec_indices = self._match_specs(specs)
             for spec in specs.values():
                 self._writer.ensure_feature(spec)
-            tasks = self._settle_known(tasks)
+            tasks = self._record_known(tasks)
             total = len(tasks)
             self._on_progress(Progress(0, total))
             partitions = plan_partitions(replace(task, path=os.path.join(folder, task.path)) for task in tasks)
-            task_of = partial(extract_on_worker, self._plan, folder, specs, made_by)
+            task_of = partial(extract_on_worker, self._plan, folder, specs, spec_indices)
             return self._record_all(stream(workers, task_of, partitions), total)
 
-    def _refuse_differences(self, specs: dict[str, FeatureSpec], is_idle: bool = False) -> dict[str, int]:
-        """Return which of a feature's descriptions this run makes; refuse to mix in one that was not accepted."""
+    def _match_specs(self, specs: dict[str, FeatureSpec], is_idle: bool = False) -> dict[str, int]:
+        """Return {feature: index of this run's spec}; raise `UserError` for a differing spec that was not accepted."""
         accepted, ignore = self._options.accept, _UNKNOWN_WHEN_IDLE if is_idle else ()
         return {name: match_spec(self._writer, spec, accepted, ignore, is_idle=is_idle) for name, spec in specs.items()}
 
-    def _settle_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
-        """Record what needs no decoding (the modality is known to be absent or failed); return what does.
+    def _record_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
+        """Record features whose modality is known to be absent or failed; return the tasks that need decoding.
 
-        A video none of whose features is recorded may itself be recorded in part: its run was killed in between.
+        A video without any recorded feature may be recorded only in part, by a run that was killed meanwhile.
         """
         presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in MODALITIES}
         reasons = {m: self._writer.read_index(f"videos/{m}_reason") for m in presence}
         modality_of = {name: self._make(name).modality for name in self._plan.features}
-        settled = (State.ABSENT,) if self._options.retry_failed else (State.ABSENT, State.FAILED)
-        is_whole = self._rows_of_any(len(presence["audio"]), (State.COMPLETE, State.ABSENT, State.FAILED))
-        records, left = [], []
+        final = (State.ABSENT,) if self._options.retry_failed else (State.ABSENT, State.FAILED)
+        is_recorded = self._rows_of_any(len(presence["audio"]), (State.COMPLETE, State.ABSENT, State.FAILED))
+        records, remaining = [], []
         for task in tasks:
-            looked_at = task.features if is_whole[task.row] else ()
-            known = [name for name in looked_at if presence[modality_of[name]][task.row] in settled]
+            candidates = task.features if is_recorded[task.row] else ()
+            known = [name for name in candidates if presence[modality_of[name]][task.row] in final]
             for name in known:
                 modality = modality_of[name]
                 state, reason = State(int(presence[modality][task.row])), str(reasons[modality][task.row])
                 records.append(FeatureRecord(task.row, name, state, reason))
             rest = tuple(name for name in task.features if name not in known)
             if rest:
-                left.append(replace(task, features=rest) if known else task)
+                remaining.append(replace(task, features=rest) if known else task)
         self._writer.record_features(records)
-        return left
+        return remaining
 
     def _record_all(self, outcomes: Iterator[PartitionOutcome | None], total: int) -> int:
-        """Record what comes, several at once where they come fast: each time rewrites the same few files."""
+        """Record outcomes as they arrive, in batches if they arrive fast: each batch rewrites the same few files."""
         done = failed = 0
-        for batch in _gather_fast(outcomes):
+        for batch in _batch_outcomes(outcomes):
             if None in batch:
-                note = "workers died over one partition; run again to redo it"
+                note = "workers died on one partition; run again to repeat it"
                 self._on_progress(Progress(done, total, failed, note))
-            whole = [outcome for outcome in batch if outcome is not None]
-            videos = [video for outcome in whole for video in outcome.videos]
+            finished = [outcome for outcome in batch if outcome is not None]
+            videos = [video for outcome in finished for video in outcome.videos]
             if videos:
                 self._writer.record_videos(videos)
-                self._writer.record_features([feature for outcome in whole for feature in outcome.features])
+                self._writer.record_features([feature for outcome in finished for feature in outcome.features])
             done += len(videos)
             failed += sum(State.FAILED in video.states.values() for video in videos)
             self._on_progress(Progress(done, total, failed))
         return done
 
 
-def _gather_fast(outcomes: Iterator[PartitionOutcome | None]) -> Iterator[list[PartitionOutcome | None]]:
-    """Yield the outcomes in lists: all that come before as much time has passed as the last list took to be recorded.
+def _batch_outcomes(outcomes: Iterator[PartitionOutcome | None]) -> Iterator[list[PartitionOutcome | None]]:
+    """Yield the outcomes in lists, each of what arrives during as much time as recording the last list took.
 
-    On an object store a recording takes seconds, however much is recorded; on a disk nothing waits noticeably. What
-    has come is also yielded before what ends `outcomes` early is raised, be it the user.
+    On an object store recording takes seconds whatever its size; on a disk the delay is negligible. If `outcomes` is
+    interrupted, by the user for example, the outcomes that have arrived are yielded before the exception is raised.
     """
     waiting: list[PartitionOutcome | None] = []
     due = time.monotonic()
     try:
         for outcome in outcomes:
             waiting.append(outcome)
-            begun = time.monotonic()
-            if begun >= due:
-                come, waiting = waiting, []
-                yield come
+            started = time.monotonic()
+            if started >= due:
+                ready, waiting = waiting, []
+                yield ready
                 ended = time.monotonic()
-                due = ended + (ended - begun)
+                due = ended + (ended - started)
     finally:
         if waiting:
             yield waiting

@@ -1,4 +1,4 @@
-"""Whether there is a GPU to compute on. It imports torch, which takes seconds, only where a driver is there."""
+"""Whether a GPU is available. torch, whose import takes seconds, is imported only if a driver is installed."""
 
 import ctypes
 from pathlib import Path
@@ -8,7 +8,7 @@ AMD_DRIVER = Path("/dev/kfd")
 
 
 def sees_gpu() -> bool:
-    """Return whether torch sees a GPU here."""
+    """Return whether torch sees a GPU on this machine."""
     if not loads(DRIVER) and not AMD_DRIVER.exists():
         return False
     import torch

@@ -1,4 +1,4 @@
-"""Videos to partitions: which rows one task owns. It runs nothing.
+"""Videos to partitions: which rows one task owns.
 
 A partition is `VIDEOS_PER_PARTITION` aligned rows, so that it owns whole chunks and shards of every feature.
 """
@@ -12,7 +12,7 @@ from pipeline.store.schema import VIDEOS_PER_PARTITION
 
 @dataclass(frozen=True, slots=True)
 class VideoTask:
-    """One video to decode: its row, its file, the SHA-256 it must have ("" for any), the features that it lacks."""
+    """One video to decode: its row, its file, its expected SHA-256 ("" for any), the features it is missing."""
 
     row: int
     video_id: str
@@ -30,6 +30,6 @@ class Partition:
 
 
 def plan_partitions(tasks: Iterable[VideoTask]) -> Iterator[Partition]:
-    """Yield the partitions of `tasks`, which come in the order of their rows; linear in time, constant in memory."""
+    """Yield the partitions of `tasks`, which are ordered by row; linear in time, constant in memory."""
     for block, videos in groupby(tasks, key=lambda task: task.row // VIDEOS_PER_PARTITION):
         yield Partition(block * VIDEOS_PER_PARTITION, tuple(videos))

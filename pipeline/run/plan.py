@@ -14,7 +14,7 @@ from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import Manifest
 from pipeline.media.decoder_process import Limits
 from pipeline.media.decoders.registry import open_decoder
-from pipeline.media.timeline import FrameSize, Short
+from pipeline.media.timeline import FrameSize, Padding
 from pipeline.store.location import has_store, locate
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, spec_differences
@@ -25,11 +25,11 @@ THREADS_PER_WORKER = 1
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """Everything a worker needs to know, as plain values: a task is picklable and the same on every machine.
+    """Everything a worker needs to know, as plain values: picklable, and the same on every machine.
 
-    `features` are of videos, `question_features` of question texts (those are made by the coordinator).
-    `normalisation` is the preprocessing constants' choice of those extractors that have one. `device` is the workers';
-    the coordinator's own may be another, `question_device`. `decoding_processes` are those of one worker.
+    `features` are video features; `question_features`, features of question texts, are computed by the coordinator.
+    `normalisation`: which preprocessing constants extractors with a choice use. `device` is the workers' device,
+    `question_device` the coordinator's if it differs. `decoding_processes` is per worker.
     """
 
     store: str
@@ -39,27 +39,27 @@ class ExtractionPlan:
     decoder: str
     device: str
     seconds: int
-    short: Short
+    padding: Padding
     normalisation: NormalisationChoice = "published"
     limits: Limits = field(default_factory=Limits)
     question_device: str | None = None
     decoding_processes: int = 1
 
     def for_questions(self) -> "ExtractionPlan":
-        """Return the plan as the coordinator follows it, which makes the questions' features itself."""
+        """Return the plan for the coordinator, which computes the question features itself."""
         return replace(self, device=self.question_device or self.device)
 
 
 @dataclass(frozen=True)
 class StoredChoices:
-    """What an existing store already fixed, and the defaults of a new one; `auto` is no store's decoder."""
+    """The settings that an existing store fixes, or the defaults of a new one (`auto`: not fixed)."""
 
     seconds: int = 60
     decoder: str = "auto"
 
 
 def stored_choices(path: str) -> StoredChoices:
-    """Return the seconds and the decoder of the store at `path`, or the defaults where there is none yet."""
+    """Return the seconds and the decoder of the store at `path`, or the defaults if there is no store."""
     if not has_store(locate(path)):
         return StoredChoices()
     store = open_store(path)
@@ -68,47 +68,52 @@ def stored_choices(path: str) -> StoredChoices:
 
 
 def check_manifest_fits(manifest: Manifest, plan: ExtractionPlan) -> None:
+    """Raise `UserError` if the manifest has no videos, or a question without text or about an unlisted video."""
     if plan.features and not manifest.videos:
-        raise UserError(f"the manifest of {manifest.name} names no videos: build it again, or mend its videos.csv")
+        raise UserError(f"the manifest of {manifest.name} lists no videos: build it again, or fix its videos.csv")
     known = {video.video_id for video in manifest.videos}
     for split in manifest.splits:
         for question in manifest.questions[split]:
             if not question.text:
-                raise UserError(f"question {question.question_id} of split {split} has no text: mend the manifest")
+                raise UserError(f"question {question.question_id} of split {split} has no text: fix the manifest")
             if question.video_id not in known:
                 raise UserError(
                     f"question {question.question_id} of split {split} is about video {question.video_id!r}, which "
-                    f"videos.csv does not name: mend the manifest ('mavqa-manifest check' lists them all)"
+                    f"videos.csv does not list: fix the manifest ('mavqa-manifest check' reports all of them)"
                 )
 
 
 def check_padding(plan: ExtractionPlan) -> None:
-    sizes = {name: make_extractor(name).frame_size for name in plan.features if plan.short == "released"}
+    """Raise `UserError` if a feature samples several frames per second under the padding `released`."""
+    sizes = {name: make_extractor(name).frame_size for name in plan.features if plan.padding == "released"}
     for name, size in sizes.items():
         if size is not None and size.per_second > 1:
             raise UserError(
-                f"--short released counts single frames, and {name} reads {size.per_second} of each second: "
-                f"give --short pad or cycle, or leave {name} out of --features"
+                f"--padding released counts single frames, but {name} samples {size.per_second} per second: "
+                f"pass --padding pad or cycle, or remove {name} from --features"
             )
 
 
 def check_videos_folder(folder: Path, manifest: Manifest) -> None:
-    """Raise `UserError` where `folder` is not there or holds none of the manifest's videos."""
+    """Raise `UserError` if `folder` is missing or contains none of the manifest's videos."""
     source = f" (from {manifest.source})" if manifest.source else ""
     fill = (
-        f"put the videos of {manifest.name}{source} there, as videos.csv names them, or name their folder with --videos"
+        f"put the videos of {manifest.name}{source} there, named as in videos.csv, or pass their folder with --videos"
     )
     if not folder.is_dir():
         raise UserError(f"videos folder {folder} does not exist: {fill}")
     if manifest.videos and not any(os.path.exists(folder / video.path) for video in manifest.videos):
         raise UserError(
-            f"videos folder {folder} holds none of the {len(manifest.videos)} videos, such as "
+            f"videos folder {folder} contains none of the {len(manifest.videos)} videos, such as "
             f"{manifest.videos[0].path}: {fill}"
         )
 
 
 def match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
-    """Return the row that each of the manifest's videos has, or will have once it is appended."""
+    """Return {video id: row} of the store, with the rows that the manifest's new videos will get.
+
+    Raises `UserError` if a video's file differs from the one that the store was extracted from.
+    """
     stored = writer.video_ids()
     rows = {video_id: row for row, video_id in enumerate(stored)}
     found = writer.read_index("videos/source_sha256")
@@ -117,21 +122,23 @@ def match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
         known = str(found[row]) if row < len(stored) else ""
         if known and video.sha256 and known != video.sha256:
             raise UserError(
-                f"video {video.video_id}: the store was made from a file with sha256 {known}, the manifest names "
-                f"{video.sha256}: use another --store, or the manifest that this store was made with"
+                f"video {video.video_id}: the store was extracted from a file with sha256 {known}, the manifest lists "
+                f"{video.sha256}: use another --store, or the manifest that this store was extracted with"
             )
     return rows
 
 
-def make_spec(extractor: FeatureExtractor | QuestionExtractor, plan: ExtractionPlan, weights_sha256: str) -> FeatureSpec:
-    """Return the description of what `extractor` makes under `plan`, with the given hash of its weights."""
+def make_spec(
+    extractor: FeatureExtractor | QuestionExtractor, plan: ExtractionPlan, weights_sha256: str
+) -> FeatureSpec:
+    """Return the spec of the feature that `extractor` computes under `plan` with weights of the given hash."""
     constants = {
         "extractor": extractor.constants(),
         "weights": {**plan.weights.constants(), "sha256": weights_sha256},
         "machine": _machine(plan.device),
     }
     if extractor.modality != "question":
-        constants["sampling"] = {"rule": _sampling_rule(getattr(extractor, "frame_size", None)), "short": plan.short}
+        constants["sampling"] = {"rule": _sampling_rule(getattr(extractor, "frame_size", None)), "short": plan.padding}
         constants["decoder"] = {"name": plan.decoder, "version": open_decoder(plan.decoder).version()}
     return FeatureSpec(extractor.name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
 
@@ -144,11 +151,11 @@ def match_spec(
     group: str = FEATURES,
     is_idle: bool = False,
 ) -> int:
-    """Return which of the stored descriptions of its feature `spec` is, 0 for a feature that is not there yet.
+    """Return the index of `spec` among the feature's stored specs; 0 if the feature is new.
 
-    A new one is recorded where `accepted` names the feature, unless the run is idle: it makes no row of the feature,
-    and `spec` is not whole. `ignore` names constants that are not compared.
-    Raises `UserError` that says what differs where it was not accepted.
+    A spec that differs is recorded if `accepted` contains the feature, unless the run is idle: then no row is computed
+    and `spec` is incomplete. `ignore` names constants that are not compared.
+    Raises `UserError` with the differences if the feature was not accepted.
     """
     known = writer.feature_specs(spec.name, group)
     matches = [index for index, other in enumerate(known) if not spec_differences(other, spec, tuple(ignore))]
@@ -160,8 +167,8 @@ def match_spec(
         return len(known)
     listed = "; ".join(spec_differences(known[0], spec, tuple(ignore)))
     raise UserError(
-        f"feature {spec.name} in {writer.path} was made differently: {listed}. Use the same settings, "
-        f"another --store, or --accept {spec.name} to mix them knowingly"
+        f"feature {spec.name} in {writer.path} was computed with other settings: {listed}. Use the same settings, "
+        f"another --store, or --accept {spec.name} to allow both in one feature"
     )
 
 

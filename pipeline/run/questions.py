@@ -1,4 +1,4 @@
-"""Question texts to stored features: which texts lack one, and its values. Texts are the key, not questions."""
+"""Features of question texts: which texts are missing one, and its values. The key is the text, not the question."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from pipeline.run.worker import limit_threads
 from pipeline.store.schema import FeatureSpec
 from pipeline.store.writer import QUESTIONS, StoreWriter
 
-# Texts that are made and written together: a few megabytes of the largest feature.
+# Texts that are computed and written together: a few megabytes of the largest feature.
 ROWS_PER_BLOCK = 64
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """One question feature, its description, and the texts that lack it."""
+    """One question feature, its spec, and the texts that are missing it."""
 
     extractor: QuestionExtractor
     spec: FeatureSpec
@@ -35,11 +35,11 @@ def update_questions(
     accepted: Sequence[str] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Append the manifest's texts to the store and make every question feature of `plan` for those that lack it.
+    """Append the manifest's texts to the store and compute the question features of `plan` that they are missing.
 
-    Each text is encoded once, in blocks, so that memory does not grow with their number; `on_progress` gets (texts
-    done, texts to do). Raises `UserError` before anything is written where a text or the weights cannot be used, or
-    where the features there were made differently and `accepted` does not name them.
+    Each text is encoded once, in blocks, so that memory does not grow with their number; `on_progress` receives (texts
+    done, texts in all). Raises `UserError` before anything is written if a text or the weights cannot be used, or if
+    stored features were computed with other settings and `accepted` does not contain them.
     """
     texts = manifest.texts()
     pending = list(_find_pending(writer, manifest, plan)) if texts else []
@@ -49,36 +49,36 @@ def update_questions(
     rows = writer.append_questions(texts)
     for part in pending:
         writer.ensure_question_feature(part.spec)
-    lacking = set().union(*(part.texts for part in pending))
+    missing = set().union(*(part.texts for part in pending))
     done = 0
-    for block in _blocks(lacking, rows):
+    for block in _blocks(missing, rows):
         for part in pending:
             _write_block(writer, part, [text for text in block if text in part.texts], rows)
         done += len(block)
-        on_progress(done, len(lacking))
+        on_progress(done, len(missing))
 
 
 def _find_pending(writer: StoreWriter, manifest: Manifest, plan: ExtractionPlan) -> Iterator[_Pending]:
-    """Yield each question feature of `plan`, loaded where a text lacks it."""
+    """Yield each question feature of `plan`, loaded if a text is missing it."""
     texts = manifest.texts()
     for name in plan.question_features:
         extractor = make_question_extractor(name, manifest.vocabulary)
         done = writer.question_texts(extractor.name)
-        lacking = [text for text in texts if text not in done]
-        extractor.check(lacking)
-        sha256 = extractor.load(plan.weights, plan.device) if lacking else ""
-        yield _Pending(extractor, make_spec(extractor, plan, sha256), frozenset(lacking))
+        missing = [text for text in texts if text not in done]
+        extractor.check(missing)
+        sha256 = extractor.load(plan.weights, plan.device) if missing else ""
+        yield _Pending(extractor, make_spec(extractor, plan, sha256), frozenset(missing))
 
 
 def _not_compared(part: _Pending) -> tuple[str, ...]:
-    """Return the constants that say nothing of the numbers, or that only loading would tell."""
+    """Return the constants that do not affect the values, or that are known only after loading."""
     if not part.extractor.uses_weights:
         return ("weights", "machine")
     return () if part.texts else ("weights.sha256", "machine")
 
 
 def _blocks(texts: Iterable[str], rows: dict[str, int]) -> Iterator[list[str]]:
-    """Yield `texts` in the order of their rows, in blocks that share no `ROWS_PER_BLOCK` rows of the store."""
+    """Yield `texts` in the order of their rows, in blocks of aligned rows of the store."""
     ordered = sorted(texts, key=rows.__getitem__)
     for _, block in groupby(ordered, key=lambda text: rows[text] // ROWS_PER_BLOCK):
         yield list(block)

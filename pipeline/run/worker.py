@@ -1,6 +1,6 @@
-"""What one worker does with one partition: decode each video once, run every extractor, write the values.
+"""The work of one worker on one partition: decode each video once, run every extractor, write the values.
 
-It writes only values; states go back to the coordinator (`pipeline.run.coordinator`), which records them afterwards.
+States are returned to the coordinator (`pipeline.run.coordinator`), which records them afterwards.
 """
 
 import functools
@@ -31,7 +31,7 @@ _KEEP_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class PartitionOutcome:
-    """What became of a partition, for the coordinator to record."""
+    """The results of a partition, for the coordinator to record."""
 
     videos: tuple[VideoRecord, ...]
     features: tuple[FeatureRecord, ...]
@@ -39,33 +39,33 @@ class PartitionOutcome:
 
 @dataclass(frozen=True)
 class _Tools:
-    children: tuple[DecoderProcess, ...]
+    decoders: tuple[DecoderProcess, ...]
     extractors: dict[str, FeatureExtractor]
     specs: dict[str, FeatureSpec]
 
 
 def load_specs(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
-    """Return the full description of each feature: what its numbers depend on, weights and machine included."""
+    """Load the networks of `plan`; return {feature: complete spec}, with weights and machine."""
     return _tools(plan).specs
 
 
-def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: Partition) -> PartitionOutcome:
-    """Decode and extract the videos of `partition`, write the values, and return what to record.
+def extract_partition(plan: ExtractionPlan, spec_indices: dict[str, int], partition: Partition) -> PartitionOutcome:
+    """Decode and extract the videos of `partition`, write the values, and return the records.
 
-    `made_by` counts, for each feature, the accepted fingerprint of this run (0 is the feature's first).
+    `spec_indices` {feature: index of this run's spec among the stored ones}.
     """
     tools = _tools(plan)
     videos: list[VideoRecord] = []
     features: list[FeatureRecord] = []
     small: dict[str, dict[int, np.ndarray]] = {}
-    decoded = prefetch(tools.children, partial(_decode, tools.extractors, plan), partition.videos)
+    decoded = prefetch(tools.decoders, partial(_decode, tools.extractors, plan), partition.videos)
     for task, (record, media) in zip(partition.videos, decoded, strict=True):
         videos.append(record)
         for name in task.features:
             state, reason, values = _extract(tools.extractors[name], media, plan)
-            features.append(FeatureRecord(task.row, name, state, reason, made_by.get(name, 0)))
+            features.append(FeatureRecord(task.row, name, state, reason, spec_indices.get(name, 0)))
             if values is None:
-                # A stopped run may have written some, of a file that was whole then.
+                # Overwrite what a stopped run may have written from an earlier version of the file.
                 values = np.empty((0, *tools.specs[name].shape), tools.specs[name].dtype)
             if values.nbytes > _KEEP_BYTES:
                 write_rows(plan.store, name, partition.first_row, {task.row: values}, tools.specs[name].fingerprint)
@@ -78,32 +78,32 @@ def extract_partition(plan: ExtractionPlan, made_by: dict[str, int], partition: 
 
 @functools.lru_cache(maxsize=1)
 def _tools(plan: ExtractionPlan) -> _Tools:
-    """Load the networks once per worker process."""
+    """Load the networks, once per worker process."""
     request_large_pages()
     extractors = {name: make_extractor(name, plan.normalisation) for name in plan.features}
     hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
     limit_threads()
-    children = tuple(DecoderProcess(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
+    decoders = tuple(DecoderProcess(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
     specs = {name: make_spec(extractor, plan, hashes[name]) for name, extractor in extractors.items()}
-    return _Tools(children, extractors, specs)
+    return _Tools(decoders, extractors, specs)
 
 
 def request_large_pages() -> None:
-    """Have torch, which looks when it first takes memory, ask Linux for pages of 2 MB: up to a tenth of networks' time.
+    """Make torch request 2 MB pages from Linux, which saves up to a tenth of the networks' time.
 
-    What the user set stays. Where torch has taken memory already, nothing changes.
+    A value set by the user stays. torch reads the variable at its first allocation; later calls change nothing.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def limit_threads() -> None:
-    """Give torch, where it is in use, as many threads as descriptions say: their number changes last bits."""
+    """Set torch's threads, if torch is loaded, to the number in the specs: it changes the last bits of results."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(THREADS_PER_WORKER)
 
 
 def _decode(
-    extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, child: DecoderProcess, task: VideoTask
+    extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, decoder: DecoderProcess, task: VideoTask
 ) -> tuple[VideoRecord, Media]:
     path = Path(task.path)
     before = _identify(path)
@@ -111,7 +111,7 @@ def _decode(
     if problem:
         media = fail_media(problem)
     else:
-        media = child.decode(path, _request(extractors, plan, task))
+        media = decoder.decode(path, _request(extractors, plan, task))
         if _identify(path) != before:
             problem = f"{path.name} was changed or replaced while it was decoded"
             media = fail_media(problem)
@@ -131,7 +131,7 @@ def _request(extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, task
     return DecodeRequest(
         seconds=plan.seconds,
         frame_sizes=tuple(dict.fromkeys(size for size in sizes if size is not None)),
-        short=plan.short,
+        padding=plan.padding,
     )
 
 
@@ -143,13 +143,13 @@ def _extract(extractor: FeatureExtractor, media: Media, plan: ExtractionPlan) ->
         values = extractor.extract(media)
     except FloatingPointError as error:
         return State.FAILED, f"{extractor.name}: {error}", None
-    if plan.short == "cycle":
+    if plan.padding == "cycle":
         values = values[np.arange(plan.seconds) % len(values)]
     return State.COMPLETE, "", values[: plan.seconds]
 
 
 def _identify(path: Path) -> tuple[int, ...]:
-    """Return what tells a file from one that takes its place, without reading it."""
+    """Return a signature that changes if the file is replaced, without reading the file."""
     try:
         found = path.stat()
     except OSError:
@@ -158,27 +158,28 @@ def _identify(path: Path) -> tuple[int, ...]:
 
 
 def _hash_file(path: Path, expected: str) -> tuple[str, str]:
-    """Return the file's SHA-256, and why it cannot be used ("" if it can); a pipe, say, is not even opened."""
+    """Return the file's SHA-256 and the reason why it cannot be used ("" if it can); special files are not opened."""
     try:
         if not path.is_file():
-            what = "no plain file" if path.exists() else "no file"
-            return "", f"{what} {path.name} in the videos folder"
+            if path.exists():
+                return "", f"{path.name} in the videos folder is not a regular file"
+            return "", f"no file {path.name} in the videos folder"
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return "", f"{path.name} cannot be read: {error.strerror}"
     if expected and found != expected:
-        return "", f"the file's sha256 is {found}, that of the manifest or of the video's other features {expected}"
+        return "", f"the file's sha256 is {found}, but the manifest or the video's other features have {expected}"
     return found, ""
 
 
 def describe_on_worker(plan: ExtractionPlan, folder: Path) -> dict[str, FeatureSpec]:
-    """On a worker: check that it sees what all must share, and describe the features as it makes them."""
+    """Check, on a worker, that it sees the shared videos folder and store; return {feature: complete spec}."""
     shared = {"videos folder": (folder, folder.is_dir()), "store": (plan.store, has_store(locate(plan.store)))}
-    for what, (place, is_there) in shared.items():
-        if not is_there:
+    for what, (place, is_visible) in shared.items():
+        if not is_visible:
             raise UserError(
-                f"worker {platform.node()} sees no {what} at {place}: give one that every worker sees at the same path"
+                f"worker {platform.node()} sees no {what} at {place}: use one that every worker sees at the same path"
             )
     return load_specs(plan)
 
@@ -187,14 +188,14 @@ def extract_on_worker(
     plan: ExtractionPlan,
     folder: Path,
     specs: dict[str, FeatureSpec],
-    made_by: dict[str, int],
+    spec_indices: dict[str, int],
     partition: Partition,
 ) -> PartitionOutcome:
-    """On a worker: extract a partition, unless this worker makes other numbers than the features' descriptions say."""
-    for name, ours in describe_on_worker(plan, folder).items():
-        if differing := spec_differences(specs[name], ours):
+    """Extract a partition on a worker; raise `UserError` if the worker would compute other values than `specs`."""
+    for name, own in describe_on_worker(plan, folder).items():
+        if differing := spec_differences(specs[name], own):
             raise UserError(
-                f"worker {platform.node()} makes {name} differently: {'; '.join(differing)}. "
-                "Give all workers the same versions and weights"
+                f"worker {platform.node()} computes {name} differently: {'; '.join(differing)}. "
+                "Install the same versions and weights on all workers"
             )
-    return extract_partition(plan, made_by, partition)
+    return extract_partition(plan, spec_indices, partition)

@@ -1,9 +1,9 @@
 """A feature store in a bucket, through s3fs: credentials, region and endpoint come from where AWS's clients look.
 
-What a bucket promises: an object is written whole or not at all, and read as it was last written, so nothing is staged
-and nothing half-written stays. Only one writer creates the lock object, where the server honours `If-None-Match`.
-What it does not: the lock outlives a killed writer (`--break-lock`), and no lock stops a worker that outlives its run.
-The client retries failed requests; what still fails ends the run, and the next one goes on from what is stored.
+What a bucket guarantees: objects are written whole or not at all and read as last written, so nothing is staged and no
+partial objects remain. Only one writer can create the lock object if the server honours `If-None-Match`.
+What it does not: the lock survives a killed writer (`--break-lock`), and no lock stops a worker that outlives its run.
+The client retries failed requests; a request that still fails ends the run, and the next run resumes from the store.
 """
 
 import atexit
@@ -20,7 +20,7 @@ import zarr
 
 from pipeline.errors import UserError, one_line
 
-# Other writers and workers change what is listed.
+# Other writers and workers change the listing.
 _OPTIONS = {"use_listings_cache": False}
 
 _closed_at_exit: set[Any] = set()
@@ -35,7 +35,7 @@ class Bucket:
         try:
             import s3fs
         except ModuleNotFoundError:
-            raise UserError(f"store {url} needs the client of object stores: pip install 'mavqa[s3]'") from None
+            raise UserError(f"store {url} needs the object-store client: pip install 'mavqa[s3]'") from None
         self._client = s3fs.S3FileSystem
 
     @property
@@ -48,7 +48,7 @@ class Bucket:
         return self._client(**_OPTIONS)
 
     def zarr_store(self) -> Any:
-        """Return zarr's own store of the prefix."""
+        """Return the zarr store of the prefix."""
         files = self._client(asynchronous=True, **_OPTIONS)
         if files not in _closed_at_exit:
             _closed_at_exit.add(files)
@@ -56,9 +56,9 @@ class Bucket:
         return _BucketStore(files, path=self._url.removeprefix("s3://"))
 
     def names(self, path: str = "") -> set[str]:
-        """Return the names of the objects and prefixes directly under `path`; a console's empty folder has no name."""
+        """Return the names of the objects and prefixes directly under `path`, without a console's empty folder."""
         prefix = f"{self._url}/{path}".rstrip("/")
-        with _naming_failures(self._url):
+        with _reporting_failures(self._url):
             try:
                 found = self._files.ls(prefix, detail=False)
             except FileNotFoundError:
@@ -66,19 +66,19 @@ class Bucket:
         return {name.rpartition("/")[2] for name in found} - {""}
 
     def bytes_stored(self, path: str) -> int:
-        """Return the bytes of all objects under `path`."""
-        with _naming_failures(self._url):
+        """Return the size of all objects under `path`, in bytes."""
+        with _reporting_failures(self._url):
             return int(self._files.du(f"{self._url}/{path}"))
 
     @contextmanager
     def hold(self, break_lock: bool) -> Iterator[None]:
-        """Create the lock object beside the store, and delete it in the end; a killed writer leaves it there.
+        """Create the lock object beside the store and delete it at the end; a killed writer leaves it behind.
 
-        Raises `UserError` too where the server would let a second writer create it again.
+        Raises `UserError` also if the server would let a second writer create it again.
         """
         owner = {"host": platform.node(), "process": os.getpid(), "id": uuid.uuid4().hex}
         mine = json.dumps(owner).encode()
-        with _naming_failures(self._url):
+        with _reporting_failures(self._url):
             if break_lock:
                 self._files.rm_file(self._lock)
             if not self._create_lock(mine) and (other := self._files.cat_file(self._lock)) != mine:
@@ -86,13 +86,13 @@ class Bucket:
             if self._create_lock(mine):
                 self._files.rm_file(self._lock)
                 raise UserError(
-                    f"store {self._url}: the server ignores 'If-None-Match', so no second run could be refused: "
+                    f"store {self._url}: the server ignores 'If-None-Match', so a second run could not be refused: "
                     "write to a folder and copy it there, or use a server that honours it"
                 )
         try:
             yield
         finally:
-            with _naming_failures(self._url):
+            with _reporting_failures(self._url):
                 if self._files.cat_file(self._lock) == mine:
                     self._files.rm_file(self._lock)
 
@@ -107,12 +107,12 @@ class Bucket:
         owner = json.loads(content)
         return (
             f"store {self._url} is being written by another run (process {owner['process']} of {owner['host']} holds "
-            f"{self._lock}): wait for it, or, if it was killed, give --break-lock"
+            f"{self._lock}): wait for it, or, if it was killed, pass --break-lock"
         )
 
 
 def _close_session(files: Any) -> None:
-    """Close the connections that were opened in zarr's loop, while that still runs; s3fs closes only its own loop's."""
+    """Close the connections opened in zarr's event loop while it still runs; s3fs closes only those of its own loop."""
     from zarr.core.sync import sync
 
     if files._s3 is not None:
@@ -120,46 +120,46 @@ def _close_session(files: Any) -> None:
 
 
 class _BucketStore(zarr.storage.FsspecStore):
-    """zarr's store of a bucket, each of whose failures is one line; what is not there is no failure."""
+    """The zarr store of a bucket, with failures reported in one line; a missing object is not a failure."""
 
     async def get(self, *arguments: Any, **keywords: Any) -> Any:
-        with _naming_failures(self.path):
+        with _reporting_failures(self.path):
             return await super().get(*arguments, **keywords)
 
     async def get_partial_values(self, *arguments: Any, **keywords: Any) -> Any:
-        with _naming_failures(self.path):
+        with _reporting_failures(self.path):
             return await super().get_partial_values(*arguments, **keywords)
 
     async def exists(self, key: str) -> Any:
-        with _naming_failures(self.path):
+        with _reporting_failures(self.path):
             return await super().exists(key)
 
     async def set(self, *arguments: Any, **keywords: Any) -> None:
-        with _naming_failures(self.path):
+        with _reporting_failures(self.path):
             await super().set(*arguments, **keywords)
 
     async def delete(self, key: str) -> None:
-        with _naming_failures(self.path):
+        with _reporting_failures(self.path):
             await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
-        with _naming_failures(self.path):
+        with _reporting_failures(self.path):
             await super().delete_dir(prefix)
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        with _naming_failures(self.path):
+        with _reporting_failures(self.path):
             async for name in super().list_dir(prefix):
                 yield name
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        with _naming_failures(self.path):
+        with _reporting_failures(self.path):
             async for key in super().list_prefix(prefix):
                 yield key
 
 
 @contextmanager
-def _naming_failures(where: str) -> Iterator[None]:
-    """Raise a `UserError` where what the client could not mend by trying again fails inside the block."""
+def _reporting_failures(where: str) -> Iterator[None]:
+    """Raise a `UserError` for a request inside the block that still fails after the client's retries."""
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
 
@@ -168,5 +168,5 @@ def _naming_failures(where: str) -> Iterator[None]:
     except (OSError, TimeoutError, ClientError, BotoCoreError) as error:
         raise UserError(
             f"object store s3://{where.removeprefix('s3://')}: {one_line(error)}. Check the bucket, the endpoint "
-            "(AWS_ENDPOINT_URL) and the credentials, and run again to go on with what is stored"
+            "(AWS_ENDPOINT_URL) and the credentials, and run again to resume"
         ) from None

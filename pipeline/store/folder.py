@@ -1,4 +1,4 @@
-"""A feature store in a folder. Its lock dies with its owner; what is half-written has a name of its own."""
+"""A feature store in a folder. Its lock is released when its owner dies; partial files have names of their own."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 
 
 class Folder:
-    """A store in a folder of this machine, or of one that it shares."""
+    """A store in a local folder, or in one on a shared file system."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -25,7 +25,7 @@ class Folder:
         return str(self._path.absolute())
 
     def zarr_store(self) -> Any:
-        """Return zarr's own store of the folder: each file is written beside its place and renamed."""
+        """Return the zarr store of the folder: each file is written beside its place and renamed."""
         return zarr.storage.LocalStore(self._linked_to)
 
     def names(self, path: str = "") -> set[str]:
@@ -34,7 +34,7 @@ class Folder:
         return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
     def bytes_stored(self, path: str) -> int:
-        """Return the bytes of all files under `path`; a run at work may rename some before they are looked at."""
+        """Return the size of all files under `path`, in bytes; an active run may rename some meanwhile."""
         total = 0
         for at, _, names in os.walk(self._path / path):
             for name in names:
@@ -44,10 +44,10 @@ class Folder:
 
     @contextmanager
     def hold(self, break_lock: bool) -> Iterator[None]:
-        """Lock a file beside the folder, which a dead process holds no longer, and remove stray partial files.
+        """Lock a file beside the folder, which dead processes release, and remove stray partial files.
 
-        Links to the folder, which is made where there is none, lead to the same lock. Raises `UserError` too where
-        there can be no folder, and no file beside it.
+        The folder is created if it is missing; links to it share one lock. Raises `UserError` also if the folder, or
+        the file beside it, cannot be created.
         """
         lock = filelock.FileLock(self._linked_to.with_name(self._linked_to.name + ".lock"))
         try:
@@ -55,7 +55,7 @@ class Folder:
             lock.acquire(timeout=0)
         except (filelock.Timeout, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
             if not isinstance(error, filelock.Timeout) or not os.path.exists(lock.lock_file):
-                raise UserError(f"store {self._path} cannot be written there: give another place to --store") from None
+                raise UserError(f"store {self._path} cannot be created there: pass another place to --store") from None
             raise UserError(
                 f"store {self._path} is being written by another run (it holds {lock.lock_file}): "
                 "wait for it, or stop it first"

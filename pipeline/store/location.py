@@ -1,6 +1,7 @@
-"""Where a feature store is: a folder, or a prefix in a bucket of an object store. It does not know what a store holds.
+"""Where a feature store is: a folder, or a prefix in a bucket of an object store.
 
-All that differs between the two stands in `folder` and `bucket`; the rest of mavqa has a store's address, a text.
+Everything that differs between the two is in `folder` and `bucket`; the rest of mavqa handles a store's address, a
+string.
 """
 
 from contextlib import AbstractContextManager
@@ -13,37 +14,38 @@ from pipeline.errors import UserError
 
 
 class StoreLocation(Protocol):
-    """One place that a store may be in."""
+    """One place that may hold a store."""
 
     @property
     def address(self) -> str:
-        """What names this place in every process: an absolute path, or a URL."""
+        """The address of this place, valid in every process: an absolute path, or a URL."""
         ...
 
     def zarr_store(self) -> Any:
-        """Return zarr's own store of this place."""
+        """Return the zarr store object of this place."""
         ...
 
     def names(self, path: str = "") -> set[str]:
-        """Return the names directly under `path`, the empty set where there is nothing."""
+        """Return the names directly under `path`, the empty set if there are none."""
         ...
 
     def bytes_stored(self, path: str) -> int:
-        """Return the bytes of everything under `path`."""
+        """Return the size of everything under `path`, in bytes."""
         ...
 
     def hold(self, break_lock: bool) -> AbstractContextManager[None]:
-        """Be the one writer while the block runs, and clear what a killed one left half-written.
+        """Hold the writer's lock during the block, and remove partial files of a killed writer.
 
-        Raises `UserError` where another writer is at work; `break_lock` takes over a lock that outlived its writer.
+        `break_lock` takes over a lock whose writer was killed.
+        Raises `UserError` if another writer holds the lock.
         """
         ...
 
 
 def locate(store: str | Path) -> StoreLocation:
-    """Return the place that a path or a URL (`s3://bucket/name.zarr`) names.
+    """Return the location of a path or a URL (`s3://bucket/name.zarr`).
 
-    Raises `UserError` for a URL of another kind, and where the client of object stores is not installed.
+    Raises `UserError` for a URL of another kind, and if the object-store client is not installed.
     """
     text = str(store)
     if "://" not in text:
@@ -51,10 +53,10 @@ def locate(store: str | Path) -> StoreLocation:
 
         return Folder(Path(text))
     if not text.startswith("s3://") or not all(text.removeprefix("s3://").rstrip("/").partition("/")):
-        raise UserError(f"store {text}: give a path or a URL such as s3://bucket/name.zarr")
+        raise UserError(f"store {text}: use a path or a URL such as s3://bucket/name.zarr")
     if "@" in text.removeprefix("s3://").partition("/")[0]:
         raise UserError(
-            "the store's URL holds credentials: give them by AWS's variables or files, and s3://bucket/name"
+            "the store's URL contains credentials: pass them through AWS's variables or files, and use s3://bucket/name"
         )
     from pipeline.store.bucket import Bucket
 
@@ -62,11 +64,25 @@ def locate(store: str | Path) -> StoreLocation:
 
 
 def has_store(location: StoreLocation) -> bool:
-    """Return whether a whole store is there; one whose making was killed before its format was written is none yet."""
+    """Return whether a store exists; one whose creation was killed before its format was written does not.
+
+    A root that cannot be parsed counts: opening it reports the damage.
+    """
     if "zarr.json" not in location.names():
         return False
     try:
-        root = zarr.open_group(location.zarr_store(), mode="r", use_consolidated=False)
-    except (FileNotFoundError, ValueError):
+        return has_format(location)
+    except ValueError:
         return True
+
+
+def has_format(location: StoreLocation) -> bool:
+    """Return whether there is a root group that states its store format, which is written last at creation.
+
+    Raises ValueError if the root's metadata cannot be parsed.
+    """
+    try:
+        root = zarr.open_group(location.zarr_store(), mode="r", use_consolidated=False)
+    except FileNotFoundError:
+        return False
     return "mavqa_format" in root.attrs

@@ -1,11 +1,11 @@
-"""What a feature store holds, as versioned data: names, axes, states, chunks. It touches no store.
+"""What a feature store holds, as versioned data: names, axes, states, chunks.
 
 Layout (Zarr v3, readable with plain zarr, dask and xarray):
 
     attrs: mavqa_format, seconds, created_by
     videos/     video_id, source_sha256, steps_visual, steps_audio, visual, audio, visual_reason, audio_reason   [video]
-    features/<name>/   values [video, time, ...]   state [video]   reason [video]   attrs: spec, fingerprint
-    questions/  text [question]   <name>/values [question, ...]
+    features/<name>/   values [video, time, ...]   state, reason, made_by [video]   attrs: spec, fingerprint, accepted
+    questions/  text [question]   <name>/values [question, ...]   attrs: spec, fingerprint, accepted
 """
 
 import hashlib
@@ -22,7 +22,7 @@ MODALITIES = ("audio", "visual")
 
 
 class State(IntEnum):
-    """What is known of one modality, or one feature, of one video."""
+    """The state of one modality, or of one feature, of one video."""
 
     PENDING = 0
     COMPLETE = 1
@@ -32,10 +32,10 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """The description of one stored feature.
+    """The specification of one stored feature.
 
-    `dims` and `shape` are the axes behind `video` (and `time`, for video features): `("channel",)`, `(128,)`.
-    `constants` holds what the numbers depend on and is hashed into the fingerprint: extractor version, weights,
+    `dims` and `shape` are the axes after `video` (and `time`, for video features): `("channel",)`, `(128,)`.
+    `constants` holds what the values depend on and is hashed into the fingerprint: extractor version, weights,
     preprocessing, decoder, device, threads. `modality` is `audio`, `visual` or `question`.
     """
 
@@ -48,16 +48,16 @@ class FeatureSpec:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON of this description: same fingerprint, same numbers."""
+        """SHA-256 of the canonical JSON of this spec: same fingerprint, same values."""
         return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
 
     @property
     def fill_value(self) -> float | int:
-        """What a row that was never written reads as: NaN for floats, -1 for integers, so no hole is a feature."""
+        """The value of rows that were never written: NaN for floats, -1 for integers, never a valid feature."""
         return float("nan") if self.dtype.startswith("float") else -1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the description as plain JSON values."""
+        """Return the spec as plain JSON values."""
         return {
             "name": self.name,
             "modality": self.modality,
@@ -69,7 +69,7 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "FeatureSpec":
-        """Return the description that `to_json` gave."""
+        """Return the spec that `to_json` returned."""
         return cls(
             name=record["name"],
             modality=record["modality"],
@@ -81,24 +81,24 @@ class FeatureSpec:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of `value`: sorted keys, no spaces."""
+    """Return the canonical JSON text of `value`: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def tokens_name(tokens: tuple[str, ...], length: int = QUESTION_LENGTH) -> str:
-    """Return the store's name of the question tokens of one vocabulary: `tokens-` and 8 hex digits of its SHA-256.
+    """Return the name of the token feature of one vocabulary: `tokens-` and 8 hex digits of the vocabulary's SHA-256.
 
-    `length`: the words that fit in a question; one other than MUSIC-AVQA's 14 is hashed with the tokens, so that no
-    name stands for rows of two lengths.
+    `length`: tokens per question. A length other than MUSIC-AVQA's 14 is hashed with the tokens, so that a name always
+    means one row length.
     """
     hashed = tokens if length == QUESTION_LENGTH else (*tokens, length)
     return "tokens-" + hashlib.sha256(canonical_json(list(hashed)).encode()).hexdigest()[:8]
 
 
 def spec_differences(stored: FeatureSpec, ours: FeatureSpec, ignore: tuple[str, ...] = ()) -> list[str]:
-    """Return what differs between two descriptions of one feature, a text each with both values.
+    """Return the differences between two specs of one feature, one text each with both values.
 
-    `ignore` names constants, or groups of them, that are not compared: ("weights.sha256", "machine").
+    `ignore` names constants, or groups of constants, that are not compared: ("weights.sha256", "machine").
     """
     left, right = _flat(stored.to_json()), _flat(ours.to_json())
     skipped = tuple(f"constants.{name}" for name in ignore)

@@ -1,8 +1,8 @@
 """Writing a feature store so that it can be killed at any moment and resumed to the same bytes.
 
-The coordinator holds a `StoreWriter` (and with it the store's lock) and writes everything but feature values;
-workers write only values, whole partitions of `VIDEOS_PER_PARTITION` aligned rows, through `write_rows`.
-Order: values, then the videos' states, then the feature's state, so that what is complete is there.
+The coordinator holds a `StoreWriter`, and with it the store's lock, and writes everything except feature values.
+Workers write only values, whole partitions of `VIDEOS_PER_PARTITION` aligned rows, through `write_rows`.
+Order: values, then the videos' states, then the feature's state, so that a row marked complete has its values.
 """
 
 import sys
@@ -18,8 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from pipeline.errors import UserError
-from pipeline.store.half_made import clear_half_made
-from pipeline.store.location import locate
+from pipeline.store.location import StoreLocation, has_format, locate
 from pipeline.store.reader import open_group, reporting_damage
 from pipeline.store.schema import (
     MODALITIES,
@@ -33,11 +32,11 @@ from pipeline.store.schema import (
 SHARD_ROW_BYTES = 1_000_000
 QUESTION_CHUNK_BYTES = 4_000_000
 
-# The groups that hold features: of videos, of question texts.
+# The groups of video features and of question features.
 FEATURES = "features"
 QUESTIONS = "questions"
 
-# Every index array of the videos; video_id is last, so that a row exists only when all of it does.
+# The index arrays of the videos; video_id is last, so that a row exists only when all of it does.
 _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
     ("source_sha256", str, ""),
     ("steps_visual", "int32", 0),
@@ -50,13 +49,16 @@ _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
 )
 
 
-# A file that was decoded stays so, even if it is gone when another feature is added.
-_MORE_IS_KNOWN = {State.PENDING: 0, State.FAILED: 1, State.ABSENT: 2, State.COMPLETE: 3}
+# The members of a feature's group; a question feature has the first two.
+_FEATURE_MEMBERS = frozenset({"zarr.json", "values", "state", "reason", "made_by"})
+
+# A later state replaces only one that says less: a file that was decoded stays complete even if it is gone later.
+_RANK = {State.PENDING: 0, State.FAILED: 1, State.ABSENT: 2, State.COMPLETE: 3}
 
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """What decoding found out about one video: states, steps and reasons by modality, and its file's SHA-256."""
+    """The result of decoding one video: states, steps and reasons by modality, and the SHA-256 of its file."""
 
     row: int
     source_sha256: str
@@ -67,17 +69,17 @@ class VideoRecord:
 
 @dataclass(frozen=True)
 class FeatureRecord:
-    """The state of one feature of one video; `made_by` counts the feature's accepted fingerprints, 0 is the first."""
+    """The state of one feature of one video; `spec_index` is the index of its spec, 0 the feature's first."""
 
     row: int
     feature: str
     state: State
     reason: str = ""
-    made_by: int = 0
+    spec_index: int = 0
 
 
 class StoreWriter:
-    """The one writer of a store: creates, appends, records states, finalises. Use it as a context manager."""
+    """The single writer of a store: creates, appends, records states, finalises. Use it as a context manager."""
 
     def __init__(self, path: str | Path, seconds: int, created_by: str, break_lock: bool = False) -> None:
         self.path = str(path)
@@ -101,33 +103,37 @@ class StoreWriter:
         self._hold.__exit__(kind, error, trace)
 
     def _open(self) -> zarr.Group:
-        if not self._has_format():
+        try:
+            is_created = has_format(self._location)
+        except ValueError:
+            is_created = False
+        if not is_created:
             self._create()
         root = open_group(self.path, mode="r+")
         for group in (FEATURES, QUESTIONS):
-            clear_half_made(self._location, root, group)
+            _remove_incomplete_features(self._location, root, group)
         if int(root.attrs["seconds"]) != self._seconds:
-            # A run that made nothing, for want of weights say, decides nothing.
+            # A run that wrote no feature, for example for lack of weights, does not fix the number of seconds.
             if list(root[FEATURES].group_keys()):
                 raise UserError(
-                    f"store {self.path} has {root.attrs['seconds']} seconds a video, not {self._seconds}: "
-                    "give --seconds as the store has it, or another --store"
+                    f"store {self.path} has {root.attrs['seconds']} seconds per video, not {self._seconds}: "
+                    f"pass --seconds {root.attrs['seconds']} or another --store"
                 )
             root.update_attributes({"seconds": self._seconds})
         return root
 
     def _create(self) -> None:
-        """Make an empty store; the format is written last, so that a half-made store is made again."""
+        """Create an empty store; the format is written last, so that an interrupted creation is repeated."""
         names = self._location.names
         filled = "c" in names("videos/video_id") or names("features") - {"zarr.json"}
         foreign = names() - {"zarr.json", "videos", "features", "questions"}
         if filled or foreign:
             what = (
-                "a feature store without its root metadata: it is damaged"
+                "a feature store without its root metadata: it is corrupt"
                 if filled
-                else "a folder but no feature store"
+                else "a folder but not a feature store"
             )
-            raise UserError(f"{self.path} is {what}: give a new place to --store")
+            raise UserError(f"{self.path} is {what}: pass another place to --store")
         store = self._location.zarr_store()
         root = zarr.create_group(store, zarr_format=3, overwrite=True)
         for group in ("videos", "features", "questions"):
@@ -138,28 +144,21 @@ class StoreWriter:
         attributes = {"mavqa_format": STORE_FORMAT, "seconds": self._seconds, "created_by": self._created_by}
         root.update_attributes(attributes)
 
-    def _has_format(self) -> bool:
-        try:
-            root = zarr.open_group(self._location.zarr_store(), mode="r", use_consolidated=False)
-        except (FileNotFoundError, ValueError):
-            return False
-        return "mavqa_format" in root.attrs
-
     def video_ids(self) -> list[str]:
-        """Return the ids of the videos that are wholly appended; empty ids at the end are of a killed append."""
+        """Return the ids of the appended videos; empty ids at the end belong to a killed append."""
         return [str(video_id) for video_id in self.read_index("videos/video_id") if video_id]
 
     def read_index(self, path: str) -> np.ndarray:
-        """Return a whole index array, as it stands now (never from consolidated metadata)."""
+        """Return a whole index array in its current state (never from consolidated metadata)."""
         with reporting_damage(self.path, path):
             return np.asarray(self._root[path][:])
 
     def feature_names(self) -> list[str]:
-        """Return the names of the features that the store has, sorted."""
+        """Return the names of the stored video features, sorted."""
         return sorted(self._root["features"].group_keys())
 
     def append_videos(self, video_ids: Sequence[str]) -> None:
-        """Append rows for `video_ids`, all pending; ids come last, so that a killed append is simply repeated."""
+        """Append rows for `video_ids`, all pending; ids are written last, so that a killed append is repeated."""
         if not video_ids:
             return
         known = len(self.video_ids())
@@ -176,7 +175,7 @@ class StoreWriter:
             _resize(self._root[f"features/{name}/{array}"], total)
 
     def ensure_feature(self, spec: FeatureSpec) -> None:
-        """Make the feature's arrays unless they are there; its attributes come last and say that they are all there."""
+        """Create the feature's arrays if they are missing; its attributes are written last and mark it as created."""
         path = f"features/{spec.name}"
         group = self._root.get(path)
         if isinstance(group, zarr.Group) and "spec" in group.attrs:
@@ -192,7 +191,7 @@ class StoreWriter:
         self.consolidate()
 
     def feature_specs(self, name: str, group: str = FEATURES) -> list[FeatureSpec]:
-        """Return the descriptions under which rows of `name` were made: the first, then the accepted ones."""
+        """Return the specs under which rows of `name` were computed: the first, then the accepted ones."""
         feature = self._root.get(f"{group}/{name}")
         if not isinstance(feature, zarr.Group) or "spec" not in feature.attrs:
             return []
@@ -200,7 +199,7 @@ class StoreWriter:
         return [FeatureSpec.from_json(record) for record in records]
 
     def accept(self, spec: FeatureSpec, group: str = FEATURES) -> None:
-        """Record one more description under which rows of a feature may be made."""
+        """Record another spec under which rows of a feature may be computed."""
         feature = self._root[f"{group}/{spec.name}"]
         known = feature.attrs.get("accepted", [])
         accepted = [*known, {"spec": spec.to_json(), "fingerprint": spec.fingerprint}]
@@ -208,10 +207,10 @@ class StoreWriter:
         self.consolidate()
 
     def record_videos(self, records: Sequence[VideoRecord]) -> None:
-        """Record what decoding found: call it after the values, before `record_features`.
+        """Record the results of decoding: call it after the values are written, before `record_features`.
 
-        What was found out of the same file before stays where this time a modality was not looked at, or less came of
-        it; so does a reason, such as that some pictures were guessed: another feature may look at fewer of them.
+        An earlier result from the same file stays if this time the modality was not decoded, or its state says less;
+        so does its reason, such as that FFmpeg concealed errors: another feature may sample fewer frames.
         """
         rows = [record.row for record in records]
         sources = zip(records, _gather(self._root["videos/source_sha256"], rows), strict=True)
@@ -220,27 +219,27 @@ class StoreWriter:
         for modality in MODALITIES:
             array, reasons = self._root[f"videos/{modality}"], self._root[f"videos/{modality}_reason"]
             known = zip(records, _gather(array, rows), _gather(reasons, rows), strict=True)
-            told = [r for r, state, reason in known if _is_news(r.states[modality], State(state), reason)]
-            _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in told})
-            _scatter_some(reasons, {r.row: r.reasons[modality] for r in told})
-            _scatter_some(array, {r.row: int(r.states[modality]) for r in told})
+            updated = [r for r, state, reason in known if _is_update(r.states[modality], State(state), reason)]
+            _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in updated})
+            _scatter_some(reasons, {r.row: r.reasons[modality] for r in updated})
+            _scatter_some(array, {r.row: int(r.states[modality]) for r in updated})
 
     def _forget(self, rows: Sequence[int]) -> None:
-        """Make videos pending whose files are others now; states come first, and the new file is named afterwards."""
+        """Set videos whose files were replaced to pending; states first, the hash of the new file afterwards."""
         for name, empty in (("{}", 0), ("steps_{}", 0), ("{}_reason", "")):
             for modality in MODALITIES:
                 _scatter_some(self._root[f"videos/{name.format(modality)}"], dict.fromkeys(rows, empty))
 
     def record_features(self, records: Sequence[FeatureRecord]) -> None:
-        """Record the states of features, reasons first: the state is what makes a row complete."""
+        """Record the states of features, after their reasons: the state is what makes a row complete."""
         for name in sorted({record.feature for record in records}):
             own = [record for record in records if record.feature == name]
             _scatter_some(self._root[f"features/{name}/reason"], {record.row: record.reason for record in own})
-            _scatter_some(self._root[f"features/{name}/made_by"], {record.row: record.made_by for record in own})
+            _scatter_some(self._root[f"features/{name}/made_by"], {record.row: record.spec_index for record in own})
             _scatter_some(self._root[f"features/{name}/state"], {record.row: int(record.state) for record in own})
 
     def append_questions(self, texts: Sequence[str]) -> dict[str, int]:
-        """Append the unique texts that are not there yet; return the row of every stored text."""
+        """Append the unique texts that are not stored yet; return the row of every stored text."""
         stored = [str(text) for text in self.read_index("questions/text") if text]
         known = set(stored)
         new = [text for text in dict.fromkeys(texts) if text not in known]
@@ -254,7 +253,7 @@ class StoreWriter:
         return {text: row for row, text in enumerate([*stored, *new])}
 
     def ensure_question_feature(self, spec: FeatureSpec) -> None:
-        """Make the array of a question feature unless it is there."""
+        """Create the array of a question feature if it is missing."""
         path = f"questions/{spec.name}"
         group = self._root.get(path)
         if isinstance(group, zarr.Group) and "spec" in group.attrs:
@@ -268,23 +267,24 @@ class StoreWriter:
         self.consolidate()
 
     def question_texts(self, name: str) -> set[str]:
-        """Return the texts that have the question feature `name`: those whose row is not fill."""
+        """Return the texts that have the question feature `name`: those whose row is not the fill value."""
         path = f"questions/{name}/values"
         array = self._root.get(path)
         if not isinstance(array, zarr.Array):
             return set()
-        # A row is written whole, so that its first number tells; all of them need not fit into memory.
+        # Rows are written whole, so the first value decides; all values need not fit into memory.
         with reporting_damage(self.path, path):
             first = np.asarray(array[(slice(None), *[0] * (array.ndim - 1))])
-        empty = np.isnan(first) if first.dtype.kind == "f" else first == -1
-        return {str(text) for text, hole in zip(self.read_index("questions/text"), empty, strict=False) if not hole}
+        missing = np.isnan(first) if first.dtype.kind == "f" else first == -1
+        texts = self.read_index("questions/text")
+        return {str(text) for text, is_missing in zip(texts, missing, strict=False) if not is_missing}
 
     def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
         """Write the question feature `name` of `rows`, int64 [row], with values [row, ...]."""
         _scatter(self._root[f"questions/{name}/values"], rows, values)
 
     def consolidate(self) -> None:
-        """Gather all metadata in one document at the root, which readers trust."""
+        """Collect all metadata in one document at the root, which readers use."""
         with warnings.catch_warnings(), reporting_damage(self.path, "the metadata of an array"):
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             zarr.consolidate_metadata(self._root.store)
@@ -293,13 +293,13 @@ class StoreWriter:
 def write_rows(
     path: str | Path, feature: str, first_row: int, rows: dict[int, np.ndarray], fingerprint: str = ""
 ) -> None:
-    """Write values of one feature for rows of one partition; a worker calls it, for partitions that it owns.
+    """Write values of one feature for rows of one partition; called by the worker that owns the partition.
 
     `first_row` is the partition's first row; `rows` maps absolute rows to [time, ...] (shorter than the store's time
-    axis: the rest stays fill). `fingerprint` is that of the description under which they were made.
-    Raises UserError where the store has no such description of the feature (a worker that hung may wake up when the
-    store was made anew), ValueError where a row lies outside the partition or the partition is not
-    aligned, because two owners of one shard would silently undo each other.
+    axis: the rest stays the fill value). `fingerprint` is that of the spec under which they were computed.
+    Raises `UserError` if the store has no such spec of the feature (a worker that hung may continue after the store
+    was created again), ValueError if a row is outside the partition or the partition is not aligned: two owners of
+    one shard would silently overwrite each other.
     """
     last_row = first_row + VIDEOS_PER_PARTITION
     if first_row % VIDEOS_PER_PARTITION or not all(first_row <= row < last_row for row in rows):
@@ -308,7 +308,7 @@ def write_rows(
     attributes = root[f"features/{feature}"].attrs
     accepted = {attributes["fingerprint"], *(entry["fingerprint"] for entry in attributes["accepted"])}
     if fingerprint and fingerprint not in accepted:
-        raise UserError(f"store {path} describes {feature} otherwise than when this run began: was it made anew?")
+        raise UserError(f"store {path} has another spec of {feature} than when this run began: was it created again?")
     values = root[f"features/{feature}/values"]
     if values.shards is not None:
         for row, array in rows.items():
@@ -329,8 +329,30 @@ def _padded(values: zarr.Array, array: np.ndarray) -> np.ndarray:
     return full
 
 
+def _remove_incomplete_features(location: StoreLocation, root: zarr.Group, group: str) -> None:
+    """Remove the features of `group` whose creation was killed: they have no spec yet, which is written last.
+
+    Raises `UserError` if one has values or states all the same: its spec was lost.
+    """
+    for name in sorted(location.names(group) - {"zarr.json", "text"}):
+        path = f"{group}/{name}"
+        members = location.names(path)
+        # Foreign files, such as .DS_Store or a folder of notes, are not features.
+        if not members & _FEATURE_MEMBERS:
+            continue
+        with reporting_damage(location.address, path):
+            found = root.get(path)
+        if isinstance(found, zarr.Group) and "spec" in found.attrs:
+            continue
+        if members - _FEATURE_MEMBERS or any(location.names(f"{path}/{member}") - {"zarr.json"} for member in members):
+            raise UserError(
+                f"store {location.address}: {path} has values but no spec: the store is corrupt, extract it again"
+            )
+        del root[path]
+
+
 def _create_values(store: Any, path: str, spec: FeatureSpec, shape: tuple[int, ...]) -> None:
-    """Create an array of features: one shard a video where a video is large, else one chunk a partition."""
+    """Create an array of values: one shard per video if a video is large, else one chunk per partition."""
     video_feature = spec.modality != "question"
     dtype = np.dtype(spec.dtype)
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
@@ -344,7 +366,7 @@ def _create_values(store: Any, path: str, spec: FeatureSpec, shape: tuple[int, .
         shape=shape,
         chunks=(1, 1, *shape[2:]) if sharded else (rows, *shape[1:]),
         shards=(1, *shape[1:]) if sharded else None,
-        # One file a chunk in one folder: with "/" each would have a folder for every axis, five inodes in place of one.
+        # One file per chunk in one folder; with the separator "/" a chunk takes a folder per axis, five inodes.
         chunk_key_encoding={"name": "default", "separator": "."},
         dtype=dtype,
         fill_value=spec.fill_value,
@@ -372,27 +394,27 @@ def _resize(array: zarr.Array, total: int) -> None:
         array.resize((total, *array.shape[1:]))
 
 
-def _is_news(found: State, known: State, reason: str) -> bool:
+def _is_update(found: State, known: State, reason: str) -> bool:
     if found is known:
         return found is State.FAILED or (found is not State.PENDING and not reason)
-    return _MORE_IS_KNOWN[found] > _MORE_IS_KNOWN[known]
+    return _RANK[found] > _RANK[known]
 
 
 def _gather(array: zarr.Array, rows: Sequence[int]) -> np.ndarray:
-    """Return `array[rows]` by reading the chunks between the first and the last row."""
+    """Return `array[rows]`, read as the chunks between the first and the last row."""
     first, stop = min(rows), max(rows) + 1
     block: np.ndarray = array[first:stop]
     return block[np.asarray(rows) - first]
 
 
 def _scatter_some(array: zarr.Array, values: dict[int, Any]) -> None:
-    """Set the rows that are keys of `values`, if there are any."""
+    """Set the rows that are the keys of `values`, if there are any."""
     if values:
         _scatter(array, np.array(list(values), dtype=np.int64), list(values.values()))
 
 
 def _scatter(array: zarr.Array, rows: np.ndarray, values: Any) -> None:
-    """Set `array[rows] = values` by rewriting the chunks between the first and the last row."""
+    """Set `array[rows] = values`, rewriting the chunks between the first and the last row."""
     first, stop = int(rows.min()), int(rows.max()) + 1
     block = array[first:stop]
     block[rows - first] = np.asarray(values, dtype=block.dtype)

@@ -63,13 +63,13 @@ def run_toys(
 ) -> Summary:
     """Extract the toy features of `manifest` into `store`: in this process, or on `cluster` where one is given."""
     changeable = (
-        *("seconds", "short", "decoder", "weights", "question_features", "normalisation", "limits"),
+        *("seconds", "padding", "decoder", "weights", "question_features", "normalisation", "limits"),
         "decoding_processes",
     )
     plan_changes = {name: options.pop(name) for name in changeable if name in options}
     settings: dict[str, Any] = {
         "seconds": SECONDS,
-        "short": "pad",
+        "padding": "pad",
         "decoder": "pyav",
         "weights": WeightsSource("seeded"),
         "question_features": ("tokens",),

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 import pipeline.media.decoders.registry
 import pipeline.run.coordinator
+import pipeline.run.plan
 from pipeline.cli.extract import extract
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.run.coordinator import Progress, RunOptions, Summary
@@ -160,7 +161,7 @@ def test_auto_keeps_the_decoder_of_the_store(
     toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "torchcodec")
-    monkeypatch.setattr(pipeline.run.coordinator, "stored_choices", lambda path: StoredChoices(4, "decord"))
+    monkeypatch.setattr(pipeline.run.plan, "stored_choices", lambda path: StoredChoices(4, "decord"))
     assert decoder_of(toy_manifest, tmp_path, plans) == ("decord", "decoder: decord, the store's own: 1; 1")
     assert decoder_of(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
 

@@ -60,7 +60,7 @@ def test_features_whose_videos_have_lost_their_ids_are_damage(store: Path, lost:
     shutil.rmtree(store / lost)
     shown = call(store, *more)
     assert shown.exit_code == 2
-    assert "videos/video_id has no id for 4 rows that have the feature sound: the store is damaged" in shown.stderr
+    assert "videos/video_id has no id for 4 rows that have the feature sound: the store is corrupt" in shown.stderr
     assert len(shown.stderr.splitlines()) == 1
 
 

@@ -86,6 +86,6 @@ def test_avqa_without_videos_says_where_to_get_them_and_where_to_put_them(
     assert "--videos" in said
     Path("data/videos/avqa").mkdir(parents=True)
     said = say(CliRunner().invoke(extract, ["--dataset", "avqa", "--weights", "seeded"]))
-    assert "holds none of the 1 videos, such as -HG3Omg_89c_000030.mp4" in said
+    assert "contains none of the 1 videos, such as -HG3Omg_89c_000030.mp4" in said
     assert "https://mn.cs.tsinghua.edu.cn/avqa" in said
     assert not Path("stores").exists()

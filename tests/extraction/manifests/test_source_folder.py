@@ -116,4 +116,4 @@ def test_a_folder_without_videos_or_no_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_of_the_table_resolves(name):
-    assert callable(load_source(name))
+    assert callable(load_source(name).build)

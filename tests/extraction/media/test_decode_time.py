@@ -192,23 +192,23 @@ def test_every_requested_size_comes_from_one_pass(decoder, tmp_path):
     }
 
 
-@pytest.mark.parametrize(("frames_per_second", "short"), [(25, "pad"), (30, "cycle"), (Fraction(9, 2), "pad")])
+@pytest.mark.parametrize(("frames_per_second", "padding"), [(25, "pad"), (30, "cycle"), (Fraction(9, 2), "pad")])
 def test_several_frames_of_a_second_are_those_shown_at_the_middles_of_its_parts(
-    decoder, tmp_path, frames_per_second, short
+    decoder, tmp_path, frames_per_second, padding
 ):
     clip = FrameSize("stretch", 112, per_second=16)
     starts = [number / Fraction(frames_per_second) for number in range(math.ceil(3.5 * frames_per_second))]
     starts = [Fraction(round(start * media_maker.TICKS), media_maker.TICKS) + 8 for start in starts]
     path = media_maker.write_clip(tmp_path / "clip.mov", starts, (8, 12), **PCM)
-    request = DecodeRequest(seconds=20, frame_sizes=(SIZE, clip), short=short)
+    request = DecodeRequest(seconds=20, frame_sizes=(SIZE, clip), padding=padding)
     media = decoder.decode(path, request)
     assert media.frames[clip].shape == (4 * 16, 112, 112, 3)
     moments = [8 + step + (part + 0.5) / 16 for step in range(4) for part in range(16)]
     found = [media_maker.read(picture) for picture in media.frames[clip]]
     assert found == [media_maker.shown_at(starts, moment) for moment in moments]
-    alone = decoder.decode(path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), short=short))
+    alone = decoder.decode(path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), padding=padding))
     assert (media.visual, numbers(media)) == (alone.visual, numbers(alone))
-    without = decoder.decode(path, DecodeRequest(seconds=20, frame_sizes=(clip,), short=short))
+    without = decoder.decode(path, DecodeRequest(seconds=20, frame_sizes=(clip,), padding=padding))
     assert without.visual == alone.visual
     assert (without.frames[clip] == media.frames[clip]).all()
 
@@ -235,7 +235,7 @@ def test_pictures_that_cannot_be_decoded_cost_a_clip_only_what_they_cost_the_mod
 
 
 def test_released_rule_counts_frames_and_cycles_through_the_last_second(decoder, tmp_path):
-    request = DecodeRequest(seconds=15, frame_sizes=(SIZE,), short="released")
+    request = DecodeRequest(seconds=15, frame_sizes=(SIZE,), padding="released")
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(10))
     media = decoder.decode(path, request)
     expected = [11, 37, 61, 87, 111, 137, 161, 187, 211, 237, 236, 237, 236, 237, 236]

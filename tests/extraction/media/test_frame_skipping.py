@@ -120,7 +120,7 @@ def test_the_first_picture_comes_whatever_refers_to_it(tmp_path, delay):
 
 def test_the_released_rule_counts_every_picture(tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(4), (0, 4))
-    _, passes = decode(path, DecodeRequest(seconds=4, frame_sizes=(SIZE,), short="released"))
+    _, passes = decode(path, DecodeRequest(seconds=4, frame_sizes=(SIZE,), padding="released"))
     assert len(passes) == 1
     assert passes[0] > 80
 

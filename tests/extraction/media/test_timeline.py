@@ -135,7 +135,7 @@ def test_steps_of_a_duration(duration, steps):
 
 def test_the_released_rule_gives_no_clips():
     with pytest.raises(ValueError, match="one frame a second"):
-        DecodeRequest(frame_sizes=(FrameSize("stretch", 8, per_second=2),), short="released")
+        DecodeRequest(frame_sizes=(FrameSize("stretch", 8, per_second=2),), padding="released")
 
 
 def released(count, frames_per_second, seconds):

@@ -49,14 +49,14 @@ def test_one_worker_killed_and_one_hung_in_mid_run_leave_the_bytes_of_a_local_ru
     wide_manifest: Path, tmp_path: Path
 ) -> None:
     local, store = tmp_path / "local.zarr", tmp_path / "store.zarr"
-    assert run_toys(wide_manifest, local).is_whole
+    assert run_toys(wide_manifest, local).is_complete
     with scheduler(tmp_path) as processes:
         processes.start_worker("well")
         processes.start_worker("killed", MAVQA_TOY_FATE="SIGKILL")
         processes.start_worker("hung", MAVQA_TOY_FATE="SIGSTOP")
         wait_for_workers(processes, 3)
         summary = run_toys(wide_manifest, store, cluster=ClusterOptions(scheduler=processes.address))
-        assert summary.is_whole
+        assert summary.is_complete
         assert summary.extracted == 60
         assert processes.running["killed"].poll() == -signal.SIGKILL
         assert processes.is_stopped("hung")
@@ -132,7 +132,7 @@ def test_a_cluster_that_cannot_do_the_work_is_refused_with_what_to_start() -> No
     with (
         dask.config.set({"distributed.scheduler.worker-ttl": None}),
         cluster_here(bare=0) as cluster,
-        pytest.raises(UserError, match="never gives up a worker that hangs"),
+        pytest.raises(UserError, match="never drops a worker that hangs"),
         connect(ClusterOptions(scheduler=cluster.scheduler_address)),
     ):
         pass
@@ -147,7 +147,7 @@ def test_a_scheduler_that_goes_away_and_workers_without_mavqa_are_told_in_one_li
         outcomes = stream(workers, where_and_when, iter(range(500)))
         next(outcomes)
         cluster.close()
-        with pytest.raises(UserError, match="the Dask scheduler went away: start it, and run again"):
+        with pytest.raises(UserError, match="the Dask scheduler disappeared: start it, and run again"):
             list(outcomes)
 
 
@@ -163,7 +163,7 @@ def die(deaths: Path, times: int) -> dict[str, str]:
 def test_a_local_worker_that_dies_before_it_answers_is_replaced_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.run.cluster.LOST_BEFORE_AN_ANSWER", 2)
+    monkeypatch.setattr("pipeline.run.cluster.LOST_BEFORE_ANSWER", 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     with connect(ClusterOptions(workers=1)) as workers:
@@ -171,7 +171,7 @@ def test_a_local_worker_that_dies_before_it_answers_is_replaced_but_not_for_ever
         assert len(list(tmp_path.iterdir())) == 1
         assert environment["OMP_NUM_THREADS"] == "1"
         assert "MALLOC_TRIM_THRESHOLD_" not in environment
-        with pytest.raises(UserError, match="no worker answers, 2 died before they did: give each more memory"):
+        with pytest.raises(UserError, match="no worker answers, 2 died before answering: give each more memory"):
             ask_workers(workers, partial(die, tmp_path, times=100))
 
 
@@ -256,7 +256,7 @@ def test_what_the_system_refuses_a_worker_reaches_the_run_as_it_is(code: int) ->
 def test_what_is_under_way_is_twice_the_workers_that_are_there_also_of_those_that_come_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.run.cluster.LOOK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.run.cluster.REFRESH_SECONDS", 0.1)
     drawn = received = most = 0
 
     def items() -> Iterator[int]:
@@ -297,7 +297,7 @@ def test_a_worker_that_does_not_see_what_all_must_share_is_refused(
         return question()
 
     monkeypatch.setattr("run_toys.ask_workers", ask_elsewhere)
-    with pytest.raises(UserError, match=f"sees no {what} at {hidden}: give one that every worker sees"):
+    with pytest.raises(UserError, match=f"sees no {what} at {hidden}: use one that every worker sees"):
         run_toys(folder, store)
 
 
@@ -312,6 +312,6 @@ def test_a_worker_that_makes_other_numbers_is_refused_and_stores_none(
         return map(task, items)
 
     monkeypatch.setattr("run_toys.stream", stream_elsewhere)
-    with pytest.raises(UserError, match=r"makes toy-sound differently: extractor.version is 1 in the store, 2 here"):
+    with pytest.raises(UserError, match=r"computes toy-sound differently: extractor.version is 1 in the store, 2 here"):
         run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-sound",))
     assert np.isnan(open_store(tmp_path / "store.zarr").values("toy-sound")[:]).all()

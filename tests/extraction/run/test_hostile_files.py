@@ -61,7 +61,7 @@ def test_files_that_kill_hang_or_bloat_the_decoder_cost_a_run_only_themselves(fo
     summary = run_toys(
         make_manifest(folder), store, ("toy-sound",), decoder="failing_decoders:FailingDecoder", limits=limits
     )
-    assert not summary.is_whole
+    assert not summary.is_complete
     assert {failure["video_id"]: failure["reason"] for failure in summary.failures} == {
         "crashed": "decoder killed by signal 11 (SIGSEGV) twice",
         "hanging": "gave no answer for 2 s twice",
@@ -124,4 +124,4 @@ def test_a_video_that_became_a_link_out_of_the_folder_is_refused_before_any_work
     (videos / "b.mp4").unlink()
     (folder / "secret.mp4").rename(videos / "c.mp4")
     (videos / "b.mp4").symlink_to(videos / "c.mp4")
-    assert run_toys(manifest, folder / "store.zarr").is_whole, "a link inside the folder is followed"
+    assert run_toys(manifest, folder / "store.zarr").is_complete, "a link inside the folder is followed"

@@ -24,7 +24,7 @@ def modified(store: Path) -> dict[Path, int]:
 @pytest.fixture(scope="module")
 def whole(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     store = tmp_path_factory.mktemp("whole") / "store.zarr"
-    assert run_toys(toy_manifest, store).is_whole
+    assert run_toys(toy_manifest, store).is_complete
     return contents(store)
 
 
@@ -35,7 +35,7 @@ def start(*arguments: object) -> subprocess.Popen[bytes]:
 def test_several_decoding_processes_leave_the_bytes_of_one(
     toy_manifest: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
-    assert run_toys(toy_manifest, tmp_path / "store.zarr", decoding_processes=3).is_whole
+    assert run_toys(toy_manifest, tmp_path / "store.zarr", decoding_processes=3).is_complete
     assert contents(tmp_path / "store.zarr") == whole
 
 

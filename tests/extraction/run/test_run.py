@@ -104,7 +104,7 @@ def test_other_questions_about_the_same_videos_extract_nothing_again(store: Path
     other = tuple(replace(q, question_id=f"other-{q.question_id}") for q in asked[:5])
     summary = run_toys(change(manifest, release="second", questions={"test": other}), store)
     assert summary.extracted == 0
-    assert summary.is_whole
+    assert summary.is_complete
 
 
 def test_a_new_feature_leaves_the_others_untouched(toy_manifest: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_videos_that_come_later_are_appended_and_only_they_are_extracted(toy_man
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"short": "cycle"}, "sampling.short is pad in the store, cycle here"),
+        ({"padding": "cycle"}, "sampling.short is pad in the store, cycle here"),
         ({"weights": WeightsSource("seeded", seed=1)}, "weights.seed is 0 in the store, 1 here"),
     ],
 )
@@ -168,7 +168,7 @@ def test_networks_are_loaded_once_for_all_partitions_and_get_the_threads_that_de
 
 def test_a_short_video_cycles_where_that_was_asked_for(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
-    run_toys(toy_manifest, store, seconds=6, short="cycle")
+    run_toys(toy_manifest, store, seconds=6, padding="cycle")
     opened = open_store(store)
     row = int(np.flatnonzero(opened.state("toy-sound") == State.COMPLETE)[0])
     values = opened.values("toy-sound")[row]
@@ -180,7 +180,7 @@ def test_a_short_video_cycles_where_that_was_asked_for(toy_manifest: Path, tmp_p
 def test_several_frames_of_a_second_make_one_row_of_it_and_cycle_with_it(toy_manifest: Path, tmp_path: Path) -> None:
     padded, cycled = tmp_path / "padded.zarr", tmp_path / "cycled.zarr"
     run_toys(toy_manifest, padded, features=("toy-clip", "toy-picture"), seconds=6)
-    run_toys(toy_manifest, cycled, features=("toy-clip",), seconds=6, short="cycle")
+    run_toys(toy_manifest, cycled, features=("toy-clip",), seconds=6, padding="cycle")
     clips, others = open_store(padded), open_store(cycled)
     assert verify_store(clips) == verify_store(others) == []
     assert (
@@ -198,8 +198,8 @@ def test_several_frames_of_a_second_are_refused_under_the_rule_that_counts_singl
     toy_manifest: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store.zarr"
-    with pytest.raises(UserError, match="toy-clip reads 4 of each second: give --short pad or cycle"):
-        run_toys(toy_manifest, store, features=("toy-picture", "toy-clip"), short="released")
+    with pytest.raises(UserError, match="toy-clip samples 4 per second: pass --padding pad or cycle"):
+        run_toys(toy_manifest, store, features=("toy-picture", "toy-clip"), padding="released")
     assert not store.exists()
 
 
@@ -221,9 +221,9 @@ def test_a_file_that_is_not_the_manifests_or_not_there_is_a_recorded_failure(
     save_manifest(replace(whole, videos=videos, questions={}), folder)
     (folder / "videos").symlink_to(toy_manifest / "videos")
     summary = run_toys(folder, store)
-    assert not summary.is_whole
+    assert not summary.is_complete
     reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
-    assert f"that of the manifest or of the video's other features {'0' * 64}" in reasons[first.video_id]
+    assert f"but the manifest or the video's other features have {'0' * 64}" in reasons[first.video_id]
     assert "no file gone.mp4" in reasons[second.video_id]
     assert run_toys(folder, store).extracted == 0
     assert run_toys(folder, store, retry_failed=True).extracted == 2
@@ -248,7 +248,7 @@ def test_a_manifest_of_other_files_or_unknown_videos_is_refused_and_the_store_st
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     loaded = load_manifest(manifest)
     wrong = (replace(loaded.videos[0], sha256="f" * 64), *loaded.videos[1:])
-    with pytest.raises(UserError, match="the manifest names ffff"):
+    with pytest.raises(UserError, match="the manifest lists ffff"):
         run_toys(change(manifest, videos=wrong), store)
     ghost = {"test": (replace(loaded.questions["test"][0], video_id="ghost"),)}
     with pytest.raises(UserError, match="'ghost', which"):
@@ -270,7 +270,7 @@ def test_a_folder_without_the_videos_is_refused_before_a_store_is_made(manifest:
     with pytest.raises(UserError, match="does not exist: put the videos of"):
         run_toys(manifest, store)
     (manifest / "videos").mkdir()
-    with pytest.raises(UserError, match="holds none of the 20 videos"):
+    with pytest.raises(UserError, match="contains none of the 20 videos"):
         run_toys(manifest, store)
     assert not store.exists()
 
@@ -286,7 +286,7 @@ def test_a_path_that_no_disk_can_hold_costs_its_video(manifest: Path, tmp_path: 
 
 def test_a_run_that_makes_nothing_records_no_accepted_description(store: Path, toy_manifest: Path) -> None:
     with pytest.raises(UserError, match=r"short is pad in the store, cycle here.*--accept toy-"):
-        run_toys(toy_manifest, store, short="cycle")
-    run_toys(toy_manifest, store, short="cycle", accept=("toy-picture", "toy-sound"))
+        run_toys(toy_manifest, store, padding="cycle")
+    run_toys(toy_manifest, store, padding="cycle", accept=("toy-picture", "toy-sound"))
     for name in ("toy-picture", "toy-sound"):
         assert open_group(store, mode="r")[f"features/{name}"].attrs["accepted"] == []

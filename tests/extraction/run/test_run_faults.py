@@ -67,14 +67,14 @@ def test_a_file_that_was_replaced_or_is_gone_gives_no_second_feature(toy_manifes
     summary = run_toys(folder, store, features=("toy-sound",))
     reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
     assert len(reasons) == 3
-    assert "of the video's other features" in reasons[replaced.stem]
+    assert "the video's other features" in reasons[replaced.stem]
     assert reasons[gone.stem] == f"no file {gone.name} in the videos folder"
     assert reasons[pipe.stem] == f"no plain file {pipe.name} in the videos folder"
     assert videos_of(store) == before
     pipe.unlink()
     for path, data in original.items():
         path.write_bytes(data)
-    assert run_toys(folder, store, features=("toy-sound",), retry_failed=True).is_whole
+    assert run_toys(folder, store, features=("toy-sound",), retry_failed=True).is_complete
     assert verify_store(open_store(store)) == []
 
 
@@ -94,7 +94,7 @@ def gathered(
 
     together = []
     try:
-        for batch in pipeline.run.coordinator._gather_fast(outcomes()):
+        for batch in pipeline.run.coordinator._batch_outcomes(outcomes()):
             together.append(list(batch))
             now[0] += recording
     except (OSError, KeyboardInterrupt):
@@ -111,7 +111,7 @@ def test_what_comes_fast_is_recorded_together_and_what_comes_slowly_at_once(monk
 
 
 def test_what_could_not_be_recorded_is_not_tried_again() -> None:
-    batches = pipeline.run.coordinator._gather_fast(iter([0, 1]))
+    batches = pipeline.run.coordinator._batch_outcomes(iter([0, 1]))
     assert next(batches) == [0]
     batches.close()
     assert list(batches) == []
@@ -146,12 +146,12 @@ def test_a_store_whose_making_was_killed_is_none_yet(toy_manifest: Path, tmp_pat
             run_toys(toy_manifest, store)
     assert "zarr.json" in contents(store)
     assert stored_choices(str(store)) == StoredChoices()
-    assert run_toys(toy_manifest, store).is_whole
+    assert run_toys(toy_manifest, store).is_complete
     assert stored_choices(str(store)).seconds == SECONDS
 
 
 def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
-    with pytest.raises(UserError, match="holds credentials") as refusal:
+    with pytest.raises(UserError, match="contains credentials") as refusal:
         locate("s3://AKIAKEY:hunter2@bucket/store.zarr")
     assert "hunter2" not in str(refusal.value)
 
@@ -168,8 +168,8 @@ def test_a_partition_whose_workers_died_stays_pending_and_is_told(toy_manifest: 
         summary = run_toys(toy_manifest, tmp_path / "store.zarr", on_progress=lambda step: notes.append(step.note))
     assert summary.extracted == 4
     assert summary.states["toy-picture"]["pending"] == 16
-    assert "workers died over one partition; run again to redo it" in notes
-    assert run_toys(toy_manifest, tmp_path / "store.zarr").is_whole
+    assert "workers died on one partition; run again to repeat it" in notes
+    assert run_toys(toy_manifest, tmp_path / "store.zarr").is_complete
 
 
 def test_a_file_that_is_replaced_while_it_is_decoded_costs_its_video(toy_manifest: Path, tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_a_file_that_never_gave_a_feature_may_be_replaced(toy_manifest: Path, tm
     path = folder / "videos" / whole.videos[0].path
     good = path.read_bytes()
     path.write_bytes(b"not a film")
-    assert not run_toys(folder, store).is_whole
+    assert not run_toys(folder, store).is_complete
     path.write_bytes(good)
-    assert run_toys(folder, store, retry_failed=True).is_whole
+    assert run_toys(folder, store, retry_failed=True).is_complete
 
 
 def test_another_file_is_described_anew_where_the_first_one_gave_nothing(toy_manifest: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_another_file_is_described_anew_where_the_first_one_gave_nothing(toy_man
     assert open_store(store).source_sha256()[0] == silent.sha256
     (failure,) = run_toys(folder, store, features=("toy-picture",)).failures
     assert failure["video_id"] == silent.video_id
-    assert "of the video's other features" in failure["reason"]
+    assert "the video's other features" in failure["reason"]
 
 
 def test_a_file_that_is_gone_when_a_stopped_run_goes_on_leaves_no_values(toy_manifest: Path, tmp_path: Path) -> None:
@@ -299,6 +299,6 @@ def test_a_worker_that_wakes_up_when_the_store_was_made_anew_writes_nothing(toy_
     before = contents(store)
     assert late
     for arguments in late:
-        with pytest.raises(UserError, match="was it made anew"):
+        with pytest.raises(UserError, match="was it created again"):
             write_rows(*arguments)
     assert contents(store) == before

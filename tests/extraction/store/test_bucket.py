@@ -61,7 +61,7 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_in_a_folder_although_every_nin
 ) -> None:
     url = f"s3://{BUCKET}/whole.zarr"
     server.set_door(fail_every=9)
-    assert run_toys(toy_manifest, url).is_whole
+    assert run_toys(toy_manifest, url).is_complete
     assert server.set_door(fail_every=0) > 5
     assert stored(url) == contents(local)
     assert not has_lock(url)
@@ -78,12 +78,12 @@ def test_a_lost_connection_ends_the_run_in_one_line_and_the_next_one_ends_in_the
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     s3fs.S3FileSystem.clear_instance_cache()
     server.set_door(die_after=150)
-    with pytest.raises(UserError, match=r"object store s3://bucket/lost.zarr: .* run again to go on"):
+    with pytest.raises(UserError, match=r"object store s3://bucket/lost.zarr: .* run again to resume"):
         run_toys(toy_manifest, url)
     assert server.door_died()
     server.open_door()
     assert 0 < len(stored(url)) < len(contents(local))
-    assert run_toys(toy_manifest, url, break_lock=True).is_whole
+    assert run_toys(toy_manifest, url, break_lock=True).is_complete
     assert stored(url) == contents(local)
 
 
@@ -96,7 +96,7 @@ def test_the_lock_of_a_killed_run_refuses_the_next_one_until_it_is_broken(
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(UserError, match=r"process \d+ of .* holds s3://bucket/killed.zarr.lock\).*--break-lock"):
         run_toys(toy_manifest, url)
-    assert run_toys(toy_manifest, url, break_lock=True).is_whole
+    assert run_toys(toy_manifest, url, break_lock=True).is_complete
     assert stored(url) == contents(local)
     assert not has_lock(url)
 
@@ -181,7 +181,7 @@ def test_what_is_not_there_and_what_cannot_be_named_are_told_in_one_line(
     with pytest.raises(UserError, match="bucket does not exist"), StoreWriter("s3://no-such/none.zarr", 5, "test"):
         pass
     for wrong in ("gs://bucket/a.zarr", "s3://bucket", "s3:///a.zarr"):
-        with pytest.raises(UserError, match=r"give a path or a URL such as s3://bucket/name.zarr"):
+        with pytest.raises(UserError, match=r"use a path or a URL such as s3://bucket/name.zarr"):
             locate(wrong)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(UserError, match=r"pip install 'mavqa\[s3\]'"):

@@ -73,7 +73,7 @@ def test_a_question_feature_whose_making_was_killed_is_no_damage_to_runs_with_ot
     (tmp_path / "more" / "videos").symlink_to(toy_manifest / "videos")
     run_toys(tmp_path / "more", store, features=("toy-sound",), question_features=())
     assert open_store(store).question_feature_names == []
-    assert run_toys(toy_manifest, store, features=("toy-sound",)).is_whole
+    assert run_toys(toy_manifest, store, features=("toy-sound",)).is_complete
 
 
 def test_what_others_leave_among_features_is_no_feature_and_stays(toy_manifest: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_what_others_leave_in_half_a_feature_is_not_removed_with_it(toy_manifest
     break_making(toy_manifest, store, 2, "after")
     half, other = toy_extractors.TABLE
     (store / "features" / half / "mine.txt").touch()
-    with pytest.raises(UserError, match=f"features/{half} has values but no description"):
+    with pytest.raises(UserError, match=f"features/{half} has values but no spec"):
         run_toys(toy_manifest, store, features=(other,))
     assert (store / "features" / half / "mine.txt").exists()
 
@@ -110,7 +110,7 @@ def test_a_feature_with_values_whose_description_is_lost_is_damage_and_stays(
     else:
         (folder / "zarr.json").write_text('{"attributes": {}, "zarr_format": 3, "node_type": "group"}')
     before = contents(store)
-    with pytest.raises(UserError, match=rf"{feature}.* has values but no description: the store is damaged"):
+    with pytest.raises(UserError, match=rf"{feature}.* has values but no spec: the store is corrupt"):
         run_toys(toy_manifest, store, features=("toy-sound",))
     assert contents(store) == before
 
@@ -119,7 +119,7 @@ def test_an_array_whose_metadata_are_cut_short_is_named_as_damage(toy_manifest: 
     store = tmp_path / "store.zarr"
     run_toys(toy_manifest, store, features=("toy-sound",))
     (store / "videos" / "steps_audio" / "zarr.json").write_bytes(b"{")
-    with pytest.raises(UserError, match=r"the metadata of an array cannot be read .* the store is damaged"):
+    with pytest.raises(UserError, match=r"the metadata of an array cannot be read .* the store is corrupt"):
         run_toys(toy_manifest, store, features=("toy-sound",))
 
 
@@ -127,5 +127,5 @@ def test_a_feature_whose_metadata_are_cut_short_is_named_as_damage(toy_manifest:
     store = tmp_path / "store.zarr"
     run_toys(toy_manifest, store, features=("toy-sound",))
     (store / "features" / "toy-sound" / "zarr.json").write_bytes(b"")
-    with pytest.raises(UserError, match=r"features/toy-sound cannot be read .* the store is damaged"):
+    with pytest.raises(UserError, match=r"features/toy-sound cannot be read .* the store is corrupt"):
         run_toys(toy_manifest, store, features=("toy-sound",))

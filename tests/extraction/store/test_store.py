@@ -203,7 +203,7 @@ def test_a_writer_removes_what_a_killed_one_left_half_written_and_makes_the_fold
 def test_a_writer_that_refuses_a_store_holds_it_no_longer(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
     refused = StoreWriter(path, 60, "test")
-    with pytest.raises(UserError, match="5 seconds a video"), refused:
+    with pytest.raises(UserError, match="5 seconds per video"), refused:
         pass
     with StoreWriter(path, 5, "test"):
         pass
@@ -212,7 +212,7 @@ def test_a_writer_that_refuses_a_store_holds_it_no_longer(tmp_path: Path) -> Non
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder here in which nothing can be written")
 @pytest.mark.parametrize("folder", ["/proc", "/proc/nothing"])
 def test_a_place_where_nothing_can_be_written_is_told_as_such(folder: str) -> None:
-    with pytest.raises(UserError, match=r"s\.zarr cannot be written there"), StoreWriter(f"{folder}/s.zarr", 5, "test"):
+    with pytest.raises(UserError, match=r"s\.zarr cannot be created there"), StoreWriter(f"{folder}/s.zarr", 5, "test"):
         pass
 
 
@@ -220,7 +220,7 @@ def test_a_place_where_nothing_can_be_written_is_told_as_such(folder: str) -> No
 def test_a_place_that_is_no_folder_and_can_be_none_is_told_as_such(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop.zarr").symlink_to("loop.zarr")
-    with pytest.raises(UserError, match="cannot be written there"), StoreWriter(tmp_path / path, 5, "test"):
+    with pytest.raises(UserError, match="cannot be created there"), StoreWriter(tmp_path / path, 5, "test"):
         pass
 
 
@@ -275,9 +275,9 @@ def test_damage_is_one_clear_error_and_the_writer_leaves_it_alone(tmp_path: Path
     path = make(tmp_path / "s.zarr")
     (path / "zarr.json").write_text("{ trunca")
     files = sorted(str(file) for file in path.rglob("*"))
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="corrupt"):
         open_store(path)
-    with pytest.raises(UserError, match="damaged"), StoreWriter(path, 5, "test"):
+    with pytest.raises(UserError, match="corrupt"), StoreWriter(path, 5, "test"):
         pass
     assert sorted(str(file) for file in path.rglob("*")) == files
 
@@ -288,7 +288,7 @@ def test_features_or_videos_without_their_root_are_not_made_anew(tmp_path: Path,
     (path / "zarr.json").unlink()
     shutil.rmtree(path / lost)
     files = sorted(str(file) for file in path.rglob("*"))
-    with pytest.raises(UserError, match="without its root metadata: it is damaged"), StoreWriter(path, 5, "test"):
+    with pytest.raises(UserError, match="without its root metadata: it is corrupt"), StoreWriter(path, 5, "test"):
         pass
     assert sorted(str(file) for file in path.rglob("*")) == files
 
@@ -300,13 +300,13 @@ def test_a_store_that_lost_an_array_is_named_as_damaged(tmp_path: Path, lost: st
     del root["consolidated_metadata"]["metadata"][lost]
     (path / "zarr.json").write_text(json.dumps(root))
     shutil.rmtree(path / lost)
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="corrupt"):
         read_indices(path)
 
 
 def test_another_format_another_length_and_a_strange_folder_are_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "s.zarr")
-    with pytest.raises(UserError, match="5 seconds a video, not 60"), StoreWriter(path, 60, "test"):
+    with pytest.raises(UserError, match="5 seconds per video, not 60"), StoreWriter(path, 60, "test"):
         pass
     zarr.open_group(path, mode="r+").update_attributes({"mavqa_format": 99})
     with pytest.raises(UserError, match="format 99"):
@@ -314,7 +314,7 @@ def test_another_format_another_length_and_a_strange_folder_are_refused(tmp_path
     strange = tmp_path / "holiday"
     strange.mkdir()
     (strange / "photo.jpg").touch()
-    with pytest.raises(UserError, match="no feature store"), StoreWriter(strange, 5, "test"):
+    with pytest.raises(UserError, match="not a feature store"), StoreWriter(strange, 5, "test"):
         pass
     with pytest.raises(UserError, match="no feature store at"):
         open_store(tmp_path / "nothing")

@@ -85,7 +85,7 @@ def test_the_constant_stands_in_every_step_and_learns():
     trained_on(method, batch.select(torch.arange(2)))
     assert all(torch.equal(placed[modality], constant) for modality, constant in method.constants.items())
     torch.nn.init.normal_(method.constants["audio"])
-    completed = method._completed(method.backbone.encode(batch.without("audio")), "audio")
+    completed = method.impute(method.backbone.encode(batch.without("audio")), "audio")
     assert (completed.features["audio"] == method.constants["audio"]).all()
 
 

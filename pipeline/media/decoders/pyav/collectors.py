@@ -118,7 +118,7 @@ class FrameCollector:
 
     def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:
         self._request = request
-        self._is_counted = request.short == "released"
+        self._is_counted = request.padding == "released"
         self._ledger = _Ledger("picture", start=t0)
         self._settled = _settle_unread(stream, bool(request.frame_sizes), self._ledger.noun)
         rates = sorted({1, *(size.per_second for size in request.frame_sizes)})
@@ -131,7 +131,9 @@ class FrameCollector:
             if frame_rate:
                 self._selectors = {1: ReleasedSelector(frame_rate, request.seconds)}
             else:
-                self._settled = Track(State.FAILED, reason="the file gives no frame rate to count by (short=released)")
+                self._settled = Track(
+                    State.FAILED, reason="the file gives no frame rate to count by (padding=released)"
+                )
 
     @property
     def is_done(self) -> bool:

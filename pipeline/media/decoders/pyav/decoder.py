@@ -83,7 +83,7 @@ class PyAVDecoder:
 
     def _decode_alone(self, path: Path, request: DecodeRequest) -> Media:
         try:
-            return self._pass_over(path, request, skips=request.short != "released")
+            return self._pass_over(path, request, skips=request.padding != "released")
         except _DoubtError:
             return self._pass_over(path, request, skips=False)
 
