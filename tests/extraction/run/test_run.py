@@ -259,7 +259,7 @@ def test_a_manifest_of_other_files_or_unknown_videos_is_refused_and_the_store_st
     silent = {"test": (*loaded.questions["test"], replace(loaded.questions["test"][0], question_id="s", text=""))}
     with pytest.raises(UserError, match="question s of split test has no text"):
         run_toys(change(manifest, questions=silent), store, question_features=())
-    with pytest.raises(UserError, match="names no videos"):
+    with pytest.raises(UserError, match="lists no videos"):
         run_toys(change(manifest, videos=(), questions={}), store)
     assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
 

@@ -69,7 +69,7 @@ def test_a_file_that_was_replaced_or_is_gone_gives_no_second_feature(toy_manifes
     assert len(reasons) == 3
     assert "the video's other features" in reasons[replaced.stem]
     assert reasons[gone.stem] == f"no file {gone.name} in the videos folder"
-    assert reasons[pipe.stem] == f"no plain file {pipe.name} in the videos folder"
+    assert reasons[pipe.stem] == f"{pipe.name} in the videos folder is not a regular file"
     assert videos_of(store) == before
     pipe.unlink()
     for path, data in original.items():
