@@ -1,4 +1,4 @@
-"""The house rules that can be checked: light help, tables that resolve, sizes of files and functions, docstrings."""
+"""The house rules that can be checked: light help, tables that resolve, sizes of functions, docstrings."""
 
 import ast
 import importlib
@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import paths
 import pytest
-import readme
 
-SOURCES = [path for package in readme.PACKAGES for path in sorted((paths.ROOT / package).rglob("*.py"))]
+SOURCES = [path for package in ("pipeline", "train") for path in sorted((paths.ROOT / package).rglob("*.py"))]
 TABLES = {
     "pipeline.extractors.registry": ("EXTRACTORS", "QUESTION_EXTRACTORS"),
     "pipeline.media.decoders.registry": ("DECODERS",),
@@ -21,7 +21,6 @@ TABLES = {
 HEAVY = (
     *("torch", "torchvision", "torchaudio", "open_clip", "dask", "distributed", "av", "librosa", "matplotlib", "zarr"),
 )
-LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 
@@ -29,9 +28,9 @@ def name(path: Path) -> str:
     return str(path.relative_to(paths.ROOT))
 
 
-@pytest.mark.parametrize("words", readme.commands(), ids=" ".join)
+@pytest.mark.parametrize("words", commands.all_commands(), ids=" ".join)
 def test_help_has_examples_and_loads_nothing_heavy(words: list[str]) -> None:
-    entry = readme.project()["project"]["scripts"][words[0]]
+    entry = commands.project()["project"]["scripts"][words[0]]
     module, _, attribute = entry.partition(":")
     program = (
         f"import sys; from {module} import {attribute} as command\n"
@@ -48,8 +47,8 @@ def test_every_entry_of_every_table_resolves(package: str, table: str) -> None:
     entries = getattr(importlib.import_module(package), table)
     assert entries
     for entry in entries.values():
-        module, _, attribute = str(getattr(entry, "path", entry)).partition(":")
-        assert callable(getattr(importlib.import_module(module), attribute)), entry
+        module, _, attribute = entry.partition(":")
+        assert getattr(importlib.import_module(module), attribute).__doc__, entry
 
 
 def test_describing_features_loads_no_network_library() -> None:
@@ -68,11 +67,10 @@ def test_describing_features_loads_no_network_library() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_a_file_says_what_it_is_and_stays_short(path: Path) -> None:
+def test_a_file_opens_with_a_docstring_and_functions_stay_short(path: Path) -> None:
     text = path.read_text()
     tree = ast.parse(text)
     assert ast.get_docstring(tree), f"{path} opens without a docstring"
-    assert len(text.splitlines()) <= LONGEST_FILE
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
