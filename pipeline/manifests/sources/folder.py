@@ -23,7 +23,7 @@ def build(name: str, videos: Path, progress: Progress | None = None) -> Built:
 SOURCE = Source(
     build,
     (Option("videos", "Folder of the videos, searched with its subfolders.", "folder", is_required=True),),
-    """Build the manifest of a folder of videos without questions, for feature extraction.
+    """Build the manifest of a folder of videos, without questions.
 
     \b
     Example:
