@@ -1,4 +1,4 @@
-# Every target sets up what it needs; `make setup` wants nothing but python3 and makes a local .venv.
+# Every target sets up what it needs; `make setup` only requires python3 and creates a local .venv.
 PYTHON   ?= python3
 BIN      := .venv/bin
 READY    := .venv/.ready
@@ -6,35 +6,36 @@ DATASET  ?= music-avqa
 BACKBONE ?= avst
 METHOD   ?= rmm-avr
 SEEDS    ?= 1
-# Runs of a sweep at once.
+# Runs of a sweep in parallel.
 JOBS     ?= 1
 DEMO     := build/demo
-# More arguments for the command behind a target: make extract DATASET=music-avqa ARGS="--device cuda"
+# Further arguments for the command of a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
 
 .PHONY: help setup demo backbones methods test lint lint-fast bench extract train clean
 .DEFAULT_GOAL := help
 
-help:  ## Show what there is.
+help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  make \1\t/' | expand -t 24
 
-setup: $(READY)  ## Make .venv and install mavqa into it, through uv.
+setup: $(READY)  ## Create .venv and install mavqa into it with uv.
 
-# uv, because pip may prefer a CPU-only torch wheel, which breaks torchvision, torchaudio and torchcodec. It compiles the
-# bytecode too: else the first process that loads torchvision does (seven seconds more), or every one where Python may not write it.
+# uv, because pip may prefer a CPU-only torch wheel, which breaks torchvision, torchaudio and torchcodec. It also
+# compiles bytecode: otherwise the first process that loads torchvision does (seven more seconds), or every process if
+# .venv is read-only.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## The main job on made-up videos: make them, extract, train, compare, report (SEEDS=1, JOBS=1).
+demo: $(READY)  ## The main job on synthetic videos: generate, extract, train, compare, report (SEEDS=1, JOBS=1).
 	$(BIN)/mavqa-manifest synthesize --settings data_manifests/demo/dataset.toml --out $(DEMO)/data
 	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded --seconds 3 --decoder pyav
 	$(BIN)/mavqa-sweep train/grids/demo.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/runs --seeds $(SEEDS) --jobs $(JOBS)
 	$(BIN)/mavqa-report $(DEMO)/runs --out $(DEMO)/report
 
-backbones: $(READY) $(DEMO)/evaluation.json  ## Train the four backbones and the baseline on the demo's videos, three seeds each.
+backbones: $(READY) $(DEMO)/evaluation.json  ## Train the four backbones and the baseline on the demo's videos, three seeds each (JOBS=1).
 	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded \
 	  --features clip-vit-b32,clip-vit-b32-sentence,clip-vit-b32-words
 	$(BIN)/mavqa-sweep train/grids/backbones.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/backbones --jobs $(JOBS) \
@@ -46,10 +47,10 @@ methods: $(READY) $(DEMO)/evaluation.json  ## Train every method on the demo's v
 	  --evaluation $(DEMO)/methods/evaluation.json
 	$(BIN)/mavqa-report $(DEMO)/methods --out $(DEMO)/methods/report
 
-test: $(READY) lint-fast  ## The whole suite, with the fast part of lint.
+test: $(READY) lint-fast  ## Run the test suite and the fast part of lint.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: lint-fast  ## Style, imports between floors, types.
+lint: lint-fast  ## Check style, imports between layers and types.
 	$(BIN)/mypy
 
 lint-fast: $(READY)
@@ -57,7 +58,7 @@ lint-fast: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-bench: $(READY) $(DEMO)/evaluation.json  ## Measure the promises, on what make demo makes.
+bench: $(READY) $(DEMO)/evaluation.json  ## Run all benchmarks on the output of make demo.
 	broken=0; for program in benchmarks/*.py; do $(BIN)/python $$program || broken=1; done; exit $$broken
 
 $(DEMO)/evaluation.json:
@@ -69,5 +70,5 @@ extract: $(READY)  ## Extract the features of DATASET=music-avqa into stores/.
 train: $(READY)  ## Train BACKBONE=avst with METHOD=rmm-avr on DATASET=music-avqa.
 	$(BIN)/mavqa-train --backbone $(BACKBONE) --method $(METHOD) --dataset $(DATASET) $(ARGS)
 
-clean:  ## Remove what the demo made.
+clean:  ## Remove build/, the output of the demo.
 	rm -rf build

@@ -1,1 +1,1 @@
-"""Stage one: raw video to feature store. It knows nothing of training."""
+"""Stage one: from raw videos to a feature store."""

@@ -1,15 +1,15 @@
-"""The errors that a user can mend: wrong use or bad input. It is not for bugs of ours (those stay tracebacks)."""
+"""Errors that the user can fix: wrong use or invalid input. Bugs of mavqa keep their tracebacks."""
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What the operating system says of a disk that takes no more, and how that is mended.
-_DISK_REFUSALS = {
+# Why the operating system refuses to write to a disk, and how to fix it.
+_DISK_ERRORS = {
     errno.ENOSPC: ("no space is left", "free some"),
     errno.EDQUOT: ("no quota is left", "free some"),
     errno.EROFS: ("it is read-only", "mount it for writing"),
-    errno.EFBIG: ("a file of it is larger than a process may write", "raise its 'ulimit -f'"),
+    errno.EFBIG: ("one of its files is larger than a process may write", "raise its 'ulimit -f'"),
 }
 
 
@@ -17,21 +17,21 @@ LONGEST_MESSAGE = 300
 
 
 class UserError(Exception):
-    """Tell the user in one line which thing has which wrong value and how to mend it; commands exit with 2."""
+    """An error that the user can fix. One line: the thing, its value and what to do; commands exit with 2."""
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of `error` on one line, at most 300 characters of it; its type where it has none."""
+    """Return the message of `error` on one line, cut to 300 characters; the name of its type if it has none."""
     return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__
 
 
 @contextmanager
 def reporting_full_disks(place: object) -> Iterator[None]:
-    """Raise a `UserError` that names `place` where a disk takes no more inside the block, on whichever machine."""
+    """Convert the error of a full or read-only disk, here or on a worker, into a `UserError` that names `place`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_REFUSALS:
+        if error.errno not in _DISK_ERRORS:
             raise
-        what, mend = _DISK_REFUSALS[error.errno]
-        raise UserError(f"{place} cannot be written, {what} ({error}): {mend}, and run again to go on") from None
+        cause, fix = _DISK_ERRORS[error.errno]
+        raise UserError(f"{place} cannot be written, {cause} ({error}): {fix}, and run again to resume") from None

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all: under a staging name first, renamed last."""
+"""Atomic writing of files: under a staging name first, renamed last."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,6 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` to `path` in UTF-8, replacing what it held."""
+    """Write `text` to `path` in UTF-8, replacing the previous content."""
     with staged(path) as staging:
         staging.write_text(text, encoding="utf-8")

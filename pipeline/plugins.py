@@ -1,6 +1,6 @@
-"""Plug-ins by name: mavqa's own and those that installed packages offer through entry points.
+"""Plug-ins by name: those of mavqa and those of installed packages, registered as entry points.
 
-A table of plug-ins is {name: "module:attribute"}; a module is imported when its plug-in is asked for.
+A table of plug-ins is {name: "module:attribute"}; a module is imported when its plug-in is loaded.
 """
 
 import warnings
@@ -14,9 +14,9 @@ from pipeline.errors import UserError
 
 
 def with_installed(group: str, own: Mapping[str, str]) -> dict[str, str]:
-    """Return the table of `own` plug-ins and of the entry points in `group`, such as "mavqa.backbones".
+    """Return the table of the plug-ins `own` and of the entry points in `group`, such as "mavqa.backbones".
 
-    An entry point of a name that mavqa has itself is left out, with a warning.
+    An entry point with the name of an own plug-in is ignored with a warning.
     """
     table = dict(own)
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
@@ -29,9 +29,9 @@ def with_installed(group: str, own: Mapping[str, str]) -> dict[str, str]:
 
 
 def load_plugin(kind: str, table: Mapping[str, str], name: str) -> Any:
-    """Return what the table's entry `name` points to.
+    """Import and return the plug-in `name` of the table.
 
-    Raises `UserError` naming the known ones where there is none of that name; `kind` says what they are.
+    Raises `UserError` with the known names if there is no such plug-in; `kind` is what the message calls it.
     """
     if name not in table:
         raise UserError(f"{kind} {name!r} is unknown: choose one of {', '.join(table)}")
@@ -40,7 +40,7 @@ def load_plugin(kind: str, table: Mapping[str, str], name: str) -> Any:
 
 
 def check_options(kind: str, name: str, build: Callable[..., Any], options: Collection[str]) -> None:
-    """Raise `UserError` where `build`, whose first parameter is not for users, has no keyword of one of `options`."""
+    """Raise `UserError` if one of `options` is no parameter of `build`, whose first parameter is not an option."""
     known = list(signature(build).parameters)[1:]
     for option in sorted(set(options) - set(known)):
-        raise UserError(f"{kind} {name!r} has no option {option!r}: it knows {', '.join(known) or 'none'}")
+        raise UserError(f"{kind} {name!r} has no option {option!r}: its options are {', '.join(known) or 'none'}")

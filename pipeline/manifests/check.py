@@ -1,12 +1,12 @@
-"""Whether a manifest holds together and its files are there: what `mavqa-manifest check` proves.
+"""Checks of a manifest for `mavqa-manifest check`: whether it is consistent, and whether its video files match.
 
-It changes nothing. Errors are what makes a manifest unusable, warnings what a dataset with an open vocabulary brings
-along: questions that no one trained on it can answer. The counts are for a person to look at.
+Errors make a manifest unusable. Warnings are expected of datasets with an open vocabulary: questions that a model
+trained on them cannot answer. The counts are for review by the user.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,7 @@ TOLERATED = ("unknown answer", "answer is no choice", "unknown word")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: its `kind`, the `subject` (an id, a word, a file) and a sentence."""
+    """One problem: its `kind`, the `subject` (an id, a word, a file) and a message."""
 
     kind: str
     subject: str
@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found; `files_checked` is False where no folder of videos was given to look in."""
+    """The result of a check; `files_checked` is False if no videos folder was given."""
 
     errors: tuple[Finding, ...]
     files_checked: bool
@@ -50,9 +50,9 @@ class Report:
 
 
 def check_manifest(manifest: Manifest, videos: Path | None, progress: Progress | None = None) -> Report:
-    """Return the report on `manifest`; with the folder `videos`, its files are looked up and hashed.
+    """Return the report on `manifest`; with a folder `videos`, its files are looked up and hashed.
 
-    `progress` hears (files hashed, files in all). Raises `UserError` where the folder is missing.
+    `progress` is called with (files hashed, files in all). Raises `UserError` if the folder is missing.
     """
     found = [*_check_ids(manifest), *_check_answers(manifest), *_check_words(manifest)]
     if videos is not None:
@@ -64,7 +64,7 @@ def check_manifest(manifest: Manifest, videos: Path | None, progress: Progress |
 
 
 def count(manifest: Manifest) -> dict[str, Any]:
-    """Return the numbers of a manifest: videos, what each split holds, and what pairs of splits share."""
+    """Return the counts of a manifest: its videos, the contents of each split, and what pairs of splits share."""
     return {
         "videos": len(manifest.videos),
         "videos_without_sha256": sum(not video.sha256 for video in manifest.videos),
@@ -78,8 +78,7 @@ def count(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _count_split(questions: Iterable[Question]) -> dict[str, Any]:
-    questions = tuple(questions)
+def _count_split(questions: Sequence[Question]) -> dict[str, Any]:
     return {
         "questions": len(questions),
         "videos": len({question.video_id for question in questions}),
@@ -89,21 +88,18 @@ def _count_split(questions: Iterable[Question]) -> dict[str, Any]:
     }
 
 
-def _count_shared(one: Iterable[Question], other: Iterable[Question]) -> dict[str, int]:
-    def videos(questions: Iterable[Question]) -> set[str]:
-        return {question.video_id for question in questions}
-
-    def asked(questions: Iterable[Question]) -> set[tuple[str, str]]:
-        return {(question.video_id, question.text) for question in questions}
-
-    return {"videos": len(videos(one) & videos(other)), "questions": len(asked(one) & asked(other))}
+def _count_shared(one: Sequence[Question], other: Sequence[Question]) -> dict[str, int]:
+    return {
+        "videos": len({q.video_id for q in one} & {q.video_id for q in other}),
+        "questions": len({(q.video_id, q.text) for q in one} & {(q.video_id, q.text) for q in other}),
+    }
 
 
 def _check_ids(manifest: Manifest) -> Iterator[Finding]:
     known = {video.video_id for video in manifest.videos}
     seen: dict[str, str] = {}
     unknown: dict[str, str] = {}
-    for split, question in _ask(manifest):
+    for split, question in _questions(manifest):
         if question.video_id not in known:
             unknown.setdefault(question.video_id, f"question {question.question_id!r} of {split!r}")
         if first := seen.get(question.question_id):
@@ -111,18 +107,19 @@ def _check_ids(manifest: Manifest) -> Iterator[Finding]:
             yield Finding("repeated id", question.question_id, f"question id {question.question_id!r} is {where}")
         seen[question.question_id] = split
     for video_id, where in unknown.items():
-        yield Finding("unknown video", video_id, f"video {video_id!r}, asked by {where}, is not in videos.csv")
+        yield Finding("unknown video", video_id, f"video {video_id!r} of {where} is not in videos.csv")
 
 
 def _check_answers(manifest: Manifest) -> Iterator[Finding]:
     known = set(manifest.vocabulary.answers)
-    unknown = Counter((split, q.answer) for split, q in _ask(manifest) if q.answer not in known)
+    unknown = Counter((split, q.answer) for split, q in _questions(manifest) if q.answer not in known)
     for (split, answer), number in unknown.items():
-        message = f"answer {answer!r} of {number} questions of {split!r} is not in the answer list"
+        message = f"answer {answer!r} of {number} questions of {split!r} is not in the vocabulary"
         yield Finding("unknown answer", answer, message)
-    for split, question in _ask(manifest):
+    for split, question in _questions(manifest):
         if question.choices is not None and question.answer not in question.choices:
-            message = f"question {question.question_id!r} of {split!r}: answer {question.answer!r} is no choice"
+            where = f"question {question.question_id!r} of {split!r}"
+            message = f"{where}: answer {question.answer!r} is not one of its choices"
             yield Finding("answer is no choice", question.question_id, message)
 
 
@@ -133,14 +130,14 @@ def _check_words(manifest: Manifest) -> Iterator[Finding]:
         entries: tuple[str, ...] = getattr(manifest.vocabulary, kind)
         for entry, number in Counter(entries).items():
             if number > 1:
-                yield Finding("vocabulary", entry, f"{entry!r} stands {number} times among the {kind}")
+                yield Finding("vocabulary", entry, f"{entry!r} occurs {number} times among the {kind}")
     known, length = set(manifest.vocabulary.tokens), manifest.vocabulary.question_length
     words: Counter[str] = Counter()
     for text in manifest.texts():
         tokens = tokenise(text)
         words.update({token for token in tokens if token not in known})
         if len(tokens) > length:
-            message = f"question {text!r} has {len(tokens)} words, at most {length} fit"
+            message = f"question {text!r} has {len(tokens)} words, at most {length} are allowed"
             yield Finding("long question", text, message)
     for word, number in words.items():
         yield Finding("unknown word", word, f"word {word!r} of {number} question texts is not in the vocabulary")
@@ -148,20 +145,20 @@ def _check_words(manifest: Manifest) -> Iterator[Finding]:
 
 def _check_files(videos: tuple[Video, ...], folder: Path, progress: Progress | None) -> Iterator[Finding]:
     if not folder.is_dir():
-        raise UserError(f"videos folder {str(folder)!r} is not there: name the folder that holds the videos")
-    present = [video for video in videos if os.path.isfile(folder / video.path)]
+        raise UserError(f"videos folder {str(folder)!r} does not exist: pass the folder of the videos")
+    available = [video for video in videos if os.path.isfile(folder / video.path)]
     for video in videos:
         if not os.path.isfile(folder / video.path):
             message = f"video {video.video_id!r}: no file {str(folder / video.path)!r}"
             yield Finding("missing file", video.video_id, message)
-    digests = hash_files(folder, [video.path for video in present if video.sha256], progress)
-    for video in present:
+    digests = hash_files(folder, [video.path for video in available if video.sha256], progress)
+    for video in available:
         if video.sha256 and digests[video.path] != video.sha256:
-            message = f"video {video.video_id!r}: the file's sha256 {digests[video.path]} is not {video.sha256}"
+            message = f"video {video.video_id!r}: its file has sha256 {digests[video.path]}, not {video.sha256}"
             yield Finding("different file", video.video_id, message)
 
 
-def _ask(manifest: Manifest) -> Iterator[tuple[str, Question]]:
+def _questions(manifest: Manifest) -> Iterator[tuple[str, Question]]:
     for split in manifest.splits:
         for question in manifest.questions[split]:
             yield split, question

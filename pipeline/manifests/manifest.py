@@ -1,10 +1,11 @@
-"""What exists: the videos, the questions and the frozen vocabulary of one dataset release, as files.
+"""The manifest of a dataset release: its videos, questions and frozen vocabulary, as files.
 
-It is not a parser of anyone's release (that is `pipeline.manifests.sources`) and knows nothing of features.
-Files: `dataset.toml`, `videos.csv`, `questions-<split>.jsonl`, `vocabulary.json` (design: manifest files).
+Files: `dataset.toml`, `videos.csv`, `questions-<split>.jsonl`, `vocabulary.json`. Published releases are parsed in
+`pipeline.manifests.sources`.
 """
 
 import csv
+import io
 import json
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ UNKNOWN_TOKEN = "<unk>"
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One source item. `path` is relative to the videos folder; `sha256` is "" until the file was seen."""
+    """One source item. `path` is relative to the videos folder; `sha256` is "" until the file has been hashed."""
 
     video_id: str
     path: str
@@ -34,9 +35,9 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about one video. `text` is `template` with its slots filled; `answer` may be outside the list.
+    """One question about one video. `text` is `template` with its slots filled.
 
-    `choices`: the answers offered, None unless it is multiple choice.
+    `answer` may be outside the vocabulary. `choices`: the answers to choose from, None unless it is multiple choice.
     """
 
     question_id: str
@@ -51,10 +52,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The frozen order of question tokens (`<pad>` is 0) and of answers; a model's input and output sizes.
+    """The frozen order of question tokens (`<pad>` is 0) and of answers: the input and output classes of a model.
 
-    `question_length`: how many words a question may have; its tokens are padded to it. With the token `<unk>` the
-    vocabulary is open: every other word reads as that token. Without it other words are refused.
+    `question_length`: the largest number of words of a question; token sequences are padded to it. A vocabulary with
+    the token `<unk>` is open: unknown words become that token. Otherwise unknown words are an error.
     """
 
     tokens: tuple[str, ...]
@@ -63,26 +64,26 @@ class Vocabulary:
 
     @property
     def is_open(self) -> bool:
-        """Whether words outside the vocabulary may be asked."""
+        """Whether questions may contain words outside the vocabulary."""
         return UNKNOWN_TOKEN in self.tokens
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; a length of 14 is not mentioned."""
+        """Return plain JSON values; `question_length` is omitted if it is 14."""
         words = {"tokens": list(self.tokens), "answers": list(self.answers)}
         return words if self.question_length == QUESTION_LENGTH else {**words, "question_length": self.question_length}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Vocabulary":
-        """Return the vocabulary that `to_json` gave; raise KeyError, TypeError or ValueError for anything else."""
+        """Return the vocabulary of a `to_json` record; raise KeyError, TypeError or ValueError for other records."""
         tokens, answers = tuple(record["tokens"]), tuple(record["answers"])
         return cls(tokens, answers, int(record.get("question_length", QUESTION_LENGTH)))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One dataset release: videos, questions per split, vocabulary, and where it came from.
+    """One dataset release: videos, questions per split, vocabulary and origin.
 
-    `source`: where its annotations and videos are to be had, for people; "" where that is not known.
+    `source`: where to get its annotations and videos, as text for the user; "" if unknown.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Manifest:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits that hold questions, in reading order."""
+        """The splits with questions, in the order train, val, test."""
         return tuple(split for split in SPLITS if split in self.questions)
 
     def texts(self) -> list[str]:
@@ -104,52 +105,53 @@ class Manifest:
 
 
 def check_video_id(video_id: str) -> str:
-    """Return `video_id`, or raise `UserError` where it could leave a folder or break a file name."""
+    """Return `video_id`; raise `UserError` if it is not safe as a file name."""
     if video_id in ("", ".", "..") or "/" in video_id or "\\" in video_id or "\0" in video_id:
         raise UserError(f"video id {video_id!r} is not a plain name: rename the video (no '/', '..' or empty id)")
     return video_id
 
 
 def check_relative_path(path: str) -> str:
-    """Return `path`, or raise `UserError` where it is absolute or climbs out of the videos folder."""
+    """Return `path`; raise `UserError` if it is absolute or leads out of the videos folder."""
     if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path:
-        raise UserError(f"video path {path!r} leaves the videos folder: give a path relative to it, without '..'")
+        raise UserError(f"video path {path!r} leaves the videos folder: use a path relative to it, without '..'")
     return path
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write the manifest's files into `folder`; each is written beside its name and renamed last.
+    """Write the manifest's files into `folder`, each under a staging name first and renamed last.
 
-    A `dataset.toml` that says the same already is left alone, with its comments and whatever else it says.
+    A `dataset.toml` that already has the same entries is not rewritten; it keeps its comments and further entries.
     """
     for stale in folder.glob("questions-*.jsonl"):
         if stale.stem.removeprefix("questions-") not in manifest.questions:
             stale.unlink()
     replace_text(folder / "videos.csv", _videos_csv(manifest.videos))
     for split in manifest.splits:
-        lines = (json.dumps(_plain(q), ensure_ascii=False) for q in manifest.questions[split])
+        lines = (json.dumps(asdict(question), ensure_ascii=False) for question in manifest.questions[split])
         replace_text(folder / f"questions-{split}.jsonl", "".join(line + "\n" for line in lines))
     replace_text(
         folder / "vocabulary.json", json.dumps(manifest.vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n"
     )
     head = _dataset_toml(manifest)
-    if not _says(folder / "dataset.toml", tomllib.loads(head)):
+    found = _read_toml(folder / "dataset.toml") if (folder / "dataset.toml").is_file() else {}
+    if any(found.get(key) != value for key, value in tomllib.loads(head).items()):
         replace_text(folder / "dataset.toml", head)
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Read a manifest folder.
+    """Return the manifest in `folder`.
 
-    Raises `UserError` naming the file and line where a file is missing, of another format or malformed.
+    Raises `UserError` with the file and line if a file is missing, malformed or of another format version.
     """
     head = _read_toml(folder / "dataset.toml")
     if head.get("format") != FORMAT:
-        raise UserError(f"{folder / 'dataset.toml'}: format {head.get('format')!r}, this program reads {FORMAT}")
+        raise UserError(f"{folder / 'dataset.toml'}: format {head.get('format')!r} is not supported, only {FORMAT}")
     for key in ("name", "release", "licence", "splits"):
         if key not in head:
             raise UserError(f"{folder / 'dataset.toml'}: {key!r} is missing: build the manifest again")
     if not isinstance(head["splits"], list) or not set(map(str, head["splits"])) <= set(SPLITS):
-        raise UserError(f"{folder / 'dataset.toml'}: splits {head['splits']!r}: use {', '.join(SPLITS)}")
+        raise UserError(f"{folder / 'dataset.toml'}: invalid splits {head['splits']!r}: use {', '.join(SPLITS)}")
     _check_built(folder, head)
     questions = {split: tuple(_read_questions(folder / f"questions-{split}.jsonl")) for split in head["splits"]}
     return Manifest(
@@ -164,42 +166,33 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def parse_json(text: str) -> Any:
-    """Return the JSON value of `text`; raise ValueError too where it holds halves of characters, which no file can."""
+    """Return the JSON value of `text`; raise ValueError if it is invalid, too deep, or contains lone surrogates."""
     try:
         value = json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("nested too deeply") from None
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
 def _check_built(folder: Path, head: dict[str, Any]) -> None:
-    """Raise `UserError` where only the head of a dataset is there: a release whose questions are not ours to give."""
+    """Raise `UserError` if the files of the questions are missing, as for datasets that we may not redistribute."""
     for name in ("videos.csv", *(f"questions-{split}.jsonl" for split in head["splits"]), "vocabulary.json"):
         if not (folder / name).is_file():
-            where = f" from {head['source']}" if head.get("source") else ""
+            source = f" from {head['source']}" if head.get("source") else ""
             raise UserError(
-                f"{folder / name} is missing: get the annotations and videos of {head['name']}{where}, then build the "
-                f"manifest with 'mavqa-manifest build' as {folder / 'dataset.toml'} says, or name another folder"
+                f"{folder / name} is missing: get the annotations and videos of {head['name']}{source}, then build the "
+                f"manifest with 'mavqa-manifest build' as {folder / 'dataset.toml'} shows, or pass another folder"
             )
 
 
-def _plain(question: Question) -> dict[str, Any]:
-    record = asdict(question)
-    record["choices"] = None if question.choices is None else list(question.choices)
-    return record
-
-
 def _videos_csv(videos: Iterable[Video]) -> str:
-    rows = [["video_id", "path", "sha256"], *([v.video_id, v.path, v.sha256] for v in videos)]
-    lines: list[str] = []
-
-    class Sink:
-        write = staticmethod(lines.append)
-
-    csv.writer(Sink(), lineterminator="\n").writerows(rows)
-    return "".join(lines)
+    file = io.StringIO(newline="")
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(["video_id", "path", "sha256"])
+    rows.writerows([video.video_id, video.path, video.sha256] for video in videos)
+    return file.getvalue()
 
 
 def _dataset_toml(manifest: Manifest) -> str:
@@ -211,11 +204,6 @@ def _dataset_toml(manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _says(path: Path, head: dict[str, Any]) -> bool:
-    found = _read_toml(path) if path.is_file() else {}
-    return all(found.get(key) == value for key, value in head.items())
-
-
 def _read_text(path: Path) -> str:
     with _open_text(path) as file:
         return file.read()
@@ -223,13 +211,13 @@ def _read_text(path: Path) -> str:
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
-    """Give the text file at `path`, its line ends as they are; a million lines need not be in memory at once."""
+    """Open the text file at `path` without newline translation, to be read line by line."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             yield file
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing: build the manifest with 'mavqa-manifest build', or name its folder"
+            f"{path} is missing: build the manifest with 'mavqa-manifest build', or pass its folder"
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
@@ -253,13 +241,13 @@ def _read_videos(path: Path) -> list[Video]:
 
 def _read_video(row: list[str], seen: set[str], where: str) -> Video:
     if len(row) != 3:
-        raise UserError(f"{where}: {len(row)} values instead of video_id,path,sha256: mend the line")
+        raise UserError(f"{where}: {len(row)} values instead of video_id,path,sha256: fix the line")
     try:
         video = Video(check_video_id(row[0]), check_relative_path(row[1]), row[2])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if video.video_id in seen:
-        raise UserError(f"{where}: video id {video.video_id!r} stands twice: each id names one file")
+        raise UserError(f"{where}: video id {video.video_id!r} occurs twice: ids must be unique")
     seen.add(video.video_id)
     return video
 

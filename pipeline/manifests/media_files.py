@@ -1,7 +1,4 @@
-"""The media files of a folder: which files count, which ids they get, where an id's file is, their SHA-256.
-
-It opens no media (that is `pipeline.media.decoders`) and judges only by the file name's suffix.
-"""
+"""The media files of a folder: their paths, video ids and SHA-256. Media are recognised by their suffix alone."""
 
 import hashlib
 import os
@@ -28,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """Return `path` as (what stands before its media suffix, that suffix); "" where it has none."""
+    """Return (`path` without its media suffix, the suffix); the suffix is "" if there is none."""
     suffix = PurePosixPath(path).suffix
     if suffix.lower() in MEDIA_SUFFIXES:
         return path.removesuffix(suffix), suffix
@@ -36,7 +33,7 @@ def split_suffix(path: str) -> tuple[str, str]:
 
 
 def check_text(path: str) -> str:
-    """Return `path`, or raise `UserError` where it cannot stand in a manifest, as text that people read."""
+    """Return `path`; raise `UserError` if it is not UTF-8 or contains control characters."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -47,16 +44,16 @@ def check_text(path: str) -> str:
 
 
 def list_media(folder: Path) -> list[str]:
-    """Return the paths, relative to `folder`, of the media files in it and below, sorted.
+    """Return the sorted paths, relative to `folder`, of the media files in it and its subfolders.
 
-    Hidden names are left out; links to folders in it are followed, each folder once. Raises `UserError` where the
-    folder is missing or holds no media, where a link leads out of it, or where a name cannot stand in a manifest.
+    Hidden files are ignored; links to folders are followed, each folder once. Raises `UserError` if the folder is
+    missing or contains no media, if a link leads out of it, or if a name is not UTF-8 or has control characters.
     """
     if not folder.is_dir():
-        raise UserError(f"videos folder {str(folder)!r} is not there: name the folder that holds the videos")
+        raise UserError(f"videos folder {str(folder)!r} does not exist: pass the folder of the videos")
     paths = sorted(_walk(folder))
     if not paths:
-        raise UserError(f"videos folder {str(folder)!r} holds no videos (.mp4, .mkv, .webm, ...): name another")
+        raise UserError(f"videos folder {str(folder)!r} contains no videos (.mp4, .mkv, .webm, ...): pass another")
     refuse_links_out(folder, paths)
     return paths
 
@@ -64,7 +61,7 @@ def list_media(folder: Path) -> list[str]:
 def refuse_links_out(folder: Path, paths: Iterable[str]) -> None:
     """Raise `UserError` for the first of `paths` in `folder` that links lead out of it; it may be a link itself.
 
-    A file that is not there is no link: what it is to be, others say.
+    Missing files are ignored.
     """
     root = os.path.realpath(folder)
     known: dict[str, str] = {}
@@ -78,33 +75,33 @@ def refuse_links_out(folder: Path, paths: Iterable[str]) -> None:
             place = os.path.realpath(place)
         if os.path.commonpath((root, place)) != root:
             raise UserError(
-                f"video {path!r} in {str(folder)!r} is a link out of that folder, to {place!r}: put the file itself "
-                "there, or name the folder that it lies in"
+                f"video {path!r} in {str(folder)!r} is a link out of that folder, to {place!r}: replace it with "
+                "the file, or pass the folder that contains the file"
             )
 
 
 def name_videos(paths: Iterable[str]) -> dict[str, str]:
-    """Return {path: video id}: the path without suffix, `/` as `__`; where two would clash the suffix stays.
+    """Return {path: video id}: the path without suffix, `/` replaced by `__`; ids that would clash keep the suffix.
 
-    Raises `UserError` where they clash even so, or where an id is not a plain name.
+    Raises `UserError` if ids clash even with their suffixes, or if an id is not a plain name.
     """
     paths = list(dict.fromkeys(paths))
     short = {path: split_suffix(path)[0].replace("/", "__") for path in paths}
-    shared = Counter(short.values())
-    ids = {path: short[path] if shared[short[path]] == 1 else path.replace("/", "__") for path in paths}
+    counts = Counter(short.values())
+    ids = {path: short[path] if counts[short[path]] == 1 else path.replace("/", "__") for path in paths}
     owners: dict[str, str] = {}
     for path, video_id in ids.items():
         owner = owners.setdefault(check_video_id(video_id), path)
         if owner != path:
-            raise UserError(f"videos {owner!r} and {path!r} would both be called {video_id!r}: rename one")
+            raise UserError(f"videos {owner!r} and {path!r} would both get the id {video_id!r}: rename one")
     return ids
 
 
 class MediaIndex:
-    """The media files of one folder, found by path, by path without suffix, by file name or by stem."""
+    """An index of the media files of one folder by path, path without suffix, file name and stem."""
 
     def __init__(self, folder: Path) -> None:
-        """List the media of `folder` once."""
+        """List the media files of `folder`."""
         self.folder = folder
         self._paths = list_media(folder)
         self._by_key: dict[str, list[str]] = defaultdict(list)
@@ -114,32 +111,33 @@ class MediaIndex:
                 self._by_key[key].append(path)
 
     def find(self, name: str) -> str | None:
-        """Return the relative path of the video `name`, or None; raise `UserError` where several fit."""
+        """Return the relative path of the video `name`, None if it is missing; raise `UserError` if several match."""
         found = self._by_key.get(name, [])
         if name in found:
             return name
         if len(found) > 1:
-            where = str(self.folder)
-            raise UserError(f"video {name!r} could be {' or '.join(found)} in {where!r}: name its whole path")
+            raise UserError(
+                f"video {name!r} is ambiguous in {str(self.folder)!r} ({' or '.join(found)}): use its path there"
+            )
         return found[0] if found else None
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal; raise `UserError` where it cannot be read.
+    """Return the SHA-256 of a file in hexadecimal; raise `UserError` if it cannot be read.
 
-    A pipe or a device is not even opened: it may have no end.
+    Pipes and devices are not opened, because they may have no end.
     """
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"file {str(path)!r} is no plain file (but a pipe or a device, say): remove it")
+            raise UserError(f"file {str(path)!r} is not a regular file (a pipe or a device, say): remove it")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"file {str(path)!r} cannot be read ({error.strerror}): mend or remove it") from None
+        raise UserError(f"file {str(path)!r} cannot be read ({error.strerror}): fix or remove it") from None
 
 
 def hash_files(folder: Path, paths: Iterable[str], progress: Progress | None = None) -> dict[str, str]:
-    """Return {path: SHA-256} of the files at `paths` in `folder`; `progress` hears (files done, in all)."""
+    """Return {path: SHA-256} of the files at `paths` in `folder`; `progress` is called with (files done, in all)."""
     paths = list(paths)
     digests: dict[str, str] = {}
     with ThreadPoolExecutor(HASHING_THREADS) as threads:

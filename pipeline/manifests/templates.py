@@ -1,8 +1,7 @@
-"""What both stages know of questions: templates, slots, types and columns, and how words become token indices.
+"""Questions, for both stages: templates and their slots, question types and result columns, tokens and their indices.
 
-It parses no release (that is `pipeline.manifests.sources`) and imports nothing heavy.
-Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022 (MUSIC-AVQA), the order
-of its answers as published with a derivative, QA-TIGER; Yang et al., "AVQA: A Dataset for Audio-Visual Question
+Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022 (MUSIC-AVQA), its
+answers in the order published with a derivative, QA-TIGER; Yang et al., "AVQA: A Dataset for Audio-Visual Question
 Answering on Videos", ACM MM 2022, its types named and ordered as in Table 2 of the ECCV 2024 missing-modality paper.
 """
 
@@ -58,7 +57,7 @@ AVQA_TYPES = ("Used for", "When", "Before/Next", "Why", "Where", "Happening", "C
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a results table: its heading and the question types pooled in it (none: all of them)."""
+    """One column of a results table: its heading and the question types pooled in it (empty: all types)."""
 
     label: str
     types: tuple[str, ...]
@@ -84,93 +83,93 @@ AVQA_COLUMNS = (*(Column(name, (name,)) for name in AVQA_TYPES), COLUMNS[-1])
 
 
 def group_of(question_type: str) -> str:
-    """Return the group (`Audio`, `Visual`, `Audio-Visual`) of one of `TYPES`; raise KeyError for another."""
+    """Return the group (`Audio`, `Visual`, `Audio-Visual`) of one of `TYPES`; raise KeyError for other types."""
     return _GROUP_OF[question_type]
 
 
 def fill(template: str, values: Sequence[str]) -> str:
-    """Return `template` with each space-separated token that holds a `<` replaced whole by the next value.
+    """Return `template` with each space-separated token that contains a `<` replaced by the next of `values`.
 
-    White space becomes single spaces and a closing full-width question mark becomes `?`. Raises `UserError`
-    where the slots are not as many as the values.
+    White space becomes single spaces and a final full-width question mark becomes `?`. Raises `UserError` if the
+    numbers of slots and values differ.
     """
     stem, has_mark = _split_mark(template)
     tokens = stem.split()
     slots = sum("<" in token for token in tokens)
     if slots != len(values):
-        raise UserError(f"template {template!r} has {slots} slots, its values are {list(values)!r}: make them agree")
+        raise UserError(f"template {template!r} has {slots} slots but {len(values)} values {list(values)!r}: fix it")
     rest = iter(values)
     filled = " ".join(next(rest) if "<" in token else token for token in tokens)
     return filled + "?" * has_mark
 
 
 def normalise(text: str) -> str:
-    """Return `text` with single spaces; a closing question mark, full-width too, becomes a plain `?`."""
+    """Return `text` with single spaces; a final question mark, also a full-width one, becomes `?`."""
     stem, has_mark = _split_mark(text)
     return " ".join(stem.split()) + "?" * has_mark
 
 
 def tokenise(text: str) -> list[str]:
-    """Return the words of a filled question, case kept, without the closing question mark.
+    """Return the words of a filled question without its final question mark; case is preserved.
 
-    Source: the released loader strips, splits on single spaces and deletes the last character, which is a
-    question mark in every published record. Differs from the released code: another last character is kept.
+    Source: the released loader strips, splits on single spaces and deletes the last character, which is a question
+    mark in every published record. Differs from the released code: any other last character is kept.
     """
     return _split_mark(text)[0].split()
 
 
 def build_vocabulary(texts: Iterable[str], answers: Iterable[str]) -> Vocabulary:
-    """Return `<pad>` and the words of `texts` (filled questions), and `answers`, in order of appearance."""
+    """Return the vocabulary of `texts` (filled questions) and `answers`: `<pad>` first, then by first appearance."""
     words = dict.fromkeys(word for text in texts for word in tokenise(text))
     words = dict.fromkeys(word for word in words if word not in (PADDING_TOKEN, UNKNOWN_TOKEN))
     return Vocabulary((PADDING_TOKEN, *words), tuple(dict.fromkeys(answers)))
 
 
 def freeze_vocabulary(questions: Mapping[str, Sequence[Question]], is_open: bool = False) -> Vocabulary:
-    """Return the vocabulary of the training split, of all splits where there is none, as {split: questions} hold them.
+    """Return the vocabulary of the training split of {split: questions}, or of all splits if there is none.
 
-    The longest question of any split fits, 14 words do in any case. An open vocabulary leaves out the words that a
-    single question holds: they read as `<unk>`, like all words of other splits, so that training meets that token.
+    `question_length` is that of the longest question of any split, at least 14. An open vocabulary excludes words that
+    occur in one question only: they become `<unk>`, as unknown words of other splits do, so that it is trained too.
     """
-    learnt = ["train"] if "train" in questions else [split for split in SPLITS if split in questions]
-    asked = [question for split in learnt for question in questions[split]]
-    closed = build_vocabulary((question.text for question in asked), (question.answer for question in asked))
+    splits = ["train"] if "train" in questions else [split for split in SPLITS if split in questions]
+    included = [question for split in splits for question in questions[split]]
+    closed = build_vocabulary((question.text for question in included), (question.answer for question in included))
     tokens = closed.tokens
     if is_open:
-        often = Counter(word for question in asked for word in set(tokenise(question.text)))
-        tokens = (PADDING_TOKEN, UNKNOWN_TOKEN, *(word for word in tokens[1:] if often[word] > 1))
+        counts = Counter(word for question in included for word in set(tokenise(question.text)))
+        tokens = (PADDING_TOKEN, UNKNOWN_TOKEN, *(word for word in tokens[1:] if counts[word] > 1))
     longest = max((len(tokenise(q.text)) for members in questions.values() for q in members), default=0)
     return Vocabulary(tokens, closed.answers, max(QUESTION_LENGTH, longest))
 
 
 def order_answers(answers: Iterable[str]) -> tuple[str, ...]:
-    """Return MUSIC-AVQA's 42 answers in published order if no other occurs, else `answers` as they appear.
+    """Return MUSIC-AVQA's 42 answers in published order if no other occurs, else `answers` by first appearance.
 
-    So MUSIC-AVQA's classes do not depend on which of its split files are there.
+    The classes of MUSIC-AVQA then do not depend on which of its split files are available.
     """
     found = tuple(dict.fromkeys(answers))
     return ANSWERS if set(found) <= set(ANSWERS) else found
 
 
 def index_tokens(vocabulary: Vocabulary) -> dict[str, int]:
-    """Return {token: index} of a frozen vocabulary, as `encode` takes it."""
+    """Return {token: index} of a frozen vocabulary, for `encode`."""
     return {token: index for index, token in enumerate(vocabulary.tokens)}
 
 
 def encode(text: str, tokens_index: Mapping[str, int], length: int) -> list[int]:
     """Return the `length` token indices of a filled question, padded at the end with `<pad>`.
 
-    A word outside `tokens_index` reads as `<unk>` where that token is in it. Raises `UserError` naming such words
-    where it is not, or for more than `length` words.
+    Words outside `tokens_index` become `<unk>`. Raises `UserError` with these words if the index has no `<unk>`, and
+    for questions of more than `length` words.
     """
     words = tokenise(text)
     if UNKNOWN_TOKEN in tokens_index:
         words = [word if word in tokens_index else UNKNOWN_TOKEN for word in words]
     unknown = list(dict.fromkeys(word for word in words if word not in tokens_index))
     if unknown:
-        raise UserError(f"question {text!r} has words outside the vocabulary: {', '.join(unknown)}; use others")
+        raise UserError(f"question {text!r} has words outside the vocabulary: {', '.join(unknown)}; use other words")
     if len(words) > length:
-        raise UserError(f"question {text!r} has {len(words)} words, at most {length} fit: shorten it")
+        raise UserError(f"question {text!r} has {len(words)} words, at most {length} are allowed: shorten it")
     return [tokens_index[word] for word in words] + [tokens_index[PADDING_TOKEN]] * (length - len(words))
 
 

@@ -1,6 +1,6 @@
-"""The embedded dataset: drawn clips of instruments that play, with questions whose answers are known.
+"""The embedded dataset: rendered clips of instruments that play, with questions whose answers are known.
 
-It needs no download and no licence; it is no substitute for real recordings.
+It needs no download and has no licence restrictions; it does not replace real recordings.
 """
 
 from pipeline.synthetic.dataset import synthesize

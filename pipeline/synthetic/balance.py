@@ -1,7 +1,4 @@
-"""Choose the questions of one split among all that can be asked, so that guessing from the question pays little.
-
-It knows no scene: it sees only which video, which text and which answer each candidate has.
-"""
+"""Balanced selection of the questions of one split, so that guessing from the question alone is rarely right."""
 
 import random
 from collections import Counter, defaultdict
@@ -11,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Candidate:
-    """One question that could be asked: `text` is the filled template."""
+    """One possible question: `text` is the filled template."""
 
     video_id: str
     template: str
@@ -22,11 +19,11 @@ class Candidate:
 def choose_balanced(
     candidates: Sequence[Candidate], weights: Mapping[str, float], total: int, rng: random.Random
 ) -> list[Candidate]:
-    """Return about `total` of the candidates, spread over templates by `weights`, over answers and over videos evenly.
+    """Return about `total` of the candidates, spread over templates by `weights`, and evenly over answers and videos.
 
-    Within a template, and within a filled text, no answer stands more often than the second most frequent one could
-    (once, where there is no second). So in a template of two answers both are equally frequent. Templates that lack
-    candidates leave their share to none: fewer than `total` come back.
+    Within a template, and within a filled text, no answer is chosen more often than the second most frequent one could
+    be (once if there is no second). In a template of two answers both are thus equally frequent. The share of a
+    template with too few candidates is not redistributed: fewer than `total` are returned.
     """
     by_template: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
@@ -42,21 +39,23 @@ def choose_balanced(
 
 
 def _choose_of_template(pool: list[Candidate], quota: int, per_video: Counter[str]) -> list[Candidate]:
-    """Return up to `quota` of one template's candidates, always the rarest answer first; count them in `per_video`."""
+    """Return up to `quota` of one template's candidates, always of the rarest answer; count them in `per_video`."""
     limits = _limits(Counter((c.text, c.answer) for c in pool))
     answers: Counter[str] = Counter()
     cells: Counter[tuple[str, str]] = Counter()
     chosen: list[Candidate] = []
-    left = _by_answer(pool)
-    while left and len(chosen) < quota:
-        answer = min(left, key=lambda name: answers[name])
-        open_ones = [c for c in left[answer] if cells[c.text, answer] < limits[c.text, answer]]
+    remaining: dict[str, list[Candidate]] = {answer: [] for answer in sorted({c.answer for c in pool})}
+    for candidate in pool:
+        remaining[candidate.answer].append(candidate)
+    while remaining and len(chosen) < quota:
+        answer = min(remaining, key=lambda name: answers[name])
+        allowed = [c for c in remaining[answer] if cells[c.text, answer] < limits[c.text, answer]]
         others = max((count for name, count in answers.items() if name != answer), default=1)
-        if not open_ones or (len(left) == 1 and answers[answer] >= others):
-            del left[answer]
+        if not allowed or (len(remaining) == 1 and answers[answer] >= others):
+            del remaining[answer]
             continue
-        best = min(open_ones, key=lambda c: (cells[c.text, answer], per_video[c.video_id]))
-        left[answer].remove(best)
+        best = min(allowed, key=lambda c: (cells[c.text, answer], per_video[c.video_id]))
+        remaining[answer].remove(best)
         answers[answer] += 1
         cells[best.text, answer] += 1
         per_video[best.video_id] += 1
@@ -64,15 +63,8 @@ def _choose_of_template(pool: list[Candidate], quota: int, per_video: Counter[st
     return chosen
 
 
-def _by_answer(pool: Sequence[Candidate]) -> dict[str, list[Candidate]]:
-    groups: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in pool:
-        groups[candidate.answer].append(candidate)
-    return dict(sorted(groups.items()))
-
-
 def _limits(cells: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """Return how often each (text, answer) may be chosen: as its text's second most frequent answer, or once."""
+    """Return how often each (text, answer) may be chosen: as often as the text's second most frequent one, or once."""
     sizes: dict[str, list[int]] = defaultdict(list)
     for (text, _answer), count in cells.items():
         sizes[text].append(count)

@@ -1,6 +1,6 @@
-"""From a seed to a synthetic dataset: scenes, splits, questions, vocabulary, clips.
+"""The synthetic dataset of a seed: scenes, splits, questions, vocabulary and clips.
 
-It draws and sounds nothing itself and does not measure what a model can learn (`benchmarks/synthetic_signal.py`).
+`benchmarks/synthetic_signal.py` measures what a model can learn from it.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from pipeline.errors import UserError
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, Video, Vocabulary, save_manifest
 from pipeline.manifests.templates import ANSWERS, SLOTS, build_vocabulary, fill
 from pipeline.synthetic.balance import Candidate, choose_balanced
-from pipeline.synthetic.questions import ASKS
-from pipeline.synthetic.scene import INSTRUMENTS, Scene, draw_scene
+from pipeline.synthetic.questions import TEMPLATE_RULES
+from pipeline.synthetic.scene import INSTRUMENTS, Scene, sample_scene
 
 SPLIT_SHARES = {"val": 0.1, "test": 0.2}
 NO_AUDIO_SHARE = 0.10
-NO_PICTURE_SHARE = 0.05
-# More questions spread their answers less evenly: those that judge a model are fewer, so that guessing pays less.
+NO_VISUAL_SHARE = 0.05
+# More questions per video balance their answers less: val and test have fewer, so that guessing is right less often.
 QUESTIONS_PER_VIDEO = {"train": 14, "val": 10, "test": 10}
 VIDEOS_FOLDER = "videos"
 
-_TYPE_OF = {ask.template: ask.type for ask in ASKS}
+_TYPE_OF = {rule.template: rule.type for rule in TEMPLATE_RULES}
 
 
 def synthesize(
@@ -40,16 +40,16 @@ def synthesize(
     workers: int = 1,
     name: str | None = None,
 ) -> Manifest:
-    """Write a synthetic dataset of `videos` clips of `seconds` seconds into `out`, and return its manifest.
+    """Write a synthetic dataset of `videos` clips of `seconds` seconds to `out`; return its manifest.
 
-    The dataset is called `name`, or as the folder is. The manifest's files go into `out`, the clips (MP4, H.264 and
-    AAC) into `out/videos`, made by `workers` processes. `progress` is called with (clips written, `videos`). The same
-    `seed` gives the same questions, byte for byte; the clips' bytes may differ between versions of the codecs.
-    Raises `UserError` where a number is below 1.
+    The name of the dataset is `name`, by default that of the folder. The manifest is written to `out`, the clips (MP4,
+    H.264 and AAC) to `out/videos` by `workers` processes. `progress` is called with (clips written, `videos`). The
+    questions of a `seed` are always the same, byte for byte; the clips may depend on the codecs' versions.
+    Raises `UserError` if a number is below 1.
     """
     for option, value in {"videos": videos, "seconds": seconds, "workers": workers}.items():
         if value < 1:
-            raise UserError(f"--{option} {value} is too small: give at least 1")
+            raise UserError(f"--{option} {value} is too small: pass at least 1")
     splits = draw_scenes(videos, seconds, seed)
     scenes = sorted((scene for split in splits.values() for scene in split), key=lambda scene: scene.video_id)
     folder = out / VIDEOS_FOLDER
@@ -60,7 +60,7 @@ def synthesize(
         release=f"synthetic-{seed}",
         licence="Apache-2.0",
         videos=tuple(Video(scene.video_id, f"{scene.video_id}.mp4", digests[scene.video_id]) for scene in scenes),
-        questions=ask_questions(splits, seed),
+        questions=select_questions(splits, seed),
         vocabulary=make_vocabulary(),
     )
     save_manifest(manifest, out)
@@ -68,31 +68,31 @@ def synthesize(
 
 
 def draw_scenes(videos: int, seconds: int, seed: int) -> dict[str, list[Scene]]:
-    """Return the scenes of each split (70 / 10 / 20 %); in each, 10 % lack the sound and another 5 % the picture."""
+    """Return the scenes of each split (70 / 10 / 20 %); in each, 10 % have no audio and another 5 % no visual track."""
     order = [f"syn{index:08d}" for index in range(videos)]
     random.Random(f"{seed} splits").shuffle(order)
     test, val = (round(videos * SPLIT_SHARES[split]) for split in ("test", "val"))
     ids = {"train": order[test + val :], "val": order[test : test + val], "test": order[:test]}
-    return {split: _draw_split(ids[split], seconds, seed) for split in SPLITS}
+    return {split: _sample_split(ids[split], seconds, seed) for split in SPLITS}
 
 
-def _draw_split(video_ids: Sequence[str], seconds: int, seed: int) -> list[Scene]:
-    mute = round(len(video_ids) * NO_AUDIO_SHARE)
-    blind = mute + round(len(video_ids) * NO_PICTURE_SHARE)
+def _sample_split(video_ids: Sequence[str], seconds: int, seed: int) -> list[Scene]:
+    without_audio = round(len(video_ids) * NO_AUDIO_SHARE)
+    without_either = without_audio + round(len(video_ids) * NO_VISUAL_SHARE)
     return [
-        draw_scene(
+        sample_scene(
             video_id,
             seconds,
             random.Random(f"{seed} {video_id}"),
-            has_audio=index >= mute,
-            has_picture=not mute <= index < blind,
+            has_audio=index >= without_audio,
+            has_visual=not without_audio <= index < without_either,
         )
         for index, video_id in enumerate(video_ids)
     ]
 
 
-def ask_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[Question, ...]]:
-    """Return the questions of each split, `QUESTIONS_PER_VIDEO` a video or fewer on average, their answers balanced."""
+def select_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[Question, ...]]:
+    """Return the questions of each split, on average at most `QUESTIONS_PER_VIDEO`, with balanced answers."""
     chosen = {
         split: _choose(scenes, QUESTIONS_PER_VIDEO[split], random.Random(f"{seed} {split}"))
         for split, scenes in splits.items()
@@ -102,29 +102,27 @@ def ask_questions(splits: dict[str, list[Scene]], seed: int) -> dict[str, tuple[
 
 
 def make_vocabulary() -> Vocabulary:
-    """Return the one vocabulary: all words that any seed can ask, and MUSIC-AVQA's 42 answers."""
-    return build_vocabulary((text for ask in ASKS for text in _sample_texts(ask.template)), ANSWERS)
+    """Return the vocabulary of every seed: all words of all possible questions, and MUSIC-AVQA's 42 answers."""
+    texts = (text for rule in TEMPLATE_RULES for text in _example_texts(rule.template))
+    return build_vocabulary(texts, ANSWERS)
 
 
-def _sample_texts(template: str) -> Iterator[str]:
-    """Yield filled texts in which each word that may stand in a slot occurs."""
-    slots = re.findall(r"<\w+>", template)
+def _example_texts(template: str) -> Iterator[str]:
+    """Yield filled texts in which each possible filler of each slot occurs."""
+    words_of = {**SLOTS, "<Object>": INSTRUMENTS}
+    fillers = [words_of[slot] for slot in re.findall(r"<\w+>", template)]
     for index in range(len(INSTRUMENTS)):
-        yield fill(template, [_fillers(slot)[index % len(_fillers(slot))] for slot in slots])
-
-
-def _fillers(slot: str) -> tuple[str, ...]:
-    return INSTRUMENTS if slot == "<Object>" else SLOTS[slot]
+        yield fill(template, [words[index % len(words)] for words in fillers])
 
 
 def _choose(scenes: Sequence[Scene], per_video: int, rng: random.Random) -> list[Candidate]:
     candidates = [
-        Candidate(scene.video_id, ask.template, fill(ask.template, values), answer)
+        Candidate(scene.video_id, rule.template, fill(rule.template, values), answer)
         for scene in scenes
-        for ask in ASKS
-        for values, answer in ask.answers(scene)
+        for rule in TEMPLATE_RULES
+        for values, answer in rule.answers(scene)
     ]
-    weights = {ask.template: ask.weight for ask in ASKS}
+    weights = {rule.template: rule.weight for rule in TEMPLATE_RULES}
     chosen = choose_balanced(candidates, weights, per_video * len(scenes), rng)
     return sorted(chosen, key=lambda c: (c.video_id, c.template, c.text))
 
@@ -145,7 +143,7 @@ def _make_question(number: int, candidate: Candidate) -> Question:
 def _write_clips(
     scenes: Sequence[Scene], folder: Path, seed: int, workers: int, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[str, str]]:
-    """Write the clips and yield (video id, SHA-256 of its file), in the order in which they are ready."""
+    """Write the clips; yield (video id, SHA-256 of its file) as they are finished."""
     if workers == 1:
         for done, scene in enumerate(scenes, start=1):
             yield _write_scene(scene, folder, seed)
@@ -162,15 +160,15 @@ def _write_clips(
 
 
 def _write_scene(scene: Scene, folder: Path, seed: int) -> tuple[str, str]:
+    from pipeline.synthetic.audio import SAMPLE_RATE_HZ, synthesize_waveform
     from pipeline.synthetic.mp4 import write_clip
-    from pipeline.synthetic.render import FRAMES_PER_SECOND, render_pictures
-    from pipeline.synthetic.sound import SAMPLE_RATE_HZ, synthesize_waveform
+    from pipeline.synthetic.render import FRAMES_PER_SECOND, render_frames
 
     path = folder / f"{scene.video_id}.mp4"
     melodies = np.random.default_rng([seed, int(scene.video_id.removeprefix("syn"))])
     write_clip(
         path,
-        render_pictures(scene) if scene.has_picture else None,
+        render_frames(scene) if scene.has_visual else None,
         FRAMES_PER_SECOND,
         synthesize_waveform(scene, melodies) if scene.has_audio else None,
         SAMPLE_RATE_HZ,

@@ -1,8 +1,9 @@
-"""The pictures of a scene: a stage, and instruments that move while they play and stand still while they do not.
+"""The frames of a scene: a stage, and instruments that move only while they play.
 
-It makes no sound and writes no file. The louder a player, the larger its motion; each instrument moves in its own way.
+The louder an instrument plays, the larger its motion; each instrument moves in its own way.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from pipeline.synthetic.scene import Performer, Scene, Setting
-from pipeline.synthetic.sprites import HEIGHT, make_sprite, swing
+from pipeline.synthetic.sprites import HEIGHT, render_sprite
 
 SIZE = 224
 FRAMES_PER_SECOND = 8
@@ -20,10 +21,10 @@ LEVEL_MOTION = {1: 0.4, 2: 0.7, 3: 1.0}
 
 @dataclass(frozen=True)
 class Motion:
-    """How an instrument is held and moved while it plays.
+    """The pose and motion of an instrument while it plays.
 
-    `pose_degrees`: how far it is tilted from its upright rest. The rest is how far it swings at its loudest: pixels
-    right and up, degrees of turn, share of growth.
+    `pose_degrees`: its tilt from the upright resting pose. The other fields are the amplitudes of its swing at the
+    loudest level: pixels right and up, degrees of rotation, share of growth.
     """
 
     pose_degrees: float = 0.0
@@ -43,24 +44,24 @@ MOTIONS = {
 }
 
 
-def render_pictures(scene: Scene) -> Iterator[np.ndarray]:
-    """Yield the scene's pictures in order: uint8 [height, width, 3], RGB, `FRAMES_PER_SECOND` a second."""
+def render_frames(scene: Scene) -> Iterator[np.ndarray]:
+    """Yield the frames of the scene in order: uint8 [height, width, 3], RGB, `FRAMES_PER_SECOND` per second."""
     for index in range(scene.seconds * FRAMES_PER_SECOND):
         yield render_frame(scene, index)
 
 
 def render_frame(scene: Scene, index: int) -> np.ndarray:
-    """Return picture `index` of the scene: uint8 [height, width, 3], RGB."""
+    """Return frame `index` of the scene: uint8 [height, width, 3], RGB."""
     second, part = divmod(index, FRAMES_PER_SECOND)
-    canvas = make_stage(scene.setting).copy()
-    for performer in scene.seen:
-        _draw_performer(canvas, performer, second, part / FRAMES_PER_SECOND)
-    return canvas
+    frame = render_stage(scene.setting).copy()
+    for performer in scene.visible:
+        _render_performer(frame, performer, second, part / FRAMES_PER_SECOND)
+    return frame
 
 
 @lru_cache(maxsize=2)
-def make_stage(setting: Setting) -> np.ndarray:
-    """Return the empty stage: uint8 [height, width, 3], RGB, read-only; a panelled room, or a meadow under the sky."""
+def render_stage(setting: Setting) -> np.ndarray:
+    """Return the empty stage, a panelled room or a meadow under the sky: uint8 [height, width, 3], RGB, read-only."""
     wall, floor = ((172, 156, 140), (146, 112, 82)) if setting == "indoor" else ((168, 200, 228), (140, 168, 104))
     stage = np.empty((SIZE, SIZE, 3), np.uint8)
     stage[:FLOOR_ROW], stage[FLOOR_ROW:] = wall, floor
@@ -76,22 +77,23 @@ def make_stage(setting: Setting) -> np.ndarray:
     return stage
 
 
-def _draw_performer(canvas: np.ndarray, performer: Performer, second: int, part: float) -> None:
+def _render_performer(frame: np.ndarray, performer: Performer, second: int, part: float) -> None:
     motion = MOTIONS[performer.instrument]
-    strength = LEVEL_MOTION[performer.level] if performer.sounds_during(second) else 0.0
-    displacement = swing(second % 2 + part)
+    strength = LEVEL_MOTION[performer.level] if performer.plays_during(second) else 0.0
+    # In [-1, 1], with an extreme in the middle of every second: that is the frame that extraction samples.
+    displacement = math.sin(math.pi * (second % 2 + part))
     degrees = motion.pose_degrees * (strength > 0) + strength * motion.degrees * displacement
     scale = 1 + strength * motion.growth * abs(displacement)
-    colour, opacity = make_sprite(performer.instrument, round(scale, 3), round(degrees, 1))
+    colour, opacity = render_sprite(performer.instrument, round(scale, 3), round(degrees, 1))
     centre_x = performer.column * SIZE + strength * motion.right * displacement
     centre_y = FLOOR_ROW + 8 - HEIGHT / 2 - strength * motion.up * abs(displacement)
-    _paste(canvas, colour, opacity, round(centre_y - colour.shape[0] / 2), round(centre_x - colour.shape[1] / 2))
+    _paste(frame, colour, opacity, round(centre_y - colour.shape[0] / 2), round(centre_x - colour.shape[1] / 2))
 
 
-def _paste(canvas: np.ndarray, colour: np.ndarray, opacity: np.ndarray, top: int, left: int) -> None:
-    """Lay a sprite over the canvas, in place; what sticks out is cut."""
+def _paste(frame: np.ndarray, colour: np.ndarray, opacity: np.ndarray, top: int, left: int) -> None:
+    """Blend a sprite into the frame, in place; parts outside the frame are cropped."""
     bottom, right = min(top + colour.shape[0], SIZE), min(left + colour.shape[1], SIZE)
     rows, columns = slice(max(top, 0), bottom), slice(max(left, 0), right)
     cut = slice(max(top, 0) - top, bottom - top), slice(max(left, 0) - left, right - left)
-    under = canvas[rows, columns]
-    canvas[rows, columns] = under + (opacity[cut] * (colour[cut].astype(np.float32) - under) + 0.5).astype(np.int16)
+    under = frame[rows, columns]
+    frame[rows, columns] = under + (opacity[cut] * (colour[cut].astype(np.float32) - under) + 0.5).astype(np.int16)

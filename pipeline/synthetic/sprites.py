@@ -1,9 +1,8 @@
-"""The drawn instruments: one shape and colour each, as pictures with transparency.
+"""The images of the instruments, with transparency: one shape and one colour each.
 
-It places nothing in a scene (`render` does). Shapes are drawn four times too large and reduced, so edges are smooth.
+Shapes are drawn four times too large and downsampled for smooth edges.
 """
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -27,12 +26,12 @@ COLOURS = {
 
 
 @lru_cache(maxsize=1024)
-def make_sprite(instrument: str, scale: float = 1.0, degrees: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return an instrument's picture: colour uint8 [height, width, 3] and opacity float32 [height, width, 1] in [0, 1].
+def render_sprite(instrument: str, scale: float = 1.0, degrees: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return an instrument's image: colour uint8 [height, width, 3] and opacity float32 [height, width, 1] in [0, 1].
 
-    `scale` 1 fits into `WIDTH` x `HEIGHT` pixels; `degrees` turns it counter-clockwise about its centre.
+    `scale` 1 is `WIDTH` x `HEIGHT` pixels; `degrees` then rotates it counter-clockwise about its centre.
     """
-    large = _draw(instrument)
+    large = _draw_shape(instrument)
     size = (round(WIDTH * scale), round(HEIGHT * scale))
     sprite = large.resize(size, Image.Resampling.BOX)
     if degrees:
@@ -42,7 +41,7 @@ def make_sprite(instrument: str, scale: float = 1.0, degrees: float = 0.0) -> tu
 
 
 @lru_cache(maxsize=32)
-def _draw(instrument: str) -> Image.Image:
+def _draw_shape(instrument: str) -> Image.Image:
     colour = COLOURS[instrument]
     image = Image.new("RGBA", DRAWING_SIZE, (*colour, 0))
     _SHAPES[instrument](ImageDraw.Draw(image), colour)
@@ -119,8 +118,3 @@ _SHAPES: dict[str, Callable[[Pen, tuple[int, int, int]], None]] = {
     "violin": _violin,
     "xylophone": _xylophone,
 }
-
-
-def swing(phase: float) -> float:
-    """Return where a swinging player is at `phase` seconds: -1 to 1, at an end in the middle of every second."""
-    return math.sin(math.pi * phase)

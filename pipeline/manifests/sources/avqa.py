@@ -1,11 +1,11 @@
-"""AVQA's published files -> manifest: four answers to choose among, eight types of questions.
+"""The dataset AVQA: its published files -> manifest. Multiple choice of four answers, eight question types.
 
-It takes a record as it is. The answer is the place of a choice (the release) or a text (re-splits of it), choices may
-be missing, a split may be one file or one file a type. Nothing is dropped, no two answers are merged: what differs in
-case stays apart. Spaces around a text are taken off, and counted.
+Records are not corrected: none is dropped, and answers that differ in case are different answers. An answer is the
+index of a choice (in the release) or a text (in re-splits), choices may be missing, and a split is one file or one file
+per type. Spaces around texts are removed; for answers the number of such cases is reported.
 Source: Yang et al., "AVQA: A Dataset for Audio-Visual Question Answering on Videos", ACM MM 2022.
-Differs from the released code: an answer is a class of the training split, not a text that is read; words keep their
-case.
+Differs from the released code: an answer is a class of the training split, not a text that the network reads; words
+keep their case.
 """
 
 from collections import Counter
@@ -38,15 +38,15 @@ def build(
     videos: Path | None = None,
     progress: Progress | None = None,
 ) -> Built:
-    """Return the manifest of the split files found in `annotations`; `train`, `val`, `test`, several files each, win.
+    """Return the manifest of the split files in `annotations`; `train`, `val`, `test` (lists of files) take precedence.
 
-    The vocabulary is open and comes from the training split, from all splits where there is none. With a folder of
-    `videos`, their paths and SHA-256 are filled in. Raises `UserError` for missing or malformed files.
+    The vocabulary is open and comes from the training split, or from all splits if there is none. With a folder of
+    `videos`, their paths and SHA-256 are filled in. Raises `UserError` if files are missing or malformed.
     """
     given = {split: paths for split, paths in zip(SPLITS, (train, val, test), strict=True) if paths}
     sources = {**(find_files(annotations) if annotations else {}), **given}
     if not sources:
-        raise UserError("no annotation files: give --annotations DIR, or --train, --val or --test FILE")
+        raise UserError("no annotation files: pass --annotations DIR, or --train, --val or --test FILE")
     counts: Counter[str] = Counter()
     questions = {split: _read_split(sources[split], counts) for split in SPLITS if split in sources}
     vocabulary = freeze_vocabulary(questions, is_open=True)
@@ -64,9 +64,9 @@ def build(
 
 
 def find_files(annotations: Path) -> dict[str, list[Path]]:
-    """Return {split: files} in the folder `avqa` below `annotations`, or in `annotations` itself.
+    """Return {split: files} of the folder `annotations/avqa`, or of `annotations` itself.
 
-    A split is one file or, without that, one file a type. Raises `UserError` where there is none.
+    A split is one file or, if that is missing, one file per type. Raises `UserError` if there are none.
     """
     for folder in (annotations / "avqa", annotations):
         if found := {split: paths for split in SPLITS if (paths := _files_in(folder, split))}:
@@ -84,7 +84,7 @@ def _files_in(folder: Path, split: str) -> list[Path]:
 
 
 def _read_split(paths: Iterable[Path], counts: Counter[str]) -> tuple[Question, ...]:
-    """Return the questions of a split's files in their order; add what is odd in them to `counts`."""
+    """Return the questions of a split's files in order; add the number of each kind of irregularity to `counts`."""
     questions = []
     for path in paths:
         for number, record in enumerate(read_records(path), start=1):
@@ -93,16 +93,16 @@ def _read_split(paths: Iterable[Path], counts: Counter[str]) -> tuple[Question, 
             except (UserError, KeyError) as error:
                 problem = f"{error} is missing" if isinstance(error, KeyError) else error
                 raise UserError(f"{path}: record {number}: {problem}") from None
-            counts.update(_oddities(record, questions[-1]))
-    told, copies = number_copies(questions)
+            counts.update(_irregularities(record, questions[-1]))
+    numbered, copies = number_copies(questions)
     counts.update(copies)
-    return told
+    return numbered
 
 
 def _parse(record: dict[str, Any]) -> Question:
     text = normalise(text_of(record, "question_text"))
     if not tokenise(text):
-        raise UserError(f"question_text {text!r} has no words: mend the record")
+        raise UserError(f"question_text {text!r} has no words: fix the record")
     choices = _choices(record)
     return Question(
         question_id=_question_id(record),
@@ -119,17 +119,17 @@ def _parse(record: dict[str, Any]) -> Question:
 def _question_id(record: dict[str, Any]) -> str:
     given = record["id"]
     if isinstance(given, bool) or not isinstance(given, int | str):
-        raise UserError(f"id {given!r} is no whole number: mend the record")
+        raise UserError(f"id {given!r} is not an integer: fix the record")
     return str(given)
 
 
 def _choices(record: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return the choices in their order; the release's code reads one that is null as the word, and so is it here."""
+    """Return the choices in order; null becomes the word "null", as in the release's code."""
     given = record.get("multi_choice")
     if given is None:
         return None
     if not isinstance(given, list) or not given:
-        raise UserError(f"multi_choice {given!r} is no list of answers: mend the record")
+        raise UserError(f"multi_choice {given!r} is not a list of answers: fix the record")
     named = [{"multi_choice": NULL_CHOICE if choice is None else choice} for choice in given]
     return tuple(text_of(choice, "multi_choice") for choice in named)
 
@@ -139,18 +139,18 @@ def _answer(record: dict[str, Any], choices: tuple[str, ...] | None) -> str:
     if isinstance(given, bool) or not isinstance(given, int):
         return text_of(record, "answer")
     if choices is None or not 0 <= given < len(choices):
-        raise UserError(f"answer {given} is the place of no choice: {len(choices or ())} are offered")
+        raise UserError(f"answer {given} is not the index of one of {len(choices or ())} choices: fix the record")
     return choices[given]
 
 
 def _one_of(record: dict[str, Any], key: str, table: Mapping[str, str], known: Iterable[str]) -> str:
     given = text_of(record, key)
     if _letters(given) not in table:
-        raise UserError(f"{key} {given!r} is none of {', '.join(known)}")
+        raise UserError(f"{key} {given!r} is not one of {', '.join(known)}")
     return table[_letters(given)]
 
 
-def _oddities(record: dict[str, Any], question: Question) -> dict[str, int]:
+def _irregularities(record: dict[str, Any], question: Question) -> dict[str, int]:
     given, choices = record["answer"], question.choices
     return {
         "trimmed_answers": isinstance(given, str) and given != question.answer,
@@ -165,18 +165,18 @@ def _notes(manifest: Manifest) -> Iterable[str]:
     if "train" not in manifest.questions:
         yield "no training split: the vocabulary comes from all splits"
     if "val" in manifest.questions and "test" not in manifest.questions:
-        yield "no test split: 'val' both chooses the epoch and is evaluated; given as --test it does not choose"
+        yield "no test split: 'val' both selects the epoch and is evaluated; pass its file as --test to avoid this"
     known = set(manifest.vocabulary.answers)
-    for split, asked in manifest.questions.items():
-        unknown = sum(question.answer not in known for question in asked)
+    for split, questions in manifest.questions.items():
+        unknown = sum(question.answer not in known for question in questions)
         if unknown:
-            yield f"{unknown:,} questions of {split!r} have answers that no training question has: they count as wrong"
-        if not any(question.choices for question in asked):
-            yield f"no question of {split!r} offers choices: they are answered out of the whole list"
+            yield f"{unknown:,} questions of {split!r} have answers outside the vocabulary: they always count as wrong"
+        if not any(question.choices for question in questions):
+            yield f"no question of {split!r} has choices: predictions range over all answers"
 
 
 def _letters(name: str) -> str:
-    """Return `name` without what the releases write differently: case, spaces and signs."""
+    """Return the lower-case letters of `name`; case, spaces and signs differ between releases."""
     return "".join(letter for letter in name.lower() if letter.isalpha())
 
 
@@ -187,15 +187,15 @@ SOURCE = Source(
     build,
     (
         Option("annotations", "Folder of the published annotation files.", "folder"),
-        Option("train", "Training questions; repeatable; wins over --annotations.", is_repeatable=True),
-        Option("val", "Validation questions; repeatable; wins over --annotations.", is_repeatable=True),
-        Option("test", "Test questions; repeatable; wins over --annotations.", is_repeatable=True),
-        Option("videos", "Folder of the videos, searched for <video name>.* to note paths and SHA-256.", "folder"),
+        Option("train", "Training questions. Takes precedence over --annotations. Repeatable.", is_repeatable=True),
+        Option("val", "Validation questions. Takes precedence over --annotations. Repeatable.", is_repeatable=True),
+        Option("test", "Test questions. Takes precedence over --annotations. Repeatable.", is_repeatable=True),
+        Option("videos", "Folder searched for <video name>.*, to record paths and SHA-256.", "folder"),
     ),
-    """Build the manifest of AVQA (eight types, multiple choice) from its own JSON files.
+    """Build the manifest of AVQA (eight question types, multiple choice) from its published JSON files.
 
-    In --annotations a split is <split>_qa.json, or one file a type, such as train_Where.json. The splits that are
-    there are built; AVQA has train and val.
+    In --annotations a split is <split>_qa.json, or one file per type, such as train_Where.json. All splits found are
+    built; AVQA has train and val.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""A folder of videos without questions -> manifest. Which files are media, `pipeline.manifests.media_files` says."""
+"""A folder of videos without questions -> manifest."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from pipeline.manifests.sources.interface import Built, Option, Source
 
 
 def build(name: str, videos: Path, progress: Progress | None = None) -> Built:
-    """Return the manifest of every media file in the folder `videos` and below, with its SHA-256.
+    """Return the manifest of all media files in the folder `videos` and its subfolders, with their SHA-256.
 
-    A video id is the relative path without suffix, `/` as `__`; where two would clash the suffix stays.
-    Raises `UserError` for a folder that is missing or holds no media.
+    A video id is the relative path without suffix, `/` replaced by `__`; ids that would clash keep the suffix.
+    Raises `UserError` if the folder is missing or contains no media.
     """
     paths = list_media(videos)
     ids = name_videos(paths)
@@ -22,8 +22,8 @@ def build(name: str, videos: Path, progress: Progress | None = None) -> Built:
 
 SOURCE = Source(
     build,
-    (Option("videos", "Folder of the videos, searched with all folders below.", "folder", is_required=True),),
-    """Build a manifest of a folder of videos without questions, to extract features from.
+    (Option("videos", "Folder of the videos, searched with its subfolders.", "folder", is_required=True),),
+    """Build the manifest of a folder of videos, without questions.
 
     \b
     Example:

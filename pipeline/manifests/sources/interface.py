@@ -1,4 +1,4 @@
-"""What a source of manifests is: a builder, and the options that a command line offers for it."""
+"""The interface of manifest sources: a build function and its command-line options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pipeline.manifests.manifest import Manifest
 
 @dataclass(frozen=True)
 class Built:
-    """A manifest and what its user should know: `counts` of odd records, and `notes`, one sentence each."""
+    """A manifest with messages for the user: `counts` of irregular records, and `notes`, one sentence each."""
 
     manifest: Manifest
     counts: dict[str, int] = field(default_factory=dict)
@@ -18,9 +18,9 @@ class Built:
 
 @dataclass(frozen=True)
 class Option:
-    """One input of a source: a keyword of its `build`, and `--NAME` on the command line.
+    """One input of a source: a keyword of its `build` function, and `--NAME` on the command line.
 
-    `kind`: a "folder", a "file", or the values to choose from. A repeatable option gives a tuple.
+    `kind`: "folder", "file", or the values to choose from. The value of a repeatable option is a tuple.
     """
 
     name: str
@@ -33,12 +33,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset release, or files of one's own, from which a manifest is built.
+    """A dataset release, or the user's own files, from which a manifest is built.
 
-    `build(name, progress=..., **options)` returns a `Built`; it reads the source's own files as they are published
-    and writes nothing. `name` is the dataset's, `progress` a function of (files hashed, files in all), and every other
-    keyword one of `options`, None (or an empty tuple) where it is not given. `help`: the text of the command, its first
-    line a summary.
+    `build(name, progress=..., **options)` returns a `Built`; it reads the source's files as published and writes
+    nothing. `name`: that of the dataset. `progress`: a function of (files hashed, files in all). The other keywords are
+    the `options`, None (or an empty tuple) if not passed. `help`: the help text of the command, first a summary line.
     """
 
     build: Callable[..., Built]

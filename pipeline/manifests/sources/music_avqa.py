@@ -1,6 +1,6 @@
-"""MUSIC-AVQA's published files -> manifest: releases `json`, `json_update`, `v2` and `video-disjoint`.
+"""The dataset MUSIC-AVQA: its published files -> manifest. Releases `json`, `json_update`, `v2`, `video-disjoint`.
 
-It takes the files as they are: the key `anser`, JSON inside strings, ids that occur twice with contradicting
+Supports the files' irregularities: the key `anser`, JSON inside strings, ids that occur twice with contradicting
 answers, ids that are floats or missing, several record layouts in v2. No record is corrected or dropped.
 Source: Li et al., CVPR 2022 (`json`, `json_update`); Liu et al., WACV 2024 (`v2`); Li et al., "Progressive
 Spatio-temporal Perception for Audio-Visual Question Answering", ACM MM 2023 (splits by video).
@@ -24,9 +24,9 @@ from pipeline.manifests.templates import GROUPS, TYPES, fill, freeze_vocabulary,
 
 @dataclass(frozen=True)
 class Release:
-    """Where a release's files lie below a folder of annotations, and what they are called for each split.
+    """The files of a release: candidate `folders` in a folder of annotations, and candidate `files` of each split.
 
-    `licence` is that of the annotations, `source` where they and the videos are to be had.
+    `licence`: that of the annotations. `source`: where to get them and the videos.
     """
 
     folders: tuple[str, ...]
@@ -66,15 +66,15 @@ def build(
     videos: Path | None = None,
     progress: Progress | None = None,
 ) -> Built:
-    """Return the manifest of `release`, from the split files found in `annotations`; `train`, `val`, `test` win.
+    """Return the manifest of `release` from the split files in `annotations`; `train`, `val`, `test` take precedence.
 
-    The vocabulary comes from the training split, from all splits where there is none. With a folder of
-    `videos`, their paths and SHA-256 are filled in. Raises `UserError` for missing or malformed files.
+    The vocabulary comes from the training split, or from all splits if there is none. With a folder of `videos`, their
+    paths and SHA-256 are filled in. Raises `UserError` if files are missing or malformed.
     """
     given = {split: path for split, path in zip(SPLITS, (train, val, test), strict=True) if path}
     sources = {**(find_files(release, annotations) if annotations else {}), **given}
     if not sources:
-        raise UserError("no annotation files: give --annotations DIR, or --train, --val or --test FILE")
+        raise UserError("no annotation files: pass --annotations DIR, or --train, --val or --test FILE")
     splits = {split: _read_split(split, sources[split]) for split in SPLITS if split in sources}
     questions = {split: found for split, (found, _) in splits.items()}
     if release == "video-disjoint":
@@ -90,16 +90,16 @@ def build(
         source=RELEASES[release].source,
     )
     counts: Counter[str] = Counter()
-    for _, odd in splits.values():
-        counts.update(odd)
+    for _, irregular in splits.values():
+        counts.update(irregular)
     notes = () if "train" in questions else ("no training split: the vocabulary comes from all splits",)
     return with_videos(Built(manifest, dict(counts), notes), videos, progress)
 
 
 def find_files(release: str, annotations: Path) -> dict[str, Path]:
-    """Return {split: file} of `release` in its own folder below `annotations`, or in `annotations` itself.
+    """Return {split: file} of `release` from its own folder in `annotations`, or from `annotations` itself.
 
-    Raises `UserError` where there is none, or where `annotations` is another release's folder.
+    Raises `UserError` if there are none, or if `annotations` is the folder of another release.
     """
     layout = RELEASES[release]
     below = [annotations / parent / folder for folder in layout.folders for parent in ("", "music-avqa")]
@@ -109,10 +109,10 @@ def find_files(release: str, annotations: Path) -> dict[str, Path]:
     else:
         names = ", ".join(name for names in layout.files.values() for name in names)
         raise UserError(f"no files of release {release!r} in {str(annotations)!r}: looked for {names}")
-    for other, twin in RELEASES.items():
-        namesakes = {Path(name).name for name in twin.folders if twin.files == layout.files}
-        if other != release and folder.resolve().name in namesakes:
-            raise UserError(f"{str(folder)!r} holds release {other!r}, not {release!r}: say --release {other}")
+    for other, other_layout in RELEASES.items():
+        same_files = other_layout.files == layout.files
+        if other != release and same_files and folder.resolve().name in {Path(n).name for n in other_layout.folders}:
+            raise UserError(f"{str(folder)!r} contains release {other!r}, not {release!r}: pass --release {other}")
     return found
 
 
@@ -122,19 +122,19 @@ def _files_in(folder: Path, layout: Release) -> dict[str, Path]:
 
 
 def _check_disjoint(questions: Mapping[str, Iterable[Question]]) -> None:
-    owner: dict[str, str] = {}
-    for split, asked in questions.items():
-        for question in asked:
-            first = owner.setdefault(question.video_id, split)
+    split_of: dict[str, str] = {}
+    for split, members in questions.items():
+        for question in members:
+            first = split_of.setdefault(question.video_id, split)
             if first != split:
                 raise UserError(
                     f"release 'video-disjoint': video {question.video_id!r} is in {first!r} and {split!r}: "
-                    "give files that are split by video, or another --release"
+                    "pass files that are split by video, or another --release"
                 )
 
 
 def _read_split(split: str, path: Path) -> tuple[tuple[Question, ...], Counter[str]]:
-    """Return a file's questions in their order, and how many ids were repeated, contradicting or invented."""
+    """Return the questions of a file in order, and the numbers of repeated, contradicting and invented ids."""
     questions: list[Question] = []
     invented = 0
     for number, record in enumerate(read_records(path), start=1):
@@ -144,16 +144,16 @@ def _read_split(split: str, path: Path) -> tuple[tuple[Question, ...], Counter[s
             problem = f"{error} is missing" if isinstance(error, KeyError) else error
             raise UserError(f"{path}: record {number}: {problem}") from None
         invented += record.get("question_id") is None
-    told, odd = number_copies(questions)
-    odd["invented_ids"] = invented
-    return told, odd
+    numbered, counts = number_copies(questions)
+    counts["invented_ids"] = invented
+    return numbered, counts
 
 
 def _parse(record: dict[str, Any], split: str) -> Question:
     group, kind = _json_list(record["type"])
-    kind_of_question = f"{group} {kind}"
-    if group not in GROUPS or kind_of_question not in TYPES:
-        raise UserError(f"type {kind_of_question!r} is none of the nine: {', '.join(TYPES)}")
+    question_type = f"{group} {kind}"
+    if group not in GROUPS or question_type not in TYPES:
+        raise UserError(f"type {question_type!r} is not one of {', '.join(TYPES)}")
     template = normalise(text_of(record, "question_content"))
     values = _json_list(record["templ_values"])
     return Question(
@@ -162,7 +162,7 @@ def _parse(record: dict[str, Any], split: str) -> Question:
         text=fill(template, values),
         template=template,
         answer=text_of(record, "anser"),
-        type=kind_of_question,
+        type=question_type,
         modality=group,
     )
 
@@ -170,19 +170,19 @@ def _parse(record: dict[str, Any], split: str) -> Question:
 def _json_list(value: Any) -> list[str]:
     items = parse_json(value) if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise UserError(f"{value!r} is not a list of words: mend the record")
+        raise UserError(f"{value!r} is not a list of words: fix the record")
     return items
 
 
 def _question_id(record: dict[str, Any], split: str, template: str, values: list[str]) -> str:
-    """Return the record's id as text; where it has none, one made of its split, video and question."""
+    """Return the record's id as text; if missing, one derived from its split, video and question."""
     given = record.get("question_id")
     if given is None:
         content = json.dumps([record["video_id"], template, values])
         return f"{split}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     if isinstance(given, float):
         if not given.is_integer():
-            raise UserError(f"question_id {given} is no whole number: mend the record")
+            raise UserError(f"question_id {given} is not an integer: fix the record")
         given = int(given)
     return str(given)
 
@@ -191,15 +191,15 @@ SOURCE = Source(
     build,
     (
         Option("annotations", "Folder of the published annotation files.", "folder"),
-        Option("release", "", tuple(RELEASES), default="json_update"),
-        Option("train", "Training questions; wins over --annotations."),
-        Option("val", "Validation questions; wins over --annotations."),
-        Option("test", "Test questions; wins over --annotations."),
-        Option("videos", "Folder of the videos, searched for <video id>.* to note paths and SHA-256.", "folder"),
+        Option("release", "Release to build.", tuple(RELEASES), default="json_update"),
+        Option("train", "Training questions. Takes precedence over --annotations."),
+        Option("val", "Validation questions. Takes precedence over --annotations."),
+        Option("test", "Test questions. Takes precedence over --annotations."),
+        Option("videos", "Folder searched for <video id>.*, to record paths and SHA-256.", "folder"),
     ),
-    """Build the manifest of a MUSIC-AVQA release from its own JSON files.
+    """Build the manifest of a MUSIC-AVQA release from its published JSON files.
 
-    The splits that are there are built.
+    All splits found are built.
 
     \b
     Examples:

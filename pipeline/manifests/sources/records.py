@@ -1,4 +1,4 @@
-"""What the sources share: published records as read, and videos looked up in a folder."""
+"""Shared by the sources: reading published records, and looking up videos in a folder."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,49 +13,49 @@ from pipeline.manifests.sources.interface import Built
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSON file; raise `UserError` where it is missing or no list of them."""
+    """Return the records of a JSON file; raise `UserError` if it is missing or not a list of records."""
     try:
         records = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"annotation file {str(path)!r} is not there: name one that is") from None
+        raise UserError(f"annotation file {str(path)!r} does not exist: pass an existing file") from None
     except ValueError as error:
         raise UserError(f"annotation file {str(path)!r} is not JSON: {error}") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UserError(f"annotation file {str(path)!r} is not a list of records: name an official split file")
+        raise UserError(f"annotation file {str(path)!r} is not a list of records: pass an official split file")
     return records
 
 
 def text_of(record: dict[str, Any], key: str) -> str:
-    """Return the text at `key` without surrounding space; raise `UserError` where it is none, KeyError without it."""
+    """Return the stripped text at `key`; raise KeyError if it is missing, `UserError` if it is empty or not text."""
     value = record[key]
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{key} {value!r} is not text: mend the record")
+        raise UserError(f"{key} {value!r} is not text: fix the record")
     return value.strip()
 
 
 def number_copies(questions: Iterable[Question]) -> tuple[tuple[Question, ...], Counter[str]]:
-    """Return the questions, later copies of an id as `<id>#2`, `<id>#3`, and how many ids were repeated, contradicting.
+    """Rename later copies of an id to `<id>#2`, `<id>#3`; return the questions, and the counts of such ids.
 
-    A contradicting id is one whose copies have different answers.
+    `repeated_ids` occur more than once, `contradicting_ids` with different answers.
     """
     answers_by_id: dict[str, list[str]] = {}
-    told = []
+    numbered = []
     for question in questions:
         answers = answers_by_id.setdefault(question.question_id, [])
         answers.append(question.answer)
         copy = f"{question.question_id}#{len(answers)}"
-        told.append(replace(question, question_id=copy) if len(answers) > 1 else question)
+        numbered.append(replace(question, question_id=copy) if len(answers) > 1 else question)
     repeated = [answers for answers in answers_by_id.values() if len(answers) > 1]
     contradicting = sum(len(set(answers)) > 1 for answers in repeated)
-    return tuple(told), Counter(repeated_ids=len(repeated), contradicting_ids=contradicting)
+    return tuple(numbered), Counter(repeated_ids=len(repeated), contradicting_ids=contradicting)
 
 
 def with_videos(built: Built, folder: Path | None, progress: Progress | None) -> Built:
-    """Return `built` with the videos that its questions ask about, looked up in `folder` where one is given."""
-    asked = (question for split in built.manifest.questions.values() for question in split)
-    ids = sorted({question.video_id for question in asked})
+    """Return `built` with the videos of its questions, looked up in `folder` if it is given."""
+    questions = (question for split in built.manifest.questions.values() for question in split)
+    ids = sorted({question.video_id for question in questions})
     if folder is None:
-        return replace(built, manifest=replace(built.manifest, videos=tuple(unseen(video_id) for video_id in ids)))
+        return replace(built, manifest=replace(built.manifest, videos=tuple(map(_expected_video, ids))))
     videos, missing = locate_videos({video_id: video_id for video_id in ids}, folder, progress)
     return Built(
         replace(built.manifest, videos=videos),
@@ -67,30 +67,30 @@ def with_videos(built: Built, folder: Path | None, progress: Progress | None) ->
 def locate_videos(
     names: dict[str, str], folder: Path, progress: Progress | None = None
 ) -> tuple[tuple[Video, ...], tuple[str, ...]]:
-    """Return the videos of {id: name to look up}, path and SHA-256 as found in `folder`, and the missing ids.
+    """Return the videos of {id: name to look up}, with path and SHA-256 as found in `folder`, and the missing ids.
 
-    A missing video keeps `<id>.mp4` as its path and no SHA-256. Raises `UserError` where not one is found.
+    A missing video gets the path `<id>.mp4` and no SHA-256. Raises `UserError` if all are missing.
     """
     index = MediaIndex(folder)
     found = {video_id: path for video_id, name in names.items() if (path := index.find(name))}
     if names and not found:
         example = next(iter(names.values()))
-        raise UserError(f"none of the {len(names)} videos (first: {example!r}) is in {str(folder)!r}: name another")
+        raise UserError(f"none of the {len(names)} videos (first: {example!r}) is in {str(folder)!r}: pass another")
     digests = hash_files(folder, dict.fromkeys(found.values()), progress)
     videos = (
-        Video(video_id, found[video_id], digests[found[video_id]]) if video_id in found else unseen(video_id)
+        Video(video_id, found[video_id], digests[found[video_id]]) if video_id in found else _expected_video(video_id)
         for video_id in names
     )
     return tuple(videos), tuple(video_id for video_id in names if video_id not in found)
 
 
-def unseen(video_id: str) -> Video:
-    """Return the video of a file that was not looked for: where it will be expected, no SHA-256."""
+def _expected_video(video_id: str) -> Video:
+    """Return the video of a file that was not found: the path where it is expected, and no SHA-256."""
     return Video(video_id, f"{video_id}.mp4")
 
 
 def describe_missing(missing: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """Return the sentence that says which videos were not found, or nothing."""
+    """Return the note on the missing videos; empty if none are missing."""
     if not missing:
         return ()
     return (f"{len(missing)} videos are not in {str(folder)!r} (first: {missing[0]!r})",)

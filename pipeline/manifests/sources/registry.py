@@ -1,4 +1,4 @@
-"""The sources of manifests by name. A new one is one file and one line here, or an entry point `mavqa.datasets`."""
+"""The manifest sources by name. Add one as a file and a line here, or as an entry point of `mavqa.datasets`."""
 
 from pipeline.manifests.sources.interface import Source
 from pipeline.plugins import load_plugin, with_installed
@@ -10,15 +10,15 @@ SOURCES = with_installed(
         "music-avqa": "pipeline.manifests.sources.music_avqa:SOURCE",
         # Yang et al., "AVQA: A Dataset for Audio-Visual Question Answering on Videos", ACM MM 2022.
         "avqa": "pipeline.manifests.sources.avqa:SOURCE",
-        # Questions of one's own, as CSV.
+        # The user's own questions, as CSV.
         "table": "pipeline.manifests.sources.table:SOURCE",
-        # Videos of one's own, without questions.
+        # The user's own videos, without questions.
         "folder": "pipeline.manifests.sources.folder:SOURCE",
     },
 )
 
 
 def load_source(name: str) -> Source:
-    """Return the source called `name`; raise `UserError` naming the known ones where there is none."""
+    """Return the source `name`; raise `UserError` with the known names if it is unknown."""
     source: Source = load_plugin("dataset", SOURCES, name)
     return source

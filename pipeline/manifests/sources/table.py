@@ -1,7 +1,7 @@
-"""Anyone's questions as a CSV table -> manifest.
+"""The user's own questions as a CSV table -> manifest.
 
-Columns: `video`, `question`, `answer`; optional `type`, `modality`, `split`, `choices` (divided by `|`) and
-`question_id`. `video` is a path below the videos folder, or such a path or a file name without its suffix.
+Columns: `video`, `question`, `answer`; optional `type`, `modality`, `split`, `choices` (separated by `|`) and
+`question_id`. `video` is a path in the videos folder with or without suffix, or a file name without suffix.
 """
 
 import csv
@@ -22,7 +22,7 @@ from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.records import describe_missing, locate_videos
 from pipeline.manifests.templates import GROUPS, TYPES, freeze_vocabulary, group_of, normalise, tokenise
 
-NEEDED = ("video", "question", "answer")
+REQUIRED = ("video", "question", "answer")
 OPTIONAL = ("type", "modality", "split", "choices", "question_id")
 UNSPECIFIED = "unspecified"
 
@@ -32,9 +32,9 @@ Row = dict[str, str]
 def build(name: str, csv: Path, videos: Path | None = None, progress: Progress | None = None) -> Built:
     """Return the manifest of a CSV file; with a folder of `videos`, their paths and SHA-256 are filled in.
 
-    Rows without a split are `train`; a type outside MUSIC-AVQA's nine needs a modality, or has none. The
-    vocabulary comes from the training split, from all splits where there is none. Raises `UserError` with the
-    file and line of what is wrong.
+    Rows without a split are `train`. The modality of MUSIC-AVQA's nine types is implied; that of other types is
+    "unspecified" unless given. The vocabulary comes from the training split, or from all splits if there is none.
+    Raises `UserError` with the file and line of an error.
     """
     rows = list(_read_rows(csv))
     ids = _name_rows(csv, rows)
@@ -48,7 +48,7 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
             raise UserError(f"{csv}:{line}: {error}") from None
         first = lines.setdefault(question.question_id, line)
         if first != line:
-            raise UserError(f"{csv}:{line}: question_id {question.question_id!r} stands in line {first} too")
+            raise UserError(f"{csv}:{line}: question_id {question.question_id!r} is already used in line {first}")
         questions.setdefault(split, []).append(question)
     found, missing = _find_videos(ids, videos, progress)
     manifest = Manifest(
@@ -61,25 +61,27 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
     )
     notes = () if videos is None else describe_missing(missing, videos)
     if not any(row.get("split") for _, row in rows):
-        notes = ("no split is given: every question is in 'train'", *notes)
-    return Built(manifest, {"missing_videos": len(missing)} if videos else {}, (*_unused(rows), *notes))
+        notes = ("no splits given: all questions are in 'train'", *notes)
+    if unused := [column for column in rows[0][1] if column not in (*REQUIRED, *OPTIONAL)]:
+        notes = (f"columns not used: {', '.join(unused)}", *notes)
+    return Built(manifest, {"missing_videos": len(missing)} if videos else {}, notes)
 
 
 def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line, row) of the table, names and values stripped; raise `UserError` where it is none."""
+    """Yield (line, row) of the table, column names and values stripped; raise `UserError` if it is invalid."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"table {str(table)!r} is not there: name a CSV file") from None
+        raise UserError(f"table {str(table)!r} does not exist: pass an existing CSV file") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise UserError(f"table {str(table)!r} is not UTF-8 text: save it as CSV in UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""))
     header = [column.strip().lower() for column in next(reader, [])]
-    absent = [column for column in NEEDED if column not in header]
-    if absent:
+    missing = [column for column in REQUIRED if column not in header]
+    if missing:
         raise UserError(
-            f"{table}:1: column {absent[0]!r} is missing in {','.join(header)!r}: "
-            f"expected {','.join(NEEDED)} and perhaps {','.join(OPTIONAL)}, divided by commas"
+            f"{table}:1: column {missing[0]!r} is missing in {','.join(header)!r}: "
+            f"expected {','.join(REQUIRED)} and optionally {','.join(OPTIONAL)}, separated by commas"
         )
     count = 0
     for values in reader:
@@ -88,18 +90,18 @@ def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
         if len(values) != len(header):
             raise UserError(f"{table}:{reader.line_num}: {len(values)} values for {len(header)} columns")
         row = {key: value.strip() for key, value in zip(header, values, strict=True)}
-        for column in NEEDED:
+        for column in REQUIRED:
             if not row[column]:
                 raise UserError(f"{table}:{reader.line_num}: column {column!r} is empty: fill it in")
         row["video"] = str(PurePosixPath(row["video"]))
         yield reader.line_num, row
         count += 1
     if not count:
-        raise UserError(f"table {str(table)!r} holds no questions: add rows below its header")
+        raise UserError(f"table {str(table)!r} contains no questions: add rows below its header")
 
 
 def _name_rows(table: Path, rows: list[tuple[int, Row]]) -> dict[str, str]:
-    """Return {value of the column `video`: video id}; raise `UserError` with the line of a bad one."""
+    """Return {value of the column `video`: video id}; raise `UserError` with the line of an invalid value."""
     for line, row in rows:
         try:
             check_relative_path(check_text(row["video"]))
@@ -112,10 +114,10 @@ def _name_rows(table: Path, rows: list[tuple[int, Row]]) -> dict[str, str]:
 def _parse(row: Row, video_id: str, default_id: str) -> Question:
     text = normalise(row["question"])
     if not tokenise(text):
-        raise UserError(f"question {row['question']!r} has no words: write one")
+        raise UserError(f"question {row['question']!r} has no words: fix the line")
     choices = tuple(choice.strip() for choice in row.get("choices", "").split("|") if choice.strip()) or None
     if choices and row["answer"] not in choices:
-        raise UserError(f"answer {row['answer']!r} is none of its choices {'|'.join(choices)!r}")
+        raise UserError(f"answer {row['answer']!r} is not one of its choices {'|'.join(choices)!r}")
     kind = row.get("type", "") or UNSPECIFIED
     implied = group_of(kind) if kind in TYPES else UNSPECIFIED
     return Question(
@@ -134,7 +136,7 @@ def _one_of(column: str, value: str, allowed: tuple[str, ...]) -> str:
     for known in allowed:
         if value.lower() == known.lower():
             return known
-    raise UserError(f"{column} {value!r} is none of {', '.join(allowed)}")
+    raise UserError(f"{column} {value!r} is not one of {', '.join(allowed)}")
 
 
 def _find_videos(
@@ -146,21 +148,16 @@ def _find_videos(
     return tuple(Video(video_id, path) for video_id, path in paths.items()), ()
 
 
-def _unused(rows: list[tuple[int, Row]]) -> tuple[str, ...]:
-    names = [column for column in rows[0][1] if column not in (*NEEDED, *OPTIONAL)]
-    return (f"columns not used: {', '.join(names)}",) if names else ()
-
-
 SOURCE = Source(
     build,
     (
-        Option("csv", "Table with the columns video, question, answer.", is_required=True),
-        Option("videos", "Folder of the videos, searched to note paths and SHA-256.", "folder"),
+        Option("csv", "CSV table with the columns video, question, answer.", is_required=True),
+        Option("videos", "Folder searched for the videos, to record paths and SHA-256.", "folder"),
     ),
     """Build a manifest from your own questions in a CSV file.
 
-    Columns: video (a path below --videos, or a name without suffix), question, answer; optional type,
-    modality (Audio, Visual or Audio-Visual), split (train, val or test), choices (divided by |), question_id.
+    Columns: video (a path in --videos, or a name without suffix), question, answer; optional: type, modality
+    (Audio, Visual or Audio-Visual), split (train, val or test), choices (separated by |), question_id.
 
     \b
     Example:

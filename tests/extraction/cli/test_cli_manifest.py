@@ -147,8 +147,8 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path, table):
     empty = tmp_path / "empty"
     empty.mkdir()
     out = tmp_path / "out"
-    assert_one_line(run("build", "folder", "--videos", empty, "--out", out), "holds no videos", "empty")
-    assert_one_line(run("build", "folder", "--videos", tmp_path / "no", "--out", out), "is not there")
+    assert_one_line(run("build", "folder", "--videos", empty, "--out", out), "contains no videos", "empty")
+    assert_one_line(run("build", "folder", "--videos", tmp_path / "no", "--out", out), "does not exist")
     assert_one_line(run("build", "table", "--csv", tmp_path / "no.csv", "--out", out), "no.csv")
     assert_one_line(run("build", "music-avqa", "--annotations", empty, "--out", out), "json_update")
     assert_one_line(run("build", "music-avqa", "--out", out), "--annotations")

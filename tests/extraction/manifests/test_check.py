@@ -1,4 +1,4 @@
-"""What a check of a manifest proves: each fault is found, and nothing is found where there is none."""
+"""The check of a manifest: each fault is reported, and a valid manifest has none."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ from pipeline.manifests.check import check_manifest
 from pipeline.manifests.manifest import Manifest, Question, Video, Vocabulary
 
 
-def ask(question_id="1", video_id="a", text="Is it loud?", answer="yes", choices=None):
+def question(question_id="1", video_id="a", text="Is it loud?", answer="yes", choices=None):
     return Question(question_id, video_id, text, text, answer, "Audio Counting", "Audio", choices)
 
 
-SOUND = Manifest(
+VALID = Manifest(
     name="mine",
     release="r1",
     licence="free",
     videos=(Video("a", "a.mp4"), Video("b", "b.mp4")),
-    questions={"train": (ask("1"), ask("2", "b")), "test": (ask("3", "b", answer="no"),)},
+    questions={"train": (question("1"), question("2", "b")), "test": (question("3", "b", answer="no"),)},
     vocabulary=Vocabulary(("<pad>", "Is", "it", "loud"), ("yes", "no")),
 )
 
@@ -29,8 +29,8 @@ def kinds(manifest, videos=None):
     return [(finding.kind, finding.subject) for finding in check_manifest(manifest, videos).errors]
 
 
-def test_a_sound_manifest_has_no_errors_and_is_counted():
-    report = check_manifest(SOUND, None)
+def test_a_valid_manifest_has_no_errors_and_is_counted():
+    report = check_manifest(VALID, None)
     assert report.errors == ()
     assert not report.files_checked
     assert report.counts["splits"]["train"] == {
@@ -47,18 +47,18 @@ def test_a_sound_manifest_has_no_errors_and_is_counted():
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"train": (ask("1", "zz"), ask("2", "zz"))}, [("unknown video", "zz")]),
-        ({"train": (ask("1"), ask("1"))}, [("repeated id", "1")]),
-        ({"train": (ask("1"),), "test": (ask("1"),)}, [("repeated id", "1")]),
-        ({"test": (ask(answer="perhaps"),)}, [("unknown answer", "perhaps")]),
-        ({"val": (ask(text="Is it quiet?"),)}, [("unknown word", "quiet")]),
-        ({"val": (ask(choices=("no", "maybe")),)}, [("answer is no choice", "1")]),
-        ({"val": (ask(text=" ".join(["it"] * 15)),)}, [("long question", " ".join(["it"] * 15))]),
-        ({"val": (ask(text=" ".join(["it"] * 14)),)}, []),
+        ({"train": (question("1", "zz"), question("2", "zz"))}, [("unknown video", "zz")]),
+        ({"train": (question("1"), question("1"))}, [("repeated id", "1")]),
+        ({"train": (question("1"),), "test": (question("1"),)}, [("repeated id", "1")]),
+        ({"test": (question(answer="perhaps"),)}, [("unknown answer", "perhaps")]),
+        ({"val": (question(text="Is it quiet?"),)}, [("unknown word", "quiet")]),
+        ({"val": (question(choices=("no", "maybe")),)}, [("answer is no choice", "1")]),
+        ({"val": (question(text=" ".join(["it"] * 15)),)}, [("long question", " ".join(["it"] * 15))]),
+        ({"val": (question(text=" ".join(["it"] * 14)),)}, []),
     ],
 )
-def test_each_fault_of_the_questions_is_found(change, found):
-    assert kinds(replace(SOUND, questions=change)) == found
+def test_each_fault_of_the_questions_is_reported(change, found):
+    assert kinds(replace(VALID, questions=change)) == found
 
 
 @pytest.mark.parametrize(
@@ -69,40 +69,44 @@ def test_each_fault_of_the_questions_is_found(change, found):
         (Vocabulary(("<pad>", "Is", "it", "loud"), ("yes", "no", "yes")), "yes"),
     ],
 )
-def test_a_vocabulary_that_cannot_index_is_found(vocabulary, subject):
-    assert kinds(replace(SOUND, vocabulary=vocabulary)) == [("vocabulary", subject)]
+def test_an_invalid_vocabulary_is_reported(vocabulary, subject):
+    assert kinds(replace(VALID, vocabulary=vocabulary)) == [("vocabulary", subject)]
 
 
-def test_what_an_open_vocabulary_cannot_answer_is_a_warning_and_no_error():
-    odd = (ask("4", text="Is it quiet?"), ask("5", answer="perhaps"), ask("6", choices=("no", "maybe")))
-    closed = replace(SOUND, questions={**SOUND.questions, "val": odd})
-    tokens = (*SOUND.vocabulary.tokens, "<unk>")
-    report = check_manifest(replace(closed, vocabulary=replace(SOUND.vocabulary, tokens=tokens)), None)
+def test_unknown_words_and_answers_are_warnings_if_the_vocabulary_is_open():
+    irregular = (
+        question("4", text="Is it quiet?"),
+        question("5", answer="perhaps"),
+        question("6", choices=("no", "maybe")),
+    )
+    closed = replace(VALID, questions={**VALID.questions, "val": irregular})
+    tokens = (*VALID.vocabulary.tokens, "<unk>")
+    report = check_manifest(replace(closed, vocabulary=replace(VALID.vocabulary, tokens=tokens)), None)
     assert report.errors == ()
     assert {finding.kind for finding in report.warnings} == {"unknown word", "unknown answer", "answer is no choice"}
     assert check_manifest(closed, None).errors == report.warnings
     assert json.loads(json.dumps(report.to_json()))["ok"] is True
 
 
-def test_a_vocabulary_of_longer_questions_lets_them_be():
-    long = replace(SOUND, questions={"val": (ask(text=" ".join(["it"] * 15)),)})
+def test_a_larger_question_length_allows_longer_questions():
+    long = replace(VALID, questions={"val": (question(text=" ".join(["it"] * 15)),)})
     assert kinds(long) == [("long question", " ".join(["it"] * 15))]
-    assert kinds(replace(long, vocabulary=replace(SOUND.vocabulary, question_length=15))) == []
+    assert kinds(replace(long, vocabulary=replace(VALID.vocabulary, question_length=15))) == []
 
 
-def test_missing_and_changed_files_are_found(tmp_path):
+def test_missing_and_changed_files_are_reported(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"clip")
-    right = replace(SOUND, videos=(Video("a", "a.mp4", hashlib.sha256(b"clip").hexdigest()), Video("b", "b.mp4")))
-    assert kinds(right, tmp_path) == [("missing file", "b")]
-    long = replace(right, videos=(right.videos[0], Video("b", "b" * 300)))
+    manifest = replace(VALID, videos=(Video("a", "a.mp4", hashlib.sha256(b"clip").hexdigest()), Video("b", "b.mp4")))
+    assert kinds(manifest, tmp_path) == [("missing file", "b")]
+    long = replace(manifest, videos=(manifest.videos[0], Video("b", "b" * 300)))
     assert kinds(long, tmp_path) == [("missing file", "b")]
     (tmp_path / "b.mp4").touch()
-    assert kinds(right, tmp_path) == []
+    assert kinds(manifest, tmp_path) == []
     (tmp_path / "a.mp4").write_bytes(b"clap")
-    assert kinds(right, tmp_path) == [("different file", "a")]
-    assert check_manifest(right, tmp_path).files_checked
+    assert kinds(manifest, tmp_path) == [("different file", "a")]
+    assert check_manifest(manifest, tmp_path).files_checked
 
 
-def test_a_missing_videos_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not there"):
-        check_manifest(SOUND, tmp_path / "absent")
+def test_a_missing_videos_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="absent' does not exist"):
+        check_manifest(VALID, tmp_path / "absent")

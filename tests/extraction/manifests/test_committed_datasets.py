@@ -1,4 +1,4 @@
-"""The committed datasets: what their heads say, and what extraction says where questions or videos are not there."""
+"""The committed datasets: their `dataset.toml`, and the errors of extraction if questions or videos are missing."""
 
 import json
 import re
@@ -29,7 +29,7 @@ AVQA = {
 
 @pytest.fixture(params=DATASETS)
 def dataset(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One dataset as it is committed, in an empty folder."""
+    """One dataset as committed, in an otherwise empty folder."""
     shutil.copytree(MANIFESTS / request.param, tmp_path / "data_manifests" / request.param)
     for path in (tmp_path / "data_manifests" / request.param).iterdir():
         if path.name != "dataset.toml":
@@ -38,14 +38,14 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return str(request.param)
 
 
-def say(result: Result) -> str:
+def error_line(result: Result) -> str:
     assert result.exit_code == 2, result.output
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith("Error: ")
     return line
 
 
-def test_a_head_names_its_licence_its_source_and_the_line_that_builds_the_rest(dataset: str) -> None:
+def test_dataset_toml_has_licence_and_source_and_the_command_that_builds_the_rest(dataset: str) -> None:
     text = (MANIFESTS / dataset / "dataset.toml").read_text(encoding="utf-8")
     head = tomllib.loads(text)
     assert head["name"] == dataset
@@ -62,15 +62,15 @@ def test_a_head_names_its_licence_its_source_and_the_line_that_builds_the_rest(d
         assert context.params.get("release", head["release"]) == head["release"]
 
 
-def test_without_questions_extraction_says_where_to_get_them_and_what_builds_them(dataset: str) -> None:
-    said = say(CliRunner().invoke(extract, ["--dataset", dataset]))
+def test_without_questions_the_error_of_extraction_has_their_source_and_the_build_command(dataset: str) -> None:
+    message = error_line(CliRunner().invoke(extract, ["--dataset", dataset]))
     head = Path("data_manifests") / dataset / "dataset.toml"
     for part in ("videos.csv is missing", tomllib.loads(head.read_text())["source"], "mavqa-manifest build", str(head)):
-        assert part in said
+        assert part in message
     assert not Path("stores").exists()
 
 
-def test_avqa_without_videos_says_where_to_get_them_and_where_to_put_them(
+def test_without_videos_the_error_of_extraction_has_their_source_and_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -80,12 +80,12 @@ def test_avqa_without_videos_says_where_to_get_them_and_where_to_put_them(
         CliRunner().invoke(manifest, ["build", "avqa", "--annotations", ".", "--out", "data_manifests/avqa"]).exit_code
         == 0
     )
-    said = say(CliRunner().invoke(extract, ["--dataset", "avqa", "--weights", "seeded"]))
-    assert "videos folder data/videos/avqa does not exist" in said.replace(f"{tmp_path}/", "")
-    assert "https://mn.cs.tsinghua.edu.cn/avqa" in said
-    assert "--videos" in said
+    message = error_line(CliRunner().invoke(extract, ["--dataset", "avqa", "--weights", "seeded"]))
+    assert "videos folder data/videos/avqa does not exist" in message.replace(f"{tmp_path}/", "")
+    assert "https://mn.cs.tsinghua.edu.cn/avqa" in message
+    assert "--videos" in message
     Path("data/videos/avqa").mkdir(parents=True)
-    said = say(CliRunner().invoke(extract, ["--dataset", "avqa", "--weights", "seeded"]))
-    assert "contains none of the 1 videos, such as -HG3Omg_89c_000030.mp4" in said
-    assert "https://mn.cs.tsinghua.edu.cn/avqa" in said
+    message = error_line(CliRunner().invoke(extract, ["--dataset", "avqa", "--weights", "seeded"]))
+    assert "contains none of the 1 videos, such as -HG3Omg_89c_000030.mp4" in message
+    assert "https://mn.cs.tsinghua.edu.cn/avqa" in message
     assert not Path("stores").exists()

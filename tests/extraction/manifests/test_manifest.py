@@ -1,4 +1,4 @@
-"""Manifest files: what is written reads back, comments stay, malformed files are named by line."""
+"""Manifest files: saving and loading round trip, comments stay, errors of malformed files have the line."""
 
 import json
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, Question, Video, Vocabulary, load_manifest, save_manifest
 
-# What JSON can say and no file can hold: the first half of a character.
-HALF = "\\ud800"
+# Half of a surrogate pair: valid in JSON, but not encodable.
+SURROGATE = "\\ud800"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -19,7 +19,7 @@ def example(**changes):
     parts = {
         "name": "mine",
         "release": "r1",
-        "licence": 'said "free"',
+        "licence": 'called "free"',
         "videos": (Video("a", "a,b\x85.mp4", "00"), Video("b", "sub/b.mp4")),
         "questions": {"train": (question,), "val": (), "test": ()},
         "vocabulary": Vocabulary(("<pad>", "Is"), ("yes", "no")),
@@ -27,23 +27,23 @@ def example(**changes):
     return Manifest(**{**parts, **changes})
 
 
-def test_a_saved_manifest_reads_back(tmp_path):
-    folder = tmp_path / "not" / "there"
+def test_a_saved_manifest_loads_equal(tmp_path):
+    folder = tmp_path / "new" / "folder"
     save_manifest(example(), folder)
     assert load_manifest(folder) == example()
     assert not list(folder.glob("*.partial"))
 
 
 @given(TEXT, TEXT)
-def test_any_text_reads_back(tmp_path_factory, text, answer):
+def test_any_text_loads_equal(tmp_path_factory, text, answer):
     folder = tmp_path_factory.mktemp("manifest")
     question = Question("1", "a", text, text, answer, "t", "m")
-    made = example(questions={"val": (question,)}, vocabulary=Vocabulary(("<pad>", text), (answer,)))
-    save_manifest(made, folder)
-    assert load_manifest(folder) == made
+    saved = example(questions={"val": (question,)}, vocabulary=Vocabulary(("<pad>", text), (answer,)))
+    save_manifest(saved, folder)
+    assert load_manifest(folder) == saved
 
 
-def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
+def test_saving_again_removes_old_splits_and_keeps_comments(tmp_path):
     save_manifest(example(), tmp_path)
     head = tmp_path / "dataset.toml"
     head.write_text("# how it was built\n" + head.read_text() + "[synthesize]\nseed = 0\n")
@@ -57,7 +57,7 @@ def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("dataset.toml", "format = 2", "format 2, this program reads 1"),
+        ("dataset.toml", "format = 2", "format 2 is not supported, only 1"),
         ("dataset.toml", "format = 1", "'name' is missing"),
         ("dataset.toml", "format = ", "not valid TOML"),
         (
@@ -72,31 +72,35 @@ def test_saving_again_drops_splits_that_are_gone_and_keeps_comments(tmp_path):
         ("videos.csv", "video_id,path,sha256\n../a,x,\n", r"videos.csv:2: video id '\.\./a' is not a plain name"),
         ("videos.csv", "video_id,path,sha256\na/,x,\n", "videos.csv:2: video id 'a/' is not a plain name"),
         ("videos.csv", "video_id,path,sha256\na,/x,\n", "videos.csv:2: video path '/x' leaves"),
-        ("videos.csv", "video_id,path,sha256\na,x,\na,y,\n", "videos.csv:3: video id 'a' stands twice"),
+        ("videos.csv", "video_id,path,sha256\na,x,\na,y,\n", "videos.csv:3: video id 'a' occurs twice"),
         ("questions-train.jsonl", "{}\n", "questions-train.jsonl:1: not a question record"),
         ("questions-train.jsonl", "\n[]\n", "questions-train.jsonl:2: not a question record"),
-        ("questions-train.jsonl", "[" * 100_000, "jsonl:1: not a question record: it is nested too deeply"),
-        ("questions-train.jsonl", f'{{"question_id": "{HALF}"}}\n', "jsonl:1: not a question .* surrogates not"),
-        ("vocabulary.json", f'{{"tokens": ["{HALF}"], "answers": []}}', "not a vocabulary: .* surrogates not allowed"),
+        ("questions-train.jsonl", "[" * 100_000, "jsonl:1: not a question record: nested too deeply"),
+        ("questions-train.jsonl", f'{{"question_id": "{SURROGATE}"}}\n', "jsonl:1: not a question .* surrogates not"),
+        (
+            "vocabulary.json",
+            f'{{"tokens": ["{SURROGATE}"], "answers": []}}',
+            "not a vocabulary: .* surrogates not allowed",
+        ),
         ("vocabulary.json", "{}", "not a vocabulary"),
         ("vocabulary.json", "[]", "not a vocabulary"),
         ("vocabulary.json", '{"tokens": [], "answers": [], "question_length": "x"}', "not a vocabulary"),
     ],
 )
-def test_a_malformed_file_is_named(tmp_path, file, text, message):
+def test_the_error_of_a_malformed_file_has_its_name(tmp_path, file, text, message):
     save_manifest(example(), tmp_path)
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=message):
         load_manifest(tmp_path)
 
 
-def test_a_longer_vocabulary_and_a_source_read_back(tmp_path):
-    made = example(vocabulary=Vocabulary(("<pad>", "Is"), ("yes",), 21), source='the authors\' "page"')
-    save_manifest(made, tmp_path)
-    assert load_manifest(tmp_path) == made
+def test_a_question_length_and_a_source_load_equal(tmp_path):
+    saved = example(vocabulary=Vocabulary(("<pad>", "Is"), ("yes",), 21), source='the authors\' "page"')
+    save_manifest(saved, tmp_path)
+    assert load_manifest(tmp_path) == saved
 
 
-def test_the_usual_length_and_no_source_are_not_mentioned(tmp_path):
+def test_the_default_question_length_and_an_empty_source_are_omitted(tmp_path):
     save_manifest(example(), tmp_path)
     assert json.loads((tmp_path / "vocabulary.json").read_text()) == {
         "tokens": ["<pad>", "Is"],
@@ -106,7 +110,7 @@ def test_the_usual_length_and_no_source_are_not_mentioned(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["videos.csv", "questions-test.jsonl", "vocabulary.json"])
-def test_a_head_alone_says_where_the_rest_is_to_be_had(tmp_path, missing):
+def test_the_error_of_dataset_toml_alone_has_the_source_of_the_rest(tmp_path, missing):
     save_manifest(example(source="https://example.org/x"), tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(
@@ -115,7 +119,7 @@ def test_a_head_alone_says_where_the_rest_is_to_be_had(tmp_path, missing):
         load_manifest(tmp_path)
 
 
-def test_a_question_whose_id_is_no_text_is_refused(tmp_path):
+def test_a_question_id_that_is_not_text_is_an_error(tmp_path):
     save_manifest(example(), tmp_path)
     path = tmp_path / "questions-train.jsonl"
     path.write_text(json.dumps({**json.loads(path.read_text()), "question_id": 1}))
@@ -124,13 +128,13 @@ def test_a_question_whose_id_is_no_text_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dataset.toml", "videos.csv", "questions-train.jsonl", "vocabulary.json"])
-def test_a_file_in_another_encoding_is_refused(tmp_path, name):
+def test_a_file_in_another_encoding_is_an_error(tmp_path, name):
     save_manifest(example(), tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + "é".encode("latin-1"))
     with pytest.raises(UserError, match=rf"{name} is not UTF-8 text .*: save it as UTF-8"):
         load_manifest(tmp_path)
 
 
-def test_a_missing_file_says_how_to_build_it(tmp_path):
+def test_the_error_of_a_missing_file_has_the_build_command(tmp_path):
     with pytest.raises(UserError, match=r"dataset\.toml is missing: build the manifest"):
         load_manifest(tmp_path)

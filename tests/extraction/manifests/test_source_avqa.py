@@ -1,4 +1,4 @@
-"""AVQA's published layouts -> manifest, on small files made here."""
+"""AVQA's published layouts -> manifest, on small files written here."""
 
 import json
 
@@ -13,8 +13,8 @@ CHOICES = ["street", "At sea", "field", "sky"]
 
 
 def record(number=1, **changes):
-    """Return a record as the release has them: the answer is the place of a choice, the name has no suffix."""
-    made = {
+    """Return a record of the release's layout: the answer is the index of a choice, the name has no suffix."""
+    fields = {
         "id": number,
         "video_name": f"-HG3Omg_{number}_000030",
         "video_id": 341 + number,
@@ -24,7 +24,7 @@ def record(number=1, **changes):
         "question_relation": "Both",
         "question_type": "Where",
     }
-    return {key: value for key, value in {**made, **changes}.items() if value != "drop"}
+    return {key: value for key, value in {**fields, **changes}.items() if value != "drop"}
 
 
 def write(path, records):
@@ -33,24 +33,24 @@ def write(path, records):
     return path
 
 
-def build_of(tmp_path, records, **settings):
+def build_from(tmp_path, records, **settings):
     return build("avqa", **{"train": [write(tmp_path / "some.json", records)]}, **settings)
 
 
 def test_a_record_of_the_release_becomes_a_question(tmp_path):
-    (question,) = build_of(tmp_path, [record(7)]).manifest.questions["train"]
+    (question,) = build_from(tmp_path, [record(7)]).manifest.questions["train"]
     assert (question.question_id, question.video_id) == ("7", "-HG3Omg_7_000030")
     assert question.text == question.template == "Where did the video take place?"
     assert (question.answer, question.choices) == ("At sea", tuple(CHOICES))
     assert (question.type, question.modality) == ("Where", "Audio-Visual")
 
 
-def test_a_record_of_a_resplit_becomes_the_same_question(tmp_path):
-    written = {"answer": "At sea", "video_name": "-HG3Omg_7_000030.mp4", "label": "waves"}
-    (text,) = build_of(tmp_path, [record(7, **written)]).manifest.questions["train"]
-    (index,) = build_of(tmp_path, [record(7)]).manifest.questions["train"]
+def test_a_record_of_a_re_split_becomes_the_same_question(tmp_path):
+    changes = {"answer": "At sea", "video_name": "-HG3Omg_7_000030.mp4", "label": "waves"}
+    (text,) = build_from(tmp_path, [record(7, **changes)]).manifest.questions["train"]
+    (index,) = build_from(tmp_path, [record(7)]).manifest.questions["train"]
     assert text == index
-    (bare,) = build_of(tmp_path, [record(7, multi_choice="drop", answer="At sea")]).manifest.questions["train"]
+    (bare,) = build_from(tmp_path, [record(7, multi_choice="drop", answer="At sea")]).manifest.questions["train"]
     assert bare.choices is None
 
 
@@ -62,26 +62,26 @@ def test_a_record_of_a_resplit_becomes_the_same_question(tmp_path):
         *(("Before Next", "Before/Next"), ("BeforeNext", "Before/Next")),
     ],
 )
-def test_types_written_otherwise_get_the_one_spelling(tmp_path, written, type_):
-    (question,) = build_of(tmp_path, [record(question_type=written)]).manifest.questions["train"]
+def test_other_spellings_of_types_are_normalised(tmp_path, written, type_):
+    (question,) = build_from(tmp_path, [record(question_type=written)]).manifest.questions["train"]
     assert question.type == type_
 
 
 @pytest.mark.parametrize(("relation", "modality"), [("View", "Visual"), ("Sound", "Audio"), ("both", "Audio-Visual")])
-def test_relations_are_modalities(tmp_path, relation, modality):
-    (question,) = build_of(tmp_path, [record(question_relation=relation)]).manifest.questions["train"]
+def test_relations_become_modalities(tmp_path, relation, modality):
+    (question,) = build_from(tmp_path, [record(question_relation=relation)]).manifest.questions["train"]
     assert question.modality == modality
 
 
-def test_answers_are_kept_as_given_and_oddities_counted(tmp_path):
-    odd = [
+def test_answers_are_not_corrected_and_irregularities_are_counted(tmp_path):
+    records = [
         record(1, answer="street "),
         record(2, answer="Street"),
         record(3, answer=0, multi_choice=["street", "street", None, "sky "]),
         record(4, multi_choice="drop", answer="moor"),
         record(4, answer="sky"),
     ]
-    built = build_of(tmp_path, odd)
+    built = build_from(tmp_path, records)
     questions = built.manifest.questions["train"]
     assert [q.answer for q in questions] == ["street", "Street", "street", "moor", "sky"]
     assert [q.question_id for q in questions] == ["1", "2", "3", "4", "4#2"]
@@ -99,14 +99,14 @@ def test_answers_are_kept_as_given_and_oddities_counted(tmp_path):
     }
 
 
-def test_the_vocabulary_is_of_the_training_split_and_open(tmp_path):
+def test_the_vocabulary_comes_from_the_training_split_and_is_open(tmp_path):
     train = [record(1), record(2, question_text="Where did the crow take off?", answer=3)]
     test = [record(3, question_text="Where is the crow?", answer=0)]
     files = {"train": [write(tmp_path / "a.json", train)], "test": [write(tmp_path / "b.json", test)]}
     built = build("avqa", **files)
     assert built.manifest.vocabulary.tokens == ("<pad>", "<unk>", "Where", "did", "the", "take")
     assert built.manifest.vocabulary.answers == ("At sea", "sky")
-    assert built.notes == ("1 questions of 'test' have answers that no training question has: they count as wrong",)
+    assert built.notes == ("1 questions of 'test' have answers outside the vocabulary: they always count as wrong",)
     report = check_manifest(built.manifest, None)
     assert report.errors == ()
     assert {finding.subject for finding in report.warnings} == {"street", "is", "crow", "off", "place", "video"}
@@ -115,20 +115,20 @@ def test_the_vocabulary_is_of_the_training_split_and_open(tmp_path):
     assert "no training split: the vocabulary comes from all splits" in without.notes
 
 
-def test_a_split_without_choices_is_told(tmp_path):
-    built = build_of(tmp_path, [record(multi_choice=None, answer="sky")])
-    assert built.notes == ("no question of 'train' offers choices: they are answered out of the whole list",)
+def test_a_split_without_choices_gets_a_note(tmp_path):
+    built = build_from(tmp_path, [record(multi_choice=None, answer="sky")])
+    assert built.notes == ("no question of 'train' has choices: predictions range over all answers",)
 
 
-def test_a_release_that_is_judged_on_what_chose_its_epoch_is_told(tmp_path):
+def test_evaluation_on_the_split_that_selects_the_epoch_gets_a_note(tmp_path):
     one, two = ([write(tmp_path / f"{name}.json", [record(name)])] for name in (1, 2))
     (note,) = build("avqa", **{"train": one, "val": two}).notes
-    assert note == "no test split: 'val' both chooses the epoch and is evaluated; given as --test it does not choose"
+    assert note == "no test split: 'val' both selects the epoch and is evaluated; pass its file as --test to avoid this"
     assert build("avqa", **{"train": one, "test": two}).notes == ()
 
 
 @pytest.mark.parametrize(
-    ("there", "found"),
+    ("available", "found"),
     [
         (["train_qa.json", "val_qa.json"], {"train": ["train_qa.json"], "val": ["val_qa.json"]}),
         (["avqa/test_qa_all.json"], {"test": ["avqa/test_qa_all.json"]}),
@@ -139,13 +139,13 @@ def test_a_release_that_is_judged_on_what_chose_its_epoch_is_told(tmp_path):
         (["train_qa.json", "train_Where.json"], {"train": ["train_qa.json"]}),
     ],
 )
-def test_a_split_is_one_file_or_one_a_type(tmp_path, there, found):
-    for path in there:
+def test_a_split_is_one_file_or_one_per_type(tmp_path, available, found):
+    for path in available:
         write(tmp_path / path, [record()])
     assert find_files(tmp_path) == {split: [tmp_path / path for path in paths] for split, paths in found.items()}
 
 
-def test_files_of_a_split_are_read_one_after_the_other_and_win_over_the_folder(tmp_path):
+def test_files_of_a_split_are_read_in_order_and_take_precedence_over_the_folder(tmp_path):
     write(tmp_path / "train_qa.json", [record(1)])
     write(tmp_path / "val_qa.json", [record(2)])
     mine = [write(tmp_path / "b.json", [record(3)]), write(tmp_path / "a.json", [record(4)])]
@@ -157,7 +157,7 @@ def test_videos_are_looked_up_by_their_name(tmp_path):
     folder = tmp_path / "clips"
     folder.mkdir()
     (folder / "-HG3Omg_1_000030.mkv").write_bytes(b"clip")
-    built = build_of(tmp_path, [record(1), record(2)], videos=folder)
+    built = build_from(tmp_path, [record(1), record(2)], videos=folder)
     assert [video.path for video in built.manifest.videos] == ["-HG3Omg_1_000030.mkv", "-HG3Omg_2_000030.mp4"]
     assert built.counts["missing_videos"] == 1
 
@@ -165,31 +165,31 @@ def test_videos_are_looked_up_by_their_name(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": 4}, "answer 4 is the place of no choice: 4 are offered"),
-        ({"answer": -1}, "answer -1 is the place of no choice"),
-        ({"answer": 1, "multi_choice": "drop"}, "answer 1 is the place of no choice: 0 are"),
+        ({"answer": 4}, "answer 4 is not the index of one of 4 choices"),
+        ({"answer": -1}, "answer -1 is not the index of one of 4 choices"),
+        ({"answer": 1, "multi_choice": "drop"}, "answer 1 is not the index of one of 0 choices"),
         ({"answer": True}, "answer True is not text"),
         ({"answer": None}, "answer None is not text"),
         ({"answer": " "}, "answer ' ' is not text"),
         ({"answer": "drop"}, "'answer' is missing"),
-        ({"multi_choice": []}, r"multi_choice \[\] is no list of answers"),
-        ({"multi_choice": "sea"}, "multi_choice 'sea' is no list of answers"),
+        ({"multi_choice": []}, r"multi_choice \[\] is not a list of answers"),
+        ({"multi_choice": "sea"}, "multi_choice 'sea' is not a list of answers"),
         ({"multi_choice": ["sea", 3]}, "multi_choice 3 is not text"),
-        ({"question_type": "How"}, "question_type 'How' is none of Used for, When"),
-        ({"question_relation": "Smell"}, "question_relation 'Smell' is none of Both, View, Sound"),
+        ({"question_type": "How"}, "question_type 'How' is not one of Used for, When"),
+        ({"question_relation": "Smell"}, "question_relation 'Smell' is not one of Both, View, Sound"),
         ({"question_text": "?"}, r"question_text '\?' has no words"),
         ({"video_name": "../a"}, r"video id '\.\./a'"),
-        ({"id": 1.5}, "id 1.5 is no whole number"),
-        ({"id": True}, "id True is no whole number"),
+        ({"id": 1.5}, "id 1.5 is not an integer"),
+        ({"id": True}, "id True is not an integer"),
     ],
 )
-def test_a_bad_record_is_named_with_its_file(tmp_path, changes, message):
+def test_the_error_of_an_invalid_record_has_its_file_and_number(tmp_path, changes, message):
     with pytest.raises(UserError, match=rf"some\.json: record 2: {message}"):
-        build_of(tmp_path, [record(1), record(2, **changes)])
+        build_from(tmp_path, [record(1), record(2, **changes)])
 
 
-def test_nothing_to_read_is_refused(tmp_path):
+def test_missing_annotations_are_an_error(tmp_path):
     with pytest.raises(UserError, match=r"no files of AVQA in .*looked for train_qa\.json.*train_Where\.json"):
         build("avqa", tmp_path)
-    with pytest.raises(UserError, match="give --annotations"):
+    with pytest.raises(UserError, match="no annotation files: pass --annotations"):
         build("avqa")

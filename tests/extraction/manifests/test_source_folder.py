@@ -1,4 +1,4 @@
-"""A folder of videos -> manifest: which files count, their ids and hashes; and the table of sources."""
+"""A folder of videos -> manifest: its media files, their ids and hashes; and the registry of sources."""
 
 import hashlib
 import os
@@ -19,11 +19,11 @@ def fill_folder(folder, *paths):
     return folder
 
 
-def test_media_below_the_folder_are_found_sorted_and_hashed(tmp_path):
+def test_media_in_the_folder_and_subfolders_are_sorted_and_hashed(tmp_path):
     fill_folder(tmp_path, "z.MP4", "sub/deep/a.flac", "notes.txt", ".hidden.mp4", ".cache/b.mp4", "mp4")
-    heard = []
-    manifest = build("clips", tmp_path, lambda *done: heard.append(done)).manifest
-    assert heard == [(1, 2), (2, 2)]
+    calls = []
+    manifest = build("clips", tmp_path, lambda *call: calls.append(call)).manifest
+    assert calls == [(1, 2), (2, 2)]
     assert [(video.video_id, video.path) for video in manifest.videos] == [
         ("sub__deep__a", "sub/deep/a.flac"),
         ("z", "z.MP4"),
@@ -33,15 +33,15 @@ def test_media_below_the_folder_are_found_sorted_and_hashed(tmp_path):
     assert manifest.vocabulary.tokens == ("<pad>",)
 
 
-def test_where_two_ids_would_clash_the_suffix_stays(tmp_path):
+def test_ids_that_would_clash_keep_the_suffix(tmp_path):
     fill_folder(tmp_path, "a.mp4", "a.webm", "b.mp4", "s/a.mp4")
     ids = [video.video_id for video in build("clips", tmp_path).manifest.videos]
     assert ids == ["a.mp4", "a.webm", "b", "s__a"]
 
 
-def test_an_id_that_clashes_even_with_its_suffix_is_refused(tmp_path):
+def test_an_id_that_clashes_even_with_its_suffix_is_an_error(tmp_path):
     fill_folder(tmp_path, "s/a.mp4", "s__a.mp4")
-    with pytest.raises(UserError, match=r"'s/a\.mp4' and 's__a\.mp4' would both be called"):
+    with pytest.raises(UserError, match=r"'s/a\.mp4' and 's__a\.mp4' would both get the id 's__a"):
         build("clips", tmp_path)
 
 
@@ -54,7 +54,7 @@ def test_linked_folders_are_followed_once(tmp_path):
 
 
 @pytest.mark.parametrize("linked", ["whole folder", "file"])
-def test_a_link_out_of_the_folder_is_refused(tmp_path, linked):
+def test_a_link_out_of_the_folder_is_an_error(tmp_path, linked):
     outside = fill_folder(tmp_path / "disk", "v.mp4")
     folder = fill_folder(tmp_path / "clips", "a.mp4")
     name = "more" if linked == "whole folder" else "b.mp4"
@@ -63,31 +63,31 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path, linked):
         build("clips", folder)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
+def test_the_error_of_a_broken_link_has_its_name(tmp_path):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"gone\.mp4' cannot be read"):
         build("clips", tmp_path)
 
 
-def test_a_file_that_the_system_does_not_let_us_read_is_named(tmp_path, monkeypatch):
+def test_the_error_of_a_file_without_read_permission_has_its_name(tmp_path, monkeypatch):
     fill_folder(tmp_path, "locked.mp4")
 
     def refuse(file, algorithm):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(hashlib, "file_digest", refuse)
-    with pytest.raises(UserError, match=r"locked\.mp4' cannot be read \(Permission denied\): mend or remove it"):
+    with pytest.raises(UserError, match=r"locked\.mp4' cannot be read \(Permission denied\): fix or remove it"):
         build("clips", tmp_path)
 
 
-def test_a_pipe_that_is_called_like_a_video_is_named_and_not_opened(tmp_path):
+def test_a_pipe_with_the_name_of_a_video_is_an_error_and_not_opened(tmp_path):
     fill_folder(tmp_path / "clips", "a.mp4")
     os.mkfifo(tmp_path / "clips" / "f.mp4")
-    arguments = ["build", "folder", "--videos", tmp_path / "clips", "--out", tmp_path / "made"]
-    shown = CliRunner().invoke(command, [*map(str, arguments)])
-    assert shown.exit_code == 2
-    assert len(shown.stderr.splitlines()) == 1
-    assert "f.mp4' is no plain file" in shown.stderr
+    arguments = ["build", "folder", "--videos", tmp_path / "clips", "--out", tmp_path / "out"]
+    result = CliRunner().invoke(command, [*map(str, arguments)])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "f.mp4' is not a regular file" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_pipe_that_is_called_like_a_video_is_named_and_not_opened(tmp_path):
         (b"\xff.mp4", r"video '\\udcff\.mp4' has a name that is not UTF-8: rename the file"),
     ],
 )
-def test_a_name_that_cannot_stand_in_a_manifest_is_refused(tmp_path, name, message):
+def test_a_name_that_is_not_printable_utf8_is_an_error(tmp_path, name, message):
     path = tmp_path / os.fsdecode(name)
     path.parent.mkdir(exist_ok=True)
     path.touch()
@@ -106,14 +106,14 @@ def test_a_name_that_cannot_stand_in_a_manifest_is_refused(tmp_path, name, messa
         build("clips", tmp_path)
 
 
-def test_a_folder_without_videos_or_no_folder_is_refused(tmp_path):
+def test_an_empty_or_missing_folder_is_an_error(tmp_path):
     fill_folder(tmp_path, "notes.txt")
-    with pytest.raises(UserError, match="holds no videos"):
+    with pytest.raises(UserError, match="contains no videos"):
         build("clips", tmp_path)
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="absent' does not exist"):
         build("clips", tmp_path / "absent")
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_source_of_the_table_resolves(name):
+def test_every_registered_source_can_be_loaded(name):
     assert callable(load_source(name).build)

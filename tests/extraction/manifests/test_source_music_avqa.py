@@ -1,4 +1,4 @@
-"""MUSIC-AVQA's published layouts -> manifest, on small files made here."""
+"""MUSIC-AVQA's published layouts -> manifest, on small files written here."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pipeline.manifests.templates import ANSWERS
 
 
 def record(question_id=1, video_id="00000001", answer="yes", **changes):
-    made = {
+    fields = {
         "video_id": video_id,
         "question_id": question_id,
         "type": '["Audio", "Counting"]',
@@ -20,7 +20,7 @@ def record(question_id=1, video_id="00000001", answer="yes", **changes):
         "question_deleted": 0,
         "anser": answer,
     }
-    return {**made, **changes}
+    return {**fields, **changes}
 
 
 def write(path, records):
@@ -29,14 +29,14 @@ def write(path, records):
     return path
 
 
-def build_of(tmp_path, records, **settings):
+def build_from(tmp_path, records, **settings):
     path = write(tmp_path / "some.json", records)
     return build("x", "json_update", **{"train": path}, **settings)
 
 
 def test_a_record_becomes_a_question(tmp_path):
     content = {"type": '["Audio-Visual", "Location"]', "question_content": "Where is the <LL> instrument？ "}
-    built = build_of(tmp_path, [record(7, answer="left", templ_values='["loudest"]', **content)])
+    built = build_from(tmp_path, [record(7, answer="left", templ_values='["loudest"]', **content)])
     (question,) = built.manifest.questions["train"]
     assert question.question_id == "7"
     assert question.text == "Where is the loudest instrument?"
@@ -45,33 +45,33 @@ def test_a_record_becomes_a_question(tmp_path):
     assert (question.answer, question.choices) == ("left", None)
 
 
-def test_the_answers_keep_their_published_order_whatever_splits_are_there(tmp_path):
-    assert build_of(tmp_path, [record()]).manifest.vocabulary.answers == ANSWERS
-    assert build_of(tmp_path, [record(answer="tabla")]).manifest.vocabulary.answers == ("tabla",)
+def test_the_answers_keep_their_published_order_for_any_set_of_splits(tmp_path):
+    assert build_from(tmp_path, [record()]).manifest.vocabulary.answers == ANSWERS
+    assert build_from(tmp_path, [record(answer="tabla")]).manifest.vocabulary.answers == ("tabla",)
 
 
 def test_contradicting_copies_of_an_id_are_all_kept_and_counted(tmp_path):
-    same = [record(5, answer="yes"), record(6), record(5, answer="no"), record(6), record(5, answer="no")]
-    built = build_of(tmp_path, same)
+    records = [record(5, answer="yes"), record(6), record(5, answer="no"), record(6), record(5, answer="no")]
+    built = build_from(tmp_path, records)
     assert [q.question_id for q in built.manifest.questions["train"]] == ["5", "6", "5#2", "6#2", "5#3"]
     assert [q.answer for q in built.manifest.questions["train"]] == ["yes", "yes", "no", "yes", "no"]
     assert built.counts == {"repeated_ids": 2, "contradicting_ids": 1, "invented_ids": 0}
 
 
-def test_the_mixed_layouts_of_v2_are_read_alike(tmp_path):
+def test_the_mixed_layouts_of_v2_give_equal_questions(tmp_path):
     null = dict.fromkeys(("unmatch_audio", "audio_instrument", "person"))
     late = record(None, templ_values=["erhu"], type=["Audio", "Counting"], **null)
     missing = {key: value for key, value in record(video_id="-62JrfVinXE").items() if key != "question_id"}
-    questions = build_of(tmp_path, [record(47859.0), late, missing]).manifest.questions["train"]
+    questions = build_from(tmp_path, [record(47859.0), late, missing]).manifest.questions["train"]
     assert questions[0].question_id == "47859"
     assert {(q.text, q.type) for q in questions} == {("Is there a erhu sound?", "Audio Counting")}
 
 
-def test_invented_ids_are_stable_and_differ_by_video_question_and_split(tmp_path):
+def test_invented_ids_are_reproducible_and_differ_by_video_question_and_split(tmp_path):
     one, two = record(None), record(None, video_id="00000002")
     three = record(None, templ_values='["drum"]')
-    ids = [q.question_id for q in build_of(tmp_path, [one, two, three]).manifest.questions["train"]]
-    again = [q.question_id for q in build_of(tmp_path, [three, two, one]).manifest.questions["train"]]
+    ids = [q.question_id for q in build_from(tmp_path, [one, two, three]).manifest.questions["train"]]
+    again = [q.question_id for q in build_from(tmp_path, [three, two, one]).manifest.questions["train"]]
     assert len(set(ids)) == 3
     assert ids == again[::-1]
     both = build("x", "v2", **dict.fromkeys(("val", "test"), write(tmp_path / "v2.json", [one])))
@@ -99,22 +99,22 @@ def test_the_vocabulary_comes_from_training_or_from_all_splits(tmp_path):
         ("video-disjoint", {"test": "music-avqa/video_disjoint/music_avqa_test.json"}),
     ],
 )
-def test_a_release_is_found_in_its_folder_or_directly(tmp_path, release, layout):
+def test_a_release_is_found_in_its_own_folder_or_directly(tmp_path, release, layout):
     write(tmp_path / "json" / "avqa-test_real.json", [])
     for path in layout.values():
         write(tmp_path / path, [record()])
     assert find_files(release, tmp_path) == {split: tmp_path / path for split, path in layout.items()}
 
 
-def test_another_releases_folder_is_refused(tmp_path):
+def test_the_folder_of_another_release_is_an_error(tmp_path):
     write(tmp_path / "json" / "avqa-val.json", [record()])
-    with pytest.raises(UserError, match="holds release 'json', not 'json_update'"):
+    with pytest.raises(UserError, match="contains release 'json', not 'json_update': pass --release json"):
         find_files("json_update", tmp_path / "json")
     with pytest.raises(UserError, match=r"no files of release 'v2'.*looked for .*test_balance\.json"):
         find_files("v2", tmp_path)
 
 
-def test_a_given_file_wins_over_the_folder(tmp_path):
+def test_a_given_file_takes_precedence_over_the_folder(tmp_path):
     write(tmp_path / "json_update" / "avqa-train.json", [record(1)])
     write(tmp_path / "json_update" / "avqa-val.json", [record(2)])
     mine = write(tmp_path / "mine.json", [record(3)])
@@ -132,7 +132,7 @@ def test_a_video_disjoint_release_must_be_disjoint(tmp_path):
     ("changes", "message"),
     [
         ({"templ_values": "[]"}, "record 2: template .* has 1 slots"),
-        ({"type": '["Audio", "Smell"]'}, "record 2: type 'Audio Smell' is none of the nine"),
+        ({"type": '["Audio", "Smell"]'}, "record 2: type 'Audio Smell' is not one of Audio Counting"),
         ({"type": "Audio"}, "record 2: "),
         ({"anser": None}, "record 2: anser None is not text"),
         ({"video_id": 7}, "record 2: video_id 7 is not text"),
@@ -140,69 +140,69 @@ def test_a_video_disjoint_release_must_be_disjoint(tmp_path):
         ({"templ_values": r'["\ud800"]'}, "record 2: .* surrogates not allowed"),
         ({"video_id": "../../etc"}, "record 2: video id '../../etc'"),
         ({"question_id": float("nan")}, "record 2: "),
-        ({"question_id": 2.5}, "record 2: question_id 2.5 is no whole number"),
+        ({"question_id": 2.5}, "record 2: question_id 2.5 is not an integer"),
     ],
 )
-def test_a_bad_record_is_named_with_its_file(tmp_path, changes, message):
+def test_the_error_of_an_invalid_record_has_its_file_and_number(tmp_path, changes, message):
     with pytest.raises(UserError, match=rf"some\.json: {message}"):
-        build_of(tmp_path, [record(1), {**record(2), **changes}])
+        build_from(tmp_path, [record(1), {**record(2), **changes}])
 
 
-def test_a_missing_key_is_named(tmp_path):
-    bad = {key: value for key, value in record().items() if key != "anser"}
+def test_the_error_of_a_missing_key_has_its_name(tmp_path):
+    incomplete = {key: value for key, value in record().items() if key != "anser"}
     with pytest.raises(UserError, match="record 1: 'anser' is missing"):
-        build_of(tmp_path, [bad])
+        build_from(tmp_path, [incomplete])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[", "not JSON"),
-        ("[" * 100_000, "not JSON: it is nested too deeply"),
+        ("[" * 100_000, "not JSON: nested too deeply"),
         (r'[{"anser": "\ud800"}]', "not JSON: .* surrogates not allowed"),
-        ('{"a": 1}', "list of"),
-        ("[1]", "list of"),
+        ('{"a": 1}', "not a list of records"),
+        ("[1]", "not a list of records"),
     ],
 )
-def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
+def test_a_file_that_is_not_an_annotation_file_is_an_error(tmp_path, text, message):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(UserError, match=message):
         build("x", "json", **{"val": tmp_path / "bad.json"})
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         build("x", "json", **{"val": tmp_path / "absent.json"})
 
 
-def test_no_file_at_all_is_refused():
-    with pytest.raises(UserError, match="--annotations"):
+def test_missing_annotations_are_an_error():
+    with pytest.raises(UserError, match="no annotation files: pass --annotations"):
         build("x", "json")
 
 
-def test_videos_are_looked_up_by_their_stem_below_the_folder(tmp_path):
+def test_videos_are_looked_up_by_stem_in_the_folder_and_subfolders(tmp_path):
     clip = tmp_path / "videos" / "real" / "00000001.MP4"
     clip.parent.mkdir(parents=True)
     clip.write_bytes(b"clip")
-    heard = []
-    built = build_of(
+    calls = []
+    built = build_from(
         tmp_path,
         [record(1), record(2, video_id="00000002")],
         videos=tmp_path / "videos",
-        progress=lambda done, total: heard.append((done, total)),
+        progress=lambda done, total: calls.append((done, total)),
     )
     first, second = built.manifest.videos
     assert (first.path, first.sha256) == ("real/00000001.MP4", hashlib.sha256(b"clip").hexdigest())
     assert (second.path, second.sha256) == ("00000002.mp4", "")
     assert built.counts["missing_videos"] == 1
     assert "'00000002'" in built.notes[-1]
-    assert heard == [(1, 1)]
+    assert calls == [(1, 1)]
 
 
-def test_a_video_with_two_files_or_none_at_all_is_refused(tmp_path):
+def test_ambiguous_and_missing_videos_are_errors(tmp_path):
     folder = tmp_path / "videos"
     (folder / "b").mkdir(parents=True)
     (folder / "other.mp4").touch()
     with pytest.raises(UserError, match="none of the 1 videos"):
-        build_of(tmp_path, [record()], videos=folder)
+        build_from(tmp_path, [record()], videos=folder)
     (folder / "00000001.mp4").touch()
     (folder / "b" / "00000001.webm").touch()
-    with pytest.raises(UserError, match=r"00000001\.mp4 or b/00000001\.webm"):
-        build_of(tmp_path, [record()], videos=folder)
+    with pytest.raises(UserError, match=r"'00000001' is ambiguous in .*00000001\.mp4 or b/00000001\.webm"):
+        build_from(tmp_path, [record()], videos=folder)

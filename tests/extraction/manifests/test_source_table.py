@@ -1,4 +1,4 @@
-"""Anyone's CSV -> manifest, with the line of what is wrong."""
+"""The user's CSV table -> manifest, with the line of each error."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ def write(tmp_path, text, encoding="utf-8"):
     return path
 
 
-def test_three_columns_are_enough(tmp_path):
+def test_three_columns_are_sufficient(tmp_path):
     table = write(
         tmp_path, "video,question,answer\na.mp4,Who  sings？,Ann\nsub/b,Is it, loud?\n".replace("t, l", "t l")
     )
@@ -31,7 +31,7 @@ def test_three_columns_are_enough(tmp_path):
     ]
     assert built.manifest.vocabulary.answers == ("Ann", "yes")
     assert built.manifest.vocabulary.tokens == ("<pad>", "Who", "sings", "Is", "it", "loud")
-    assert built.notes == ("no split is given: every question is in 'train'",)
+    assert built.notes == ("no splits given: all questions are in 'train'",)
 
 
 def test_every_optional_column_is_read(tmp_path):
@@ -55,34 +55,34 @@ def test_every_optional_column_is_read(tmp_path):
     [
         ("video;question;answer\na;b;c\n", r"qa\.csv:1: column 'video' is missing in 'video;q"),
         ("", r"qa\.csv:1: column 'video' is missing"),
-        ("video,question,answer\n\n", "holds no questions"),
+        ("video,question,answer\n\n", "contains no questions"),
         ("video,question,answer\na,Who?,Ann\n,Who?,Ann\n", r"qa\.csv:3: column 'video' is empty"),
         ("video,question,answer\na,Who?,\n", r"qa\.csv:2: column 'answer' is empty"),
         ("video,question,answer\na,?,Ann\n", r"qa\.csv:2: question '\?' has no words"),
         ("video,question,answer\n../a,Who?,Ann\n", r"qa\.csv:2: video path '\.\./a' leaves"),
         ("video,question,answer\na\x1bb,Who?,Ann\n", r"qa\.csv:2: video 'a\\x1bb' has a control character in its name"),
-        ("video,question,answer,split\na,Who?,Ann,dev\n", r"qa\.csv:2: split 'dev' is none of train, v"),
-        ("video,question,answer,modality\na,Who?,Ann,smell\n", r"qa\.csv:2: modality 'smell' is none of"),
-        ("video,question,answer,choices\na,Who?,Ann,Bob|Cid\n", r"qa\.csv:2: answer 'Ann' is none of"),
+        ("video,question,answer,split\na,Who?,Ann,dev\n", r"qa\.csv:2: split 'dev' is not one of train, v"),
+        ("video,question,answer,modality\na,Who?,Ann,smell\n", r"qa\.csv:2: modality 'smell' is not one of"),
+        ("video,question,answer,choices\na,Who?,Ann,Bob|Cid\n", r"qa\.csv:2: answer 'Ann' is not one of"),
         (
             "video,question,answer,question_id\na,Who?,Ann,1\na,What?,Ann,2\nb,Who?,Ann,1\n",
-            r"qa\.csv:4: question_id '1' stands in line 2 too",
+            r"qa\.csv:4: question_id '1' is already used in line 2",
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
+def test_each_error_has_its_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         build("mine", write(tmp_path, text))
 
 
-def test_a_table_that_is_missing_or_no_text_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not there"):
+def test_a_missing_table_and_another_encoding_are_errors(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
         build("mine", tmp_path / "absent.csv")
     with pytest.raises(UserError, match="not UTF-8"):
         build("mine", write(tmp_path, "video,question,answer\na,é?,b\n", "latin-1"))
 
 
-def test_videos_are_found_by_path_by_path_without_suffix_and_by_stem(tmp_path):
+def test_videos_are_found_by_path_with_or_without_suffix_and_by_stem(tmp_path):
     folder = tmp_path / "clips"
     (folder / "sub").mkdir(parents=True)
     for path in ("a.mp4", "a.webm", "sub/b.mkv", "sub/c.avi"):
@@ -102,10 +102,10 @@ def test_videos_are_found_by_path_by_path_without_suffix_and_by_stem(tmp_path):
     assert any("'gone'" in note for note in built.notes)
 
 
-def test_a_name_that_several_videos_have_is_refused_with_all_of_them(tmp_path):
+def test_the_error_of_an_ambiguous_name_has_all_its_files(tmp_path):
     for path in ("s/a.mp4", "t/a.mp4"):
         (tmp_path / "clips" / path).parent.mkdir(parents=True)
         (tmp_path / "clips" / path).touch()
     table = write(tmp_path, "video,question,answer\na,Who?,Ann\n")
-    with pytest.raises(UserError, match=r"video 'a' could be s/a\.mp4 or t/a\.mp4 in .*: name its whole path"):
+    with pytest.raises(UserError, match=r"video 'a' is ambiguous in .* \(s/a\.mp4 or t/a\.mp4\): use its path"):
         build("mine", table, tmp_path / "clips")

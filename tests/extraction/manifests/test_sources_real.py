@@ -1,6 +1,6 @@
-"""The published files as they are: counts, ids, vocabulary, and tokens against a direct reading.
+"""The published files: counts, ids, vocabulary, and tokens compared with those of the released loader.
 
-The expected figures are counted in the releases; the tokens are remade here by the released loader's rule.
+The expected figures were counted in the releases; the loader's rule for tokens is reimplemented here.
 """
 
 import json
@@ -56,7 +56,7 @@ def recovered(annotations):
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_every_record_of_every_file_is_kept_in_order_with_the_official_tokens(annotations, path):
+def test_all_records_of_all_files_are_kept_in_order_with_the_official_tokens(annotations, path):
     file = annotations / path
     questions = music_avqa.build("x", "json", **{"test": file}).manifest.questions["test"]
     records = json.loads(file.read_text())
@@ -72,31 +72,31 @@ def test_every_record_of_every_file_is_kept_in_order_with_the_official_tokens(an
         assert [counted[name] for name in TYPES] == per_type
 
 
-def test_every_filler_is_one_of_its_slots_words(annotations):
+def test_every_filler_is_one_of_its_slot(annotations):
     for record in json.loads((annotations / "json_update" / "avqa-test.json").read_text()):
         slots = [token.rstrip("?？") for token in record["question_content"].split() if "<" in token]
         for slot, value in zip(slots, json.loads(record["templ_values"]), strict=True):
             assert value in SLOTS[slot]
 
 
-def test_json_update_with_the_recovered_train_has_the_known_sizes(recovered, annotations, tmp_path):
-    built = recovered.manifest
-    assert {split: len(asked) for split, asked in built.questions.items()} == {
+def test_json_update_with_the_recovered_training_split_has_the_known_sizes(recovered, annotations, tmp_path):
+    manifest = recovered.manifest
+    assert {split: len(questions) for split, questions in manifest.questions.items()} == {
         "train": 24094,
         "val": 4568,
         "test": 9129,
     }
-    assert len(built.texts()) == 2655
-    assert len(built.vocabulary.tokens) == 93
-    assert built.vocabulary.answers == ANSWERS
+    assert len(manifest.texts()) == 2655
+    assert len(manifest.vocabulary.tokens) == 93
+    assert manifest.vocabulary.answers == ANSWERS
     published = json.loads((annotations / "answer2idx.json").read_text())["ans2ix"]
     assert {answer: index for index, answer in enumerate(ANSWERS)} == published
     assert recovered.counts == {"repeated_ids": 0, "contradicting_ids": 0, "invented_ids": 0}
-    save_manifest(built, tmp_path)
-    assert load_manifest(tmp_path) == built
+    save_manifest(manifest, tmp_path)
+    assert load_manifest(tmp_path) == manifest
 
 
-def test_every_question_encodes_to_fourteen_indices_of_its_words(recovered):
+def test_every_question_is_encoded_as_fourteen_indices_of_its_words(recovered):
     vocabulary = recovered.manifest.vocabulary
     index = index_tokens(vocabulary)
     for text in recovered.manifest.texts():
@@ -105,14 +105,14 @@ def test_every_question_encodes_to_fourteen_indices_of_its_words(recovered):
         assert [vocabulary.tokens[i] for i in indices if i] == tokenise(text)
 
 
-def test_its_check_finds_no_errors_and_reports_shared_videos(recovered):
+def test_its_check_has_no_errors_and_reports_shared_videos(recovered):
     report = check_manifest(recovered.manifest, None)
     assert report.errors == ()
     assert report.counts["splits"]["test"]["videos"] == 6399
     assert report.counts["shared"]["val, test"] == {"videos": 2296, "questions": 0}
 
 
-def test_json_keeps_the_ids_that_contradict_themselves(annotations):
+def test_json_keeps_ids_with_contradicting_answers(annotations):
     built = music_avqa.build("x", "json", annotations)
     assert built.counts == {"repeated_ids": 82, "contradicting_ids": 82, "invented_ids": 0}
     second = [q.question_id for q in built.manifest.questions["test"] if q.question_id.endswith("#2")]
@@ -124,9 +124,9 @@ def test_json_keeps_the_ids_that_contradict_themselves(annotations):
     ("release", "sizes", "invented", "shared"),
     [("v2", {"val": 5346, "test": 10819}, 2550, 2765), ("video-disjoint", {"val": 4571, "test": 9125}, 0, 0)],
 )
-def test_the_other_releases_build_and_hold_together(shared_data, release, sizes, invented, shared):
+def test_the_other_releases_are_built_without_errors(shared_data, release, sizes, invented, shared):
     built = music_avqa.build("x", release, shared_data / "annotations")
-    assert {split: len(asked) for split, asked in built.manifest.questions.items()} == sizes
+    assert {split: len(questions) for split, questions in built.manifest.questions.items()} == sizes
     assert built.counts["invented_ids"] == invented
     assert built.manifest.vocabulary.answers == ANSWERS
     assert len(built.manifest.vocabulary.tokens) == 93
@@ -135,7 +135,7 @@ def test_the_other_releases_build_and_hold_together(shared_data, release, sizes,
     assert report.counts["shared"]["val, test"]["videos"] == shared
 
 
-def test_all_real_clips_are_found_with_their_hashes(shared_data):
+def test_all_real_clips_are_found_with_their_sha256(shared_data):
     lines = (shared_data / "media" / "INDEX.tsv").read_text().splitlines()
     header = lines[0].split("\t")
     rows = [dict(zip(header, line.split("\t"), strict=False)) for line in lines[1:]]
@@ -146,10 +146,10 @@ def test_all_real_clips_are_found_with_their_hashes(shared_data):
     assert "natural_clear__friday" in {video.video_id for video in videos}
 
 
-def test_music_avqas_words_keep_the_name_of_stores_that_are_there(recovered):
-    words = recovered.manifest.vocabulary
-    assert words.question_length == QUESTION_LENGTH
-    assert tokens_name(words.tokens, words.question_length) == "tokens-c0ca97d3"
+def test_music_avqas_tokens_keep_their_name_in_existing_stores(recovered):
+    vocabulary = recovered.manifest.vocabulary
+    assert vocabulary.question_length == QUESTION_LENGTH
+    assert tokens_name(vocabulary.tokens, vocabulary.question_length) == "tokens-c0ca97d3"
 
 
 AVQA_FILES = {
@@ -159,7 +159,7 @@ AVQA_FILES = {
 }
 
 
-def test_avqa_builds_with_every_record_as_it_is_written(shared_data, tmp_path):
+def test_avqa_keeps_every_record_unchanged(shared_data, tmp_path):
     files = shared_data / "annotations" / "avqa"
     built = avqa.build("avqa", shared_data / "annotations")
     manifest = built.manifest
@@ -169,10 +169,10 @@ def test_avqa_builds_with_every_record_as_it_is_written(shared_data, tmp_path):
         "test": ("test_qa_all.json",),
     }
     for split, types in AVQA_FILES.items():
-        asked = manifest.questions[split]
-        assert Counter(question.type for question in asked) == types
+        questions = manifest.questions[split]
+        assert Counter(question.type for question in questions) == types
         records = [record for name in names[split] for record in json.loads((files / name).read_text())]
-        for question, record in zip(asked, records, strict=True):
+        for question, record in zip(questions, records, strict=True):
             assert tokenise(question.text) == record["question_text"].removesuffix("?").split()
             assert f"{question.video_id}.mp4" == record["video_name"]
             assert (question.question_id, question.answer) == (str(record["id"]), record["answer"].strip())
@@ -204,7 +204,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", [*HEADS, "avqa"])
-def test_the_committed_head_is_the_one_that_a_full_build_writes(name, shared_data, tmp_path, pytestconfig):
+def test_the_committed_dataset_toml_equals_that_of_a_full_build(name, shared_data, tmp_path, pytestconfig):
     committed = pytestconfig.rootpath / "data_manifests" / name / "dataset.toml"
     (tmp_path / "dataset.toml").write_bytes(committed.read_bytes())
     annotations = shared_data / "annotations"

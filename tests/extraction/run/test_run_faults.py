@@ -123,7 +123,7 @@ def test_what_could_not_be_recorded_is_not_tried_again() -> None:
         (errno.ENOSPC, "no space is left .*: free some"),
         (errno.EDQUOT, "no quota is left .*: free some"),
         (errno.EROFS, "it is read-only .*: mount it for writing"),
-        (errno.EFBIG, "a file of it is larger than a process may write .*: raise its 'ulimit -f'"),
+        (errno.EFBIG, "one of its files is larger than a process may write .*: raise its 'ulimit -f'"),
     ],
 )
 @pytest.mark.parametrize("where", [(pipeline.store.writer, "_scatter"), (pipeline.run.worker, "write_rows")])

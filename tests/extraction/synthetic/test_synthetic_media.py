@@ -1,4 +1,4 @@
-"""The synthetic clips: real MP4 files whose pictures and sound say what the scene says."""
+"""The synthetic clips: real MP4 files whose video and audio agree with the scene."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -8,15 +8,15 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.synthetic.audio import SAMPLE_RATE_HZ, TIMBRES, synthesize_note, synthesize_waveform
 from pipeline.synthetic.mp4 import write_clip
-from pipeline.synthetic.render import FRAMES_PER_SECOND, SIZE, make_stage, render_frame, render_pictures
+from pipeline.synthetic.render import FRAMES_PER_SECOND, SIZE, render_frame, render_frames, render_stage
 from pipeline.synthetic.scene import INSTRUMENTS, Performer, Scene
-from pipeline.synthetic.sound import SAMPLE_RATE_HZ, TIMBRES, make_note, synthesize_waveform
 from pipeline.synthetic.sprites import COLOURS
 
 SECONDS = 4
 VIOLIN = Performer("violin", "middle", 0.5, start=1, stop=3, level=3, tempo=2, pitch=0.0)
-SOLO = Scene("v", SECONDS, "indoor", (VIOLIN,), has_voiceover=False, has_audio=True, has_picture=True)
+SOLO = Scene("v", SECONDS, "indoor", (VIOLIN,), has_voiceover=False, has_audio=True, has_visual=True)
 
 
 def make_waveform(scene: Scene) -> np.ndarray:
@@ -24,9 +24,9 @@ def make_waveform(scene: Scene) -> np.ndarray:
 
 
 def write(path: Path, scene: Scene) -> Path:
-    pictures = render_pictures(scene) if scene.has_picture else None
+    frames = render_frames(scene) if scene.has_visual else None
     waveform = make_waveform(scene) if scene.has_audio else None
-    write_clip(path, pictures, FRAMES_PER_SECOND, waveform, SAMPLE_RATE_HZ)
+    write_clip(path, frames, FRAMES_PER_SECOND, waveform, SAMPLE_RATE_HZ)
     return path
 
 
@@ -41,49 +41,49 @@ def measure_loudness(waveform: np.ndarray) -> np.ndarray:
     return np.sqrt((padded.reshape(SECONDS, -1) ** 2).mean(1))
 
 
-def test_a_clip_has_h264_pictures_and_aac_sound_that_start_at_zero_and_last_as_long(tmp_path: Path) -> None:
+def test_a_clip_has_h264_video_and_aac_audio_of_equal_length_that_start_at_zero(tmp_path: Path) -> None:
     path = write(tmp_path / "v.mp4", SOLO)
     with av.open(str(path)) as container:
         assert [stream.codec_context.name for stream in container.streams] == ["h264", "aac"]
-    frames, sounds = decode(path, "video"), decode(path, "audio")
+    frames, blocks = decode(path, "video"), decode(path, "audio")
     assert [frame.time for frame in frames] == [i / FRAMES_PER_SECOND for i in range(SECONDS * FRAMES_PER_SECOND)]
     assert (frames[0].width, frames[0].height) == (SIZE, SIZE)
-    assert sounds[0].time == 0
-    assert SECONDS - 0.064 < sum(sound.samples for sound in sounds) / SAMPLE_RATE_HZ <= SECONDS
+    assert blocks[0].time == 0
+    assert SECONDS - 0.064 < sum(block.samples for block in blocks) / SAMPLE_RATE_HZ <= SECONDS
     assert [file.name for file in tmp_path.iterdir()] == ["v.mp4"]
 
 
-@pytest.mark.parametrize(("lost", "kept"), [("has_audio", "video"), ("has_picture", "audio")])
-def test_a_lost_track_is_not_in_the_file(tmp_path: Path, lost: str, kept: str) -> None:
-    path = write(tmp_path / "v.mp4", replace(SOLO, **{lost: False}))
+@pytest.mark.parametrize(("missing", "kept"), [("has_audio", "video"), ("has_visual", "audio")])
+def test_a_missing_track_is_not_in_the_file(tmp_path: Path, missing: str, kept: str) -> None:
+    path = write(tmp_path / "v.mp4", replace(SOLO, **{missing: False}))
     with av.open(str(path)) as container:
         assert [stream.type for stream in container.streams] == [kept]
     assert decode(path, kept)
 
 
-def test_a_sounding_second_has_energy_and_a_silent_one_none_also_after_the_codec(tmp_path: Path) -> None:
+def test_a_second_with_notes_has_energy_and_a_silent_one_none_before_and_after_the_codec(tmp_path: Path) -> None:
     assert (measure_loudness(make_waveform(SOLO)) > 0).tolist() == [False, True, True, False]
-    sounds = decode(write(tmp_path / "v.mp4", SOLO), "audio")
-    loudness = measure_loudness(np.concatenate([sound.to_ndarray()[0] for sound in sounds]))
+    blocks = decode(write(tmp_path / "v.mp4", SOLO), "audio")
+    loudness = measure_loudness(np.concatenate([block.to_ndarray()[0] for block in blocks]))
     assert loudness[1:3].min() > 0.02
     assert loudness[[0, 3]].max() < 0.001
 
 
-def test_decoded_pictures_show_what_was_drawn(tmp_path: Path) -> None:
+def test_decoded_frames_equal_the_rendered_ones_up_to_compression(tmp_path: Path) -> None:
     frames = decode(write(tmp_path / "v.mp4", SOLO), "video")
-    shown = frames[12].to_ndarray(format="rgb24").astype(float)
-    assert np.abs(shown - render_frame(SOLO, 12)).mean() < 4
+    decoded = frames[12].to_ndarray(format="rgb24").astype(float)
+    assert np.abs(decoded - render_frame(SOLO, 12)).mean() < 4
 
 
-def test_an_instrument_moves_while_it_plays_and_stands_still_while_it_does_not() -> None:
+def test_an_instrument_moves_only_while_it_plays() -> None:
     for name in INSTRUMENTS:
         scene = replace(SOLO, performers=(replace(VIOLIN, instrument=name),))
-        seconds = np.array(list(render_pictures(scene))).reshape(SECONDS, FRAMES_PER_SECOND, SIZE, SIZE, 3)
+        seconds = np.array(list(render_frames(scene))).reshape(SECONDS, FRAMES_PER_SECOND, SIZE, SIZE, 3)
         moves = [bool((second != second[0]).any()) for second in seconds]
         assert moves == [False, True, True, False], name
 
 
-def test_louder_is_heard_as_more_energy_and_seen_as_larger_motion() -> None:
+def test_a_louder_level_means_more_energy_and_larger_motion() -> None:
     for name in INSTRUMENTS:
         loudness, motion = [], []
         for level in (1, 2, 3):
@@ -99,9 +99,9 @@ def test_louder_is_heard_as_more_energy_and_seen_as_larger_motion() -> None:
         assert motion[0] < motion[2], name
 
 
-def test_a_hidden_instrument_is_heard_but_not_drawn() -> None:
+def test_a_hidden_instrument_is_audible_but_not_rendered() -> None:
     hidden = replace(SOLO, performers=(replace(VIOLIN, place=None),))
-    assert np.array_equal(render_frame(hidden, 12), make_stage("indoor"))
+    assert np.array_equal(render_frame(hidden, 12), render_stage("indoor"))
     assert make_waveform(hidden).any()
 
 
@@ -112,7 +112,9 @@ def test_the_loudest_scene_does_not_clip() -> None:
 
 def test_every_instrument_has_a_colour_and_a_spectrum_of_its_own() -> None:
     assert set(TIMBRES) == set(COLOURS) == set(INSTRUMENTS)
-    spectra = {name: sum(np.abs(np.fft.rfft(make_note(name, step, 1))) for step in range(5)) for name in INSTRUMENTS}
+    spectra = {
+        name: sum(np.abs(np.fft.rfft(synthesize_note(name, step, 1))) for step in range(5)) for name in INSTRUMENTS
+    }
     bands = {name: spectrum[:7500].reshape(75, 100).sum(1) for name, spectrum in spectra.items()}
     for one, other in combinations(INSTRUMENTS, 2):
         cosine = bands[one] @ bands[other] / np.linalg.norm(bands[one]) / np.linalg.norm(bands[other])

@@ -1,4 +1,4 @@
-"""The synthetic dataset's questions: true, balanced, the same for the same seed, and disjoint over splits."""
+"""The questions of the synthetic dataset: correct, balanced, reproducible per seed, and disjoint across splits."""
 
 import random
 from collections import Counter, defaultdict
@@ -11,8 +11,8 @@ from pipeline.manifests.manifest import QUESTION_LENGTH, Question, load_manifest
 from pipeline.manifests.templates import ANSWERS, TYPES, encode, fill, index_tokens
 from pipeline.synthetic import synthesize
 from pipeline.synthetic.balance import Candidate, choose_balanced
-from pipeline.synthetic.dataset import ask_questions, draw_scenes, make_vocabulary
-from pipeline.synthetic.questions import ASKS
+from pipeline.synthetic.dataset import draw_scenes, make_vocabulary, select_questions
+from pipeline.synthetic.questions import TEMPLATE_RULES
 from pipeline.synthetic.scene import INSTRUMENTS, Performer, Scene
 
 NUMBERS = ["zero", "one", "two", "three", "four"]
@@ -25,14 +25,14 @@ def scenes() -> dict[str, list[Scene]]:
 
 @pytest.fixture(scope="module")
 def questions(scenes: dict[str, list[Scene]]) -> dict[str, tuple[Question, ...]]:
-    return ask_questions(scenes, seed=3)
+    return select_questions(scenes, seed=3)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
+def test_a_seed_always_gives_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     synthesize(tmp_path / "one" / "data", videos=6, seconds=1, seed=5, workers=1)
     synthesize(tmp_path / "two" / "data", videos=6, seconds=1, seed=5, workers=2)
     synthesize(tmp_path / "other" / "data", videos=6, seconds=1, seed=6, workers=1)
@@ -41,22 +41,22 @@ def test_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(tmp_path:
     assert one["questions-train.jsonl"] != other["questions-train.jsonl"]
 
 
-def test_what_is_written_is_what_is_returned_and_progress_counts_every_clip(tmp_path: Path) -> None:
+def test_the_written_manifest_is_the_returned_one_and_progress_counts_every_clip(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    made = synthesize(tmp_path / "data", videos=5, seconds=1, seed=0, progress=lambda *call: calls.append(call))
-    assert load_manifest(tmp_path / "data") == made
+    manifest = synthesize(tmp_path / "data", videos=5, seconds=1, seed=0, progress=lambda *call: calls.append(call))
+    assert load_manifest(tmp_path / "data") == manifest
     assert calls == [(done, 5) for done in range(1, 6)]
-    assert sorted(path.name for path in (tmp_path / "data" / "videos").iterdir()) == [v.path for v in made.videos]
+    assert sorted(path.name for path in (tmp_path / "data" / "videos").iterdir()) == [v.path for v in manifest.videos]
 
 
-@pytest.mark.parametrize("wrong", ["videos", "seconds", "workers"])
-def test_a_number_below_one_is_refused_by_name(tmp_path: Path, wrong: str) -> None:
-    numbers = {"videos": 1, "seconds": 1, "workers": 1, wrong: 0}
-    with pytest.raises(UserError, match=f"--{wrong} 0"):
+@pytest.mark.parametrize("option", ["videos", "seconds", "workers"])
+def test_a_number_below_one_raises_an_error_with_its_option(tmp_path: Path, option: str) -> None:
+    numbers = {"videos": 1, "seconds": 1, "workers": 1, option: 0}
+    with pytest.raises(UserError, match=f"--{option} 0 is too small: pass at least 1"):
         synthesize(tmp_path, seed=0, **numbers)
 
 
-def test_splits_share_no_video_and_keep_their_shares(
+def test_splits_share_no_video_and_have_the_specified_sizes(
     scenes: dict[str, list[Scene]], questions: dict[str, tuple[Question, ...]]
 ) -> None:
     ids = {split: {q.video_id for q in questions[split]} for split in questions}
@@ -65,29 +65,29 @@ def test_splits_share_no_video_and_keep_their_shares(
     assert all(ids[split] <= {scene.video_id for scene in scenes[split]} for split in scenes)
 
 
-def test_one_video_in_ten_has_no_sound_and_one_in_twenty_no_picture(scenes: dict[str, list[Scene]]) -> None:
+def test_one_video_in_ten_has_no_audio_and_one_in_twenty_no_visual_track(scenes: dict[str, list[Scene]]) -> None:
     for split in scenes.values():
         assert sum(not scene.has_audio for scene in split) == len(split) / 10
-        assert sum(not scene.has_picture for scene in split) == len(split) / 20
-        assert all(scene.has_audio or scene.has_picture for scene in split)
+        assert sum(not scene.has_visual for scene in split) == len(split) / 20
+        assert all(scene.has_audio or scene.has_visual for scene in split)
 
 
-def test_all_nine_types_and_33_templates_are_asked_in_known_words(
+def test_all_nine_types_and_33_templates_occur_in_words_of_the_vocabulary(
     questions: dict[str, tuple[Question, ...]],
 ) -> None:
     index = index_tokens(make_vocabulary())
     for split in questions.values():
         assert {q.type for q in split} == set(TYPES)
-        assert {q.template for q in split} == {ask.template for ask in ASKS}
+        assert {q.template for q in split} == {rule.template for rule in TEMPLATE_RULES}
         assert {q.answer for q in split} <= set(ANSWERS)
         assert all(encode(q.text, index, QUESTION_LENGTH) for q in split)
-    assert len(ASKS) == 33
+    assert len(TEMPLATE_RULES) == 33
 
 
 @pytest.mark.parametrize(
     ("split", "videos", "least", "most"), [("train", 280, 10, 14), ("val", 40, 7, 12), ("test", 80, 7, 12)]
 )
-def test_videos_are_asked_about_evenly_and_most_often_in_training(
+def test_questions_are_spread_evenly_over_videos_with_most_in_training(
     questions: dict[str, tuple[Question, ...]], split: str, videos: int, least: int, most: int
 ) -> None:
     counts = Counter(q.video_id for q in questions[split])
@@ -96,7 +96,7 @@ def test_videos_are_asked_about_evenly_and_most_often_in_training(
     assert max(counts.values()) <= most
 
 
-def test_yes_and_no_are_even_in_every_template_and_nearly_so_in_every_text(
+def test_yes_and_no_are_balanced_in_every_template_and_nearly_so_in_every_text(
     questions: dict[str, tuple[Question, ...]],
 ) -> None:
     for split in questions.values():
@@ -110,19 +110,19 @@ def test_yes_and_no_are_even_in_every_template_and_nearly_so_in_every_text(
 
 
 @pytest.mark.parametrize("key", ["template", "text"])
-def test_guessing_from_the_question_pays_little(questions: dict[str, tuple[Question, ...]], key: str) -> None:
+def test_guessing_from_the_question_is_rarely_right(questions: dict[str, tuple[Question, ...]], key: str) -> None:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for q in questions["train"]:
         counts[getattr(q, key)][q.answer] += 1
-    right = [
+    is_right = [
         counts[getattr(q, key)].most_common(1) == [(q.answer, counts[getattr(q, key)][q.answer])]
         for q in questions["test"]
         if getattr(q, key) in counts
     ]
-    assert sum(right) / len(right) < 0.40
+    assert sum(is_right) / len(is_right) < 0.40
 
 
-def test_balance_never_lets_an_answer_exceed_the_second_most_frequent() -> None:
+def test_no_answer_is_chosen_more_often_than_the_second_most_frequent_one() -> None:
     pool = [Candidate(f"v{i}", "t", "t", "yes" if i < 5 else "no") for i in range(50)]
     chosen = choose_balanced(pool, {"t": 1.0}, 40, random.Random(0))
     assert Counter(c.answer for c in chosen) == {"yes": 5, "no": 5}
@@ -130,7 +130,7 @@ def test_balance_never_lets_an_answer_exceed_the_second_most_frequent() -> None:
 
 
 def count_playing(scene: Scene, instrument: str | None = None) -> int:
-    """Count the performers that sound in any second, second by second: not how the questions count them."""
+    """Count the performers that play in any second, second by second, unlike the questions' own rules."""
     return sum(
         any(p.start <= second < p.stop for second in range(scene.seconds))
         for p in scene.performers
@@ -138,12 +138,12 @@ def count_playing(scene: Scene, instrument: str | None = None) -> int:
     )
 
 
-def count_standing(scene: Scene, instrument: str) -> int:
+def count_visible(scene: Scene, instrument: str) -> int:
     return sum(p.place in ("left", "middle", "right") and p.instrument == instrument for p in scene.performers)
 
 
-def truth_of(question: Question, scene: Scene) -> str | None:
-    """Return the answer to some of the templates, found from the words of the text alone."""
+def true_answer(question: Question, scene: Scene) -> str | None:
+    """Return the answer to the question, derived from its text alone; None for most templates."""
     words = question.text.rstrip("?").split()
     named = [word for word in words if word in INSTRUMENTS]
     match question.template:
@@ -152,17 +152,17 @@ def truth_of(question: Question, scene: Scene) -> str | None:
         case "How many sounding <Object> in the video?":
             return NUMBERS[count_playing(scene, named[0])]
         case "How many <Object> are in the entire video?":
-            return NUMBERS[count_standing(scene, named[0])]
+            return NUMBERS[count_visible(scene, named[0])]
         case "Are there <Object> and <Object> sound?":
             return "yes" if all(count_playing(scene, name) for name in named) else "no"
         case "Is there a <Object> in the entire video?":
-            return "yes" if count_standing(scene, named[0]) else "no"
+            return "yes" if count_visible(scene, named[0]) else "no"
         case "Is the <Object> louder than the <Object>?":
             one, other = ([p.level for p in scene.performers if p.instrument == name] for name in named)
             return "yes" if one > other else "no"
         case "What kind of instrument is the <LRer> instrument?":
-            standing = [(p.column, p.instrument) for p in scene.performers if p.place]
-            return (min if words[-2] == "leftest" else max)(standing)[1]
+            visible = [(p.column, p.instrument) for p in scene.performers if p.place]
+            return (min if words[-2] == "leftest" else max)(visible)[1]
         case "What is the <TH> instrument that comes in?":
             starts = sorted((p.start, p.instrument) for p in scene.performers if p.stop > p.start)
             return starts[["first", "second", "third", "fourth"].index(words[3])][1]
@@ -173,15 +173,15 @@ def truth_of(question: Question, scene: Scene) -> str | None:
     return None
 
 
-def test_answers_agree_with_the_scenes(
+def test_answers_are_true_of_the_scenes(
     scenes: dict[str, list[Scene]], questions: dict[str, tuple[Question, ...]]
 ) -> None:
     by_id = {scene.video_id: scene for split in scenes.values() for scene in split}
     checked: Counter[str] = Counter()
     for q in (q for split in questions.values() for q in split):
-        truth = truth_of(q, by_id[q.video_id])
-        if truth is not None:
-            assert q.answer == truth, q
+        answer = true_answer(q, by_id[q.video_id])
+        if answer is not None:
+            assert q.answer == answer, q
             checked[q.template] += 1
     assert len(checked) == 10
     assert min(checked.values()) >= 50
@@ -203,7 +203,7 @@ TRIO = Scene(
     ),
     has_voiceover=False,
     has_audio=True,
-    has_picture=True,
+    has_visual=True,
 )
 
 
@@ -236,6 +236,6 @@ TRIO = Scene(
         ("Is the flute on the left louder than the violin on the right?", "no"),
     ],
 )
-def test_a_scene_drawn_by_hand_is_asked_what_is_beyond_doubt(text: str, answer: str | None) -> None:
-    asked = {fill(ask.template, values): found for ask in ASKS for values, found in ask.answers(TRIO)}
-    assert asked.get(text) == answer
+def test_a_handmade_scene_has_exactly_the_unambiguous_questions(text: str, answer: str | None) -> None:
+    answers = {fill(rule.template, values): found for rule in TEMPLATE_RULES for values, found in rule.answers(TRIO)}
+    assert answers.get(text) == answer

@@ -1,6 +1,6 @@
-"""The sound of a scene: one timbre per instrument, notes on whole fractions of a second, one mono waveform.
+"""The audio of a scene: one timbre per instrument, 1, 2 or 4 notes per second, one mono waveform.
 
-It is not a model of real instruments: the spectra and envelopes are chosen to be told apart. It writes no file (`mp4`).
+The spectra and envelopes are chosen to be distinguishable; they do not model real instruments.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,12 @@ HIGHEST_HZ = 7_600.0
 
 @dataclass(frozen=True)
 class Timbre:
-    """How an instrument sounds.
+    """The timbre of an instrument.
 
-    `lowest_hz`: fundamental of its lowest note. `harmonics`: amplitude of each multiple of the fundamental. `ratio`:
-    distance of the partials (1 for harmonic tones). `decay_seconds`: time constant of a struck note, None where it is
-    held. `noise`: share of filtered noise in [0, 1], around `noise_hz`. `tremolo_hz`, `vibrato_hz`: 0 for none.
+    `lowest_hz`: fundamental of its lowest note. `harmonics`: amplitude of each partial. `ratio`: spacing of the
+    partials in multiples of the fundamental (1 for harmonic tones). `decay_seconds`: time constant of a struck note,
+    None for a sustained one. `noise`: share of noise in [0, 1], in the band `noise_hz`. `tremolo_hz`, `vibrato_hz`: 0
+    for none.
     """
 
     lowest_hz: float
@@ -38,7 +39,7 @@ class Timbre:
     vibrato_hz: float = 0.0
 
 
-# Each instrument keeps to a range of its own, a fifth wide, from the lowest to the highest that VGGish hears.
+# Each instrument has its own range, a fifth wide, between the lowest and the highest frequency of VGGish's input.
 TIMBRES = {
     "drum": Timbre(75, (1, 0.3), decay_seconds=0.25, noise=0.5, noise_hz=(60, 230)),
     "saxophone": Timbre(260, (1, 0.15, 0.6, 0.1, 0.3), attack_seconds=0.03, noise=0.08, noise_hz=(250, 1200)),
@@ -50,12 +51,12 @@ TIMBRES = {
 
 
 def synthesize_waveform(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Return the scene's sound: float32 [sample], mono in [-1, 1], `seconds` long at `SAMPLE_RATE_HZ`.
+    """Return the scene's waveform: float32 [sample], mono, in [-1, 1], `seconds` long at `SAMPLE_RATE_HZ`.
 
-    A second in which nothing sounds is exactly zero. `rng` chooses the melodies.
+    A second in which nothing plays is exactly zero. The melodies are sampled from `rng`.
     """
     waveform = np.zeros(scene.seconds * SAMPLE_RATE_HZ, np.float32)
-    for performer in scene.heard:
+    for performer in scene.audible:
         _add_performer(waveform, performer, rng)
     if scene.has_voiceover:
         _add_voice(waveform, scene.seconds, rng)
@@ -68,7 +69,7 @@ def _add_performer(waveform: np.ndarray, performer: Performer, rng: np.random.Ge
     for index in range(performer.duration_seconds * performer.tempo):
         step = (base + int(rng.integers(0, 3))) % len(SCALE_SEMITONES)
         begin = performer.start * SAMPLE_RATE_HZ + index * length
-        note = make_note(performer.instrument, step, performer.tempo)
+        note = synthesize_note(performer.instrument, step, performer.tempo)
         waveform[begin : begin + length] += LEVEL_GAIN[performer.level] * note
 
 
@@ -76,12 +77,12 @@ def _add_voice(waveform: np.ndarray, seconds: int, rng: np.random.Generator) -> 
     length = SAMPLE_RATE_HZ // 4
     for index in range(seconds * 4):
         begin = index * length
-        waveform[begin : begin + length] += VOICE_GAIN * make_syllable(int(rng.integers(0, 3)))
+        waveform[begin : begin + length] += VOICE_GAIN * synthesize_syllable(int(rng.integers(0, 3)))
 
 
 @lru_cache(maxsize=512)
-def make_note(instrument: str, step: int, tempo: int) -> np.ndarray:
-    """Return one note: float32 [sample], peak 1, a `tempo`-th of a second long, at `step` of the scale."""
+def synthesize_note(instrument: str, step: int, tempo: int) -> np.ndarray:
+    """Return the note at `step` of the scale: float32 [sample], peak 1, 1 / `tempo` seconds long."""
     timbre = TIMBRES[instrument]
     time = np.arange(SAMPLE_RATE_HZ // tempo) / SAMPLE_RATE_HZ
     fundamental_hz = timbre.lowest_hz * 2 ** (SCALE_SEMITONES[step] / 12)
@@ -93,19 +94,19 @@ def make_note(instrument: str, step: int, tempo: int) -> np.ndarray:
         note *= np.exp(-time / timbre.decay_seconds)
     if timbre.tremolo_hz:
         note *= 0.7 + 0.3 * np.sin(2 * np.pi * timbre.tremolo_hz * time)
-    return _faded(note)
+    return _fade_out(note)
 
 
 @lru_cache(maxsize=8)
-def make_syllable(vowel: int) -> np.ndarray:
-    """Return a quarter of a second of a voice-like sound: float32 [sample], peak 1; `vowel` in 0..2."""
+def synthesize_syllable(vowel: int) -> np.ndarray:
+    """Return a quarter of a second of a voice-like tone: float32 [sample], peak 1; `vowel` in 0..2."""
     first_hz, second_hz = ((700, 1200), (350, 2100), (450, 900))[vowel]
     time = np.arange(SAMPLE_RATE_HZ // 4) / SAMPLE_RATE_HZ
     multiples = np.arange(1, 25)[:, None] * 120.0
     formants = np.exp(-(((multiples - first_hz) / 120) ** 2)) + 0.6 * np.exp(-(((multiples - second_hz) / 160) ** 2))
     glide = 1 + 0.08 * np.sin(2 * np.pi * 2 * time)
     phase = 2 * np.pi * np.cumsum(glide) / SAMPLE_RATE_HZ
-    return _faded((formants * np.sin(multiples * phase)).sum(0) * np.sin(np.pi * time * 4) ** 0.7)
+    return _fade_out((formants * np.sin(multiples * phase)).sum(0) * np.sin(np.pi * time * 4) ** 0.7)
 
 
 def _tone(timbre: Timbre, fundamental_hz: float, time: np.ndarray) -> np.ndarray:
@@ -128,8 +129,8 @@ def _noise(band_hz: tuple[float, float], samples: int, seed: int) -> np.ndarray:
     return noise / np.abs(noise).max()
 
 
-def _faded(note: np.ndarray) -> np.ndarray:
-    """Return the note with its last milliseconds faded to zero, peak 1, read-only (it is cached)."""
+def _fade_out(note: np.ndarray) -> np.ndarray:
+    """Return the note with its last milliseconds faded to zero and peak 1; read-only, because it is cached."""
     fade = int(FADE_SECONDS * SAMPLE_RATE_HZ)
     note[-fade:] *= np.linspace(1, 0, fade)
     faded = (note / np.abs(note).max()).astype(np.float32)
