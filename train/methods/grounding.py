@@ -15,10 +15,10 @@ from train.interfaces import Backbone, Matches, SupportsMatching
 
 
 class GroundingPretraining(nn.Module):
-    """Train the match head of a backbone on pairs of audio and frame of the same step, and with another video's frame.
+    """Train the match head of a backbone on one matching and one mismatching pair of audio and frame per time step.
 
-    Each video counts once, whatever its number of questions. L = mean cross-entropy over both kinds of pairs. Raises
-    `UserError` if the backbone has no match head.
+    The frame of a mismatching pair is of another video. Each video counts once, whatever its number of questions.
+    L = mean cross-entropy over both kinds of pairs. Raises `UserError` if the backbone has no match head.
     Source: `grounding_gen` of the release. Differs from the released code: positives are all steps that the backbone
     reads, not the first ten seconds; the videos are those of the split, so that validation videos are not trained on;
     the frozen image network cannot change, because its maps are stored; negatives are sampled from all steps of other

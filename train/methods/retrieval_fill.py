@@ -22,9 +22,9 @@ from train.methods.video_bank import VideoBank
 class RetrievalFill(nn.Module):
     """Fill a missing modality with the mean features, per time step, of the `neighbours` nearest training videos.
 
-    The similarity of two videos is the cosine of their mean standardised features of the available modality, plus
-    `question_weight` times the largest cosine of the question and a training question on the retrieved video. Spatial
-    features are retrieved as their mean vector, repeated at every place. A video is never its own neighbour, in
+    The similarity to a training video is the cosine of the mean standardised features of the available modality, plus
+    `question_weight` times the largest cosine of the question and a training question on that video. Spatial features
+    are retrieved as their mean vector, repeated at every place. A video is never its own neighbour, in
     training or evaluation, although published splits share videos. Training samples one of complete, audio missing and
     visual missing for each complete question, a third each: L = cross-entropy of the answer ("answer") + the backbone's
     own losses + "unseen", which trains the constants that answer if both modalities are missing.

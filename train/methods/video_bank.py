@@ -126,7 +126,7 @@ class VideoBank(nn.Module):
         self._set_buffer("about", torch.tensor(about))
 
     def _video_keys(self, values: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        """Return unit vectors float32 [row, channel]: the standardised means over time of the features, concatenated."""
+        """Return unit vectors float32 [row, channel]: the standardised means of the features over time, joined."""
         means = [
             (masked_mean(steps.nan_to_num(), mask) - self.get_buffer(f"mean_{name}"))
             / self.get_buffer(f"deviation_{name}")
