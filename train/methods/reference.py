@@ -46,5 +46,5 @@ class Reference(nn.Module):
 
     def _answer(self, batch: Batch) -> Answer:
         representation = self.backbone.encode(batch.without(*self.hidden))
-        absent = tuple(m for m in MODALITIES if m not in representation.features)
-        return self.backbone.answer(replace(representation, pooled=self.constants(absent, len(batch))))
+        missing = tuple(m for m in MODALITIES if m not in representation.features)
+        return self.backbone.answer(replace(representation, pooled=self.constants(missing, len(batch))))
