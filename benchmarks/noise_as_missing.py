@@ -1,10 +1,10 @@
 """Compare the accuracy with a missing modality to the accuracy that the released evaluation would report.
 
 The released test code of the ECCV 2024 missing-modality paper treats a modality as missing after adding normal noise
-to its real features (standard deviation 0.3 for audio, 0.7 for visual). It refines the noisy features with AVR and never
-uses the slots of RMM. This program does the same with the features of trained runs whose method imputes features; it
-refines them if the method has AVR. Nothing is trained. Source: the released `net_avst.py`, which samples its noise
-without a seed; here it has one.
+to its real features (standard deviation 0.3 for audio, 0.7 for visual). It refines the noisy features with AVR and
+never uses the slots of RMM. This program does the same with the features of trained runs whose method imputes features,
+with AVR if the method has it. Nothing is trained. Source: the released `net_avst.py`, which samples its noise without a
+seed; here it has one.
 """
 
 import argparse

@@ -98,11 +98,12 @@ def imputed_answer_losses(
 class ImputingMethod(nn.Module):
     """Base of the methods that impute the features of a missing modality; the backbone answers from both.
 
-    Subclasses implement `impute` and `imputation_losses`, and hold their modules next to `backbone` and `unseen`, the
-    learned constants that answer if both modalities are missing. Each complete training question is answered three
-    times: with both modalities, with audio imputed and with visual imputed. L = sum of the three answer losses + the
-    method's own losses, each times its weight in `loss_weights`, + "unseen". Stages: the backbone on complete data
-    without imputation, then all parameters.
+    Acts on the features level. Subclasses implement `impute` and `imputation_losses`; their modules are next to
+    `backbone` and `unseen`, the learned constants that answer if both modalities are missing. In training, each
+    complete question is answered three times, with both modalities, with audio imputed and with visual imputed:
+    L = sum of the three answer losses (cross-entropy and the backbone's own losses) + the method's own losses, each
+    times its weight in `loss_weights`, + "unseen". A question with one modality is answered once, with the other
+    imputed. Stages: the backbone on complete data without imputation, then all parameters.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")

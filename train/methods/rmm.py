@@ -45,8 +45,8 @@ class RecallSettings:
     their cosine. "centred": their cosine after subtracting the running mean of x from both, times a learned sharpness.
     `combination`: weights from the addresses a (available modality) and b (question), each a softmax of scores.
     "paper_softmax": softmax(a b). "tau": softmax(a b / tau). "normalised_product": a b / sum(a b).
-    `error`: squared recall error of a step. "sum": over its elements (Eq. 3). "mean": over them. "share": the mean over
-    them divided by the mean running variance of the real features.
+    `error`: reduction of the squared errors of a step's elements, before the mean over steps. "sum" (Eq. 3). "mean".
+    "share": the mean divided by the mean running variance of the real features.
     `detached`: L_rmmr gives no gradient to the real features, its targets.
     `placed`: slots are initialised with real steps of the first training batches, not from N(0, 1).
     `one_sided`: training also uses questions that have only one modality in the data.
@@ -78,10 +78,10 @@ class RelationMemory(nn.Module):
     Source: section 3.1, Eq. 1-2. Differs from the released code: each step is addressed with the question of its own
     sample (the released code orders questions by time but features by sample, so that it mixes samples); any number of
     steps and any shapes. The variant "paper" addresses by the dot product of Eq. 1, the released code by the cosine.
-    "recommended" fixes the collapse of the slots. The softmax of a product of two probabilities is nearly uniform for
-    any input (largest over smallest weight at most e, with the cosine 1.0083): it uses the normalised product. Slots
-    are both keys and values: it compares keys without the running mean, which all features share. Slots start as real
-    steps.
+    "recommended" fixes the collapse of the slots. It uses the normalised product, because the softmax of a product of
+    two probabilities is nearly uniform for any input (largest over smallest weight at most e, with the cosine 1.0083).
+    It subtracts the running mean, which all features share, from features and slots before comparing them, because
+    slots are both keys and values. It initialises slots with real steps.
     """
 
     placed: Tensor

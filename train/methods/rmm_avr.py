@@ -33,7 +33,7 @@ class JoinSettings:
     (Eq. 8).
     `matched`: the backbone's match loss is also computed on imputed pairs (Eq. 8). Negatives stay real, so an imputed
     pair is recognised by its appearance alone, and the loss falls to 0 without any benefit.
-    `tied`: an extra loss "tied" pulls the refined features of both missing cases to the real ones (not in the paper).
+    `tied`: an extra loss "tied" pulls the refined features of both missing cases to the real ones; not in the paper.
     """
 
     refined_available: bool
