@@ -301,7 +301,7 @@ def open_banks(store: FeatureStore, manifest: Manifest, split: str, seed: int) -
 
 
 def rotate_videos(store: FeatureStore, selected: np.ndarray) -> np.ndarray:
-    """Return the source index of each video [video]: of selected and complete videos the previous one, else itself."""
+    """Return the source of each video, an index [video]: a rotation of the selected and complete videos by one."""
     complete = np.all([store.presence(modality) == State.COMPLETE for modality in MODALITIES], axis=0)
     rows = np.flatnonzero(selected & complete)
     source = np.arange(len(selected))

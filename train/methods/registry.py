@@ -17,7 +17,7 @@ METHODS = with_installed(
         "modality-dropout": "train.methods.modality_dropout:ModalityDropout",
         # The plain backbone, the training mean for a missing modality.
         "mean-fill": "train.methods.zero_fill:mean_fill",
-        # A learned constant in place of imputed features.
+        # A learned constant as imputed features.
         "constant-fill": "train.methods.constant_fill:ConstantFill",
         # Lee et al., CVPR 2023, Multimodal Prompting with Missing Modalities.
         "prompts": "train.methods.prompts:MissingAwarePrompts",
