@@ -85,7 +85,7 @@ class ActionMae(nn.Module):
     Source: sections 3.2-3.4. Differs from the released code: a token is one time step, not a whole clip; the question
     is a token that is never masked; available steps are used as they are, while the release replaces them too; the
     backbone answers, not a sum of one answer layer per modality. AVST's visual steps are grounded by the audio if it is
-    available. Each loss is averaged over all questions, also those that it is not computed for.
+    available. Each loss is averaged over all questions, as 0 for those that it is not computed for.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")

@@ -35,7 +35,7 @@ class DrFuse(nn.Module):
 
     Source: sections 3.2-3.4. Differs from the released code: either modality may be missing, not only the second;
     answers are mutually exclusive, so a single query, computed from the question, replaces one query per class, and the
-    heads read the question too; no dropout. Each loss is averaged over all questions, also those that it is not
+    heads read the question too; no dropout. Each loss is averaged over all questions, as 0 for those that it is not
     computed for.
     """
 

@@ -30,9 +30,9 @@ class ShaSpec(nn.Module):
     features.
 
     Source: sections 3.2-3.4. Differs from the released code: that segments images, and also aligns encodings of blank
-    inputs; here steps without a modality enter neither extra loss. It imputes from the first available modality, which
-    is the other one if there are two. AVST's visual steps are grounded by the audio if it is available. Each loss is
-    averaged over all questions, also those that it is not computed for.
+    inputs; here steps without a modality enter neither extra loss. The release imputes from the first available
+    modality, which is the other one if there are two. AVST's visual steps are grounded by the audio if it is available.
+    Each loss is averaged over all questions, as 0 for those that it is not computed for.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
