@@ -1,10 +1,10 @@
-"""Set what the released evaluation would report beside what a run answers when a modality is really missing.
+"""Compare the accuracy with a missing modality to the accuracy that the released evaluation would report.
 
-It trains nothing. The released test code of the ECCV 2024 missing-modality paper calls a modality missing when normal
-noise was added to its real features (0.3 to the sound's, 0.7 to the picture's); it refines them where there is a
-refinement, and recalls nothing. This program does the same to the features of trained runs, of those methods that
-answer from features (others would be asked for something that they never do). Source: the released `net_avst.py`; its
-noise is drawn anew at each call, here from one seed.
+The released test code of the ECCV 2024 missing-modality paper treats a modality as missing after adding normal noise
+to its real features (standard deviation 0.3 for audio, 0.7 for visual). It refines the noisy features with AVR and
+never uses the slots of RMM. This program does the same with the features of trained runs whose method imputes features,
+with AVR if the method has it. Nothing is trained. Source: the released `net_avst.py`, which samples its noise without a
+seed; here it has one.
 """
 
 import argparse
@@ -35,17 +35,17 @@ RELEASED_NOISE = {"audio": 0.3, "visual": 0.7}
 
 @dataclass(frozen=True)
 class Measured:
-    """Accuracies of one run with `missing` taken away, in percent: `really`, by `noise` alone, and with all there."""
+    """Accuracies of one run in percent: `removed`, without the modality `missing`; with `noise` added; `complete`."""
 
     run: str
     missing: str
-    really: float
+    removed: float
     noise: float
     complete: float
 
 
 def main() -> int:
-    """Parse the options, evaluate every run both ways, print the table."""
+    """Parse the options, evaluate every run, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, default=DEMO / "data")
     parser.add_argument("--store", type=Path, default=DEMO / "store.zarr")
@@ -53,27 +53,25 @@ def main() -> int:
     parser.add_argument("--split", default="test")
     options = parser.parse_args()
     try:
-        lacking = [path for path in (options.manifest, options.store, options.runs) if not path.is_dir()]
-        if lacking:
-            raise UserError(f"{lacking[0]} is missing: run 'make demo' first, or give --manifest, --store and --runs")
+        absent = [path for path in (options.manifest, options.store, options.runs) if not path.is_dir()]
+        if absent:
+            raise UserError(f"{absent[0]} is missing: run 'make demo' first, or pass --manifest, --store and --runs")
         manifest, bank = load_manifest(options.manifest), FeatureBank(open_store(options.store))
         folders = sorted(path.parent for path in options.runs.glob("*/checkpoint.safetensors"))
-        print("accuracy in percent; 'noise' is the released evaluation, which sees the modality it calls missing\n")
-        print(f"{'run':<28}{'missing':<10}{'really':>9}{'noise':>9}{'complete':>10}")
+        print("accuracy in percent; 'noise' is the released evaluation, which reads the modality it calls missing\n")
+        print(f"{'run':<28}{'missing':<10}{'removed':>9}{'noise':>9}{'complete':>10}")
         for folder in folders:
-            for found in measure_run(folder, manifest, bank, options.split):
-                print(
-                    f"{found.run:<28}{found.missing:<10}{found.really:>9.2f}{found.noise:>9.2f}{found.complete:>10.2f}"
-                )
+            for row in measure_run(folder, manifest, bank, options.split):
+                print(f"{row.run:<28}{row.missing:<10}{row.removed:>9.2f}{row.noise:>9.2f}{row.complete:>10.2f}")
     except UserError as error:
         parser.exit(2, f"{error}\n")
     return 0
 
 
 def measure_run(folder: Path, manifest: Manifest, bank: FeatureBank, split: str) -> list[Measured]:
-    """Return both accuracies of one trained run for each modality, over the complete questions of `split`.
+    """Return the accuracies of one trained run for each missing modality, over the complete questions of `split`.
 
-    There are none of a run whose method has no stand-ins at the features level.
+    Returns [] if the method does not impute features.
     """
     method, config = load_run(folder)
     dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size))
@@ -83,13 +81,13 @@ def measure_run(folder: Path, manifest: Manifest, bank: FeatureBank, split: str)
 
 
 def measure(run: str, method: MissingModalityMethod, dataset: QuestionDataset, missing: str) -> Measured:
-    """Return both accuracies of a method with `missing` taken away."""
+    """Return the accuracies of a method with `missing` as the missing modality."""
     rows = questions_of(dataset, "complete")
     masks = {
         scenario: dict.fromkeys((q.question_id for q in dataset.questions), hidden_in(scenario))
         for scenario in ("complete", f"{missing}-missing")
     }
-    really, complete = (
+    removed, complete = (
         percent_correct(dataset, rows, predict(method, dataset, rows, masks[scenario], BATCH_SIZE, "cpu"))
         for scenario in (f"{missing}-missing", "complete")
     )
@@ -97,17 +95,17 @@ def measure(run: str, method: MissingModalityMethod, dataset: QuestionDataset, m
     generator = torch.Generator().manual_seed(0)
     for batch in dataset.batches(BATCH_SIZE, rows=rows):
         noisy += choose_answers(answer_noisy(method, batch, missing, generator), batch.choices)
-    return Measured(run, missing, really, percent_correct(dataset, rows, noisy), complete)
+    return Measured(run, missing, removed, percent_correct(dataset, rows, noisy), complete)
 
 
 @torch.inference_mode()
 def answer_noisy(method: Any, batch: Batch, missing: str, generator: torch.Generator) -> Tensor:
-    """Return logits [batch, answer] with noise on the real features of `missing`, refined where the method can."""
+    """Return logits [batch, answer] with noise on the real features of `missing`, refined if the method has AVR."""
     method.eval()
-    seen = method.backbone.encode(batch)
-    real = seen.features[missing]
+    representation = method.backbone.encode(batch)
+    real = representation.features[missing]
     noise = torch.randn(real.shape, generator=generator) * RELEASED_NOISE[missing]
-    noisy = replace(seen, features={**seen.features, missing: real + noise})
+    noisy = replace(representation, features={**representation.features, missing: real + noise})
     refiner = getattr(method, "refiner", None)
     if isinstance(refiner, AudioVisualRefiner):
         noisy = replace(noisy, features={**noisy.features, missing: refined_features(refiner, noisy)[missing]})

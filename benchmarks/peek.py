@@ -1,11 +1,11 @@
-"""Measure whether trained runs read a modality that is absent, and whether they read the one that is there.
+"""Measure whether trained runs read a missing modality, and whether they read the available one.
 
-It trains nothing and writes nothing. Each run of the demo answers the test split as evaluated, then again from stores
-that read otherwise: the absent modality's stored values, steps and state are replaced, once by NaN, no steps and
-absent, once by random numbers, random steps and complete. No prediction may differ, to the last bit of its logits: a
-weak leak moves few answers. Then the present modality is swapped between videos, which must change the answers (highest
-logits) of a run that sees it. The stores are altered behind the reader, so that everything above it is under test.
-Source of the criteria: this project's promise of no peek, and 20 % changed answers.
+Each run of the demo answers the test split as evaluated, then again from altered stores. The missing modality's stored
+values, steps and state are replaced, once by NaN, no steps and absent, once by random values, random steps and
+complete. No bit of the logits may change, since a weak leak changes few answers. Then the available modality is swapped
+between videos, which must change the answers (highest logits) of a run that sees it. The altered stores replace the
+store's reader, so that everything above it is tested. Nothing is trained or written.
+Source of the criteria: this project's promise that no missing modality is read, and 20 % changed answers.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from train.runs.folder import load_run
 
 DEMO = Path("build/demo")
 CHANGED_AT_LEAST_PERCENT = 20.0
-DRAWN_DEVIATION = 10.0
-DEPRIVED = tuple(scenario for scenario, hidden in SCENARIOS.items() if hidden)
+RANDOM_DEVIATION = 10.0
+MISSING_SCENARIOS = tuple(scenario for scenario, hidden in SCENARIOS.items() if hidden)
 
 
 class Change(Protocol):
-    """How one modality of a store reads otherwise. `state` and `steps` are [video]."""
+    """A change to one modality of a store. `state` and `steps` are [video]."""
 
     def state(self, state: np.ndarray) -> np.ndarray:
         """Return the states that the altered store reports."""
@@ -49,7 +49,7 @@ class Change(Protocol):
         ...
 
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
-        """Return [step, ...], what the altered store holds of one video at `steps`."""
+        """Return [step, ...]: the altered values of one video at `steps`."""
         ...
 
 
@@ -61,7 +61,7 @@ class Emptied:
         return np.full_like(state, State.ABSENT)
 
     def steps(self, steps: np.ndarray) -> np.ndarray:
-        """Return no step for every video."""
+        """Return 0 for every video."""
         return np.zeros_like(steps)
 
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
@@ -70,8 +70,8 @@ class Emptied:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Another modality was recorded: random numbers, 1 to `seconds` steps, complete. Same seed, same numbers."""
+class Randomised:
+    """Another modality was recorded: random values, 1 to `seconds` steps, complete. Same seed, same values."""
 
     seed: int
     seconds: int
@@ -85,15 +85,15 @@ class Drawn:
         return np.random.default_rng(self.seed).integers(1, self.seconds + 1, len(steps)).astype(steps.dtype)
 
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
-        """Return normal numbers [step, ...]."""
+        """Return normally distributed values [step, ...]."""
         generator = np.random.default_rng((self.seed, video))
-        drawn = generator.standard_normal((len(steps), *spec.shape), np.float32)
-        return (DRAWN_DEVIATION * drawn).astype(array.dtype)
+        values = generator.standard_normal((len(steps), *spec.shape), np.float32)
+        return (RANDOM_DEVIATION * values).astype(array.dtype)
 
 
 @dataclass(frozen=True)
-class Rotated:
-    """Each video has what another one has: `source` [video] says which."""
+class Swapped:
+    """Each video has the modality of another video, `source` [video]."""
 
     source: np.ndarray
 
@@ -106,14 +106,14 @@ class Rotated:
         return steps[self.source]
 
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
-        """Return what the source holds [step, ...]."""
+        """Return the values of the source [step, ...]."""
         source = int(self.source[video])
         return read_steps(array, slice(source, source + 1), steps)[0]
 
 
 @dataclass(frozen=True)
 class AlteredValues:
-    """What a feature bank reads of an array [video, time, ...]: its type, its chunks, and the steps of some videos."""
+    """The part of an array [video, time, ...] that a feature bank reads: type, chunks, and steps of some videos."""
 
     dtype: np.dtype
     seconds: int
@@ -130,13 +130,13 @@ class AlteredValues:
 
 @dataclass(frozen=True)
 class AlteredStore:
-    """The reader's face over a store of which `changes` {modality: change} read otherwise; the rest is the store's.
+    """A `FeatureStore` with `changes` {modality: change}; all else is read from `store`.
 
-    Videos that are not `asked` (bool [video]) read as absent, so that a bank does not load them.
+    Videos that are not `selected` (bool [video]) are absent, so that a bank does not load them.
     """
 
     store: FeatureStore
-    asked: np.ndarray
+    selected: np.ndarray
     changes: dict[str, Change] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
@@ -156,7 +156,7 @@ class AlteredStore:
         return self.changes[modality].steps(steps) if modality in self.changes else steps
 
     def values(self, feature: str) -> Any:
-        """Return the array of `feature`, or what reads like it with the change made."""
+        """Return the array of `feature`, with the change of its modality."""
         array, spec = self.store.values(feature), self.store.spec(feature)
         change = self.changes.get(spec.modality)
         if change is None:
@@ -165,21 +165,24 @@ class AlteredStore:
 
     def _state(self, modality: str, state: np.ndarray) -> np.ndarray:
         changed = self.changes[modality].state(state) if modality in self.changes else state
-        return np.where(self.asked, changed, State.ABSENT)
+        return np.where(self.selected, changed, State.ABSENT)
 
 
 @dataclass(frozen=True)
 class Banks:
-    """The features of one split as `stored`, and {scenario: bank} of each alteration (`swapped`: one-sided ones)."""
+    """The features of one split as `stored`, and {scenario: bank} of each change.
+
+    `swapped` has only the scenarios with an available modality.
+    """
 
     stored: FeatureBank
     emptied: dict[str, FeatureBank]
-    drawn: dict[str, FeatureBank]
+    randomised: dict[str, FeatureBank]
     swapped: dict[str, FeatureBank]
 
 
-class Recording:
-    """A method that keeps the logits [answer] it gives, by question id. It answers as the method does."""
+class LogitRecorder:
+    """A wrapper around a method that records its logits [answer] by question id."""
 
     def __init__(self, method: Any) -> None:
         self.method = method
@@ -187,15 +190,15 @@ class Recording:
         self.logits: dict[str, Tensor] = {}
 
     def train(self, training: bool = True) -> None:
-        """Put the method into training mode, or out of it."""
+        """Set the training mode of the method."""
         self.method.train(training)
 
     def eval(self) -> None:
-        """Put the method into evaluation mode."""
+        """Set the method to evaluation mode."""
         self.method.eval()
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return the method's logits [batch, answer]."""
+        """Return the method's logits [batch, answer], and record them."""
         logits: Tensor = self.method.predict(batch)
         self.logits |= dict(zip(batch.question_id, logits, strict=True))
         return logits
@@ -203,28 +206,28 @@ class Recording:
 
 @dataclass(frozen=True)
 class Finding:
-    """How many of `questions` a run predicts otherwise in `scenario` after each alteration.
+    """The number of `questions` whose prediction in `scenario` changes with each change of the store.
 
-    `emptied`, `drawn`: logits that differ at all. `swapped`: answers that differ, but logits where the run must not see
-    what was swapped (not `sees_swapped`); None where nothing is present.
+    `emptied`, `randomised`: questions whose logits change at all. `swapped`: questions whose answer changes, or whose
+    logits change if the run must not see the swapped modality (not `sees_swapped`); None if no modality is available.
     """
 
     scenario: str
     questions: int
     emptied: int
-    drawn: int
+    randomised: int
     swapped: int | None
     sees_swapped: bool
 
     @property
     def peeks(self) -> int:
-        """The predictions that changed with what the run must not read."""
-        unseen = 0 if self.sees_swapped else self.swapped or 0
-        return self.emptied + self.drawn + unseen
+        """The number of predictions that changed with a modality that the run must not read."""
+        swapped = 0 if self.sees_swapped else self.swapped or 0
+        return self.emptied + self.randomised + swapped
 
     @property
     def verdict(self) -> str:
-        """Whether the criteria are met."""
+        """The result of the criteria: "ok", or the one that is not met."""
         if self.peeks:
             return "PEEKS"
         if self.sees_swapped and self.swapped is not None and self.changed_percent < CHANGED_AT_LEAST_PERCENT:
@@ -233,12 +236,12 @@ class Finding:
 
     @property
     def changed_percent(self) -> float:
-        """The share of answers that the swap changed."""
+        """The percentage of answers that the swap changed."""
         return 100 * (self.swapped or 0) / self.questions
 
 
 def main() -> int:
-    """Parse the options, measure every run, print the table; return 1 where one peeks."""
+    """Parse the options, measure every run, print the table; return 1 if a run reads a missing modality."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, default=DEMO / "data")
     parser.add_argument("--store", type=Path, default=DEMO / "store.zarr")
@@ -263,54 +266,53 @@ def main() -> int:
 
 
 def find_runs(runs: Path, store: Path, manifest: Path) -> list[Path]:
-    """Return the folders of runs in `runs`; UserError where the demo did not leave all that is needed."""
-    found = sorted(path.parent for path in runs.glob("*/checkpoint.safetensors"))
-    lacking = [
-        path for path, there in ((manifest, manifest.is_dir()), (store, store.is_dir()), (runs, found)) if not there
-    ]
-    if lacking:
+    """Return the folders of trained runs in `runs`; raise `UserError` if the runs or their data are missing."""
+    folders = sorted(path.parent for path in runs.glob("*/checkpoint.safetensors"))
+    checks = ((manifest, manifest.is_dir()), (store, store.is_dir()), (runs, folders))
+    missing = [path for path, exists in checks if not exists]
+    if missing:
         raise UserError(
-            f"{lacking[0]} is missing or empty: run 'make demo' first, or give --manifest, --store and --runs"
+            f"{missing[0]} is missing or empty: run 'make demo' first, or pass --manifest, --store and --runs"
         )
-    return found
+    return folders
 
 
 def open_banks(store: FeatureStore, manifest: Manifest, split: str, seed: int) -> Banks:
-    """Return the split's features as stored and altered; nothing is read before a dataset asks."""
+    """Return the split's features, as stored and changed; they are read when a dataset needs them."""
     if not manifest.questions.get(split):
-        raise UserError(f"manifest {manifest.name!r} has no questions in split {split!r}: give another --split")
+        raise UserError(f"manifest {manifest.name!r} has no questions in split {split!r}: pass another --split")
     videos = {question.video_id for question in manifest.questions[split]}
-    asked = np.array([video_id in videos for video_id in store.video_ids])
-    drawn = Drawn(seed, store.seconds)
-    rotated = Rotated(rotate_videos(store, asked))
+    selected = np.array([video_id in videos for video_id in store.video_ids])
+    randomised = Randomised(seed, store.seconds)
+    swapped = Swapped(rotate_videos(store, selected))
 
     def bank(modalities: Sequence[str], change: Change | None) -> FeatureBank:
         changes = {} if change is None else dict.fromkeys(modalities, change)
-        altered: Any = AlteredStore(store, asked, changes)
+        altered: Any = AlteredStore(store, selected, changes)
         return FeatureBank(altered)
 
-    present = {scenario: [m for m in MODALITIES if m not in SCENARIOS[scenario]] for scenario in DEPRIVED}
+    available = {scenario: [m for m in MODALITIES if m not in SCENARIOS[scenario]] for scenario in MISSING_SCENARIOS}
     return Banks(
         stored=bank((), None),
-        emptied={scenario: bank(SCENARIOS[scenario], Emptied()) for scenario in DEPRIVED},
-        drawn={scenario: bank(SCENARIOS[scenario], drawn) for scenario in DEPRIVED},
-        swapped={scenario: bank(there, rotated) for scenario, there in present.items() if there},
+        emptied={scenario: bank(SCENARIOS[scenario], Emptied()) for scenario in MISSING_SCENARIOS},
+        randomised={scenario: bank(SCENARIOS[scenario], randomised) for scenario in MISSING_SCENARIOS},
+        swapped={scenario: bank(modalities, swapped) for scenario, modalities in available.items() if modalities},
     )
 
 
-def rotate_videos(store: FeatureStore, asked: np.ndarray) -> np.ndarray:
-    """Return [video] -> video: each asked and complete video gets the one before it, the first gets the last."""
+def rotate_videos(store: FeatureStore, selected: np.ndarray) -> np.ndarray:
+    """Return the source of each video, an index [video]: a rotation of the selected and complete videos by one."""
     complete = np.all([store.presence(modality) == State.COMPLETE for modality in MODALITIES], axis=0)
-    chosen = np.flatnonzero(asked & complete)
-    source = np.arange(len(asked))
-    source[chosen] = np.roll(chosen, 1)
+    rows = np.flatnonzero(selected & complete)
+    source = np.arange(len(selected))
+    source[rows] = np.roll(rows, 1)
     return source
 
 
 def measure(
     method: MissingModalityMethod, inputs: str, banks: Banks, manifest: Manifest, split: str, map_size: int | None
 ) -> list[Finding]:
-    """Return one finding per scenario that lacks a modality; `inputs` as in `train.runs.config.TrainConfig`."""
+    """Return one finding per scenario with a missing modality; `inputs` as in `train.runs.config.TrainConfig`."""
 
     def open_dataset(bank: FeatureBank) -> QuestionDataset:
         return QuestionDataset(bank, manifest, split, inputs_of(method.backbone, map_size))
@@ -318,68 +320,66 @@ def measure(
     stored = open_dataset(banks.stored)
     rows = np.flatnonzero(stored.naturally_complete)
     findings = []
-    for scenario in DEPRIVED:
+    for scenario in MISSING_SCENARIOS:
         expected = answer(method, stored, rows, scenario)
 
         def differ(altered: FeatureBank, scenario: str = scenario, expected: Tensor = expected) -> tuple[int, int]:
             return count_differences(method, open_dataset(altered), rows, scenario, expected)
 
         emptied, _ = differ(banks.emptied[scenario])
-        drawn, _ = differ(banks.drawn[scenario])
-        sees = sees_present(inputs, scenario)
+        randomised, _ = differ(banks.randomised[scenario])
+        sees = sees_available(inputs, scenario)
         swapped = differ(banks.swapped[scenario])[int(sees)] if scenario in banks.swapped else None
-        findings.append(Finding(scenario, len(rows), emptied, drawn, swapped, sees))
+        findings.append(Finding(scenario, len(rows), emptied, randomised, swapped, sees))
     return findings
 
 
 def answer(method: MissingModalityMethod, dataset: QuestionDataset, rows: np.ndarray, scenario: str) -> Tensor:
     """Return the logits [row, answer] of `scenario` as evaluation computes them.
 
-    Raises FloatingPointError for logits that are not finite.
+    Raises FloatingPointError if logits are not finite.
     """
-    asked = [dataset.questions[row].question_id for row in rows]
-    recording: Any = Recording(method)
-    predict(recording, dataset, rows, dict.fromkeys(asked, SCENARIOS[scenario]), BATCH_SIZE, "cpu")
-    return torch.stack([recording.logits[question_id] for question_id in asked])
+    question_ids = [dataset.questions[row].question_id for row in rows]
+    recorder: Any = LogitRecorder(method)
+    predict(recorder, dataset, rows, dict.fromkeys(question_ids, SCENARIOS[scenario]), BATCH_SIZE, "cpu")
+    return torch.stack([recorder.logits[question_id] for question_id in question_ids])
 
 
 def count_differences(
     method: MissingModalityMethod, dataset: QuestionDataset, rows: np.ndarray, scenario: str, expected: Tensor
 ) -> tuple[int, int]:
-    """Return how many logits [answer] differ from `expected` [row, answer] at all, and how many answers do.
+    """Return the numbers of rows whose logits differ from `expected` [row, answer] at all, and whose answers do.
 
-    Where a method took in NaN and has no finite logits, all of them differ.
+    All rows count if the logits are not finite, because a method read NaN.
     """
     try:
-        found = answer(method, dataset, rows, scenario)
+        logits = answer(method, dataset, rows, scenario)
     except FloatingPointError:
         return len(rows), len(rows)
-    answers = found.argmax(1) != expected.argmax(1)
-    return int((found != expected).any(1).sum()), int(answers.sum())
+    is_other_answer = logits.argmax(1) != expected.argmax(1)
+    return int((logits != expected).any(1).sum()), int(is_other_answer.sum())
 
 
-def sees_present(inputs: str, scenario: str) -> bool:
-    """Return whether a run with `inputs` sees a modality that `scenario` leaves."""
+def sees_available(inputs: str, scenario: str) -> bool:
+    """Return whether a run with `inputs` sees a modality that is available in `scenario`."""
     seen = MODALITIES if inputs == "all" else inputs.split(",")
     return any(m in seen and m not in SCENARIOS[scenario] for m in MODALITIES)
 
 
 def print_head(split: str) -> None:
-    """Print what the columns count."""
-    print(f"{split} questions predicted otherwise after the absent modality was emptied (NaN, no steps, absent) or")
-    print("drawn (random numbers and steps, complete), in any bit of their logits: must be 0; and the share of answers")
-    print(
-        "changed after the present modality was swapped between videos: 20 % at least where the run sees it, else 0\n"
-    )
-    print(f"{'run':<28}{'scenario':<16}{'questions':>10}{'emptied':>9}{'drawn':>7}{'swapped':>10}  verdict")
+    """Print the meaning of the columns and their names."""
+    print(f"{split} questions whose logits change when the missing modality is emptied (NaN, no steps, absent) or")
+    print("randomised (random values and steps, complete): must be 0. Percentage of answers that change when the")
+    print("available modality is swapped between videos: must be at least 20 % if the run sees it, else 0.\n")
+    print(f"{'run':<28}{'scenario':<16}{'questions':>10}{'emptied':>9}{'randomised':>12}{'swapped':>10}  verdict")
 
 
 def print_findings(run: str, findings: Sequence[Finding]) -> None:
     """Print one line per scenario of `run`."""
-    for found in findings:
-        swapped = "-" if found.swapped is None else f"{found.changed_percent:.1f} %"
-        counts = f"{found.questions:>10}{found.emptied:>9}{found.drawn:>7}{swapped:>10}"
-        print(f"{run:<28}{found.scenario:<16}{counts}  {found.verdict}", flush=True)
+    for finding in findings:
+        swapped = "-" if finding.swapped is None else f"{finding.changed_percent:.1f} %"
+        counts = f"{finding.questions:>10}{finding.emptied:>9}{finding.randomised:>12}{swapped:>10}"
+        print(f"{run:<28}{finding.scenario:<16}{counts}  {finding.verdict}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Measure how unevenly a relation memory recalls its slots: largest over smallest weight, step by step.
+"""Measure how unevenly a relation memory weights its slots: largest over smallest weight of each time step.
 
-It trains nothing. The steps are the demo's test data as its trained backbone encodes them, each with the question
-asked. Memories are freshly initialised in every variant, and the trained one stands below them. A spread near 1 means
-that the mean slot is recalled, whatever was seen. Source: Eq. 1-2 of the ECCV 2024 missing-modality paper; the bounds
-follow from the formulas: a softmax over products of two probabilities.
+The steps are the demo's test data, encoded by its trained backbone, each with its question. The memories are one
+untrained memory of every variant and the trained one. A spread near 1 means that the mean slot is recalled for any
+input. Nothing is trained. Source: Eq. 1-2 of the ECCV 2024 missing-modality paper; the bounds follow from the formulas:
+a softmax over products of two probabilities.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def main() -> int:
     parser.add_argument("--store", type=Path, default=DEMO / "store.zarr")
     parser.add_argument("--run", type=Path, default=DEMO / "runs" / "rmm-avr-seed0")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--slots", type=int, default=PAPER_SLOTS, help="of the fresh memories (default: the paper's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the fresh memories")
+    parser.add_argument("--slots", type=int, default=PAPER_SLOTS, help="slots of the untrained memories (default: 75)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the untrained memories")
     options = parser.parse_args()
     try:
         check_demo(options.manifest, options.store, options.run)
@@ -55,27 +55,27 @@ def main() -> int:
         parser.exit(2, f"{error}\n")
     print_head(steps)
     for variant in RECALL_VARIANTS:
-        print_spreads(f"{variant}, fresh", fresh_memory(method, variant, options.slots, options.seed), steps)
+        print_spreads(f"{variant}, untrained", untrained_memory(method, variant, options.slots, options.seed), steps)
     print_spreads(f"{config.variant}, trained", trained, steps)
     return 0
 
 
 def check_demo(manifest: Path, store: Path, run: Path) -> None:
-    """Raise the UserError that says how to get what is missing."""
-    lacking = [path for path in (manifest, store, run) if not path.is_dir()]
-    if lacking:
-        raise UserError(f"{lacking[0]} is missing: run 'make demo' first, or give --manifest, --store and --run")
+    """Raise `UserError` if the manifest, the store or the run is missing."""
+    missing = [path for path in (manifest, store, run) if not path.is_dir()]
+    if missing:
+        raise UserError(f"{missing[0]} is missing: run 'make demo' first, or pass --manifest, --store and --run")
 
 
 def memory_of(method: Any, run: Path) -> RelationMemory:
-    """Return the relation memory of a trained method; UserError where it has none."""
+    """Return the relation memory of a trained method; raise `UserError` if it has none."""
     memory = getattr(method, "memory", None)
     if not isinstance(memory, RelationMemory):
-        raise UserError(f"run {run} has no relation memory: give --run one of the methods rmm and rmm-avr")
+        raise UserError(f"run {run} has no relation memory: pass --run with a run of the method rmm or rmm-avr")
     return memory
 
 
-def fresh_memory(method: MissingModalityMethod, variant: str, slots: int, seed: int) -> RelationMemory:
+def untrained_memory(method: MissingModalityMethod, variant: str, slots: int, seed: int) -> RelationMemory:
     """Return an untrained memory of `variant` for the features of the method's backbone."""
     torch.manual_seed(seed)
     backbone = method.backbone
@@ -87,22 +87,24 @@ def fresh_memory(method: MissingModalityMethod, variant: str, slots: int, seed: 
 def encode_steps(
     method: MissingModalityMethod, store: FeatureStore, manifest: Manifest, split: str, map_size: int | None
 ) -> dict[str, Steps]:
-    """Return {missing modality: (steps of the other one [step, ...], their questions [step, channel])}.
+    """Return {missing modality: (steps of the other modality [step, ...], their questions [step, channel])}.
 
-    The questions are those on complete videos, each with the missing modality hidden.
+    The questions are those on complete videos, each with the missing modality removed.
     """
     dataset = QuestionDataset(FeatureBank(store), manifest, split, inputs_of(method.backbone, map_size))
     rows = np.flatnonzero(dataset.naturally_complete)
     if not len(rows):
-        raise UserError(f"split {split!r} of {manifest.name!r} asks of no complete video: give another --split")
+        raise UserError(
+            f"split {split!r} of {manifest.name!r} has no question on a complete video: pass another --split"
+        )
     steps = {}
     for missing in OTHER:
-        parts = list(_encoded(method, dataset, rows, missing))
+        parts = list(_encode_batches(method, dataset, rows, missing))
         steps[missing] = (torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
     return steps
 
 
-def _encoded(
+def _encode_batches(
     method: MissingModalityMethod, dataset: QuestionDataset, rows: np.ndarray, missing: str
 ) -> Iterator[Steps]:
     masks = {question.question_id: (missing,) for question in dataset.questions}
@@ -115,7 +117,7 @@ def _encoded(
 
 @torch.inference_mode()
 def spreads(memory: RelationMemory, missing: str, steps: Steps) -> Tensor:
-    """Return largest over smallest weight of each step, float64 [step], where `missing` is recalled."""
+    """Return the largest over the smallest weight of each step, float64 [step], when `missing` is recalled."""
     memory = memory.double()
     available, question = steps
     parts = zip(available.split(BATCH_SIZE), question.split(BATCH_SIZE), strict=True)
@@ -124,10 +126,10 @@ def spreads(memory: RelationMemory, missing: str, steps: Steps) -> Tensor:
 
 
 def bound(settings: RecallSettings, slots: int) -> float | None:
-    """Return the largest spread that the formula allows, or None where it sets no bound.
+    """Return the largest spread that the formula allows; None if it has no bound.
 
-    A softmax over products of probabilities, all in [0, 1], spreads at most by e; an address of cosines is largest
-    where one slot is aligned and all others opposed: e / (e + (slots - 1) / e).
+    A softmax over products of probabilities, all in [0, 1], has a spread of at most e. An address of cosines is largest
+    if one slot is aligned and all others are opposed: e / (e + (slots - 1) / e).
     """
     if settings.combination == "normalised_product":
         return None
@@ -136,9 +138,9 @@ def bound(settings: RecallSettings, slots: int) -> float | None:
 
 
 def print_head(steps: dict[str, Steps]) -> None:
-    """Print what is measured."""
+    """Print the measured quantity and the names of the columns."""
     counts = ", ".join(f"{len(available)} with {missing} missing" for missing, (available, _) in steps.items())
-    print(f"largest over smallest slot weight, over steps ({counts}); one question each\n")
+    print(f"largest over smallest slot weight, over time steps ({counts}), each with one question\n")
     print(f"{'memory':<24}{'slots':>6}  {'case':<16}{'median':>14}{'maximum':>14}{'bound':>12}")
 
 
@@ -147,9 +149,9 @@ def print_spreads(name: str, memory: RelationMemory, steps: dict[str, Steps]) ->
     slots = len(memory.slots["question"])
     limit = bound(memory.settings, slots)
     shown = "none" if limit is None else f"{limit:.6f}"
-    for missing, some in steps.items():
-        found = spreads(memory, missing, some)
-        values = f"{float(found.median()):>14.6g}{float(found.max()):>14.6g}"
+    for missing, available in steps.items():
+        spread = spreads(memory, missing, available)
+        values = f"{float(spread.median()):>14.6g}{float(spread.max()):>14.6g}"
         print(f"{name:<24}{slots:>6}  {missing + ' missing':<16}{values}{shown:>12}")
 
 

@@ -1,9 +1,9 @@
-"""Train with and without the validation questions in the training split, and set what either says of itself.
+"""Compare training with and without the validation questions in the training split: accuracy on val and on test.
 
 The released code of the ECCV 2024 missing-modality paper trains on train and val together and logs its accuracy on
-val. This program does so on the demo's data: the same backbone, schedule and seeds, once on train alone, once on both,
-and shows the accuracy on val that chose the epoch beside the accuracy on test. What val gains beyond what test does
-(there is more to learn from, too) is what the log overstates.
+val. This program trains on the demo's data with the same backbone, schedule and seeds, once on train only, once on
+both, and prints the accuracy on val of the selected epoch next to the accuracy on test. Training on both gains on test
+because of more data; what it gains on val beyond that is how much the log overstates.
 
     python benchmarks/validation_in_training.py --seeds 3 --jobs 2
 """
@@ -37,29 +37,30 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
     try:
-        lacking = [path for path in (options.manifest, options.store) if not path.is_dir()]
-        if lacking:
-            raise UserError(f"{lacking[0]} is missing: run 'make demo' first, or give --manifest and --store")
+        missing = [path for path in (options.manifest, options.store) if not path.is_dir()]
+        if missing:
+            raise UserError(f"{missing[0]} is missing: run 'make demo' first, or pass --manifest and --store")
         if options.seeds < 1:
-            raise UserError(f"--seeds {options.seeds}: give at least one")
+            raise UserError(f"--seeds {options.seeds}: pass at least 1")
         manifest, bank = load_manifest(options.manifest), FeatureBank(open_store(options.store))
         if "val" not in manifest.questions:
-            raise UserError(f"{options.manifest} has no val split: there is nothing to train on besides")
-        print(f"{'trained on':<14}{'seed':>5}{'val':>9}{'test':>9}   (accuracy in percent, everything there)")
+            raise UserError(f"{options.manifest} has no val split to add to the training split")
+        print(f"{'trained on':<14}{'seed':>5}{'val':>9}{'test':>9}   (accuracy in percent, complete questions)")
         for name, trained in (("train", manifest), ("train and val", with_validation(manifest))):
             folder = options.out / name.replace(" ", "-")
             save_manifest(trained, folder / "data")
-            found = measure(trained, bank, folder, options.store, options.seeds, options.jobs)
-            for seed, (val, test) in enumerate(found):
+            accuracies = measure(trained, bank, folder, options.store, options.seeds, options.jobs)
+            for seed, (val, test) in enumerate(accuracies):
                 print(f"{name:<14}{seed:>5}{val:>9.2f}{test:>9.2f}")
-            print(f"{name:<14}{'mean':>5}{mean(val for val, _ in found):>9.2f}{mean(test for _, test in found):>9.2f}")
+            val, test = mean(val for val, _ in accuracies), mean(test for _, test in accuracies)
+            print(f"{name:<14}{'mean':>5}{val:>9.2f}{test:>9.2f}")
     except UserError as error:
         parser.exit(2, f"{error}\n")
     return 0
 
 
 def with_validation(manifest: Manifest) -> Manifest:
-    """Return the manifest with the questions of val in train too, as the release trains."""
+    """Return the manifest with the questions of val added to train, as in the release."""
     both = (*manifest.questions["train"], *manifest.questions["val"])
     return replace(manifest, questions={**manifest.questions, "train": both})
 
@@ -67,7 +68,7 @@ def with_validation(manifest: Manifest) -> Manifest:
 def measure(
     manifest: Manifest, bank: FeatureBank, out: Path, store: Path, seeds: int, jobs: int
 ) -> list[tuple[float, float]]:
-    """Return (accuracy on val of the chosen epoch, accuracy on test), in percent, of each seed."""
+    """Return (accuracy on val of the selected epoch, accuracy on test) of each seed, in percent."""
     demo = read_grid(GRID)
     entries = [entry for entry in demo.methods if entry.name == METHOD]
     grid = Grid(preset=demo.preset, backbones=demo.backbones, settings=demo.settings, methods=entries)

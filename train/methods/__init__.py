@@ -1,1 +1,1 @@
-"""The missing-modality methods, a file each; `registry` lists them by name."""
+"""The missing-modality methods, one file each; `registry` lists them by name."""

@@ -1,6 +1,6 @@
-"""ActionMAE: a masked autoencoder over the tokens of a second puts back the step of the modality that is missing.
+"""ActionMAE: a masked autoencoder over the tokens of a time step predicts the step of the missing modality.
 
-It sees one second at a time and nothing of the places in a picture.
+It processes one step at a time, and its visual token has no spatial dimensions.
 Source: Woo et al., "Towards Good Practices for Missing Modality Robust Action Recognition", AAAI 2023.
 """
 
@@ -14,7 +14,7 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import ConstantAnswer, encode_question
+from train.methods.constant_answer import ConstantAnswer
 from train.methods.imputation import repeat_question, scatter_rows
 from train.methods.losses import UNKNOWN_ANSWER, mean_over_parts, weighted_sum
 
@@ -23,11 +23,11 @@ START_DEVIATION = 0.02
 
 
 class TokenAutoencoder(nn.Module):
-    """Predict the tokens of all slots (audio, visual, question) of a second from those that are there.
+    """Predict the tokens of all slots (audio, visual, question) of a time step from the available ones.
 
-    Learned memory tokens go first; kept tokens carry their slot's embedding into the encoder, and stand in their own
-    slot again before the decoder, a learned mask token in the others (the released code restores them by position and
-    so into wrong slots, and never adds its embeddings).
+    The encoder reads learned memory tokens and the available tokens, each with the embedding of its slot. The decoder
+    reads the encoded tokens in their own slots and a learned mask token in the other slots (the released code restores
+    tokens by position, which puts them into wrong slots, and never adds its embeddings).
     """
 
     def __init__(self, channels: int, *, memories: int = 4, layers: int = 2, heads: int = 8) -> None:
@@ -54,17 +54,18 @@ class TokenAutoencoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
 
     def forward(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return {slot: [row, channel]} of all slots for `tokens` {slot: [row, channel]} of those that are there."""
-        kept = [slot for slot in SLOTS if slot in tokens]
-        rows = len(tokens[kept[0]])
-        entering = torch.stack([tokens[slot] + self._code("encoder", slot) for slot in kept], dim=1)
-        encoded = self.encoder(torch.cat((self.memory.expand(rows, -1, -1), entering), dim=1))
-        memory, found = encoded[:, : len(self.memory)], encoded[:, len(self.memory) :]
-        in_slot = dict(zip(kept, found.unbind(1), strict=True))
-        placed = torch.stack(
-            [in_slot.get(slot, self.mask_token.expand(rows, -1)) + self._code("decoder", slot) for slot in SLOTS], dim=1
+        """Return {slot: [row, channel]} for all slots, predicted from the available `tokens` {slot: [row, channel]}."""
+        available = [slot for slot in SLOTS if slot in tokens]
+        rows = len(tokens[available[0]])
+        inputs = torch.stack([tokens[slot] + self._code("encoder", slot) for slot in available], dim=1)
+        encoded = self.encoder(torch.cat((self.memory.expand(rows, -1, -1), inputs), dim=1))
+        memory, encoded_tokens = encoded[:, : len(self.memory)], encoded[:, len(self.memory) :]
+        token_of = dict(zip(available, encoded_tokens.unbind(1), strict=True))
+        all_slots = torch.stack(
+            [token_of.get(slot, self.mask_token.expand(rows, -1)) + self._code("decoder", slot) for slot in SLOTS],
+            dim=1,
         )
-        decoded = self.output(self.decoder(torch.cat((memory, placed), dim=1))[:, len(self.memory) :])
+        decoded = self.output(self.decoder(torch.cat((memory, all_slots), dim=1))[:, len(self.memory) :])
         return dict(zip(SLOTS, decoded.unbind(1), strict=True))
 
     def _code(self, part: str, slot: str) -> Tensor:
@@ -72,17 +73,19 @@ class TokenAutoencoder(nn.Module):
 
 
 class ActionMae(nn.Module):
-    """Answer with predicted steps in the place of those of a missing modality.
+    """Impute the steps of a missing modality from the other modality and the question with a masked autoencoder.
 
-    Acts on the steps level. Training draws for every complete question one of complete, audio missing, visual missing
-    with equal chances, and predicts what it took away: L = cross-entropy with smoothed labels + mean squared error of
-    the predicted steps against the real ones, each brought to zero mean and unit variance. A learned gain and shift
-    per channel give predictions back the scale of the backbone's steps.
+    Acts on the steps level; the backbone answers. Training samples one of complete, audio missing and visual missing
+    for each complete question, a third each, and predicts the steps that were removed: L = cross-entropy with smoothed
+    labels ("answer") + the backbone's own losses + mean squared error of the predicted steps against the real ones,
+    which are normalised to zero mean and unit variance ("reconstruction") + "unseen", which trains the constants that
+    answer if both modalities are missing. A learned gain and shift per channel map predictions to the scale of the
+    backbone's steps.
 
-    Source: sections 3.2-3.4. Differs from the released code: a token is a second's step, not a whole clip; the
-    question is a token that is always kept; steps that are there are used as they are, where the release replaces
-    them too; the backbone answers, not a sum of one answer layer per modality. What AVST gives as the step of a picture
-    is grounded by the sound, where there is one. Losses are means over all questions, also those they leave out.
+    Source: sections 3.2-3.4. Differs from the released code: a token is one time step, not a whole clip; the question
+    is a token that is never masked; available steps are used as they are, while the release replaces them too; the
+    backbone answers, not a sum of one answer layer per modality. AVST's visual steps are grounded by the audio if it is
+    available. Each loss is averaged over all questions, as 0 for those that it is not computed for.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
@@ -102,44 +105,44 @@ class ActionMae(nn.Module):
         self.smoothing = smoothing
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return "answer", the backbone's losses, "reconstruction", "unseen" and "total" over what the draw took."""
+        """Return "answer", the backbone's own losses, "reconstruction", "unseen" and "total"."""
         real = self._real_steps(batch)
         parts = []
         for rows, part in batch.sample_missing():
-            taken = {
+            removed = {
                 m: (values[rows.to(values.device)], batch.mask(m)[rows.to(values.device)])
                 for m, values in real.items()
                 if m not in part.present
             }
-            parts.append((len(part), self._losses(part, taken)))
+            parts.append((len(part), self._losses(part, removed)))
         return mean_over_parts(parts)
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]; a missing modality is predicted, with none left the constants answer."""
+        """Return logits [batch, answer]; a missing modality is imputed; with both missing, the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
+            return self.unseen.predict(self.backbone, batch)
         representation = self.backbone.encode(batch)
         for missing in set(MODALITIES) - set(batch.present):
             representation, _ = self._completed(representation, missing)
         return self.backbone.answer(representation).logits
 
-    def _losses(self, batch: Batch, taken: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Return the losses of a part; `taken` {modality: ([batch, time, channel], mask)}: the steps that it lost."""
+    def _losses(self, batch: Batch, removed: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Return the losses of a part; `removed`: {modality: (real steps [batch, time, channel], their mask)}."""
         representation = self.backbone.encode(batch)
         losses = {"unseen": self.unseen.loss(self.backbone, representation, batch.answer)}
         if batch.present:
             for missing in set(MODALITIES) - set(batch.present):
                 representation, predicted = self._completed(representation, missing)
-                if missing in taken:
-                    losses["reconstruction"] = _reconstruction(
-                        predicted, representation.masks[missing], *taken[missing]
+                if missing in removed:
+                    losses["reconstruction"] = _reconstruction_loss(
+                        predicted, representation.masks[missing], *removed[missing]
                     )
             answer = self.backbone.answer(representation)
-            losses |= {"answer": self._smoothed(answer.logits, batch.answer), **answer.losses}
+            losses |= {"answer": self._smoothed_cross_entropy(answer.logits, batch.answer), **answer.losses}
         return losses | {"total": weighted_sum(losses, {})}
 
     def _completed(self, representation: Representation, missing: str) -> tuple[Representation, Tensor]:
-        """Return the representation with steps in the place of `missing`, and those as predicted [row, channel]."""
+        """Return the representation with imputed steps of `missing`, and their unscaled predictions [row, channel]."""
         available = OTHER[missing]
         mask = representation.masks[available]
         steps = self.backbone.steps(representation)[available][mask]
@@ -151,12 +154,12 @@ class ActionMae(nn.Module):
 
     @torch.no_grad()
     def _real_steps(self, batch: Batch) -> dict[str, Tensor]:
-        """Return {modality: [batch, time, channel]} of a complete batch, nothing of another one."""
+        """Return the backbone's steps {modality: [batch, time, channel]} of a complete batch, {} of any other."""
         if len(batch.present) < len(MODALITIES):
             return {}
         return self.backbone.steps(self.backbone.encode(batch))
 
-    def _smoothed(self, logits: Tensor, answer: Tensor) -> Tensor:
+    def _smoothed_cross_entropy(self, logits: Tensor, answer: Tensor) -> Tensor:
         known = (answer != UNKNOWN_ANSWER).sum().clamp_min(1)
         loss = F.cross_entropy(
             logits, answer, ignore_index=UNKNOWN_ANSWER, reduction="sum", label_smoothing=self.smoothing
@@ -164,12 +167,13 @@ class ActionMae(nn.Module):
         return loss / known
 
 
-def _reconstruction(predicted: Tensor, where: Tensor, real: Tensor, there: Tensor) -> Tensor:
-    """Return the mean squared error (scalar) of `predicted` [row, channel], the steps in `where` [batch, time].
+def _reconstruction_loss(predicted: Tensor, predicted_mask: Tensor, real: Tensor, real_mask: Tensor) -> Tensor:
+    """Return the mean squared error (scalar) over the steps in both masks [batch, time].
 
-    Only steps that are `there` count; `real` [batch, time, channel] is brought to zero mean and unit variance.
+    `predicted` [row, channel] has the steps of `predicted_mask`; `real` [batch, time, channel] is normalised to zero
+    mean and unit variance.
     """
-    both = where & there
+    both = predicted_mask & real_mask
     if not both.any():
         return predicted.new_zeros(())
-    return F.mse_loss(predicted[both[where]], F.layer_norm(real[both], real.shape[-1:]))
+    return F.mse_loss(predicted[both[predicted_mask]], F.layer_norm(real[both], real.shape[-1:]))

@@ -1,7 +1,7 @@
-"""AVR: refine the features of both modalities together, by running a diffusion backwards from them.
+"""AVR: refine the features of both modalities together, by the reverse chain of a diffusion over their joint map.
 
-It invents no feature of its own: what stands for a missing modality is given to it, by `train.methods.rmm_avr` from
-the slots of RMM, by the method `avr` here as plain noise.
+It refines features that are given, real or imputed: `train.methods.rmm_avr` imputes them with RMM, the method `avr`
+here uses noise.
 Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024), section 3.2, Eq. 5-7.
 """
 
@@ -29,15 +29,18 @@ FILL_SEED = 0
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """What the diffusion predicts, how its values are scaled, where it starts and how features are read back.
+    """Settings of `AudioVisualRefiner`; `REFINE_VARIANTS` lists them for "paper", "released" and "recommended".
 
-    `objective`: "noise" (Eq. 7) or "v". `scaling`: "none"; "standardised", per channel by running moments of the real
-    pairs, undone at the end; "clamped", clean estimates held in [-1, 1] and mapped to [0, 1] at the end. `readout` of
-    the audio vector from the map: "mean" of the cells or the "corner" (0, 0). `start`: the features enter at the
-    "last" step as they are, or at the "middle" one, shrunk as its noising would shrink them. `correction`: features
-    that were given come back with what the diffusion adds to them, instead of being made anew; it begins as nothing.
-    `stochastic`: the chain adds its noise in training (in evaluation it never does). `detached`: the diffusion's own
-    loss does not shape the features. `one_sided`: training questions on videos that lack a modality are used too.
+    `objective`: what the U-Net predicts, "noise" (Eq. 7) or "v".
+    `scaling`: of the joint map. "none". "standardised": per channel by moments of real pairs, and undone at the end.
+    "clamped": clean estimates are clamped to [-1, 1], the result is mapped to [0, 1].
+    `readout`: cell of the joint map that gives the audio vector, the "mean" of all cells or the "corner" (0, 0).
+    `start`: step at which the joint map enters the reverse chain: the "last", unscaled, or the "middle", scaled by
+    sqrt(alpha-bar) as forward noising does.
+    `correction`: the output is added to the input features instead of replacing them; it is zero before training.
+    `stochastic`: the reverse chain adds its noise in training; in evaluation it never does.
+    `detached`: L_ave trains the U-Net only; it gives no gradient to the features or the joining convolution.
+    `one_sided`: training also uses questions that have only one modality in the data.
     """
 
     objective: Objective
@@ -72,11 +75,13 @@ REFINE_VARIANTS = {
 
 @dataclass(frozen=True)
 class DiffusionSizes:
-    """Steps of the diffusion and widths of its U-Net; the defaults are the paper's, where it names them.
+    """Steps of the diffusion and sizes of its U-Net; the defaults are the paper's where it states them.
 
-    `width`: channels of the joint map that is diffused (None: those of the visual map, as released).
-    `gradient_steps`: only the last so many network calls of a reverse chain get a gradient (None: all).
-    `recompute`: activations of a chain are recomputed in the backward pass instead of kept.
+    `steps`: T of the paper. `schedule`: of the noise, "sigmoid" (as released), "cosine" or "linear".
+    `dim`, `mults`, `stem_kernel`: widths of the U-Net and side of its first convolution (`UNet`).
+    `width`: channels of the joint map (None: as many as the visual map, as released).
+    `gradient_steps`: only the last so many U-Net calls of a reverse chain get a gradient (None: all).
+    `recompute`: recompute the chain's activations in the backward pass to save memory.
     """
 
     steps: int = 10
@@ -90,19 +95,19 @@ class DiffusionSizes:
 
 
 class AudioVisualRefiner(nn.Module):
-    """Join an audio vector and a map of the same second, diffuse the joint map backwards, read both back.
+    """Join the audio vector and the visual map of a step, run the reverse chain on the joint map, split the result.
 
-    The vector is repeated over the cells and stands first; 1x1 convolutions go from both channels to the map's and back
-    (524,800 and 525,312 parameters at 512 channels each). `shapes`: {"audio": (channel,), "visual": (channel, height,
-    width), (channel,), or (token, channel)}. Of tokens the first sums the picture up and is treated like the audio
-    vector; the others are the cells of a square.
+    `join`, a 1x1 convolution, maps the audio vector, repeated over the cells, and the visual map, concatenated in this
+    order, to the joint map; `read` maps it back (524,800 and 525,312 parameters at 512 channels each). `shapes`:
+    {"audio": (channel,), "visual": (channel, height, width), (channel,), or (token, channel)}. The first visual token
+    summarises the frame and is treated as the audio vector is; the others are the cells of a square map.
 
-    Source: section 3.2; the repetition, the convolutions and the read-out are the released code's, the paper says
-    only that features are concatenated and separated. Differs from the released code: see `RefineSettings`; the
-    variant "released" computes the same numbers. "recommended" mends three things: values are scaled to the unit
-    variance that the schedule supposes; the chain starts in the middle, because at the last step of ten the
-    schedule leaves 0.6 % of a signal, so that what is known of the video would be lost; and it corrects the features
-    instead of making them anew through a narrower map.
+    Source: section 3.2. The repetition, the convolutions and the read-out are the released code's; the paper only says
+    that features are concatenated and separated. Differs from the released code: see `RefineSettings`; the variant
+    "released" computes the same numbers. "recommended" fixes three things: values are scaled to the unit variance that
+    the schedule assumes; the chain starts at the middle step, because at the last of ten steps the schedule keeps
+    0.6 % of a signal, so that the information on the video would be lost; and features are corrected, not regenerated
+    through a narrower joint map.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class AudioVisualRefiner(nn.Module):
     def loss(self, audio: Tensor, visual: Tensor) -> Tensor:
         """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, *shape of a step].
 
-        Source: Eq. 7. Draws steps and noise from torch's default generator.
+        Updates the running moments in training. Samples steps and noise from torch's default generator. Source: Eq. 7.
         """
         joint = self._joined(audio, visual)
         if self.settings.detached:
@@ -151,14 +156,14 @@ class AudioVisualRefiner(nn.Module):
         audio: Tensor,
         visual: Tensor,
         *,
-        given: tuple[str, ...] = MODALITIES,
+        corrected: tuple[str, ...] = MODALITIES,
         noises: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return refined `audio` [row, channel] and `visual` [row, *shape of a step].
+        """Return the refined `audio` [row, channel] and `visual` [row, *shape of a step].
 
-        `given`: the modalities whose values mean something (the others are noise), so that they can be corrected.
-        `noises` [step, row, channel, height, width]: the noise of the chain; without it, none in evaluation and
-        where the settings say so, else a draw from torch's default generator. Source: Fig. 4b.
+        `corrected`: the modalities to correct if the setting `correction` is set; the others, which are noise, are
+        replaced. `noises` [step, row, channel, height, width]: the noise of the chain. By default it is sampled from
+        torch's default generator in training if the setting `stochastic` is set, else there is none. Source: Fig. 4b.
         """
         start = self._scaled(self._joined(audio, visual))
         if noises is None and self.training and self.settings.stochastic:
@@ -177,18 +182,19 @@ class AudioVisualRefiner(nn.Module):
         )
         new_audio, new_visual = self._read(self._unscaled(end))
         if self.settings.correction:
-            new_audio = audio + new_audio if "audio" in given else new_audio
-            new_visual = visual + new_visual if "visual" in given else new_visual
+            new_audio = audio + new_audio if "audio" in corrected else new_audio
+            new_visual = visual + new_visual if "visual" in corrected else new_visual
         return new_audio, new_visual
 
     def _joined(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Convolve the vector, repeated over all cells, with the map; the repetition is never written out."""
+        """Return the joint map [row, channel, height, width], without materialising the repeated audio vector."""
         weight = self.join.weight
         vector, cells = self._unfold(audio, visual)
-        of_vector = F.linear(vector, weight[:, : self.split, 0, 0], self.join.bias)
-        return F.conv2d(cells, weight[:, self.split :]) + of_vector[:, :, None, None]
+        from_vector = F.linear(vector, weight[:, : self.split, 0, 0], self.join.bias)
+        return F.conv2d(cells, weight[:, self.split :]) + from_vector[:, :, None, None]
 
     def _read(self, joint: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the audio and visual features read from the joint map [row, channel, height, width]."""
         weight, bias = self.read.weight, self.read.bias
         assert bias is not None
         vector = joint.mean((2, 3)) if self.settings.readout == "mean" else joint[:, :, 0, 0]
@@ -197,7 +203,7 @@ class AudioVisualRefiner(nn.Module):
         return self._fold(vector, cells)
 
     def _unfold(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is repeated over the cells [row, channel], and the map [row, channel, height, width]."""
+        """Return the vector to repeat over the cells [row, channel], and the map [row, channel, height, width]."""
         if self.is_map:
             return audio, visual
         if not self.side:
@@ -206,7 +212,7 @@ class AudioVisualRefiner(nn.Module):
         return torch.cat((audio, visual[:, 0]), 1), cells
 
     def _fold(self, vector: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Return audio and visual features of what `_unfold` makes of them."""
+        """Return the audio and visual features of a vector and a map; the inverse of `_unfold`."""
         if self.is_map:
             return vector, cells
         if not self.side:
@@ -217,31 +223,38 @@ class AudioVisualRefiner(nn.Module):
     def _scaled(self, joint: Tensor) -> Tensor:
         if self.settings.scaling != "standardised":
             return joint
-        return (joint - _cells(self.moments.mean)) / _cells(self._deviation())
+        mean, deviation = self._mean_and_deviation()
+        return (joint - mean) / deviation
 
     def _unscaled(self, clean: Tensor) -> Tensor:
         if self.settings.scaling == "clamped":
             return (clean + 1) / 2
         if self.settings.scaling == "none":
             return clean
-        return clean * _cells(self._deviation()) + _cells(self.moments.mean)
+        mean, deviation = self._mean_and_deviation()
+        return clean * deviation + mean
 
-    def _deviation(self) -> Tensor:
-        return self.moments.variance.clamp_min(SMALLEST_VARIANCE).sqrt()
+    def _mean_and_deviation(self) -> tuple[Tensor, Tensor]:
+        """Return the running mean and standard deviation of the joint map, both [channel, 1, 1]."""
+        deviation = self.moments.variance.clamp_min(SMALLEST_VARIANCE).sqrt()
+        return self.moments.mean[:, None, None], deviation[:, None, None]
 
 
 def refined_features(
-    refiner: AudioVisualRefiner, representation: Representation, *, given: tuple[str, ...] = MODALITIES
+    refiner: AudioVisualRefiner, representation: Representation, *, corrected: tuple[str, ...] = MODALITIES
 ) -> dict[str, Tensor]:
-    """Return {modality: [batch, time, ...]}, both modalities refined where `representation` has both."""
+    """Return the refined features {modality: [batch, time, ...]}, zeros where `representation` has not both.
+
+    `corrected`: see `AudioVisualRefiner.refine`.
+    """
     both = representation.masks["audio"] & representation.masks["visual"]
     rows = (representation.features[m][both] for m in MODALITIES)
-    refined = refiner.refine(*rows, given=given)
+    refined = refiner.refine(*rows, corrected=corrected)
     return {m: scatter_rows(values, both) for m, values in zip(MODALITIES, refined, strict=True)}
 
 
 def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> Tensor:
-    """Return L_ave (scalar) over the real steps where both modalities are there. Source: Eq. 7."""
+    """Return L_ave (scalar) over the steps where both modalities are available; 0 if there is none. Source: Eq. 7."""
     both = representation.masks["audio"] & representation.masks["visual"]
     if not both.any():
         return representation.question.new_zeros(())
@@ -249,16 +262,16 @@ def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> 
 
 
 def refine_settings(variant: str) -> RefineSettings:
-    """Return the settings of `variant`; UserError where it is unknown."""
+    """Return the settings of `variant`; raise `UserError` if it is unknown."""
     if variant not in REFINE_VARIANTS:
-        raise UserError(f"variant {variant!r} is unknown; take one of {', '.join(REFINE_VARIANTS)}")
+        raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(REFINE_VARIANTS)}")
     return REFINE_VARIANTS[variant]
 
 
 class NoiseFill(nn.Module):
-    """Stand-in features that mean nothing: fresh standard normal noise in training, one fixed draw in evaluation.
+    """Standard normal noise as imputed features: fresh in training, the same fixed sample for all steps in evaluation.
 
-    The fixed draw makes a prediction independent of the batch that it is made in.
+    The fixed sample makes a prediction independent of its batch.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -268,17 +281,18 @@ class NoiseFill(nn.Module):
             self.register_buffer(modality, torch.randn(tuple(shapes[modality]), generator=generator))
 
     def forward(self, modality: str, mask: Tensor) -> Tensor:
-        """Return [batch, time, *shape of modality] for `mask` [batch, time]."""
+        """Return features of `modality` [batch, time, *shape of a step] for `mask` [batch, time]."""
         fixed = self.get_buffer(modality).expand(*mask.shape, *self.get_buffer(modality).shape)
         return torch.randn_like(fixed) if self.training else fixed
 
 
 class Avr(ImputingMethod):
-    """Answer from refined features where a modality is missing, noise standing for it: the diffusion alone.
+    """Impute a missing modality with AVR alone, from noise and the available modality, without RMM.
 
-    Training asks every complete question three times, as it is and with either modality replaced, and adds the
-    diffusion's loss: L = sum of the three answer losses + refine_weight x L_ave.
-    Source: section 3.2, the row "AVR" of table 4; the paper does not say what enters for the missing half, noise is
+    The missing features enter the reverse chain as noise; the backbone answers from the refined features of both
+    modalities. Trained as every `ImputingMethod`: L = sum of the three answer losses + refine_weight x L_ave (Eq. 7,
+    named "ave"). `variant`: see `RefineSettings` and `REFINE_VARIANTS`. `steps` to `recompute`: see `DiffusionSizes`.
+    Source: section 3.2, the row "AVR" of table 4; the paper does not say what replaces the missing features, noise is
     our reading. Differs from the released code: it has no such mode.
     """
 
@@ -307,20 +321,16 @@ class Avr(ImputingMethod):
         self.fill = NoiseFill(backbone.feature_shapes)
 
     def impute(self, representation: Representation, missing: str) -> Representation:
-        """Return `representation` with both modalities refined, noise in the place of `missing` before."""
+        """Return `representation` with both modalities refined, after noise replaced the features of `missing`."""
         available = OTHER[missing]
         noise = self.fill(missing, representation.masks[available])
         noisy = with_imputed(representation, {missing: noise}, available)
-        return with_imputed(noisy, refined_features(self.refiner, noisy, given=(available,)), available)
+        return with_imputed(noisy, refined_features(self.refiner, noisy, corrected=(available,)), available)
 
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
     ) -> dict[str, Tensor]:
-        """Return the answer losses with each modality replaced and, of a complete batch, "ave" (L_ave)."""
+        """Return the answer losses of each imputation and, for a complete batch, "ave" (L_ave)."""
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
         losses = imputed_answer_losses(self.backbone, completed, answer)
         return losses if missing else losses | {"ave": refine_loss(self.refiner, representation)}
-
-
-def _cells(values: Tensor) -> Tensor:
-    return values[:, None, None]

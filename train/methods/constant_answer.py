@@ -1,4 +1,4 @@
-"""Answers about videos of which no modality is available, from learned constants."""
+"""Answers to questions with both modalities missing, from learned constants."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from train.networks.layers import LearnedConstants
 
 
 class ConstantAnswer(nn.Module):
-    """Answer a question about a video of which nothing is there, from learned constants at the pooled level.
+    """Answer from the question and one learned constant per modality at the pooled level.
 
-    Only the constants learn: the backbone, and the question's encoding, get no gradient from here, so that the
-    objective of the method stays as it is for everything else.
-    Source: ours; the paper says nothing of questions with both modalities missing.
-    Differs from the released code, which adds noise to both real features and reads them.
+    `loss` trains the constants only: it gives no gradient to the backbone or the question's encoding, so that the
+    method's objective for all other parameters is unchanged.
+    Source: ours; the paper does not cover questions with both modalities missing.
+    Differs from the released code: that adds noise to the real features of both modalities and reads them.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -27,7 +27,7 @@ class ConstantAnswer(nn.Module):
         self.constants = LearnedConstants(backbone)
 
     def loss(self, backbone: Backbone, representation: Representation, answer: Tensor) -> Tensor:
-        """Return the scalar cross-entropy; only the question of `representation` is read."""
+        """Return the scalar cross-entropy of `logits`; only the question of `representation` is read."""
         with frozen(backbone):
             return cross_entropy(self.logits(backbone, representation.detached()), answer)
 
@@ -36,21 +36,25 @@ class ConstantAnswer(nn.Module):
         pooled = self.constants(MODALITIES, len(representation.question))
         return backbone.answer(replace(representation.question_alone(), pooled=pooled)).logits
 
+    def predict(self, backbone: Backbone, batch: Batch) -> Tensor:
+        """Return logits [batch, answer]; only the question of `batch` is read."""
+        return self.logits(backbone, encode_question(backbone, batch))
+
 
 def encode_question(backbone: Backbone, batch: Batch) -> Representation:
-    """Return the question as `backbone` reads it; no modality is touched."""
+    """Return the question as encoded by `backbone`, without audio and visual features."""
     return backbone.encode(batch.without(*MODALITIES))
 
 
 @contextmanager
 def frozen(backbone: Backbone) -> Iterator[None]:
-    """Let a graph built inside give no gradient to the parameters of `backbone`."""
+    """Freeze the parameters of `backbone`: what is computed inside the block gives them no gradient."""
     assert isinstance(backbone, nn.Module)
-    learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    for parameter in learning:
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    for parameter in trained:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in learning:
+        for parameter in trained:
             parameter.requires_grad_(True)

@@ -1,7 +1,6 @@
-"""A learned constant in the place of what a generator would make: what is it worth to generate at all?
+"""Constant fill: impute a learned constant, the control for methods that impute from the video and the question.
 
-It reads nothing of the video or the question to make it.
-Source: ours, the control of `train.methods.rmm`, whose slots the paper's addressing mixes into nearly one vector.
+Source: ours, the control of `train.methods.rmm`, whose slots the paper's addressing averages to nearly one vector.
 """
 
 from collections.abc import Sequence
@@ -17,12 +16,12 @@ from train.methods.imputation import ImputingMethod, imputed_answer_losses, with
 
 
 class ConstantFill(ImputingMethod):
-    """Answer with one learned step of features, the same for every second of every video, for a missing modality.
+    """Impute a missing modality with one learned step of features, the same for all steps of all videos.
 
-    Training asks every complete question three times, as it is and with either modality replaced, as `rmm` does:
-    L = sum of the three answer losses, and the backbone's own for what is complete. Questions that lack a modality by
-    nature are used. The constants begin as the mean step of the first complete batch: a step of zeros has no direction,
-    which a backbone that compares directions could not learn from.
+    Trained as every `ImputingMethod`, also on questions that have only one modality in the data: L = sum of the three
+    answer losses; the backbone's match loss is computed on real pairs only. The constants are initialised with the mean
+    step of the first complete batch: zeros have no direction, so that a backbone that compares directions could not
+    learn from them.
     Differs from the released code: it has no such mode.
     """
 
@@ -33,7 +32,7 @@ class ConstantFill(ImputingMethod):
         self.register_buffer("placed", torch.zeros((), dtype=torch.bool))
 
     def impute(self, representation: Representation, missing: str) -> Representation:
-        """Return `representation` with the constant in every step of the available modality."""
+        """Return `representation` with the constant of `missing` at each step of the available modality."""
         mask = representation.masks[OTHER[missing]]
         steps = self.constants[missing].expand(*mask.shape, *self.constants[missing].shape)
         return replace(with_imputed(representation, {missing: steps}, OTHER[missing]), negatives=None)
@@ -41,14 +40,14 @@ class ConstantFill(ImputingMethod):
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
     ) -> dict[str, Tensor]:
-        """Return the answer losses with each modality replaced."""
+        """Return the answer losses of each imputation."""
         if self.training and not missing and not self.get_buffer("placed"):
-            self._place(representation)
+            self._initialise_constants(representation)
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
         return imputed_answer_losses(self.backbone, completed, answer)
 
     @torch.no_grad()
-    def _place(self, representation: Representation) -> None:
+    def _initialise_constants(self, representation: Representation) -> None:
         for modality, constant in self.constants.items():
             steps = representation.features[modality][representation.masks[modality]]
             constant.copy_(steps.mean(0))

@@ -1,6 +1,6 @@
-"""DrFuse: shared and distinct vectors of both modalities, weighed by an attention that knows which of them are there.
+"""DrFuse: attention over a shared and a distinct vector of each available modality.
 
-It generates nothing: a missing modality leaves the attention fewer vectors.
+Nothing is imputed: with a missing modality the attention has fewer vectors.
 Source: Yao et al., "DrFuse: Learning Disentangled Representation for Clinical Multi-Modal Fusion with Missing Modality
 and Modal Inconsistency", AAAI 2024.
 """
@@ -15,25 +15,28 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
 from train.methods.constant_answer import encode_question
-from train.methods.losses import cross_entropy, mean_over_parts, weighted_sum
+from train.methods.losses import cross_entropy, sampled_losses, weighted_sum
 
 SHARED = "shared"
 SMALLEST_PROBABILITY = 1e-6
 
 
 class DrFuse(nn.Module):
-    """Answer from the attended mix of each modality's distinct vector and the shared one of those that are there.
+    """Answer from the attention-weighted mean of each available modality's distinct vector and a shared vector.
 
-    Acts on the pooled level; its own answer layer takes the place of the backbone's. Shared vectors of both fuse into
-    the logit of their mean probability; the question asks the vectors that are there. Training draws for every
-    complete question one of complete, audio missing, visual missing with equal chances: L = cross-entropy of the
-    answer and of one head per vector + Jensen-Shannon divergence of the two shared vectors + |cosine| of each
-    modality's shared and distinct vector + a ranking loss: of two vectors, the one whose head errs less shall get
-    the larger weight. All weights are 1; what needs a missing modality is left out.
+    Acts on the pooled level; its own answer layer replaces the backbone's. The shared vectors of both modalities are
+    fused to the logit of their mean probability; the query is the question. Training samples one of complete, audio
+    missing and visual missing for each complete question, a third each: L = cross-entropy of the answer ("answer") and
+    of one head per vector ("<vector>_answer") + Jensen-Shannon divergence of the two shared vectors ("aligned") +
+    |cosine| of the shared and the distinct vector of each modality ("disentangled") + a ranking loss, by which the
+    vector with the smaller head error should have the larger attention weight ("ranking") + "unseen", which trains the
+    vector that answers if both modalities are missing. All weights are 1; losses that need a missing modality are left
+    out.
 
-    Source: sections 3.2-3.4. Differs from the released code: either modality may be missing, not the second alone;
-    answers exclude one another, so that one query, made of the question, takes the place of one per class, and heads
-    answer the question too; no dropout. Losses are means over all questions, also those they leave out.
+    Source: sections 3.2-3.4. Differs from the released code: either modality may be missing, not only the second;
+    answers are mutually exclusive, so a single query, computed from the question, replaces one query per class, and the
+    heads read the question too; no dropout. Each loss is averaged over all questions, as 0 for those that it is not
+    computed for.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
@@ -53,11 +56,11 @@ class DrFuse(nn.Module):
         self.unseen = nn.Parameter(torch.zeros(channels))
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scalar losses by name and "total", over what the draw left of the batch."""
-        return mean_over_parts([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
+        """Return the scalar losses by name, and "total"."""
+        return sampled_losses(batch, self._losses)
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]; with both modalities missing a learned vector stands for what was fused."""
+        """Return logits [batch, answer]; if both modalities are missing, a learned vector replaces the fused one."""
         if not batch.present:
             return self._unseen_logits(encode_question(self.backbone, batch).question)
         representation = self.backbone.encode(batch)
@@ -74,7 +77,7 @@ class DrFuse(nn.Module):
             logits, weights = self._answer(question, vectors)
             heads = {name: self.heads[name](torch.tanh(vector * question)) for name, vector in vectors.items()}
             losses["answer"] = cross_entropy(logits, answer)
-            losses |= {f"{name}_answer": cross_entropy(told, answer) for name, told in heads.items()}
+            losses |= {f"{name}_answer": cross_entropy(head_logits, answer) for name, head_logits in heads.items()}
             cosines = [F.cosine_similarity(shared[m], vectors[m], dim=-1).abs().mean() for m in shared]
             losses["disentangled"] = torch.stack(cosines).sum()
             losses["ranking"] = _ranking_loss(weights, heads, answer)
@@ -83,7 +86,10 @@ class DrFuse(nn.Module):
         return losses | {"total": weighted_sum(losses, {})}
 
     def _vectors(self, representation: Representation) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the attended vectors {modality or "shared": [batch, channel]} and the shared one of each modality."""
+        """Return the vectors to attend to and the shared vectors before fusion.
+
+        Both are [batch, channel] tensors, by modality or "shared", and by modality.
+        """
         pooled = self.backbone.pool(representation)
         vectors = {m: self.distinct[m](values) for m, values in pooled.items()}
         shared = {m: self.projection(self.shared[m](values)) for m, values in pooled.items()}
@@ -94,44 +100,46 @@ class DrFuse(nn.Module):
         stacked = torch.stack(list(vectors.values()), dim=1)
         scores = torch.einsum("bc,bvc->bv", self.query(question), self.key(stacked)) / stacked.shape[-1] ** 0.5
         weights = scores.softmax(dim=-1)
-        mixed = torch.einsum("bv,bvc->bc", weights, self.value(stacked))
-        return self.answer_layer(torch.tanh(mixed * question)), dict(zip(vectors, weights.unbind(1), strict=True))
+        fused = torch.einsum("bv,bvc->bc", weights, self.value(stacked))
+        return self.answer_layer(torch.tanh(fused * question)), dict(zip(vectors, weights.unbind(1), strict=True))
 
     def _unseen_logits(self, question: Tensor) -> Tensor:
-        """Return logits [batch, answer] of which nothing but the constant learns."""
-        mixed = torch.tanh(self.unseen * question.detach())
+        """Return logits [batch, answer] that give a gradient to the learned vector only."""
+        fused = torch.tanh(self.unseen * question.detach())
         assert self.answer_layer.bias is not None
-        return F.linear(mixed, self.answer_layer.weight.detach(), self.answer_layer.bias.detach())
+        return F.linear(fused, self.answer_layer.weight.detach(), self.answer_layer.bias.detach())
 
 
 def _mean_probability(logits: list[Tensor]) -> Tensor:
-    """Return the logit of the mean of one or two sigmoids, element by element."""
+    """Return the logit of the mean of the sigmoids of one or two tensors, per element."""
     if len(logits) == 1:
         return logits[0]
     first, second = logits
-    both, none = first + second, torch.zeros_like(first)
-    over = torch.logsumexp(torch.stack((both, both, first, second)), dim=0)
-    return over - torch.logsumexp(torch.stack((none, none, first, second)), dim=0)
+    total, zero = first + second, torch.zeros_like(first)
+    over = torch.logsumexp(torch.stack((total, total, first, second)), dim=0)
+    return over - torch.logsumexp(torch.stack((zero, zero, first, second)), dim=0)
 
 
 def _divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Return the mean Jensen-Shannon divergence (scalar, nats) of two tensors of logits of yes-or-no variables."""
+    """Return the mean Jensen-Shannon divergence (scalar, nats) of the Bernoulli variables with these logits."""
     probabilities = torch.stack((first.sigmoid(), second.sigmoid()))
     return (_entropy(probabilities.mean(0)) - _entropy(probabilities).mean(0)).mean()
 
 
 def _entropy(probability: Tensor) -> Tensor:
-    probability = probability.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)  # at 0 the gradient has no end
+    probability = probability.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)  # at 0 the gradient is infinite
     other = 1 - probability
     return -torch.xlogy(probability, probability) - torch.xlogy(other, other)
 
 
 def _ranking_loss(weights: dict[str, Tensor], heads: dict[str, Tensor], answer: Tensor) -> Tensor:
-    """Return the mean (scalar) over pairs of vectors of how much weight the one with the worse head has too much."""
+    """Return the mean (scalar) over pairs of vectors of the excess weight of the vector with the larger head error."""
     known = answer >= 0
     if len(weights) == 1 or not known.any():
         return answer.new_zeros((), dtype=torch.float32)
-    errors = {n: F.cross_entropy(told[known], answer[known], reduction="none").detach() for n, told in heads.items()}
+    errors = {
+        name: F.cross_entropy(logits[known], answer[known], reduction="none").detach() for name, logits in heads.items()
+    }
     excess = [
         F.relu(-(errors[two] - errors[one]).sign() * (weights[one] - weights[two])[known]).mean()
         for one, two in combinations(weights, 2)

@@ -1,7 +1,7 @@
-"""Meaningless stand-ins for stored features: what a plain backbone is shown where a modality is missing.
+"""Fill values for the stored features of a missing modality: zeros, noise or the training mean.
 
-Nothing is generated from the other modality here; that is what methods do.
-Source: the ECCV 2024 missing-modality paper leaves open how a missing input is presented; zeros is our primary.
+They carry no information about the video; methods that impute features are in `train.methods.imputation`.
+Source: the ECCV 2024 missing-modality paper does not say how a missing input is presented; zeros is our primary choice.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ Fill = Literal["zeros", "randn", "mean"]
 
 
 class Filling(nn.Module):
-    """Put zeros, noise or the training mean where a stored feature is missing.
+    """Fill the stored features of a missing modality with zeros, noise or the training mean.
 
-    Noise is drawn anew for each question from a hash of its id, so that no answer depends on its batch. The mean is
-    over all steps that were `learn`ed from.
+    `fill`: "zeros"; "randn", standard normal noise seeded by a hash of the question's id, so that no answer depends on
+    its batch; "mean", the mean over all steps passed to `update_mean`.
     """
 
     def __init__(self, backbone: Backbone, fill: Fill = "zeros") -> None:
@@ -30,12 +30,12 @@ class Filling(nn.Module):
         self.fill = fill
         self.names = {m: backbone.needs[m] for m in MODALITIES}
         self.shapes = backbone.input_shapes
-        for name in self._stored():
+        for name in (name for modality in MODALITIES for name in self.names[modality]):
             self.register_buffer(f"mean_{name}", torch.zeros(self.shapes[name]))
             self.register_buffer(f"steps_{name}", torch.zeros((), dtype=torch.int64))
 
-    def learn(self, batch: Batch) -> None:
-        """Take the steps that are there into the mean; needed by the fill "mean" alone."""
+    def update_mean(self, batch: Batch) -> None:
+        """Update the mean with the available steps of `batch`; no effect unless `fill` is "mean"."""
         if self.fill != "mean":
             return
         for modality in batch.present:
@@ -45,10 +45,10 @@ class Filling(nn.Module):
                 steps += len(rows)
                 mean += (rows.sum(0) - len(rows) * mean) / steps
 
-    def complete(self, batch: Batch) -> Batch:
-        """Return the batch with both modalities there.
+    def fill_missing(self, batch: Batch) -> Batch:
+        """Return the batch with the missing modalities filled.
 
-        A stand-in has the steps of the other modality, or all steps where both are missing.
+        A filled modality has the mask of the available one; if both are missing, all steps are filled.
         """
         missing = [m for m in MODALITIES if m not in batch.present]
         if not missing:
@@ -56,26 +56,25 @@ class Filling(nn.Module):
         mask = batch.mask(batch.present[0]) if batch.present else torch.ones_like(batch.audio_mask)
         filled = batch
         for modality in missing:
-            filled = filled.filled(modality, self._stand_in(modality, batch, mask), mask)
+            filled = filled.filled(modality, self._fill_values(modality, batch, mask), mask)
         return filled
 
-    def _stand_in(self, modality: str, batch: Batch, mask: Tensor) -> dict[str, Tensor]:
+    def _fill_values(self, modality: str, batch: Batch, mask: Tensor) -> dict[str, Tensor]:
+        """Return {feature: [batch, time, ...]} of `modality`, in the shape of `mask` [batch, time]."""
         values = {}
         for name in self.names[modality]:
             shape = (*mask.shape, *self.shapes[name])
             if self.fill == "randn":
-                values[name] = torch.stack([_noise(shape[1:], name + key) for key in batch.question_id]).to(mask.device)
+                noise = [_noise(shape[1:], name + question_id) for question_id in batch.question_id]
+                values[name] = torch.stack(noise).to(mask.device)
             else:
                 mean = self.get_buffer(f"mean_{name}")
                 values[name] = (mean if self.fill == "mean" else torch.zeros_like(mean)).expand(shape)
         return values
 
-    def _stored(self) -> list[str]:
-        return [name for modality in MODALITIES for name in self.names[modality]]
-
 
 def complete_losses(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-    """Return the scalar losses of answering `batch`, which has both modalities: "answer", the backbone's, "total"."""
+    """Return the scalar losses of a batch with both modalities: "answer", the backbone's own and "total", their sum."""
     answer = backbone.answer(backbone.encode(batch))
     losses = {"answer": F.cross_entropy(answer.logits, batch.answer), **answer.losses}
     return losses | {"total": torch.stack(list(losses.values())).sum()}

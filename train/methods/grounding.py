@@ -1,6 +1,6 @@
-"""Grounding pre-training: a backbone learns which sound belongs to which picture before it is asked anything.
+"""Grounding pre-training: train the backbone to match audio and frames before it answers questions.
 
-It answers no question: what it trains is where a run that answers starts from (`--start-from`). It runs on stored maps.
+It answers no questions; a run that does starts from its weights (`--start-from`). It reads stored maps.
 Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022, section 4.1 and release.
 """
 
@@ -15,13 +15,14 @@ from train.interfaces import Backbone, Matches, SupportsMatching
 
 
 class GroundingPretraining(nn.Module):
-    """Train a backbone's match head on one pair of sound and picture a step, and one with another video's picture.
+    """Train the match head of a backbone on one matching and one mismatching pair of audio and frame per time step.
 
-    A video counts once, however many questions are asked about it.
-    Source: `grounding_gen` of the release. Differs from the released code: positives are all the steps that the
-    backbone reads, not the first ten seconds; the videos are those of the split, so that validation is not training;
-    the frozen trunk cannot drift, as its maps are stored; negatives are drawn from every step of other videos.
-    Raises `UserError` for a backbone that has nothing to tell them apart with.
+    The frame of a mismatching pair is of another video. Each video counts once, whatever its number of questions.
+    L = mean cross-entropy over both kinds of pairs. Raises `UserError` if the backbone has no match head.
+    Source: `grounding_gen` of the release. Differs from the released code: positives are all steps that the backbone
+    reads, not the first ten seconds; the videos are those of the split, so that validation videos are not trained on;
+    the frozen image network cannot change, because its maps are stored; negatives are sampled from all steps of other
+    videos.
     """
 
     selection_scenarios: tuple[str, ...] = ()
@@ -31,7 +32,7 @@ class GroundingPretraining(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         if not isinstance(backbone, SupportsMatching):
-            raise UserError("objective 'grounding' needs a backbone that matches sound and picture: take avst")
+            raise UserError("objective 'grounding' needs a backbone that matches audio and frames: choose avst")
         self.backbone: Backbone = backbone
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -39,22 +40,22 @@ class GroundingPretraining(nn.Module):
         return {"total": self._matches(batch).loss()}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Raise TypeError: nothing is answered here."""
-        raise TypeError("grounding pre-training answers no question: start a run from it")
+        """Raise TypeError: pre-training answers no questions."""
+        raise TypeError("grounding pre-training answers no questions: start a run from it")
 
     @torch.no_grad()
     def score(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return {"pairs": percent of pairs told rightly}, over complete batches with negatives."""
-        right = pairs = 0
+        """Return {"pairs": percentage of correctly classified pairs} over complete batches with negatives."""
+        correct = pairs = 0
         for batch in batches:
             matches = self._matches(batch)
-            right += matches.count_correct()
+            correct += matches.count_correct()
             pairs += 2 * int(matches.real.sum())
-        return {"pairs": 100 * right / max(pairs, 1)}
+        return {"pairs": 100 * correct / max(pairs, 1)}
 
     def _matches(self, batch: Batch) -> Matches:
-        entered = self.backbone.encode(batch)
-        if entered.negatives is None:
-            raise UserError("grounding pre-training needs pictures of other videos: the split has only one")
+        representation = self.backbone.encode(batch)
+        if representation.negatives is None:
+            raise UserError("grounding pre-training needs frames of other videos: the split has only one video")
         assert isinstance(self.backbone, SupportsMatching)
-        return self.backbone.match(entered)
+        return self.backbone.match(representation)

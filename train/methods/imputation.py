@@ -1,8 +1,8 @@
-"""What every method that generates a missing modality shares: rows of steps, running moments, answers and constants.
+"""Shared parts of the methods that impute the features of a missing modality: base class, moments, losses, rows.
 
-It generates nothing itself (`train.methods.rmm`, `train.methods.avr`). A generator works on single steps: a batch is
-flattened sample by sample (row = sample x time + step) to the steps that are really there, so that a step that is not
-there produces nothing and enters no loss.
+The methods are `train.methods.rmm`, `train.methods.avr`, `train.methods.rmm_avr` and `train.methods.constant_fill`.
+Imputation works on single time steps: features [batch, time, ...] are flattened to the available steps as rows
+[row, ...], sample by sample (row = sample x time + step), so that masked steps impute nothing and enter no loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation, Stage
-from train.methods.constant_answer import ConstantAnswer, encode_question
+from train.methods.constant_answer import ConstantAnswer
 from train.methods.losses import answer_losses, weighted_sum
 
-FASTEST_FORGETTING = 0.01
+SMALLEST_UPDATE_RATE = 0.01
 BACKBONE_STAGE = Stage("backbone", 0.5, ("backbone.", "unseen."))
 
 
 class RunningMoments(nn.Module):
-    """Remember mean and variance of every element of `shape`, over all rows seen in training.
+    """Running mean and variance of each element of `shape` over all training rows, without gradient.
 
-    The first hundred updates count alike, from then on older ones fade by one hundredth at each. Nothing learns here.
+    The first hundred updates have equal weight; from then on each update has weight 0.01.
     """
 
     mean: Tensor
@@ -39,9 +39,9 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Take in `rows` [row, *shape]."""
+        """Update the moments with `rows` [row, *shape]."""
         self.updates += 1
-        rate = max(1 / int(self.updates), FASTEST_FORGETTING)
+        rate = max(1 / int(self.updates), SMALLEST_UPDATE_RATE)
         self.mean.lerp_(rows.mean(0).to(self.mean), rate)
         self.variance.lerp_((rows - self.mean).square().mean(0).to(self.variance), rate)
 
@@ -58,23 +58,22 @@ def scatter_rows(rows: Tensor, mask: Tensor) -> Tensor:
     return values
 
 
-def with_imputed(representation: Representation, generated: Mapping[str, Tensor], available: str) -> Representation:
-    """Return `representation` with `generated` {modality: [batch, time, ...]} as features.
+def with_imputed(representation: Representation, imputed: Mapping[str, Tensor], available: str) -> Representation:
+    """Return `representation` with `imputed` {modality: [batch, time, ...]} as its features.
 
-    All features then have the mask of the `available` modality: a generated step is there where its source is.
+    All features then have the mask of the `available` modality, from which they are imputed.
     """
-    mask = representation.masks[available]
-    features = {**representation.features, **generated}
-    return replace(representation, features=features, masks=dict.fromkeys(features, mask))
+    features = {**representation.features, **imputed}
+    return replace(representation, features=features, masks=dict.fromkeys(features, representation.masks[available]))
 
 
 def plain_losses(
-    backbone: Backbone, unseen: "ConstantAnswer", representation: Representation, batch: Batch
+    backbone: Backbone, unseen: ConstantAnswer, representation: Representation, batch: Batch
 ) -> dict[str, Tensor]:
-    """Return the scalar losses by name of answering `batch`, encoded as `representation`, without any imputation.
+    """Return the scalar losses of answering `batch`, encoded as `representation`, without imputation.
 
-    "unseen" trains the constants that answer with both modalities missing; a complete batch has the answer's
-    cross-entropy and the backbone's own losses too.
+    "unseen" trains the constants that answer if both modalities are missing. A complete batch also has "answer", the
+    cross-entropy, and the backbone's own losses.
     """
     losses = {"unseen": unseen.loss(backbone, representation, batch.answer)}
     if len(batch.present) == len(MODALITIES):
@@ -85,7 +84,10 @@ def plain_losses(
 def imputed_answer_losses(
     backbone: Backbone, completed: Mapping[str, Representation], answer: Tensor
 ) -> dict[str, Tensor]:
-    """Return losses "<modality>_missing_<name>" of answering `completed` {missing modality: representation}."""
+    """Return the losses "<modality>_missing_<name>" of answering from `completed` {missing modality: representation}.
+
+    <name> is "answer" or one of the backbone's own losses.
+    """
     return {
         f"{modality}_missing_{name}": loss
         for modality, representation in completed.items()
@@ -94,12 +96,14 @@ def imputed_answer_losses(
 
 
 class ImputingMethod(nn.Module):
-    """Base of the methods that impute the features of a missing modality and let the backbone answer from both.
+    """Base of the methods that impute the features of a missing modality; the backbone answers from both.
 
-    A subclass says what is imputed (`impute`) and what that costs in training (`imputation_losses`); its parts lie
-    beside `backbone` and `unseen`. Training asks every complete question three times, as it is and with either
-    modality imputed: L = sum of the three answer losses + the method's own losses, each times its weight in
-    `loss_weights`. Stages: the backbone on complete data, then everything.
+    Acts on the features level. Subclasses implement `impute` and `imputation_losses`; their modules are next to
+    `backbone` and `unseen`, the learned constants that answer if both modalities are missing. In training, each
+    complete question is answered three times, with both modalities, with audio imputed and with visual imputed:
+    L = sum of the three answer losses (cross-entropy and the backbone's own losses) + the method's own losses, each
+    times its weight in `loss_weights`, + "unseen". A question with one modality is answered once, with the other
+    imputed. Stages: the backbone on complete data without imputation, then all parameters.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
@@ -116,27 +120,27 @@ class ImputingMethod(nn.Module):
         self.stage = "all"
 
     def impute(self, representation: Representation, missing: str) -> Representation:
-        """Return `representation` with features of both modalities; those of `missing` are not read."""
+        """Return `representation` with the features of both modalities; those of `missing` are imputed, never read."""
         raise NotImplementedError
 
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
     ) -> dict[str, Tensor]:
-        """Return the scalar losses by name with each modality imputed: the one of `missing`, or both in turn."""
+        """Return the scalar losses of imputing `missing`, or of imputing each modality if `missing` is empty."""
         raise NotImplementedError
 
     def stages(self) -> tuple[Stage, ...]:
-        """Return the backbone on complete data, then everything."""
+        """Return the stages: the backbone on complete data, then all parameters."""
         return BACKBONE_STAGE, Stage("all", 0.5)
 
     def enter(self, stage: str) -> None:
-        """Begin the stage of this name: in "backbone" nothing is imputed."""
+        """Start the stage of this name; nothing is imputed in "backbone"."""
         self.stage = stage
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the named scalar losses; "total" is their weighted sum.
+        """Return the scalar losses by name; "total" is their weighted sum.
 
-        "unseen" trains the constants that answer with both modalities missing, and nothing else.
+        "unseen" trains only the constants that answer if both modalities are missing.
         """
         representation = self.backbone.encode(batch)
         losses = plain_losses(self.backbone, self.unseen, representation, batch)
@@ -146,13 +150,13 @@ class ImputingMethod(nn.Module):
         return losses | {"total": weighted_sum(losses, self.loss_weights)}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]: a missing modality is imputed; with both missing the constants answer."""
+        """Return logits [batch, answer] from both modalities, one of them imputed if missing, or from the constants."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
+            return self.unseen.predict(self.backbone, batch)
         return self.backbone.answer(self.complete(batch)).logits
 
     def complete(self, batch: Batch) -> Representation:
-        """Return the features of both modalities of a batch that has one; a missing one is imputed."""
+        """Return the features of both modalities, one of them imputed if missing; `batch` has at least one."""
         representation = self.backbone.encode(batch)
         for missing in set(MODALITIES) - set(batch.present):
             representation = self.impute(representation, missing)

@@ -1,6 +1,6 @@
-"""Modality dropout: the plain backbone, trained with modalities taken away at random and filled with zeros.
+"""Modality dropout: the plain backbone, trained with randomly removed modalities that are filled with zeros.
 
-Source: Neverova et al., "ModDrop: Adaptive Multi-modal Gesture Recognition", TPAMI 2016; the thirds are this project's.
+Source: Neverova et al., "ModDrop: Adaptive Multi-modal Gesture Recognition", TPAMI 2016; the probabilities are ours.
 """
 
 from torch import Tensor, nn
@@ -8,14 +8,16 @@ from torch import Tensor, nn
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
 from train.methods.filling import Fill, Filling, complete_losses
-from train.methods.losses import mean_over_parts
+from train.methods.losses import sampled_losses
 
 
 class ModalityDropout(nn.Module):
-    """Draw for every complete training question one of complete, audio missing, visual missing, with equal chances.
+    """Fill a missing modality as `ZeroFill` does, and train with sampled missing modalities.
 
-    Questions that lack a modality by nature are used as they are. The match loss is taken of complete ones alone.
-    Differs from the released code: ModDrop drops each modality by itself; here at most one goes.
+    Training samples one of complete, audio missing and visual missing for each complete question, a third each, and
+    uses questions that have only one modality in the data as they are: L = the backbone's answer losses; the match loss
+    is computed on complete questions only. `missing_fill`: see `Filling`.
+    Differs from the released code: ModDrop drops each modality independently; here at most one is dropped.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
@@ -28,10 +30,9 @@ class ModalityDropout(nn.Module):
         self.filling = Filling(backbone, missing_fill)
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return "answer", the backbone's losses and "total", over what the draw left of the batch."""
-        self.filling.learn(batch)
-        filled = [self.filling.complete(part) for _, part in batch.sample_missing()]
-        return mean_over_parts([(len(part), complete_losses(self.backbone, part)) for part in filled])
+        """Return "answer", the backbone's own losses and "total"."""
+        self.filling.update_mean(batch)
+        return sampled_losses(batch, lambda part: complete_losses(self.backbone, self.filling.fill_missing(part)))
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is filled."""
@@ -39,4 +40,4 @@ class ModalityDropout(nn.Module):
 
     def complete(self, batch: Batch) -> Representation:
         """Return the features of both modalities; a missing one is filled before the stem."""
-        return self.backbone.encode(self.filling.complete(batch))
+        return self.backbone.encode(self.filling.fill_missing(batch))

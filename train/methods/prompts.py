@@ -1,6 +1,6 @@
-"""Missing-aware prompts: a frozen backbone is told what is missing by learned keys and values beside the real ones.
+"""Missing-aware prompts: learned keys and values that indicate the missing modality to a frozen backbone.
 
-The missing modality itself is shown as zeros.
+The missing modality itself is filled with zeros.
 Source: Lee et al., "Multimodal Prompting with Missing Modalities for Visual Recognition", CVPR 2023.
 """
 
@@ -16,21 +16,22 @@ from train.interfaces import Backbone, Representation, Stage
 from train.methods.constant_answer import ConstantAnswer, encode_question, frozen
 from train.methods.filling import Filling
 from train.methods.imputation import BACKBONE_STAGE, plain_losses
-from train.methods.losses import answer_losses, mean_over_parts, weighted_sum
+from train.methods.losses import answer_losses, sampled_losses, weighted_sum
 
 
 class MissingAwarePrompts(nn.Module):
-    """Let the question attend to prompts of the state that a video is in: complete, audio missing, visual missing.
+    """Add prompts for the state of a question (complete, audio missing, visual missing) to the backbone's pooling.
 
-    Prompts [state, prompt, channel] of each modality join the keys and values of the backbone's pooling. What comes
-    before the pooled vectors is frozen; prompts and the backbone's answer layers learn, from questions whose state is
-    drawn with equal chances: L = the cross-entropy of the answer. Stages (`stages`): the backbone on complete data,
-    then prompts; trained in one stage it must start from a trained run (`--start-from`).
+    The prompts [state, prompt, channel] of each modality join the keys and values that the question attends to. The
+    layers before the pooled vectors are frozen; prompts and the backbone's answer layers are trained on questions whose
+    state is sampled, a third each: L = cross-entropy of the answer ("answer") + "unseen", which trains the constants
+    that answer if both modalities are missing. Stages: the backbone on complete data, then prompts; without stages,
+    training must start from a trained run (`--start-from`).
 
-    Source: section 3.3, attention-level prompts. Differs from the released code: that one prompts the first six of a
-    transformer's twelve layers, a backbone here has one pooling; a missing modality is zeros, as it is for every
-    method here, where the release shows a white picture or an empty text; prompts learn at the rate of the run, where
-    the release takes a hundred times that of its backbone.
+    Source: section 3.3, attention-level prompts. Differs from the released code: that prompts the first six of a
+    transformer's twelve layers, while a backbone here has one pooling; a missing modality is filled with zeros, not
+    with a white image or an empty text; prompts have the learning rate of the run, not a hundred times that of the
+    backbone.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
@@ -53,20 +54,20 @@ class MissingAwarePrompts(nn.Module):
         return BACKBONE_STAGE, Stage("prompts", 0.5)
 
     def enter(self, stage: str) -> None:
-        """Begin the stage of this name: in "backbone" there are no prompts."""
+        """Start the stage of this name; "backbone" uses no prompts."""
         self.stage = stage
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return "answer", "unseen" and "total" (in the stage "backbone" the backbone's own losses)."""
+        """Return "answer", "unseen" and "total"; in the stage "backbone" also the backbone's own losses."""
         if self.stage == "backbone":
             losses = plain_losses(self.backbone, self.unseen, self.backbone.encode(batch), batch)
             return losses | {"total": weighted_sum(losses, {})}
-        return mean_over_parts([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
+        return sampled_losses(batch, self._losses)
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]; with both modalities missing the constants answer."""
+        """Return logits [batch, answer]; if both modalities are missing, the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
+            return self.unseen.predict(self.backbone, batch)
         return self.backbone.answer(self._prompted(batch)).logits
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -77,9 +78,9 @@ class MissingAwarePrompts(nn.Module):
         return losses | {"total": weighted_sum(losses, {})}
 
     def _prompted(self, batch: Batch) -> Representation:
-        """Return the pooled level of the filled batch, through which only the prompts get a gradient."""
+        """Return the prompted pooled vectors of the filled batch; only the prompts get a gradient from them."""
         state = SAMPLED_MISSING.index(tuple(m for m in MODALITIES if m not in batch.present))
         with frozen(self.backbone):
-            representation = self.backbone.encode(self.filling.complete(batch))
+            representation = self.backbone.encode(self.filling.fill_missing(batch))
             pooled = self.backbone.pool(representation, {m: self.prompts[m][state] for m in MODALITIES})
         return replace(representation, pooled=pooled, negatives=None)

@@ -1,6 +1,6 @@
-"""References that never see a modality: the question alone, question and sound, question and picture.
+"""Reference models that never see a modality: question only, question and audio, question and visual.
 
-They say what a missing-modality method is worth, and are trained without the modality, not deprived of it later.
+They are trained and evaluated without the modality, and so show what a missing-modality method gains.
 Source: the AVST paper's ablation by inputs (rows Q, A+Q, V+Q), the fair reference for missing-modality tables.
 """
 
@@ -17,11 +17,11 @@ from train.networks.layers import LearnedConstants
 
 
 class Reference(nn.Module):
-    """Answer from `inputs`; learned constants stand at the pooled level for everything else.
+    """Answer from `inputs` only; a learned constant at the pooled level replaces every other modality.
 
-    `inputs`: "question", "audio,question" or "visual,question". A question whose allowed modality is missing by
-    nature is answered from the constants too, in training as in evaluation.
-    Differs from the released code: the AVST release has no such mode; its paper does not say what took the place.
+    `inputs`: "question", "audio,question" or "visual,question". If the allowed modality of a question is missing, its
+    constant is used too, in training and in evaluation. L = the backbone's answer losses.
+    Differs from the released code: the AVST release has no such mode; its paper does not say what replaces a modality.
     """
 
     selection_scenarios = ("complete",)
@@ -35,7 +35,7 @@ class Reference(nn.Module):
         self.constants = LearnedConstants(backbone)
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return "answer" and "total"."""
+        """Return "answer", the backbone's own losses and "total"."""
         answer = self._answer(batch)
         losses = {"answer": F.cross_entropy(answer.logits, batch.answer), **answer.losses}
         return losses | {"total": torch.stack(list(losses.values())).sum()}
@@ -46,5 +46,5 @@ class Reference(nn.Module):
 
     def _answer(self, batch: Batch) -> Answer:
         representation = self.backbone.encode(batch.without(*self.hidden))
-        absent = tuple(m for m in MODALITIES if m not in representation.features)
-        return self.backbone.answer(replace(representation, pooled=self.constants(absent, len(batch))))
+        missing = tuple(m for m in MODALITIES if m not in representation.features)
+        return self.backbone.answer(replace(representation, pooled=self.constants(missing, len(batch))))

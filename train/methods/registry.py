@@ -17,7 +17,7 @@ METHODS = with_installed(
         "modality-dropout": "train.methods.modality_dropout:ModalityDropout",
         # The plain backbone, the training mean for a missing modality.
         "mean-fill": "train.methods.zero_fill:mean_fill",
-        # A learned constant in place of imputed features.
+        # A learned constant as imputed features.
         "constant-fill": "train.methods.constant_fill:ConstantFill",
         # Lee et al., CVPR 2023, Multimodal Prompting with Missing Modalities.
         "prompts": "train.methods.prompts:MissingAwarePrompts",
@@ -42,16 +42,16 @@ METHODS = with_installed(
 def make_method(
     name: str, backbone: "Backbone", variant: str = "recommended", **options: Any
 ) -> "MissingModalityMethod":
-    """Build the method `name` around `backbone`; `options` are its own keywords.
+    """Return the method `name` on `backbone`; `options` are its own keywords.
 
-    A method that knows variants is given `variant`.
-    Raises `UserError` naming the known methods or variants where the name is not one of them, and where the method
+    `variant` is ignored if the method has no variants.
+    Raises `UserError` if the method, the variant or an option is unknown, naming the known ones, or if the method
     cannot be built on the backbone.
     """
     build = load_plugin("method", METHODS, name)
     if variants := method_variants(name):
         if variant not in variants:
-            raise UserError(f"method {name!r} has no variant {variant!r}: it knows {', '.join(variants)}")
+            raise UserError(f"method {name!r} has no variant {variant!r}: choose one of {', '.join(variants)}")
         options["variant"] = variant
     check_options("method", name, build, options)
     try:
@@ -62,6 +62,6 @@ def make_method(
 
 
 def method_variants(name: str) -> tuple[str, ...]:
-    """Return the variants that the method `name` knows, () where it has one alone."""
+    """Return the variants of the method `name`; () if it has none."""
     variants: tuple[str, ...] = getattr(load_plugin("method", METHODS, name), "variants", ())
     return variants

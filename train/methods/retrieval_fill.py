@@ -1,8 +1,8 @@
-"""Retrieval: the nearest training videos lend their sound or picture where it is missing.
+"""Retrieval: fill a missing modality with the features of the nearest training videos.
 
-Nothing is learned about how to retrieve; the backbone learns to read what is retrieved.
-Source: ours, the simplest form of retrieving in place of generating, which the newest work on AVQA with missing
-modalities builds on; a feature store makes it cheap.
+The retrieval is not trained; the backbone is trained on the retrieved features.
+Source: ours, the simplest form of retrieval in place of generation, on which the newest work on AVQA with missing
+modalities builds; a feature store makes it cheap.
 """
 
 from collections.abc import Iterable
@@ -15,21 +15,22 @@ from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.constant_answer import ConstantAnswer, encode_question
 from train.methods.filling import complete_losses
-from train.methods.losses import mean_over_parts, weighted_sum
+from train.methods.losses import sampled_losses, weighted_sum
 from train.methods.video_bank import VideoBank
 
 
 class RetrievalFill(nn.Module):
-    """Put the mean of the nearest training videos' features, second by second, where a modality is missing.
+    """Fill a missing modality with the mean features, per time step, of the `neighbours` nearest training videos.
 
-    Videos are near by the cosine of their mean standardised features of the modality that is there, plus
-    `question_weight` times the cosine of the question and the nearest one that training asked about them. Places of a
-    picture are not told apart: its mean vector is lent to each. A video never lends to itself, in training or in
-    evaluation, though published splits share videos. Training draws for every complete question one of complete, audio
-    missing, visual missing with equal chances: L = the answer's cross-entropy and the backbone's own losses.
+    The similarity to a training video is the cosine of the mean standardised features of the available modality, plus
+    `question_weight` times the largest cosine of the question and a training question on that video. Spatial features
+    are retrieved as their mean vector, repeated at every place. A video is never its own neighbour, in
+    training or evaluation, although published splits share videos. Training samples one of complete, audio missing and
+    visual missing for each complete question, a third each: L = cross-entropy of the answer ("answer") + the backbone's
+    own losses + "unseen", which trains the constants that answer if both modalities are missing.
 
-    The bank holds [video, time, channel] of every stored feature in float16, and is part of the checkpoint.
-    Differs from the released code: there is none of this method.
+    The bank of videos stores [video, time, channel] of each feature in float16, and is part of the checkpoint.
+    Differs from the released code: it has no such method.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
@@ -44,34 +45,34 @@ class RetrievalFill(nn.Module):
         self.unseen = ConstantAnswer(backbone)
 
     def prepare(self, videos: Iterable[Batch], questions: Iterable[Batch]) -> None:
-        """Fill the bank with complete training `videos`, a row each, and the training `questions` on them."""
+        """Fill the bank with complete training `videos`, one row each, and the training `questions` on them."""
         self.bank.fill(videos, questions)
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return "answer", the backbone's losses, "unseen" and "total", over what the draw left of the batch."""
-        return mean_over_parts([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
+        """Return "answer", the backbone's own losses, "unseen" and "total"."""
+        return sampled_losses(batch, self._losses)
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]; what is missing is borrowed, with nothing there the constants answer."""
+        """Return logits [batch, answer]; a missing modality is retrieved; with both missing, the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
+            return self.unseen.predict(self.backbone, batch)
         return self.backbone.answer(self.complete(batch)).logits
 
     def complete(self, batch: Batch) -> Representation:
-        """Return the features of both modalities of a batch that has one; a missing one is borrowed."""
-        return self.backbone.encode(self._completed(batch))
+        """Return the features of both modalities, one of them retrieved if missing; `batch` has at least one."""
+        return self.backbone.encode(self._filled(batch))
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         question = encode_question(self.backbone, batch)
         losses = {"unseen": self.unseen.loss(self.backbone, question, batch.answer)}
         if batch.present:
-            answered = complete_losses(self.backbone, self._completed(batch))
+            answered = complete_losses(self.backbone, self._filled(batch))
             losses |= {name: loss for name, loss in answered.items() if name != "total"}
         return losses | {"total": weighted_sum(losses, {})}
 
-    def _completed(self, batch: Batch) -> Batch:
-        """Return the batch with both modalities; what is borrowed has the steps of what is there, and no negatives."""
+    def _filled(self, batch: Batch) -> Batch:
+        """Return the batch with both modalities; a retrieved one has the mask of the other, and no negatives."""
         for missing in set(MODALITIES) - set(batch.present):
-            lent = self.bank.lend(missing, batch, self.neighbours, self.question_weight)
-            batch = batch.filled(missing, lent, batch.mask(OTHER[missing]))
+            retrieved = self.bank.retrieve(missing, batch, self.neighbours, self.question_weight)
+            batch = batch.filled(missing, retrieved, batch.mask(OTHER[missing]))
         return batch

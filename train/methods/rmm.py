@@ -1,6 +1,7 @@
-"""RMM: recall a missing modality from slots that the available one and the question point at, step by step.
+"""RMM: impute the features of a missing modality as a weighted sum of learned slots, one time step at a time.
 
-It recalls features; it does not refine them (`train.methods.avr`, `train.methods.rmm_avr`).
+The weights come from the available modality and the question. AVR, which refines features, is in `train.methods.avr`;
+both together are in `train.methods.rmm_avr`.
 Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024), section 3.1, Eq. 1-4.
 """
 
@@ -29,23 +30,26 @@ from train.methods.imputation import (
 Addressing = Literal["paper", "cosine", "centred"]
 Combination = Literal["paper_softmax", "normalised_product", "tau"]
 RecallError = Literal["sum", "mean", "share"]
-# Sharper slots recall one real step rather than what steps like this one share, and training unlearns it slowly: on the
-# demo's features the error of recall grows from 1 on (FINDINGS.md), where the largest weight is some ten times the
-# smallest.
+# With a higher sharpness a single real step is recalled instead of what similar steps share, and training corrects this
+# slowly: on the demo's features the recall error grows above 1 (FINDINGS.md), where the largest weight is about ten
+# times the smallest.
 START_SHARPNESS = 1.0
 SMALLEST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class RecallSettings:
-    """How slots are addressed, how two addresses become weights, and what counts as an error of recall.
+    """Settings of `RelationMemory`; `RECALL_VARIANTS` lists them for "paper", "released" and "recommended".
 
-    `addressing`: "paper", product over the root of the channels; "cosine"; "centred", cosine of what differs from the
-    running mean, times a learned sharpness. `combination` of the addresses a, b (each sums to one): "paper_softmax",
-    softmax(a b); "tau", softmax(a b / tau); "normalised_product", a b over its sum. `error`: squared error, "sum"
-    over the features of a step, "mean" over them, or "share", the mean over the mean variance of the real features.
-    `detached`: the real features are targets only. `placed`: slots start as real steps. `one_sided`: training
-    questions on videos that lack a modality are used too.
+    `addressing`: score of a feature x against each slot g. "paper": x . g / sqrt(question channels) (Eq. 1). "cosine":
+    their cosine. "centred": their cosine after subtracting the running mean of x from both, times a learned sharpness.
+    `combination`: weights from the addresses a (available modality) and b (question), each a softmax of scores.
+    "paper_softmax": softmax(a b). "tau": softmax(a b / tau). "normalised_product": a b / sum(a b).
+    `error`: reduction of the squared errors of a step's elements, before the mean over steps. "sum" (Eq. 3). "mean".
+    "share": the mean divided by the mean running variance of the real features.
+    `detached`: L_rmmr gives no gradient to the real features, its targets.
+    `placed`: slots are initialised with real steps of the first training batches, not from N(0, 1).
+    `one_sided`: training also uses questions that have only one modality in the data.
     """
 
     addressing: Addressing
@@ -65,17 +69,19 @@ RECALL_VARIANTS = {
 
 
 class RelationMemory(nn.Module):
-    """Slots per modality that stand for one another: slot j of each is one trimodal relation.
+    """L learned slots per modality (question, audio, visual); slot j of the three is one trimodal relation.
 
-    `shapes`: {"audio" | "visual": shape of one step}. `question_channels`: the paper's c. 7,603,200 parameters for
-    75 slots, 512 channels and 14 x 14 maps (two more, the sharpness of two addresses each, where centred).
+    A step of a missing modality is recalled as the weighted sum of that modality's slots. The same slots serve both
+    missing cases. `shapes`: {"audio" | "visual": shape of one step}. `question_channels`: c of the paper. 7,603,200
+    parameters for 75 slots, 512 channels and 14 x 14 maps (plus one sharpness per modality if "centred").
 
-    Source: Eq. 1-2. Differs from the released code: a question stands beside its own sample's steps (the released
-    code lays questions out time by time and features sample by sample, so it mixes samples), any number of steps and
-    any shapes; "paper" addresses by the paper's product, the released code by the cosine. "recommended" mends the
-    collapse of the slots: the softmax of a product of two probabilities is nearly uniform (largest over smallest
-    weight at most e, with the cosine 1.0083), whatever was seen, so the normalised product takes its place; slots
-    serve as keys and as values, so keys are compared without what all features share; and slots start as real steps.
+    Source: section 3.1, Eq. 1-2. Differs from the released code: each step is addressed with the question of its own
+    sample (the released code orders questions by time but features by sample, so that it mixes samples); any number of
+    steps and any shapes. The variant "paper" addresses by the dot product of Eq. 1, the released code by the cosine.
+    "recommended" fixes the collapse of the slots. It uses the normalised product, because the softmax of a product of
+    two probabilities is nearly uniform for any input (largest over smallest weight at most e, with the cosine 1.0083).
+    It subtracts the running mean, which all features share, from features and slots before comparing them, because
+    slots are both keys and values. It initialises slots with real steps.
     """
 
     placed: Tensor
@@ -100,7 +106,7 @@ class RelationMemory(nn.Module):
         self.register_buffer("placed", torch.zeros((), dtype=torch.long))
 
     def recall(self, missing: str, available: Tensor, question: Tensor) -> Tensor:
-        """Return the pseudo features [row, *shape] of `missing`.
+        """Return the recalled features [row, *shape] of `missing`, the paper's pseudo features.
 
         `available` [row, ...]: steps of the other modality; `question` [row, channel]: the question of each step.
         Source: Eq. 2.
@@ -109,7 +115,7 @@ class RelationMemory(nn.Module):
         return (weights @ self.slots[missing]).unflatten(1, self.shapes[missing])
 
     def weights(self, modality: str, available: Tensor, question: Tensor) -> Tensor:
-        """Return how much of each slot is recalled [row, slot], from steps of `modality` and their questions.
+        """Return the weight of each slot [row, slot] for the steps `available` of `modality` and their questions.
 
         The weights of a row are positive and sum to one. Source: Eq. 1 and the text before Eq. 2.
         """
@@ -120,9 +126,9 @@ class RelationMemory(nn.Module):
         return (product / (self.settings.tau if self.settings.combination == "tau" else 1.0)).softmax(-1)
 
     def error(self, missing: str, recalled: Tensor, real: Tensor) -> Tensor:
-        """Return the scalar error of `recalled` against `real` features of `missing`, both [row, *shape].
+        """Return the scalar error of the `recalled` features of `missing` against the `real` ones, both [row, *shape].
 
-        Source: Eq. 3, one of its two halves.
+        Source: Eq. 3, L_a for audio and L_v for visual.
         """
         real = real.detach() if self.settings.detached else real
         errors = (recalled - real).square().flatten(1)
@@ -134,10 +140,10 @@ class RelationMemory(nn.Module):
 
     @torch.no_grad()
     def observe(self, real: Mapping[str, Tensor], samples: int) -> None:
-        """Take in real steps {"question" | "audio" | "visual": [row, ...]} of a training batch of `samples` questions.
+        """Update the running moments with real steps, and initialise slots with them if `placed` is set.
 
-        Their moments are remembered; while slots are still to be placed (at most one per question and batch, spread
-        over the batch), a slot takes the three features of one real step.
+        `real`: {"question" | "audio" | "visual": [row, ...]} of a training batch of `samples` questions. Until all
+        slots are initialised, each call copies the features of up to `samples` steps, spread over the batch, to slots.
         """
         flat = {name: values.flatten(1) for name, values in real.items()}
         for name, values in flat.items():
@@ -168,7 +174,7 @@ class RelationMemory(nn.Module):
 
 
 def recalled_features(memory: RelationMemory, representation: Representation, missing: str) -> Tensor:
-    """Return the features [batch, time, ...] that `memory` recalls for `missing`, zero where its source has no step."""
+    """Return the recalled features [batch, time, ...] of `missing`, zeros where the other modality has no step."""
     mask = representation.masks[OTHER[missing]]
     available = representation.features[OTHER[missing]][mask]
     question = repeat_question(representation.question, mask)
@@ -176,7 +182,7 @@ def recalled_features(memory: RelationMemory, representation: Representation, mi
 
 
 def recall_loss(memory: RelationMemory, representation: Representation, recalled: Mapping[str, Tensor]) -> Tensor:
-    """Return L_rmmr (scalar) over the steps where both modalities are there. Source: Eq. 3-4.
+    """Return L_rmmr (scalar) over the steps where both modalities are available; 0 if there is none. Source: Eq. 3-4.
 
     `recalled`: {modality: [batch, time, ...]}, from `recalled_features`.
     """
@@ -188,7 +194,7 @@ def recall_loss(memory: RelationMemory, representation: Representation, recalled
 
 
 def observe(memory: RelationMemory, representation: Representation) -> None:
-    """Show `memory` the real steps of a complete training batch."""
+    """Call `memory.observe` with the steps of a complete training batch where both modalities are available."""
     both = representation.masks["audio"] & representation.masks["visual"]
     real = {m: representation.features[m][both] for m in MODALITIES}
     if both.any():
@@ -196,17 +202,18 @@ def observe(memory: RelationMemory, representation: Representation) -> None:
 
 
 def recall_settings(variant: str) -> RecallSettings:
-    """Return the settings of `variant`; UserError where it is unknown."""
+    """Return the settings of `variant`; raise `UserError` if it is unknown."""
     if variant not in RECALL_VARIANTS:
-        raise UserError(f"variant {variant!r} is unknown; take one of {', '.join(RECALL_VARIANTS)}")
+        raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(RECALL_VARIANTS)}")
     return RECALL_VARIANTS[variant]
 
 
 class Rmm(ImputingMethod):
-    """Answer from recalled features where a modality is missing; the generator without the diffusion.
+    """Impute a missing modality with RMM alone, without AVR.
 
-    Training asks every complete question three times, as it is and with either modality recalled, and adds the
-    recalling loss: L = sum of the three answer losses + recall_weight x L_rmmr.
+    Imputes the features of the missing modality from the features of the available one and the question. Trained as
+    every `ImputingMethod`: L = sum of the three answer losses + recall_weight x L_rmmr (Eq. 3-4, named "rmmr").
+    `slots`: L of the paper. `variant`: see `RecallSettings` and `RECALL_VARIANTS`.
     Source: section 3.1, the row "RMM" of table 4. Differs from the released code: it has no such mode.
     """
 
@@ -228,7 +235,7 @@ class Rmm(ImputingMethod):
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
     ) -> dict[str, Tensor]:
-        """Return the answer losses with each modality recalled and, of a complete batch, "rmmr" (L_rmmr)."""
+        """Return the answer losses of each imputation and, for a complete batch, "rmmr" (L_rmmr)."""
         if self.training and not missing:
             observe(self.memory, representation)
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}

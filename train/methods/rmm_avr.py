@@ -1,6 +1,6 @@
-"""RMM and AVR together, the paper's method: recall the missing modality, refine both, let the backbone answer.
+"""RMM and AVR together, the paper's method: impute the missing modality with RMM, refine both modalities with AVR.
 
-The parts are `train.methods.rmm` and `train.methods.avr`; here is only how they are joined, trained and used.
+The parts are in `train.methods.rmm` and `train.methods.avr`; this module combines and trains them.
 Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024), section 3, Eq. 8.
 """
 
@@ -27,12 +27,13 @@ from train.methods.rmm import RelationMemory, observe, recall_loss, recall_setti
 
 @dataclass(frozen=True)
 class JoinSettings:
-    """How the parts are joined.
+    """How RMM, AVR and the backbone are combined; `JOIN_VARIANTS` lists the variants.
 
-    `refined_available`: the backbone is given the refined available modality too, not the real one (Eq. 8).
-    `matched`: generated pairs take the backbone's match loss too (Eq. 8); negatives stay real, so a generated pair is
-    told from them by its looks alone and the loss falls to 0 without teaching anything.
-    `tied`: an extra loss ties both refined features of both cases to the real ones, element mean (not in the paper).
+    `refined_available`: the backbone answers from the refined features of the available modality, not the real ones
+    (Eq. 8).
+    `matched`: the backbone's match loss is also computed on imputed pairs (Eq. 8). Negatives stay real, so an imputed
+    pair is recognised by its appearance alone, and the loss falls to 0 without any benefit.
+    `tied`: an extra loss "tied" pulls the refined features of both missing cases to the real ones; not in the paper.
     """
 
     refined_available: bool
@@ -48,19 +49,19 @@ JOIN_VARIANTS = {
 
 
 class RmmAvr(ImputingMethod):
-    """Recall what is missing from slots, refine it with what is there, answer from both.
+    """Impute a missing modality with RMM, refine the features of both modalities with AVR, answer from them.
 
-    Training asks every complete question three times, as it is and with either modality recalled and both refined:
-    L = sum of the three answer losses + recall_weight x L_rmmr + refine_weight x L_ave. `variant`: "paper", the
-    equations; "released", the released training step; "recommended", the mended equations. What a variant means for
-    each part stands in `RECALL_VARIANTS`, `REFINE_VARIANTS` and `JOIN_VARIANTS`. Stages (`stages`): the backbone on
-    complete data, then everything.
+    RMM imputes from the available modality and the question; AVR refines the imputed and the available features
+    together. Trained as every `ImputingMethod`: L = sum of the three answer losses + recall_weight x L_rmmr (Eq. 3-4,
+    named "rmmr") + refine_weight x L_ave (Eq. 7, named "ave"). `slots`: L of the paper. `steps` to `recompute`: see
+    `DiffusionSizes`. `variant`: "paper", the equations; "released", the released training step; "recommended", the
+    equations with fixes; their settings are in `RECALL_VARIANTS`, `REFINE_VARIANTS` and `JOIN_VARIANTS`.
 
-    Source: Eq. 8 and section 3 (inference). Differs from the released code: inference recalls with the slots and reads
-    nothing of the missing modality (the released evaluation adds noise to the real features and never calls the
-    slots); the chain adds no noise in evaluation, so that a prediction depends on its question and video alone; with
-    both modalities missing no generator is called. The variant "released" is its training step but for the order of
-    questions, which mixes samples there (`RelationMemory`).
+    Source: Eq. 8 and section 3 (inference). Differs from the released code: evaluation imputes with the slots and reads
+    nothing of the missing modality (the released evaluation adds noise to the real features and never uses the slots);
+    the reverse chain adds no noise in evaluation, so that a prediction depends on its question and video only; if both
+    modalities are missing, learned constants answer. The variant "released" is the released training step except for
+    the order of the questions, which mixes samples there (`RelationMemory`).
     """
 
     variants = ("recommended", "paper", "released")
@@ -102,7 +103,7 @@ class RmmAvr(ImputingMethod):
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
     ) -> dict[str, Tensor]:
-        """Return the losses with each modality imputed; of a complete batch also those of both parts.
+        """Return the answer losses of each imputation and, for a complete batch, "rmmr", "ave" and "tied" (if set).
 
         Source: Eq. 8.
         """
@@ -121,17 +122,21 @@ class RmmAvr(ImputingMethod):
         return losses
 
     def _refined(self, representation: Representation, missing: str, recalled: Tensor) -> dict[str, Tensor]:
-        pseudo = with_imputed(representation, {missing: recalled}, OTHER[missing])
-        return refined_features(self.refiner, pseudo)
+        """Return the refined features of both modalities, {modality: [batch, time, ...]}, given the recalled ones."""
+        return refined_features(self.refiner, with_imputed(representation, {missing: recalled}, OTHER[missing]))
 
     def _completed(self, representation: Representation, missing: str, refined: Mapping[str, Tensor]) -> Representation:
-        generated = refined if self.settings.refined_available else {missing: refined[missing]}
-        completed = with_imputed(representation, generated, OTHER[missing])
+        """Return the representation that the backbone answers from."""
+        imputed = refined if self.settings.refined_available else {missing: refined[missing]}
+        completed = with_imputed(representation, imputed, OTHER[missing])
         return completed if self.settings.matched else replace(completed, negatives=None)
 
 
 def _tied_loss(representation: Representation, refined: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
-    """Return the sum of the four element means of squared differences between refined and real features."""
+    """Return the sum (scalar) of the mean squared errors of the four refined features against the real ones.
+
+    `refined`: {missing modality: {modality: [batch, time, ...]}}.
+    """
     both = representation.masks["audio"] & representation.masks["visual"]
     if not both.any():
         return representation.question.new_zeros(())

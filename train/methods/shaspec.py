@@ -1,6 +1,5 @@
-"""ShaSpec: what both modalities share stands in for the one that is missing; what is specific to it is left out.
+"""ShaSpec: a shared and a specific encoding of each modality; the shared one also imputes the other modality.
 
-It generates no features of the missing modality.
 Source: Wang et al., "Multi-modal Learning with Missing Modality via Shared-Specific Feature Modelling", CVPR 2023.
 """
 
@@ -14,24 +13,26 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import ConstantAnswer, encode_question
-from train.methods.losses import answer_losses, mean_over_parts, weighted_sum
+from train.methods.constant_answer import ConstantAnswer
+from train.methods.losses import answer_losses, sampled_losses, weighted_sum
 from train.networks.layers import masked_mean
 
 
 class ShaSpec(nn.Module):
-    """Fuse a shared and a specific encoding of each modality's steps; take the other's shared one where one is missing.
+    """Fuse the shared and the specific encoding of each modality; impute a missing modality by the shared encoding.
 
-    Acts on the steps level: g = shared + fusion(shared, specific) replaces the steps of a modality that is there, the
-    other's shared encoding those of one that is not; with both there, the backbone's own visual steps are added.
-    Training draws for every complete question one of complete, audio missing, visual missing with equal chances:
-    L = answer + alignment_weight x L1 of the two shared encodings + domain_weight x cross-entropy of telling the
-    modality from its specific encoding. The backbone's match loss has no part: it needs features.
+    Acts on the steps level: g = shared + fusion(shared, specific) replaces the steps of an available modality, the
+    other's shared encoding those of a missing one; if both are available, the backbone's own visual steps are added.
+    Training samples one of complete, audio missing and visual missing for each complete question, a third each:
+    L = cross-entropy of the answer ("answer") + alignment_weight x L1 distance of the two shared encodings
+    ("alignment") + domain_weight x cross-entropy of classifying the modality by its specific encoding ("domain") +
+    "unseen", which trains the constants that answer if both modalities are missing. There is no match loss, which needs
+    features.
 
-    Source: sections 3.2-3.4. Differs from the released code: that one segments images and aligns encodings of blank
-    inputs too; here seconds that lack a modality enter neither extra loss. It fills in the first modality that is
-    there, which with two of them is the other. What AVST gives as the step of a picture is grounded by the sound, where
-    there is one. Losses are means over all questions, also those they leave out.
+    Source: sections 3.2-3.4. Differs from the released code: that segments images, and also aligns encodings of blank
+    inputs; here steps without a modality enter neither extra loss. The release imputes from the first available
+    modality, which is the other one if there are two. AVST's visual steps are grounded by the audio if it is available.
+    Each loss is averaged over all questions, as 0 for those that it is not computed for.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
@@ -50,16 +51,16 @@ class ShaSpec(nn.Module):
         self.weights = {"alignment": alignment_weight, "domain": domain_weight}
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return "answer", "alignment", "domain", "unseen" and "total", over what the draw left of the batch."""
-        return mean_over_parts([(len(part), self._losses(part)) for _, part in batch.sample_missing()])
+        """Return "answer", "alignment", "domain", "unseen" and "total"."""
+        return sampled_losses(batch, self._losses)
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]; shared encodings stand in, with both missing the constants answer."""
+        """Return logits [batch, answer]; a missing modality is imputed; with both missing, the constants answer."""
         if not batch.present:
-            return self.unseen.logits(self.backbone, encode_question(self.backbone, batch))
+            return self.unseen.predict(self.backbone, batch)
         representation = self.backbone.encode(batch)
         steps = self.backbone.steps(representation)
-        return self.backbone.answer(self._entered(representation, steps, self._shared(steps))).logits
+        return self.backbone.answer(self._fused(representation, steps, self._shared(steps))).logits
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         representation = self.backbone.encode(batch)
@@ -67,8 +68,8 @@ class ShaSpec(nn.Module):
         if batch.present:
             steps = self.backbone.steps(representation)
             shared = self._shared(steps)
-            entered = self._entered(representation, steps, shared)
-            losses |= answer_losses(self.backbone, entered, batch.answer)
+            fused = self._fused(representation, steps, shared)
+            losses |= answer_losses(self.backbone, fused, batch.answer)
             losses["domain"] = self._domain_loss(representation, steps)
             if len(batch.present) == len(MODALITIES):
                 losses["alignment"] = self._alignment_loss(representation, shared)
@@ -77,10 +78,10 @@ class ShaSpec(nn.Module):
     def _shared(self, steps: dict[str, Tensor]) -> dict[str, Tensor]:
         return {modality: self.shared(values) for modality, values in steps.items()}
 
-    def _entered(
+    def _fused(
         self, representation: Representation, steps: dict[str, Tensor], shared: dict[str, Tensor]
     ) -> Representation:
-        """Return what the backbone answers from: steps [batch, time, channel] of both modalities."""
+        """Return the representation with fused or imputed steps [batch, time, channel] of both modalities."""
         fused = {
             m: shared[m] + self.fusion(torch.cat((shared[m], self.specific[m](values)), dim=-1))
             for m, values in steps.items()
@@ -93,7 +94,7 @@ class ShaSpec(nn.Module):
         return replace(representation, steps=fused, masks=masks, negatives=None)
 
     def _domain_loss(self, representation: Representation, steps: dict[str, Tensor]) -> Tensor:
-        """Return the cross-entropy (scalar) of naming each modality by the mean of its specific encoding."""
+        """Return the cross-entropy (scalar) of classifying each modality by the mean of its specific encoding."""
         losses = []
         for modality, values in steps.items():
             mean = masked_mean(self.specific[modality](values), representation.mask(modality, values))
@@ -102,7 +103,7 @@ class ShaSpec(nn.Module):
         return torch.stack(losses).mean()
 
     def _alignment_loss(self, representation: Representation, shared: dict[str, Tensor]) -> Tensor:
-        """Return the mean absolute difference (scalar) of the shared encodings of the seconds that have both."""
+        """Return the mean absolute difference (scalar) of the shared encodings where both modalities are available."""
         both = representation.masks["audio"] & representation.masks["visual"]
         if not both.any():
             return representation.question.new_zeros(())

@@ -1,7 +1,7 @@
-"""The plain backbone: trained on complete data, shown zeros (noise, the training mean) where a modality is missing.
+"""The plain backbone: trained on complete data; a missing modality is filled with zeros, noise or the training mean.
 
-It is the baseline that knows nothing of missing modalities, not a method that was told to expect them.
-Source: the rows of the ECCV 2024 paper without its method; how they present a missing input is not stated there.
+It is the baseline that sees no missing modality in training; `train.methods.modality_dropout` does.
+Source: the rows of the ECCV 2024 paper without its method; the paper does not say how they present a missing input.
 """
 
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from train.methods.filling import Fill, Filling, complete_losses
 
 
 class ZeroFill(nn.Module):
-    """Replace the stored feature of a missing modality before the stem.
+    """Fill the stored features of a missing modality before the backbone's stem.
 
-    `missing_fill`: zeros (primary), "randn" (standard normal, fixed by question) or "mean" (of the training steps).
-    Training questions that lack a modality are not used.
-    Differs from the released code: that one adds noise to the real features, which are then not missing.
+    `missing_fill`: "zeros" (primary), "randn" (standard normal, fixed per question) or "mean" (of the training steps).
+    Trained on complete questions only: L = the backbone's answer losses.
+    Differs from the released code: that adds noise to the real features, which are then not missing.
     """
 
     selection_scenarios = ("complete",)
@@ -29,8 +29,8 @@ class ZeroFill(nn.Module):
         self.filling = Filling(backbone, missing_fill)
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return "answer", the backbone's losses and "total" of a complete batch."""
-        self.filling.learn(batch)
+        """Return "answer", the backbone's own losses and "total" of a complete batch."""
+        self.filling.update_mean(batch)
         return complete_losses(self.backbone, batch)
 
     def predict(self, batch: Batch) -> Tensor:
@@ -39,9 +39,9 @@ class ZeroFill(nn.Module):
 
     def complete(self, batch: Batch) -> Representation:
         """Return the features of both modalities; a missing one is filled before the stem."""
-        return self.backbone.encode(self.filling.complete(batch))
+        return self.backbone.encode(self.filling.fill_missing(batch))
 
 
 def mean_fill(backbone: Backbone) -> ZeroFill:
-    """Return the method that fills a missing modality with the training mean of its stored feature."""
+    """Return the method that fills a missing modality with the training mean of its stored features."""
     return ZeroFill(backbone, missing_fill="mean")

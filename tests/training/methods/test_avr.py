@@ -26,13 +26,13 @@ def small_avr(variant: str) -> Avr:
     return Avr(small_backbone(), variant=variant, steps=3, dim=8, stem_kernel=3)
 
 
-def test_has_the_released_numbers_of_parameters():
+def test_has_as_many_parameters_as_released():
     refiner = AudioVisualRefiner({"audio": (512,), "visual": (512, 14, 14)})
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in refiner.named_children()}
     assert counts == {"join": 524_800, "read": 525_312, "diffusion": 4_685_120, "moments": 0}
 
 
-def test_joining_equals_a_convolution_over_the_repeated_audio_before_the_map():
+def test_join_equals_a_convolution_over_the_repeated_audio_vector_and_the_map():
     refiner, (audio, visual) = small_refiner(), small_pair()
     repeated = audio[:, :, None, None].expand(-1, -1, 3, 3)
     expected = refiner.join(torch.cat((repeated, visual), 1))
@@ -40,7 +40,7 @@ def test_joining_equals_a_convolution_over_the_repeated_audio_before_the_map():
 
 
 @pytest.mark.parametrize("readout", ["mean", "corner"])
-def test_reading_equals_a_convolution_split_in_two(readout):
+def test_read_equals_a_convolution_split_into_audio_and_visual(readout):
     refiner, joint = small_refiner("paper", readout=readout), torch.randn(4, 8, 3, 3)
     audio, visual = refiner._read(joint)
     expected = refiner.read(joint)
@@ -49,28 +49,28 @@ def test_reading_equals_a_convolution_split_in_two(readout):
     torch.testing.assert_close(visual, expected[:, 6:])
 
 
-def test_the_released_variant_is_its_sampler_between_two_convolutions():
+def test_released_variant_is_the_released_sampler_between_two_convolutions():
     refiner, (audio, visual) = small_refiner("released").train(), small_pair()
     joint = refiner.join(torch.cat((audio[:, :, None, None].expand(-1, -1, 3, 3), visual), 1))
     noises = refiner.diffusion.draw_noises(joint)
     end = refiner.read((refiner.diffusion.reverse(joint, noises=noises, clamp=True) + 1) / 2)
-    found = refiner.refine(audio, visual, noises=noises)
-    torch.testing.assert_close(found[0], end[:, :6, 0, 0])
-    torch.testing.assert_close(found[1], end[:, 6:])
+    refined = refiner.refine(audio, visual, noises=noises)
+    torch.testing.assert_close(refined[0], end[:, :6, 0, 0])
+    torch.testing.assert_close(refined[1], end[:, 6:])
 
 
-def test_the_recommended_variant_begins_by_changing_nothing_that_was_given():
+def test_untrained_recommended_variant_is_the_identity_on_corrected_modalities():
     refiner, (audio, visual) = small_refiner(), small_pair()
-    same = refiner.refine(audio, visual)
-    assert torch.equal(same[0], audio)
-    assert torch.equal(same[1], visual)
-    invented = refiner.refine(audio, visual, given=("visual",))
-    assert not invented[0].any()
-    assert torch.equal(invented[1], visual)
+    both = refiner.refine(audio, visual)
+    assert torch.equal(both[0], audio)
+    assert torch.equal(both[1], visual)
+    visual_only = refiner.refine(audio, visual, corrected=("visual",))
+    assert not visual_only[0].any()
+    assert torch.equal(visual_only[1], visual)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_comes_back_depends_on_both_modalities_once_trained(variant):
+def test_trained_refinement_depends_on_both_modalities(variant):
     refiner, (audio, visual) = small_refiner(variant).eval(), small_pair()
     torch.nn.init.normal_(refiner.read.weight)
     base = refiner.refine(audio, visual)
@@ -79,14 +79,14 @@ def test_what_comes_back_depends_on_both_modalities_once_trained(variant):
             assert not torch.allclose(before, after, atol=1e-4)
 
 
-def test_the_middle_start_keeps_what_the_last_step_would_lose():
+def test_schedule_keeps_the_signal_at_the_middle_step_but_not_at_the_last():
     kept = small_refiner(sizes=DiffusionSizes(steps=10, dim=8)).diffusion.kept
     assert kept[9].sqrt().item() < 0.01
     assert kept[4].sqrt().item() == pytest.approx(0.5**0.5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_evaluation_is_repeatable_and_training_draws_where_the_variant_says_so(variant):
+def test_evaluation_is_deterministic_and_training_adds_noise_only_in_stochastic_variants(variant):
     refiner, (audio, visual) = small_refiner(variant), small_pair()
     torch.nn.init.normal_(refiner.read.weight)
     first, second = refiner.train().refine(audio, visual), refiner.refine(audio, visual)
@@ -95,7 +95,7 @@ def test_evaluation_is_repeatable_and_training_draws_where_the_variant_says_so(v
     assert torch.equal(refiner.refine(audio, visual)[0], refiner.refine(audio, visual)[0])
 
 
-def test_joint_maps_are_scaled_to_unit_variance_by_the_moments_of_training():
+def test_joint_maps_are_scaled_to_unit_variance_by_the_running_moments():
     refiner = small_refiner()
     audio, visual = 3 * torch.randn(400, 6) + 1, 5 * torch.rand(400, 8, 3, 3)
     for _ in range(30):
@@ -108,16 +108,16 @@ def test_joint_maps_are_scaled_to_unit_variance_by_the_moments_of_training():
     assert int(refiner.moments.updates) == updates
 
 
-def test_only_the_recommended_diffusion_loss_leaves_the_features_alone():
-    for variant, shapes_features in (("paper", True), ("released", True), ("recommended", False)):
+def test_diffusion_loss_gives_no_gradient_to_the_features_in_the_recommended_variant_only():
+    for variant, has_gradient in (("paper", True), ("released", True), ("recommended", False)):
         audio, visual = small_pair()
         refiner = small_refiner(variant)
         refiner.loss(audio.requires_grad_(), visual).backward()
-        assert (audio.grad is not None) == shapes_features
-        assert (refiner.join.weight.grad is not None) == shapes_features
+        assert (audio.grad is not None) == has_gradient
+        assert (refiner.join.weight.grad is not None) == has_gradient
 
 
-def test_a_narrower_joint_map_and_a_pooled_picture_are_allowed():
+def test_joint_map_may_be_narrower_and_visual_features_may_be_a_vector():
     refiner = small_refiner("paper", {"audio": (6,), "visual": (8,)}, replace(SMALL, width=5))
     audio, visual = refiner.refine(torch.randn(4, 6), torch.randn(4, 8))
     assert (audio.shape, visual.shape) == ((4, 6), (4, 8))
@@ -125,7 +125,7 @@ def test_a_narrower_joint_map_and_a_pooled_picture_are_allowed():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_tokens_come_back_as_tokens_each_reading_the_sound_and_the_rest_of_the_picture(variant):
+def test_tokens_are_refined_to_tokens_that_depend_on_the_audio_and_the_other_tokens(variant):
     refiner = small_refiner(variant, {"audio": (6,), "visual": (1 + 9, 8)}).eval()
     torch.nn.init.normal_(refiner.read.weight)
     audio, tokens = torch.randn(2, 6), torch.rand(2, 10, 8)
@@ -135,12 +135,12 @@ def test_tokens_come_back_as_tokens_each_reading_the_sound_and_the_rest_of_the_p
         other = tokens.clone()
         other[:, place] += 1
         for changed in (refiner.refine(audio + 1, tokens), refiner.refine(audio, other)):
-            moved = [(after - before).abs().amax(-1) for before, after in zip(base, changed, strict=True)]
-            assert moved[0].min() > 1e-4
-            assert moved[1][:, [0, 5, 9]].min() > 1e-4
+            change = [(after - before).abs().amax(-1) for before, after in zip(base, changed, strict=True)]
+            assert change[0].min() > 1e-4
+            assert change[1][:, [0, 5, 9]].min() > 1e-4
 
 
-def test_tokens_are_a_summary_and_the_cells_of_a_square_row_by_row():
+def test_tokens_are_a_summary_and_the_cells_of_a_square_map_in_row_major_order():
     refiner = small_refiner(shapes={"audio": (6,), "visual": (1 + 9, 8)})
     audio, tokens = torch.randn(2, 6), torch.rand(2, 10, 8)
     vector, cells = refiner._unfold(audio, tokens)
@@ -152,17 +152,17 @@ def test_tokens_are_a_summary_and_the_cells_of_a_square_row_by_row():
 
 
 @pytest.mark.parametrize("visual", [(8, 8), (1, 8)])
-def test_tokens_that_make_no_square_are_refused(visual):
+def test_tokens_that_do_not_form_a_square_raise(visual):
     with pytest.raises(ValueError, match="AVR joins"):
         small_refiner(shapes={"audio": (6,), "visual": visual})
 
 
-def test_features_that_cannot_be_joined_are_refused():
+def test_features_that_cannot_be_joined_raise():
     with pytest.raises(ValueError, match="AVR joins an audio vector and a map"):
         small_refiner(shapes={"audio": (6, 2), "visual": (8, 3, 3)})
 
 
-def test_noise_is_fresh_in_training_and_one_draw_in_evaluation():
+def test_noise_is_fresh_in_training_and_one_fixed_sample_in_evaluation():
     fill, mask = NoiseFill({"audio": (6,), "visual": (8, 3, 3)}), torch.ones(2, 3, dtype=torch.bool)
     assert not torch.equal(fill("audio", mask), fill("audio", mask))
     fixed = fill.eval()("visual", mask)
@@ -172,7 +172,7 @@ def test_noise_is_fresh_in_training_and_one_draw_in_evaluation():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_method_asks_three_times_and_adds_the_diffusion_loss(variant):
+def test_training_loss_is_the_sum_of_three_answers_and_the_diffusion_loss(variant):
     losses = small_avr(variant).training_loss(small_batch())
     assert set(losses) == {
         "unseen", "answer", "match", "audio_missing_answer", "audio_missing_match",
@@ -182,12 +182,11 @@ def test_the_method_asks_three_times_and_adds_the_diffusion_loss(variant):
     torch.testing.assert_close(losses["total"], parts)
 
 
-def test_the_method_invents_what_is_missing_from_noise_and_the_other_modality():
+def test_missing_modality_is_imputed_from_noise_and_the_available_modality():
     model = small_avr("recommended").eval()
     torch.nn.init.normal_(model.refiner.read.weight)
     batch = small_batch(3).without("audio")
-    entered = model.backbone.encode(batch)
-    completed = model.impute(entered, "audio")
+    completed = model.impute(model.backbone.encode(batch), "audio")
     assert completed.features["audio"].shape == (3, 4, CHANNELS)
     assert torch.equal(completed.masks["audio"], batch.visual_mask)
     other = model.impute(

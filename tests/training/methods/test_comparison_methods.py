@@ -1,4 +1,4 @@
-"""The comparison methods one by one: their formulas, what learns from what, what stands in for what."""
+"""The comparison methods one by one: formulas, gradients and imputed values."""
 
 from dataclasses import replace
 
@@ -21,20 +21,21 @@ from train.methods.shaspec import ShaSpec
 ONE_SIDED = [("audio",), ("visual",)]
 
 
-def learning(method) -> set[str]:
-    """Return the first parts of the names of parameters that got a gradient other than zero."""
+def parts_with_gradient(method) -> set[str]:
+    """Return the first parts of the names of the parameters with a nonzero gradient."""
     grads = {name: p.grad for name, p in method.named_parameters()}
     return {name.split(".")[0] for name, grad in grads.items() if grad is not None and grad.abs().sum() > 0}
 
 
-def trained_on(method, batch):
+def backward_losses(method, batch):
+    """Return the training losses of `batch` after a backward pass of the total."""
     method.zero_grad()
     losses = method.training_loss(batch)
     losses["total"].backward()
     return losses
 
 
-def test_each_state_is_drawn_for_a_third_and_no_question_is_lost():
+def test_each_missing_state_is_sampled_for_a_third_of_the_questions():
     torch.manual_seed(0)
     batch = small_batch().select(torch.zeros(3000, dtype=torch.long))
     parts = batch.sample_missing()
@@ -45,14 +46,14 @@ def test_each_state_is_drawn_for_a_third_and_no_question_is_lost():
 
 
 @pytest.mark.parametrize("hidden", ONE_SIDED)
-def test_what_lacks_a_modality_by_nature_loses_no_other(hidden):
-    (rows, part), *more = small_batch().without(*hidden).sample_missing()
+def test_questions_with_a_naturally_missing_modality_are_not_sampled(hidden):
+    (rows, part), *others = small_batch().without(*hidden).sample_missing()
     assert part.present == tuple(m for m in MODALITIES if m not in hidden)
-    assert not more
+    assert not others
     assert len(rows) == len(part)
 
 
-# The mean as a stand-in
+# Mean fill
 
 
 def test_mean_fill_is_zero_fill_with_the_training_mean():
@@ -60,19 +61,19 @@ def test_mean_fill_is_zero_fill_with_the_training_mean():
     method = make_method("mean-fill", small_backbone())
     batch = small_batch()
     method.training_loss(batch)
-    filled = method.filling.complete(batch.without("audio"))
+    filled = method.filling.fill_missing(batch.without("audio"))
     for name, values in batch.audio.items():
         expected = values[batch.audio_mask].float().mean(0)
         torch.testing.assert_close(filled.audio[name][0, 0], expected, rtol=1e-4, atol=1e-5)
 
 
-# A learned constant
+# Constant fill
 
 
-def test_the_constant_stands_in_every_step_and_learns():
+def test_constant_is_imputed_at_every_step_and_trained():
     torch.manual_seed(0)
     method, batch = ConstantFill(small_backbone()), small_batch()
-    losses = trained_on(method, batch)
+    losses = backward_losses(method, batch)
     assert {"answer", "audio_missing_answer", "visual_missing_answer", "unseen"} <= losses.keys()
     assert not any(name.endswith("missing_match") for name in losses)
     assert method.get_buffer("placed")
@@ -81,9 +82,9 @@ def test_the_constant_stands_in_every_step_and_learns():
         assert 0 < constant.grad.abs().max() < 10
         real = representation.features[modality][representation.masks[modality]].mean(0)
         torch.testing.assert_close(constant, real)
-    placed = {modality: constant.clone() for modality, constant in method.constants.items()}
-    trained_on(method, batch.select(torch.arange(2)))
-    assert all(torch.equal(placed[modality], constant) for modality, constant in method.constants.items())
+    initial = {modality: constant.clone() for modality, constant in method.constants.items()}
+    backward_losses(method, batch.select(torch.arange(2)))
+    assert all(torch.equal(initial[modality], constant) for modality, constant in method.constants.items())
     torch.nn.init.normal_(method.constants["audio"])
     completed = method.impute(method.backbone.encode(batch.without("audio")), "audio")
     assert (completed.features["audio"] == method.constants["audio"]).all()
@@ -92,20 +93,20 @@ def test_the_constant_stands_in_every_step_and_learns():
 # ShaSpec
 
 
-def test_the_shared_encoding_of_the_other_stands_in_for_the_missing_one():
+def test_missing_modality_is_imputed_by_the_shared_encoding_of_the_other():
     torch.manual_seed(0)
     method = ShaSpec(small_backbone()).eval()
-    for hidden, present in zip(MODALITIES, reversed(MODALITIES), strict=True):
-        representation = method.backbone.encode(small_batch().without(hidden))
+    for missing, available in zip(MODALITIES, reversed(MODALITIES), strict=True):
+        representation = method.backbone.encode(small_batch().without(missing))
         steps = method.backbone.steps(representation)
-        entered = method._entered(representation, steps, method._shared(steps))
-        assert torch.equal(entered.steps[hidden], method.shared(steps[present]))
-        assert torch.equal(entered.masks[hidden], entered.masks[present])
-        both = torch.cat((method.shared(steps[present]), method.specific[present](steps[present])), -1)
-        torch.testing.assert_close(entered.steps[present], method.shared(steps[present]) + method.fusion(both))
+        fused = method._fused(representation, steps, method._shared(steps))
+        assert torch.equal(fused.steps[missing], method.shared(steps[available]))
+        assert torch.equal(fused.masks[missing], fused.masks[available])
+        both = torch.cat((method.shared(steps[available]), method.specific[available](steps[available])), -1)
+        torch.testing.assert_close(fused.steps[available], method.shared(steps[available]) + method.fusion(both))
 
 
-def test_shared_encodings_are_drawn_together_and_specific_ones_apart():
+def test_alignment_loss_is_the_l1_distance_and_domain_loss_the_cross_entropy():
     torch.manual_seed(0)
     method, batch = ShaSpec(small_backbone()), small_batch()
     representation = method.backbone.encode(batch)
@@ -124,37 +125,40 @@ def test_shared_encodings_are_drawn_together_and_specific_ones_apart():
         assert method._domain_loss(representation, steps) > 10
 
 
-def test_every_part_of_shaspec_learns():
+def test_every_part_of_shaspec_gets_a_gradient():
     torch.manual_seed(0)
     method = ShaSpec(small_backbone())
-    losses = trained_on(method, small_batch())
+    losses = backward_losses(method, small_batch())
     assert {"answer", "alignment", "domain", "unseen", "total"} <= losses.keys()
-    weighed = losses["answer"] + losses["unseen"] + 0.1 * losses["alignment"] + 0.02 * losses["domain"]
-    torch.testing.assert_close(losses["total"], weighed)
-    assert learning(method) >= {"shared", "specific", "fusion", "domain", "unseen", "backbone"}
+    expected = losses["answer"] + losses["unseen"] + 0.1 * losses["alignment"] + 0.02 * losses["domain"]
+    torch.testing.assert_close(losses["total"], expected)
+    assert parts_with_gradient(method) >= {"shared", "specific", "fusion", "domain", "unseen", "backbone"}
 
 
 # ActionMAE
 
 
-@pytest.mark.parametrize("kept", [("audio", "question"), ("visual", "question"), SLOTS])
-def test_kept_tokens_go_back_into_their_own_slots(kept):
+@pytest.mark.parametrize("available", [("audio", "question"), ("visual", "question"), SLOTS])
+def test_decoder_reads_available_tokens_in_their_own_slots(available):
     torch.manual_seed(0)
     network = TokenAutoencoder(16, heads=2).eval()
-    seen = {}
-    network.decoder.register_forward_pre_hook(lambda module, arguments: seen.update(placed=arguments[0]))
-    network.encoder.register_forward_hook(lambda module, arguments, output: seen.update(encoded=output))
-    predicted = network({slot: torch.randn(3, 16) for slot in kept})
+    recorded = {}
+    network.decoder.register_forward_pre_hook(lambda module, arguments: recorded.update(decoded=arguments[0]))
+    network.encoder.register_forward_hook(lambda module, arguments, output: recorded.update(encoded=output))
+    predicted = network({slot: torch.randn(3, 16) for slot in available})
     assert tuple(predicted) == SLOTS
     memories = len(network.memory)
     for slot in SLOTS:
         code = network.slot_codes["decoder"][SLOTS.index(slot)]
-        there = seen["placed"][:, memories + SLOTS.index(slot)] - code
-        expected = seen["encoded"][:, memories + kept.index(slot)] if slot in kept else network.mask_token.expand(3, -1)
-        torch.testing.assert_close(there, expected)
+        token = recorded["decoded"][:, memories + SLOTS.index(slot)] - code
+        if slot in available:
+            expected = recorded["encoded"][:, memories + available.index(slot)]
+        else:
+            expected = network.mask_token.expand(3, -1)
+        torch.testing.assert_close(token, expected)
 
 
-def test_a_slot_is_known_by_its_embedding():
+def test_slots_are_distinguished_by_their_embeddings():
     torch.manual_seed(0)
     network = TokenAutoencoder(16, heads=2).eval()
     token, question = torch.randn(2, 3, 16)
@@ -163,7 +167,7 @@ def test_a_slot_is_known_by_its_embedding():
     assert not torch.allclose(as_audio, as_visual)
 
 
-def test_actionmae_learns_to_predict_what_was_taken(monkeypatch):
+def test_actionmae_learns_to_predict_the_removed_steps(monkeypatch):
     torch.manual_seed(0)
     method, batch = ActionMae(small_backbone(), heads=2), small_batch()
     every = torch.arange(len(batch))
@@ -180,25 +184,25 @@ def test_actionmae_learns_to_predict_what_was_taken(monkeypatch):
     assert errors[-1] < 0.5 * errors[0]
 
 
-def test_the_target_of_actionmae_is_the_real_step_and_gives_no_gradient(monkeypatch):
+def test_reconstruction_target_of_actionmae_is_the_real_step_without_gradient(monkeypatch):
     torch.manual_seed(0)
     method, batch = ActionMae(small_backbone(), heads=2).eval(), small_batch()
-    seen = batch.visual_mask.clone()
-    seen[0, 1:] = False
-    batch = replace(batch, visual_mask=seen)
+    visual_mask = batch.visual_mask.clone()
+    visual_mask[0, 1:] = False
+    batch = replace(batch, visual_mask=visual_mask)
     real = method._real_steps(batch)
     assert not any(values.requires_grad for values in real.values())
     monkeypatch.setattr(Batch, "sample_missing", lambda batch: [(torch.arange(len(batch)), batch.without("visual"))])
     losses = method.training_loss(batch)
     representation = method.backbone.encode(batch.without("visual"))
     _, predicted = method._completed(representation, "visual")
-    where, there = representation.masks["audio"], batch.visual_mask
-    assert (where & ~there).sum() > 0  # seconds without a picture have no target
-    target = F.layer_norm(real["visual"][where & there], (predicted.shape[-1],))
-    torch.testing.assert_close(losses["reconstruction"], F.mse_loss(predicted[there[where]], target))
+    audio_mask = representation.masks["audio"]
+    assert (audio_mask & ~visual_mask).sum() > 0  # steps without visual features have no target
+    target = F.layer_norm(real["visual"][audio_mask & visual_mask], (predicted.shape[-1],))
+    torch.testing.assert_close(losses["reconstruction"], F.mse_loss(predicted[visual_mask[audio_mask]], target))
 
 
-def test_what_is_complete_is_answered_by_the_backbone_alone():
+def test_actionmae_answers_complete_questions_with_the_plain_backbone():
     torch.manual_seed(0)
     method, batch = ActionMae(small_backbone(), heads=2).eval(), small_batch()
     assert torch.equal(method.predict(batch), method.backbone.answer(method.backbone.encode(batch)).logits)
@@ -207,14 +211,14 @@ def test_what_is_complete_is_answered_by_the_backbone_alone():
 # DrFuse
 
 
-def test_the_shared_vectors_fuse_into_the_logit_of_their_mean_probability():
+def test_shared_vectors_are_fused_to_the_logit_of_their_mean_probability():
     first, second = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)) * 3
     mean = (first.sigmoid() + second.sigmoid()) / 2
     torch.testing.assert_close(drfuse_module._mean_probability([first, second]), mean.logit(), rtol=1e-4, atol=1e-4)
     assert drfuse_module._mean_probability([first]) is first
 
 
-def test_the_divergence_is_that_of_jensen_and_shannon():
+def test_divergence_is_the_jensen_shannon_divergence():
     first, second = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(1))
     one, two = (torch.stack((x.sigmoid(), 1 - x.sigmoid())) for x in (first, second))
     middle = (one + two) / 2
@@ -226,18 +230,18 @@ def test_the_divergence_is_that_of_jensen_and_shannon():
     assert far.grad.isfinite().all()
 
 
-def test_the_vector_whose_head_errs_more_shall_weigh_less():
+def test_ranking_loss_is_the_excess_weight_of_the_vector_with_the_larger_error():
     answer = torch.tensor([0])
     heads = {"audio": torch.tensor([[9.0, 0.0]]), "visual": torch.tensor([[0.0, 9.0]])}
-    good = {"audio": torch.tensor([0.8]), "visual": torch.tensor([0.2])}
-    bad = {"audio": torch.tensor([0.2]), "visual": torch.tensor([0.8])}
-    assert drfuse_module._ranking_loss(good, heads, answer) == 0
-    torch.testing.assert_close(drfuse_module._ranking_loss(bad, heads, answer), torch.tensor(0.6))
-    assert drfuse_module._ranking_loss(bad, heads, torch.tensor([-1])) == 0
+    ordered = {"audio": torch.tensor([0.8]), "visual": torch.tensor([0.2])}
+    swapped = {"audio": torch.tensor([0.2]), "visual": torch.tensor([0.8])}
+    assert drfuse_module._ranking_loss(ordered, heads, answer) == 0
+    torch.testing.assert_close(drfuse_module._ranking_loss(swapped, heads, answer), torch.tensor(0.6))
+    assert drfuse_module._ranking_loss(swapped, heads, torch.tensor([-1])) == 0
 
 
 @pytest.mark.parametrize("hidden", [(), *ONE_SIDED])
-def test_the_attention_weighs_only_what_is_there(hidden):
+def test_attention_weights_are_over_the_available_vectors(hidden):
     torch.manual_seed(0)
     method = DrFuse(small_backbone()).eval()
     representation = method.backbone.encode(small_batch().without(*hidden))
@@ -247,41 +251,40 @@ def test_the_attention_weighs_only_what_is_there(hidden):
     torch.testing.assert_close(sum(weights.values()), torch.ones(len(representation.question)))
 
 
-def test_every_part_of_drfuse_learns_and_the_constant_alone_from_questions_without_a_video():
+def test_every_part_of_drfuse_gets_a_gradient_but_only_the_constant_if_both_modalities_are_missing():
     torch.manual_seed(0)
     method = DrFuse(small_backbone())
-    losses = trained_on(method, small_batch())
+    losses = backward_losses(method, small_batch())
     assert {"disentangled", "aligned", "ranking", "audio_answer", "visual_answer", "shared_answer"} <= losses.keys()
     torch.testing.assert_close(losses["total"], sum(loss for name, loss in losses.items() if name != "total"))
     parts = {"shared", "distinct", "projection", "query", "key", "value", "answer_layer", "heads", "unseen"}
-    assert learning(method) >= parts | {"backbone"}
-    trained_on(method, small_batch().without(*MODALITIES))
-    assert learning(method) == {"unseen"}
+    assert parts_with_gradient(method) >= parts | {"backbone"}
+    backward_losses(method, small_batch().without(*MODALITIES))
+    assert parts_with_gradient(method) == {"unseen"}
 
 
-def test_a_vector_that_repeats_the_shared_one_is_a_loss():
+def test_disentangled_loss_is_1_if_the_distinct_vector_equals_the_shared_one():
     torch.manual_seed(0)
     method, batch = DrFuse(small_backbone()).eval(), small_batch().without("audio")
-    apart = method._losses(batch)["disentangled"]
+    initial = method._losses(batch)["disentangled"]
     method.distinct["visual"] = torch.nn.Sequential(method.shared["visual"], method.projection)
     torch.testing.assert_close(method._losses(batch)["disentangled"], torch.tensor(1.0))
-    assert apart < 0.9
+    assert initial < 0.9
 
 
 # Prompts
 
 
-def test_only_prompts_and_answer_layers_learn_after_the_backbone():
+def test_only_prompts_and_answer_layers_get_a_gradient_after_the_first_stage():
     torch.manual_seed(0)
     method = MissingAwarePrompts(small_backbone())
-    trained_on(method, small_batch())
-    grads = {n for n, p in method.backbone.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert {name.split(".")[0] for name in grads} == {"fusion", "classifier"}
+    backward_losses(method, small_batch())
+    assert parts_with_gradient(method.backbone) == {"fusion", "classifier"}
     assert all(prompt.grad.abs().sum() > 0 for prompt in method.prompts.values())
     assert all(parameter.requires_grad for parameter in method.parameters())
 
 
-def test_each_state_has_prompts_of_its_own_that_begin_as_its_own_row_of_ones():
+def test_each_state_has_its_own_prompts_initialised_with_one_row_of_ones():
     method = MissingAwarePrompts(small_backbone()).eval()
     for prompts in method.prompts.values():
         for state in range(3):
@@ -296,14 +299,14 @@ def test_each_state_has_prompts_of_its_own_that_begin_as_its_own_row_of_ones():
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, False, True]
 
 
-def test_the_first_stage_of_prompts_is_the_plain_backbone():
+def test_first_stage_of_prompts_trains_the_plain_backbone():
     torch.manual_seed(0)
     method = MissingAwarePrompts(small_backbone())
     method.enter("backbone")
-    trained_on(method, small_batch())
-    assert learning(method) == {"backbone", "unseen"}
-    trained_on(method, small_batch().without("audio"))
-    assert learning(method) == {"unseen"}
+    backward_losses(method, small_batch())
+    assert parts_with_gradient(method) == {"backbone", "unseen"}
+    backward_losses(method, small_batch().without("audio"))
+    assert parts_with_gradient(method) == {"unseen"}
     method.enter("prompts")
-    trained_on(method, small_batch())
-    assert "prompts" in learning(method)
+    backward_losses(method, small_batch())
+    assert "prompts" in parts_with_gradient(method)

@@ -1,4 +1,4 @@
-"""Grounding pre-training: it learns to tell pairs apart, answers nothing, and runs start from it."""
+"""Grounding pre-training: it learns to match pairs, answers no questions, and runs start from it."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from train.runs.log import best_validation, read_metrics
 
 
 def paired_store():
-    """Return a store in which a video shows what it sounds like, so that pairs can be told apart."""
+    """Return a store in which the visual class of each video is its audio class, so that pairs can be classified."""
     store = make_store(videos=90, incomplete=False)
     maps = store.arrays["resnet18-map"]
     maps[np.arange(90), :, store.truth["visual"]] -= 2
@@ -22,39 +22,39 @@ def paired_store():
     return store
 
 
-def test_learns_which_sound_belongs_to_which_picture(tmp_path):
+def test_learns_to_match_audio_and_frames(tmp_path):
     settings = {"epochs": 12, "decay_epochs": 12, "learning_rate": 1e-2, "batch_size": 6, "objective": "grounding"}
     method, _ = train(tmp_path / "run", paired_store(), **settings)
-    told = best_validation(tmp_path / "run")
-    # A third of the negatives come from videos of the same class: nobody can tell those, so 5/6 is the most.
-    assert 72 < told["pairs"] <= 92
-    with pytest.raises(TypeError, match="answers no question"):
+    accuracy = best_validation(tmp_path / "run")["pairs"]
+    # A third of the negatives are from videos of the same class and cannot be classified: at most 5/6 are correct.
+    assert 72 < accuracy <= 92
+    with pytest.raises(TypeError, match="answers no questions: start a run from it"):
         method.predict(None)
 
 
 def test_each_complete_video_counts_once(tmp_path):
-    seen = []
-    train(tmp_path / "run", objective="grounding", epochs=1, batch_size=1, report=seen.append)
-    # 36 training videos, of which one lacks sound and one the picture.
-    assert seen[0].steps == 34
+    reports = []
+    train(tmp_path / "run", objective="grounding", epochs=1, batch_size=1, report=reports.append)
+    # 36 training videos; audio is missing in one and visual in another.
+    assert reports[0].steps == 34
 
 
 def test_resumes_to_the_same_weights(tmp_path):
-    whole, _ = train(tmp_path / "whole", objective="grounding", epochs=3)
+    uninterrupted, _ = train(tmp_path / "uninterrupted", objective="grounding", epochs=3)
 
     def stop(progress):
         if progress.epoch == 2 and progress.validation is not None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "part", objective="grounding", epochs=3, report=stop)
-    resumed, _ = train(tmp_path / "part", objective="grounding", epochs=3, resume=True)
-    for name, values in whole.state_dict().items():
+        train(tmp_path / "resumed", objective="grounding", epochs=3, report=stop)
+    resumed, _ = train(tmp_path / "resumed", objective="grounding", epochs=3, resume=True)
+    for name, values in uninterrupted.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], values), name
-    assert read_metrics(tmp_path / "part") == read_metrics(tmp_path / "whole")
+    assert read_metrics(tmp_path / "resumed") == read_metrics(tmp_path / "uninterrupted")
 
 
-def test_a_run_starts_from_it_and_it_is_never_evaluated(tmp_path):
+def test_a_run_starts_from_pre_training_which_cannot_be_evaluated(tmp_path):
     store = make_store(videos=60)
     manifest, bank = make_manifest(store), FeatureBank(store)
     claim_data(tmp_path / "pairs", tiny_config(objective="grounding"), manifest, bank)
@@ -66,7 +66,7 @@ def test_a_run_starts_from_it_and_it_is_never_evaluated(tmp_path):
         evaluate_run(tmp_path / "pairs", manifest, bank)
 
 
-def test_the_loss_counts_both_kinds_of_pairs_where_they_are_real():
+def test_loss_is_over_both_kinds_of_pairs_at_the_available_steps():
     sure, unsure = torch.tensor([-9.0, 9.0]), torch.zeros(2)
     matching, mismatching = torch.stack([sure, unsure])[None], torch.stack([-sure, sure])[None]
     real = torch.tensor([[True, False]])

@@ -22,23 +22,23 @@ def formula_blocks() -> nn.ModuleDict:
 
 @torch.no_grad()
 def formula_pairs(blocks: nn.ModuleDict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return sound [batch, time, input] and faint maps [batch, time, channel, height, width].
+    """Return audio [batch, time, input] and maps of small values [batch, time, channel, height, width].
 
-    A third of the cells resemble the sound, so that it matters where it points: among unrelated vectors it hardly does.
+    A third of the cells resemble the audio, so that the grounding weights matter: for unrelated vectors they hardly do.
     """
-    sound, maps = scatter((2, 3, 128), 301).relu(), scatter((2, 3, 512, 14, 14), 302).relu()
-    likeness = blocks["audio_stem"](sound).relu()
+    audio, maps = scatter((2, 3, 128), 301).relu(), scatter((2, 3, 512, 14, 14), 302).relu()
+    likeness = blocks["audio_stem"](audio).relu()
     maps[..., :5, :] = 0.1 * maps[..., :5, :] + likeness[..., None, None]
-    return sound, maps / 50
+    return audio, maps / 50
 
 
 @torch.no_grad()
 def test_equals_the_released_network_under_the_same_weights():
     blocks = formula_blocks()
-    sound, maps = formula_pairs(blocks)
-    audio = blocks["audio_stem"](sound)
-    visual = blocks["spatial_grounding"](maps, audio)
-    logits = blocks["match_head"](audio, visual)
+    audio, maps = formula_pairs(blocks)
+    lifted = blocks["audio_stem"](audio)
+    visual = blocks["spatial_grounding"](maps, lifted)
+    logits = blocks["match_head"](lifted, visual)
     for values, name in ((visual[..., :6], "grounded"), (logits, "match")):
         expected = torch.tensor(GOLDEN[name])
         assert (values - expected).norm() <= 1e-4 * expected.norm(), name

@@ -1,4 +1,4 @@
-"""No method reads what is absent: a product over the methods, the backbones and the scenarios."""
+"""No method reads a missing modality: a product over the methods, the backbones and the scenarios."""
 
 from dataclasses import replace
 
@@ -15,17 +15,17 @@ from train.data.scenarios import SCENARIOS, draw_masks
 from train.interfaces import inputs_of
 from train.methods.registry import METHODS, make_method, method_variants
 
-# The other readings of methods and backbones: (method, backbone, variant).
-READINGS = [
+# The variants of methods and backbones: (method, backbone, variant).
+VARIANTS = [
     *((name, "avst", variant) for name in METHODS for variant in method_variants(name)),
     *(("zero-fill", name, variant) for name in BACKBONES for variant in backbone_variants(name)),
 ]
 ONE_SIDED = {"audio": "visual-missing", "visual": "audio-missing"}
 
 
-@pytest.mark.parametrize(("method_name", "backbone_name", "variant"), READINGS)
+@pytest.mark.parametrize(("method_name", "backbone_name", "variant"), VARIANTS)
 @pytest.mark.parametrize("hidden", [("audio",), ("visual",)])
-def test_no_reading_of_a_method_or_backbone_depends_on_what_is_absent(method_name, backbone_name, variant, hidden):
+def test_predictions_of_no_variant_depend_on_the_missing_modality(method_name, backbone_name, variant, hidden):
     method = make(method_name, backbone_name, variant)
     expected = predict(method, stored_batch(method, hidden))
     for value in (float("nan"), 7.0):
@@ -34,26 +34,26 @@ def test_no_reading_of_a_method_or_backbone_depends_on_what_is_absent(method_nam
 
 @pytest.mark.parametrize("method_name", METHODS)
 @pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_at_a_rate_no_prediction_depends_on_the_videos_that_lose_the_modality(method_name, modality):
-    found = []
+def test_predictions_at_a_missing_rate_do_not_depend_on_the_masked_features(method_name, modality):
+    predictions = []
     for value in (None, 0.0, 7.0):
         store, method = make_store(incomplete=False), make(method_name, "avst")
         questions = make_manifest(store).questions["test"]
         masks = draw_masks(questions, {modality: 0.5}, seed=0, unit="video").absent
-        lost = sorted({store.rows[q.video_id] for q in questions if q.question_id in masks})
-        assert 0 < len(lost) < len({q.video_id for q in questions})
+        masked = sorted({store.rows[q.video_id] for q in questions if q.question_id in masks})
+        assert 0 < len(masked) < len({q.video_id for q in questions})
         for name in of_modality(modality) if value is not None else ():
-            store.arrays[name][lost] = value
+            store.arrays[name][masked] = value
         dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
-        found.append(predict(method, dataset.batch(range(len(dataset)), masks=masks)))
-    assert found[0].isfinite().all()
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+        predictions.append(predict(method, dataset.batch(range(len(dataset)), masks=masks)))
+    assert predictions[0].isfinite().all()
+    assert torch.equal(predictions[0], predictions[1])
+    assert torch.equal(predictions[0], predictions[2])
 
 
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
 @pytest.mark.parametrize("scenario", [name for name, hidden in SCENARIOS.items() if hidden])
-def test_predictions_do_not_depend_on_what_is_absent(method_name, backbone_name, scenario):
+def test_predictions_do_not_depend_on_the_missing_modality(method_name, backbone_name, scenario):
     method, hidden = make(method_name, backbone_name), SCENARIOS[scenario]
     expected = predict(method, stored_batch(method, hidden))
     assert expected.isfinite().all()
@@ -64,38 +64,41 @@ def test_predictions_do_not_depend_on_what_is_absent(method_name, backbone_name,
 
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
 @pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_predictions_do_not_depend_on_seconds_that_are_gone(method_name, backbone_name, modality):
+def test_predictions_do_not_depend_on_removed_steps(method_name, backbone_name, modality):
     method = make(method_name, backbone_name)
-    expected, gone = partly(method, modality)
-    assert 0 < gone.sum() < gone.size
+    expected, removed = predict_without_part(method, modality)
+    assert 0 < removed.sum() < removed.size
     for value in (0.0, 7.0):
-        assert torch.equal(partly(method, modality, value)[0], expected)
+        assert torch.equal(predict_without_part(method, modality, value)[0], expected)
 
 
-def partly(method, modality: str, value: float | None = None) -> tuple[torch.Tensor, np.ndarray]:
-    """Return predictions with a stretch of `modality` gone, whose stored values are `value`, and where it was."""
+def predict_without_part(method, modality: str, value: float | None = None) -> tuple[torch.Tensor, np.ndarray]:
+    """Return predictions with half the steps of `modality` removed, and the mask of the removed steps.
+
+    `value`: overwrites the stored values of the removed steps.
+    """
     store = make_store(incomplete=False)
-    whole = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
-    gone = whole._there[modality] & ~whole.without_part(modality, 0.5)._there[modality]
+    complete = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
+    removed = complete._there[modality] & ~complete.without_part(modality, 0.5)._there[modality]
     if value is not None:
         for name in of_modality(modality):
-            for video, steps in enumerate(gone):
-                store.arrays[name][video, np.array(whole.steps)[steps]] = value
+            for video, steps in enumerate(removed):
+                store.arrays[name][video, np.array(complete.steps)[steps]] = value
     dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
-    return predict(method, dataset.without_part(modality, 0.5).batch(range(len(dataset)))), gone[whole._videos]
+    return predict(method, dataset.without_part(modality, 0.5).batch(range(len(dataset)))), removed[complete._videos]
 
 
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
-def test_no_training_loss_depends_on_what_is_absent(method_name, backbone_name):
+def test_training_losses_do_not_depend_on_the_missing_modality(method_name, backbone_name):
     if make(method_name, backbone_name).trains_on == "complete":
-        pytest.skip("the loop gives it no question that lacks a modality")
+        pytest.skip("trained on complete questions only")
     for hidden in (("audio",), ("visual",)):
         totals = []
         for change in (None, dict.fromkeys(hidden, float("nan")), dict.fromkeys(hidden, 7.0)):
             batch = stored_batch(make(method_name, backbone_name), hidden, change)
-            twin = make(method_name, backbone_name).train()
+            method = make(method_name, backbone_name).train()
             torch.manual_seed(2)
-            parts = [twin.training_loss(part)["total"] for _, part in batch.split_by_presence()]
+            parts = [method.training_loss(part)["total"] for _, part in batch.split_by_presence()]
             totals.append(torch.stack(parts))
         assert totals[0].isfinite().all()
         assert torch.equal(totals[0], totals[1])
@@ -104,7 +107,7 @@ def test_no_training_loss_depends_on_what_is_absent(method_name, backbone_name):
 
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_batch_of_one_equals_its_row_and_permutation_permutes(method_name, backbone_name, scenario):
+def test_predictions_do_not_depend_on_the_batch_or_its_order(method_name, backbone_name, scenario):
     method = make(method_name, backbone_name)
     batch = stored_batch(method, SCENARIOS[scenario])
     expected = predict(method, batch)
@@ -115,18 +118,18 @@ def test_a_batch_of_one_equals_its_row_and_permutation_permutes(method_name, bac
 
 
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
-@pytest.mark.parametrize("present", ["audio", "visual"])
-def test_what_is_present_is_read(method_name, backbone_name, present):
+@pytest.mark.parametrize("available", ["audio", "visual"])
+def test_predictions_depend_on_the_available_modality(method_name, backbone_name, available):
     if method_name == "reference":
-        pytest.skip("the question-only reference reads neither")
+        pytest.skip("the question-only reference reads neither modality")
     method = make(method_name, backbone_name)
-    batch = stored_batch(method, SCENARIOS[ONE_SIDED[present]])
-    swapped = replace(batch, **{present: {n: v.flip(0) for n, v in batch.features(present).items()}})
+    batch = stored_batch(method, SCENARIOS[ONE_SIDED[available]])
+    swapped = replace(batch, **{available: {n: v.flip(0) for n, v in batch.features(available).items()}})
     assert not torch.allclose(predict(method, swapped), predict(method, batch))
 
 
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
-def test_a_mixed_batch_is_answered_row_by_row(method_name, backbone_name):
+def test_predictions_of_a_mixed_batch_equal_those_of_its_rows(method_name, backbone_name):
     method, store = make(method_name, backbone_name), make_store()
     dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", inputs_of(method.backbone))
     masks = {"5-audio": ("audio",), "6-audio": ("visual",), "7-audio": ("audio", "visual")}
@@ -137,17 +140,17 @@ def test_a_mixed_batch_is_answered_row_by_row(method_name, backbone_name):
 
 
 @pytest.mark.parametrize("inputs", ["question", "audio,question", "visual,question"])
-def test_references_never_read_what_is_not_among_their_inputs(inputs):
+def test_references_read_their_inputs_only(inputs):
     torch.manual_seed(0)
     method = make_method("reference", make_backbone("avst", SIZES), inputs=inputs).eval()
     expected = predict(method, stored_batch(method, ()))
     for modality in ("audio", "visual"):
-        same = torch.equal(predict(method, stored_batch(method, (), {modality: 7.0})), expected)
-        assert same == (modality not in inputs)
+        is_unchanged = torch.equal(predict(method, stored_batch(method, (), {modality: 7.0})), expected)
+        assert is_unchanged == (modality not in inputs)
 
 
-def test_noise_on_real_features_as_the_release_evaluates_is_found_out():
-    # Its "visual missing" is the real picture with noise of 0.7 on it: replacing the picture changes the answers.
+def test_the_released_evaluation_with_noise_on_real_features_is_detected():
+    # Its "visual missing" is real features with noise of standard deviation 0.7: replacing them changes the answers.
     method = make("zero-fill", "avst")
 
     def released_answers(change: dict[str, float] | None) -> torch.Tensor:

@@ -48,12 +48,12 @@ def small_rows(rows: int = 7) -> dict[str, torch.Tensor]:
     }
 
 
-def test_has_the_released_number_of_parameters():
+def test_has_as_many_parameters_as_released():
     memory = RelationMemory(SHAPES, 512, settings=RECALL_VARIANTS["paper"])
     assert sum(p.numel() for p in memory.parameters()) == 7_603_200
 
 
-def test_recalls_what_the_released_memory_recalls():
+def test_recalls_the_same_features_as_the_released_memory():
     memory, rows = golden_memory("released"), golden_rows()
     expected = GOLDEN["memory"]
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_recalls_what_the_released_memory_recalls():
     assert loss.item() == pytest.approx(expected["loss"], rel=1e-6)
 
 
-def test_slots_begin_neither_all_alike_nor_one_alone():
+def test_initial_weights_are_neither_uniform_nor_concentrated_on_one_slot():
     memory, rows = golden_memory("recommended"), golden_rows()
     memory.log_sharpness.load_state_dict(RelationMemory(SHAPES, 512).log_sharpness.state_dict())
     memory.observe(rows, len(rows["question"]))
@@ -81,7 +81,7 @@ def test_slots_begin_neither_all_alike_nor_one_alone():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_weights_keep_their_golden_values(variant):
+def test_weights_equal_the_golden_values(variant):
     memory, rows = golden_memory(variant), golden_rows()
     with torch.no_grad():
         for modality, expected in GOLDEN["weights"][variant].items():
@@ -109,15 +109,15 @@ def test_weights_are_positive_and_sum_to_one(variant, combination):
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
-def test_weights_of_the_paper_and_of_the_release_stay_within_their_bounds(scale):
+def test_weights_of_the_paper_and_the_released_variant_stay_within_their_bounds(scale):
     rows = {name: scale * values for name, values in small_rows(50).items()}
-    for variant, most in (("paper", 1.0), ("released", (math.e / (math.e + 4 / math.e)) ** 2)):
+    for variant, largest in (("paper", 1.0), ("released", (math.e / (math.e + 4 / math.e)) ** 2)):
         weights = small_memory(variant).weights("visual", rows["visual"], rows["question"])
-        assert weights.min() >= 1 / (4 + math.exp(most)) - 1e-6
-        assert weights.max() <= math.exp(most) / (4 + math.exp(most)) + 1e-6
+        assert weights.min() >= 1 / (4 + math.exp(largest)) - 1e-6
+        assert weights.max() <= math.exp(largest) / (4 + math.exp(largest)) + 1e-6
 
 
-def test_the_normalised_product_leaves_the_bounds_that_collapse_the_others():
+def test_normalised_product_exceeds_the_bounds_of_the_other_combinations():
     rows = {name: 10 * values for name, values in small_rows(50).items()}
 
     def spread(**changes) -> float:
@@ -130,14 +130,14 @@ def test_the_normalised_product_leaves_the_bounds_that_collapse_the_others():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_is_recalled_depends_on_both_sources(variant):
+def test_recalled_features_depend_on_the_available_modality_and_the_question(variant):
     memory, rows = small_memory(variant), small_rows(1)
     recalled = memory.recall("audio", rows["visual"], rows["question"])
     assert not torch.equal(recalled, memory.recall("audio", rows["visual"].flip(1), rows["question"]))
     assert not torch.equal(recalled, memory.recall("audio", rows["visual"], -rows["question"]))
 
 
-def test_errors_are_sums_means_and_shares():
+def test_error_is_a_sum_a_mean_or_a_share_of_the_variance():
     recalled, real = torch.zeros(2, 6, 2, 2), torch.full((2, 6, 2, 2), 2.0)
     assert small_memory("paper").error("visual", recalled, real).item() == 96
     assert small_memory("released").error("visual", recalled, real).item() == 4
@@ -146,15 +146,15 @@ def test_errors_are_sums_means_and_shares():
     assert memory.error("visual", recalled, real).item() == 0.5
 
 
-def test_only_the_recommended_variant_takes_the_targets_as_they_are():
-    for variant, flows in (("paper", True), ("released", True), ("recommended", False)):
+def test_only_the_recommended_variant_gives_no_gradient_to_the_targets():
+    for variant, has_gradient in (("paper", True), ("released", True), ("recommended", False)):
         real = torch.ones(2, 6, requires_grad=True)
         error = small_memory(variant).error("audio", torch.zeros(2, 6, requires_grad=True), real)
         error.backward()
-        assert (real.grad is not None) == flows
+        assert (real.grad is not None) == has_gradient
 
 
-def test_slots_start_as_real_steps_that_belong_together():
+def test_slots_are_initialised_with_the_three_features_of_one_real_step():
     memory, rows = small_memory(), small_rows(8)
     memory.observe(rows, samples=4)
     assert int(memory.placed) == 4
@@ -169,14 +169,14 @@ def test_slots_start_as_real_steps_that_belong_together():
     assert torch.equal(memory.slots["audio"][:4], before[:4])
 
 
-def test_the_paper_slots_are_not_placed():
+def test_slots_of_the_paper_variant_are_not_initialised_with_real_steps():
     memory = small_memory("paper")
     before = memory.slots["audio"].detach().clone()
     memory.observe(small_rows(), samples=4)
     assert torch.equal(memory.slots["audio"], before)
 
 
-def test_running_moments_are_those_of_the_rows():
+def test_running_moments_equal_the_moments_of_the_rows():
     moments, rows = RunningMoments(3), torch.randn(4000, 3) * torch.tensor([1.0, 2.0, 3.0]) + 5
     for part in rows.split(100):
         moments.update(part)
@@ -184,7 +184,7 @@ def test_running_moments_are_those_of_the_rows():
     torch.testing.assert_close(moments.variance, rows.var(0), rtol=0.05, atol=0.01)
 
 
-def test_rows_are_laid_out_sample_by_sample():
+def test_rows_are_ordered_sample_by_sample():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     values = torch.arange(6).reshape(2, 3)
     assert values[mask].tolist() == [0, 1, 3]
@@ -194,7 +194,7 @@ def test_rows_are_laid_out_sample_by_sample():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("missing", ["audio", "visual"])
-def test_permuting_samples_permutes_what_is_recalled(variant, missing):
+def test_permuting_samples_permutes_the_recalled_features(variant, missing):
     model = Rmm(small_backbone(), variant=variant, slots=5).eval()
     batch, order = small_batch(6).without(missing), torch.tensor([4, 2, 0, 5, 1, 3])
     with torch.no_grad():
@@ -205,43 +205,42 @@ def test_permuting_samples_permutes_what_is_recalled(variant, missing):
     assert (recalled[0] - recalled[1]).abs().max() > 0
 
 
-def test_steps_that_are_not_there_recall_nothing_and_are_in_no_loss():
-    steps = torch.tensor([4, 2, 1])
-    whole = small_batch(3, visual_steps=steps)
+def test_missing_steps_recall_nothing_and_enter_no_loss():
+    complete = small_batch(3, visual_steps=torch.tensor([4, 2, 1]))
     model = Rmm(small_backbone(), slots=5)
-    losses = {name: loss.item() for name, loss in model.training_loss(whole).items()}
+    losses = {name: loss.item() for name, loss in model.training_loss(complete).items()}
     assert all(math.isfinite(loss) for loss in losses.values())
-    recalled = recalled_features(model.memory, model.backbone.encode(whole.without("audio")), "audio")
+    recalled = recalled_features(model.memory, model.backbone.encode(complete.without("audio")), "audio")
     assert recalled.shape == (3, TIME, CHANNELS)
-    assert not recalled[~whole.visual_mask].any()
-    assert recalled[whole.visual_mask].abs().sum(-1).min() > 0
+    assert not recalled[~complete.visual_mask].any()
+    assert recalled[complete.visual_mask].abs().sum(-1).min() > 0
 
 
 @pytest.mark.parametrize(("missing", "available"), [("audio", "visual"), ("visual", "audio")])
-def test_what_is_generated_is_there_where_its_source_is(missing, available):
+def test_imputed_features_have_the_mask_of_the_available_modality(missing, available):
     batch = small_batch(2, audio_steps=torch.tensor([4, 1]), visual_steps=torch.tensor([2, 3]))
-    entered = small_backbone().encode(batch)
-    completed = with_imputed(entered, {missing: torch.zeros_like(entered.features[missing])}, available)
+    representation = small_backbone().encode(batch)
+    completed = with_imputed(representation, {missing: torch.zeros_like(representation.features[missing])}, available)
     assert torch.equal(completed.masks[missing], batch.mask(available))
     assert torch.equal(completed.masks[available], batch.mask(available))
     assert not completed.features[missing].any()
-    assert torch.equal(completed.features[available], entered.features[available])
+    assert torch.equal(completed.features[available], representation.features[available])
 
 
-def test_the_recall_loss_sees_only_steps_with_both_modalities():
+def test_recall_loss_is_over_the_steps_with_both_modalities():
     memory_shapes = {"audio": (CHANNELS,), "visual": (CHANNELS, SIDE, SIDE)}
     backbone = small_backbone()
     memory = RelationMemory(memory_shapes, CHANNELS, slots=5, settings=RECALL_VARIANTS["paper"])
     batch = small_batch(2, audio_steps=torch.tensor([4, 1]), visual_steps=torch.tensor([2, 3]))
-    entered = backbone.encode(batch)
-    recalled = {m: recalled_features(memory, entered, m) for m in ("audio", "visual")}
+    representation = backbone.encode(batch)
+    recalled = {m: recalled_features(memory, representation, m) for m in ("audio", "visual")}
     both = batch.audio_mask & batch.visual_mask
     expected = sum(
-        (recalled[m] - entered.features[m]).square().flatten(2).sum(2)[both].mean() for m in ("audio", "visual")
+        (recalled[m] - representation.features[m]).square().flatten(2).sum(2)[both].mean() for m in ("audio", "visual")
     )
-    torch.testing.assert_close(recall_loss(memory, entered, recalled), expected)
+    torch.testing.assert_close(recall_loss(memory, representation, recalled), expected)
 
 
-def test_an_unknown_variant_is_refused():
-    with pytest.raises(UserError, match=r"variant 'best' is unknown.*paper, released, recommended"):
+def test_an_unknown_variant_raises():
+    with pytest.raises(UserError, match=r"variant 'best' is unknown: choose one of paper, released, recommended"):
         Rmm(small_backbone(), variant="best")

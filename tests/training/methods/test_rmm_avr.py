@@ -1,4 +1,4 @@
-"""The paper's method and its two halves alone, as methods: what they read, what they learn, what they answer."""
+"""The methods rmm, avr and rmm-avr: their inputs, losses, gradients and predictions."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ PRESENCES = [(), ("audio",), ("visual",), ("audio", "visual")]
 
 
 def build(name: str, variant: str = "recommended", **more):
-    """Return a method whose reading of the diffusion already says something, as after training."""
+    """Return a method whose refinement is not the identity, as after training."""
     torch.manual_seed(3)
     method = BUILDERS[name](variant, **more)
     if hasattr(method, "refiner"):
@@ -35,7 +35,7 @@ def build(name: str, variant: str = "recommended", **more):
 
 
 def with_nan(batch: Batch, *modalities: str) -> Batch:
-    """Return `batch` with NaN in place of what was stored of `modalities`; its masks say they are not there."""
+    """Return `batch` with NaN as the features of `modalities` and False in their masks."""
     changes = {}
     for modality in modalities:
         stored = batch.features(modality)
@@ -63,13 +63,13 @@ def test_predictions_do_not_change_when_the_missing_modality_is_replaced(name, v
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
 @pytest.mark.parametrize("missing", MODALITIES)
-def test_predictions_change_with_the_present_modality(name, variant, missing):
+def test_predictions_change_with_the_available_modality(name, variant, missing):
     method, batch = build(name, variant).eval(), small_batch()
-    present = "visual" if missing == "audio" else "audio"
-    stored = {key: values.flip(0) for key, values in batch.features(present).items()}
+    available = "visual" if missing == "audio" else "audio"
+    flipped = {name: values.flip(0) for name, values in batch.features(available).items()}
     with torch.no_grad():
         before = method.predict(batch.without(missing))
-        after = method.predict(replace(batch, **{present: stored}).without(missing))
+        after = method.predict(replace(batch, **{available: flipped}).without(missing))
     assert (before - after).abs().amax(1).min() > 0
 
 
@@ -92,7 +92,7 @@ def test_complete_questions_are_answered_by_the_plain_backbone(name):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_with_nothing_left_no_generator_is_called(name, monkeypatch):
+def test_if_both_modalities_are_missing_nothing_is_imputed(name, monkeypatch):
     method, batch = build(name).eval(), small_batch().without(*MODALITIES)
     for part in ("memory", "refiner"):
         if hasattr(method, part):
@@ -102,24 +102,24 @@ def test_with_nothing_left_no_generator_is_called(name, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
-def test_the_gradient_reaches_every_parameter(name, variant):
+def test_every_parameter_gets_a_gradient(name, variant):
     method = build(name, variant)
     method.training_loss(small_batch())["total"].backward()
     assert [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_the_constants_learn_alone(name):
+def test_only_the_constants_get_a_gradient_if_both_modalities_are_missing(name):
     method, batch = build(name), small_batch()
     method.training_loss(batch.without(*MODALITIES))["total"].backward()
-    learning = {n for n, p in method.named_parameters() if p.grad is not None and p.grad.any()}
-    assert learning == {f"unseen.constants.vectors.{m}" for m in MODALITIES}
+    with_gradient = {n for n, p in method.named_parameters() if p.grad is not None and p.grad.any()}
+    assert with_gradient == {f"unseen.constants.vectors.{m}" for m in MODALITIES}
     assert all(p.requires_grad for p in method.parameters())
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
 @pytest.mark.parametrize("missing", MODALITIES)
-def test_questions_with_one_modality_train_the_way_they_are_answered(name, variant, missing):
+def test_questions_with_one_modality_are_trained_on_with_the_other_imputed(name, variant, missing):
     method = build(name, variant)
     losses = method.training_loss(small_batch().without(missing))
     assert set(losses) - {"audio_missing_match"} == {"unseen", f"{missing}_missing_answer", "total"}
@@ -128,7 +128,7 @@ def test_questions_with_one_modality_train_the_way_they_are_answered(name, varia
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
-def test_steps_that_are_not_there_spoil_no_loss_and_no_prediction(name, variant):
+def test_missing_steps_leave_losses_and_predictions_finite(name, variant):
     batch = small_batch(3, audio_steps=torch.tensor([4, 1, 3]), visual_steps=torch.tensor([2, 4, 1]))
     method = build(name, variant)
     total = method.training_loss(batch)["total"]
@@ -140,7 +140,7 @@ def test_steps_that_are_not_there_spoil_no_loss_and_no_prediction(name, variant)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_the_first_stage_trains_the_backbone_alone(name):
+def test_first_stage_trains_only_the_backbone(name):
     method = build(name)
     assert isinstance(method, SupportsStages)
     first, second = method.stages()
@@ -155,7 +155,7 @@ def test_the_first_stage_trains_the_backbone_alone(name):
     assert "audio_missing_answer" in method.training_loss(small_batch())
 
 
-def test_the_total_is_equation_eight():
+def test_total_loss_is_equation_8():
     method = build("rmm-avr", "paper", recall_weight=0.5, refine_weight=2.0)
     losses = method.training_loss(small_batch())
     answers = [n for n in losses if n.endswith(("answer", "match"))]
@@ -165,33 +165,33 @@ def test_the_total_is_equation_eight():
     assert "tied" not in losses
 
 
-def test_the_released_step_ties_four_refined_features_to_the_real_ones():
+def test_released_variant_ties_the_four_refined_features_to_the_real_ones():
     method, batch = build("rmm-avr", "released"), small_batch()
     method.refiner.eval()
     losses = method.training_loss(batch)
-    entered = method.backbone.encode(batch)
+    representation = method.backbone.encode(batch)
     expected = 0
-    for missing, other in (("audio", "visual"), ("visual", "audio")):
-        flat = {m: entered.features[m].flatten(0, 1) for m in MODALITIES}
-        question = entered.question.repeat_interleave(4, 0)
-        flat_pseudo = {**flat, missing: method.memory.recall(missing, flat[other], question)}
-        refined = method.refiner.refine(flat_pseudo["audio"], flat_pseudo["visual"])
+    for missing, available in (("audio", "visual"), ("visual", "audio")):
+        flat = {m: representation.features[m].flatten(0, 1) for m in MODALITIES}
+        question = representation.question.repeat_interleave(4, 0)
+        recalled = {**flat, missing: method.memory.recall(missing, flat[available], question)}
+        refined = method.refiner.refine(recalled["audio"], recalled["visual"])
         expected += sum(F.mse_loss(r, flat[m]) for m, r in zip(MODALITIES, refined, strict=True))
     torch.testing.assert_close(losses["tied"], expected)
 
 
 @pytest.mark.parametrize(("variant", "is_refined"), [("paper", True), ("recommended", True), ("released", False)])
-def test_the_available_modality_is_refined_too_except_as_released(variant, is_refined):
+def test_backbone_gets_the_refined_available_modality_except_in_the_released_variant(variant, is_refined):
     method, batch = build("rmm-avr", variant).eval(), small_batch().without("audio")
-    entered = method.backbone.encode(batch)
-    refined = method._refined(entered, "audio", torch.randn(6, 4, 16))
-    completed = method._completed(entered, "audio", refined)
+    representation = method.backbone.encode(batch)
+    refined = method._refined(representation, "audio", torch.randn(6, 4, 16))
+    completed = method._completed(representation, "audio", refined)
     assert torch.equal(completed.features["audio"], refined["audio"])
-    assert torch.equal(completed.features["visual"], entered.features["visual"]) != is_refined
+    assert torch.equal(completed.features["visual"], representation.features["visual"]) != is_refined
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_it_learns_a_small_batch_by_heart_in_every_scenario(name):
+def test_overfits_a_small_batch_in_every_scenario(name):
     method, batch = build(name), small_batch(3)
     optimiser = torch.optim.Adam(method.parameters(), 1e-2)
     for _ in range(30):
