@@ -1,8 +1,8 @@
-"""Measure whether extraction needs more memory for more videos: the peak of all its processes, 20 clips against 100.
+"""Measure whether the memory of extraction grows with the number of videos: peak of all processes, 20 and 100 clips.
 
-Each run is `mavqa-extract` in processes of its own (one worker, seeded weights, `resnet18-map` and `vggish`) over so
-many copies of a made-up clip; memory is what its processes hold together (resident, pages that they share counted for
-each), looked at every tenth of a second, the least of `--repeats` runs.
+Each run is a separate `mavqa-extract` (one worker, seeded weights, `resnet18-map` and `vggish`) on copies of a
+synthetic clip. Memory is the total resident size of its processes (shared pages count for each), sampled every tenth
+of a second; the minimum over `--repeats` runs is reported.
 
     python benchmarks/memory.py --clips 20 100 --seconds 5
 """
@@ -23,10 +23,10 @@ MEGABYTE = 1024**2
 
 
 def main() -> int:
-    """Parse the options, run both, print the table; exit code 1 where the promise is broken."""
+    """Measure both numbers of clips and print the table; return 1 if the promise is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, nargs=2, default=(20, 100), metavar=("FEW", "MANY"))
-    parser.add_argument("--seconds", type=int, default=5, help="of a clip")
+    parser.add_argument("--seconds", type=int, default=5, help="length of the clip")
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mavqa-memory-") as name:
@@ -34,15 +34,15 @@ def main() -> int:
         peaks = []
         for clips in options.clips:
             folder = Path(name) / str(clips)
-            lay_out(clip, folder, clips)
-            runs = [peak_of(extract(folder, options.seconds, run)) for run in range(options.repeats)]
+            create_dataset(clip, folder, clips)
+            runs = [measure_peak(start_extraction(folder, options.seconds, run)) for run in range(options.repeats)]
             peaks.append(min(runs))
             print(f"{clips:>5} clips of {options.seconds} s: peak {min(runs) / MEGABYTE:8.0f} MB in all processes")
-    return 0 if judge(*peaks) else 1
+    return 0 if print_promise(*peaks) else 1
 
 
-def lay_out(clip: Path, folder: Path, clips: int) -> None:
-    """Make a folder of videos, hard links of one clip under names of their own, and its manifest."""
+def create_dataset(clip: Path, folder: Path, clips: int) -> None:
+    """Create a folder of videos, hard links to one clip with distinct names, and its manifest."""
     (folder / "videos").mkdir(parents=True)
     for number in range(clips):
         os.link(clip, folder / "videos" / f"clip-{number:04d}.mp4")
@@ -52,38 +52,38 @@ def lay_out(clip: Path, folder: Path, clips: int) -> None:
     )
 
 
-def extract(folder: Path, seconds: int, run: int) -> "subprocess.Popen[bytes]":
+def start_extraction(folder: Path, seconds: int, run: int) -> "subprocess.Popen[bytes]":
     """Start an extraction into a new store."""
     command = [Path(sys.executable).with_name("mavqa-extract"), "--manifest", folder / "manifest"]
-    places = ["--videos", folder / "videos", "--store", folder / f"store-{run}.zarr"]
-    how = ["--seconds", seconds, "--weights", "seeded", "--workers", 1, "--device", "cpu", "--decoder", "pyav"]
+    paths = ["--videos", folder / "videos", "--store", folder / f"store-{run}.zarr"]
+    settings = ["--seconds", seconds, "--weights", "seeded", "--workers", 1, "--device", "cpu", "--decoder", "pyav"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(list(map(str, [*command, *places, *how])), **quiet)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(list(map(str, [*command, *paths, *settings])), **quiet)  # type: ignore[call-overload, no-any-return]
 
 
-def peak_of(process: "subprocess.Popen[bytes]") -> int:
-    """Return the most bytes that the process and those below it held together; raise where it failed."""
+def measure_peak(process: "subprocess.Popen[bytes]") -> int:
+    """Return the peak of the resident bytes of the process and its descendants; raise RuntimeError if it fails."""
     root, peak = psutil.Process(process.pid), 0
     while process.poll() is None:
-        held = 0
+        resident = 0
         try:
-            family = [root, *root.children(recursive=True)]
+            processes = [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             break
-        for member in family:
+        for member in processes:
             try:
-                held += member.memory_info().rss
+                resident += member.memory_info().rss
             except psutil.NoSuchProcess:
                 continue
-        peak = max(peak, held)
+        peak = max(peak, resident)
         time.sleep(0.1)
     if process.wait():
         raise RuntimeError(f"mavqa-extract ended with exit code {process.returncode}")
     return peak
 
 
-def judge(few: int, many: int) -> bool:
-    """Print what many clips need of what few do, beside the promise; return whether it holds."""
+def print_promise(few: int, many: int) -> bool:
+    """Print the ratio of the peaks of many and few clips with the promise; return whether it holds."""
     holds = many <= PROMISED_GROWTH * few
     print(f"{'many / few':<28}{many / few:>8.3f}   promised <= {PROMISED_GROWTH:g}   {'held' if holds else 'BROKEN'}")
     return holds

@@ -1,10 +1,10 @@
-"""Measure what a model learns from questions alone, on annotations whose videos nobody here has.
+"""Measure what a model learns from questions alone, on annotations without videos.
 
-It writes a store in which every video is absent, trains AVST's question branch on it for some seeds, and prints the
-accuracy per type beside the majority floors learnt from the same training questions; a model below the majority per
-filled question has learnt less than a table. Every question is asked in the scenario `natural`, for no video has
-anything. How much of the published training split the manifest holds, and how its types differ from the test
-split's, stands above the accuracies.
+Writes a store in which all videos are absent, trains AVST's question branch on it with several seeds, and prints the
+accuracy per question type together with the majority baselines of the same training questions. A model below the
+majority per filled question has learnt less than a lookup table. All questions are evaluated in the scenario `natural`,
+because no video has any modality. The output starts with the share of the published training split in the manifest and
+with the question types of the training and test splits.
 Source of the criterion: this project's promise that the question-only reference is not below the filled majority.
 
     python benchmarks/question_floor.py --manifest data_manifests/music-avqa --seeds 3
@@ -34,12 +34,12 @@ from train.training.sweep import Grid, list_cells, run_cells
 OUT = Path("build/question-floor")
 FEATURES = ("resnet18-map", "vggish")
 SECONDS = 60
-# Source: MUSIC-AVQA's training log (json); 36,495 samples of the missing-modality release less its 4,568 of val.
+# Source: MUSIC-AVQA's training log (json); the missing-modality release's 36,495 samples minus 4,568 of validation.
 PUBLISHED_TRAINING = {"json": 32_087, "json_update": 31_927}
 
 
 def main() -> int:
-    """Return 0 where every seed reaches the majority per filled question."""
+    """Return 0 if all seeds reach the majority per filled question, else 1."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--manifest", type=Path, default=Path("data_manifests/music-avqa"))
     parser.add_argument("--out", type=Path, default=OUT)
@@ -47,35 +47,36 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    given = parser.parse_args()
-    if not (given.manifest / "questions-train.jsonl").is_file():
-        print(f"no training questions in {given.manifest}: build it with 'mavqa-manifest build'; nothing measured")
+    options = parser.parse_args()
+    if not (options.manifest / "questions-train.jsonl").is_file():
+        print(f"no training questions in {options.manifest}: build it with 'mavqa-manifest build'; nothing measured")
         return 0
-    manifest = load_manifest(given.manifest)
-    store = given.out / "store.zarr"
+    manifest = load_manifest(options.manifest)
+    store = options.out / "store.zarr"
     write_store(manifest, store)
     grid = Grid.model_validate(
         {
             "preset": "avst",
             "settings": {
-                "epochs": given.epochs,
-                "decay_epochs": max(1, given.epochs - 2),
-                "learning_rate": given.learning_rate,
+                "epochs": options.epochs,
+                "decay_epochs": max(1, options.epochs - 2),
+                "learning_rate": options.learning_rate,
             },
             "methods": [{"name": "question-only", "inputs": "question"}],
         }
     )
-    cells = list_cells(grid, range(given.seeds), str(given.manifest), str(store))
-    documents = run_cells(cells, manifest, FeatureBank(open_store(store)), given.out / "runs", _say, given.jobs)
-    rows = [row for run in documents for row in read_results(given.out / "runs" / run / RESULTS_FILE)]
+    cells = list_cells(grid, range(options.seeds), str(options.manifest), str(store))
+    runs, bank = options.out / "runs", FeatureBank(open_store(store))
+    documents = run_cells(cells, manifest, bank, runs, _print_progress, options.jobs)
+    rows = [row for run in documents for row in read_results(runs / run / RESULTS_FILE)]
     (block,) = [block for block in build_blocks(rows) if block.scenario == NATURAL]
     print(describe_training(manifest))
     print(markdown([block]))
-    return 0 if _reaches_the_floor(block) else 1
+    return 0 if _reaches_filled_majority(block) else 1
 
 
 def describe_training(manifest: Manifest) -> str:
-    """Return how many training questions there are of how many published, and each type's share beside the test's."""
+    """Return a report: the number of training questions, of published ones, and the shares of types in both splits."""
     train, test = manifest.questions["train"], manifest.questions["test"]
     published = PUBLISHED_TRAINING.get(manifest.release)
     of_published = f", {100 * len(train) / published:.1f} % of the {published:,} published" if published else ""
@@ -89,7 +90,7 @@ def describe_training(manifest: Manifest) -> str:
 
 
 def write_store(manifest: Manifest, path: Path) -> None:
-    """Write a store of the manifest's question tokens in which each video lacks sound and picture."""
+    """Write a store of the manifest's question tokens in which audio and visual are absent for all videos."""
     plan = ExtractionPlan(
         store=str(path),
         features=FEATURES,
@@ -101,7 +102,7 @@ def write_store(manifest: Manifest, path: Path) -> None:
         padding="pad",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    absent, nothing = dict.fromkeys(MODALITIES, State.ABSENT), dict.fromkeys(MODALITIES, 0)
+    absent, no_steps = dict.fromkeys(MODALITIES, State.ABSENT), dict.fromkeys(MODALITIES, 0)
     with StoreWriter(path, SECONDS, "mavqa benchmark") as writer:
         for name in FEATURES:
             writer.ensure_feature(make_spec(make_extractor(name), plan, ""))
@@ -110,18 +111,18 @@ def write_store(manifest: Manifest, path: Path) -> None:
         writer.append_videos([video.video_id for video in manifest.videos if video.video_id not in known])
         rows = range(len(writer.video_ids()))
         reasons = dict.fromkeys(MODALITIES, "")
-        writer.record_videos([VideoRecord(row, "", absent, nothing, reasons) for row in rows])
+        writer.record_videos([VideoRecord(row, "", absent, no_steps, reasons) for row in rows])
         writer.record_features([FeatureRecord(row, name, State.ABSENT) for name in FEATURES for row in rows])
         writer.consolidate()
 
 
-def _say(run: str, said: Progress) -> None:
-    if said.validation is not None:
-        score = said.validation[NATURAL]
-        print(f"{run}  epoch {said.epoch}/{said.epochs}  val {score:.2f}", file=sys.stderr)
+def _print_progress(run: str, progress: Progress) -> None:
+    if progress.validation is not None:
+        score = progress.validation[NATURAL]
+        print(f"{run}  epoch {progress.epoch}/{progress.epochs}  val {score:.2f}", file=sys.stderr)
 
 
-def _reaches_the_floor(block: Block) -> bool:
+def _reaches_filled_majority(block: Block) -> bool:
     cells = {line.method: [row.accuracies.overall.accuracy for row in line.rows] for line in block.lines}
     return min(cells["reference"]) >= cells["filled-majority"][0]
 

@@ -1,1 +1,1 @@
-"""The frozen feature extractors, a file each; `registry` lists them by name."""
+"""The frozen feature extractors, one file per network; `registry` lists them by name."""

@@ -1,8 +1,7 @@
-"""CLIP ViT-B/32: tokens of one frame a second (`clip-vit-b32`), and of questions (`clip-vit-b32-sentence`, `-words`).
+"""CLIP ViT-B/32: tokens of one frame per second (`clip-vit-b32`) and of questions (`clip-vit-b32-sentence`, `-words`).
 
-It resizes no frame and fills no question. The network is open_clip's, with the weights and the activation (quick
-GELU) of OpenAI's. Source: Radford et al., ICML 2021; the recipe of PSTP-Net's feature scripts (Li et al., ACM MM
-2023).
+The network is open_clip's, with OpenAI's weights and activation (quick GELU). Source: Radford et al., ICML 2021; the
+recipe of PSTP-Net's feature scripts (Li et al., ACM MM 2023).
 """
 
 from collections.abc import Sequence
@@ -36,23 +35,23 @@ _PUBLISHED = (
     ),
 )
 _UNUSED = ("logit_scale", "input_resolution", "context_length", "vocab_size")
-_OF_TEXT = ("token_embedding.*", "positional_embedding", "transformer.*", "ln_final.*", "text_projection")
+_TEXT_TENSORS = ("token_embedding.*", "positional_embedding", "transformer.*", "ln_final.*", "text_projection")
 
-# Two halves of one file: each half is read, and hashed, without the other.
-IMAGE_NETWORK = Network("clip-vit-b32", _PUBLISHED, unused=(*_UNUSED, *_OF_TEXT))
+# The two encoders are in one file; each is read and hashed without the other.
+IMAGE_NETWORK = Network("clip-vit-b32", _PUBLISHED, unused=(*_UNUSED, *_TEXT_TENSORS))
 TEXT_NETWORK = Network("clip-vit-b32", _PUBLISHED, unused=(*_UNUSED, "visual.*"))
 
 
 @dataclass
 class CLIPTokens:
-    """CLIP's class token and 49 patches of one frame a second: float16 [time, token 50, channel 512].
+    """CLIP's class token and 49 patch tokens of one frame per second: float16 [time, token 50, channel 512].
 
-    Row 0 is the ordinary image embedding, rows 1 to 49 are the patches in raster order, all of them after the last
-    norm and the projection, none of length 1. The shorter side is resized to 224, bicubic, and the centre 224x224
-    cut out.
+    Token 0 is the usual image embedding, tokens 1 to 49 are the patches in raster order. All follow the last layer
+    norm and the projection; none is scaled to unit length. The shorter side is resized to 224 (bicubic), then the
+    centre 224x224 is cropped.
     Source: PSTP-Net's `extract_patch-level_feat`.
-    Differs from the released code: BUG-5.6, which runs the class-token extractor in its place; a frame is the one
-    shown in the middle of its second and never went through JPEG; float16 instead of float32; batches of 5 frames,
+    Differs from the released code: BUG-5.6, which runs the class-token extractor instead; each frame is the one
+    shown in the middle of its second, without JPEG compression; float16 instead of float32; batches of 5 frames,
     the last one padded.
     """
 
@@ -65,7 +64,7 @@ class CLIPTokens:
     _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         return {
             "network": f"{ARCHITECTURE}, every token normed and projected",
             "version": 1,
@@ -78,7 +77,7 @@ class CLIPTokens:
         }
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build the picture's half with `weights` on `device`; return the hash of the weights used."""
+        """Load the image encoder with `weights` on `device`; return the hash of the weights."""
         import torch
 
         from pipeline.extractors.inference import load_frozen
@@ -90,9 +89,9 @@ class CLIPTokens:
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return float16 [time, 50, 512] of `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
+        """Return float16 [time, 50, 512] for `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
 
-        Raises `FloatingPointError` where a value is not finite in float16.
+        Raises `FloatingPointError` if a value is not finite in float16.
         """
         import torch
 
@@ -104,7 +103,7 @@ class CLIPTokens:
 
 
 class TextEncoder:
-    """A loaded text half and what it made of the texts it saw last: one pass serves both question features."""
+    """A loaded text encoder that caches its last result, so that one pass serves both question features."""
 
     def __init__(self, weights: WeightsSource, device: str) -> None:
         import torch
@@ -119,9 +118,9 @@ class TextEncoder:
         self._last: tuple[tuple[str, ...], Tensor, Tensor] | None = None
 
     def encode(self, texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
-        """Return (float32 [text, 77, 512], int64 [text]): every position, and where the end-of-text token stands.
+        """Return (float32 [text, 77, 512], int64 [text]): every position, and the index of the end-of-text token.
 
-        A text of more than 77 tokens is cut; the end-of-text token stays, as the last one.
+        Texts of more than 77 tokens are truncated; the last token is then the end-of-text token.
         """
         key = tuple(texts)
         if self._last is None or self._last[0] != key:
@@ -130,7 +129,7 @@ class TextEncoder:
         return self._last[1], self._last[2]
 
     def _run(self, indices: "Tensor") -> "Tensor":
-        """Return float32 [text, 77, 512], in batches of one size; the last is padded."""
+        """Return float32 [text, 77, 512], computed in batches of a fixed size; the last one is padded."""
         import torch
 
         device = next(self._tower.parameters()).device
@@ -146,7 +145,7 @@ class TextEncoder:
 
 @dataclass
 class CLIPSentence:
-    """CLIP's embedding of a question, its end-of-text position: float32 [question, channel 512], not of length 1.
+    """CLIP's embedding of a question at its end-of-text position: float32 [question, channel 512], not unit length.
 
     The text is the filled question without its question mark, with single spaces; the tokenizer lower-cases it.
     Source: PSTP-Net's `extract_qst_clip_feat`.
@@ -163,34 +162,34 @@ class CLIPSentence:
     _encoder: TextEncoder | None = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         return {"network": f"{ARCHITECTURE}, end-of-text position normed and projected", **_text_constants()}
 
     def check(self, texts: Sequence[str]) -> None:
-        """Do nothing: CLIP's tokens spell any text."""
+        """Do nothing: CLIP's tokens can encode any text."""
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build the text half with `weights` on `device`, or share it; return the hash of the weights used."""
+        """Load the text encoder with `weights` on `device`, or share a loaded one; return the hash of the weights."""
         self._encoder = _share_encoder(weights, device)
         return self._encoder.weights_hash
 
     def extract(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 [question, 512], one row per text.
 
-        Raises `FloatingPointError` where a value is not finite.
+        Raises `FloatingPointError` if a value is not finite.
         """
         import torch
 
         words, end = require_loaded(self._encoder, self.name).encode(texts)
-        return _finite(words[torch.arange(len(words)), end]).numpy()
+        return _require_finite(words[torch.arange(len(words)), end]).numpy()
 
 
 @dataclass
 class CLIPWords:
-    """CLIP's embedding of all 77 positions of a question: float16 [question, token 77, channel 512].
+    """CLIP's embeddings of all 77 positions of a question: float16 [question, token 77, channel 512].
 
-    The start token, the words, the end-of-text token and the padding behind it, whose numbers mean nothing but are
-    what PSTP-Net reads. The text is that of `CLIPSentence`.
+    The positions are the start token, the words, the end-of-text token and padding, whose values are meaningless but
+    are what PSTP-Net reads. The text is prepared as for `CLIPSentence`.
     Source: PSTP-Net's `extract_qst_clip_feat`.
     Differs from the released code: float16 instead of float32.
     """
@@ -205,31 +204,31 @@ class CLIPWords:
     _encoder: TextEncoder | None = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         return {"network": f"{ARCHITECTURE}, every position normed and projected", **_text_constants()}
 
     def check(self, texts: Sequence[str]) -> None:
-        """Do nothing: CLIP's tokens spell any text."""
+        """Do nothing: CLIP's tokens can encode any text."""
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build the text half with `weights` on `device`, or share it; return the hash of the weights used."""
+        """Load the text encoder with `weights` on `device`, or share a loaded one; return the hash of the weights."""
         self._encoder = _share_encoder(weights, device)
         return self._encoder.weights_hash
 
     def extract(self, texts: Sequence[str]) -> np.ndarray:
         """Return float16 [question, 77, 512], one row per text.
 
-        Raises `FloatingPointError` where a value is not finite in float16.
+        Raises `FloatingPointError` if a value is not finite in float16.
         """
         words, _ = require_loaded(self._encoder, self.name).encode(texts)
-        return _finite(words.half()).numpy()
+        return _require_finite(words.half()).numpy()
 
 
 _ENCODERS: "WeakValueDictionary[tuple[WeightsSource, str], TextEncoder]" = WeakValueDictionary()
 
 
 def _share_encoder(weights: WeightsSource, device: str) -> TextEncoder:
-    """Return the encoder of these weights that is in use somewhere, or a new one; it goes with its last user."""
+    """Return the text encoder of these weights, shared by all its users and freed with the last one."""
     encoder = _ENCODERS.get((weights, device))
     if encoder is None:
         encoder = _ENCODERS[weights, device] = TextEncoder(weights, device)
@@ -248,7 +247,7 @@ def _text_constants() -> dict[str, Any]:
     }
 
 
-def _finite(values: "Tensor") -> "Tensor":
+def _require_finite(values: "Tensor") -> "Tensor":
     if not values.isfinite().all():
-        raise FloatingPointError(f"the network gave values that are not finite in {values.dtype}")
+        raise FloatingPointError(f"the network returned values that are not finite in {values.dtype}")
     return values

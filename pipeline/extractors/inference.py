@@ -1,6 +1,6 @@
-"""What the extractors of pictures share: a frozen network over normalised frames, in batches of one size.
+"""Shared by the visual extractors: load a frozen network and run it on normalised frames in batches of a fixed size.
 
-It holds no network and resizes nothing: extractors bring the one, the decoder has done the other.
+Frames arrive already resized: the decoder does that.
 """
 
 from contextlib import nullcontext
@@ -17,15 +17,15 @@ from pipeline.extractors.weights import Network, WeightsSource, hash_state_dict,
 def load_frozen(
     module: nn.Module, network: Network, weights: WeightsSource, device: str, memory_format: torch.memory_format
 ) -> str:
-    """Give `module`, which may lie on the meta device, its weights; freeze it on `device`; return their hash.
+    """Load the weights of `module`, which may be on the meta device; freeze it on `device`; return the weights' hash.
 
-    Batch norms' counters of batches are no weights: they are 0.
+    The batch counters of batch norms are not weights: they are set to 0.
     """
-    names = module.state_dict()
-    wanted = {name: value for name, value in names.items() if not name.endswith("num_batches_tracked")}
+    own = module.state_dict()
+    wanted = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}
     state = load_state(weights, network, wanted)
     weights_hash = hash_state_dict(state)
-    counters = {name: torch.tensor(0) for name in names.keys() - wanted.keys()}
+    counters = {name: torch.tensor(0) for name in own.keys() - wanted.keys()}
     module.load_state_dict(state | counters, assign=True)
     module.eval().requires_grad_(False).to(device)
     module.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch declares it for tensors only
@@ -33,9 +33,9 @@ def load_frozen(
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Return `module`, loaded and frozen, with each batch norm folded into the convolution before it.
+    """Return the frozen `module` with each batch norm folded into the preceding convolution.
 
-    The numbers differ by float32's rounding (2e-6 of a ResNet-18 map); up to a tenth of a pass's time is saved.
+    Outputs differ by float32 rounding (2e-6 of a ResNet-18 map); a forward pass takes up to a tenth less time.
     """
     return fuse(module)
 
@@ -47,35 +47,35 @@ def run_frozen(
     batch_rows: int,
     dtype: torch.dtype,
 ) -> np.ndarray:
-    """Return [time, ...] of uint8 [time, ..., height, width, 3], in batches of one size, the last padded.
+    """Return [time, ...] for uint8 [time, ..., height, width, 3], computed in batches of a fixed size, the last padded.
 
-    A row never depends on how many rows its video has.
-    Raises `FloatingPointError` where a value is not finite in `dtype`.
+    The values of a row are independent of the number of rows.
+    Raises `FloatingPointError` if a value is not finite in `dtype`.
     """
     device = next(module.parameters()).device
-    everything = torch.tensor(frames, device=device)
+    images = torch.tensor(frames, device=device)
     precision = torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()
     parts = []
     with torch.inference_mode(), precision:
-        for rows in everything.split(batch_rows):
+        for rows in images.split(batch_rows):
             batch = pad_rows(rows, batch_rows)
             parts.append(module(_normalise(batch, normalisation))[: len(rows)].to(dtype))
         features = torch.cat(parts).contiguous().cpu()
-    broken = ~features.flatten(1).isfinite().all(1)
-    if broken.any():
+    is_invalid = ~features.flatten(1).isfinite().all(1)
+    if is_invalid.any():
         raise FloatingPointError(
-            f"the network gave values that are not finite in {dtype} at step {int(broken.int().argmax())}"
+            f"the network returned values that are not finite in {dtype} at step {int(is_invalid.int().argmax())}"
         )
     return features.numpy()
 
 
 def pad_rows(values: Tensor, rows: int) -> Tensor:
-    """Return [rows, ...] of `values` [row, ...], zeros behind them: products are summed by the number of rows."""
+    """Return `values` [row, ...] padded with zeros to `rows` rows: matrix products round differently by batch size."""
     return nn.functional.pad(values, (0, 0) * (values.dim() - 1) + (0, rows - len(values)))
 
 
 def _normalise(frames: Tensor, normalisation: Normalisation) -> Tensor:
-    """Return float32 [row, 3, ..., height, width], a channels-last view, of uint8 [row, ..., height, width, 3]."""
+    """Return float32 [row, 3, ..., height, width], a channels-last view, for uint8 [row, ..., height, width, 3]."""
     mean = torch.tensor(normalisation.mean, device=frames.device)
     std = torch.tensor(normalisation.std, device=frames.device)
     return ((frames / 255 - mean) / std).movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""The roles in stage one: what a feature extractor is. It holds no implementation."""
+"""The interfaces of stage one: feature extractors of videos and of questions."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
@@ -12,9 +12,9 @@ NormalisationChoice = Literal["published", "trained"]
 
 
 class FeatureExtractor(Protocol):
-    """A frozen network that turns decoded media into one named feature.
+    """A frozen network that computes one named feature from decoded media.
 
-    An instance is light and picklable until `load`: workers receive the instance and load it once.
+    An instance is small and picklable until `load`: workers receive it and load it once.
     """
 
     name: str
@@ -25,23 +25,23 @@ class FeatureExtractor(Protocol):
     frame_size: FrameSize | None
 
     def constants(self) -> dict[str, Any]:
-        """Return everything but weights and machine that the numbers depend on, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         ...
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build the network with `weights` on `device`; return the hash of the weights used."""
+        """Load the network with `weights` on `device`; return the hash of the weights."""
         ...
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return [time, *shape] for a video whose modality is complete, one row per step of that modality."""
+        """Return [time, *shape] for a video whose modality is complete, one row per time step of that modality."""
         ...
 
 
 class QuestionExtractor(Protocol):
-    """What turns question texts into one named feature; light and picklable until `load`.
+    """Computes one named feature from question texts; small and picklable until `load`.
 
-    `uses_vocabulary`: whether it is made for one frozen vocabulary; `uses_weights`: whether it is a network.
-    Several features of one network share it.
+    `uses_vocabulary`: whether it needs a frozen vocabulary; `uses_weights`: whether it runs a network.
+    Features of the same network share one instance of the network.
     """
 
     name: str
@@ -53,17 +53,17 @@ class QuestionExtractor(Protocol):
     dtype: str
 
     def constants(self) -> dict[str, Any]:
-        """Return everything but weights and machine that the numbers depend on, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         ...
 
     def check(self, texts: Sequence[str]) -> None:
-        """Raise `UserError` for a text that it cannot take; needs no `load`."""
+        """Raise `UserError` for a text that cannot be encoded; does not require `load`."""
         ...
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build what it needs with `weights` on `device`; return the hash of the weights, "" for none."""
+        """Load the network, if any, with `weights` on `device`; return the hash of the weights, "" if none."""
         ...
 
     def extract(self, texts: Sequence[str]) -> np.ndarray:
-        """Return [question, *shape], one row per text; raise FloatingPointError where a value is not finite."""
+        """Return [question, *shape], one row per text; raise `FloatingPointError` if a value is not finite."""
         ...

@@ -1,4 +1,4 @@
-"""Question texts as indices into the frozen vocabulary (`tokens-<8 hex>`). It builds no vocabulary.
+"""Question texts as indices into the frozen vocabulary (`tokens-<8 hex>`).
 
 Source: MUSIC-AVQA's data loaders (Li et al., CVPR 2022).
 """
@@ -17,9 +17,9 @@ from pipeline.store.schema import tokens_name
 
 @dataclass
 class QuestionTokens:
-    """The tokens of a question, padded with index 0: int32 [question, token], 14 of them in MUSIC-AVQA.
+    """The tokens of a question, padded with index 0: int32 [question, token], 14 tokens in MUSIC-AVQA.
 
-    `vocabulary`: the frozen one, `<pad>` first; the hash of its tokens is part of the feature's name.
+    `vocabulary`: the frozen vocabulary, `<pad>` first; the hash of its tokens is part of the feature's name.
     Source: MUSIC-AVQA's `dataloader_avst`.
     Differs from the released code: the vocabulary is frozen with the manifest, not rebuilt at each start.
     """
@@ -33,20 +33,20 @@ class QuestionTokens:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many words a question of this vocabulary may have."""
+        """The greatest number of words in a question of this vocabulary."""
         return (self.vocabulary.question_length,)
 
     @property
     def name(self) -> str:
-        """The store's name of these tokens: other vocabularies have other names."""
+        """The name of the feature in a store, which depends on the vocabulary."""
         return tokens_name(self.vocabulary.tokens, self.vocabulary.question_length)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on, as JSON values."""
+        """Return the settings that the values depend on, as JSON values."""
         return {"version": 1, "vocabulary": list(self.vocabulary.tokens), "length": self.vocabulary.question_length}
 
     def check(self, texts: Sequence[str]) -> None:
-        """Raise `UserError` naming the word and the question where the vocabulary lacks the word."""
+        """Raise `UserError`, naming the word and the question, if a word is missing from the vocabulary."""
         self.extract(texts)
 
     def load(self, weights: WeightsSource, device: str) -> str:
@@ -56,7 +56,7 @@ class QuestionTokens:
     def extract(self, texts: Sequence[str]) -> np.ndarray:
         """Return int32 [question, token], one row per text.
 
-        Raises `UserError` naming the word and the question where a closed vocabulary lacks the word.
+        Raises `UserError`, naming the word and the question, if a word is missing from a closed vocabulary.
         """
         index, length = index_tokens(self.vocabulary), self.vocabulary.question_length
         rows = [encode(text, index, length) for text in texts]

@@ -1,7 +1,7 @@
-"""R(2+1)D-18 features of one clip a second (`r2plus1d`).
+"""R(2+1)D-18 features of one clip per second (`r2plus1d`).
 
-It decodes and resizes nothing: the decoder hands frames over at the size and rate asked for. Source: Tran et al.,
-CVPR 2018; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
+Frames arrive already resized and sampled: the decoder does that. Source: Tran et al., CVPR 2018; the recipe of
+MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ CLIPS_PER_BATCH = 2
 NETWORK = Network(
     name="r2plus1d",
     published=(
-        # torchvision publishes the first digits of its hash only, in the name.
+        # torchvision publishes only the first digits of the hash, in the file name.
         PublishedFile(
             "r2plus1d_18-91a641e6.pth",
             "https://download.pytorch.org/models/r2plus1d_18-91a641e6.pth",
@@ -30,20 +30,20 @@ NETWORK = Network(
         ),
     ),
     unused=("fc.weight", "fc.bias", "*.num_batches_tracked"),
-    # As torchvision initialises it: features in the range of trained ones, where fan-in gives 13 times that.
+    # torchvision's initialisation: features in the range of trained ones; with "in" they are 13 times as large.
     seeded_fan="out",
 )
 
 
 @dataclass
 class R2Plus1D:
-    """R(2+1)D-18 without its last layer over the clip of every second: float32 [time, channel 512], >= 0.
+    """R(2+1)D-18 without its last layer, on one clip per second: float32 [time, channel 512], >= 0.
 
-    A clip is 16 frames spread evenly inside its second, those shown at t0 + k + (j + 0.5) / 16, stretched to
-    112x112. The Kinetics constants are both the published recipe's and those that the weights were trained with.
+    A clip is 16 frames spread evenly over its second, those shown at t0 + k + (j + 0.5) / 16, stretched to 112x112.
+    The Kinetics constants are both the published recipe's and those of the weights' training.
     Source: MUSIC-AVQA's `extract_3D_feat`.
-    Differs from the released code: BUG-1.1, its clips are one frame long, which makes the feature one of still
-    pictures; frames never went through JPEG; batches of 2 clips, the last one padded.
+    Differs from the released code: BUG-1.1, its clips have one frame each, so that its features contain no motion;
+    no JPEG compression; batches of 2 clips, the last one padded.
     """
 
     name = "r2plus1d"
@@ -55,7 +55,7 @@ class R2Plus1D:
     _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         return {
             "network": "r2plus1d_18, global average pool",
             "version": 1,
@@ -69,7 +69,7 @@ class R2Plus1D:
         }
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build the network with `weights` on `device`; return the hash of the weights used."""
+        """Load the network with `weights` on `device`; return the hash of the weights."""
         import torch
         from torch import nn
         from torchvision.models.video import r2plus1d_18
@@ -84,9 +84,9 @@ class R2Plus1D:
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return float32 [time, 512] of `media.frames[frame_size]`, uint8 [time x 16, 112, 112, 3].
+        """Return float32 [time, 512] for `media.frames[frame_size]`, uint8 [time x 16, 112, 112, 3].
 
-        Raises `FloatingPointError` where a value is not finite.
+        Raises `FloatingPointError` if a value is not finite.
         """
         import torch
 

@@ -1,6 +1,6 @@
-"""The frozen feature extractors by name. A new one is one file and one line here, or an entry point.
+"""The frozen feature extractors by name. To add one, add a file and a line here, or install an entry point.
 
-The entry points' groups are `mavqa.extractors` and `mavqa.question_extractors`.
+The groups of entry points are `mavqa.extractors` and `mavqa.question_extractors`.
 """
 
 from typing import TYPE_CHECKING
@@ -39,11 +39,11 @@ QUESTION_EXTRACTORS = with_installed(
 
 
 def make_extractor(name: str, choice: "NormalisationChoice" = "published") -> "FeatureExtractor":
-    """Return the extractor of videos called `name`, not yet loaded.
+    """Return the video extractor `name`, not yet loaded.
 
-    `choice` of preprocessing constants: those of the published features, or those that the network was trained
-    with; it is for the extractors that offer it, which say so by `normalisations`.
-    Raises `UserError` naming the known ones where there is none of that name.
+    `choice`: which preprocessing constants to use, those of the published features or those of the network's
+    training; only extractors with an attribute `normalisations` have the choice.
+    Raises `UserError`, naming the known extractors, if `name` is unknown.
     """
     factory = load_plugin("feature", EXTRACTORS, name)
     offered = getattr(factory, "normalisations", None)
@@ -52,9 +52,9 @@ def make_extractor(name: str, choice: "NormalisationChoice" = "published") -> "F
 
 
 def make_question_extractor(name: str, vocabulary: "Vocabulary") -> "QuestionExtractor":
-    """Return the extractor of questions called `name`, not yet loaded; one that uses a vocabulary gets this one.
+    """Return the question extractor `name`, not yet loaded, for `vocabulary` if it uses one.
 
-    Raises `UserError` naming the known ones where there is none of that name.
+    Raises `UserError`, naming the known extractors, if `name` is unknown.
     """
     factory = load_plugin("feature", QUESTION_EXTRACTORS, name)
     extractor: QuestionExtractor = factory(vocabulary) if factory.uses_vocabulary else factory()

@@ -1,7 +1,7 @@
-"""ResNet-18 features of one frame a second: maps (`resnet18-map`) and pooled vectors (`resnet18-pooled`).
+"""ResNet-18 features of one frame per second: maps (`resnet18-map`) and pooled vectors (`resnet18-pooled`).
 
-It decodes and resizes nothing: the decoder hands frames over at the size asked for. Source: He et al., CVPR
-2016; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
+Frames arrive already resized: the decoder does that. Source: He et al., CVPR 2016; the recipe of MUSIC-AVQA's feature
+scripts (Li et al., CVPR 2022).
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FRAMES_PER_BATCH = 5
-# Three tiles a side cover maps of 14x14, six those of 28x28.
+# 3x3 tiles of 5x5 outputs cover a map of 14x14, 6x6 tiles one of 28x28.
 WINOGRAD_OUTPUTS = 5
 
 NETWORK = Network(
@@ -35,7 +35,7 @@ NETWORK = Network(
         ),
     ),
     unused=("fc.weight", "fc.bias", "*.num_batches_tracked"),
-    # As torchvision initialises it: maps in the range of trained ones, where fan-in gives 13 times that.
+    # torchvision's initialisation: maps in the range of trained ones; with "in" they are 13 times as large.
     seeded_fan="out",
 )
 
@@ -44,12 +44,11 @@ NETWORK = Network(
 class ResNet18Map:
     """ResNet-18's last residual stage with stride 1: float16 [time, channel 512, height 14, width 14].
 
-    Frames are stretched to 224x224; the values follow a ReLU, so they are >= 0. The Kinetics constants are
-    those of the published recipe, although the weights were trained with ImageNet's: `normalisations` has both.
+    Frames are stretched to 224x224; the values follow a ReLU, so they are >= 0. The published recipe normalises with
+    the Kinetics constants, although the weights were trained with ImageNet's: `normalisations` has both.
     Source: MUSIC-AVQA's `extract_visual_feat_14x14`.
-    Differs from the released code: a frame is the one shown in the middle of its second and never went
-    through JPEG; float16 instead of float32; batches of 5 frames, the last one padded;
-    Winograd's convolutions on the CPU.
+    Differs from the released code: each frame is the one shown in the middle of its second, without JPEG compression;
+    float16 instead of float32; batches of 5 frames, the last one padded; Winograd convolutions on the CPU.
     """
 
     normalisations: ClassVar[dict[str, Normalisation]] = {"published": KINETICS, "trained": IMAGENET}
@@ -63,28 +62,28 @@ class ResNet18Map:
     _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         return {
             "network": "resnet18, layer4 stride 1, no pooling",
             **_constants(self.normalisation, self.frame_size),
         }
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build the network with `weights` on `device`; return the hash of the weights used."""
+        """Load the network with `weights` on `device`; return the hash of the weights."""
         import torch
 
         from pipeline.extractors.inference import fold_batch_norms, load_frozen
-        from pipeline.extractors.networks.winograd import with_winograd
+        from pipeline.extractors.networks.winograd import replace_convolutions
 
-        trunk = _build_trunk(last_stride=1)
+        trunk = build_trunk(last_stride=1)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
-        self._network = with_winograd(fold_batch_norms(trunk), WINOGRAD_OUTPUTS)
+        self._network = replace_convolutions(fold_batch_norms(trunk), WINOGRAD_OUTPUTS)
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return float16 [time, 512, 14, 14] of `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
+        """Return float16 [time, 512, 14, 14] for `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
 
-        Raises `FloatingPointError` where a value is not finite in float16.
+        Raises `FloatingPointError` if a value is not finite in float16.
         """
         import torch
 
@@ -97,12 +96,12 @@ class ResNet18Map:
 
 @dataclass
 class ResNet18Pooled:
-    """Globally averaged ResNet-18 features: float32 [time, channel 512].
+    """Globally average-pooled ResNet-18 features: float32 [time, channel 512].
 
-    The shorter side is resized to 256 and the centre 224x224 cut out.
+    The shorter side is resized to 256, then the centre 224x224 is cropped.
     Source: MUSIC-AVQA's `extract_visual_feat`.
-    Differs from the released code: a frame is the one shown in the middle of its second and never went
-    through JPEG; torchvision's weights instead of Cadene's copy of them.
+    Differs from the released code: each frame is the one shown in the middle of its second, without JPEG compression;
+    torchvision's weights instead of Cadene's copy of them.
     """
 
     normalisation: Normalisation = IMAGENET
@@ -115,28 +114,28 @@ class ResNet18Pooled:
     _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         return {"network": "resnet18, global average pool", **_constants(self.normalisation, self.frame_size)}
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build the network with `weights` on `device`; return the hash of the weights used."""
+        """Load the network with `weights` on `device`; return the hash of the weights."""
         import torch
         from torch import nn
 
         from pipeline.extractors.inference import fold_batch_norms, load_frozen
-        from pipeline.extractors.networks.winograd import with_winograd
+        from pipeline.extractors.networks.winograd import replace_convolutions
 
-        trunk = _build_trunk(last_stride=2)
+        trunk = build_trunk(last_stride=2)
         weights_hash = load_frozen(trunk, NETWORK, weights, device, torch.channels_last)
         self._network = nn.Sequential(
-            with_winograd(fold_batch_norms(trunk), WINOGRAD_OUTPUTS), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            replace_convolutions(fold_batch_norms(trunk), WINOGRAD_OUTPUTS), nn.AdaptiveAvgPool2d(1), nn.Flatten()
         )
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return float32 [time, 512] of `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
+        """Return float32 [time, 512] for `media.frames[frame_size]`, uint8 [time, 224, 224, 3].
 
-        Raises `FloatingPointError` where a value is not finite.
+        Raises `FloatingPointError` if a value is not finite.
         """
         import torch
 
@@ -160,8 +159,8 @@ def _constants(normalisation: Normalisation, frame_size: FrameSize) -> dict[str,
     }
 
 
-def _build_trunk(last_stride: int) -> "nn.Sequential":
-    """Return ResNet-18 up to its last residual stage, on the meta device: it holds no numbers yet."""
+def build_trunk(last_stride: int) -> "nn.Sequential":
+    """Return ResNet-18 up to its last residual stage, on the meta device, without weights."""
     import torch
     from torch import nn
     from torchvision.models import resnet18

@@ -1,6 +1,6 @@
-"""VGGish embeddings of one second of sound each (`vggish`).
+"""VGGish embeddings of each second of audio (`vggish`).
 
-It decodes nothing, and stops before VGGish's PCA, whitening and 8-bit quantisation, as MUSIC-AVQA does.
+VGGish's PCA, whitening and 8-bit quantisation are not applied, as in MUSIC-AVQA.
 Source: Hershey et al., ICASSP 2017; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
 
@@ -30,7 +30,7 @@ from pipeline.media.timeline import Media
 if TYPE_CHECKING:
     from pipeline.extractors.networks.vggish import VGGish
 
-# Tiles of 4x4 cover maps of 48x32, 24x16 and 12x8.
+# Tiles of 4x4 outputs cover maps of 48x32, 24x16 and 12x8.
 WINOGRAD_OUTPUTS = 4
 
 NETWORK = Network(
@@ -47,13 +47,13 @@ NETWORK = Network(
 
 @dataclass
 class VGGishExtractor:
-    """VGGish's embedding of every second, before PCA: float32 [time, channel 128], >= 0.
+    """VGGish's embedding of each second, before PCA: float32 [time, channel 128], >= 0.
 
-    Silence has an embedding too: a constant vector that is not 0.
+    The embedding of silence is a constant vector that is not 0.
     Source: MUSIC-AVQA's `extract_audio_feat`.
-    Differs from the released code: sound shorter than a whole second is padded with zeros, where the release
-    fails; it starts at the video's own t0; samples are not rounded to 16 bit; batches of fixed
-    sizes, the last one padded; Winograd's convolutions on the CPU.
+    Differs from the released code: audio shorter than a full second is padded with zeros, whereas the release fails;
+    audio starts at the video's t0; samples are not rounded to 16 bits; batches of fixed sizes, the last one padded;
+    Winograd convolutions on the CPU.
     """
 
     name = "vggish"
@@ -65,7 +65,7 @@ class VGGishExtractor:
     _network: "VGGish | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on besides weights and machine, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
         return {
             "network": "vggish, final relu, before PCA",
             "version": 1,
@@ -85,11 +85,11 @@ class VGGishExtractor:
         }
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Build the network with `weights` on `device`; return the hash of the weights used."""
+        """Load the network with `weights` on `device`; return the hash of the weights."""
         import torch
 
         from pipeline.extractors.networks.vggish import VGGish
-        from pipeline.extractors.networks.winograd import with_winograd
+        from pipeline.extractors.networks.winograd import replace_convolutions
 
         with torch.device("meta"):
             network = VGGish()
@@ -98,14 +98,14 @@ class VGGishExtractor:
         network.load_state_dict(state, assign=True)
         network.eval().requires_grad_(False).to(device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares it for tensors only
-        with_winograd(network.features, WINOGRAD_OUTPUTS)
+        replace_convolutions(network.features, WINOGRAD_OUTPUTS)
         self._network = network
         return weights_hash
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return float32 [time, 128] of `media.waveform`, one row per second.
+        """Return float32 [time, 128] for `media.waveform`, one row per second.
 
-        Raises `FloatingPointError` where the waveform or an embedding is not finite.
+        Raises `FloatingPointError` if the waveform or an embedding is not finite.
         """
         from pipeline.extractors.networks.log_mel import log_mel
         from pipeline.extractors.networks.vggish import embed
@@ -114,5 +114,5 @@ class VGGishExtractor:
         device = next(network.parameters()).device
         embeddings = embed(network, log_mel(media.waveform, media.sample_rate_hz, device))
         if not embeddings.isfinite().all():
-            raise FloatingPointError("VGGish gave values that are not finite: is the waveform?")
+            raise FloatingPointError("VGGish returned values that are not finite: check that the waveform is finite")
         return embeddings.numpy()

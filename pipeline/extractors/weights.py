@@ -1,8 +1,7 @@
-"""Where a frozen network's weights come from: published files, a folder of the user's, or a declared seed.
+"""The weights of frozen networks: published files, a user's folder, or random weights from a seed.
 
-It knows no network: extractors say which tensors they need (`Network`) and take a checked state dict. Files
-are read without unpickling code, published files are checked by SHA-256, and seeded weights are only taken
-when asked for.
+Extractors declare the tensors they need (`Network`) and receive a checked state dict. Files are read without
+unpickling code, published files are checked by SHA-256, and seeded weights are used only on request.
 """
 
 import hashlib
@@ -28,18 +27,18 @@ DOWNLOAD_TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
 NAMES_SHOWN = 3
 SHA256_DIGITS = 64
-SHORTEST_PREFIX = 8
+MIN_PREFIX_DIGITS = 8
 
 Fan = Literal["in", "out"]
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One checkpoint as its authors publish it: file name, address, SHA-256 of the file.
+    """One published checkpoint: file name, URL, SHA-256 of the file.
 
-    `sha256`: all 64 hex digits, or the first ones (8 at least), where only those are published: torch hub puts
-    8 of them into its file names. `kind`: a state dict (safetensors or torch), or a TorchScript archive, which
-    holds a program besides and must have all 64.
+    `sha256`: all 64 hex digits, or at least the first 8 if only those are published (torch hub puts 8 into its file
+    names). `kind`: a state dict (safetensors or torch), or a TorchScript archive, which also contains a program and
+    therefore needs all 64 digits.
     """
 
     name: str
@@ -48,22 +47,22 @@ class PublishedFile:
     kind: Literal["state dict", "torchscript"] = "state dict"
 
     def __post_init__(self) -> None:
-        shortest = SHORTEST_PREFIX if self.kind == "state dict" else SHA256_DIGITS
-        if len(self.sha256) < shortest:
-            raise ValueError(f"{self.name}: the hash {self.sha256!r} has less than {shortest} digits")
+        minimum = MIN_PREFIX_DIGITS if self.kind == "state dict" else SHA256_DIGITS
+        if len(self.sha256) < minimum:
+            raise ValueError(f"{self.name}: the hash {self.sha256!r} has fewer than {minimum} digits")
 
     @property
     def expected(self) -> str:
-        """What is known of the file's SHA-256, in words."""
-        return self.sha256 if len(self.sha256) == SHA256_DIGITS else f"one that begins with {self.sha256}"
+        """The known part of the file's SHA-256, for messages."""
+        return self.sha256 if len(self.sha256) == SHA256_DIGITS else f"{self.sha256}..."
 
 
 @dataclass(frozen=True)
 class Network:
-    """What one frozen network takes: its name, its published files (the first is the one downloaded).
+    """The weights of one frozen network: its name, its published files (the first one is downloaded).
 
-    `unused`: patterns of tensor names that a file may hold and that the network does not read. `seeded_fan`:
-    which count of connections scales seeded weights.
+    `unused`: patterns of tensor names that a file may contain but the network does not use. `seeded_fan`: whether
+    seeded weights are scaled by the fan-in or the fan-out of a layer.
     """
 
     name: str
@@ -73,18 +72,17 @@ class Network:
 
     @property
     def own_files(self) -> tuple[str, ...]:
-        """The file names under which a folder may hold weights that nobody published."""
+        """The file names of unpublished weights in a folder."""
         return (f"{self.name}.safetensors", f"{self.name}.pth")
 
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """The choice of weights for a run; picklable and light.
+    """The choice of weights for a run; small and picklable.
 
-    `pretrained`: published files out of `folder`, downloaded into it where they are not there. `folder`:
-    files in `folder`, never downloaded; a file with a published name must be that file,
-    `<network>.safetensors` or `<network>.pth` may hold any weights. `seeded`: random weights made from
-    `seed`, for trials without checkpoints.
+    `pretrained`: published files in `folder`, downloaded into it if missing. `folder`: files in `folder`, never
+    downloaded; a file with a published name must be that file, `<network>.safetensors` and `<network>.pth` may contain
+    any weights. `seeded`: random weights generated from `seed`, for trials without checkpoints.
     """
 
     kind: Literal["pretrained", "folder", "seeded"]
@@ -96,17 +94,17 @@ class WeightsSource:
             raise ValueError(f"weights of kind {self.kind!r} need a folder")
 
     def constants(self) -> dict[str, Any]:
-        """Return what a store declares of this choice; the hash of the tensors stands beside it.
+        """Return the spec constants of this choice; the hash of the tensors is stored next to them.
 
-        A published file has the same description wherever it lay.
+        They do not depend on the folder of a file.
         """
         return {"weights": "seeded", "seed": self.seed} if self.kind == "seeded" else {"weights": "file"}
 
 
 def parse_weights(text: str, cache: Path) -> WeightsSource:
-    """Return the source that a user named: `pretrained` (looked up in `cache` first), `seeded` or a folder.
+    """Return the source for `text`: `pretrained` (files in `cache`, downloaded if missing), `seeded` or a folder.
 
-    Raises `UserError` where `text` is none of these.
+    Raises `UserError` for any other `text`.
     """
     if text == "pretrained":
         return WeightsSource("pretrained", cache)
@@ -114,38 +112,38 @@ def parse_weights(text: str, cache: Path) -> WeightsSource:
         return WeightsSource("seeded")
     folder = Path(text)
     if not folder.is_dir():
-        raise UserError(f"weights {text!r} are not a folder: give 'pretrained', 'seeded' or a folder of checkpoints")
+        raise UserError(f"weights {text!r} are not a folder: pass 'pretrained', 'seeded' or a folder of checkpoints")
     return WeightsSource("folder", folder)
 
 
 def hub_cache() -> Path:
-    """Return torch hub's own folder of downloaded checkpoints, the usual `cache` of `parse_weights`.
+    """Return torch hub's folder of downloaded checkpoints, the default `cache` of `parse_weights`.
 
-    It is where torch hub says; asking that would take torch's import.
+    It equals the path of `torch.hub`, without importing torch.
     """
-    usual = Path(os.getenv("XDG_CACHE_HOME", "~/.cache")) / "torch"
-    return Path(os.getenv("TORCH_HOME", usual)).expanduser() / "hub" / "checkpoints"
+    default = Path(os.getenv("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    return Path(os.getenv("TORCH_HOME", default)).expanduser() / "hub" / "checkpoints"
 
 
 def load_state(source: WeightsSource, network: Network, wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Return float32 tensors with the names and shapes of `wanted` (which may lie on the meta device).
+    """Return float32 tensors with the names and shapes of `wanted` (which may be on the meta device).
 
-    Raises `UserError` where a file is missing, is not the published one, cannot be read, or does not fit.
+    Raises `UserError` if the file is missing, is not the published one, cannot be read, or has other tensors.
     """
     if source.kind == "seeded":
         return seed_state(wanted, source.seed, network.seeded_fan)
     path = find_file(source, network)
     archives = [file.name for file in network.published if file.kind == "torchscript"]
     state = _read_archive(path) if path.name in archives else read_state(path)
-    return _fit(state, wanted, network, path)
+    return _select_tensors(state, wanted, network, path)
 
 
 def seed_state(wanted: "Mapping[str, Tensor]", seed: int, fan: Fan) -> "dict[str, Tensor]":
-    """Return Kaiming-initialised tensors like `wanted`, the same bits on every machine for the same seed.
+    """Return Kaiming-initialised tensors like `wanted`, bit-identical on every machine for the same seed.
 
-    Weights of two axes or more, [output, input, ...], are uniform with variance 2 / fan, `fan` being the
-    inputs (or outputs) of a unit; batch norms are the identity; biases are 0. Uniform numbers are exact in
-    float32 where normal ones depend on the processor.
+    Weights with two axes or more, [output, input, ...], are uniform with variance 2 / fan, where the fan is the number
+    of inputs (or outputs) of a unit; batch norms are the identity; biases are 0. The distribution is uniform because
+    normal numbers depend on the processor in their last bits.
     Source: He et al. 2015, Delving Deep into Rectifiers, equations 10 ("in") and 14 ("out").
     """
     import torch
@@ -165,7 +163,7 @@ def seed_state(wanted: "Mapping[str, Tensor]", seed: int, fan: Fan) -> "dict[str
 
 
 def hash_state_dict(state: "Mapping[str, Tensor]") -> str:
-    """Return the SHA-256 over names (sorted), dtypes, shapes and bytes: files of the same weights agree."""
+    """Return the SHA-256 over sorted names, dtypes, shapes and bytes: the same for all files of the same weights."""
     import torch
 
     digest = hashlib.sha256()
@@ -177,9 +175,9 @@ def hash_state_dict(state: "Mapping[str, Tensor]") -> str:
 
 
 def find_file(source: WeightsSource, network: Network) -> Path:
-    """Return the checkpoint file of `network`: looked up in the source's folder, downloaded where allowed.
+    """Return the checkpoint file of `network` in the source's folder; a `pretrained` one is downloaded if missing.
 
-    Raises `UserError` where it is not there, or a published name holds other bytes.
+    Raises `UserError` if it is missing or a file with a published name has another SHA-256.
     """
     assert source.folder is not None
     found = find_local_file(source, network)
@@ -188,13 +186,13 @@ def find_file(source: WeightsSource, network: Network) -> Path:
     if source.kind == "pretrained":
         return _download(network.published[0], source.folder)
     names = ", ".join(accepted_files(source, network))
-    raise UserError(f"{source.folder} holds no weights of {network.name}: put one of these files there: {names}")
+    raise UserError(f"{source.folder} has no weights of {network.name}: put one of these files there: {names}")
 
 
 def find_local_file(source: WeightsSource, network: Network) -> Path | None:
-    """Return the checkpoint file of `network` that lies in the source's folder, or None.
+    """Return the checkpoint file of `network` in the source's folder, or None if it is missing.
 
-    Raises `UserError` where a published name holds other bytes.
+    Raises `UserError` if a file with a published name has another SHA-256.
     """
     assert source.folder is not None
     published = {file.name: file for file in network.published}
@@ -202,21 +200,21 @@ def find_local_file(source: WeightsSource, network: Network) -> Path | None:
         path = source.folder / name
         if path.is_file():
             if name in published:
-                _check_bytes(path, published[name])
+                _check_hash(path, published[name])
             return path
     return None
 
 
 def accepted_files(source: WeightsSource, network: Network) -> tuple[str, ...]:
-    """Return the file names under which the source's folder may hold the weights of `network`, the first first."""
+    """Return the possible names of the weights of `network` in the source's folder, in order of preference."""
     own = network.own_files if source.kind == "folder" else ()
     return (*(file.name for file in network.published), *own)
 
 
 def read_state(path: Path) -> "dict[str, Tensor]":
-    """Return the tensors of a `.safetensors` or torch file by name, without running any code the file holds.
+    """Return {name: tensor} of a `.safetensors` or torch file, without running code from the file.
 
-    Raises `UserError` where the file is not a state dict.
+    Raises `UserError` if the file is not a state dict.
     """
     import torch
     from safetensors import SafetensorError
@@ -236,9 +234,9 @@ def read_state(path: Path) -> "dict[str, Tensor]":
 
 
 def _read_archive(path: Path) -> "dict[str, Tensor]":
-    """Return the tensors of a TorchScript archive by name: for files whose published SHA-256 was checked.
+    """Return {name: tensor} of a TorchScript archive, whose published SHA-256 must have been checked.
 
-    Such an archive holds a program; it is loaded without being run.
+    Such an archive contains a program, which is loaded but not run.
     """
     import torch
 
@@ -246,10 +244,10 @@ def _read_archive(path: Path) -> "dict[str, Tensor]":
     return {name: value.detach() for name, value in state.items()}
 
 
-def _fit(
+def _select_tensors(
     state: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]", network: Network, path: Path
 ) -> "dict[str, Tensor]":
-    kept = {name: value for name, value in state.items() if not _is_unused(name, network)}
+    kept = {name: value for name, value in state.items() if not any(fnmatch(name, p) for p in network.unused)}
     problems = {
         "missing": [name for name in wanted if name not in kept],
         "unexpected": [name for name in kept if name not in wanted],
@@ -261,13 +259,9 @@ def _fit(
         "not finite": [name for name in wanted if name in kept and not kept[name].isfinite().all()],
     }
     if any(problems.values()):
-        told = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
-        raise UserError(f"{path} does not hold the weights of {network.name}: {told}")
+        listed = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
+        raise UserError(f"{path} does not contain the weights of {network.name}: {listed}")
     return {name: kept[name].float() for name in wanted}
-
-
-def _is_unused(name: str, network: Network) -> bool:
-    return any(fnmatch(name, pattern) for pattern in network.unused)
 
 
 def _shorten(names: list[str]) -> str:
@@ -275,12 +269,12 @@ def _shorten(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _check_bytes(path: Path, file: PublishedFile) -> None:
+def _check_hash(path: Path, file: PublishedFile) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if not found.startswith(file.sha256):
         raise UserError(
-            f"{path} has sha256 {found}, the published file {file.expected}: delete it and fetch {file.url}"
+            f"{path} has sha256 {found}, but the published file has {file.expected}: delete it and download {file.url}"
         )
 
 
@@ -294,12 +288,12 @@ def _download(file: PublishedFile, folder: Path) -> Path:
                 while chunk := source.read(CHUNK_BYTES):
                     sink.write(chunk)
             sink.flush()
-            _check_bytes(staging, file)
+            _check_hash(staging, file)
             staging.replace(path)
         except (OSError, HTTPException) as error:
             raise UserError(
                 f"{file.name} cannot be downloaded ({error}): put the file from {file.url} into {folder}, "
-                "or name a folder that holds it"
+                "or pass the folder that contains it"
             ) from None
         finally:
             staging.unlink(missing_ok=True)

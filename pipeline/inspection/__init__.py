@@ -1,1 +1,1 @@
-"""Look at what a store holds: verification, comparison with published arrays, plots, and what this machine can run."""
+"""Inspect a store: verification, comparison with published arrays, plots; and what this machine can run."""

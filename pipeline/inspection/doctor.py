@@ -1,7 +1,6 @@
-"""What extraction could use on this machine: which decoders, FFmpeg libraries, GPU and weights are there, and how to
-get what is not.
+"""What extraction can use on this machine: decoders, FFmpeg libraries, GPU and weights, and how to get missing ones.
 
-It changes, downloads and installs nothing. What it finds is plain data; `pipeline.cli.doctor` shows it.
+Nothing is changed, downloaded or installed. The findings are plain data; `pipeline.cli.doctor` prints them.
 """
 
 import ctypes.util
@@ -18,19 +17,19 @@ from pipeline.run.devices import DRIVER, loads
 FFMPEG_LIBRARIES = ("avcodec", "avformat", "avutil", "avfilter", "swscale", "swresample", "avdevice")
 VIDEO_DRIVER = "libnvcuvid.so.1"
 
-GET_FFMPEG = "apt-get install ffmpeg, or conda install ffmpeg (torchcodec needs them; pyav brings its own)"
-GET_DRIVER = "install NVIDIA's driver, or go on with --device cpu"
-GET_TORCH = "install a torch built for CUDA: the ordinary wheel, not the one for processors only"
-GET_VIDEO_DRIVER = (
+FFMPEG_REMEDY = "apt-get install ffmpeg, or conda install ffmpeg (needed by torchcodec; pyav includes its own)"
+DRIVER_REMEDY = "install NVIDIA's driver, or use --device cpu"
+TORCH_REMEDY = "install a torch built for CUDA: the default wheel, not the CPU-only one"
+VIDEO_DRIVER_REMEDY = (
     "install the driver's decoding library (libnvidia-decode), or start the container with "
     "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
 )
 
 
 def examine(weights: WeightsSource) -> dict[str, Any]:
-    """Return what is there: `decoders`, `auto`, `ffmpeg`, `gpu`, `weights`: those in the folder of that source.
+    """Return the findings as JSON values: `decoders`, `auto`, `ffmpeg`, `gpu`, and `weights` in the source's folder.
 
-    Everything has `is_there`, and what is not there says why not (`why`) and how to get it (`remedy`).
+    Each entry has `is_there`; a missing item also has the reason (`why`) and how to get it (`remedy`).
     """
     name, why = choose_decoder()
     return {
@@ -44,25 +43,25 @@ def examine(weights: WeightsSource) -> dict[str, Any]:
 
 
 def examine_decoder(name: str) -> dict[str, Any]:
-    """Return whether the decoder loads, its version or what it lacks, and what it leaves to PyAV."""
+    """Return whether the decoder loads, its version or the reason why not, and the cases that PyAV handles for it."""
     module = import_module(DECODERS[name].partition(":")[0])
-    leaves = dict(getattr(module, "EXCEPTIONS", {}))
+    exceptions = dict(getattr(module, "EXCEPTIONS", {}))
     try:
-        return {"is_there": True, "version": open_decoder(name).version(), "exceptions": leaves}
+        return {"is_there": True, "version": open_decoder(name).version(), "exceptions": exceptions}
     except DecoderLoadError as error:
-        return {"is_there": False, "why": error.why, "remedy": error.remedy, "exceptions": leaves}
+        return {"is_there": False, "why": error.why, "remedy": error.remedy, "exceptions": exceptions}
 
 
 def examine_ffmpeg_library(name: str) -> dict[str, Any]:
-    """Return which file the system's loader finds for one library of FFmpeg."""
+    """Return which file the system's loader finds for an FFmpeg library."""
     found = ctypes.util.find_library(name)
     if found:
         return {"is_there": True, "file": found}
-    return {"is_there": False, "why": f"the loader finds no lib{name}", "remedy": GET_FFMPEG}
+    return {"is_there": False, "why": f"the loader does not find lib{name}", "remedy": FFMPEG_REMEDY}
 
 
 def examine_gpu() -> dict[str, dict[str, Any]]:
-    """Return what there is of a GPU, `cuda` for networks and `nvdec` for decoding, and what each makes possible."""
+    """Return whether a GPU can run networks (`cuda`) and decode (`nvdec`), and what each enables."""
     import torch
 
     cuda: dict[str, Any] = {"enables": "networks on the GPU (--device cuda, or auto)"}
@@ -70,23 +69,27 @@ def examine_gpu() -> dict[str, dict[str, Any]]:
     if torch.cuda.is_available():
         cuda |= {"is_there": True, "devices": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]}
     elif torch.version.cuda is None:
-        cuda |= {"is_there": False, "why": f"torch {torch.__version__} is built without CUDA", "remedy": GET_TORCH}
+        cuda |= {"is_there": False, "why": f"torch {torch.__version__} is built without CUDA", "remedy": TORCH_REMEDY}
     elif not loads(DRIVER):
-        cuda |= {"is_there": False, "why": f"the driver's {DRIVER} does not load", "remedy": GET_DRIVER}
+        cuda |= {"is_there": False, "why": f"the driver's {DRIVER} does not load", "remedy": DRIVER_REMEDY}
     else:
-        why = f"the driver is there, but torch, built for CUDA {torch.version.cuda}, sees no device"
+        why = f"the driver is installed, but torch (built for CUDA {torch.version.cuda}) sees no device"
         cuda |= {"is_there": False, "why": why, "remedy": "update the driver, or make the GPU visible to this process"}
     if not loads(VIDEO_DRIVER):
-        nvdec |= {"is_there": False, "why": f"the driver's {VIDEO_DRIVER} does not load", "remedy": GET_VIDEO_DRIVER}
+        nvdec |= {"is_there": False, "why": f"the driver's {VIDEO_DRIVER} does not load", "remedy": VIDEO_DRIVER_REMEDY}
     elif not cuda["is_there"]:
-        nvdec |= {"is_there": False, "why": f"there is {VIDEO_DRIVER}, but no CUDA", "remedy": cuda["remedy"]}
+        nvdec |= {
+            "is_there": False,
+            "why": f"{VIDEO_DRIVER} loads, but CUDA is unavailable",
+            "remedy": cuda["remedy"],
+        }
     else:
         nvdec |= {"is_there": True}
     return {"cuda": cuda, "nvdec": nvdec}
 
 
 def examine_weights(network: Network, source: WeightsSource) -> dict[str, Any]:
-    """Return whether the source's folder holds a file of the network as extraction takes it, and which would do.
+    """Return whether the source's folder has a file of the network's weights, and which files would be accepted.
 
     A published file is checked by its SHA-256.
     """
@@ -99,13 +102,13 @@ def examine_weights(network: Network, source: WeightsSource) -> dict[str, Any]:
         return entry | {"is_there": False, "why": why, "remedy": remedy}
     if found is not None:
         return entry | {"is_there": True, "file": str(found)}
-    fetches = "; with a network mavqa-extract fetches it itself" if source.kind == "pretrained" else ""
-    remedy = f"put {' or '.join(accepted)} into {source.folder}, such as {url}{fetches}"
-    return entry | {"is_there": False, "why": "not there", "remedy": remedy}
+    download = "; mavqa-extract downloads it when online" if source.kind == "pretrained" else ""
+    remedy = f"put {' or '.join(accepted)} into {source.folder}, for example from {url}{download}"
+    return entry | {"is_there": False, "why": "missing", "remedy": remedy}
 
 
 def list_networks() -> list[Network]:
-    """Return the frozen networks of all extractors that read weights from files, by name, each once."""
+    """Return the distinct networks whose weights the extractors load, sorted by name."""
     modules = {entry.partition(":")[0] for entry in (*EXTRACTORS.values(), *QUESTION_EXTRACTORS.values())}
     found = (value for name in sorted(modules) for value in vars(import_module(name)).values())
     networks = {value.name: value for value in found if isinstance(value, Network)}

@@ -1,4 +1,4 @@
-"""Whether a store keeps its promises: a complete row is whole, an absent or failed one is a hole. It mends nothing."""
+"""Verify a store: complete rows have all their values, absent and failed rows have none. Nothing is repaired."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.store.schema import State
 
 
 def summarise_store(store: FeatureStore) -> dict[str, Any]:
-    """Return the document of `mavqa-inspect --json`: features with their states, sizes, descriptions, and failures."""
+    """Return the document of `mavqa-inspect --json`: features with states, sizes and specs, and the failures."""
     features = {}
     for name in store.feature_names:
         spec, values, states = store.spec(name), store.values(name), store.state(name)
@@ -34,21 +34,22 @@ def summarise_store(store: FeatureStore) -> dict[str, Any]:
 
 
 def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Read every value of the store and return what is wrong, a line each; an empty list is a whole store.
+    """Read every value of the store and return its problems, one line each; the list is empty if there are none.
 
-    A complete row holds finite numbers in each of its steps and fill in the rest (`pad`) or numbers in all of them
-    (`cycle`, `released`); an absent or failed row is all fill; states agree between features and videos. A pending row
-    may have values: its run was stopped before it said so. A question has all of a feature's numbers, or none.
+    A complete row must have finite values in its steps and the fill value after them (`pad`), or finite values in all
+    steps (`cycle`, `released`). An absent or failed row must have only the fill value. The states of features and
+    videos must agree. A pending row may have values, written before its run was stopped. A question must have all
+    values of a feature or none.
     """
     problems = list(_question_problems(store))
     total = len(store.video_ids) * len(store.feature_names)
     for position, name in enumerate(store.feature_names):
         spec, states, values = store.spec(name), store.state(name), store.values(name)
-        padded = spec.constants.get("sampling", {}).get("short", "pad") == "pad"
+        is_padded = spec.constants.get("sampling", {}).get("short", "pad") == "pad"
         steps = store.steps(spec.modality)
         presence = store.presence(spec.modality)
         for row, video_id in enumerate(store.video_ids):
-            expected = int(steps[row]) if padded else store.seconds
+            expected = int(steps[row]) if is_padded else store.seconds
             try:
                 with reporting_damage(store.path, f"features/{name}/values"):
                     stored = values[row]
@@ -62,20 +63,21 @@ def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = 
 
 
 def _row_problem(values: np.ndarray, state: State, presence: State, steps: int) -> str:
-    holes = np.isnan(values).reshape(len(values), -1)
+    is_missing = np.isnan(values).reshape(len(values), -1)
     if state is State.PENDING:
         return ""
     if state is not State.COMPLETE:
-        return "" if holes.all() else f"the state is {state.name.lower()}, but there are values"
+        return "" if is_missing.all() else f"the state is {state.name.lower()}, but the row has values"
     if presence is not State.COMPLETE:
         return f"the feature is complete, but the modality is {presence.name.lower()}"
     if steps < 1:
         return f"the state is complete, but it has {steps} steps"
-    if holes[:steps].any():
-        return f"the state is complete, but {int(holes[:steps].any(axis=1).sum())} of {steps} steps have holes"
-    if not holes[steps:].all():
-        return f"there are values past its {steps} steps"
-    return "" if np.isfinite(values[:steps]).all() else "there are infinite values"
+    if is_missing[:steps].any():
+        incomplete = int(is_missing[:steps].any(axis=1).sum())
+        return f"the state is complete, but values are missing in {incomplete} of {steps} steps"
+    if not is_missing[steps:].all():
+        return f"the row has values after its {steps} steps"
+    return "" if np.isfinite(values[:steps]).all() else "the row has infinite values"
 
 
 def _question_problems(store: FeatureStore) -> Iterator[str]:
@@ -83,16 +85,17 @@ def _question_problems(store: FeatureStore) -> Iterator[str]:
     for name in store.question_feature_names:
         values, fill = store.question_values(name), store.question_spec(name).fill_value
         for first in range(0, len(texts), values.chunks[0]):
-            own = texts[first : first + values.chunks[0]]
+            chunk = texts[first : first + values.chunks[0]]
             try:
                 with reporting_damage(store.path, f"questions/{name}/values"):
-                    rows = np.asarray(values[first : first + len(own)]).reshape(len(own), -1)
+                    rows = np.asarray(values[first : first + len(chunk)]).reshape(len(chunk), -1)
             except UserError as error:
-                yield f"{name} of the questions from {own[0]!r} to {own[-1]!r}: {error}"
+                yield f"{name} of the questions from {chunk[0]!r} to {chunk[-1]!r}: {error}"
                 continue
-            holes = np.isnan(rows) if np.isnan(fill) else rows == fill
-            for row in np.flatnonzero((holes.any(axis=1) & ~holes.all(axis=1)) | np.isinf(rows).any(axis=1)):
-                yield f"{name} of question {own[row]!r}: some of its numbers are lost or infinite"
+            is_missing = np.isnan(rows) if np.isnan(fill) else rows == fill
+            is_partial = is_missing.any(axis=1) & ~is_missing.all(axis=1)
+            for row in np.flatnonzero(is_partial | np.isinf(rows).any(axis=1)):
+                yield f"{name} of question {chunk[row]!r}: some values are missing or infinite"
 
 
 def _failures(store: FeatureStore) -> Iterator[dict[str, str]]:

@@ -1,1 +1,1 @@
-"""Networks of which some of the code is ours, with what they are fed."""
+"""Networks implemented or wrapped here, and the computation of their inputs."""

@@ -1,4 +1,4 @@
-"""CLIP's two halves, with every token that leaves them. It loads no weights and reads no text.
+"""CLIP's image and text encoders, returning all tokens.
 
 The network is open_clip's. Source: Radford et al., ICML 2021.
 """
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class ImageTower(nn.Module):
-    """The picture's half of CLIP: every token through the last norm and the projection.
+    """CLIP's image encoder: all tokens, after the last layer norm and the projection.
 
     Source: Radford et al. 2021, section 2.4.
-    Differs from the released code: none; PSTP-Net's copy of CLIP switches between the class token and all of them
-    by hand (BUG-5.5).
+    Differs from the released code: no difference; PSTP-Net's copy of CLIP must be edited by hand to return the class
+    token or all tokens (BUG-5.5).
     """
 
     def __init__(self, clip: "CLIP") -> None:
@@ -25,7 +25,7 @@ class ImageTower(nn.Module):
         self.visual = clip.visual
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return [frame, token 50, 512] of [frame, 3, 224, 224]: the class token, then patches row by row."""
+        """Return [frame, token 50, 512] for [frame, 3, 224, 224]: the class token, then patches in raster order."""
         tokens = self.visual.forward_intermediates(
             images,
             indices=1,
@@ -39,7 +39,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """The text's half of CLIP: every position through the last norm and the projection.
+    """CLIP's text encoder: all positions, after the last layer norm and the projection.
 
     Source: Radford et al. 2021, section 2.4.
     """
@@ -51,17 +51,17 @@ class TextTower(nn.Module):
         self.transformer = clip.transformer
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection
-        hidden = torch.full((clip.context_length, clip.context_length), -torch.inf).triu(1)
-        self.register_buffer("mask", hidden, persistent=False)
+        mask = torch.full((clip.context_length, clip.context_length), -torch.inf).triu(1)
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Return [text, 77, 512] of token indices [text, 77]; a position sees those before it."""
+        """Return [text, 77, 512] for token indices [text, 77]; attention is causal."""
         embedded = self.token_embedding(indices) + self.positional_embedding
         return self.ln_final(self.transformer(embedded, attn_mask=self.mask)) @ self.text_projection
 
 
 def build_clip(architecture: str) -> "CLIP":
-    """Return open_clip's network on the meta device: it holds no numbers yet."""
+    """Return open_clip's network on the meta device, without weights."""
     from open_clip import CLIP, get_model_config
 
     with torch.device("meta"):

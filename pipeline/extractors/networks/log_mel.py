@@ -1,4 +1,4 @@
-"""The log-mel examples that VGGish reads, from a waveform.
+"""VGGish's input: log-mel examples of a waveform.
 
 Source: Hershey et al., ICASSP 2017; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
@@ -30,18 +30,18 @@ CPU = torch.device("cpu")
 def log_mel(waveform: np.ndarray | Tensor, sample_rate_hz: int, device: torch.device = CPU) -> Tensor:
     """Return VGGish's log-mel examples, float32 [example, frame 96, band 64] on `device`: one per second of `waveform`.
 
-    `waveform`: mono [sample] in [-1, 1]; a last, partial second is padded with zeros. Each second is
-    resampled to 16 kHz by itself. An example is the first 96 of a second's 98 frames of 25 ms every 10 ms.
-    Raises ValueError where the waveform is not one-dimensional or the rate not positive.
+    `waveform`: mono [sample] in [-1, 1]; a partial last second is padded with zeros. Each second is resampled to
+    16 kHz separately. An example is the first 96 of the 98 windows of a second (25 ms, every 10 ms).
+    Raises `ValueError` if the waveform is not one-dimensional or the rate is not positive.
     Source: MUSIC-AVQA's `vggish_input`; Hershey et al. 2017, section 3.1.
-    Differs from the released code: resampling evaluates the filter `kaiser_best` exactly. resampy steps
-    through a table by a truncated integer (185 for 185.76 at 44.1 kHz), which lifts the quiet bands of a pure
-    tone by 0.8; MUSIC-AVQA's own sound is stored at 16 kHz, where neither resamples.
+    Differs from the released code: resampling evaluates the filter `kaiser_best` exactly. resampy steps through a
+    table by a truncated integer (185 for 185.76 at 44.1 kHz), which raises the quiet bands of a pure tone by 0.8;
+    MUSIC-AVQA's own audio is stored at 16 kHz and is not resampled by either.
     """
     samples = torch.tensor(np.asarray(waveform), dtype=torch.float64, device=device)
     if samples.ndim != 1 or sample_rate_hz <= 0:
         raise ValueError(
-            f"log_mel takes mono [sample] at a positive rate, not {list(samples.shape)} at {sample_rate_hz}"
+            f"log_mel expects mono [sample] at a positive rate, not {list(samples.shape)} at {sample_rate_hz} Hz"
         )
     padding = -len(samples) % sample_rate_hz
     seconds = functional.pad(samples, (0, padding)).reshape(-1, sample_rate_hz)
@@ -53,7 +53,7 @@ def log_mel(waveform: np.ndarray | Tensor, sample_rate_hz: int, device: torch.de
 
 
 def mel_matrix() -> Tensor:
-    """Return float64 [bin 257, band 64]: HTK-mel triangles, linear in mel, not normalised; DC row 0."""
+    """Return float64 [bin 257, band 64]: HTK mel triangles, linear in mel, not normalised; row 0 (DC) is 0."""
     bins = _hertz_to_mel(torch.linspace(0, SAMPLE_RATE_HZ / 2, FFT_SAMPLES // 2 + 1, dtype=torch.float64))
     lowest, highest = _hertz_to_mel(torch.tensor([LOWEST_HZ, HIGHEST_HZ], dtype=torch.float64)).tolist()
     edges = torch.linspace(lowest, highest, BANDS + 2, dtype=torch.float64)
@@ -70,7 +70,7 @@ def _hertz_to_mel(hertz: Tensor) -> Tensor:
 
 
 def _resample(seconds: Tensor, sample_rate_hz: int) -> Tensor:
-    """Return [example, 16,000] of [example, sample_rate_hz]."""
+    """Return [example, 16,000] for [example, sample_rate_hz]."""
     if sample_rate_hz == SAMPLE_RATE_HZ:
         return seconds
     from torchaudio.functional import resample

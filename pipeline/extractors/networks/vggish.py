@@ -1,4 +1,4 @@
-"""VGGish: the network, and its embeddings in batches of fixed sizes.
+"""The VGGish network, and embeddings computed in batches of fixed sizes.
 
 Source: Hershey et al., ICASSP 2017; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
@@ -14,11 +14,11 @@ from pipeline.extractors.networks.vggish_constants import (
 
 
 class VGGish(nn.Module):
-    """The network, with the tensor names of torchvggish's published file: 72,141,184 parameters.
+    """VGGish with the tensor names of torchvggish's published file: 72,141,184 parameters.
 
-    The convolutions' output is flattened as (time, mel, channel).
+    The output of the convolutions is flattened as (time, mel, channel).
     Source: Hershey et al. 2017 and its TF-slim release.
-    Differs from the released code: none; later upstream releases drop the last ReLU, MUSIC-AVQA's has it.
+    Differs from the released code: no difference; later upstream releases drop the last ReLU, MUSIC-AVQA's has it.
     """
 
     def __init__(self) -> None:
@@ -41,27 +41,27 @@ class VGGish(nn.Module):
         )
 
     def forward(self, examples: Tensor) -> Tensor:
-        """Return [example, 128], >= 0, of log-mel examples [example, 96, 64]."""
+        """Return [example, 128], >= 0, for log-mel examples [example, 96, 64]."""
         return self.embeddings(self.convolve(examples))
 
     def convolve(self, examples: Tensor) -> Tensor:
-        """Return what the embedding layers read, [example, time x mel x channel], of examples [example, 96, 64]."""
+        """Return the input of the embedding layers, [example, time x mel x channel], for examples [example, 96, 64]."""
         maps = self.features(examples.unsqueeze(1).contiguous(memory_format=torch.channels_last))
         return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 def embed(network: VGGish, examples: Tensor) -> Tensor:
-    """Return [example, 128] on the CPU, in batches of fixed sizes, the last padded with zeros."""
+    """Return [example, 128] on the CPU for log-mel examples; the last batch is padded with zeros."""
     with torch.inference_mode():
         batches = examples.split(EXAMPLES_PER_BATCH)
         maps = [network.convolve(pad_rows(batch, EXAMPLES_PER_BATCH))[: len(batch)] for batch in batches]
         rows = torch.cat(maps).split(ROWS_PER_EMBEDDING)
-        parts = [_connect(network.embeddings, pad_rows(part, ROWS_PER_EMBEDDING))[: len(part)] for part in rows]
+        parts = [_apply_dense(network.embeddings, pad_rows(part, ROWS_PER_EMBEDDING))[: len(part)] for part in rows]
         return torch.cat(parts).cpu()
 
 
-def _connect(layers: nn.Sequential, rows: Tensor) -> Tensor:
-    """Return [row, 128] of [row, time x mel x channel]: as columns, for which no weights are copied."""
+def _apply_dense(layers: nn.Sequential, rows: Tensor) -> Tensor:
+    """Return [row, 128] for [row, time x mel x channel], computed on columns, which avoids copying the weights."""
     columns = rows.t()
     for layer in layers:
         if isinstance(layer, nn.Linear):

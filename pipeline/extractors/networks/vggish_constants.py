@@ -1,6 +1,6 @@
-"""What VGGish hears of a second of sound and how many at once, as numbers, without torch.
+"""Constants of VGGish's log-mel input and its batch sizes, without importing torch.
 
-`pipeline.extractors.networks.vggish` hears by them, `pipeline.extractors.vggish` describes the feature by them.
+The modules of the network compute with them; `pipeline.extractors.vggish` writes them into the feature's spec.
 Source: Hershey et al., ICASSP 2017; the recipe of MUSIC-AVQA's feature scripts (Li et al., CVPR 2022).
 """
 
@@ -13,8 +13,8 @@ BANDS = 64
 LOWEST_HZ = 125.0
 HIGHEST_HZ = 7500.0
 LOG_OFFSET = 0.01
-# The convolutions stay in the processor's caches with five examples; the embedding layers read 288 MB of weights for
-# every batch, so theirs is larger: a minute takes two batches.
+# With five examples the convolutions stay in the processor's caches. The embedding layers read 288 MB of weights per
+# batch, so their batches are larger: two for a minute of audio.
 EXAMPLES_PER_BATCH = 5
 ROWS_PER_EMBEDDING = 30
 
@@ -25,6 +25,6 @@ KAISER_BEST = {
     "rolloff": 0.9475937167399596,
     "beta": 14.769656459379492,
 }
-# 11,025 Hz needs 441/640, the largest denominator of a usual rate. Odd rates (44,101 Hz) are rounded to such
-# a ratio, by less than 0.08 %: their exact filter bank would take gigabytes.
+# 11,025 Hz needs 441/640, the largest denominator of a common rate. Unusual rates (44,101 Hz) are rounded to such a
+# ratio, by less than 0.08 %: their exact filter bank would take gigabytes.
 LARGEST_DENOMINATOR = 640

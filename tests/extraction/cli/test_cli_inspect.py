@@ -154,7 +154,7 @@ def test_what_is_no_single_array_in_a_plain_file_is_refused_by_name(store: Path,
     shown = call(store, "--reference", folder, "--feature", "sound", "--json")
     assert shown.exit_code == 3
     reasons = {entry["video_id"]: entry["reason"] for entry in json.loads(shown.stdout)["refused"]}
-    assert reasons[IDS[0]] == "is no plain file"
+    assert reasons[IDS[0]] == "is not a regular file"
     assert reasons["v16"].startswith("cannot be read (the magic string is not correct")
 
 

@@ -1,4 +1,4 @@
-"""Every extractor in the table keeps the promises of the role."""
+"""All registered extractors satisfy the interface."""
 
 import hashlib
 import pickle
@@ -31,7 +31,7 @@ VOCABULARY = Vocabulary(("<pad>", "Is", "the", "violin", "playing", "What", "is"
 QUESTIONS = ("Is the violin playing?", "What is it?")
 
 
-def media_for(extractor) -> Media:
+def make_media(extractor) -> Media:
     generator = np.random.default_rng(0)
     track = Track(State.COMPLETE, STEPS)
     if extractor.modality == "audio":
@@ -43,13 +43,13 @@ def media_for(extractor) -> Media:
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_extractor_travels_light_loads_and_gives_the_rows_it_declares(name):
-    parcel = pickle.dumps(make_extractor(name))
-    assert len(parcel) < 2000
-    extractor = pickle.loads(parcel)  # noqa: S301
+def test_extractor_is_small_when_pickled_and_returns_the_declared_rows(name):
+    pickled = pickle.dumps(make_extractor(name))
+    assert len(pickled) < 2000
+    extractor = pickle.loads(pickled)  # noqa: S301
     weights_hash = extractor.load(WeightsSource("seeded"), "cpu")
     assert len(weights_hash) == 64
-    rows = extractor.extract(media_for(extractor))
+    rows = extractor.extract(make_media(extractor))
     assert rows.shape == (STEPS, *extractor.shape)
     assert rows.dtype == np.dtype(extractor.dtype)
     assert np.isfinite(rows).all()
@@ -60,7 +60,7 @@ def test_extractor_travels_light_loads_and_gives_the_rows_it_declares(name):
     ("ours", "published"),
     [(IMAGENET, ResNet18_Weights.IMAGENET1K_V1), (KINETICS, R2Plus1D_18_Weights.KINETICS400_V1)],
 )
-def test_pictures_are_normalised_as_those_that_the_networks_were_trained_on(ours, published):
+def test_normalisation_constants_are_those_of_the_networks_training(ours, published):
     theirs = published.transforms()
     assert ours.constants() == {"mean": list(theirs.mean), "std": list(theirs.std)}
 
@@ -68,17 +68,17 @@ def test_pictures_are_normalised_as_those_that_the_networks_were_trained_on(ours
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_a_gpu_gives_the_processors_rows_within_half_precision(name):
+def test_rows_on_a_gpu_equal_those_on_the_cpu_within_half_precision(name):
     rows = []
     for device in ("cpu", "cuda"):
         extractor = make_extractor(name)
         extractor.load(WeightsSource("seeded"), device)
-        rows.append(extractor.extract(media_for(extractor)).astype(np.float64))
+        rows.append(extractor.extract(make_media(extractor)).astype(np.float64))
     assert np.linalg.norm(rows[1] - rows[0]) <= 3e-3 * np.linalg.norm(rows[0])
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_extractor_fits_the_schema_of_the_store(name):
+def test_extractor_matches_the_schema_of_the_store(name):
     extractor = make_extractor(name)
     assert extractor.name == name
     assert len(extractor.dims) == len(extractor.shape)
@@ -90,7 +90,7 @@ def test_extractor_fits_the_schema_of_the_store(name):
 
 
 @pytest.mark.parametrize("name", QUESTION_EXTRACTORS)
-def test_question_extractor_travels_light_and_fits_the_schema_of_the_store(name):
+def test_question_extractor_is_small_when_pickled_and_matches_the_schema_of_the_store(name):
     extractor = make_question_extractor(name, VOCABULARY)
     assert len(pickle.dumps(extractor)) < 2000
     assert extractor.name.startswith(name)
@@ -104,7 +104,7 @@ def test_question_extractor_travels_light_and_fits_the_schema_of_the_store(name)
 
 
 @pytest.mark.parametrize("name", QUESTION_EXTRACTORS)
-def test_question_extractor_gives_the_rows_it_declares(name, monkeypatch):
+def test_question_extractor_returns_the_declared_rows(name, monkeypatch):
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: small_clip.CONFIG)
     extractor = make_question_extractor(name, VOCABULARY)
     extractor.check(QUESTIONS)
@@ -116,8 +116,8 @@ def test_question_extractor_gives_the_rows_it_declares(name, monkeypatch):
     assert (rows[0] != rows[1]).any()
 
 
-def test_the_descriptions_and_seeds_of_older_stores_still_hold():
-    # What stores say since Winograd's convolutions: a change here would make every one of them be refused.
+def test_constants_and_seeded_weights_equal_those_of_existing_stores():
+    # The values in existing stores: a change here would make extraction refuse all of them.
     found = {}
     for name in ("resnet18-map", "resnet18-pooled", "vggish"):
         constants = canonical_json(make_extractor(name).constants()).encode()
@@ -131,7 +131,7 @@ def test_the_descriptions_and_seeds_of_older_stores_still_hold():
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_the_choice_of_constants_reaches_the_extractors_that_offer_it(name):
+def test_the_choice_of_normalisation_applies_to_extractors_that_offer_it(name):
     published, trained = (make_extractor(name, choice).constants() for choice in ("published", "trained"))
     if name == "resnet18-map":
         assert published["normalisation"] == KINETICS.constants()
@@ -140,28 +140,28 @@ def test_the_choice_of_constants_reaches_the_extractors_that_offer_it(name):
         assert published == trained
 
 
-def test_help_names_every_feature_there_is():
+def test_help_lists_all_features():
     shown = " ".join(CliRunner().invoke(extract, ["--help"], terminal_width=400).output.split())
     listed = re.search(r"Of videos: (.*?); of questions: (.*?)\. ", shown)
     assert listed
     assert [part.split(", ") for part in listed.groups()] == [list(EXTRACTORS), list(QUESTION_EXTRACTORS)]
 
 
-def test_two_loads_of_a_seed_agree_and_networks_are_shared_by_features():
+def test_loads_of_one_seed_agree_across_features_of_a_network():
     source = WeightsSource("seeded", seed=4)
     hashes = [make_extractor(name).load(source, "cpu") for name in ("resnet18-map", "resnet18-map", "resnet18-pooled")]
     assert len(set(hashes)) == 1
     assert make_extractor("resnet18-map").load(WeightsSource("seeded", seed=5), "cpu") != hashes[0]
 
 
-def test_unknown_features_are_refused_with_the_known_ones():
+def test_the_error_for_an_unknown_feature_lists_the_known_ones():
     with pytest.raises(UserError, match=r"'resnet19'.*resnet18-map"):
         make_extractor("resnet19")
     with pytest.raises(UserError, match="tokens"):
         make_question_extractor("words", Vocabulary(("<pad>",), ()))
 
 
-def test_the_table_is_light_to_import():
+def test_importing_the_package_does_not_import_torch():
     code = "import sys, pipeline.extractors; print({'torch', 'av', 'dask'} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "set()"
@@ -171,7 +171,7 @@ def test_the_table_is_light_to_import():
     ("convolution", "norm", "shape"),
     [(nn.Conv2d, nn.BatchNorm2d, (2, 3, 8, 8)), (nn.Conv3d, nn.BatchNorm3d, (2, 3, 4, 8, 8))],
 )
-def test_folding_leaves_no_batch_norm_and_the_same_numbers(convolution, norm, shape):
+def test_folding_removes_all_batch_norms_and_keeps_the_outputs(convolution, norm, shape):
     module = nn.Sequential(convolution(3, 5, 3, bias=False), norm(5), nn.ReLU())
     module[1].running_mean.uniform_(-0.3, 0.3)
     module[1].running_var.uniform_(0.5, 2.0)

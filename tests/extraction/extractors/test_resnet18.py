@@ -1,4 +1,4 @@
-"""ResNet-18 features against a plain torchvision forward, and what a run relies on."""
+"""ResNet-18 features equal a plain torchvision forward; batching, normalisation and invalid values."""
 
 import warnings
 
@@ -14,14 +14,14 @@ from pipeline.media.timeline import Media, Track
 from pipeline.store.schema import State, canonical_json
 
 
-def pictures(count: int, seed: int = 0) -> np.ndarray:
-    """Smooth random pictures, uint8 [time, 224, 224, 3]."""
+def make_frames(count: int, seed: int = 0) -> np.ndarray:
+    """Return smooth random frames, uint8 [time, 224, 224, 3]."""
     coarse = torch.rand(count, 3, 7, 7, generator=torch.Generator().manual_seed(seed))
     smooth = torch.nn.functional.interpolate(coarse, size=224, mode="bilinear")
     return (smooth * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def film(extractor, frames: np.ndarray) -> Media:
+def make_media(extractor, frames: np.ndarray) -> Media:
     return Media(Track(State.COMPLETE, len(frames)), Track(State.ABSENT), {extractor.frame_size: frames})
 
 
@@ -69,9 +69,9 @@ def relative_error(found: np.ndarray, expected: torch.Tensor) -> float:
     return (difference.norm() / expected.norm()).item()
 
 
-def test_maps_equal_a_plain_forward_with_the_edited_stride(reference, map_extractor):
-    frames = pictures(12)
-    found = map_extractor.extract(film(map_extractor, frames))
+def test_maps_equal_a_plain_forward_with_stride_1_in_the_last_stage(reference, map_extractor):
+    frames = make_frames(12)
+    found = map_extractor.extract(make_media(map_extractor, frames))
     mean, std = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
     expected = plain_maps(reference, frames, 1, mean, std)
     assert found.dtype == np.float16
@@ -85,8 +85,8 @@ def test_maps_equal_a_plain_forward_with_the_edited_stride(reference, map_extrac
 def test_pooled_features_equal_a_plain_forward(reference, weights):
     extractor = ResNet18Pooled()
     extractor.load(weights, "cpu")
-    frames = pictures(11)
-    found = extractor.extract(film(extractor, frames))
+    frames = make_frames(11)
+    found = extractor.extract(make_media(extractor, frames))
     expected = plain_maps(reference, frames, 2, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).mean((2, 3))
     assert found.dtype == np.float32
     assert found.shape == (11, 512)
@@ -95,30 +95,32 @@ def test_pooled_features_equal_a_plain_forward(reference, weights):
 
 
 @pytest.mark.parametrize("count", range(1, 8))
-def test_a_frame_does_not_depend_on_how_many_follow_it(map_extractor, count):
-    frames = pictures(13)
-    long = map_extractor.extract(film(map_extractor, frames))
-    np.testing.assert_array_equal(long[:count], map_extractor.extract(film(map_extractor, frames[:count])))
-    np.testing.assert_array_equal(long[-count:], map_extractor.extract(film(map_extractor, frames[-count:])))
+def test_features_of_a_frame_are_independent_of_the_number_of_frames(map_extractor, count):
+    frames = make_frames(13)
+    long = map_extractor.extract(make_media(map_extractor, frames))
+    np.testing.assert_array_equal(long[:count], map_extractor.extract(make_media(map_extractor, frames[:count])))
+    np.testing.assert_array_equal(long[-count:], map_extractor.extract(make_media(map_extractor, frames[-count:])))
 
 
-def test_read_only_frames_are_taken_without_a_warning_and_left_as_they_were(map_extractor):
-    frames = pictures(2)
+def test_read_only_frames_are_accepted_without_a_warning_and_unchanged(map_extractor):
+    frames = make_frames(2)
     before = frames.copy()
     frames.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        map_extractor.extract(film(map_extractor, frames))
+        map_extractor.extract(make_media(map_extractor, frames))
     np.testing.assert_array_equal(frames, before)
 
 
-def test_imagenet_constants_are_an_option_that_the_fingerprint_sees(weights, map_extractor):
+def test_imagenet_normalisation_is_an_option_and_part_of_the_fingerprint(weights, map_extractor):
     other = ResNet18Map(normalisation=IMAGENET)
     other.load(weights, "cpu")
     assert ResNet18Map().normalisation == KINETICS
     assert canonical_json(other.constants()) != canonical_json(map_extractor.constants())
-    frames = pictures(1)
-    assert (other.extract(film(other, frames)) != map_extractor.extract(film(map_extractor, frames))).mean() > 0.5
+    frames = make_frames(1)
+    assert (
+        other.extract(make_media(other, frames)) != map_extractor.extract(make_media(map_extractor, frames))
+    ).mean() > 0.5
 
 
 def test_values_beyond_float16_raise(reference, tmp_path):
@@ -128,20 +130,20 @@ def test_values_beyond_float16_raise(reference, tmp_path):
     extractor = ResNet18Map()
     extractor.load(WeightsSource("folder", tmp_path), "cpu")
     with pytest.raises(FloatingPointError, match="not finite"):
-        extractor.extract(film(extractor, pictures(1)))
+        extractor.extract(make_media(extractor, make_frames(1)))
 
 
 def test_seeded_maps_are_in_the_range_of_trained_ones():
     extractor = ResNet18Map()
     extractor.load(WeightsSource("seeded"), "cpu")
-    maps = extractor.extract(film(extractor, pictures(4))).astype(np.float32)
+    maps = extractor.extract(make_media(extractor, make_frames(4))).astype(np.float32)
     assert 0.2 < maps.mean() < 20
     assert maps.max() < 1000
     assert 0.2 < (maps == 0).mean() < 0.6
     assert maps.std(axis=0).mean() > 0.05 * maps.mean()
 
 
-def test_extracting_before_loading_is_a_bug():
+def test_extract_before_load_raises():
     extractor = ResNet18Map()
     with pytest.raises(RuntimeError, match="before load"):
-        extractor.extract(film(extractor, pictures(1)))
+        extractor.extract(make_media(extractor, make_frames(1)))

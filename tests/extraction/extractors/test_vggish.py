@@ -1,4 +1,4 @@
-"""VGGish: golden log-mel values, the network against an independent forward, and what a run relies on."""
+"""VGGish: golden log-mel values, an independent forward pass, batching and invalid waveforms."""
 
 import warnings
 from pathlib import Path
@@ -27,7 +27,7 @@ def noise(seconds: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.3, 0.3, seconds * 16_000).astype(np.float32)
 
 
-def sound(waveform: np.ndarray, sample_rate_hz: int = 16_000) -> Media:
+def make_media(waveform: np.ndarray, sample_rate_hz: int = 16_000) -> Media:
     steps = len(waveform) // sample_rate_hz
     return Media(Track(State.ABSENT), Track(State.COMPLETE, steps), waveform=waveform, sample_rate_hz=sample_rate_hz)
 
@@ -40,7 +40,7 @@ def seeded() -> VGGishExtractor:
 
 
 def test_mel_matrix_has_its_golden_sum_support_and_maximum():
-    # algorithms of the TF release, evaluated independently in numpy
+    # Values of the TF release's algorithm, computed independently in numpy.
     matrix = mel_matrix()
     assert matrix.shape == (257, 64)
     assert matrix.sum().item() == pytest.approx(230.913599, abs=1e-6)
@@ -69,7 +69,7 @@ def test_log_mel_of_a_pseudo_random_sequence_has_its_golden_moments():
     assert example.std(unbiased=False).item() == pytest.approx(1.069041, abs=2e-6)
 
 
-def test_each_second_gives_the_example_it_gives_alone():
+def test_the_example_of_a_second_is_independent_of_other_seconds():
     waveform = noise(3)
     alone = [log_mel(waveform[k * 16_000 : (k + 1) * 16_000], 16_000)[0] for k in range(3)]
     torch.testing.assert_close(log_mel(waveform, 16_000), torch.stack(alone), rtol=0, atol=0)
@@ -82,12 +82,10 @@ def test_a_partial_last_second_is_padded_with_zeros():
 
 
 @pytest.mark.parametrize("sample_rate_hz", [8_000, 11_025, 22_050, 44_100, 48_000, 192_000])
-def test_a_tone_at_a_usual_rate_sounds_as_at_16_khz(sample_rate_hz):
-    inner = slice(2, 94)  # the edges of a second ring, each second being resampled by itself
-    for hz in (
-        1000,
-        0.425 * min(sample_rate_hz, 16_000),
-    ):  # the second lies just inside the filter's pass band
+def test_a_tone_at_a_common_rate_has_the_log_mel_of_16_khz(sample_rate_hz):
+    inner = slice(2, 94)  # Resampling each second separately causes ringing at its edges.
+    just_inside_pass_band = 0.425 * min(sample_rate_hz, 16_000)
+    for hz in (1000, just_inside_pass_band):
         expected = log_mel(tone(16_000, 2, hz), 16_000)
         found = log_mel(tone(sample_rate_hz, 2, hz), sample_rate_hz)
         assert found.shape == (2, 96, 64)
@@ -95,35 +93,35 @@ def test_a_tone_at_a_usual_rate_sounds_as_at_16_khz(sample_rate_hz):
 
 
 @pytest.mark.parametrize("sample_rate_hz", [7_999, 44_101, 191_999])
-def test_a_tone_at_an_odd_rate_keeps_its_band(sample_rate_hz):
+def test_a_tone_at_an_unusual_rate_keeps_its_band(sample_rate_hz):
     expected, found = log_mel(tone(16_000, 2), 16_000), log_mel(tone(sample_rate_hz, 2), sample_rate_hz)
     assert found.shape == (2, 96, 64)
     assert (found - expected)[:, 2:94, 17:22].abs().max() < 0.02
 
 
-def test_resampling_adds_no_sound_above_the_old_nyquist():
+def test_resampling_adds_nothing_above_the_original_nyquist_frequency():
     example = log_mel(noise(1)[:8_000], 8_000)[0]
     assert example[2:94, :40].mean() > 0
-    assert example[2:94, 52:].max() < -4.5  # bands of 4.4 kHz and more
+    assert example[2:94, 52:].max() < -4.5  # Bands from 4.4 kHz on.
 
 
 @pytest.mark.parametrize(("shape", "sample_rate_hz"), [((2, 16_000), 16_000), ((16_000,), 0)])
-def test_log_mel_refuses_what_is_not_mono_at_a_rate(shape, sample_rate_hz):
+def test_log_mel_rejects_several_channels_and_rate_zero(shape, sample_rate_hz):
     with pytest.raises(ValueError, match="mono"):
         log_mel(np.zeros(shape), sample_rate_hz)
 
 
 @pytest.mark.real
 def test_log_mel_equals_the_tf_release(shared_data: Path):
-    # The array is the one the smoke test's 16 kHz tone gives; it hops 0.96 s, so only the first example is
-    # ours too.
+    # The array is the result of the release's smoke test, a tone at 16 kHz. Its examples are 0.96 s apart, so only the
+    # first one can be compared.
     with np.load(shared_data / "fixtures/vggish/logmel_smoke_16k.npz") as file:
         reference = file["examples"]
     found = log_mel(np.sin(2 * np.pi * 1000 * np.arange(0, 3, 1 / 16_000)), 16_000)
     assert np.abs(found[0].numpy() - reference[0]).max() <= 1e-4
 
 
-def test_network_has_72_141_184_parameters_under_the_published_names():
+def test_network_has_72_141_184_parameters_with_the_published_names():
     with torch.device("meta"):
         state = VGGish().state_dict()
     assert {name: tuple(value.shape) for name, value in state.items()} == published_shapes()
@@ -131,7 +129,7 @@ def test_network_has_72_141_184_parameters_under_the_published_names():
 
 
 def test_maps_are_flattened_as_time_mel_channel():
-    class Marked(torch.nn.Module):
+    class IndexMaps(torch.nn.Module):
         def forward(self, examples):
             assert examples.shape == (1, 1, 96, 64)
             time, mel, channel = torch.meshgrid(torch.arange(6), torch.arange(4), torch.arange(512), indexing="ij")
@@ -139,7 +137,7 @@ def test_maps_are_flattened_as_time_mel_channel():
 
     with torch.device("meta"):
         network = VGGish()
-    network.features, network.embeddings = Marked(), torch.nn.Identity()
+    network.features, network.embeddings = IndexMaps(), torch.nn.Identity()
     flat = network(torch.zeros(1, 96, 64))[0]
     assert flat[:2].tolist() == [0, 1]
     assert flat[511:513].tolist() == [511, 1000]
@@ -147,7 +145,7 @@ def test_maps_are_flattened_as_time_mel_channel():
     assert (flat.diff() > 0).all()
 
 
-def test_embeddings_of_a_file_equal_an_independent_forward(tmp_path):
+def test_embeddings_with_weights_from_a_file_equal_an_independent_forward(tmp_path):
     generator = torch.Generator().manual_seed(1)
     state = {name: torch.rand(shape, generator=generator) - 0.5 for name, shape in published_shapes().items()}
     for tensor in state.values():
@@ -156,7 +154,7 @@ def test_embeddings_of_a_file_equal_an_independent_forward(tmp_path):
     extractor = VGGishExtractor()
     extractor.load(WeightsSource("folder", tmp_path), "cpu")
     (tmp_path / "vggish.pth").unlink()
-    found = extractor.extract(sound(noise(2)))
+    found = extractor.extract(make_media(noise(2)))
     expected = plain_forward(state, log_mel(noise(2), 16_000)).numpy()
     assert found.shape == (2, 128)
     assert found.dtype == np.float32
@@ -164,39 +162,39 @@ def test_embeddings_of_a_file_equal_an_independent_forward(tmp_path):
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def test_a_second_does_not_depend_on_how_many_follow_it(seeded):
-    long = seeded.extract(sound(noise(23)))
+def test_the_embedding_of_a_second_is_independent_of_the_number_of_seconds(seeded):
+    long = seeded.extract(make_media(noise(23)))
     assert long.shape == (23, 128)
-    np.testing.assert_array_equal(long[:3], seeded.extract(sound(noise(23)[: 3 * 16_000])))
-    np.testing.assert_array_equal(long[20:], seeded.extract(sound(noise(23)[20 * 16_000 :])))
+    np.testing.assert_array_equal(long[:3], seeded.extract(make_media(noise(23)[: 3 * 16_000])))
+    np.testing.assert_array_equal(long[20:], seeded.extract(make_media(noise(23)[20 * 16_000 :])))
 
 
-def test_seeded_embeddings_tell_sounds_apart(seeded):
-    sounds = [tone(16_000, hz=hz) for hz in (200, 440, 1000, 3000)] + [noise(1), np.zeros(16_000)]
-    embeddings = seeded.extract(sound(np.concatenate(sounds)))
+def test_seeded_embeddings_differ_between_waveforms(seeded):
+    waveforms = [tone(16_000, hz=hz) for hz in (200, 440, 1000, 3000)] + [noise(1), np.zeros(16_000)]
+    embeddings = seeded.extract(make_media(np.concatenate(waveforms)))
     assert (embeddings >= 0).all()
     spread = embeddings.std(axis=0).mean() / embeddings.mean()
     assert spread > 0.1
 
 
-def test_a_read_only_waveform_is_taken_without_a_warning(seeded):
+def test_a_read_only_waveform_is_accepted_without_a_warning(seeded):
     waveform = noise(1)
     waveform.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert seeded.extract(sound(waveform)).shape == (1, 128)
+        assert seeded.extract(make_media(waveform)).shape == (1, 128)
 
 
 def test_a_waveform_that_is_not_finite_raises(seeded):
     waveform = noise(1)
     waveform[5] = np.nan
     with pytest.raises(FloatingPointError):
-        seeded.extract(sound(waveform))
+        seeded.extract(make_media(waveform))
 
 
-def test_extracting_before_loading_is_a_bug():
+def test_extract_before_load_raises():
     with pytest.raises(RuntimeError, match="before load"):
-        VGGishExtractor().extract(sound(noise(1)))
+        VGGishExtractor().extract(make_media(noise(1)))
 
 
 def published_shapes() -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Weights: files are found, checked and refused by name; seeded ones are the same everywhere."""
+"""Weights: files are found, checked and rejected by name; seeded weights are bit-identical everywhere."""
 
 import hashlib
 import os
@@ -26,35 +26,35 @@ STATE = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "norm.bias": tor
 
 
 def publish(folder: Path, url: str | None = None) -> Network:
-    """Save STATE as the published file of a network, served from `folder` unless `url` says otherwise."""
+    """Save STATE as the published file of a network, with a URL into `folder` unless `url` is given."""
     path = folder / "tiny-published.pth"
     torch.save(STATE, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Network("tiny", (PublishedFile(path.name, url or path.as_uri(), digest),), unused=("fc.*",))
 
 
-def test_published_file_in_the_folder_is_taken(tmp_path):
-    network = publish(tmp_path, url="http://127.0.0.1:9/never-asked")
+def test_a_published_file_in_the_folder_is_used(tmp_path):
+    network = publish(tmp_path, url="http://127.0.0.1:9/never-requested")
     for kind in ("pretrained", "folder"):
         state = load_state(WeightsSource(kind, tmp_path), network, STATE)
         assert hash_state_dict(state) == hash_state_dict(STATE)
 
 
-def test_a_file_of_which_the_first_digits_are_published_is_told_by_them(tmp_path):
+def test_a_file_is_checked_against_a_published_hash_prefix(tmp_path):
     full = publish(tmp_path).published[0]
     known = replace(full, sha256=full.sha256[:8])
     state = load_state(WeightsSource("folder", tmp_path), Network("tiny", (known,)), STATE)
     assert hash_state_dict(state) == hash_state_dict(STATE)
     other = replace(full, sha256="0" * 8)
-    with pytest.raises(UserError, match=f"sha256 {full.sha256}, the published file one that begins with 00000000"):
+    with pytest.raises(UserError, match=rf"sha256 {full.sha256}, but the published file has 00000000\.\.\.:"):
         load_state(WeightsSource("folder", tmp_path), Network("tiny", (other,)), STATE)
-    with pytest.raises(ValueError, match="less than 8"):
+    with pytest.raises(ValueError, match="fewer than 8"):
         replace(full, sha256=full.sha256[:7])
-    with pytest.raises(ValueError, match="less than 64"):
+    with pytest.raises(ValueError, match="fewer than 64"):
         replace(full, sha256=full.sha256[:8], kind="torchscript")
 
 
-def test_published_file_is_downloaded_checked_and_kept(tmp_path):
+def test_a_published_file_is_downloaded_checked_and_cached(tmp_path):
     (tmp_path / "server").mkdir()
     network = publish(tmp_path / "server")
     cache = tmp_path / "new" / "cache"
@@ -66,19 +66,19 @@ def test_published_file_is_downloaded_checked_and_kept(tmp_path):
     assert {path.name for path in cache.iterdir()} == {"tiny-published.pth", "another.pth"}
 
 
-def test_other_bytes_under_a_published_name_are_refused_with_both_hashes(tmp_path):
+def test_the_error_for_a_wrong_hash_names_the_file_and_both_hashes(tmp_path):
     network = publish(tmp_path)
     path = tmp_path / "tiny-published.pth"
     path.write_bytes(path.read_bytes() + b"x")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as raised:
         load_state(WeightsSource("folder", tmp_path), network, STATE)
-    assert found in str(refusal.value)
-    assert network.published[0].sha256 in str(refusal.value)
-    assert str(path) in str(refusal.value)
+    assert found in str(raised.value)
+    assert network.published[0].sha256 in str(raised.value)
+    assert str(path) in str(raised.value)
 
 
-def test_a_download_of_other_bytes_is_refused_and_leaves_nothing(tmp_path):
+def test_a_download_with_a_wrong_hash_raises_and_leaves_no_file(tmp_path):
     (tmp_path / "server").mkdir()
     network = publish(tmp_path / "server")
     (tmp_path / "server" / "tiny-published.pth").write_bytes(b"a captive portal's page")
@@ -87,10 +87,10 @@ def test_a_download_of_other_bytes_is_refused_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_offline_error_says_which_file_to_put_where(tmp_path):
+def test_the_error_without_network_names_the_file_and_its_folder(tmp_path):
     (tmp_path / "server").mkdir()
     network = publish(tmp_path / "server", url="http://127.0.0.1:9/tiny-published.pth")
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as raised:
         load_state(WeightsSource("pretrained", tmp_path / "cache"), network, STATE)
     for part in (
         "tiny-published.pth",
@@ -98,19 +98,19 @@ def test_offline_error_says_which_file_to_put_where(tmp_path):
         str(tmp_path / "cache"),
         "put",
     ):
-        assert part in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+        assert part in str(raised.value)
+    assert "\n" not in str(raised.value)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_folder_without_the_file_names_what_it_may_hold(tmp_path):
+def test_the_error_for_a_missing_file_lists_the_accepted_names(tmp_path):
     (tmp_path / "server").mkdir()
     network = publish(tmp_path / "server")
     with pytest.raises(UserError, match=r"tiny-published\.pth, tiny\.safetensors, tiny\.pth"):
         load_state(WeightsSource("folder", tmp_path), network, STATE)
 
 
-def test_torch_and_safetensors_files_of_the_same_weights_agree(tmp_path):
+def test_torch_and_safetensors_files_of_the_same_weights_have_one_hash(tmp_path):
     network = Network("tiny", ())
     hashes = set()
     for name in ("tiny.pth", "tiny.safetensors"):
@@ -128,7 +128,7 @@ def test_half_precision_files_are_read_as_float32(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"norm.bias": None}, "missing: norm.bias"),
         ({"extra": torch.zeros(1)}, "unexpected: extra"),
@@ -136,18 +136,18 @@ def test_half_precision_files_are_read_as_float32(tmp_path):
         ({"norm.bias": torch.tensor([0.0, float("nan")])}, "not finite: norm.bias"),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused_by_tensor_name(tmp_path, change, told):
+def test_the_error_for_a_mismatching_state_names_the_tensor(tmp_path, change, message):
     state = {name: value for name, value in (STATE | change).items() if value is not None}
     torch.save(state, tmp_path / "tiny.pth")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
 
 
-@pytest.mark.parametrize(("number", "told"), [(3, "b0, b1, b2$"), (5, "b0, b1, b2 and 2 more$")])
-def test_of_many_tensors_that_do_not_fit_the_first_are_named(tmp_path, number, told):
+@pytest.mark.parametrize(("number", "listed"), [(3, "b0, b1, b2$"), (5, "b0, b1, b2 and 2 more$")])
+def test_the_error_for_many_mismatching_tensors_names_the_first_ones(tmp_path, number, listed):
     torch.save({}, tmp_path / "tiny.pth")
-    wanted = {f"b{at}": torch.zeros(1) for at in range(number)}
-    with pytest.raises(UserError, match=f"missing: {told}"):
+    wanted = {f"b{index}": torch.zeros(1) for index in range(number)}
+    with pytest.raises(UserError, match=f"missing: {listed}"):
         load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), wanted)
 
 
@@ -170,29 +170,29 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", ["tiny.pth", "tiny.safetensors"])
-def test_files_that_are_not_weights_are_refused_and_run_nothing(tmp_path, name):
-    trap = tmp_path / "sprung"
+def test_files_that_are_not_weights_raise_and_run_no_code(tmp_path, name):
+    created = tmp_path / "created"
     with (tmp_path / name).open("wb") as stream:
-        pickle.dump({"conv.weight": Payload(trap)}, stream, protocol=2)
+        pickle.dump({"conv.weight": Payload(created)}, stream, protocol=2)
     with pytest.raises(UserError, match="cannot be read as weights"):
         load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
-    assert not trap.exists()
+    assert not created.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
-def test_empty_and_foreign_files_are_refused(tmp_path, content):
+def test_empty_and_foreign_files_raise(tmp_path, content):
     (tmp_path / "tiny.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"tiny\.pth cannot be read"):
         load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
 
 
-def test_a_training_checkpoint_is_refused_with_the_mend(tmp_path):
+def test_a_training_checkpoint_raises_and_the_message_says_what_to_save(tmp_path):
     torch.save({"epoch": 3, "state_dict": STATE}, tmp_path / "tiny.pth")
     with pytest.raises(UserError, match="not a state dict"):
         load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
 
 
-def test_hash_sees_names_values_shapes_and_dtypes_but_not_order():
+def test_hash_depends_on_names_values_shapes_and_dtypes_but_not_on_order():
     tensor = torch.zeros(4)
     hashes = [
         hash_state_dict(state)
@@ -212,7 +212,7 @@ def test_hash_sees_names_values_shapes_and_dtypes_but_not_order():
     )
 
 
-def test_seeded_weights_repeat_and_leave_the_global_generator_alone():
+def test_seeded_weights_are_reproducible_and_do_not_use_the_global_generator():
     before = torch.random.get_rng_state()
     first, second = (seed_state(STATE, 5, "in") for _ in range(2))
     assert hash_state_dict(first) == hash_state_dict(second)
@@ -221,7 +221,7 @@ def test_seeded_weights_repeat_and_leave_the_global_generator_alone():
 
 
 def test_seeded_weights_have_golden_bits():
-    # computed once by this function; a change would silently change every seeded store
+    # Computed once by this function; another value would mean that the weights of all seeded stores changed.
     state = seed_state({"conv.weight": torch.empty(64, 16, 3, 3), "norm.weight": torch.empty(64)}, 0, "out")
     assert hash_state_dict(state) == "b2e80c394ce5e6b7493ce2d9a967164e2ff28dce754700f64ee8fb1ac9772a3d"
 
@@ -241,7 +241,7 @@ def test_seeded_weights_have_kaiming_variance(shape, fan, connections):
     }  # fmt: skip
 
 
-def test_the_user_names_pretrained_seeded_or_a_folder(tmp_path):
+def test_parse_weights_accepts_pretrained_seeded_or_a_folder(tmp_path):
     cache = tmp_path / "cache"
     assert parse_weights("pretrained", cache) == WeightsSource("pretrained", cache)
     assert parse_weights("seeded", cache) == WeightsSource("seeded")
@@ -250,24 +250,24 @@ def test_the_user_names_pretrained_seeded_or_a_folder(tmp_path):
         parse_weights("sedeed", cache)
 
 
-def test_seeded_weights_are_declared_and_files_are_told_by_content_alone(tmp_path):
+def test_constants_record_the_seed_but_not_the_folder_of_a_file(tmp_path):
     assert WeightsSource("seeded", seed=3).constants() == {"weights": "seeded", "seed": 3}
     assert WeightsSource("pretrained", tmp_path).constants() == WeightsSource("folder", tmp_path / "x").constants()
     with pytest.raises(ValueError, match="folder"):
         WeightsSource("pretrained")
 
 
-def test_a_source_travels_to_workers(tmp_path):
+def test_a_source_is_picklable(tmp_path):
     source = WeightsSource("pretrained", tmp_path)
     assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301
 
 
-@pytest.mark.parametrize("given", [{}, {"TORCH_HOME": "~/torches"}, {"XDG_CACHE_HOME": "/caches"}])
-def test_the_cache_is_torch_hubs_own(monkeypatch, given):
+@pytest.mark.parametrize("environment", [{}, {"TORCH_HOME": "~/torches"}, {"XDG_CACHE_HOME": "/caches"}])
+def test_hub_cache_is_that_of_torch_hub(monkeypatch, environment):
     import torch.hub
 
     for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert hub_cache() == Path(torch.hub.get_dir()) / "checkpoints"

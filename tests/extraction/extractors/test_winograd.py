@@ -1,4 +1,4 @@
-"""What makes networks cheaper on the CPU: Winograd's convolutions, in their places alone, and large pages of memory."""
+"""Winograd convolutions equal plain ones and replace only supported ones; workers use large memory pages."""
 
 import os
 import subprocess
@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.extractors.networks.winograd import WinogradConvolution, _transforms, with_winograd
+from pipeline.extractors.networks.winograd import WinogradConvolution, _transforms, replace_convolutions
 from pipeline.extractors.resnet18 import ResNet18Map
 from pipeline.extractors.vggish import VGGishExtractor
 from pipeline.extractors.weights import WeightsSource
 
 
-def convolution(inputs: int = 8, outputs: int = 128, size: int = 3, **options) -> nn.Conv2d:
+def make_convolution(inputs: int = 8, outputs: int = 128, size: int = 3, **options) -> nn.Conv2d:
     torch.manual_seed(0)
     return nn.Conv2d(inputs, outputs, size, **({"padding": 1} | options)).requires_grad_(False)
 
 
 @pytest.mark.parametrize("outputs", [2, 3, 4, 5])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 4), (14, 14), (24, 16)])
-def test_the_numbers_are_those_of_a_plain_convolution(outputs, size):
-    plain = convolution(32)
+def test_outputs_equal_those_of_a_plain_convolution(outputs, size):
+    plain = make_convolution(32)
     maps = torch.rand(3, 32, *size)
     exact = nn.functional.conv2d(maps.double(), plain.weight.double(), plain.bias.double(), padding=1)
     found = WinogradConvolution(plain, outputs)(maps)
@@ -31,7 +31,7 @@ def test_the_numbers_are_those_of_a_plain_convolution(outputs, size):
     assert (found - exact).norm() <= 1e-5 * exact.norm()
 
 
-def test_the_transforms_of_tiles_of_four_are_those_of_the_paper():
+def test_the_transforms_for_4x4_outputs_are_those_of_the_paper():
     tiles, filters, outputs = _transforms(4)
     assert tiles[0].tolist() == [4, 0, -5, 0, 1, 0]
     assert tiles[-1].tolist() == [0, 4, 0, -5, 0, 1]
@@ -40,12 +40,12 @@ def test_the_transforms_of_tiles_of_four_are_those_of_the_paper():
     assert outputs.tolist() == [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
-def test_a_row_has_the_same_bits_whatever_stands_beside_it():
-    cheap = WinogradConvolution(convolution(), 5)
+def test_a_row_is_bit_identical_whatever_the_other_rows_of_the_batch():
+    winograd = WinogradConvolution(make_convolution(), 5)
     maps = torch.rand(5, 8, 14, 14)
     other = maps.clone()
     other[[0, 1, 3, 4]] = torch.rand(4, 8, 14, 14) * 100
-    assert torch.equal(cheap(maps)[2], cheap(other)[2])
+    assert torch.equal(winograd(maps)[2], winograd(other)[2])
 
 
 @pytest.mark.parametrize(
@@ -60,24 +60,24 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it():
         {"padding_mode": "reflect"},
         {"outputs": 127},
         {"bias": False},
-        {"device": "meta"},  # As a GPU: any device that is not the CPU.
+        {"device": "meta"},  # Like a GPU, not the CPU.
     ],
 )
-def test_other_convolutions_stay(options):
-    module = nn.Sequential(convolution(**options))
-    assert type(with_winograd(module, 4)[0]) is nn.Conv2d
+def test_unsupported_convolutions_are_not_replaced(options):
+    module = nn.Sequential(make_convolution(**options))
+    assert type(replace_convolutions(module, 4)[0]) is nn.Conv2d
 
 
 @pytest.mark.parametrize(("extractor", "count"), [(ResNet18Map(), 10), (VGGishExtractor(), 5)])
-def test_the_networks_have_theirs_replaced(extractor, count):
+def test_the_supported_convolutions_of_the_networks_are_replaced(extractor, count):
     extractor.load(WeightsSource("seeded"), "cpu")
     parts = extractor._network.modules()
     assert sum(isinstance(part, WinogradConvolution) for part in parts) == count
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="large pages of memory are asked of Linux")
-def test_a_worker_s_torch_takes_large_pages_of_memory():
-    # Then torch has its tensors begin where a page does, and asks for pages of 2 MB there.
+@pytest.mark.skipif(sys.platform != "linux", reason="large memory pages are requested from Linux only")
+def test_torch_uses_large_memory_pages_in_a_worker():
+    # torch then aligns large tensors to memory pages, for which it requests 2 MB pages.
     code = """
 from pipeline.run.worker import ExtractionPlan, load_specs
 from pipeline.extractors.weights import WeightsSource

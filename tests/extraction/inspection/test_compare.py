@@ -1,4 +1,4 @@
-"""`mavqa-inspect --reference`: published arrays next to a store's, whatever their steps and the order of their axes."""
+"""`mavqa-inspect --reference`: comparing stored features with arrays of any length and order of axes."""
 
 import json
 from pathlib import Path
@@ -28,11 +28,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "arrays"
 
 
-def complete(store: FeatureStore, feature: str) -> list[str]:
+def list_complete(store: FeatureStore, feature: str) -> list[str]:
     return [store.video_ids[row] for row in np.flatnonzero(store.state(feature) == State.COMPLETE)]
 
 
-def stored(store: FeatureStore, feature: str, video_id: str) -> np.ndarray:
+def read_stored(store: FeatureStore, feature: str, video_id: str) -> np.ndarray:
     return np.asarray(store.values(feature)[store.rows[video_id]]).astype(np.float32)
 
 
@@ -40,11 +40,13 @@ def call(store: FeatureStore, *arguments: object) -> Result:
     return CliRunner().invoke(inspect, [store.path, *map(str, arguments)])
 
 
-def test_equal_arrays_are_alike_and_what_either_side_lacks_is_listed(store: FeatureStore, folder: Path) -> None:
-    first, second, *others = complete(store, "toy-sound")
+def test_equal_arrays_have_cosine_1_and_videos_missing_from_either_side_are_listed(
+    store: FeatureStore, folder: Path
+) -> None:
+    first, second, *others = list_complete(store, "toy-sound")
     silent = store.video_ids[int(np.flatnonzero(store.state("toy-sound") == State.ABSENT)[0])]
     for video_id in (first, second):
-        np.save(folder / f"{video_id}.npy", stored(store, "toy-sound", video_id))
+        np.save(folder / f"{video_id}.npy", read_stored(store, "toy-sound", video_id))
     for name in (silent, "stranger"):
         np.save(folder / f"{name}.npy", np.ones((4, 2), np.float32))
     found = compare_with_reference(store, "toy-sound", folder)
@@ -57,30 +59,31 @@ def test_equal_arrays_are_alike_and_what_either_side_lacks_is_listed(store: Feat
     }
 
 
-def test_the_rows_that_differ_are_named_and_their_video_comes_first(store: FeatureStore, folder: Path) -> None:
-    for video_id in complete(store, "toy-sound"):
-        np.save(folder / f"{video_id}.npy", stored(store, "toy-sound", video_id))
-    changed = complete(store, "toy-sound")[3]
-    values = stored(store, "toy-sound", changed)
+def test_differing_rows_are_listed_and_their_video_comes_first(store: FeatureStore, folder: Path) -> None:
+    for video_id in list_complete(store, "toy-sound"):
+        np.save(folder / f"{video_id}.npy", read_stored(store, "toy-sound", video_id))
+    changed = list_complete(store, "toy-sound")[3]
+    values = read_stored(store, "toy-sound", changed)
     values[2] *= -1
     values[1, 1] += 0.25
     np.save(folder / f"{changed}.npy", values)
     worst, second, *_ = compare_with_reference(store, "toy-sound", folder)["videos"]
-    before = stored(store, "toy-sound", changed)
+    before = read_stored(store, "toy-sound", changed)
     assert (worst["video_id"], worst["least_cosine_row"], worst["largest_difference_row"]) == (changed, 2, 2)
     assert worst["least_cosine"] == pytest.approx(-1)
     assert worst["largest_difference"] == pytest.approx(2 * abs(before[2]).max())
     assert 2 in worst["rows_unlike"]
     assert 0 not in worst["rows_unlike"]
-    flat, theirs = before.ravel().astype(float), values.ravel().astype(float)
-    assert worst["cosine"] == pytest.approx(flat @ theirs / np.linalg.norm(flat) / np.linalg.norm(theirs))
+    original, modified = before.ravel().astype(float), values.ravel().astype(float)
+    assert worst["cosine"] == pytest.approx(original @ modified / np.linalg.norm(original) / np.linalg.norm(modified))
     assert second["rows_unlike"] == []
 
 
-def test_the_first_steps_are_compared_where_one_side_has_more(store: FeatureStore, folder: Path) -> None:
-    short, long = complete(store, "toy-sound")[:2]
-    np.save(folder / f"{short}.npy", stored(store, "toy-sound", short)[:3])
-    np.save(folder / f"{long}.npy", np.concatenate([stored(store, "toy-sound", long), np.full((2, 2), 9, np.float32)]))
+def test_only_the_common_first_steps_are_compared(store: FeatureStore, folder: Path) -> None:
+    short, long = list_complete(store, "toy-sound")[:2]
+    np.save(folder / f"{short}.npy", read_stored(store, "toy-sound", short)[:3])
+    longer = np.concatenate([read_stored(store, "toy-sound", long), np.full((2, 2), 9, np.float32)])
+    np.save(folder / f"{long}.npy", longer)
     found = {video["video_id"]: video for video in compare_with_reference(store, "toy-sound", folder)["videos"]}
     steps = {name: (v["steps_in_store"], v["steps_in_reference"], v["steps_compared"]) for name, v in found.items()}
     assert steps == {short: (4, 3, 3), long: (4, 6, 4)}
@@ -96,48 +99,47 @@ def test_the_first_steps_are_compared_where_one_side_has_more(store: FeatureStor
         ((2, 3, 1, 0), "height width channel time"),
     ],
 )
-def test_axes_that_were_moved_are_told_apart(
-    order: tuple[int, ...], axes: str, store: FeatureStore, folder: Path
-) -> None:
-    video_id = complete(store, "toy-picture")[0]
-    np.save(folder / f"{video_id}.npy", stored(store, "toy-picture", video_id).transpose(order))
+def test_the_order_of_axes_is_detected(order: tuple[int, ...], axes: str, store: FeatureStore, folder: Path) -> None:
+    video_id = list_complete(store, "toy-picture")[0]
+    np.save(folder / f"{video_id}.npy", read_stored(store, "toy-picture", video_id).transpose(order))
     (video,) = compare_with_reference(store, "toy-picture", folder)["videos"]
     assert (video["axes"], video["largest_difference"], video["steps_compared"]) == (axes, 0, 4)
 
 
-def test_arrays_that_are_not_the_feature_are_refused_one_by_one(store: FeatureStore, folder: Path) -> None:
-    names = complete(store, "toy-picture")
+def test_arrays_of_another_feature_are_refused_individually(store: FeatureStore, folder: Path) -> None:
+    names = list_complete(store, "toy-picture")
     bad = {
-        "has shape [4, 3, 7, 7], in no order [time, 3, 224, 224]": np.zeros((4, 3, 7, 7)),
-        "has shape [4, 150528], in no order": np.zeros((4, 3 * 224 * 224), np.float32),
-        "has shape [3, 224, 224, 224], which can be read as time channel": np.zeros((3, 224, 224, 224), np.uint8),
-        "holds <U1, not numbers": np.full((4, 3, 2, 2), "a"),
+        "has shape [4, 3, 7, 7], expected [time, 3, 224, 224]": np.zeros((4, 3, 7, 7)),
+        "has shape [4, 150528], expected [time, 3, 224, 224]": np.zeros((4, 3 * 224 * 224), np.float32),
+        "has shape [3, 224, 224, 224], which is ambiguous": np.zeros((3, 224, 224, 224), np.uint8),
+        "contains <U1, not numbers": np.full((4, 3, 2, 2), "a"),
         "cannot be read (Array can't be memory-mapped: Python objects": np.array([{}], dtype=object),
-        "row 1 holds values that are not finite": np.stack([np.full((3, 224, 224), v) for v in (0, np.nan)]),
+        "row 1 contains values that are not finite": np.stack([np.full((3, 224, 224), v) for v in (0, np.nan)]),
     }
     for name, array in zip(names, bad.values(), strict=False):
         np.save(folder / f"{name}.npy", array)
     (folder / f"{names[6]}.npy").write_bytes(b"no array")
-    np.save(folder / f"{names[7]}.npy", stored(store, "toy-picture", names[7]))
+    np.save(folder / f"{names[7]}.npy", read_stored(store, "toy-picture", names[7]))
     shown = call(store, "--reference", folder, "--feature", "toy-picture", "--json")
     assert shown.exit_code == 3
     document = json.loads(shown.stdout)
     reasons = [entry["reason"] for entry in document["refused"]]
     assert len(reasons) == 7
+    assert reasons[2].endswith("several orders of its axes give time channel height width")
     assert all(reason.startswith(start) for reason, start in zip(reasons, [*bad, "cannot be read"], strict=True))
     assert [video["video_id"] for video in document["videos"]] == [names[7]]
 
 
-def test_silence_is_like_silence_and_unlike_anything_else(store: FeatureStore, folder: Path) -> None:
-    video_id = complete(store, "toy-picture")[0]
+def test_an_array_of_zeros_is_unlike_other_values(store: FeatureStore, folder: Path) -> None:
+    video_id = list_complete(store, "toy-picture")[0]
     np.save(folder / f"{video_id}.npy", np.zeros((4, 3, 224, 224), np.float32))
     (video,) = compare_with_reference(store, "toy-picture", folder)["videos"]
     assert (video["cosine"], video["rows_unlike"]) == (0, [0, 1, 2, 3])
 
 
-def test_a_table_of_the_least_alike_videos_is_shown(store: FeatureStore, folder: Path) -> None:
-    for video_id in complete(store, "toy-sound"):
-        np.save(folder / f"{video_id}.npy", stored(store, "toy-sound", video_id)[:3])
+def test_a_table_of_the_least_similar_videos_is_printed(store: FeatureStore, folder: Path) -> None:
+    for video_id in list_complete(store, "toy-sound"):
+        np.save(folder / f"{video_id}.npy", read_stored(store, "toy-sound", video_id)[:3])
     shown = call(store, "--reference", folder, "--feature", "toy-sound")
     assert shown.exit_code == 0
     assert "toy-sound: 19 videos compared, cosine 1.000000 in the mean" in shown.stdout
@@ -149,22 +151,24 @@ def test_a_table_of_the_least_alike_videos_is_shown(store: FeatureStore, folder:
     [
         (("--reference", "{folder}"), "--reference and --feature go together"),
         (("--feature", "toy-sound"), "--reference and --feature go together"),
-        (("--reference", "{folder}/gone", "--feature", "toy-sound"), "gone is not there: give --reference"),
-        (("--reference", "{folder}", "--feature", "toy-sound"), "holds no .npy"),
+        (("--reference", "{folder}/gone", "--feature", "toy-sound"), "gone does not exist: pass --reference"),
+        (("--reference", "{folder}", "--feature", "toy-sound"), "contains no .npy"),
         (("--reference", "{folder}", "--feature", "toy"), "it holds toy-picture, toy-sound"),
     ],
 )
-def test_wrong_use_is_one_line(arguments: tuple[str, ...], message: str, store: FeatureStore, folder: Path) -> None:
+def test_errors_of_wrong_use_are_one_line(
+    arguments: tuple[str, ...], message: str, store: FeatureStore, folder: Path
+) -> None:
     shown = call(store, *(argument.format(folder=folder) for argument in arguments))
     assert shown.exit_code == 2
     assert message in shown.stderr
     assert len(shown.stderr.splitlines()) == 1
 
 
-def test_a_folder_of_something_else_is_refused(store: FeatureStore, folder: Path) -> None:
+def test_a_folder_without_arrays_of_the_feature_raises(store: FeatureStore, folder: Path) -> None:
     np.save(folder / "stranger.npy", np.ones((4, 2), np.float32))
-    with pytest.raises(UserError, match=r"no file there is named <video id>\.npy"):
+    with pytest.raises(UserError, match=r"no file is named <video id>\.npy"):
         compare_with_reference(store, "toy-sound", folder)
-    np.save(folder / f"{complete(store, 'toy-sound')[0]}.npy", np.ones((4, 128), np.float32))
-    with pytest.raises(UserError, match=r"has shape \[4, 128\], in no order \[time, 2\]"):
+    np.save(folder / f"{list_complete(store, 'toy-sound')[0]}.npy", np.ones((4, 128), np.float32))
+    with pytest.raises(UserError, match=r"has shape \[4, 128\], expected \[time, 2\]"):
         compare_with_reference(store, "toy-sound", folder)

@@ -1,4 +1,4 @@
-"""`mavqa-doctor`: everything that can be absent is named, with why and with the line that gets it."""
+"""`mavqa-doctor`: each missing component is reported with the reason and a remedy."""
 
 import ctypes.util
 import hashlib
@@ -25,7 +25,7 @@ NETWORK = Network(
 
 
 def library_loader(*names: str) -> Any:
-    """Return a stand-in for ctypes.CDLL that finds these libraries only."""
+    """Return a replacement for ctypes.CDLL that loads only these libraries."""
 
     def load(name: str) -> object:
         if name not in names:
@@ -35,14 +35,14 @@ def library_loader(*names: str) -> Any:
     return load
 
 
-def test_pyav_is_there_with_its_version() -> None:
+def test_pyav_is_available_with_its_version() -> None:
     entry = doctor.examine_decoder("pyav")
     assert entry["is_there"]
     assert entry["version"].startswith("pyav ")
 
 
 @pytest.mark.parametrize("name", ["torchcodec", "decord"])
-def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_decoder_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     entry = doctor.examine_decoder(name)
     assert not entry["is_there"]
@@ -59,7 +59,7 @@ def test_torchcodec_without_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_decoder()[0] == "pyav"
 
 
-def test_torchcodec_for_another_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_torchcodec_built_for_another_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "torchcodec.py").write_text("raise OSError('undefined symbol: aoti_torch_xyz')\n")
     monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -72,10 +72,10 @@ def test_ffmpeg_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"avcodec": "libavcodec.so.59"}
     monkeypatch.setattr(ctypes.util, "find_library", found.get)
     assert doctor.examine_ffmpeg_library("avcodec") == {"is_there": True, "file": "libavcodec.so.59"}
-    absent = doctor.examine_ffmpeg_library("swscale")
-    assert not absent["is_there"]
-    assert "libswscale" in absent["why"]
-    assert "apt-get install ffmpeg" in absent["remedy"]
+    missing = doctor.examine_ffmpeg_library("swscale")
+    assert not missing["is_there"]
+    assert "libswscale" in missing["why"]
+    assert "apt-get install ffmpeg" in missing["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_ffmpeg_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, (), False, "built without CUDA", "libnvcuvid.so.1 does not load"),
         ("13.0", (), False, "libcuda.so.1 does not load", "libnvcuvid.so.1 does not load"),
         ("13.0", (doctor.DRIVER,), False, "sees no device", "libnvcuvid.so.1 does not load"),
-        ("13.0", (doctor.DRIVER, doctor.VIDEO_DRIVER), False, "sees no device", "no CUDA"),
+        ("13.0", (doctor.DRIVER, doctor.VIDEO_DRIVER), False, "sees no device", "CUDA is unavailable"),
         ("13.0", (doctor.DRIVER,), True, "", "libnvcuvid.so.1 does not load"),
         ("13.0", (doctor.DRIVER, doctor.VIDEO_DRIVER), True, "", ""),
     ],
@@ -110,68 +110,70 @@ def test_gpu(
         assert entry["enables"]
 
 
-def test_torch_is_asked_for_a_gpu_only_where_a_driver_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append(True) or True)
+def test_torch_is_queried_for_a_gpu_only_if_a_driver_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    queries: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: queries.append(True) or True)
     monkeypatch.setattr(devices, "AMD_DRIVER", tmp_path / "kfd")
     monkeypatch.setattr(devices.ctypes, "CDLL", library_loader())
     assert not devices.sees_gpu()
-    assert not asked
+    assert not queries
     monkeypatch.setattr(devices.ctypes, "CDLL", library_loader(devices.DRIVER))
     assert devices.sees_gpu()
     monkeypatch.setattr(devices.ctypes, "CDLL", library_loader())
     devices.AMD_DRIVER.touch()
     assert devices.sees_gpu()
-    assert len(asked) == 2
+    assert len(queries) == 2
 
 
-def test_weights_that_are_there_are_checked(tmp_path: Path) -> None:
+def test_weights_in_the_folder_are_found(tmp_path: Path) -> None:
     (tmp_path / "toy-1.pth").write_bytes(b"1")
     assert doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))["file"] == str(tmp_path / "toy-1.pth")
 
 
-def test_weights_that_are_not_there_are_asked_for_by_file_folder_and_address(tmp_path: Path) -> None:
+def test_the_remedy_for_missing_weights_names_files_folder_and_url(tmp_path: Path) -> None:
     entry = doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))
-    assert (entry["is_there"], entry["why"]) == (False, "not there")
+    assert (entry["is_there"], entry["why"]) == (False, "missing")
     assert entry["remedy"] == (
-        f"put toy-1.pth or toy.safetensors or toy.pth into {tmp_path}, such as https://example.org/toy-1.pth"
+        f"put toy-1.pth or toy.safetensors or toy.pth into {tmp_path}, for example from https://example.org/toy-1.pth"
     )
 
 
-def test_ones_own_weights_are_there_in_a_folder_but_not_in_the_cache(tmp_path: Path) -> None:
+def test_custom_weights_are_accepted_in_a_folder_but_not_in_the_cache(tmp_path: Path) -> None:
     (tmp_path / "toy.pth").write_bytes(b"1")
     assert doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))["file"] == str(tmp_path / "toy.pth")
     entry = doctor.examine_weights(NETWORK, WeightsSource("pretrained", tmp_path))
     assert not entry["is_there"]
     assert entry["remedy"] == (
-        f"put toy-1.pth into {tmp_path}, such as https://example.org/toy-1.pth; "
-        "with a network mavqa-extract fetches it itself"
+        f"put toy-1.pth into {tmp_path}, for example from https://example.org/toy-1.pth; "
+        "mavqa-extract downloads it when online"
     )
 
 
-def test_weights_with_other_bytes_are_told(tmp_path: Path) -> None:
+def test_weights_with_a_wrong_hash_are_reported(tmp_path: Path) -> None:
     tmp_path = tmp_path / "mine: two"
     tmp_path.mkdir()
     (tmp_path / "toy-1.pth").write_bytes(b"2")
     entry = doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))
     assert not entry["is_there"]
-    assert entry["why"].startswith(f"{tmp_path / 'toy-1.pth'} has sha256 {hashlib.sha256(b'2').hexdigest()}, the")
-    assert entry["remedy"] == "delete it and fetch https://example.org/toy-1.pth"
+    assert entry["why"].startswith(f"{tmp_path / 'toy-1.pth'} has sha256 {hashlib.sha256(b'2').hexdigest()}, but the")
+    assert entry["remedy"] == "delete it and download https://example.org/toy-1.pth"
 
 
-def test_every_network_of_the_extractors_is_looked_for() -> None:
+def test_all_networks_of_the_extractors_are_examined() -> None:
     assert [network.name for network in doctor.list_networks()] == ["clip-vit-b32", "r2plus1d", "resnet18", "vggish"]
 
 
-def test_the_command_tells_people_and_programs_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_table_and_the_json_document_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "decord", None)
-    told = CliRunner().invoke(command, ["--weights", str(tmp_path)])
+    table = CliRunner().invoke(command, ["--weights", str(tmp_path)])
     shown = CliRunner().invoke(command, ["--weights", str(tmp_path), "--json"])
-    assert (told.exit_code, shown.exit_code) == (0, 0)
+    assert (table.exit_code, shown.exit_code) == (0, 0)
     document = json.loads(shown.stdout)
     assert document["decoders"]["pyav"]["is_there"]
-    assert f"to get decoder decord: {document['decoders']['decord']['remedy']}" in told.stdout
-    assert f"to get weights vggish: {document['weights']['vggish']['remedy']}" in told.stdout
-    assert "fetches it itself" not in told.stdout
-    assert f"--decoder auto takes {document['auto']['name']}" in told.stdout
+    assert f"to get decoder decord: {document['decoders']['decord']['remedy']}" in table.stdout
+    assert f"to get weights vggish: {document['weights']['vggish']['remedy']}" in table.stdout
+    assert "mavqa-extract downloads it" not in table.stdout
+    assert f"--decoder auto takes {document['auto']['name']}" in table.stdout
     assert document["gpu"].keys() == {"cuda", "nvdec"}

@@ -1,4 +1,4 @@
-"""`mavqa-inspect --spectrogram`: the sound of the file and what the store holds of it, on one axis of seconds."""
+"""`mavqa-inspect --spectrogram`: the mel spectrogram and the stored audio features on a common axis of seconds."""
 
 import json
 from pathlib import Path
@@ -27,41 +27,41 @@ def video_of(store: FeatureStore, folder: Path, state: State) -> Path:
     return folder / "videos" / f"{store.video_ids[row]}.mp4"
 
 
-def draw(store: FeatureStore, video: Path, picture: Path):
-    options = ["--spectrogram", video, "--picture", picture]
+def plot(store: FeatureStore, video: Path, image: Path):
+    options = ["--spectrogram", video, "--picture", image]
     return CliRunner().invoke(inspect, [store.path, *map(str, options)])
 
 
-def test_the_sound_stands_above_the_stored_features_on_the_same_seconds(store, toy_manifest, tmp_path, monkeypatch):
+def test_the_spectrogram_is_above_the_stored_features_on_the_same_seconds(store, toy_manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(pyplot, "close", lambda figure: None)
     video = video_of(store, toy_manifest, State.COMPLETE)
-    shown = draw(store, video, tmp_path / "sound.png")
+    shown = plot(store, video, tmp_path / "audio.png")
     assert shown.exit_code == 0, shown.output
-    assert shown.output.strip() == str(tmp_path / "sound.png")
-    assert pyplot.imread(tmp_path / "sound.png").ndim == 3
-    sound, features = pyplot.gcf().axes
-    loudness = sound.collections[0].get_array()
-    assert loudness.shape[0] == 64
-    assert loudness.max() - loudness.min() > 20
-    assert sound.get_ylim()[1] == pytest.approx(HIGHEST_HZ, rel=0.03)
+    assert shown.output.strip() == str(tmp_path / "audio.png")
+    assert pyplot.imread(tmp_path / "audio.png").ndim == 3
+    spectrogram, features = pyplot.gcf().axes
+    decibels = spectrogram.collections[0].get_array()
+    assert decibels.shape[0] == 64
+    assert decibels.max() - decibels.min() > 20
+    assert spectrogram.get_ylim()[1] == pytest.approx(HIGHEST_HZ, rel=0.03)
     values = store.values("toy-sound")[store.rows[video.stem]]
     assert np.array_equal(features.images[0].get_array(), values[:SECONDS].T)
     assert tuple(features.images[0].get_extent()) == (0, SECONDS, 0, values.shape[1])
-    assert features.get_xlim() == sound.get_xlim()
+    assert features.get_xlim() == spectrogram.get_xlim()
     assert "toy-sound" in features.get_ylabel()
 
 
-def test_a_silent_file_and_a_stranger_are_refused_in_one_line(store, toy_manifest, tmp_path):
-    silent = draw(store, video_of(store, toy_manifest, State.ABSENT), tmp_path / "none.png")
+def test_a_video_without_audio_and_an_unknown_video_raise(store, toy_manifest, tmp_path):
+    silent = plot(store, video_of(store, toy_manifest, State.ABSENT), tmp_path / "none.png")
     assert silent.exit_code == 2
-    assert "the sound is absent: there is nothing to draw" in silent.output
-    stranger = draw(store, toy_manifest / "videos" / "stranger.mp4", tmp_path / "none.png")
+    assert "audio is absent: choose a video with audio" in silent.output
+    stranger = plot(store, toy_manifest / "videos" / "stranger.mp4", tmp_path / "none.png")
     assert stranger.exit_code == 2
-    assert "holds no video 'stranger'" in stranger.output
+    assert "does not contain video 'stranger'" in stranger.output
     assert not (tmp_path / "none.png").exists()
 
 
-def test_the_place_of_the_picture_is_told_to_programs(store, toy_manifest, tmp_path):
+def test_the_json_document_contains_the_path_of_the_image(store, toy_manifest, tmp_path):
     options = ["--spectrogram", video_of(store, toy_manifest, State.COMPLETE), "--picture", tmp_path / "p.png"]
     shown = CliRunner().invoke(inspect, [store.path, *map(str, options), "--json"])
     assert json.loads(shown.stdout) == {"format": 1, "picture": str(tmp_path / "p.png")}
@@ -70,13 +70,13 @@ def test_the_place_of_the_picture_is_told_to_programs(store, toy_manifest, tmp_p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone/p.png", "gone is not there: make it, or name another"),
-        ("p.xyz", "end its name in .png or"),
-        ("p", "no such kind is drawn"),
+        ("gone/p.png", "gone does not exist: create it, or name another"),
+        ("p.xyz", "end the name in .png or"),
+        ("p", "unknown image format"),
     ],
 )
-def test_a_picture_that_cannot_be_written_is_refused_in_one_line(store, toy_manifest, tmp_path, name, message):
-    shown = draw(store, video_of(store, toy_manifest, State.COMPLETE), tmp_path / name)
+def test_the_error_for_an_image_that_cannot_be_written_is_one_line(store, toy_manifest, tmp_path, name, message):
+    shown = plot(store, video_of(store, toy_manifest, State.COMPLETE), tmp_path / name)
     assert shown.exit_code == 2
     assert message in shown.output
     assert len(shown.output.splitlines()) == 1

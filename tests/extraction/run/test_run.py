@@ -71,7 +71,7 @@ def test_verification_finds_a_hole_in_a_complete_row_and_a_value_in_a_hole(store
     pending[0] = State.PENDING
     problems = verify_store(open_store(store))
     assert len(problems) == 2
-    assert any("1 of 4 steps have holes" in problem for problem in problems)
+    assert any("values are missing in 1 of 4 steps" in problem for problem in problems)
     assert any("the state is absent" in problem for problem in problems)
 
 
@@ -85,7 +85,7 @@ def test_verification_finds_lost_steps_and_questions_that_are_lost_in_part(store
         chunk.unlink()
     (text,) = (text for text, row in open_store(store).question_rows.items() if row == 3)
     problems = verify_store(open_store(store))
-    assert problems[0] == f"{tokens} of question {text!r}: some of its numbers are lost or infinite"
+    assert problems[0] == f"{tokens} of question {text!r}: some values are missing or infinite"
     assert len(problems) == 20
     assert problems[1].endswith("the state is complete, but it has 0 steps")
 
