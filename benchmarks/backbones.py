@@ -1,8 +1,8 @@
-"""Measure what each backbone costs on its paper's shapes: parameters, operations a question, milliseconds a step.
+"""Cost of each backbone at its paper's shapes: parameters, operations per question, milliseconds per training step.
 
-It reads no store and no checkpoint: inputs are random, weights fresh. Operations are counted by torch (a multiply and
-an add are two) for one question in evaluation; a step is forward, backward and Adam at `--batch` questions, the median
-of `--steps` after one that is not counted. Figures of different backbones compare within one run on one machine.
+Inputs and weights are random; no store or checkpoint is read. Operations are counted by torch (a multiply-add is two)
+for one question in evaluation. A training step is forward, backward and Adam on `--batch` questions; reported is the
+median of `--steps` steps after one warm-up step. Compare backbones within one run on one machine only.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WORDS, ANSWERS, TOKENS = 93, 42, 14
 
 @dataclass(frozen=True)
 class Cost:
-    """What one backbone costs: `operations` of one question, `milliseconds` of one training step."""
+    """The cost of one backbone: floating-point `operations` per question, `milliseconds` per training step."""
 
     name: str
     time_steps: int
@@ -44,7 +44,7 @@ def main() -> int:
     options.add_argument("--device", default="cpu")
     chosen = options.parse_args()
     print(f"{chosen.device}, {torch.get_num_threads()} threads, batch {chosen.batch}, torch {torch.__version__}\n")
-    print("| backbone | steps of time | parameters | GFLOP a question | ms a training step |")
+    print("| backbone | time steps | parameters | GFLOP per question | ms per training step |")
     print("|---|---|---|---|---|")
     for name in BACKBONES:
         for variant in backbone_variants(name) or ("paper",):
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def measure(name: str, variant: str, batch_size: int, steps: int, device: torch.device) -> Cost:
-    """Return what `name` in the reading `variant` costs on its paper's shapes."""
+    """Measure the cost of the `variant` of the backbone `name` at its paper's shapes."""
     torch.manual_seed(0)
     time_steps = PRESETS["paper"].backbones.get(name, {}).get("time_steps", 10)
     sizes = ModelSizes(
@@ -67,7 +67,7 @@ def measure(name: str, variant: str, batch_size: int, steps: int, device: torch.
     backbone = make_backbone(name, sizes, variant)
     assert isinstance(backbone, torch.nn.Module)
     backbone.to(device)
-    batch = draw_batch(batch_size, time_steps, backbone.uses_negatives).to(device)
+    batch = make_batch(batch_size, time_steps, backbone.uses_negatives).to(device)
     label = name if len(backbone_variants(name)) < 2 else f"{name} ({variant})"
     return Cost(
         label,
@@ -78,10 +78,10 @@ def measure(name: str, variant: str, batch_size: int, steps: int, device: torch.
     )
 
 
-def draw_batch(rows: int, time_steps: int, negatives: bool) -> Batch:
-    """Return a complete batch of random numbers with every stored feature that a backbone may read."""
+def make_batch(rows: int, time_steps: int, negatives: bool) -> Batch:
+    """Return a complete batch of random values with every stored feature that a backbone may read."""
     visual = {name: torch.rand(rows, time_steps, *STORED[name]) for name in ("resnet18-map", "clip-vit-b32")}
-    there = torch.ones(rows, time_steps, dtype=torch.bool)
+    mask = torch.ones(rows, time_steps, dtype=torch.bool)
     return Batch(
         question={
             "tokens": torch.randint(1, WORDS, (rows, TOKENS)),
@@ -89,8 +89,8 @@ def draw_batch(rows: int, time_steps: int, negatives: bool) -> Batch:
         },
         audio={"vggish": torch.rand(rows, time_steps, *STORED["vggish"])},
         visual=visual,
-        audio_mask=there,
-        visual_mask=there,
+        audio_mask=mask,
+        visual_mask=mask,
         answer=torch.randint(0, ANSWERS, (rows,)),
         type=("",) * rows,
         question_id=tuple(map(str, range(rows))),
@@ -101,9 +101,9 @@ def draw_batch(rows: int, time_steps: int, negatives: bool) -> Batch:
 
 @torch.no_grad()
 def count_operations(backbone: torch.nn.Module, batch: Batch) -> int:
-    """Return the floating-point operations of answering `batch`, without its negatives."""
+    """Return the floating-point operations of answering `batch`, with the match loss if it has negatives."""
     backbone.eval()
-    # The counter sees into an LSTM only where no library runs it as one piece.
+    # The counter misses an LSTM that oneDNN runs as one operation.
     with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
         backbone.answer(backbone.encode(batch))
     backbone.train()

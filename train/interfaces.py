@@ -1,4 +1,11 @@
-"""The roles in stage two: what a backbone and a missing-modality method are. It holds no implementation."""
+"""The contracts of stage two: what a backbone and a missing-modality method provide, and what they may rely on.
+
+The training loop and the evaluation pass batches to a method, and the method calls its backbone: `encode`, then `steps`
+or `pool` if it works on these levels, and finally `answer`. Between these calls it replaces a missing modality. All
+batches are homogeneous: their rows have the same available modalities, and a missing one has no tensor.
+
+Axes: batch (questions), time (the steps of a video that the backbone reads, in order), channel.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,15 +21,22 @@ from train.data.dataset import ModelInputs
 
 @dataclass(frozen=True)
 class Representation:
-    """A batch inside a backbone, each modality at one of three levels (the deepest level given counts).
+    """A batch encoded by a backbone: the question, and each modality at one or more of three levels.
 
-    `features`: before any fusion, as `Backbone.feature_shapes` says: {modality: [batch, time, ...]}; RMM and AVR act
-    here. `steps`: {modality: [batch, time, channel]}, one vector per second; ShaSpec and ActionMAE act here.
-    `pooled`: {modality: [batch, channel]}, conditioned on the question; DrFuse and the learned constants act here.
-    `question`: [batch, channel], what RMM points with. `words`: [batch, word, channel of the backbone's own], where a
-    backbone reads the question word by word, with `word_mask` bool [batch, word]. `masks`: {modality: bool [batch,
-    time]}, True where a step is there. `negatives`: features of other videos' pictures, only in training. A modality
-    in none of the three levels is absent.
+    - `question` [batch, channel]: the question as one vector, with which RMM addresses its slots.
+    - `features` {modality: [batch, time, ...]}: before any fusion, steps shaped as in `Backbone.feature_shapes`.
+      RMM and AVR work on this level.
+    - `steps` {modality: [batch, time, channel]}: one vector per time step. ShaSpec and ActionMAE work on this level.
+    - `pooled` {modality: [batch, channel]}: one vector per video, conditioned on the question. DrFuse and the learned
+      constants work on this level.
+    - `masks` {modality: bool [batch, time]}: True for available steps. Without an entry, all steps are available.
+    - `negatives` [batch, time, ...]: visual features of other videos, shaped like `features["visual"]`; None outside
+      training and for backbones that do not use them.
+    - `words` [batch, word, channel of the backbone's choice], `word_mask` bool [batch, word]: the question word by
+      word, and a mask that is True for the words to read; None for backbones that read only `question`.
+
+    If a modality is at several levels, the deepest one is used: pooled, then steps, then features. A modality that is
+    at no level is missing.
     """
 
     question: Tensor
@@ -35,27 +49,30 @@ class Representation:
     word_mask: Tensor | None = None
 
     def level(self, modality: str) -> str | None:
-        """Return the deepest level at which `modality` stands: "pooled", "steps", "features", or None."""
+        """Return the deepest level of `modality`: "pooled", "steps" or "features", None if it is missing."""
         return next((level for level in ("pooled", "steps", "features") if modality in getattr(self, level)), None)
 
     def mask(self, modality: str, steps: Tensor) -> Tensor:
-        """Return bool [batch, time] of `modality`, whose values are `steps` [batch, time, ...]; True without one."""
+        """Return the mask of `modality`, bool [batch, time]; True everywhere if it has none.
+
+        `steps` [batch, time, ...]: the values of the modality, which give the shape.
+        """
         mask = self.masks.get(modality)
         return steps.new_ones(steps.shape[:2], dtype=torch.bool) if mask is None else mask
 
     def question_alone(self) -> "Representation":
-        """Return what is left when no video was ever there."""
+        """Return the question without any modality."""
         return Representation(self.question, words=self.words, word_mask=self.word_mask)
 
     def detached(self) -> "Representation":
-        """Return the question as a constant, without any modality."""
+        """Return the question without any modality, detached from the graph."""
         words = None if self.words is None else self.words.detach()
         return Representation(self.question.detach(), words=words, word_mask=self.word_mask)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a backbone answers: `logits` [batch, answer] and its auxiliary losses (scalars, weighted) by name."""
+    """The output of a backbone: `logits` [batch, answer] and its auxiliary losses {name: scalar}, already weighted."""
 
     logits: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
@@ -63,37 +80,49 @@ class Answer:
 
 @dataclass(frozen=True)
 class Matches:
-    """Whether sound and picture belong together: logits [batch, time, 2], class 1 for yes.
+    """Predictions of whether audio and frame belong together, as logits [batch, time, 2]; class 1: they match.
 
-    `matching` are of a second's own pair, `mismatching` of its sound with another video's picture; `real`, bool
-    [batch, time], says where the pair is there.
+    - `positive`: of the audio and the frame of the same step.
+    - `negative`: of the audio of a step and a frame of another video.
+    - `mask` bool [batch, time]: True for the steps that have both modalities; other steps do not count.
     """
 
-    matching: Tensor
-    mismatching: Tensor
-    real: Tensor
+    positive: Tensor
+    negative: Tensor
+    mask: Tensor
 
     def loss(self) -> Tensor:
-        """Return the mean cross-entropy (scalar) over all pairs of both kinds."""
-        weights = self.real.to(self.matching.dtype)
-        right = F.log_softmax(self.matching, dim=-1)[..., 1] + F.log_softmax(self.mismatching, dim=-1)[..., 0]
-        return -(right * weights).sum() / (2 * weights.sum()).clamp_min(1)
+        """Return the mean cross-entropy (scalar) over all positive and negative pairs."""
+        weights = self.mask.to(self.positive.dtype)
+        log_likelihood = F.log_softmax(self.positive, dim=-1)[..., 1] + F.log_softmax(self.negative, dim=-1)[..., 0]
+        return -(log_likelihood * weights).sum() / (2 * weights.sum()).clamp_min(1)
 
     def count_correct(self) -> int:
-        """Return how many pairs are told rightly."""
-        told = (self.matching.argmax(-1) == 1).long() + (self.mismatching.argmax(-1) == 0).long()
-        return int((told * self.real).sum())
+        """Return the number of positive and negative pairs that are classified correctly."""
+        correct = (self.positive.argmax(-1) == 1).long() + (self.negative.argmax(-1) == 0).long()
+        return int((correct * self.mask).sum())
 
 
 class Backbone(Protocol):
-    """A model that answers questions about videos, open at three levels. Implementations are `torch.nn.Module`s.
+    """A model that answers questions about videos and accepts each modality at three levels (`Representation`).
 
-    `needs`: {"question" | "audio" | "visual": stored feature names}. `feature_shapes`: {modality: shape of one time
-    step at the features level}, for example {"audio": (512,), "visual": (512, 14, 14)}. `channels`: the width of steps,
-    pooled vectors and the question. `answers`: how many it chooses from. `time_steps`: the rows it takes from a store,
-    spread evenly over the stored seconds. `input_shapes`: {stored feature: shape of one time step}, what `Batch.audio`
-    and `Batch.visual` hold. `input_whitening`: {stored feature: `networks.layers.InputWhitening`}, the identity unless
-    a run whitens its inputs. `uses_negatives`: whether its training looks at pictures of other videos.
+    Implementations are `torch.nn.Module`s, built as `Class(sizes, **options)` with the `ModelSizes` of a run and the
+    user's options. A ValueError from the constructor is reported as sizes or options that do not fit. Weights are
+    initialised from torch's default generator, which the caller seeds. A class with an attribute `variants` (names, the
+    default first) is built with the option `variant`.
+
+    - `needs` {"question" | "audio" | "visual": names of stored features}: what is read from the store. A class
+      attribute, because it is read before the backbone is built.
+    - `input_shapes` {stored feature: shape of one time step}: the tensors in `Batch.audio` and `Batch.visual`.
+    - `feature_shapes` {modality: shape of one time step}: the tensors of the features level, for example
+      {"audio": (512,), "visual": (512, 14, 14)}.
+    - `channels`: the width of the question, of steps and of pooled vectors.
+    - `answers`: the number of answers to choose from.
+    - `time_steps`: the number of steps to read per video, spread evenly over the stored seconds; all seconds if the
+      store has fewer.
+    - `input_whitening` {stored feature: `train.networks.layers.InputWhitening`}, an `nn.ModuleDict` over `input_shapes`
+      that `encode` applies to its inputs. The identity, unless the run whitens its inputs before training.
+    - `uses_negatives`: whether training uses `Batch.negatives`, frames of other videos.
     """
 
     needs: dict[str, tuple[str, ...]]
@@ -106,49 +135,60 @@ class Backbone(Protocol):
     uses_negatives: bool
 
     def encode(self, batch: Batch) -> Representation:
-        """Return the features level of what the (homogeneous) batch holds; an absent modality stays absent."""
+        """Return the question and the features level of a homogeneous batch, with a mask for each available modality.
+
+        Missing steps, where `batch.mask(modality)` is False, are NaN in the batch and must be zero in the features. A
+        missing modality is in none of the fields. Both may be missing: methods encode the question alone in this way.
+        """
         ...
 
     def steps(self, representation: Representation) -> dict[str, Tensor]:
-        """Return {modality: [batch, time, channel]} of the modalities at the features or steps level."""
+        """Return {modality: [batch, time, channel]} of the modalities whose level is features or steps.
+
+        Values given at the steps level are returned unchanged.
+        """
         ...
 
     def pool(self, representation: Representation, prompts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return {modality: [batch, channel]}, the question's view of each modality.
+        """Return {modality: [batch, channel]}, each available modality conditioned on the question.
 
-        `prompts`: {modality: [prompt, channel]} joins the keys and values that the question attends to.
+        Values given at the pooled level are returned unchanged. `prompts` {modality: [prompt, channel]} are additional
+        keys and values where the modality is attended to; those of a missing modality are ignored.
         """
         ...
 
     def answer(self, representation: Representation) -> Answer:
-        """Return logits and auxiliary losses, each modality entering at the deepest level given.
+        """Return logits and auxiliary losses; each modality enters at its deepest level.
 
-        A backbone that sees several things in a second (places, patches) sees one vector where steps are given, and
-        the answer may differ from the one that its own features would have had.
-        Raises ValueError where a modality stands at no level: a method must say what stands in for it.
+        A step at the features level may have several vectors (locations, patches), at the steps level it has one: a
+        backbone may answer differently from `steps(representation)` than from the features themselves.
+        Raises ValueError if a modality is missing at all levels: the method must impute or replace it first.
         """
         ...
 
 
 def inputs_of(backbone: Backbone, map_size: int | None = None) -> ModelInputs:
-    """Return what `backbone` reads of a store whose maps are pooled to `map_size` (None keeps them)."""
+    """Return what `backbone` reads from a store, with maps pooled to `map_size` x `map_size` (None: as stored)."""
     return ModelInputs(backbone.needs, backbone.time_steps, backbone.uses_negatives, map_size)
 
 
 @runtime_checkable
 class SupportsMatching(Protocol):
-    """What a backbone offers besides where it tells matching sound and picture from others."""
+    """Optional capability of a backbone: predicts whether audio and frame match. Grounding pre-training needs it."""
 
     def match(self, representation: Representation) -> Matches:
-        """Return the logits of every second's own pair and of its pair with `negatives`, which must be there."""
+        """Return the match logits of every step and of its audio with `negatives`.
+
+        Both modalities must be at the features level, and `negatives` must not be None.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a staged training: its name, its share of the epochs, and the parameters trained in it.
+    """One stage of a staged training: its name, its share of the epochs, and the parameters that it trains.
 
-    `trains`: prefixes of parameter names (`("backbone.",)`); the default trains all of them.
+    `trains`: prefixes of the names of these parameters, for example `("backbone.",)`; all parameters by default.
     """
 
     name: str
@@ -157,15 +197,20 @@ class Stage:
 
 
 class MissingModalityMethod(Protocol):
-    """A method owns a backbone and decides what stands in for an absent modality. Implementations are Modules.
+    """A method owns a backbone and decides what replaces a missing modality.
 
-    Both verbs take homogeneous batches (`Batch.split_by_presence`). `selection_scenarios`: the scenarios whose
-    validation accuracies are averaged to choose a checkpoint. `sees`: what it sees of missing modalities in training:
-    "nothing"; "thirds", each complete question whole, without audio or without visual, sampled at each step;
-    "replaced", each complete question with either modality replaced. `trains_on`: "complete" where the loop must drop
-    the training rows that lack a modality before the method sees them, "videos" where it wants one complete row a
-    video, "all" otherwise. Draws in training (dropout, noise) come from torch's default generator, which the loop seeds
-    once and saves.
+    Implementations are `torch.nn.Module`s, built as `Class(backbone, **options)`; a class attribute `variants` works as
+    for backbones. Random numbers in training (dropout, noise, sampled missingness) must come from torch's default
+    generator, which the loop seeds before every epoch, so that a resumed run ends in the same weights.
+
+    - `backbone`: a submodule of this name, so that another run can start from its weights.
+    - `selection_scenarios`: scenarios of `train.data.scenarios`. The mean of their validation accuracies selects the
+      checkpoint.
+    - `sees`: which missing modalities the method sees in training, for reports. "nothing"; "thirds": each step
+      samples for every complete question whether it stays complete or loses audio or visual, a third each; "replaced":
+      every complete question is also used with either modality replaced.
+    - `trains_on`: which training questions the loop passes. "complete": those with both modalities; "videos": one
+      complete question per video; "all".
     """
 
     backbone: Backbone
@@ -174,55 +219,70 @@ class MissingModalityMethod(Protocol):
     trains_on: str
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the scalar losses by name; "total" is the one to minimise."""
+        """Return the scalar losses of a homogeneous batch by name; "total" is minimised, all are logged.
+
+        Called once per training step, in training mode. The batch has negatives only if the backbone uses them and
+        the visual modality is available.
+        """
         ...
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits [batch, answer]; nothing of an absent modality is read."""
+        """Return logits [batch, answer] of a homogeneous batch, in which one modality or both may be missing.
+
+        Called in evaluation mode, without gradients. The logits of a row must not depend on other rows.
+        """
         ...
 
 
 @runtime_checkable
 class SupportsImputation(Protocol):
-    """What a method offers besides where something stands in for the features of a missing modality."""
+    """Optional capability: imputes the features of a missing modality."""
 
     def complete(self, batch: Batch) -> Representation:
-        """Return what the backbone answers from: both modalities' features, of a (homogeneous) batch that has one.
+        """Return the representation to answer from, with the features of both modalities.
 
-        A stand-in's steps are those of the modality that is there.
+        The (homogeneous) batch has at least one. Imputed features have the available steps of the other modality.
         """
         ...
 
 
 @runtime_checkable
 class SupportsScoring(Protocol):
-    """What a method offers besides where answers are not what chooses its checkpoint."""
+    """Optional capability: selects the checkpoint by scores of its own instead of answers."""
 
     def score(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return percentages by name, over complete batches that carry negatives; their mean chooses."""
+        """Return percentages by name; the checkpoint with the highest mean is selected.
+
+        `batches`: one complete question per validation video, with negatives. Called after every epoch.
+        """
         ...
 
 
 @runtime_checkable
 class SupportsPreparation(Protocol):
-    """What a method offers besides where it must look at the training split before the first step."""
+    """Optional capability: reads the training split once before the first training step."""
 
     def prepare(self, videos: Iterable[Batch], questions: Iterable[Batch]) -> None:
-        """Take in `videos`, one complete row a video, and `questions`, all that are trained on, without features.
+        """Learn from the training split whatever training and prediction need.
 
-        What a run's masks hide is not there. What is kept must be in the state dict: a resumed run is not prepared.
+        `videos`: one complete question per training video; questions with a modality hidden by the run's masks are
+        left out. `questions`: the questions that are trained on, without any modality. What is learned must be kept in
+        the state dict, because a resumed run loads that instead.
         """
         ...
 
 
 @runtime_checkable
 class SupportsStages(Protocol):
-    """What a method offers besides where it can be trained in stages (`training = "staged"`)."""
+    """Optional capability: can be trained in stages (`training = "staged"`)."""
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the stages in order; their shares sum to 1."""
         ...
 
     def enter(self, stage: str) -> None:
-        """Be told that the stage of this name begins: `training_loss` gives its losses from now on."""
+        """Switch to the stage of this name; from now on `training_loss` returns its losses.
+
+        Called at the start of a stage, and when a run resumes within it.
+        """
         ...

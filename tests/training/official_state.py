@@ -1,4 +1,4 @@
-"""State dicts as the official releases save them, and inputs, by formula: the same on every machine."""
+"""State dicts as saved by the official releases, and inputs, from formulas: the same on every machine."""
 
 import math
 import zlib
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def official_state(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Return float32 tensors of these official names and shapes; a value depends on its name and place alone."""
+    """Return float32 tensors for `shapes` {official name: shape}; a value depends only on its name and position."""
     return {name: _tensor(name, tuple(shape)) for name, shape in shapes.items()}
 
 

@@ -1,4 +1,4 @@
-"""Every method on every backbone, and what it predicts of a stored batch."""
+"""Every method on every backbone, and its predictions for stored batches."""
 
 import itertools
 
@@ -33,7 +33,10 @@ def predict(method, batch: Batch) -> torch.Tensor:
 
 
 def stored_batch(method, hidden: tuple[str, ...], change: dict[str, float] | None = None) -> Batch:
-    """Batch complete videos with `hidden` masked, after the stored values of `change` were overwritten."""
+    """Return a batch of complete videos with the modalities `hidden` masked.
+
+    `change` {modality: value}: the value that replaces all stored features of the modality; NaN makes it absent.
+    """
     store = make_store(incomplete=False)
     for modality, value in (change or {}).items():
         for name in of_modality(modality):

@@ -1,4 +1,4 @@
-"""On a GPU: every method answers as on the processor, and a run trains, resumes and comes back anywhere."""
+"""On a GPU: every method predicts as on the CPU, and a run trains, resumes and can be loaded on the CPU."""
 
 import copy
 
@@ -20,7 +20,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("hidden", [(), ("audio",), ("visual",), MODALITIES], ids=str)
 @pytest.mark.parametrize(("method_name", "backbone_name"), PRODUCT)
-def test_every_method_answers_as_on_the_processor(method_name, backbone_name, hidden):
+def test_every_method_predicts_as_on_the_cpu(method_name, backbone_name, hidden):
     method = make(method_name, backbone_name)
     batch = stored_batch(method, hidden)
     expected = predict(method, batch)
@@ -29,17 +29,17 @@ def test_every_method_answers_as_on_the_processor(method_name, backbone_name, hi
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_stopped_on_a_gpu_resumes_and_its_model_comes_back_on_the_processor(tmp_path, method):
-    def stop_there(progress):
+def test_a_run_stopped_on_a_gpu_resumes_and_is_loaded_on_the_cpu(tmp_path, method):
+    def stop(progress):
         if (progress.epoch, progress.step) == (2, 1) and progress.validation is None:
             raise Killed
 
-    chosen = {"inputs": "question"} if method == "reference" else {"method": method, "training": "staged"}
-    chosen |= {"device": "cuda", "ema_decay": 0.9}
+    options = {"inputs": "question"} if method == "reference" else {"method": method, "training": "staged"}
+    options |= {"device": "cuda", "ema_decay": 0.9}
     with pytest.raises(Killed):
-        train(tmp_path / "run", **chosen, report=stop_there)
-    trained, _ = train(tmp_path / "run", **chosen, resume=True)
+        train(tmp_path / "run", **options, report=stop)
+    trained, _ = train(tmp_path / "run", **options, resume=True)
     assert {values.device.type for values in trained.state_dict().values()} == {"cuda"}
     loaded, _ = load_run(tmp_path / "run", "cpu")
-    kept = load_file(tmp_path / "run" / "checkpoint.safetensors")
-    assert all(torch.equal(values, kept[name]) for name, values in loaded.state_dict().items())
+    saved = load_file(tmp_path / "run" / "checkpoint.safetensors")
+    assert all(torch.equal(values, saved[name]) for name, values in loaded.state_dict().items())

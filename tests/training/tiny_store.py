@@ -1,6 +1,6 @@
-"""A small feature store in memory with the reader's face, and a manifest that fits it, for tests of stage two.
+"""A small feature store in memory with the reader's interface, and a manifest for it, for tests of stage two.
 
-The answer to every question is in the features: the sounding class in `vggish`, the seen class in each of `VISUAL`.
+The answer to every question is in the features: the audible class in `vggish`, the visible class in each of `VISUAL`.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def of_modality(modality: str) -> tuple[str, ...]:
 
 @dataclass
 class TinyStore:
-    """The reader's face over arrays in memory."""
+    """The interface of `FeatureStore` over arrays in memory."""
 
     video_ids: list[str]
     states: dict[str, np.ndarray]
@@ -90,18 +90,21 @@ class TinyStore:
         return FeatureSpec(name, "question", ("token",), values.shape[1:], str(values.dtype), {})
 
 
-def make_store(videos: int = 24, seconds: int = 8, seed: int = 0, incomplete: bool = True) -> TinyStore:
-    """Make a store whose first video lacks sound, second picture, and third ends after three seconds."""
-    generator = np.random.default_rng(seed)
-    sounding, seen = generator.integers(0, len(CLASSES), (2, videos))
+def make_store(videos: int = 24, seconds: int = 8, incomplete: bool = True) -> TinyStore:
+    """Create a store with `videos` videos.
+
+    If `incomplete`, the first video has no audio, the second no frames, and the third ends after three seconds.
+    """
+    generator = np.random.default_rng(0)
+    audible, visible = generator.integers(0, len(CLASSES), (2, videos))
     states = {m: np.full(videos, State.COMPLETE, np.uint8) for m in ("audio", "visual")}
     steps = {m: np.full(videos, seconds, np.int32) for m in ("audio", "visual")}
     vggish = generator.normal(0, 0.3, (videos, seconds, 8)).astype(np.float32)
     maps = generator.normal(0, 0.3, (videos, seconds, 16, 4, 4)).astype(np.float16)
-    vggish[np.arange(videos), :, sounding] += 2
-    maps[np.arange(videos), :, seen] += 2
+    vggish[np.arange(videos), :, audible] += 2
+    maps[np.arange(videos), :, visible] += 2
     tokens = generator.normal(0, 0.3, (videos, seconds, 5, 16)).astype(np.float16)
-    tokens[np.arange(videos), :, :, seen] += 2
+    tokens[np.arange(videos), :, :, visible] += 2
     sentences = generator.normal(0, 1, (len(TEXTS), 16)).astype(np.float32)
     words = generator.normal(0, 1, (len(TEXTS), 6, 16)).astype(np.float16)
     if incomplete:
@@ -122,12 +125,12 @@ def make_store(videos: int = 24, seconds: int = 8, seed: int = 0, incomplete: bo
         question_rows={text: row for row, text in enumerate(TEXTS.values())},
         seconds=seconds,
     )
-    store.truth = {"audio": sounding, "visual": seen}  # type: ignore[attr-defined]
+    store.truth = {"audio": audible, "visual": visible}  # type: ignore[attr-defined]
     return store
 
 
 def make_manifest(store: TinyStore, shares: tuple[float, float] = (0.6, 0.8)) -> Manifest:
-    """Ask both questions of every video; the splits are disjoint by video."""
+    """Return a manifest with both questions on every video; no video is in two splits."""
     videos = len(store.video_ids)
     bounds = [0, *(round(share * videos) for share in shares), videos]
     questions = {}
@@ -150,10 +153,10 @@ def make_manifest(store: TinyStore, shares: tuple[float, float] = (0.6, 0.8)) ->
 
 
 def offer(manifest: Manifest, choices: Mapping[str, tuple[str, ...]]) -> Manifest:
-    """Return the manifest whose questions of these ids offer `choices` {question id: answers}."""
+    """Return the manifest with `choices` {question id: answers}; other questions have none."""
     questions = {
-        split: tuple(replace(question, choices=choices.get(question.question_id)) for question in asked)
-        for split, asked in manifest.questions.items()
+        split: tuple(replace(question, choices=choices.get(question.question_id)) for question in own)
+        for split, own in manifest.questions.items()
     }
     return replace(manifest, questions=questions)
 
@@ -162,7 +165,7 @@ FEATURES = {"audio": "vggish", "visual": "resnet18-map"}
 
 
 def write_store(tiny, path: Path) -> None:
-    """Write the numbers of a tiny store as extraction would: values, then videos, then states."""
+    """Write a tiny store to `path` in the order of an extraction: values, videos, states."""
     tokens = FeatureSpec(tokens_name(WORDS), "question", ("token",), (3,), "int32", {})
     with StoreWriter(path, tiny.seconds, "test") as writer:
         writer.append_videos(tiny.video_ids)

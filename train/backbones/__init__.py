@@ -1,1 +1,1 @@
-"""The backbones, a file each; `registry` lists them by name."""
+"""The backbones, one file each; `registry` lists them by name."""

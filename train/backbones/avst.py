@@ -1,4 +1,4 @@
-"""AVST: the sound points at places in the picture, the question at seconds of both. It knows no method.
+"""AVST: audio-guided spatial grounding in each frame, question-guided temporal grounding over the time steps.
 
 Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022.
 """
@@ -27,14 +27,14 @@ MATCH_WEIGHT = 0.5
 
 
 class Avst(nn.Module):
-    """Ground pictures by sound and seconds by the question, with a match loss on pairs of sound and picture.
+    """Spatial grounding by audio, temporal grounding by the question, and an auxiliary audio-visual match loss.
 
-    Features: audio [batch, time, channel] after the stem, visual [batch, time, channel, height, width] as
-    stored. Where a step has no sound at the features level, its picture is read evenly at every location.
+    Features: audio [batch, time, channel] after the stem, visual [batch, time, channel, height, width] as stored. If
+    the audio of a step is missing or not at the features level, all locations of its map have equal weights.
 
-    Source: sections 3.2-3.3 of the paper; 7,916,716 parameters at 93 words, 42 answers and 512 channels.
-    Differs from the released code: its unused layers are not there; any number of steps and any map size;
-    steps that are not there are masked out of attention, means and the match loss.
+    Source: sections 3.2-3.3 of the paper; 7,916,716 parameters with 93 words, 42 answers and 512 channels.
+    Differs from the released code: no unused layers; any number of steps and any map size; missing steps are masked
+    out of attention, means and the match loss.
     """
 
     needs = {"question": ("tokens",), "audio": ("vggish",), "visual": ("resnet18-map",)}  # noqa: RUF012
@@ -45,7 +45,7 @@ class Avst(nn.Module):
         (audio_channels,), map_shape = sizes.input_shapes["vggish"], sizes.input_shapes["resnet18-map"]
         if len(map_shape) != 3 or map_shape[0] != sizes.channels:
             raise ValueError(
-                f"AVST compares maps {map_shape} with audio of {sizes.channels} channels: they must be equal"
+                f"AVST compares maps {map_shape} with audio of {sizes.channels} channels: their channels must be equal"
             )
         self.channels = sizes.channels
         self.answers = sizes.answers
@@ -66,12 +66,12 @@ class Avst(nn.Module):
         self.classifier = nn.Linear(sizes.channels, sizes.answers)
 
     def encode(self, batch: Batch) -> Representation:
-        """Return the stem's audio and the maps, inputs whitened where the run says so; steps not there are zero."""
+        """Return the audio after the stem and the maps, from whitened inputs; missing steps are zero."""
         question = self.question_encoder(batch.question["tokens"])
         features, whiten_maps = {}, self.input_whitening["resnet18-map"]
         if batch.audio is not None:
-            sound = self.input_whitening["vggish"](batch.audio["vggish"])
-            audio = self.audio_stem(blank(sound, batch.audio_mask))
+            whitened = self.input_whitening["vggish"](batch.audio["vggish"])
+            audio = self.audio_stem(blank(whitened, batch.audio_mask))
             features["audio"] = blank(audio, batch.audio_mask)
         if batch.visual is not None:
             features["visual"] = blank(whiten_maps(batch.visual["resnet18-map"]), batch.visual_mask)
@@ -80,17 +80,17 @@ class Avst(nn.Module):
         return Representation(question, features, masks=masks, negatives=negatives)
 
     def steps(self, representation: Representation) -> dict[str, Tensor]:
-        """Return {modality: [batch, time, channel]}: the audio as it is, the maps grounded by it."""
+        """Return {modality: [batch, time, channel]}: the audio features, and the maps after spatial grounding."""
         steps = {m: values for m, values in representation.steps.items() if m not in representation.pooled}
         if representation.level("audio") == "features":
             steps["audio"] = representation.features["audio"]
         if representation.level("visual") == "features":
             maps = representation.features["visual"]
-            steps["visual"] = self.spatial_grounding(maps, self._pointer(representation, maps))
+            steps["visual"] = self.spatial_grounding(maps, self._audio_query(representation, maps))
         return steps
 
     def pool(self, representation: Representation, prompts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return {modality: [batch, channel]}: what the question attends to, plus the mean over time."""
+        """Return {modality: [batch, channel]}: the question's attention to the steps plus their mean."""
         pooled = dict(representation.pooled)
         for modality, steps in self.steps(representation).items():
             mask = representation.mask(modality, steps)
@@ -100,30 +100,30 @@ class Avst(nn.Module):
         return pooled
 
     def answer(self, representation: Representation) -> Answer:
-        """Return logits [batch, answer], and the match loss where negatives and both features are given.
+        """Return logits [batch, answer], and the match loss if there are negatives and both modalities have features.
 
-        Raises ValueError where a modality stands at no level.
+        Raises ValueError if a modality is missing at all levels.
         """
-        located = replace(representation, steps=self.steps(representation))
-        pooled = self.pool(located)
+        grounded = replace(representation, steps=self.steps(representation))
+        pooled = self.pool(grounded)
         for modality in MODALITIES:
             if modality not in pooled:
-                raise ValueError(f"nothing stands for {modality}: give its features, steps or pooled vectors")
+                raise ValueError(f"{modality} is missing: pass its features, steps or pooled vectors")
         joined = self.fusion(torch.tanh(torch.cat((pooled["audio"], pooled["visual"]), dim=-1)))
         logits = self.classifier(torch.tanh(joined * representation.question))
         if representation.negatives is None or any(representation.level(m) != "features" for m in MODALITIES):
             return Answer(logits)
-        return Answer(logits, {"match": MATCH_WEIGHT * self.match(located).loss()})
+        return Answer(logits, {"match": MATCH_WEIGHT * self.match(grounded).loss()})
 
     def match(self, representation: Representation) -> Matches:
-        """Return the match logits of the real pairs and of those with `representation.negatives`."""
+        """Return the match logits of each step's own audio and map, and of its audio with `negatives`."""
         assert representation.negatives is not None
         audio, visual = representation.features["audio"], self.steps(representation)["visual"]
-        real = representation.mask("audio", audio) & representation.mask("visual", visual)
-        wrong = self.spatial_grounding(representation.negatives, audio)
-        return Matches(self.match_head(audio, visual), self.match_head(audio, wrong), real)
+        mask = representation.mask("audio", audio) & representation.mask("visual", visual)
+        negative = self.spatial_grounding(representation.negatives, audio)
+        return Matches(self.match_head(audio, visual), self.match_head(audio, negative), mask)
 
-    def _pointer(self, representation: Representation, maps: Tensor) -> Tensor:
+    def _audio_query(self, representation: Representation, maps: Tensor) -> Tensor:
         if representation.level("audio") != "features":
             return maps.new_zeros(*maps.shape[:2], self.channels)
         audio = representation.features["audio"]

@@ -1,7 +1,7 @@
-"""The question at seconds of sound and picture, without spatial grounding: AVST's baseline. It knows no method.
+"""AVST's baseline: question-guided temporal grounding of audio and visual, without spatial grounding.
 
 Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022, the row "AV+Q+TG" of
-its ablation (so read from the released `net_grd_baseline`, which names no row).
+its ablation (our reading of the released `net_grd_baseline`, which names no row).
 """
 
 import torch
@@ -15,13 +15,13 @@ from train.networks.layers import AudioStem, InputWhitening, QuestionEncoder, Te
 
 
 class Baseline(nn.Module):
-    """Ground seconds of sound and of picture by the question; a picture is the mean of its places.
+    """Temporal grounding of audio and visual by the question; the vector of a visual step is the mean of its map.
 
     Features: audio [batch, time, channel] after the stem, visual [batch, time, channel, height, width] as stored.
 
-    Source: the released `net_grd_baseline`; 6,702,634 parameters at 93 words, 42 answers and 512 channels.
-    Differs from the released code: its unused layers and its negatives of zeros are not there; any number of steps
-    and any map size; steps that are not there are masked out of the attention.
+    Source: the released `net_grd_baseline`; 6,702,634 parameters with 93 words, 42 answers and 512 channels.
+    Differs from the released code: no unused layers and no negatives of zeros; any number of steps and any map size;
+    missing steps are masked out of the attention.
     """
 
     needs = {"question": ("tokens",), "audio": ("vggish",), "visual": ("resnet18-map",)}  # noqa: RUF012
@@ -31,7 +31,9 @@ class Baseline(nn.Module):
         super().__init__()
         (audio_channels,), map_shape = sizes.input_shapes["vggish"], sizes.input_shapes["resnet18-map"]
         if len(map_shape) != 3 or map_shape[0] != sizes.channels:
-            raise ValueError(f"the baseline attends to maps {map_shape} by {sizes.channels} channels: give it as many")
+            raise ValueError(
+                f"the baseline needs maps of {sizes.channels} channels: resnet18-map has the shape {map_shape}"
+            )
         self.channels = sizes.channels
         self.answers = sizes.answers
         self.time_steps = sizes.time_steps
@@ -49,11 +51,11 @@ class Baseline(nn.Module):
         self.classifier = nn.Linear(sizes.channels, sizes.answers)
 
     def encode(self, batch: Batch) -> Representation:
-        """Return the stem's audio and the maps, inputs whitened where the run says so; steps not there are zero."""
+        """Return the audio after the stem and the maps, from whitened inputs; missing steps are zero."""
         features = {}
         if batch.audio is not None:
-            sound = self.input_whitening["vggish"](batch.audio["vggish"])
-            audio = self.audio_stem(blank(sound, batch.audio_mask))
+            whitened = self.input_whitening["vggish"](batch.audio["vggish"])
+            audio = self.audio_stem(blank(whitened, batch.audio_mask))
             features["audio"] = blank(audio, batch.audio_mask)
         if batch.visual is not None:
             maps = self.input_whitening["resnet18-map"](batch.visual["resnet18-map"])
@@ -62,7 +64,7 @@ class Baseline(nn.Module):
         return Representation(self.question_encoder(batch.question["tokens"]), features, masks=masks)
 
     def steps(self, representation: Representation) -> dict[str, Tensor]:
-        """Return {modality: [batch, time, channel]}: the audio as it is, the mean over each map."""
+        """Return {modality: [batch, time, channel]}: the audio features, and the mean of each map."""
         steps = {m: values for m, values in representation.steps.items() if m not in representation.pooled}
         if representation.level("audio") == "features":
             steps["audio"] = representation.features["audio"]
@@ -71,7 +73,7 @@ class Baseline(nn.Module):
         return steps
 
     def pool(self, representation: Representation, prompts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return {modality: [batch, channel]}: what the question attends to."""
+        """Return {modality: [batch, channel]}: the question's attention to the steps."""
         pooled = dict(representation.pooled)
         for modality, steps in self.steps(representation).items():
             mask = representation.mask(modality, steps)
@@ -82,11 +84,11 @@ class Baseline(nn.Module):
     def answer(self, representation: Representation) -> Answer:
         """Return logits [batch, answer].
 
-        Raises ValueError where a modality stands at no level.
+        Raises ValueError if a modality is missing at all levels.
         """
         pooled = self.pool(representation)
         for modality in MODALITIES:
             if modality not in pooled:
-                raise ValueError(f"nothing stands for {modality}: give its features, steps or pooled vectors")
+                raise ValueError(f"{modality} is missing: pass its features, steps or pooled vectors")
         joined = self.fusion(torch.tanh(torch.cat((pooled["audio"], pooled["visual"]), dim=-1)))
         return Answer(self.classifier(torch.tanh(joined * representation.question)))

@@ -1,4 +1,4 @@
-"""The backbones by name. A new one is one file and one line here, or an entry point `mavqa.backbones`."""
+"""The backbones by name. To add one, write one file and add one line here, or use an entry point `mavqa.backbones`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,11 @@ BACKBONES = with_installed(
 
 
 def make_backbone(name: str, sizes: "ModelSizes", variant: str = "paper", **options: Any) -> "Backbone":
-    """Build the backbone `name`, with fresh weights from torch's seeded state; `options` are its own keywords.
+    """Build the backbone `name`, with weights initialised from torch's default generator.
 
-    A backbone that knows variants is given `variant`, or its first one where it does not know that.
-    Raises `UserError` naming the known ones where a name or an option is unknown, and where the sizes do not fit it.
+    `options` are keyword arguments of the backbone. A backbone with variants is built as `variant`, or as its first
+    one if it has no variant of that name.
+    Raises `UserError` if the name or an option is unknown, or if the sizes or options do not fit the backbone.
     """
     build = load_plugin("backbone", BACKBONES, name)
     if variants := backbone_variants(name):
@@ -44,15 +45,15 @@ def make_backbone(name: str, sizes: "ModelSizes", variant: str = "paper", **opti
 
 
 def backbone_variants(name: str) -> tuple[str, ...]:
-    """Return the variants that the backbone `name` knows, () where it has one alone.
+    """Return the variants of the backbone `name`, () if it has only one.
 
-    "paper" is the first and the default; "released" is what the authors' code computes where that differs.
+    The first is the default. "paper" follows the paper; "released" computes what the authors' code does.
     """
     variants: tuple[str, ...] = getattr(load_plugin("backbone", BACKBONES, name), "variants", ())
     return variants
 
 
 def needs_of(name: str) -> dict[str, tuple[str, ...]]:
-    """Return {"question" | "audio" | "visual": stored feature names} that the backbone `name` reads."""
+    """Return {"question" | "audio" | "visual": names of stored features} that the backbone `name` reads."""
     needs: dict[str, tuple[str, ...]] = load_plugin("backbone", BACKBONES, name).needs
     return needs

@@ -1,4 +1,4 @@
-"""The sizes that a backbone is built from, as data; it loads no torch."""
+"""The sizes that a backbone is built from, as data (importing it does not import torch)."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,10 +8,15 @@ from pipeline.store.schema import QUESTION_LENGTH
 class ModelSizes(BaseModel):
     """The sizes that a backbone is built from.
 
-    `words` and `answers` count the frozen vocabulary. `input_shapes`: {stored feature: shape of one time step}, for
-    example {"vggish": (128,), "resnet18-map": (512, 14, 14)}; `question_shapes`: {stored feature: shape of one
-    question}, for features of questions other than tokens; tokens are `question_length` long. `channels` is the width
-    of steps and pooled vectors where the backbone's paper does not fix it.
+    - `words`, `answers`: the numbers of tokens and answers in the frozen vocabulary.
+    - `input_shapes` {stored feature: shape of one time step}, for example {"vggish": (128,), "resnet18-map": (512, 14,
+      14)}.
+    - `question_shapes` {stored feature: shape of one question}, of all question features except tokens.
+    - `channels`: the width of steps and pooled vectors, unless the backbone's paper fixes it.
+    - `heads`: attention heads.
+    - `dropout`: dropout rate.
+    - `time_steps`: the number of steps to read per video.
+    - `question_length`: the number of tokens per question, padding included.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,1 +1,1 @@
-"""What models are given: the features of a store, the questions of a split, and what is missing from them."""
+"""Input data of models: features of a store, questions of a split, and missing modalities."""

@@ -1,6 +1,6 @@
-"""What a model is given: a batch of questions with whatever modalities are there. It reads no store.
+"""Batches: questions with the features of the modalities that their videos have.
 
-Missingness is applied here, before any model: a modality that is absent has no tensor at all in a homogeneous batch.
+Missing modalities are removed here, before any model: in a homogeneous batch a missing modality has no tensor.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,14 +16,16 @@ from train.data.scenarios import SAMPLED_MISSING
 
 @dataclass(frozen=True)
 class Batch:
-    """Questions and the features of their videos.
+    """Questions and the features of their videos. A batch is homogeneous if all its rows have the same modalities.
 
-    `question`: {feature name: [batch, ...]}. `audio`, `visual`: {feature name: [batch, time, ...]}, or None where the
-    modality is absent from the whole batch; in a mixed batch the rows that lack it are NaN. `audio_mask`,
-    `visual_mask`: bool [batch, time], True where that step is really there (all False: the modality is absent).
-    `negatives`: like `visual`, maps of other videos, in training only. `answer`: int64 [batch], -1 for an answer
-    outside the frozen list. `choices`: bool [batch, answer], the answers that a question offers (all of them where it
-    offers none), or None where no question of the batch is multiple choice; only evaluation looks at them.
+    - `question` {feature: [batch, ...]}.
+    - `audio`, `visual` {feature: [batch, time, ...]}: NaN at missing steps; None if no row has the modality.
+    - `audio_mask`, `visual_mask` bool [batch, time]: True for available steps. All False: the modality is missing.
+    - `answer` int64 [batch]: the index in the frozen list of answers, -1 for an answer outside it.
+    - `type`, `question_id`, `video_id`: one text per row.
+    - `negatives`: like `visual`, frames of other videos; None outside training.
+    - `choices` bool [batch, answer]: True for the answers that a question offers, for all answers if it offers none;
+      None if no question of the batch is multiple choice. Only evaluation reads them.
     """
 
     question: dict[str, Tensor]
@@ -42,20 +44,20 @@ class Batch:
         return len(self.question_id)
 
     def mask(self, modality: str) -> Tensor:
-        """Return bool [batch, time] of `modality`."""
+        """Return the mask of `modality`, bool [batch, time]."""
         return self.audio_mask if modality == "audio" else self.visual_mask
 
     def features(self, modality: str) -> dict[str, Tensor] | None:
-        """Return the tensors of `modality`, or None."""
+        """Return the features of `modality`, None if it is missing."""
         return self.audio if modality == "audio" else self.visual
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The modalities that this (homogeneous) batch holds."""
+        """The available modalities of this (homogeneous) batch."""
         return tuple(m for m in MODALITIES if self.features(m) is not None)
 
     def without(self, *modalities: str) -> "Batch":
-        """Return the batch as if `modalities` had never been recorded: no tensor, no steps, no negatives of them."""
+        """Return the batch as if `modalities` had never been recorded: without their features, steps and negatives."""
         changes: dict[str, Any] = {}
         for modality in modalities:
             changes[modality] = None
@@ -65,11 +67,11 @@ class Batch:
         return replace(self, **changes)
 
     def sample_missing(self) -> list[tuple[Tensor, "Batch"]]:
-        """Return (rows int64 [row], part) for each state sampled: complete, audio missing, visual missing.
+        """Return (rows int64 [row], part) for each sampled state: complete, audio missing, visual missing.
 
-        Each question of a complete (homogeneous) batch takes one of the three with equal chances, from torch's default
-        generator; a batch that lacks a modality by nature is one part, as it is.
-        Source: ours; the ECCV 2024 paper does not say whether the methods that it compares saw missing modalities.
+        Each question of a complete (homogeneous) batch is in one of the three states with equal probability, sampled
+        from torch's default generator. A batch in which a modality is missing already is returned as one part.
+        Source: ours; the ECCV 2024 paper does not say whether the compared methods saw missing modalities in training.
         """
         if len(self.present) < len(MODALITIES):
             return [(torch.arange(len(self)), self)]
@@ -79,9 +81,10 @@ class Batch:
         return [(own, self.select(own).without(*missing)) for own, missing in parts if len(own)]
 
     def filled(self, modality: str, features: dict[str, Tensor], mask: Tensor) -> "Batch":
-        """Return the batch with stand-ins {feature: [batch, time, ...]} for `modality`, there where `mask` is True.
+        """Return the batch with `features` {feature: [batch, time, ...]} as those of `modality`.
 
-        It carries no negatives: there is nothing for a match loss to match.
+        `mask` bool [batch, time]: the steps that then count as available. Negatives are dropped, because the match loss
+        needs real pairs.
         """
         changes: dict[str, Any] = {modality: features, f"{modality}_mask": mask}
         return replace(self, negatives=None, **changes)
@@ -89,17 +92,17 @@ class Batch:
     def select(self, rows: Tensor) -> "Batch":
         """Return the batch of the given row indices, int64 [row]."""
         return self._map(
-            lambda tensor: tensor[rows.to(tensor.device)], lambda names: tuple(names[i] for i in rows.tolist())
+            lambda tensor: tensor[rows.to(tensor.device)], lambda texts: tuple(texts[i] for i in rows.tolist())
         )
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with every tensor on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True), lambda names: names)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), lambda texts: texts)
 
     def split_by_presence(self) -> Iterator[tuple[Tensor, "Batch"]]:
-        """Yield (rows int64 [row], homogeneous batch) for each combination of modalities that occurs.
+        """Yield (rows int64 [row], homogeneous batch) for each combination of available modalities that occurs.
 
-        A modality that these rows lack is None in their batch, so no model can read what stood in its place.
+        A missing modality is None in its part, so that no model can read the values at its place.
         """
         codes = self.audio_mask.any(1).long() + 2 * self.visual_mask.any(1).long()
         for code in codes.unique().tolist():
@@ -108,18 +111,18 @@ class Batch:
             yield rows, part.without(*(m for bit, m in enumerate(MODALITIES) if not code >> bit & 1))
 
     def predict_by_presence(self, predict: Callable[["Batch"], Tensor]) -> Tensor:
-        """Return [batch, answer]: what `predict` says of each homogeneous part, put back in the order of the rows."""
+        """Return [batch, answer]: the outputs of `predict` for each homogeneous part, in the order of the rows."""
         parts = [(rows, predict(part)) for rows, part in self.split_by_presence()]
-        answers = torch.cat([answer for _, answer in parts])
-        order = torch.cat([rows for rows, _ in parts]).to(answers.device)
-        return torch.empty_like(answers).index_copy_(0, order, answers)
+        predictions = torch.cat([output for _, output in parts])
+        order = torch.cat([rows for rows, _ in parts]).to(predictions.device)
+        return torch.empty_like(predictions).index_copy_(0, order, predictions)
 
-    def _map(self, on_tensor: Any, on_names: Any) -> "Batch":
+    def _map(self, on_tensor: Any, on_texts: Any) -> "Batch":
         def convert(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return on_tensor(value)
             if isinstance(value, dict):
                 return {key: on_tensor(tensor) for key, tensor in value.items()}
-            return None if value is None else on_names(value)
+            return None if value is None else on_texts(value)
 
         return Batch(**{f.name: convert(getattr(self, f.name)) for f in fields(self)})

@@ -1,7 +1,7 @@
-"""Questions of one split with the stored features of their videos, as batches. It runs no model.
+"""The questions of one split with the stored features of their videos, as batches.
 
-What is absent, by nature or by a mask, is never read: its rows are NaN with an empty mask.
-Source: AVST's released loader, for the strided rows and the negatives; both modalities are optional here.
+A modality that is missing, naturally or because a mask hides it, is never read: its rows are NaN, its mask is False.
+Source: AVST's released loader (strided rows, negatives). Differs from the released code: a modality may be missing.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from pipeline.manifests.manifest import Manifest, Question
 from pipeline.store.schema import MODALITIES, State, tokens_name
 from train.data.batch import Batch
 from train.data.feature_bank import FeatureBank, stored_shape, strided_steps
-from train.data.scenarios import missing_stretch
+from train.data.scenarios import missing_span
 
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
@@ -29,11 +29,12 @@ Masks = Mapping[str, Collection[str]]
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What a model reads of a store.
+    """What a model reads from a store.
 
-    `features`: {"question" | "audio" | "visual": stored feature names}. `time_steps`: the rows of each video, spread
-    evenly over the stored seconds. Maps are pooled to `map_size` x `map_size` where one is given. `uses_negatives`:
-    whether its training looks at frames of other videos.
+    - `features` {"question" | "audio" | "visual": names of stored features}.
+    - `time_steps`: the number of steps per video, spread evenly over the stored seconds.
+    - `uses_negatives`: whether training uses frames of other videos.
+    - `map_size`: maps are average-pooled to `map_size` x `map_size`; None keeps them as stored.
     """
 
     features: Mapping[str, tuple[str, ...]]
@@ -43,11 +44,11 @@ class ModelInputs:
 
 
 class QuestionDataset:
-    """The questions of one split of a manifest, with the features that a model reads, from one store.
+    """The questions of one split of a manifest, with the features that a model reads from one store.
 
-    `questions` are in the manifest's order, and every row below counts them. `answers`: int64 [question], -1 for
-    an answer outside the frozen list.
-    Raises `UserError` where the store lacks a video, a question or a feature, or has not finished one.
+    `questions` are in the order of the manifest; a row is an index into them. `answers`: int64 [question], -1 for an
+    answer outside the frozen list.
+    Raises `UserError` if a video, a question or a feature is missing in the store or its extraction is not finished.
     """
 
     def __init__(self, bank: FeatureBank, manifest: Manifest, split: str, inputs: ModelInputs) -> None:
@@ -60,15 +61,17 @@ class QuestionDataset:
         index = {answer: number for number, answer in enumerate(manifest.vocabulary.answers)}
         self.answers = torch.tensor([index.get(q.answer, -1) for q in self.questions], dtype=torch.int64)
         self._answer_count = len(index)
-        self._offered = [
+        self._offered_answers = [
             None if q.choices is None else [index[c] for c in q.choices if c in index] for q in self.questions
         ]
         self._uses_negatives = inputs.uses_negatives
         self._video_ids = store.video_ids
         self._videos = _find_videos(store, [q.video_id for q in self.questions])
         self._question_features = _read_questions(store, manifest, split, inputs.features["question"])
-        self._there = {m: _steps_there(store, m, inputs.features[m], self.steps, self._videos) for m in MODALITIES}
-        self._pool: tuple[Masks | None, np.ndarray] | None = None
+        self._there = {
+            m: _find_available_steps(store, m, inputs.features[m], self.steps, self._videos) for m in MODALITIES
+        }
+        self._negative_pool: tuple[Masks | None, np.ndarray] | None = None
         self._failed = np.any([_states(store, m, inputs.features[m]) == State.FAILED for m in MODALITIES], axis=(0, 1))
         self._rows = {
             m: {
@@ -88,29 +91,29 @@ class QuestionDataset:
 
     @cached_property
     def naturally_incomplete(self) -> np.ndarray:
-        """Bool [question]: a modality of its video was never recorded, and what was recorded was extracted.
+        """Bool [question]: a modality of its video was not recorded, and what was recorded was extracted.
 
-        Questions in neither kind are about videos that could not be decoded or extracted: nothing natural lacks.
+        A question that is neither naturally complete nor naturally incomplete is about a video whose decoding or
+        extraction failed.
         """
         return ~self.naturally_complete & ~self._failed[self._videos]
 
     def without_part(self, modality: str, share: float, seed: int = 0) -> "QuestionDataset":
-        """Return the dataset in which every video lacks a stretch of `share` of its steps of `modality`.
+        """Return the dataset with one span of `share` of the steps of `modality` missing in every video.
 
-        What counts as naturally complete stays as it is. All questions on a video lose the same stretch.
+        All questions on a video lose the same span. `naturally_complete` and `naturally_incomplete` do not change.
         """
-        there = self._there[modality].copy()
+        available = self._there[modality].copy()
         for video in np.unique(self._videos):
-            recorded = np.flatnonzero(there[video])
-            there[video, recorded[missing_stretch(len(recorded), share, seed, modality + self._video_ids[video])]] = (
-                False
-            )
+            recorded = np.flatnonzero(available[video])
+            span = missing_span(len(recorded), share, seed, modality + self._video_ids[video])
+            available[video, recorded[span]] = False
         changed = copy(self)
         changed.__dict__.update(
             naturally_complete=self.naturally_complete,
             naturally_incomplete=self.naturally_incomplete,
-            _there={**self._there, modality: there},
-            _pool=None,
+            _there={**self._there, modality: available},
+            _negative_pool=None,
         )
         return changed
 
@@ -121,13 +124,12 @@ class QuestionDataset:
         masks: Masks | None = None,
         rows: np.ndarray | None = None,
     ) -> Iterator[Batch]:
-        """Yield the questions of `rows` (all by default) in batches, the last one as short as it comes.
+        """Yield the questions of `rows` (default: all) in batches; the last one may be smaller.
 
-        With a generator they are those of `partition` and carry negatives: this is training. Without one they come in
-        order.
+        With a generator, for training: the batches of `partition`, with negatives. Without one: in order.
         """
         rows = np.arange(len(self)) if rows is None else rows
-        parts = _cut(rows, batch_size) if generator is None else self.partition(batch_size, generator, masks, rows)
+        parts = _chunk(rows, batch_size) if generator is None else self.partition(batch_size, generator, masks, rows)
         for part in parts:
             yield self.batch(part, generator, masks)
 
@@ -138,17 +140,17 @@ class QuestionDataset:
         masks: Masks | None = None,
         rows: np.ndarray | None = None,
     ) -> list[np.ndarray]:
-        """Return `rows` (all by default), shuffled, as an epoch's batches, each lacking the same modalities all over.
+        """Return the rows of each batch of an epoch: `rows` (default: all), shuffled into homogeneous batches.
 
-        So each is encoded once. The last batch of a kind is as short as it comes, yet a whole step of training; the
-        batches are shuffled too.
+        The rows of a batch have the same available modalities, so that it is encoded in one pass. The last batch of
+        each combination of modalities may be smaller and is still one training step. The batches are shuffled too.
         """
         rows = np.arange(len(self)) if rows is None else rows
         rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
-        asked = [self.questions[row] for row in rows]
-        there = [self._there[m][self._videos[rows]].any(1) & _seen(asked, m, masks) for m in MODALITIES]
-        kinds = there[0] + 2 * there[1]
-        parts = [part for kind in np.unique(kinds) for part in _cut(rows[kinds == kind], batch_size)]
+        questions = [self.questions[row] for row in rows]
+        available = [self._there[m][self._videos[rows]].any(1) & _not_hidden(questions, m, masks) for m in MODALITIES]
+        codes = available[0] + 2 * available[1]
+        parts = [part for code in np.unique(codes) for part in _chunk(rows[codes == code], batch_size)]
         return [parts[number] for number in torch.randperm(len(parts), generator=generator).tolist()]
 
     def batch(
@@ -157,48 +159,48 @@ class QuestionDataset:
         generator: torch.Generator | None = None,
         masks: Masks | None = None,
     ) -> Batch:
-        """Return one batch of the given questions.
+        """Return one batch of the questions `rows`.
 
-        `masks` {question id: hidden modalities}: what is hidden is not read. With a generator, negatives are drawn,
-        from videos whose picture some question of the split sees.
+        `masks` {question id: hidden modalities}: hidden modalities are not read. With a generator, negatives are
+        sampled, from the videos whose visual modality is not hidden from every question of the split.
         """
         rows = np.asarray(rows)
-        chosen = [self.questions[row] for row in rows]
+        questions = [self.questions[row] for row in rows]
         videos = self._videos[rows]
-        there = {m: self._there[m][videos] & _seen(chosen, m, masks)[:, None] for m in MODALITIES}
+        available = {m: self._there[m][videos] & _not_hidden(questions, m, masks)[:, None] for m in MODALITIES}
         return Batch(
             question={
-                name: values[torch.from_numpy(place[rows])] for name, (values, place) in self._question_features.items()
+                name: values[torch.from_numpy(index[rows])] for name, (values, index) in self._question_features.items()
             },
-            audio=self._values("audio", videos, there["audio"]),
-            visual=self._values("visual", videos, there["visual"]),
-            audio_mask=torch.from_numpy(there["audio"]),
-            visual_mask=torch.from_numpy(there["visual"]),
+            audio=self._values("audio", videos, available["audio"]),
+            visual=self._values("visual", videos, available["visual"]),
+            audio_mask=torch.from_numpy(available["audio"]),
+            visual_mask=torch.from_numpy(available["visual"]),
             answer=self.answers[torch.from_numpy(rows)],
-            type=tuple(q.type for q in chosen),
-            question_id=tuple(q.question_id for q in chosen),
-            video_id=tuple(q.video_id for q in chosen),
-            negatives=self._negatives(videos, generator, masks) if there["visual"].any() else None,
+            type=tuple(q.type for q in questions),
+            question_id=tuple(q.question_id for q in questions),
+            video_id=tuple(q.video_id for q in questions),
+            negatives=self._negatives(videos, generator, masks) if available["visual"].any() else None,
             choices=self._choices(rows),
         )
 
-    def _values(self, modality: str, videos: np.ndarray, there: np.ndarray) -> dict[str, Tensor] | None:
-        """Return {feature: [row, time, ...]}, NaN where `there` [row, time] is False; None where all of it is."""
-        row, position = np.nonzero(there)
+    def _values(self, modality: str, videos: np.ndarray, available: np.ndarray) -> dict[str, Tensor] | None:
+        """Return {feature: [row, time, ...]}, NaN where `available` [row, time] is False; None if all of it is."""
+        row, position = np.nonzero(available)
         if not len(row):
             return None
         features = {}
         for name, table in self._rows[modality].items():
             values = table.gather(videos[row], position)
-            if len(row) < there.size:
-                holes = values.new_full((there.size, *values.shape[1:]), torch.nan)
-                values = holes.index_copy_(0, torch.from_numpy(row * there.shape[1] + position), values)
-            features[name] = values.unflatten(0, there.shape)
+            if len(row) < available.size:
+                padded = values.new_full((available.size, *values.shape[1:]), torch.nan)
+                values = padded.index_copy_(0, torch.from_numpy(row * available.shape[1] + position), values)
+            features[name] = values.unflatten(0, available.shape)
         return features
 
     def _choices(self, rows: np.ndarray) -> Tensor | None:
-        """Return bool [row, answer], False for what a row's question does not offer; None where none offers choices."""
-        offered = [self._offered[row] for row in rows]
+        """Return bool [row, answer], True for the answers that a question offers; None if no row has choices."""
+        offered = [self._offered_answers[row] for row in rows]
         if all(answers is None for answers in offered):
             return None
         choices = torch.zeros(len(rows), self._answer_count, dtype=torch.bool)
@@ -206,41 +208,41 @@ class QuestionDataset:
             choices[row, slice(None) if answers is None else torch.tensor(answers, dtype=torch.int64)] = True
         return choices
 
-    def _pictured(self, masks: Masks | None) -> np.ndarray:
-        """Return the videos that have a picture which `masks` do not hide from every question, in the store's order."""
-        if self._pool is None or self._pool[0] is not masks:
-            videos = np.unique(self._videos[_seen(self.questions, "visual", masks)])
-            self._pool = masks, videos[self._there["visual"][videos].any(1)]
-        return self._pool[1]
+    def _videos_with_frames(self, masks: Masks | None) -> np.ndarray:
+        """Return the videos (ascending) that have frames which `masks` do not hide from every question."""
+        if self._negative_pool is None or self._negative_pool[0] is not masks:
+            videos = np.unique(self._videos[_not_hidden(self.questions, "visual", masks)])
+            self._negative_pool = masks, videos[self._there["visual"][videos].any(1)]
+        return self._negative_pool[1]
 
     def _negatives(
         self, videos: np.ndarray, generator: torch.Generator | None, masks: Masks | None
     ) -> dict[str, Tensor] | None:
-        """Return pictures of other videos, drawn independently for every step; None where there is no other."""
+        """Return features of other videos, sampled independently for each step; None if there is no other video."""
         if generator is None or not self._uses_negatives:
             return None
-        pool = self._pictured(masks)
+        pool = self._videos_with_frames(masks)
         if len(pool) < 2:
             return None
         shape = (len(videos), len(self.steps))
         own = np.searchsorted(pool, videos)
         has_own = pool[np.minimum(own, len(pool) - 1)] == videos
-        place, moment = torch.rand((2, *shape), generator=generator, dtype=torch.float64).numpy()
-        other = (place * (len(pool) - has_own)[:, None]).astype(np.int64)
+        for_video, for_step = torch.rand((2, *shape), generator=generator, dtype=torch.float64).numpy()
+        other = (for_video * (len(pool) - has_own)[:, None]).astype(np.int64)
         other += has_own[:, None] & (other >= own[:, None])
-        position = (moment * self._there["visual"][pool].sum(1)[other]).astype(np.int64)
-        drawn = (pool[other].ravel(), position.ravel())
-        return {name: table.gather(*drawn).unflatten(0, shape) for name, table in self._rows["visual"].items()}
+        position = (for_step * self._there["visual"][pool].sum(1)[other]).astype(np.int64)
+        sampled = (pool[other].ravel(), position.ravel())
+        return {name: table.gather(*sampled).unflatten(0, shape) for name, table in self._rows["visual"].items()}
 
 
-def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+def _chunk(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def input_shapes(
     store: "FeatureStore", needs: Mapping[str, Sequence[str]], map_size: int | None
 ) -> dict[str, tuple[int, ...]]:
-    """Return {feature: shape of one step}, as a dataset gives it, of the audio and visual features in `needs`."""
+    """Return {feature: shape of one step in a batch} of the audio and visual features in `needs`."""
     names = [name for modality in MODALITIES for name in needs[modality]]
     return {name: stored_shape(tuple(store.spec(name).shape), _map_size(store, name, map_size)) for name in names}
 
@@ -250,15 +252,16 @@ def _map_size(store: "FeatureStore", feature: str, map_size: int | None) -> int 
     if map_size is None or len(shape) != 3:
         return None
     if map_size > min(shape[1:]):
-        raise UserError(f"map size {map_size} exceeds the stored maps {shape[1:]} of {feature}: give a smaller one")
+        raise UserError(f"map size {map_size} exceeds the stored maps {shape[1:]} of {feature}: use a smaller one")
     return map_size
 
 
 def _find_videos(store: "FeatureStore", video_ids: list[str]) -> np.ndarray:
-    lacking = sorted({video_id for video_id in video_ids if video_id not in store.rows})
-    if lacking:
+    missing = sorted({video_id for video_id in video_ids if video_id not in store.rows})
+    if missing:
         raise UserError(
-            f"the store lacks {len(lacking)} videos of the manifest, such as {lacking[0]!r}: extract them first"
+            f"store {store.path}: {len(missing)} videos of the manifest are missing, such as {missing[0]!r}: "
+            "extract them with mavqa-extract"
         )
     return np.array([store.rows[video_id] for video_id in video_ids], dtype=np.int64)
 
@@ -266,35 +269,41 @@ def _find_videos(store: "FeatureStore", video_ids: list[str]) -> np.ndarray:
 def _read_questions(
     store: "FeatureStore", manifest: Manifest, split: str, needs: Sequence[str]
 ) -> dict[str, tuple[Tensor, np.ndarray]]:
-    """Return {feature: (values of the unique texts [text, ...], the place of each question among them)}."""
+    """Return {feature: (values of the unique texts [text, ...], index of each question's text int64 [question])}."""
     texts = [q.text for q in manifest.questions[split]]
-    lacking = [text for text in texts if text not in store.question_rows]
-    if lacking:
-        raise UserError(f"the store lacks {len(lacking)} questions, such as {lacking[0]!r}: extract them first")
-    unique, place = np.unique(
+    missing = [text for text in texts if text not in store.question_rows]
+    if missing:
+        raise UserError(
+            f"store {store.path}: {len(missing)} questions of the manifest are missing, such as {missing[0]!r}: "
+            "extract them with mavqa-extract"
+        )
+    unique, index = np.unique(
         np.array([store.question_rows[text] for text in texts], dtype=np.int64), return_inverse=True
     )
+    vocabulary = manifest.vocabulary
     features = {}
     for name in needs:
-        words = manifest.vocabulary
-        stored = tokens_name(words.tokens, words.question_length) if name == "tokens" else name
+        stored = tokens_name(vocabulary.tokens, vocabulary.question_length) if name == "tokens" else name
         values = torch.from_numpy(np.asarray(store.question_values(stored).oindex[unique]))
-        holes = values.isnan() if values.is_floating_point() else values == -1
-        if holes.flatten(1).all(1).any():
-            raise UserError(f"the store lacks {stored} of some questions of {manifest.name!r}: extract them first")
-        features[name] = (values, place)
+        is_missing = values.isnan() if values.is_floating_point() else values == -1
+        if is_missing.flatten(1).all(1).any():
+            raise UserError(
+                f"store {store.path}: {stored} is missing for some questions of manifest {manifest.name!r}: "
+                "extract it with mavqa-extract"
+            )
+        features[name] = (values, index)
     return features
 
 
-def _steps_there(
+def _find_available_steps(
     store: "FeatureStore", modality: str, features: Sequence[str], steps: tuple[int, ...], videos: np.ndarray
 ) -> np.ndarray:
-    """Return bool [video of the store, step]: recorded, and extracted for every feature."""
+    """Return bool [video of the store, step]: the step was recorded and extracted for every feature."""
     states = _states(store, modality, features)
     pending = np.unique(videos[(states[:, videos] == State.PENDING).any(0)])
     if len(pending):
         raise UserError(
-            f"{len(pending)} videos are not extracted yet ({modality}), such as "
+            f"store {store.path}: the {modality} features of {len(pending)} videos are not extracted yet, such as "
             f"{store.video_ids[pending[0]]!r}: run mavqa-extract again to finish the store"
         )
     complete = (states == State.COMPLETE).all(0)
@@ -302,10 +311,11 @@ def _steps_there(
 
 
 def _states(store: "FeatureStore", modality: str, features: Sequence[str]) -> np.ndarray:
-    """Return the `State` codes of the recording and of each feature, [1 + feature, video of the store]."""
+    """Return the `State` codes of `modality` and of each feature, [1 + feature, video of the store]."""
     return np.stack([store.presence(modality), *(store.state(name) for name in features)])
 
 
-def _seen(questions: Sequence[Question], modality: str, masks: Masks | None) -> np.ndarray:
+def _not_hidden(questions: Sequence[Question], modality: str, masks: Masks | None) -> np.ndarray:
+    """Return bool [question]: `masks` do not hide `modality` from the question."""
     hidden = {} if masks is None else masks
     return np.array([modality not in hidden.get(q.question_id, ()) for q in questions], dtype=bool)

@@ -1,7 +1,7 @@
-"""Which modality is taken away from which question: scenarios and saved mask files. It touches no tensor.
+"""Which modalities are missing from which questions: scenarios, and masks that are saved as files.
 
-A mask says, per question id, which modalities are hidden; the dataset then never reads them.
-Source: the ECCV 2024 missing-modality paper's Fig. 5 (rates); nesting and hashing are this project's.
+Masks map question ids to hidden modalities, which the dataset then never reads.
+Source: Fig. 5 of the ECCV 2024 missing-modality paper (rates); nesting and hashing are ours.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pipeline.manifests.manifest import Question
 from pipeline.store.schema import MODALITIES
 
 OTHER = {"audio": "visual", "visual": "audio"}
-# What a training question may lack where missing modalities are sampled each step: nothing, audio, visual.
+# The states of a training question whose missing modality is sampled each step: complete, audio or visual missing.
 SAMPLED_MISSING: tuple[tuple[str, ...], ...] = ((), ("audio",), ("visual",))
 MASK_FORMAT = 1
 SCENARIOS: dict[str, tuple[str, ...]] = {
@@ -35,7 +35,7 @@ Rates = dict[str, float]
 
 @dataclass(frozen=True)
 class Masks:
-    """One draw of missing modalities: `absent` maps question ids to what is hidden of them (at most one)."""
+    """Sampled missing modalities: `absent` {question id: hidden modalities}, at most one per question."""
 
     seed: int
     unit: Unit
@@ -44,7 +44,7 @@ class Masks:
 
     @property
     def name(self) -> str:
-        """The scenario's name, such as `masked-audio=0.3`; the unit video and a seed other than 0 follow."""
+        """The name of the scenario, such as `masked-audio=0.3`, with `-video` and a seed other than 0 appended."""
         rates = ",".join(f"{modality}={rate:g}" for modality, rate in sorted(self.rates.items()))
         unit = "-video" if self.unit == "video" else ""
         return f"masked-{rates}{unit}" + (f"-seed{self.seed}" if self.seed else "")
@@ -53,7 +53,7 @@ class Masks:
 def hidden_in(scenario: str) -> tuple[str, ...]:
     """Return the modalities that `scenario` hides from every question; `natural` hides none.
 
-    Raises `UserError` naming the known scenarios.
+    Raises `UserError` if the scenario is unknown.
     """
     if scenario == NATURAL:
         return ()
@@ -63,17 +63,17 @@ def hidden_in(scenario: str) -> tuple[str, ...]:
 
 
 def parse_rates(text: str) -> Rates:
-    """Return {modality: share in [0, 1]} of a text such as "audio=0.3,visual=0.2".
+    """Parse missing rates such as "audio=0.3,visual=0.2"; return {modality: share of the questions in [0, 1]}.
 
-    Raises `UserError` where the text is something else or the shares sum to more than one.
+    Raises `UserError` if the text is invalid or the rates sum to more than 1.
     """
     return check_rates(_parse(text))
 
 
 def parse_parts(text: str | None) -> Rates | None:
-    """Return {modality: share of its seconds in [0, 1]} of a text such as "audio=0.5", None of None.
+    """Parse missing parts such as "audio=0.5"; return {modality: share of its seconds in [0, 1]}, None for None.
 
-    Unlike rates, the shares may sum to more than one. Raises `UserError` where the text is something else.
+    Unlike rates, the shares may sum to more than 1. Raises `UserError` if the text is invalid.
     """
     if text is None:
         return None
@@ -85,10 +85,10 @@ def parse_parts(text: str | None) -> Rates | None:
 
 def _parse(text: str) -> Rates:
     rates: Rates = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
+    for part in filter(None, (part.strip() for part in text.split(","))):
         modality, _, value = part.partition("=")
         if modality not in MODALITIES or modality in rates:
-            raise UserError(f"missing rate {part!r}: give audio=RATE, visual=RATE or both, each once")
+            raise UserError(f"missing rate {part!r}: pass audio=RATE, visual=RATE or both, each once")
         try:
             rates[modality] = float(value)
         except ValueError:
@@ -97,41 +97,41 @@ def _parse(text: str) -> Rates:
 
 
 def check_rates(rates: Rates) -> Rates:
-    """Return `rates`, or raise `UserError` where one leaves [0, 1] or they sum to more than one."""
+    """Return `rates`; raise `UserError` if one is outside [0, 1] or they sum to more than 1."""
     for modality, rate in rates.items():
         if not 0 <= rate <= 1:
-            raise UserError(f"missing rate {modality}={rate}: it must lie between 0 and 1")
+            raise UserError(f"missing rate {modality}={rate}: it must be between 0 and 1")
     if sum(rates.values()) > 1:
-        raise UserError(f"missing rates {rates} sum to more than 1: at most one modality of a question is hidden")
+        raise UserError(f"missing rates {rates} sum to more than 1: at most one modality per question is hidden")
     return rates
 
 
 def draw_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Unit = "question") -> Masks:
-    """Draw which questions lose a modality, each by a hash of the seed and its (or its video's) id.
+    """Sample the questions in which a modality is hidden, by a hash of the seed and the question (or video) id.
 
-    Audio takes the hashes from below and visual those from above: what is hidden at one rate stays hidden at
-    every higher rate, and no question loses both.
+    Hashes are uniform in [0, 1): audio is hidden below its rate, visual from 1 - its rate on. What is hidden at one
+    rate is therefore hidden at every higher rate, and no question loses both modalities.
     """
     check_rates(rates)
     absent: dict[str, tuple[str, ...]] = {}
     for question in questions:
-        place = _hash(seed, question.question_id if unit == "question" else question.video_id)
-        if place < rates.get("audio", 0.0):
+        position = _hash(seed, question.question_id if unit == "question" else question.video_id)
+        if position < rates.get("audio", 0.0):
             absent[question.question_id] = ("audio",)
-        elif place >= 1 - rates.get("visual", 0.0):
+        elif position >= 1 - rates.get("visual", 0.0):
             absent[question.question_id] = ("visual",)
     return Masks(seed, unit, dict(rates), absent)
 
 
-def missing_stretch(steps: int, share: float, seed: int, key: str) -> range:
-    """Return which of `steps` are gone: one stretch of `share` of them (rounded), its place by a hash of `key`."""
+def missing_span(steps: int, share: float, seed: int, key: str) -> range:
+    """Return the positions of missing steps: one span of `share` of `steps` (rounded), placed by a hash of `key`."""
     length = round(share * steps)
     first = int(_hash(seed, key) * (steps - length + 1))
     return range(first, first + length)
 
 
 def save_masks(masks: Masks, path: Path) -> None:
-    """Write `masks` as JSON, beside its name and renamed last."""
+    """Write `masks` to `path` as JSON, atomically."""
     record = {
         "format": MASK_FORMAT,
         "seed": masks.seed,
@@ -145,22 +145,23 @@ def save_masks(masks: Masks, path: Path) -> None:
 def load_masks(path: Path) -> Masks:
     """Read a mask file.
 
-    Raises `UserError` where it is missing, malformed, of another format, or hides what is no modality.
+    Raises `UserError` if it does not exist, is invalid, has another format, or hides an unknown modality.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         absent = {question: tuple(modalities) for question, modalities in record["absent"].items()}
         masks = Masks(int(record["seed"]), record["unit"], check_rates(record["rates"]), absent)
-        known = record["format"] == MASK_FORMAT and masks.unit in ("video", "question")
+        is_known = record["format"] == MASK_FORMAT and masks.unit in ("video", "question")
     except FileNotFoundError:
-        raise UserError(f"mask file {path} is missing: training with --missing-rate saves one") from None
+        raise UserError(f"mask file {path} does not exist: training with --missing-rate writes one") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"mask file {path} is malformed: {error}") from None
-    if not known or any(modalities not in SCENARIOS.values() for modalities in absent.values()):
-        raise UserError(f"mask file {path}: format, unit or a modality is not known to this program")
+        raise UserError(f"mask file {path} is invalid: {error}") from None
+    if not is_known or any(modalities not in SCENARIOS.values() for modalities in absent.values()):
+        raise UserError(f"mask file {path} has an unknown format, unit or modality")
     return masks
 
 
 def _hash(seed: int, name: str) -> float:
+    """Return a hash of the arguments, uniform in [0, 1)."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

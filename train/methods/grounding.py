@@ -50,7 +50,7 @@ class GroundingPretraining(nn.Module):
         for batch in batches:
             matches = self._matches(batch)
             correct += matches.count_correct()
-            pairs += 2 * int(matches.real.sum())
+            pairs += 2 * int(matches.mask.sum())
         return {"pairs": 100 * correct / max(pairs, 1)}
 
     def _matches(self, batch: Batch) -> Matches:

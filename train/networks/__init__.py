@@ -1,1 +1,1 @@
-"""Network blocks that backbones and methods are built from."""
+"""Network blocks of which backbones and methods are built."""

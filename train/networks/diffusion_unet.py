@@ -1,9 +1,9 @@
-"""The U-Net inside the audio-visual diffusion: it reads a noisy map and the step of the noise, and predicts.
+"""The denoising U-Net of AVR: it predicts a map from a noisy map and the diffusion step.
 
-It knows no schedule and no objective (`train.networks.diffusion`) and nothing of modalities (`train.methods.avr`).
+Schedules and objectives are in `train.networks.diffusion`, its use in `train.methods.avr`.
 Source: the autoencoder of "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024), section 3.2, whose
-shape the paper leaves open; the widths, the order of layers and of channels follow the released code, which uses
-denoising-diffusion-pytorch 1.9.4 with its defaults.
+architecture the paper does not specify; widths and the order of layers and channels follow the released code, which
+uses denoising-diffusion-pytorch 1.9.4 with its defaults.
 """
 
 import math
@@ -15,18 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NORM_GROUPS = 8
-SLOWEST_PERIOD = 10_000.0
+LONGEST_PERIOD = 10_000.0
+HEADS, HEAD_WIDTH, MEMORY_CELLS = 4, 32, 4
 
 
 class UNet(nn.Module):
-    """Predict a map of the same shape from a noisy one; 4,685,120 parameters at its defaults.
+    """Predict a map of the same shape from a noisy one; 4,685,120 parameters with the defaults.
 
-    `channels`: of the map. `dim`: width at full resolution, a multiple of 8. `mults`: widths of the levels, as
-    multiples of `dim`; each level but the last halves the map. `stem_kernel`: odd side of the first convolution; on
-    maps of a few cells a side of 3 reads the same cells for a fifth of the work.
+    - `channels`: of the map.
+    - `dim`: width at full resolution, a multiple of 8.
+    - `mults`: widths of the levels as multiples of `dim`; each level except the last halves the map.
+    - `stem_kernel`: odd kernel size of the first convolution. On maps of a few cells, size 3 covers the same cells at a
+      fifth of the cost.
+
     Source: the autoencoder of section 3.2.
-    Differs from the released code: maps whose sides are not a multiple of the down-sampling are padded by their
-    border and cropped again (the released code refuses them); numbers are equal where it runs.
+    Differs from the released code: maps whose sides are not a multiple of the down-sampling factor are padded with
+    their border and cropped again (the released code rejects them); on all other maps the results are equal.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class UNet(nn.Module):
         self.multiple = 2 ** (len(levels) - 1)
         self.stem = nn.Conv2d(channels, dim, stem_kernel, padding=stem_kernel // 2)
         self.embed_step = nn.Sequential(
-            StepCode(dim), nn.Linear(dim, embedded), nn.GELU(), nn.Linear(embedded, embedded)
+            StepEmbedding(dim), nn.Linear(dim, embedded), nn.GELU(), nn.Linear(embedded, embedded)
         )
         last = len(levels) - 1
         self.down = nn.ModuleList(DownLevel(i, o, embedded, level == last) for level, (i, o) in enumerate(levels))
@@ -59,36 +63,36 @@ class UNet(nn.Module):
         """Return the prediction [row, channel, height, width] for `noisy` of that shape at `step`, int64 [row]."""
         height, width = noisy.shape[-2:]
         x = stem = self.stem(_pad(noisy, self.multiple))
-        code = self.embed_step(step)
+        embedding = self.embed_step(step)
         skips: list[Tensor] = []
         for down in self.down:
-            x, kept = down(x, code)
-            skips += kept
-        x = self.middle_before(x, code)
+            x, level_skips = down(x, embedding)
+            skips += level_skips
+        x = self.middle_before(x, embedding)
         x = self.middle_attention(x) + x
-        x = self.middle_after(x, code)
+        x = self.middle_after(x, embedding)
         for up in self.up:
-            x = up(x, skips.pop(), skips.pop(), code)
-        x = self.last_block(torch.cat((x, stem), 1), code)
+            x = up(x, skips.pop(), skips.pop(), embedding)
+        x = self.last_block(torch.cat((x, stem), 1), embedding)
         return self.head(x)[..., :height, :width]
 
 
-class StepCode(nn.Module):
-    """Turn step numbers int64 [row] into sines, then cosines [row, dim], of periods from 2 pi to 10,000 times that."""
+class StepEmbedding(nn.Module):
+    """Sinusoidal embedding of the diffusion step: sines, then cosines, with periods from 2 pi to 10,000 times that."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.waves = dim // 2
+        self.frequency_count = dim // 2
 
     def forward(self, step: Tensor) -> Tensor:
-        """Return the code [row, dim]."""
-        decay = -math.log(SLOWEST_PERIOD) / (self.waves - 1)
-        angles = step[:, None] * torch.exp(decay * torch.arange(self.waves, device=step.device))
+        """Return [row, dim] for steps int64 [row]."""
+        decay = -math.log(LONGEST_PERIOD) / (self.frequency_count - 1)
+        angles = step[:, None] * torch.exp(decay * torch.arange(self.frequency_count, device=step.device))
         return torch.cat((angles.sin(), angles.cos()), -1)
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with group norms, the first modulated by the step, beside a shortcut."""
+    """Two convolutions with group norms, the first modulated by the step embedding, and a shortcut around both."""
 
     def __init__(self, width: int, out_width: int, embedded: int) -> None:
         super().__init__()
@@ -99,15 +103,15 @@ class ResBlock(nn.Module):
         self.norm2 = nn.GroupNorm(NORM_GROUPS, out_width)
         self.shortcut = nn.Identity() if width == out_width else nn.Conv2d(width, out_width, 1)
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Return [row, out channel, height, width]; `x` [row, channel, height, width], `code` [row, embedded]."""
-        scale, shift = self.modulation(code)[:, :, None, None].chunk(2, 1)
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return [row, out channel, height, width]; `x` [row, channel, height, width], `embedding` [row, embedded]."""
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
         hidden = F.silu(self.norm1(self.conv1(x)) * (scale + 1) + shift)
         return F.silu(self.norm2(self.conv2(hidden))) + self.shortcut(x)
 
 
 class ChannelNorm(nn.Module):
-    """Scale the channels of each cell to a root mean square of one, then by a learned gain."""
+    """Normalise the channels of each cell to a root mean square of 1, then multiply by a learned gain."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -119,43 +123,41 @@ class ChannelNorm(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Attention over cells whose cost grows linearly with their number, with learned memory cells."""
+    """Linear attention between all cells and learned memory cells; its cost grows linearly with the number of cells."""
 
-    def __init__(self, width: int, *, heads: int = 4, head_width: int = 32, memories: int = 4) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads, self.scale = heads, head_width**-0.5
-        self.memory = nn.Parameter(torch.randn(2, heads, head_width, memories))
+        self.memory = nn.Parameter(torch.randn(2, HEADS, HEAD_WIDTH, MEMORY_CELLS))
         self.norm = ChannelNorm(width)
-        self.qkv = nn.Conv2d(width, 3 * heads * head_width, 1, bias=False)
-        self.out = nn.Sequential(nn.Conv2d(heads * head_width, width, 1), ChannelNorm(width))
+        self.qkv = nn.Conv2d(width, 3 * HEADS * HEAD_WIDTH, 1, bias=False)
+        self.out = nn.Sequential(nn.Conv2d(HEADS * HEAD_WIDTH, width, 1), ChannelNorm(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [row, channel, height, width] for an `x` of that shape."""
-        query, key, value = self.qkv(self.norm(x)).unflatten(1, (3, self.heads, -1)).flatten(4).unbind(1)
+        query, key, value = self.qkv(self.norm(x)).unflatten(1, (3, HEADS, -1)).flatten(4).unbind(1)
         key, value = (
             torch.cat((memory.expand(len(x), -1, -1, -1), cells), -1)
             for memory, cells in zip(self.memory, (key, value), strict=True)
         )
         context = key.softmax(-1) @ value.mT
-        mixed = context.mT @ (query.softmax(-2) * self.scale)
+        mixed = context.mT @ (query.softmax(-2) * HEAD_WIDTH**-0.5)
         return self.out(mixed.flatten(1, 2).unflatten(-1, x.shape[-2:]))
 
 
 class FullAttention(nn.Module):
-    """Softmax attention between all cells, with learned memory cells."""
+    """Softmax attention between all cells and learned memory cells."""
 
-    def __init__(self, width: int, *, heads: int = 4, head_width: int = 32, memories: int = 4) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.memory = nn.Parameter(torch.randn(2, heads, memories, head_width))
+        self.memory = nn.Parameter(torch.randn(2, HEADS, MEMORY_CELLS, HEAD_WIDTH))
         self.norm = ChannelNorm(width)
-        self.qkv = nn.Conv2d(width, 3 * heads * head_width, 1, bias=False)
-        self.out = nn.Conv2d(heads * head_width, width, 1)
+        self.qkv = nn.Conv2d(width, 3 * HEADS * HEAD_WIDTH, 1, bias=False)
+        self.out = nn.Conv2d(HEADS * HEAD_WIDTH, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [row, channel, height, width] for an `x` of that shape."""
-        cells = self.qkv(self.norm(x)).unflatten(1, (3, self.heads, -1)).flatten(4).mT
-        query, key, value = cells.clone(memory_format=torch.contiguous_format).unbind(1)  # a GPU needs rows in order
+        cells = self.qkv(self.norm(x)).unflatten(1, (3, HEADS, -1)).flatten(4).mT
+        query, key, value = cells.clone(memory_format=torch.contiguous_format).unbind(1)  # as the GPU kernel needs
         key, value = (
             torch.cat((memory.expand(len(x), -1, -1, -1), part), -2)
             for memory, part in zip(self.memory, (key, value), strict=True)
@@ -165,7 +167,7 @@ class FullAttention(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """Two blocks and an attention at one resolution, then half of it (the innermost level keeps it)."""
+    """Two blocks and an attention at one resolution, then down-sampling by 2 (none at the innermost level)."""
 
     def __init__(self, width: int, out_width: int, embedded: int, innermost: bool) -> None:
         super().__init__()
@@ -175,16 +177,16 @@ class DownLevel(nn.Module):
         halve = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * width, out_width, 1))
         self.change = nn.Conv2d(width, out_width, 3, padding=1) if innermost else halve
 
-    def forward(self, x: Tensor, code: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the map for the next level and the two maps that the way up takes again."""
-        first = self.block1(x, code)
-        second = self.block2(first, code)
+    def forward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the map for the next level and two maps for the skip connections."""
+        first = self.block1(x, embedding)
+        second = self.block2(first, embedding)
         second = self.attention(second) + second
         return self.change(second), (first, second)
 
 
 class UpLevel(nn.Module):
-    """Two blocks, each reading a map kept on the way down, an attention, then twice the resolution."""
+    """Two blocks, each with a skip connection, an attention, then up-sampling by 2 (none at the outermost level)."""
 
     def __init__(self, width: int, in_width: int, embedded: int, *, innermost: bool, outermost: bool) -> None:
         super().__init__()
@@ -194,14 +196,14 @@ class UpLevel(nn.Module):
         conv = nn.Conv2d(in_width, width, 3, padding=1)
         self.change = conv if outermost else nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv)
 
-    def forward(self, x: Tensor, second: Tensor, first: Tensor, code: Tensor) -> Tensor:
-        """Return the map for the next level up; `second` and `first` were kept on the way down, in reverse."""
-        x = self.block1(torch.cat((x, second), 1), code)
-        x = self.block2(torch.cat((x, first), 1), code)
+    def forward(self, x: Tensor, second: Tensor, first: Tensor, embedding: Tensor) -> Tensor:
+        """Return the map for the next level; `second` and `first` are the skips of a `DownLevel`, in reverse order."""
+        x = self.block1(torch.cat((x, second), 1), embedding)
+        x = self.block2(torch.cat((x, first), 1), embedding)
         return self.change(self.attention(x) + x)
 
 
 def _pad(maps: Tensor, multiple: int) -> Tensor:
-    """Repeat the right and lower borders of `maps` [row, channel, height, width] to multiples of `multiple`."""
+    """Pad `maps` [row, channel, height, width] to multiples of `multiple` by repeating the right and lower borders."""
     down, right = (-side % multiple for side in maps.shape[-2:])
     return F.pad(maps, (0, right, 0, down), mode="replicate") if down or right else maps

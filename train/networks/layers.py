@@ -1,7 +1,7 @@
-"""Blocks that several backbones and methods share: question encoder, audio stem, groundings, constants.
+"""Blocks that several backbones and methods share: input whitening, question encoder, audio stem, grounding, constants.
 
-No block knows a store, a batch or a missing-modality method.
-Source: AVST, Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022.
+Source: AVST, Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022; input whitening
+and constants are ours.
 """
 
 from itertools import pairwise
@@ -15,34 +15,34 @@ from pipeline.store.schema import MODALITIES
 from train.interfaces import Backbone
 
 LEAST_DEVIATION = 1e-2
-# Of channels scaled to variance 1: what varies less is mostly noise to a few hundred videos, and shrinks. AVST on the
-# demo's clips answers better at 0.1 and 0.3 than at 0.001, where noise is blown up, or at 1.
+# Directions of less variance, among channels scaled to variance 1, are mostly noise in a few hundred videos, and are
+# shrunk. On the demo's clips AVST answers better with 0.1 and 0.3 than with 0.001, which amplifies noise, or with 1.
 LEAST_VARIANCE = 0.3
 
 
 class InputWhitening(nn.Module):
-    """Take a fixed mean off the stored channels and mix them so that none tells of another; the identity until `set`.
+    """Subtract a fixed mean from the stored channels and decorrelate them; the identity until `set` is called.
 
-    The numbers travel with the weights. A stored zero that stands in for a missing feature is moved like any other
-    value: it stays as far from real features as it was.
+    Mean and matrix are saved with the weights. A zero that replaces a missing feature is transformed like any other
+    value and stays as far from real features as before.
     """
 
     mean: Tensor
     matrix: Tensor | None
 
     def __init__(self, channels: int, axis: int = 0) -> None:
-        """Whiten features whose axis number `axis` of one time step (0 or -1) has `channels` channels."""
+        """Whiten features with `channels` channels, which are axis `axis` (0 or -1) of one time step."""
         super().__init__()
         self.axis = axis
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("matrix", None)
 
     def set(self, mean: Tensor, covariance: Tensor) -> None:
-        """Use `mean` [channel] and `covariance` [channel, channel] of what will come.
+        """Whiten with the `mean` [channel] and `covariance` [channel, channel] of the training features.
 
-        Channels are scaled to deviation 1, then whitened symmetrically, so that each stays nearest to itself. What
-        hardly varies is not blown up to variance 1: a direction of variance v among the scaled channels comes out with
-        v / (v + `LEAST_VARIANCE`), as a ridge shrinks it.
+        Channels are scaled to standard deviation 1, then whitened symmetrically (ZCA), so that each output channel
+        stays closest to its input. Directions of little variance are not amplified to variance 1: a variance v of the
+        scaled channels becomes v / (v + `LEAST_VARIANCE`), the shrinkage of ridge regression.
         """
         deviation = covariance.diagonal().clamp_min(0).sqrt().clamp_min(LEAST_DEVIATION)
         variances, directions = torch.linalg.eigh(covariance / deviation[:, None] / deviation)
@@ -51,7 +51,10 @@ class InputWhitening(nn.Module):
         self.matrix = (whitening / deviation[:, None]).to(self.mean)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return `values`, [batch, time, channel, ...] or (axis -1) [batch, time, ..., channel], as whitened floats."""
+        """Return whitened `values`, as floats.
+
+        Their shape is [batch, time, channel, ...], with axis -1 [batch, time, ..., channel].
+        """
         values = values.to(self.mean.dtype)
         if self.matrix is None:
             return values
@@ -60,16 +63,16 @@ class InputWhitening(nn.Module):
         return ((values.movedim(2, -1) - self.mean) @ self.matrix).movedim(-1, 2)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Make room for a matrix where the weights hold one."""
+        """Allocate the matrix if the state dict has one."""
         if self.matrix is None and f"{prefix}matrix" in state_dict:
             self.matrix = torch.empty_like(state_dict[f"{prefix}matrix"], device=self.mean.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class QuestionEncoder(nn.Module):
-    """Encode question tokens by one LSTM whose last hidden and cell states are both read.
+    """Encode question tokens with one LSTM; its last hidden and cell states are joined by a linear layer.
 
-    Source: AVST's released question encoder; padding tokens are words like any other, nothing is packed.
+    Source: AVST's released question encoder. As released, padding tokens are read like words (no packing).
     """
 
     def __init__(self, words: int, channels: int) -> None:
@@ -79,14 +82,14 @@ class QuestionEncoder(nn.Module):
         self.output = nn.Linear(2 * channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return [batch, channel] for int tokens [batch, token]; a question that stands twice is encoded once."""
+        """Return [batch, channel] for int tokens [batch, token]; equal questions are encoded once."""
         texts, text_of_row = tokens.long().unique(dim=0, return_inverse=True)
         _, (hidden, cell) = self.lstm(torch.tanh(self.embedding(texts)))
         return self.output(torch.tanh(torch.cat((hidden[0], cell[0]), dim=-1))).index_select(0, text_of_row)
 
 
 class AudioStem(nn.Module):
-    """Lift a stored audio vector to the model's width: Linear, ReLU, Linear."""
+    """Project stored audio vectors to the model's width: Linear, ReLU, Linear."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -98,13 +101,14 @@ class AudioStem(nn.Module):
 
 
 class SpatialGrounding(nn.Module):
-    """Turn each step's map into one vector, looking where the sound points.
+    """Pool the map of each time step into one vector, attending to its locations by audio.
 
-    The map's mean g is joined with r, the mean of its location vectors (normalised to length one) under the
-    softmax of their cosines with the audio vector, temperature 1. A zero audio vector gives equal cosines, so
-    that r becomes the plain mean of the normalised map: this is what stands where a step has no sound.
+    The mean g of the map is concatenated with r, the attention-weighted mean of its location vectors, which are
+    normalised to length 1; the weights are the softmax (temperature 1) of their cosines with the audio vector. With a
+    zero audio vector all cosines are equal and r is the plain mean of the normalised map: this is how a step without
+    audio is grounded.
 
-    Source: AVST section 3.2. Differs from the released code: no normalised copy of the map is made.
+    Source: AVST section 3.2. Differs from the released code: the normalised map is never stored.
     """
 
     def __init__(self, channels: int) -> None:
@@ -127,9 +131,9 @@ class SpatialGrounding(nn.Module):
 
 
 class TemporalGrounding(nn.Module):
-    """Let the question attend to the steps of one modality; a feed-forward block and a norm follow.
+    """Attention of the question to the time steps of one modality, followed by a feed-forward block and a layer norm.
 
-    As released, the attention has no residual from the question.
+    As released, the attention has no residual connection from the question.
     """
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
@@ -147,8 +151,8 @@ class TemporalGrounding(nn.Module):
     def forward(self, question: Tensor, steps: Tensor, mask: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Return [batch, channel].
 
-        `question` [batch, channel] asks `steps` [batch, time, channel] where `mask` [batch, time] is True,
-        and `prompts` [prompt, channel], which join keys and values only.
+        `question` [batch, channel] attends to `steps` [batch, time, channel] where `mask` [batch, time] is True, and to
+        `prompts` [prompt, channel], if given.
         """
         if prompts is not None:
             steps = torch.cat((prompts.expand(len(steps), -1, -1), steps), dim=1)
@@ -159,7 +163,7 @@ class TemporalGrounding(nn.Module):
 
 
 class MatchHead(nn.Module):
-    """Tell whether a picture vector and an audio vector belong to the same second of the same video."""
+    """Classify whether an audio and a visual vector belong to the same time step of the same video."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -168,12 +172,12 @@ class MatchHead(nn.Module):
         self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], 2))
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Return logits [..., 2] (class 1: they match) for two [..., channel] tensors."""
+        """Return logits [..., 2] (class 1: they match) for `audio` and `visual` [..., channel]."""
         return self.layers(torch.cat((audio, visual), dim=-1))
 
 
 class LearnedConstants(nn.Module):
-    """One learned vector per modality at the pooled level, where a method lets nothing else stand in."""
+    """One learned vector per modality, used at the pooled level in place of a missing modality."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -185,12 +189,12 @@ class LearnedConstants(nn.Module):
 
 
 def masked_mean(steps: Tensor, mask: Tensor) -> Tensor:
-    """Return [batch, channel]: the mean of [batch, time, channel] over the steps in `mask` [batch, time]."""
+    """Return [batch, channel]: the mean of `steps` [batch, time, channel] where `mask` [batch, time] is True."""
     weights = mask.to(steps.dtype)
     return torch.einsum("btc,bt->bc", steps, weights) / weights.sum(1, keepdim=True).clamp_min(1)
 
 
 def blank(values: Tensor, mask: Tensor) -> Tensor:
-    """Return `values` [batch, time, ...] with zeros at the steps that `mask` [batch, time] lacks."""
-    hidden = ~mask.view(*mask.shape, *[1] * (values.dim() - 2))
-    return values.masked_fill(hidden, 0)
+    """Return `values` [batch, time, ...] with zeros where `mask` [batch, time] is False."""
+    is_missing = ~mask.view(*mask.shape, *[1] * (values.dim() - 2))
+    return values.masked_fill(is_missing, 0)

@@ -1,6 +1,5 @@
-"""Transformer blocks as BERT has them, over sequences with gaps: embedding, attention and feed-forward with post-norms.
+"""BERT's transformer blocks over masked sequences: embedding, attention and feed-forward layers with post-norm.
 
-No block knows a modality, a store or a backbone.
 Source: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", NAACL 2019.
 """
 
@@ -12,25 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-12
-START_DEVIATION = 0.02
-WIDENING = 4
+INIT_STD = 0.02
+EXPANSION = 4
 PADDING = 0
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A sequence on its way through layers.
+    """A sequence between two layers.
 
-    `states` [batch, element, channel]; `mask` bool [batch, element], True where an element is there. `prompts`
-    [prompt, channel] are read wherever the sequence is read, beside its elements, and no layer changes them.
+    - `states` [batch, element, channel].
+    - `mask` bool [batch, element]: True for available elements, False for padding and missing ones.
+    - `prompts` [prompt, channel]: additional keys and values wherever the sequence is attended to; layers return them
+      unchanged.
     """
 
     states: Tensor
     mask: Tensor
     prompts: Tensor | None = None
 
-    def read(self) -> tuple[Tensor, Tensor]:
-        """Return what attention may look at, [batch, element and prompt, channel], and its mask."""
+    def with_prompts(self) -> tuple[Tensor, Tensor]:
+        """Return the elements followed by the prompts, [batch, element + prompt, channel], and their mask."""
         if self.prompts is None:
             return self.states, self.mask
         prompts = self.prompts.expand(len(self.states), -1, -1)
@@ -39,13 +40,13 @@ class Stream:
 
 
 class WordEmbedding(nn.Module):
-    """Put [CLS], a word of its own after the vocabulary, before the tokens; embed each with its position.
+    """Prepend [CLS], an additional word after the vocabulary, and embed each token and its position.
 
-    Source: BERT's embedding. Differs from it: there is one segment, so none is embedded.
+    Source: BERT's embedding. Differs from it: there is only one segment, and no segment embedding.
     """
 
     def __init__(self, words: int, length: int, channels: int, dropout: float) -> None:
-        """Embed `words` words in questions of at most `length` tokens."""
+        """Embed a vocabulary of `words` in questions of at most `length` tokens."""
         super().__init__()
         self.cls = words
         self.word = nn.Embedding(words + 1, channels)
@@ -54,7 +55,7 @@ class WordEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Stream:
-        """Return [CLS] and the words of int tokens [batch, token]; padding is masked."""
+        """Return [CLS] and the embedded words of int `tokens` [batch, token]; padding is masked."""
         tokens = torch.cat((tokens.new_full((len(tokens), 1), self.cls), tokens), 1).long()
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         embedded = self.norm(self.word(tokens) + self.position(positions))
@@ -62,9 +63,9 @@ class WordEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Let one sequence attend to another, or to itself; a linear layer, dropout and the norm of the sum follow.
+    """Attention of one sequence to another, or to itself, with output projection, dropout, residual and layer norm.
 
-    Keys and values are one linear layer: a bias of keys alone cancels in the softmax and would never learn.
+    Keys and values share one linear layer: the bias of a key layer alone would cancel in the softmax and never learn.
     """
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
@@ -79,30 +80,30 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
 
     def forward(self, states: Tensor, context: Stream) -> Tensor:
-        """Return `states` [batch, element, channel] after they looked at `context`.
+        """Return `states` [batch, element, channel] after attention to `context`.
 
-        Where nothing of a row's `context` is there, its states stay as they are.
+        Rows whose `context` has no element are returned unchanged.
         """
-        elements, mask = context.read()
-        there = mask.any(1)[:, None, None]
-        visible = mask[:, None, None, :] | ~there.unsqueeze(3)  # a softmax over nothing would be NaN
+        elements, mask = context.with_prompts()
+        has_context = mask.any(1)[:, None, None]
+        attend_to = mask[:, None, None, :] | ~has_context.unsqueeze(3)  # a softmax over no element would be NaN
         query = self.query(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(elements).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout.p if self.training else 0.0
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
-        seen = self.output(seen.transpose(1, 2).flatten(2))
-        return torch.where(there, self.norm(states + self.dropout(seen)), states)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attend_to, dropout_p=dropout)
+        attended = self.output(attended.transpose(1, 2).flatten(2))
+        return torch.where(has_context, self.norm(states + self.dropout(attended)), states)
 
 
 class FeedForward(nn.Module):
-    """Widen each element four times, GELU, narrow it again; dropout and the norm of the sum follow."""
+    """Feed-forward block of four times the width with GELU, dropout, residual and layer norm."""
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(channels, WIDENING * channels),
+            nn.Linear(channels, EXPANSION * channels),
             nn.GELU(),
-            nn.Linear(WIDENING * channels, channels),
+            nn.Linear(EXPANSION * channels, channels),
             nn.Dropout(dropout),
         )
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
@@ -113,7 +114,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attend to oneself, then feed forward."""
+    """Self-attention, then feed-forward."""
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -121,15 +122,15 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(channels, dropout)
 
     def forward(self, stream: Stream) -> Stream:
-        """Return `stream` with new states; mask and prompts stay."""
+        """Return `stream` with new states and the same mask and prompts."""
         return replace(stream, states=self.feed_forward(self.attention(stream.states, stream)))
 
 
 class CrossLayer(nn.Module):
-    """Let each of several sequences attend to another one, then to itself, and feed forward.
+    """Cross-attention between several sequences, then self-attention and feed-forward for each.
 
-    `attends`: {sequence: the one it attends to}. All look at what came in, not at what another has just become. One
-    that would look at a sequence which is not there goes on unchanged.
+    `attends` {sequence: the sequence that it attends to}. All attend to the incoming states, not to updated ones. A
+    sequence skips the cross-attention if the other one is missing.
     """
 
     def __init__(self, attends: Mapping[str, str], channels: int, heads: int, dropout: float) -> None:
@@ -138,20 +139,20 @@ class CrossLayer(nn.Module):
         self.cross = nn.ModuleDict({name: Attention(channels, heads, dropout) for name in attends})
         self.own = nn.ModuleDict({name: TransformerLayer(channels, heads, dropout) for name in attends})
 
-    def forward(self, streams: Mapping[str, Stream], still: Mapping[str, Stream]) -> dict[str, Stream]:
-        """Return {sequence: stream} with new states for `streams`; those in `still` are only looked at."""
-        contexts = {**streams, **still}
-        changed = {}
+    def forward(self, streams: Mapping[str, Stream], fixed: Mapping[str, Stream]) -> dict[str, Stream]:
+        """Return {sequence: stream} with new states for `streams`; those in `fixed` are only attended to."""
+        contexts = {**streams, **fixed}
+        updated = {}
         for name, stream in streams.items():
             context = contexts.get(self.attends[name])
             states = stream.states if context is None else self.cross[name](stream.states, context)
-            changed[name] = self.own[name](replace(stream, states=states))
-        return changed
+            updated[name] = self.own[name](replace(stream, states=states))
+        return updated
 
 
-def start_as_bert(module: nn.Module) -> None:
-    """Draw the weights of a linear layer or an embedding from N(0, 0.02), with biases of zero; for `Module.apply`."""
+def init_bert_weights(module: nn.Module) -> None:
+    """Initialise a linear layer or an embedding as BERT: weights N(0, 0.02), biases zero. For `nn.Module.apply`."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=START_DEVIATION)
+        nn.init.normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)

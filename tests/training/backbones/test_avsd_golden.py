@@ -1,4 +1,4 @@
-"""Factor-graph attention against the released unit, under weights and inputs by formula (golden/avsd.json)."""
+"""Factor-graph attention against the released unit, with weights and inputs from formulas (golden/avsd.json)."""
 
 import json
 
@@ -25,7 +25,7 @@ SETTINGS = {
 
 @torch.no_grad()
 def formula_attention(setting: str) -> FactorGraphAttention:
-    """Return the unit of a setting; its mixture is sharpened, so that no attention is nearly uniform."""
+    """Return the unit of a setting, with a larger mixture, so that no attention is nearly uniform."""
     unit = FactorGraphAttention({name: utility for name, (_, utility) in SETTINGS[setting].items()}).eval()
     formula_weights(unit)
     for mixture in unit.mixture.values():

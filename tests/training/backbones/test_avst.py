@@ -1,4 +1,4 @@
-"""AVST at the seam: sizes, masks, levels, the match loss, and agreement with the released network."""
+"""What is specific to AVST: sizes, masks, levels, the match loss."""
 
 import pytest
 import torch
@@ -18,8 +18,8 @@ TINY = ModelSizes(
 )
 
 
-def make_batch(rows: int, time: int = 4, seed: int = 0, negatives: bool = False) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
+def make_batch(rows: int, time: int = 4, negatives: bool = False) -> Batch:
+    generator = torch.Generator().manual_seed(0)
     maps = torch.randn(rows, time, 16, 3, 2, generator=generator).relu()
     return Batch(
         question={"tokens": torch.randint(0, 20, (rows, 14), generator=generator)},
@@ -35,8 +35,8 @@ def make_batch(rows: int, time: int = 4, seed: int = 0, negatives: bool = False)
     )
 
 
-def tiny_avst(seed: int = 0):
-    torch.manual_seed(seed)
+def tiny_avst():
+    torch.manual_seed(0)
     return make_backbone("avst", TINY).eval()
 
 
@@ -44,7 +44,7 @@ def logits(backbone, batch: Batch) -> torch.Tensor:
     return backbone.answer(backbone.encode(batch)).logits
 
 
-def test_has_the_papers_parameter_count():
+def test_has_the_documented_number_of_parameters():
     shapes = {"vggish": (128,), "resnet18-map": (512, 14, 14)}
     backbone = make_backbone("avst", ModelSizes(words=93, answers=42, input_shapes=shapes))
     assert sum(p.numel() for p in backbone.parameters()) == 7_916_716
@@ -59,7 +59,7 @@ def test_gradient_reaches_every_parameter():
     assert unreached == []
 
 
-def test_a_batch_of_one_equals_its_row_in_a_batch():
+def test_a_row_does_not_depend_on_its_batch():
     backbone, batch = tiny_avst(), make_batch(5)
     alone = torch.cat([logits(backbone, batch.select(torch.tensor([row]))) for row in range(5)])
     torch.testing.assert_close(alone, logits(backbone, batch))
@@ -89,26 +89,26 @@ def pad(batch: Batch, steps: int) -> Batch:
     )
 
 
-def test_steps_that_are_not_there_change_nothing():
+def test_missing_steps_have_no_effect():
     backbone, batch = tiny_avst(), make_batch(3, negatives=True)
     short, long = (backbone.answer(backbone.encode(b)) for b in (batch, pad(batch, 3)))
     torch.testing.assert_close(long.logits, short.logits)
     torch.testing.assert_close(long.losses["match"], short.losses["match"])
 
 
-def test_sound_points_into_the_picture_and_its_absence_weighs_all_places_alike():
+def test_spatial_grounding_uses_audio_and_equal_weights_without_it():
     backbone, batch = tiny_avst(), make_batch(3)
     both = backbone.encode(batch)
-    picture = backbone.encode(batch.without("audio"))
-    maps = picture.features["visual"].flatten(3)
+    visual_only = backbone.encode(batch.without("audio"))
+    maps = visual_only.features["visual"].flatten(3)
     mean_of_normalised = torch.nn.functional.normalize(maps, dim=2).mean(3)
     joined = torch.tanh(torch.cat((maps.mean(3), mean_of_normalised), dim=-1))
     expected = backbone.spatial_grounding.output(joined)
-    torch.testing.assert_close(backbone.steps(picture)["visual"], expected)
+    torch.testing.assert_close(backbone.steps(visual_only)["visual"], expected)
     assert not torch.allclose(backbone.steps(both)["visual"], expected)
 
 
-def test_refuses_to_answer_where_nothing_stands_for_a_modality():
+def test_a_modality_that_is_missing_at_all_levels_is_refused():
     backbone, batch = tiny_avst(), make_batch(2)
     for modality in ("audio", "visual"):
         with pytest.raises(ValueError, match=modality):
@@ -117,33 +117,33 @@ def test_refuses_to_answer_where_nothing_stands_for_a_modality():
 
 def test_every_level_of_a_representation_gives_the_same_answer():
     backbone = tiny_avst()
-    entered = backbone.encode(make_batch(3))
-    steps = Representation(entered.question, steps=backbone.steps(entered), masks=entered.masks)
-    pooled = Representation(entered.question, pooled=backbone.pool(entered))
+    encoded = backbone.encode(make_batch(3))
+    steps = Representation(encoded.question, steps=backbone.steps(encoded), masks=encoded.masks)
+    pooled = Representation(encoded.question, pooled=backbone.pool(encoded))
     for other in (steps, pooled):
-        torch.testing.assert_close(backbone.answer(other).logits, backbone.answer(entered).logits)
+        torch.testing.assert_close(backbone.answer(other).logits, backbone.answer(encoded).logits)
 
 
-def test_match_loss_is_there_only_with_negatives_and_both_modalities_at_the_features_level():
+def test_match_loss_needs_negatives_and_both_modalities_at_the_features_level():
     backbone, batch = tiny_avst(), make_batch(3, negatives=True)
-    entered = backbone.encode(batch)
-    assert set(backbone.answer(entered).losses) == {"match"}
+    encoded = backbone.encode(batch)
+    assert set(backbone.answer(encoded).losses) == {"match"}
     assert backbone.answer(backbone.encode(make_batch(3))).losses == {}
     at_steps = Representation(
-        entered.question,
-        dict(entered.features),
-        backbone.steps(entered),
+        encoded.question,
+        dict(encoded.features),
+        backbone.steps(encoded),
         {},
-        entered.masks,
-        entered.negatives,
+        encoded.masks,
+        encoded.negatives,
     )
     assert backbone.answer(at_steps).losses == {}
 
 
-def test_prompts_join_the_keys_and_values_but_not_the_mean():
+def test_prompts_change_only_their_own_modality():
     backbone = tiny_avst()
-    entered = backbone.encode(make_batch(3))
-    plain = backbone.pool(entered)
-    prompted = backbone.pool(entered, {"audio": torch.randn(2, 16)})
+    encoded = backbone.encode(make_batch(3))
+    plain = backbone.pool(encoded)
+    prompted = backbone.pool(encoded, {"audio": torch.randn(2, 16)})
     torch.testing.assert_close(prompted["visual"], plain["visual"])
     assert not torch.allclose(prompted["audio"], plain["audio"])

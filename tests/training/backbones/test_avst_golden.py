@@ -1,4 +1,4 @@
-"""AVST against the released network: what it gave under weights and inputs by formula (golden/avst.json)."""
+"""AVST against the released network, with weights and inputs from formulas (golden/avst.json)."""
 
 import json
 
@@ -15,15 +15,14 @@ def test_equals_the_released_network_under_the_same_weights():
     backbone = make_backbone("avst", AVST_SIZES).eval()
     formula_weights(backbone)
     with torch.no_grad():
-        entered = backbone.encode(avst_batch())
-        answer = backbone.answer(entered)
-        audio, right = entered.features["audio"], backbone.steps(entered)["visual"]
-        wrong = backbone.spatial_grounding(entered.negatives, audio)
-        matching, mismatching = (backbone.match_head(audio, v).flatten(0, 1)[::5] for v in (right, wrong))
+        encoded = backbone.encode(avst_batch())
+        answer = backbone.answer(encoded)
+        matches = backbone.match(encoded)
+        positive, negative = (logits.flatten(0, 1)[::5] for logits in (matches.positive, matches.negative))
     for found, name in (
         (answer.logits[:, :8], "logits"),
-        (matching, "match_positive"),
-        (mismatching, "match_negative"),
+        (positive, "match_positive"),
+        (negative, "match_negative"),
     ):
         expected = torch.tensor(GOLDEN[name])
         assert (found - expected).norm() <= 1e-4 * expected.norm(), name

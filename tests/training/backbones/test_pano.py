@@ -1,4 +1,4 @@
-"""What is particular to Pano: elements and their places, who looks at whom, levels, sizes. The rest: test_backbones."""
+"""What is specific to Pano: objects and coordinates, cross-attention, levels, sizes."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.store.schema import MODALITIES
-from train.backbones.pano import Pano, _cut
+from train.backbones.pano import Pano, _split_side
 from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.interfaces import Representation
@@ -23,7 +23,7 @@ def sizes(*map_shape: int) -> ModelSizes:
 
 
 def make(*map_shape: int, **options) -> Pano:
-    """Return a Pano in evaluation whose weights are large enough for every path to show in its numbers."""
+    """Return a Pano in evaluation mode with weights so large that every path changes its outputs."""
     torch.manual_seed(0)
     backbone = Pano(sizes(*(map_shape or (4, 4))), **options).eval()
     with torch.no_grad():
@@ -37,13 +37,13 @@ def make_batch(*map_shape: int, rows: int = 3, time: int = 4) -> Batch:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1, 20, (rows, 14), generator=generator)
     tokens[:, 9:] = 0
-    there = torch.ones(rows, time, dtype=torch.bool)
+    mask = torch.ones(rows, time, dtype=torch.bool)
     return Batch(
         question={"tokens": tokens},
         audio={"vggish": torch.randn(rows, time, 8, generator=generator)},
         visual={"resnet18-map": torch.randn(rows, time, 16, *(map_shape or (4, 4)), generator=generator)},
-        audio_mask=there,
-        visual_mask=there,
+        audio_mask=mask,
+        visual_mask=mask,
         answer=torch.randint(0, 7, (rows,), generator=generator),
         type=("",) * rows,
         question_id=("",) * rows,
@@ -51,17 +51,17 @@ def make_batch(*map_shape: int, rows: int = 3, time: int = 4) -> Batch:
     )
 
 
-def embedded(backbone: Pano, representation: Representation) -> dict[str, tuple[torch.Tensor, ...]]:
-    """Return {modality: (elements, coordinates, mask)} as the embeddings of the modalities are given them."""
-    given = {}
+def embedding_inputs(backbone: Pano, representation: Representation) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Return {modality: (elements, coordinates, mask)}, the inputs of the modalities' embeddings."""
+    found = {}
     hooks = [
-        backbone.embeddings[m].register_forward_pre_hook(lambda _, inputs, m=m: given.__setitem__(m, inputs))
+        backbone.embeddings[m].register_forward_pre_hook(lambda _, inputs, m=m: found.__setitem__(m, inputs))
         for m in MODALITIES
     ]
     backbone.pool(representation)
     for hook in hooks:
         hook.remove()
-    return given
+    return found
 
 
 @pytest.mark.parametrize(
@@ -69,26 +69,26 @@ def embedded(backbone: Pano, representation: Representation) -> dict[str, tuple[
     [({}, 53_855_274), ({"hidden": 768, "heads": 12, "layers": (9, 5, 5, 5)}, 291_438_378)],
     ids=["small", "faithful"],
 )
-def test_has_the_parameters_that_it_says(options, parameters):
+def test_has_the_documented_number_of_parameters(options, parameters):
     with torch.device("meta"):
         backbone = Pano(PAPER, **options)
     assert sum(p.numel() for p in backbone.parameters()) == parameters
     assert f"{parameters:,}" in Pano.__doc__
 
 
-def test_layers_are_counted_question_visual_audio_cross():
+def test_layers_are_question_visual_audio_and_cross_modal():
     backbone = make(layers=[4, 3, 2, 1])
     assert [len(backbone.stacks[name]) for name in ("question", "visual", "audio")] == [4, 3, 2]
     assert len(backbone.cross_layers) == 1
 
 
-@pytest.mark.parametrize(("channels", "asked", "taken"), [(16, 8, 8), (12, 8, 6), (16, 12, 8), (7, 8, 7), (18, 4, 3)])
-def test_takes_the_most_heads_that_divide_the_width(channels, asked, taken):
-    backbone = Pano(sizes(4, 4), hidden=channels, heads=asked)
-    assert backbone.cross_layers[0].cross["audio"].heads == taken
+@pytest.mark.parametrize(("channels", "heads", "used"), [(16, 8, 8), (12, 8, 6), (16, 12, 8), (7, 8, 7), (18, 4, 3)])
+def test_uses_the_largest_number_of_heads_that_divides_the_width(channels, heads, used):
+    backbone = Pano(sizes(4, 4), hidden=channels, heads=heads)
+    assert backbone.cross_layers[0].cross["audio"].heads == used
 
 
-def test_starts_as_bert_but_for_the_stem():
+def test_weights_are_initialised_as_in_bert_except_the_audio_stem():
     torch.manual_seed(0)
     backbone = Pano(PAPER, layers=ONE_CROSS_LAYER)
     for name, parameter in backbone.named_parameters():
@@ -100,26 +100,26 @@ def test_starts_as_bert_but_for_the_stem():
             assert (parameter == float(name.endswith("weight"))).all(), name
 
 
-def test_every_norm_divides_by_the_papers_epsilon():
+def test_every_layer_norm_has_the_epsilon_of_the_paper():
     norms = [module for module in make().modules() if isinstance(module, torch.nn.LayerNorm)]
     assert len(norms) > 20
     assert {norm.eps for norm in norms} == {1e-12}
 
 
 @pytest.mark.parametrize("shape", [(14, 14), (2, 2), (7, 5), (3, 2), (1, 4), (1, 1)])
-def test_maps_are_pooled_to_two_by_two_objects_or_what_they_have(shape):
+def test_maps_are_pooled_to_at_most_two_by_two_objects(shape):
     backbone, batch = make(*shape), make_batch(*shape)
     sides = tuple(min(side, 2) for side in shape)
     maps = batch.visual["resnet18-map"]
     expected = F.adaptive_avg_pool2d(maps.flatten(0, 1), sides).unflatten(0, (3, 4)).flatten(3).transpose(2, 3)
-    elements, coordinates, _ = embedded(backbone, backbone.encode(batch))["visual"]
+    elements, coordinates, _ = embedding_inputs(backbone, backbone.encode(batch))["visual"]
     torch.testing.assert_close(elements, expected)
     assert coordinates.shape == (4, sides[0] * sides[1], 5)
 
 
-def test_an_object_is_at_the_time_and_the_place_that_it_was_pooled_from():
+def test_coordinates_of_an_object_are_its_time_and_box():
     backbone = make(4, 4)
-    coordinates = embedded(backbone, backbone.encode(make_batch(4, 4)))["visual"][1]
+    coordinates = embedding_inputs(backbone, backbone.encode(make_batch(4, 4)))["visual"][1]
     assert coordinates[0].tolist() == [
         [0, 0.25, 0.25, 0.5, 0.5],
         [0, 0.75, 0.25, 0.5, 0.5],
@@ -129,28 +129,28 @@ def test_an_object_is_at_the_time_and_the_place_that_it_was_pooled_from():
     assert coordinates[:, 0, 0].tolist() == [0, 0.25, 0.5, 0.75]
 
 
-def test_parts_of_an_odd_side_share_its_middle():
-    weights, spans = _cut(3)
+def test_parts_of_an_odd_side_share_its_middle_cell():
+    weights, extents = _split_side(3)
     assert weights.tolist() == [[0.5, 0], [0.5, 0.5], [0, 0.5]]
-    torch.testing.assert_close(spans, torch.tensor([[1 / 3, 2 / 3], [2 / 3, 2 / 3]]))
+    torch.testing.assert_close(extents, torch.tensor([[1 / 3, 2 / 3], [2 / 3, 2 / 3]]))
 
 
-def test_a_sound_begins_at_its_share_of_the_steps_and_lasts_one_of_them():
+def test_coordinates_of_audio_are_its_start_and_duration():
     backbone = make()
-    coordinates = embedded(backbone, backbone.encode(make_batch(time=3)))["audio"][1]
+    coordinates = embedding_inputs(backbone, backbone.encode(make_batch(time=3)))["audio"][1]
     assert coordinates.tolist() == [[[0, 0.25]], [[0.25, 0.25]], [[0.5, 0.25]]]
 
 
-def test_order_in_time_counts():
+def test_the_order_of_time_steps_changes_the_result():
     backbone, batch = make(), make_batch()
     for modality in MODALITIES:
-        turned = replace(batch, **{modality: {n: v.flip(1) for n, v in batch.features(modality).items()}})
+        reversed_batch = replace(batch, **{modality: {n: v.flip(1) for n, v in batch.features(modality).items()}})
         expected = backbone.pool(backbone.encode(batch))[modality]
-        assert not torch.allclose(backbone.pool(backbone.encode(turned))[modality], expected)
+        assert not torch.allclose(backbone.pool(backbone.encode(reversed_batch))[modality], expected)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_cls_is_the_mean_of_the_embedded_elements_that_are_there(modality):
+def test_cls_is_the_mean_of_the_embedded_available_elements(modality):
     backbone, batch = make(), make_batch()
     mask = torch.tensor([[True] * 4, [True, True, False, False], [False] * 4])
     found = backbone._embed(backbone.encode(replace(batch, **{f"{modality}_mask": mask})), modality)
@@ -161,44 +161,44 @@ def test_cls_is_the_mean_of_the_embedded_elements_that_are_there(modality):
         torch.testing.assert_close(found.states[row, 0], elements.mean(0))
 
 
-def test_a_row_of_which_nothing_is_there_is_answered_as_if_the_modality_were_absent():
+def test_a_row_without_available_steps_is_pooled_as_if_the_modality_were_missing():
     backbone, batch = make(), make_batch()
     alone = backbone.pool(backbone.encode(batch.without("visual")))["audio"]
-    emptied = replace(batch, visual_mask=torch.tensor([[True] * 4, [False] * 4, [True] * 4]))
-    found = backbone.pool(backbone.encode(emptied))
+    without_steps = replace(batch, visual_mask=torch.tensor([[True] * 4, [False] * 4, [True] * 4]))
+    found = backbone.pool(backbone.encode(without_steps))
     assert all(vectors.isfinite().all() for vectors in found.values())
     torch.testing.assert_close(found["audio"][1], alone[1])
     assert not torch.allclose(found["audio"][0], alone[0])
 
 
-def test_the_question_is_its_cls_before_any_video_and_its_words_come_along():
+def test_the_question_is_cls_and_neither_it_nor_the_words_depend_on_the_video():
     backbone, batch = make(), make_batch()
-    entered = backbone.encode(batch)
-    assert entered.words.shape == (3, 15, 16)
-    assert torch.equal(entered.question, entered.words[:, 0])
-    assert entered.word_mask.sum(1).tolist() == [10, 10, 10]
-    assert torch.equal(backbone.encode(batch.without(*MODALITIES)).words, entered.words)
+    encoded = backbone.encode(batch)
+    assert encoded.words.shape == (3, 15, 16)
+    assert torch.equal(encoded.question, encoded.words[:, 0])
+    assert encoded.word_mask.sum(1).tolist() == [10, 10, 10]
+    assert torch.equal(backbone.encode(batch.without(*MODALITIES)).words, encoded.words)
 
 
-def test_padding_after_the_words_changes_nothing_and_their_order_does():
+def test_padding_tokens_have_no_effect_and_the_order_of_words_does():
     backbone, batch = make(), make_batch()
     tokens = batch.question["tokens"]
     expected = backbone.answer(backbone.encode(batch)).logits
     shorter = backbone.answer(backbone.encode(replace(batch, question={"tokens": tokens[:, :9]}))).logits
     torch.testing.assert_close(shorter, expected)
-    turned = torch.cat((tokens[:, :9].flip(1), tokens[:, 9:]), 1)
+    reordered = torch.cat((tokens[:, :9].flip(1), tokens[:, 9:]), 1)
     assert not torch.allclose(
-        backbone.answer(backbone.encode(replace(batch, question={"tokens": turned}))).logits, expected
+        backbone.answer(backbone.encode(replace(batch, question={"tokens": reordered}))).logits, expected
     )
 
 
-def test_sound_looks_at_pictures_pictures_at_words_and_words_at_sound():
-    """In one cross-modal layer, each vector depends on itself and on the one that it looks at, and on no third."""
+def test_audio_attends_to_visual_visual_to_words_and_words_to_audio():
+    """In one cross-modal layer, each vector depends on itself and on the one that it attends to, not on the third."""
     backbone = make(layers=ONE_CROSS_LAYER)
-    entered = backbone.encode(make_batch())
-    sources = {"question": entered.words, **entered.features}
+    encoded = backbone.encode(make_batch())
+    sources = {"question": encoded.words, **encoded.features}
     leaves = {name: values.detach().requires_grad_() for name, values in sources.items()}
-    given = replace(entered, words=leaves.pop("question"), features=leaves)
+    given = replace(encoded, words=leaves.pop("question"), features=leaves)
     pooled = backbone._pool(given, {})
     for name, context in {"question": "audio", "audio": "visual", "visual": "question"}.items():
         inputs = (given.words, given.features["audio"], given.features["visual"])
@@ -207,63 +207,63 @@ def test_sound_looks_at_pictures_pictures_at_words_and_words_at_sound():
         assert reached == {name, context}
 
 
-def test_a_pooled_vector_is_looked_at_as_it_is_and_enters_the_answer_so():
+def test_a_pooled_vector_is_attended_to_and_answered_from_unchanged():
     backbone = make(layers=ONE_CROSS_LAYER)
-    entered = backbone.encode(make_batch().without("visual"))
+    encoded = backbone.encode(make_batch().without("visual"))
     vectors = torch.randn(2, 3, 16)
-    one, other = (backbone.pool(replace(entered, pooled={"visual": vector})) for vector in vectors)
+    one, other = (backbone.pool(replace(encoded, pooled={"visual": vector})) for vector in vectors)
     assert torch.equal(one["visual"], vectors[0])
     assert not torch.allclose(one["audio"], other["audio"])
-    given = replace(entered, pooled={"visual": vectors[0]})
+    given = replace(encoded, pooled={"visual": vectors[0]})
     pooled = backbone._pool(given, {})
     expected = backbone.classifier(torch.cat((pooled["question"], pooled["audio"], vectors[0]), -1))
     torch.testing.assert_close(backbone.answer(given).logits, expected)
 
 
-def test_given_steps_are_one_object_over_the_whole_picture():
+def test_a_step_given_as_a_vector_is_one_object_over_the_whole_frame():
     for options in ({}, {"hidden": 24}):
         backbone = make(1, 1, **options)
-        entered = backbone.encode(make_batch(1, 1))
-        given = replace(entered, features={}, steps=backbone.steps(entered))
-        torch.testing.assert_close(backbone.answer(given).logits, backbone.answer(entered).logits)
+        encoded = backbone.encode(make_batch(1, 1))
+        given = replace(encoded, features={}, steps=backbone.steps(encoded))
+        torch.testing.assert_close(backbone.answer(given).logits, backbone.answer(encoded).logits)
     backbone = make(4, 4)
-    entered = backbone.encode(make_batch(4, 4))
-    coordinates = embedded(backbone, replace(entered, steps=backbone.steps(entered)))["visual"][1]
+    encoded = backbone.encode(make_batch(4, 4))
+    coordinates = embedding_inputs(backbone, replace(encoded, steps=backbone.steps(encoded)))["visual"][1]
     assert coordinates.shape == (4, 1, 5)
     assert coordinates[:, 0, 1:].tolist() == [[0.5, 0.5, 1, 1]] * 4
 
 
-def test_a_given_step_that_is_not_there_is_not_read():
+def test_a_missing_step_given_as_a_vector_is_not_read():
     backbone = make()
-    entered = backbone.encode(make_batch())
+    encoded = backbone.encode(make_batch())
     mask = torch.arange(4).expand(3, 4) < 3
-    steps = {m: values.masked_fill(~mask[..., None], torch.nan) for m, values in backbone.steps(entered).items()}
-    given = replace(entered, steps=steps, masks=dict.fromkeys(MODALITIES, mask))
+    steps = {m: values.masked_fill(~mask[..., None], torch.nan) for m, values in backbone.steps(encoded).items()}
+    given = replace(encoded, steps=steps, masks=dict.fromkeys(MODALITIES, mask))
     shorter = {m: values[:, :3] for m, values in steps.items()}
-    expected = backbone.answer(replace(entered, steps=shorter, masks=dict.fromkeys(MODALITIES, mask[:, :3]))).logits
+    expected = backbone.answer(replace(encoded, steps=shorter, masks=dict.fromkeys(MODALITIES, mask[:, :3]))).logits
     torch.testing.assert_close(backbone.answer(given).logits, expected)
 
 
-def test_a_wider_model_lifts_its_features_and_learns_the_lift():
+def test_a_wider_model_projects_its_features_and_every_parameter_has_a_gradient():
     backbone, batch = make(hidden=24), make_batch()
-    entered = backbone.encode(batch)
-    assert backbone.channels == entered.question.shape[1] == 24
+    encoded = backbone.encode(batch)
+    assert backbone.channels == encoded.question.shape[1] == 24
     assert backbone.feature_shapes == {"audio": (16,), "visual": (16, 4, 4)}
-    assert {steps.shape[2] for steps in backbone.steps(entered).values()} == {24}
-    F.cross_entropy(backbone.answer(entered).logits, batch.answer).backward()
+    assert {steps.shape[2] for steps in backbone.steps(encoded).values()} == {24}
+    F.cross_entropy(backbone.answer(encoded).logits, batch.answer).backward()
     assert [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_prompts_of_one_modality_reach_who_looks_at_it():
+def test_prompts_of_a_modality_reach_what_attends_to_it():
     backbone = make(layers=ONE_CROSS_LAYER)
-    entered = backbone.encode(make_batch())
-    plain = backbone.pool(entered)
-    prompted = backbone.pool(entered, {"visual": torch.randn(2, 16)})
+    encoded = backbone.encode(make_batch())
+    plain = backbone.pool(encoded)
+    prompted = backbone.pool(encoded, {"visual": torch.randn(2, 16)})
     assert all(not torch.allclose(prompted[m], plain[m]) for m in MODALITIES)
-    torch.testing.assert_close(backbone.pool(entered, {"audio": torch.randn(2, 16)})["visual"], plain["visual"])
+    torch.testing.assert_close(backbone.pool(encoded, {"audio": torch.randn(2, 16)})["visual"], plain["visual"])
 
 
-def test_constants_learn_from_zero_by_moderate_gradients():
+def test_learned_constants_at_zero_have_moderate_gradients():
     torch.manual_seed(0)
     backbone, batch = Pano(sizes(4, 4), layers=(1, 1, 1, 5)), make_batch()
     constants = ConstantAnswer(backbone)
@@ -272,10 +272,10 @@ def test_constants_learn_from_zero_by_moderate_gradients():
         assert 0 < float(parameter.grad.norm()) < 10
 
 
-def test_refuses_a_question_without_words_and_pictures_that_are_no_maps():
+def test_a_question_without_words_and_features_that_are_not_maps_are_refused():
     backbone = make()
-    entered = backbone.encode(make_batch())
+    encoded = backbone.encode(make_batch())
     with pytest.raises(ValueError, match="word by word"):
-        backbone.answer(replace(entered, words=None))
+        backbone.answer(replace(encoded, words=None))
     with pytest.raises(ValueError, match=r"\(16,\)"):
         Pano(sizes())

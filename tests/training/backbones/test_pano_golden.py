@@ -1,4 +1,4 @@
-"""Pano against the released network: what its blocks gave under weights and inputs by formula (golden/pano.json)."""
+"""Pano's blocks against the released network, with weights and inputs from formulas (golden/pano.json)."""
 
 import json
 import zlib
@@ -23,7 +23,7 @@ VISUAL_MASK = torch.tensor([[True, True, True, False], [True, True, True, True]]
 
 
 def weights(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return what stands for the weights of this name: gains about 1, matrices by their fan-in."""
+    """Return the weights of this name: gains about 1, matrices scaled by their fan-in."""
     values = scattered(torch.Size(shape).numel(), zlib.crc32(name.encode()) % 997).reshape(shape).float()
     if len(shape) == 1:
         return 1 + 0.4 * values if name.endswith("weight") else 0.4 * values
@@ -49,7 +49,7 @@ def features() -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def run() -> dict[str, torch.Tensor]:
-    """Return what the blocks give in turn, {name: [row, channel]}: every third channel of the elements there."""
+    """Return the blocks' outputs in order, {name: [row, channel]}: every third channel of the available elements."""
     backbone = formula_weights(Pano(SIZES, heads=4, layers=(2, 1, 1, 2)).eval())
     found = {}
 

@@ -1,8 +1,8 @@
-"""PSTP-Net against the released network: what it gave under weights and inputs by formula (golden/pstp.json).
+"""PSTP-Net against the released network, with weights and inputs from formulas (golden/pstp.json).
 
-`OFFICIAL_NAMES` says which module of the release is which of ours. A selecting attention of the release has one matrix
-for queries, keys and values: its first two thirds are our `query` and `key`, its bias's first third is our `query`'s;
-the rest of it reaches no output. The bias of `TempSegsSelect_Module.clip_fc` shifts all scores alike: we have none.
+`OFFICIAL_NAMES` {module of the release: our module}. A selecting attention of the release has one matrix for queries,
+keys and values: its first two thirds are our `query` and `key`, the first third of its bias is the bias of our `query`;
+the rest does not affect the output. The bias of `TempSegsSelect_Module.clip_fc` shifts all scores alike; ours has none.
 """
 
 import json
@@ -59,35 +59,35 @@ OFFICIAL_SELECTORS = {
 
 
 def formula(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Return the values of the release's parameter `name`: norms about one, the rest by their fan-in."""
+    """Return the values of the release's parameter `name`: norms about 1, the others scaled by their fan-in."""
     salt = sum(position * ord(letter) for position, letter in enumerate(name, 1)) / 1_000
     values = scattered(torch.Size(shape).numel(), salt).reshape(shape).float()
     if "norm" in name and name.endswith("weight"):
         return 1 + values
-    # Queries and keys as wide as these tell items apart, so that a choice does not hang on the last bits.
-    wide = 1.5 if "qst_query" in name else 1.0
-    return wide * 2 * (3 / shape[-1]) ** 0.5 * values
+    # Larger queries and keys separate the items, so that selection does not depend on the last bits.
+    factor = 1.5 if "qst_query" in name else 1.0
+    return factor * 2 * (3 / shape[-1]) ** 0.5 * values
 
 
 def official_weights(ours: nn.Module) -> dict[str, Tensor]:
-    """Return {name in the release: values} of everything that `ours` has a place for."""
-    places = {name: values for name, values in ours.state_dict().items() if "input_whitening" not in name}
+    """Return {name in the release: values} of all parameters that `ours` has."""
+    own = {name: values for name, values in ours.state_dict().items() if "input_whitening" not in name}
     weights = {}
     for theirs, mine in OFFICIAL_NAMES.items():
-        for name, values in places.items():
+        for name, values in own.items():
             if name.startswith(f"{mine}."):
                 official = theirs + name.removeprefix(mine)
                 weights[official] = formula(official, tuple(values.shape))
     for theirs, mine in OFFICIAL_SELECTORS.items():
-        if f"{mine}.query.weight" in places:
-            channels = places[f"{mine}.query.weight"].shape[0]
+        if f"{mine}.query.weight" in own:
+            channels = own[f"{mine}.query.weight"].shape[0]
             weights[f"{theirs}.in_proj_weight"] = formula(f"{theirs}.in_proj_weight", (3 * channels, channels))
             weights[f"{theirs}.in_proj_bias"] = formula(f"{theirs}.in_proj_bias", (3 * channels,))
     return weights
 
 
-def translated(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return {our name: values} of weights under the release's names."""
+def translate(official: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return {our name: values} for weights {name in the release: values}."""
     weights = {}
     for name, values in official.items():
         module = next((theirs for theirs in OFFICIAL_NAMES if name.startswith(f"{theirs}.")), None)
@@ -106,37 +106,37 @@ def translated(official: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def formula_pstp(variant: str):
     backbone = make_backbone("pstp", SIZES, variant).eval()
-    missing, unexpected = backbone.load_state_dict(translated(official_weights(backbone)), strict=False)
+    missing, unexpected = backbone.load_state_dict(translate(official_weights(backbone)), strict=False)
     assert all(name.startswith("input_whitening") for name in missing)
     assert not unexpected
     return backbone
 
 
 def formula_regions() -> tuple[Tensor, Tensor]:
-    """Return sound [batch, time, channel] and regions [batch, time, patch, channel] for the audio-guided attention."""
+    """Return audio [batch, time, channel] and regions [batch, time, patch, channel] for the audio-guided attention."""
     return gaussian((2, 10, 512), 105), gaussian((2, 10, 25, 512), 106)
 
 
 @torch.no_grad()
 def quantities() -> dict[str, Tensor]:
-    """Return what golden/pstp.json holds, computed here."""
+    """Compute the quantities of golden/pstp.json."""
     released, paper, batch = formula_pstp("released"), formula_pstp("paper"), pstp_batch()
-    entered, perception = paper.encode(batch), paper.perception
-    steps = {m: Tokens(values, entered.masks[m]) for m, values in paper.steps(entered).items()}
+    encoded, perception = paper.encode(batch), paper.perception
+    steps = {m: Tokens(values, encoded.masks[m]) for m, values in paper.steps(encoded).items()}
     segments, _ = perception.segments(steps)
-    chosen, _ = perception.choose_segments(entered.question, steps)
-    patches = perception.patch_stem(perception.gather(entered.features["visual"][:, :, 1:], chosen))
-    # The release, told to, puts a norm (as initialised) after its global-local layers.
+    selected, _ = perception.select_segments(encoded.question, steps)
+    patches = perception.patch_stem(perception.gather_steps(encoded.features["visual"][:, :, 1:], selected))
+    # The golden values have the optional norm of the release, as initialised, after its global-local layers.
     streams = {m: F.layer_norm(t.values, (512,)) for m, t in perception.attend_globally(steps).items()}
     return {
         "released_logits": released.answer(released.encode(batch)).logits,
-        "segment_weights": perception.segment_selector.weights(entered.question, segments.unsqueeze(1)).squeeze(1),
-        "chosen_segments": chosen,
-        "patch_weights": perception.patch_selector.weights(entered.question, patches)[:, ::9],
-        "guided": perception.guide(*formula_regions())[:, ::3, ::32],
+        "segment_weights": perception.segment_selector.weights(encoded.question, segments.unsqueeze(1)).squeeze(1),
+        "chosen_segments": selected,
+        "patch_weights": perception.patch_selector.weights(encoded.question, patches)[:, ::9],
+        "guided": perception.attend_to_regions(*formula_regions())[:, ::3, ::32],
         "global_local_audio": streams["audio"][:, ::12, ::32],
         "global_local_visual": streams["visual"][:, ::12, ::32],
-        "intended_logits": paper.answer(entered).logits,
+        "intended_logits": paper.answer(encoded).logits,
     }
 
 
@@ -153,7 +153,7 @@ def test_equals_the_released_network_under_the_same_weights(found):
         assert (values - expected).float().norm() <= 1e-4 * expected.float().norm(), name
 
 
-def test_the_choice_does_not_hang_on_the_last_bits(found):
+def test_selection_does_not_depend_on_the_last_bits(found):
     for name, count in (("segment_weights", 2), ("patch_weights", 25)):
         ranked = found[name].sort(-1, descending=True).values
         assert (ranked[..., count - 1] / ranked[..., count] > 1 + 1e-4).all(), name

@@ -1,4 +1,4 @@
-"""Batches: split by what is there, put back in order, nothing left of what is taken away."""
+"""Batches: splitting by available modalities, merging predictions in order, removing a modality."""
 
 from dataclasses import replace
 
@@ -37,37 +37,37 @@ def test_parts_are_homogeneous_and_cover_every_row_once():
         assert (part.negatives is not None) == ("visual" in part.present)
 
 
-def test_answers_come_back_in_the_order_of_the_rows():
+def test_predictions_are_in_the_order_of_the_rows():
     batch = mixed_batch()
     numbers = {question_id: float(row) for row, question_id in enumerate(batch.question_id)}
-    answers = batch.predict_by_presence(lambda part: torch.tensor([[numbers[i]] for i in part.question_id]))
-    assert answers.squeeze(1).tolist() == list(range(12))
+    predictions = batch.predict_by_presence(lambda part: torch.tensor([[numbers[i]] for i in part.question_id]))
+    assert predictions.squeeze(1).tolist() == list(range(12))
 
 
-def test_taking_a_modality_away_leaves_nothing_of_it():
-    whole = mixed_batch([6, 7, 8])
-    without = whole.without("visual")
+def test_removing_a_modality_removes_its_features_mask_and_negatives():
+    complete = mixed_batch([6, 7, 8])
+    without = complete.without("visual")
     assert (without.visual, without.negatives) == (None, None)
     assert not without.visual_mask.any()
-    assert torch.equal(without.audio["vggish"], whole.audio["vggish"])
+    assert torch.equal(without.audio["vggish"], complete.audio["vggish"])
     assert without.present == ("audio",)
 
 
-def test_selecting_rows_takes_every_field_along():
+def test_selecting_rows_selects_them_in_every_field():
     batch, rows = mixed_batch([6, 7, 8, 9]), torch.tensor([3, 1])
-    chosen = batch.select(rows)
-    assert len(chosen) == 2
-    assert chosen.video_id == ("video4", "video3")
+    selected = batch.select(rows)
+    assert len(selected) == 2
+    assert selected.video_id == ("video4", "video3")
     for name in ("audio", "visual", "negatives", "question"):
-        for feature, values in getattr(chosen, name).items():
+        for feature, values in getattr(selected, name).items():
             assert torch.equal(values, getattr(batch, name)[feature][rows])
-    assert torch.equal(chosen.audio_mask, batch.audio_mask[rows])
+    assert torch.equal(selected.audio_mask, batch.audio_mask[rows])
 
 
-def test_choices_follow_their_rows_through_every_part():
-    whole = mixed_batch()
-    batch = replace(whole, choices=torch.arange(36).reshape(12, 3) % 5 == 0)
+def test_choices_are_split_with_their_rows():
+    without_choices = mixed_batch()
+    batch = replace(without_choices, choices=torch.arange(36).reshape(12, 3) % 5 == 0)
     for rows, part in batch.split_by_presence():
         assert torch.equal(part.choices, batch.choices[rows])
     assert batch.to("meta").choices.device.type == "meta"
-    assert all(part.choices is None for _, part in whole.split_by_presence())
+    assert all(part.choices is None for _, part in without_choices.split_by_presence())

@@ -1,4 +1,4 @@
-"""Batches out of a store: which rows, what is there, negatives, order, memory."""
+"""Batches from a store: rows, available modalities, negatives, order, memory."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def test_a_model_reads_rows_spread_evenly_over_the_seconds():
 
 
 @pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
-def test_a_row_holds_its_own_videos_stored_seconds(memory_bytes):
+def test_a_row_has_the_stored_steps_of_its_own_video(memory_bytes):
     store = make_store()
     batch = make_dataset(store, memory_bytes=memory_bytes).batch([9, 6, 20, 7])
     for row, video in enumerate((4, 3, 10, 3)):
@@ -42,7 +42,7 @@ def test_a_row_holds_its_own_videos_stored_seconds(memory_bytes):
     ]
 
 
-def test_absent_failed_and_short_tracks_are_masked_and_never_read_as_features():
+def test_missing_modalities_and_steps_are_masked_and_nan():
     batch = make_dataset().batch([0, 2, 4, 6])
     assert batch.audio_mask.tolist() == [[False] * 4, [True] * 4, [True, True, False, False], [True] * 4]
     assert batch.visual_mask.tolist() == [[True] * 4, [False] * 4, [True, True, False, False], [True] * 4]
@@ -54,7 +54,7 @@ def test_absent_failed_and_short_tracks_are_masked_and_never_read_as_features():
         assert features[~mask].isnan().all()
 
 
-def test_a_modality_that_nothing_has_is_none():
+def test_a_modality_that_no_row_has_is_none():
     hidden = {q.question_id: ("audio",) for q in make_manifest(make_store()).questions["train"]}
     batch = make_dataset().batch([6, 7], masks=hidden)
     assert batch.audio is None
@@ -62,7 +62,7 @@ def test_a_modality_that_nothing_has_is_none():
     assert not batch.audio_mask.any()
 
 
-def test_what_a_mask_hides_is_not_read():
+def test_a_hidden_modality_is_not_read():
     store = make_store()
     store.arrays["vggish"][4] = 99
     batch = make_dataset(store).batch([6, 8], masks={"4-audio": ("audio",)})
@@ -79,30 +79,30 @@ def test_negatives_are_real_steps_of_other_videos_of_the_split():
         store.arrays["resnet18-map"][video, :count] = video
     dataset = make_dataset(store)
     rows = [4, 6, 8, 9, 20] * 40
-    drawn = dataset.batch(rows, torch.Generator().manual_seed(3)).negatives["resnet18-map"][:, :, 0, 0, 0]
-    assert drawn.isfinite().all()
+    sampled = dataset.batch(rows, torch.Generator().manual_seed(3)).negatives["resnet18-map"][:, :, 0, 0, 0]
+    assert sampled.isfinite().all()
     own = torch.tensor([int(dataset.questions[row].video_id.removeprefix("video")) for row in rows])
-    assert not (drawn == own[:, None]).any()
-    assert set(drawn.unique().int().tolist()) == set(range(14)) - {1}
+    assert not (sampled == own[:, None]).any()
+    assert set(sampled.unique().int().tolist()) == set(range(14)) - {1}
     assert dataset.batch(rows).negatives is None
 
 
-def test_negatives_show_no_picture_that_the_masks_hide_from_every_question():
+def test_negatives_are_not_sampled_from_videos_whose_frames_are_hidden_from_every_question():
     store = make_store()
     for video in range(24):
         store.arrays["resnet18-map"][video] = video
     dataset = make_dataset(store)
-    of_video = {}
+    questions = {}
     for question in dataset.questions:
-        of_video.setdefault(int(question.video_id.removeprefix("video")), []).append(question.question_id)
-    shown, half_hidden = {2, 4, 10}, 5
-    masks = {q: ("visual",) for video, asked in of_video.items() if video not in shown for q in asked}
-    masks.pop(of_video[half_hidden][0])
+        questions.setdefault(int(question.video_id.removeprefix("video")), []).append(question.question_id)
+    visible, half_hidden = {2, 4, 10}, 5
+    masks = {q: ("visual",) for video, ids in questions.items() if video not in visible for q in ids}
+    masks.pop(questions[half_hidden][0])
     rows = [r for r, q in enumerate(dataset.questions) if q.question_id not in masks] * 40
-    drawn = dataset.batch(rows, torch.Generator().manual_seed(3), masks).negatives["resnet18-map"][:, :, 0, 0, 0]
-    assert set(drawn.unique().int().tolist()) == {*shown, half_hidden}
+    sampled = dataset.batch(rows, torch.Generator().manual_seed(3), masks).negatives["resnet18-map"][:, :, 0, 0, 0]
+    assert set(sampled.unique().int().tolist()) == {*visible, half_hidden}
     unmasked = dataset.batch(rows, torch.Generator().manual_seed(3)).negatives["resnet18-map"][:, :, 0, 0, 0]
-    assert set(unmasked.unique().int().tolist()) > {*shown, half_hidden}
+    assert set(unmasked.unique().int().tolist()) > {*visible, half_hidden}
 
 
 def test_the_same_generator_gives_the_same_order_and_negatives():
@@ -117,7 +117,7 @@ def test_the_same_generator_gives_the_same_order_and_negatives():
     assert [b.question_id for b in runs[0]] != [b.question_id for b in other]
 
 
-def test_a_split_without_questions_gives_no_batch():
+def test_a_split_without_questions_has_no_batches():
     store = make_store()
     manifest = make_manifest(store)
     empty = replace(manifest, questions={**manifest.questions, "val": ()})
@@ -126,7 +126,7 @@ def test_a_split_without_questions_gives_no_batch():
     assert list(dataset.batches(8)) == []
 
 
-def test_every_question_comes_once_and_the_last_batch_is_kept():
+def test_every_question_is_in_one_batch_and_smaller_batches_are_kept():
     dataset = make_dataset()
     batches = list(dataset.batches(8, torch.Generator().manual_seed(0)))
     assert sorted(len(b) for b in batches) == [2, 2, 8, 8, 8]
@@ -134,19 +134,19 @@ def test_every_question_comes_once_and_the_last_batch_is_kept():
     assert [i for b in dataset.batches(8) for i in b.question_id] == [q.question_id for q in dataset.questions]
 
 
-def test_a_batch_that_is_trained_on_lacks_the_same_modalities_in_every_row():
+def test_a_training_batch_has_the_same_modalities_in_every_row():
     dataset = make_dataset()
     hidden = {question.question_id: ("audio",) for question in dataset.questions[::2]}
-    kinds = []
+    modalities = []
     for batch in dataset.batches(4, torch.Generator().manual_seed(3), hidden):
         assert len(list(batch.split_by_presence())) == 1
-        kinds.append(batch.present)
-    assert set(kinds) == {("audio", "visual"), ("audio",), ("visual",), ()}
-    assert kinds != sorted(kinds)
-    assert kinds != sorted(kinds, reverse=True)
+        modalities.append(batch.present)
+    assert set(modalities) == {("audio", "visual"), ("audio",), ("visual",), ()}
+    assert modalities != sorted(modalities)
+    assert modalities != sorted(modalities, reverse=True)
 
 
-def test_maps_are_pooled_by_average_to_the_asked_size():
+def test_maps_are_average_pooled_to_the_map_size():
     store = make_store()
     pooled = make_dataset(store, map_size=2).batch([6]).visual["resnet18-map"]
     windows = store.arrays["resnet18-map"][3, ::2].astype(np.float32).reshape(4, 16, 2, 2, 2, 2).mean((3, 5))
@@ -164,11 +164,11 @@ def test_one_bank_reads_a_feature_once_for_every_split():
     assert sorted(store.reads) == ["resnet18-map", "vggish"]
 
 
-def test_says_which_questions_lost_a_modality_by_nature():
+def test_naturally_complete_questions_are_marked():
     assert make_dataset().naturally_complete[:8].tolist() == [False] * 4 + [True] * 4
 
 
-def test_refuses_a_store_that_lacks_or_has_not_finished_something():
+def test_a_store_with_missing_or_unfinished_videos_questions_or_features_is_refused():
     pending = make_store()
     pending.states["visual"][5] = State.PENDING
     with pytest.raises(UserError, match="video5"):
@@ -178,21 +178,21 @@ def test_refuses_a_store_that_lacks_or_has_not_finished_something():
     shorter.video_ids = shorter.video_ids[:-2]
     with pytest.raises(UserError, match="video22"):
         QuestionDataset(FeatureBank(shorter), manifest, "test", inputs_of(make_backbone("avst", SIZES)))
-    wordless = make_store()
-    del wordless.question_rows[TEXTS["visual"]]
+    without_question = make_store()
+    del without_question.question_rows[TEXTS["visual"]]
     with pytest.raises(UserError, match="What shows"):
-        make_dataset(wordless)
-    unread = make_store()
-    next(iter(unread.questions.values()))[1] = -1
-    with pytest.raises(UserError, match="lacks tokens-"):
-        make_dataset(unread)
+        make_dataset(without_question)
+    without_tokens = make_store()
+    next(iter(without_tokens.questions.values()))[1] = -1
+    with pytest.raises(UserError, match=r"tokens-\w+ is missing"):
+        make_dataset(without_tokens)
     with pytest.raises(UserError, match="map size 9"):
         make_dataset(map_size=9)
     with pytest.raises(UserError, match="no split 'dev'"):
         make_dataset(split="dev")
 
 
-def test_an_answer_outside_the_frozen_list_is_marked():
+def test_an_answer_outside_the_frozen_list_has_index_minus_one():
     store = make_store()
     store.truth["audio"] = store.truth["audio"].copy()
     manifest = make_manifest(store)
@@ -201,7 +201,7 @@ def test_an_answer_outside_the_frozen_list_is_marked():
     assert dataset.answers.tolist() == [-1]
 
 
-def test_choices_are_those_of_the_frozen_list_and_none_where_no_row_offers_any():
+def test_choices_are_those_in_the_frozen_list_and_none_if_no_row_has_any():
     store = make_store()
     offered = {"3-audio": ("drum", "kazoo"), "3-visual": (), "5-audio": ("kazoo",), "6-audio": CLASSES}
     manifest = offer(make_manifest(store), offered)
@@ -214,7 +214,7 @@ def test_choices_are_those_of_the_frozen_list_and_none_where_no_row_offers_any()
     assert make_dataset().batch([6, 7]).choices is None
 
 
-def test_the_tokens_of_a_longer_vocabulary_are_read_under_their_own_name():
+def test_tokens_of_longer_questions_are_read_under_their_own_name():
     store = make_store()
     manifest = make_manifest(store)
     longer = replace(manifest, vocabulary=replace(manifest.vocabulary, question_length=20))

@@ -1,4 +1,4 @@
-"""Datasets over a store on disk give what datasets over the same numbers in memory give."""
+"""A dataset over a store on disk gives the batches of a dataset over the same values in memory."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from train.training.fit import fit
 
 
 @pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
-def test_a_store_on_disk_gives_the_batches_of_its_numbers(tmp_path, memory_bytes):
+def test_a_store_on_disk_gives_the_batches_of_its_values(tmp_path, memory_bytes):
     tiny = make_store()
     write_store(tiny, tmp_path / "tiny.zarr")
     backbone, manifest = make_backbone("avst", SIZES), make_manifest(tiny)
@@ -35,7 +35,7 @@ def test_a_store_on_disk_gives_the_batches_of_its_numbers(tmp_path, memory_bytes
 
 
 @pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
-def test_a_lost_chunk_of_a_complete_row_is_named(tmp_path, memory_bytes):
+def test_missing_values_of_a_complete_video_are_reported(tmp_path, memory_bytes):
     tiny = make_store(incomplete=False)
     write_store(tiny, tmp_path / "tiny.zarr")
     backbone, manifest = make_backbone("avst", SIZES), make_manifest(tiny)
@@ -43,7 +43,7 @@ def test_a_lost_chunk_of_a_complete_row_is_named(tmp_path, memory_bytes):
         if file.is_file():
             file.unlink()
     bank = FeatureBank(open_store(tmp_path / "tiny.zarr"), memory_bytes=memory_bytes)
-    with pytest.raises(UserError, match=r"features/vggish/values lacks numbers of 'video\d+'.*damaged"):
+    with pytest.raises(UserError, match=r"features/vggish/values has missing values for 'video\d+'.*corrupt"):
         QuestionDataset(bank, manifest, "train", inputs_of(backbone)).batch(range(4))
 
 
@@ -58,12 +58,12 @@ def test_a_run_trains_on_a_store_on_disk(tmp_path):
     assert config.sizes.input_shapes == {"vggish": (8,), "resnet18-map": (SHAPES["resnet18-map"][0], 2, 2)}
 
 
-def test_videos_that_are_stored_together_are_read_together(tmp_path, monkeypatch):
+def test_videos_of_one_chunk_are_read_together(tmp_path, monkeypatch):
     write_store(make_store(videos=40), tmp_path / "s.zarr")
-    asked = []
+    reads = []
 
     def read(array, videos, steps):
-        asked.append((videos.start, videos.stop))
+        reads.append((videos.start, videos.stop))
         return read_steps(array, videos, steps)
 
     monkeypatch.setattr("train.data.feature_bank.read_steps", read)
@@ -72,7 +72,7 @@ def test_videos_that_are_stored_together_are_read_together(tmp_path, monkeypatch
     complete = np.flatnonzero(store.state("vggish") == State.COMPLETE)
     videos_per_chunk = store.values("vggish").chunks[0]
     assert videos_per_chunk > 1
-    assert len(asked) == len(np.unique(complete // videos_per_chunk)) < len(complete)
+    assert len(reads) == len(np.unique(complete // videos_per_chunk)) < len(complete)
     for video in complete:
         expected = store.values("vggish")[int(video)][[0, 2]]
         found = rows.gather(np.array([video, video]), np.array([0, 1])).numpy()

@@ -13,7 +13,7 @@ from train.data.scenarios import (
     draw_masks,
     hidden_in,
     load_masks,
-    missing_stretch,
+    missing_span,
     parse_parts,
     parse_rates,
     save_masks,
@@ -26,7 +26,7 @@ QUESTIONS = [
 ]
 
 
-def test_scenarios_hide_what_their_names_say():
+def test_scenarios_hide_the_modalities_in_their_names():
     hidden = {s: hidden_in(s) for s in ("complete", "audio-missing", "visual-missing", "both-missing", "natural")}
     assert hidden == {
         "complete": (),
@@ -39,10 +39,10 @@ def test_scenarios_hide_what_their_names_say():
         hidden_in("silence")
 
 
-def test_rates_are_read_from_text():
+def test_rates_are_parsed_from_text():
     assert parse_rates("audio=0.3, visual=0.2") == {"audio": 0.3, "visual": 0.2}
     assert parse_rates("visual=1") == {"visual": 1.0}
-    for wrong in (
+    for invalid in (
         "audio",
         "audio=x",
         "sound=0.1",
@@ -51,25 +51,25 @@ def test_rates_are_read_from_text():
         "audio=0.6,visual=0.6",
     ):
         with pytest.raises(UserError):
-            parse_rates(wrong)
+            parse_rates(invalid)
 
 
 @settings(max_examples=40)
 @given(st.floats(0, 0.35), st.floats(0, 0.35), st.integers(0, 10**6), st.sampled_from(["video", "question"]))
-def test_masks_are_nested_over_rates_and_hide_one_modality_at_most(low, more, seed, unit):
+def test_masks_are_nested_over_rates_and_hide_at_most_one_modality(low, more, seed, unit):
     few = draw_masks(QUESTIONS, {"audio": low, "visual": low / 2}, seed, unit).absent
     many = draw_masks(QUESTIONS, {"audio": low + more / 2, "visual": low / 2 + more / 2}, seed, unit).absent
     assert few.items() <= many.items()
     assert all(modalities in (("audio",), ("visual",)) for modalities in many.values())
 
 
-def test_masks_reach_their_rates():
+def test_masks_have_about_their_rates():
     hidden = list(draw_masks(QUESTIONS, {"audio": 0.3, "visual": 0.2}, seed=1).absent.values())
     assert abs(hidden.count(("audio",)) / len(QUESTIONS) - 0.3) < 0.06
     assert abs(hidden.count(("visual",)) / len(QUESTIONS) - 0.2) < 0.06
 
 
-def test_by_video_all_questions_of_a_video_lose_the_same():
+def test_with_unit_video_all_questions_on_a_video_lose_the_same_modality():
     absent = draw_masks(QUESTIONS, {"audio": 0.5}, seed=1, unit="video").absent
     states = {}
     for question in QUESTIONS:
@@ -78,7 +78,7 @@ def test_by_video_all_questions_of_a_video_lose_the_same():
     assert len({next(iter(found)) for found in states.values()}) == 2
 
 
-def test_a_saved_mask_file_reads_back_and_carries_its_header(tmp_path):
+def test_a_mask_file_round_trips_with_its_header(tmp_path):
     masks = draw_masks(QUESTIONS, {"audio": 0.3, "visual": 0.2}, seed=4, unit="video")
     save_masks(masks, tmp_path / "masks.json")
     assert load_masks(tmp_path / "masks.json") == masks
@@ -95,24 +95,24 @@ def test_a_saved_mask_file_reads_back_and_carries_its_header(tmp_path):
         '{"format": 1, "seed": 1, "unit": "video", "rates": {}, "absent": {"q": ["smell"]}}',
     ],
 )
-def test_a_wrong_mask_file_is_refused_by_name(tmp_path, text):
+def test_an_invalid_mask_file_is_refused_by_name(tmp_path, text):
     (tmp_path / "masks.json").write_text(text)
     with pytest.raises(UserError, match=r"masks\.json"):
         load_masks(tmp_path / "masks.json")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_a_stretch_has_its_share_of_the_steps_and_lies_anywhere(share: float) -> None:
-    stretches = [missing_stretch(8, share, 0, f"video{number}") for number in range(300)]
-    assert {len(stretch) for stretch in stretches} == {round(8 * share)}
-    assert {stretch.start for stretch in stretches} == set(range(8 - round(8 * share) + 1))
-    assert missing_stretch(8, share, 0, "video7") == stretches[7]
-    assert missing_stretch(0, share, 0, "video7") == range(0)
+def test_a_missing_span_has_its_share_of_the_steps_and_any_position(share: float) -> None:
+    spans = [missing_span(8, share, 0, f"video{number}") for number in range(300)]
+    assert {len(span) for span in spans} == {round(8 * share)}
+    assert {span.start for span in spans} == set(range(8 - round(8 * share) + 1))
+    assert missing_span(8, share, 0, "video7") == spans[7]
+    assert missing_span(0, share, 0, "video7") == range(0)
 
 
 def test_parts_may_cover_both_modalities_and_rates_may_not() -> None:
     assert parse_parts("audio=0.8,visual=0.7") == {"audio": 0.8, "visual": 0.7}
     assert parse_parts(None) is None
-    for wrong in ("audio=1.5", "smell=0.1", "audio"):
+    for invalid in ("audio=1.5", "smell=0.1", "audio"):
         with pytest.raises(UserError):
-            parse_parts(wrong)
+            parse_parts(invalid)

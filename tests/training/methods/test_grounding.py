@@ -68,10 +68,10 @@ def test_a_run_starts_from_pre_training_which_cannot_be_evaluated(tmp_path):
 
 def test_loss_is_over_both_kinds_of_pairs_at_the_available_steps():
     sure, unsure = torch.tensor([-9.0, 9.0]), torch.zeros(2)
-    matching, mismatching = torch.stack([sure, unsure])[None], torch.stack([-sure, sure])[None]
-    real = torch.tensor([[True, False]])
-    assert Matches(matching, mismatching, real).loss() < 1e-6
-    assert Matches(matching, mismatching, real).count_correct() == 2
-    both = Matches(matching, mismatching, torch.ones(1, 2, dtype=torch.bool))
+    positive, negative = torch.stack([sure, unsure])[None], torch.stack([-sure, sure])[None]
+    mask = torch.tensor([[True, False]])
+    assert Matches(positive, negative, mask).loss() < 1e-6
+    assert Matches(positive, negative, mask).count_correct() == 2
+    both = Matches(positive, negative, torch.ones(1, 2, dtype=torch.bool))
     assert float(both.loss()) == pytest.approx((np.log(2) + 18) / 4, rel=1e-4)
     assert both.count_correct() == 2

@@ -1,4 +1,4 @@
-"""Factor-graph attention: what is not there counts for nothing, at every place where it could."""
+"""Factor-graph attention: missing elements, members and utilities have no effect."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 @pytest.mark.parametrize("name", ["question", "audio", "visual"])
 @pytest.mark.parametrize("fill", [torch.nan, 9.0])
-def test_a_masked_element_is_as_good_as_gone(name, fill):
+def test_masking_an_element_equals_removing_it(name, fill):
     values, masks = make_values()
     values[name][..., -2:, :] = fill
     masks[name][..., -2:] = False
@@ -52,7 +52,7 @@ def test_a_masked_element_is_as_good_as_gone(name, fill):
     assert_same(attend(values, masks), attend(shorter, shorter_masks, prior))
 
 
-def test_members_at_the_end_that_are_not_there_are_as_good_as_gone():
+def test_masking_the_last_members_equals_removing_them():
     values, masks = make_values()
     masks["visual"][:, 2:] = False
     attended = attend(values, masks)
@@ -61,7 +61,7 @@ def test_members_at_the_end_that_are_not_there_are_as_good_as_gone():
     assert_same({**attended, "visual": attended["visual"][:, :2]}, expected)
 
 
-def test_a_member_amid_others_that_is_not_there_is_not_read():
+def test_a_missing_member_between_others_is_not_read():
     values, masks = make_values()
     complete = attend(values, masks)
     masks["visual"][0, 1] = False
@@ -73,15 +73,16 @@ def test_a_member_amid_others_that_is_not_there_is_not_read():
 
 
 @pytest.mark.parametrize("name", ["visual", "audio"])
-def test_a_utility_that_is_not_given_is_like_one_without_elements(name):
+def test_a_missing_utility_equals_one_without_elements(name):
     values, masks = make_values()
     masks[name] = torch.zeros_like(masks[name])
-    emptied = attend(values, masks)
-    assert not emptied.pop(name).any()
-    assert_same(attend(*({n: v for n, v in given.items() if n != name} for given in (values, masks))), emptied)
+    without_elements = attend(values, masks)
+    assert not without_elements.pop(name).any()
+    found = attend(*({n: v for n, v in inputs.items() if n != name} for inputs in (values, masks)))
+    assert_same(found, without_elements)
 
 
-def test_the_attention_is_the_softmax_of_the_mean_cosines_written_out():
+def test_the_attention_is_the_softmax_of_the_mixed_mean_cosines():
     unit, (values, masks) = make_unit(), make_values()
     expected = attend(values, masks)["audio"]
 
@@ -97,10 +98,10 @@ def test_the_attention_is_the_softmax_of_the_mean_cosines_written_out():
     torch.testing.assert_close((weights.unsqueeze(-1) * audio).sum(1), expected)
 
 
-def test_refuses_more_members_than_it_has_weights_for():
+def test_more_members_than_weights_are_refused():
     values, masks = make_values()
     values["visual"], masks["visual"] = values["visual"].repeat(1, 2, 1, 1), masks["visual"].repeat(1, 2, 1)
-    with pytest.raises(ValueError, match="8 members: it has weights for 4"):
+    with pytest.raises(ValueError, match="8 members, more than the 4 it was built for"):
         attend(values, masks)
 
 
@@ -113,5 +114,5 @@ def test_refuses_more_members_than_it_has_weights_for():
     ],
 )
 def test_only_groups_are_connected_and_only_to_plain_utilities(utilities):
-    with pytest.raises(ValueError, match="groups meet plain utilities"):
+    with pytest.raises(ValueError, match="only groups connect, to plain utilities"):
         FactorGraphAttention(utilities)

@@ -1,11 +1,11 @@
-"""The shared blocks, each against its formula written out."""
+"""The shared blocks, each compared with its formula."""
 
 import torch
 import torch.nn.functional as F
 from tiny_store import SIZES
 
 from train.backbones.registry import make_backbone
-from train.methods.losses import weigh
+from train.methods.losses import mean_over_parts
 from train.networks.layers import (
     LearnedConstants,
     MatchHead,
@@ -17,22 +17,22 @@ from train.networks.layers import (
 )
 
 
-def test_spatial_grounding_is_the_normalised_attention_written_out():
+def test_spatial_grounding_is_attention_over_normalised_locations():
     torch.manual_seed(0)
     block, maps, audio = SpatialGrounding(6), torch.randn(2, 3, 6, 4, 5), torch.randn(2, 3, 6)
-    places = F.normalize(maps.flatten(3).transpose(2, 3), dim=-1)
-    weights = (places @ F.normalize(audio, dim=-1).unsqueeze(-1)).squeeze(-1).softmax(-1)
-    grounded = (weights.unsqueeze(-1) * places).sum(2)
+    locations = F.normalize(maps.flatten(3).transpose(2, 3), dim=-1)
+    weights = (locations @ F.normalize(audio, dim=-1).unsqueeze(-1)).squeeze(-1).softmax(-1)
+    grounded = (weights.unsqueeze(-1) * locations).sum(2)
     expected = block.output(torch.tanh(torch.cat((maps.mean((3, 4)), grounded), -1)))
     torch.testing.assert_close(block(maps, audio), expected)
 
 
-def test_spatial_grounding_survives_a_map_of_zeros():
+def test_spatial_grounding_of_a_map_of_zeros_is_finite():
     block = SpatialGrounding(6)
     assert block(torch.zeros(1, 2, 6, 3, 3), torch.randn(1, 2, 6)).isfinite().all()
 
 
-def test_temporal_grounding_reads_only_the_steps_that_are_there():
+def test_temporal_grounding_reads_only_available_steps():
     torch.manual_seed(0)
     block, question, steps = TemporalGrounding(8, 2, 0.1).eval(), torch.randn(2, 8), torch.randn(2, 5, 8)
     mask = torch.tensor([[True, True, True, False, False]] * 2)
@@ -42,7 +42,7 @@ def test_temporal_grounding_reads_only_the_steps_that_are_there():
     torch.testing.assert_close(block(question, steps, mask), block(question, steps[:, :3], mask[:, :3]))
 
 
-def test_a_prompt_is_read_like_one_more_step():
+def test_a_prompt_is_read_like_a_step():
     torch.manual_seed(0)
     block, question, steps = TemporalGrounding(8, 2, 0.1).eval(), torch.randn(2, 8), torch.randn(2, 5, 8)
     mask, prompts = torch.ones(2, 5, dtype=torch.bool), torch.randn(3, 8)
@@ -51,23 +51,23 @@ def test_a_prompt_is_read_like_one_more_step():
     torch.testing.assert_close(block(question, steps, mask, prompts), expected)
 
 
-def test_questions_that_stand_several_times_have_the_same_gradients_again_on_two_threads():
+def test_gradients_of_repeated_questions_are_deterministic_on_two_threads():
     encoder, tokens = QuestionEncoder(9, 512), torch.randint(0, 9, (8, 6)).repeat(16, 1)
-    outside = torch.randn(len(tokens), 512)
+    weights = torch.randn(len(tokens), 512)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         gradients = []
         for _ in range(8):
             encoder.zero_grad()
-            (encoder(tokens) * outside).sum().backward()
+            (encoder(tokens) * weights).sum().backward()
             gradients.append(encoder.output.weight.grad.clone())
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(gradients[0], again) for again in gradients)
+    assert all(torch.equal(gradients[0], repeated) for repeated in gradients)
 
 
-def test_question_encoder_reads_hidden_and_cell_state_after_all_tokens():
+def test_question_encoder_reads_the_last_hidden_and_cell_state():
     torch.manual_seed(0)
     encoder, tokens = QuestionEncoder(9, 8), torch.randint(0, 9, (3, 6))
     hidden = cell = torch.zeros(3, 8)
@@ -75,35 +75,35 @@ def test_question_encoder_reads_hidden_and_cell_state_after_all_tokens():
         words = torch.tanh(encoder.embedding(tokens[:, position]))
         gates = F.linear(words, encoder.lstm.weight_ih_l0, encoder.lstm.bias_ih_l0)
         gates = gates + F.linear(hidden, encoder.lstm.weight_hh_l0, encoder.lstm.bias_hh_l0)
-        enter, forget, candidate, leave = gates.chunk(4, 1)
-        cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
-        hidden = leave.sigmoid() * cell.tanh()
+        input_gate, forget_gate, candidate, output_gate = gates.chunk(4, 1)
+        cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * candidate.tanh()
+        hidden = output_gate.sigmoid() * cell.tanh()
     expected = encoder.output(torch.tanh(torch.cat((hidden, cell), -1)))
     torch.testing.assert_close(encoder(tokens), expected)
 
 
-def test_match_head_narrows_by_halves():
+def test_match_head_halves_its_width_at_each_layer():
     widths = [tuple(layer.weight.shape) for layer in MatchHead(512).layers if hasattr(layer, "weight")]
     assert widths == [(512, 1024), (256, 512), (128, 256), (2, 128)]
 
 
-def test_learned_constants_are_one_vector_for_every_question():
+def test_learned_constants_are_the_same_vector_for_every_question():
     constants = LearnedConstants(make_backbone("avst", SIZES))
-    given = constants(("audio",), 3)
-    assert given.keys() == {"audio"}
-    assert given["audio"].shape == (3, SIZES.channels)
-    given["audio"].sum().backward()
+    vectors = constants(("audio",), 3)
+    assert vectors.keys() == {"audio"}
+    assert vectors["audio"].shape == (3, SIZES.channels)
+    vectors["audio"].sum().backward()
     assert constants.vectors["audio"].grad.tolist() == [3.0] * SIZES.channels
 
 
-def test_masked_mean_and_blank_leave_out_what_is_not_there():
+def test_masked_mean_and_blank_ignore_missing_steps():
     steps = torch.tensor([[[2.0], [4.0], [float("nan")]]])
     mask = torch.tensor([[True, True, False]])
     assert blank(steps, mask).tolist() == [[[2.0], [4.0], [0.0]]]
     assert masked_mean(blank(steps, mask), mask).tolist() == [[3.0]]
 
 
-def test_losses_of_parts_are_weighed_by_their_questions():
+def test_losses_of_parts_are_weighted_by_their_numbers_of_questions():
     one, two = torch.tensor(1.0), torch.tensor(2.0)
-    weighed = weigh([(3, {"total": one, "match": two}), (1, {"total": two})])
-    assert {name: float(loss) for name, loss in weighed.items()} == {"total": 1.25, "match": 1.5}
+    mean = mean_over_parts([(3, {"total": one, "match": two}), (1, {"total": two})])
+    assert {name: float(loss) for name, loss in mean.items()} == {"total": 1.25, "match": 1.5}

@@ -1,4 +1,4 @@
-"""Transformer blocks over sequences with gaps, each against its formula written out."""
+"""Transformer blocks over masked sequences, each compared with its formula."""
 
 from dataclasses import replace
 
@@ -14,25 +14,25 @@ from train.networks.transformer import (
     Stream,
     TransformerLayer,
     WordEmbedding,
-    start_as_bert,
+    init_bert_weights,
 )
 
 WIDTH, HEADS = 12, 3
-GAPS = torch.tensor([[True, True, False, True], [True, False, False, False]])
+MASK = torch.tensor([[True, True, False, True], [True, False, False, False]])
 
 
-def stream(seed: int, mask: torch.Tensor = GAPS) -> Stream:
+def stream(seed: int, mask: torch.Tensor = MASK) -> Stream:
     return Stream(torch.randn(*mask.shape, WIDTH, generator=torch.Generator().manual_seed(seed)), mask)
 
 
-def test_attention_is_the_softmax_over_what_is_there_written_out():
+def test_attention_is_the_softmax_over_available_elements():
     torch.manual_seed(0)
     block, states, context = Attention(WIDTH, HEADS, 0.1).eval(), torch.randn(2, 3, WIDTH), stream(1)
     query = block.query(states)
     key, value = block.key_value(context.states).chunk(2, -1)
     heads = []
     for q, k, v in zip(*(part.split(WIDTH // HEADS, -1) for part in (query, key, value)), strict=True):
-        scores = (q @ k.mT / (WIDTH // HEADS) ** 0.5).masked_fill(~GAPS[:, None], -torch.inf)
+        scores = (q @ k.mT / (WIDTH // HEADS) ** 0.5).masked_fill(~MASK[:, None], -torch.inf)
         heads.append(scores.softmax(-1) @ v)
     expected = F.layer_norm(
         states + block.output(torch.cat(heads, -1)), (WIDTH,), block.norm.weight, block.norm.bias, eps=1e-12
@@ -40,14 +40,14 @@ def test_attention_is_the_softmax_over_what_is_there_written_out():
     torch.testing.assert_close(block(states, context), expected)
 
 
-def test_attention_does_not_read_what_is_not_there():
+def test_attention_does_not_read_padding():
     torch.manual_seed(0)
     block, states, context = Attention(WIDTH, HEADS, 0.1).eval(), torch.randn(2, 3, WIDTH), stream(1)
-    changed = replace(context, states=context.states.masked_fill(~GAPS[..., None], 9.0))
+    changed = replace(context, states=context.states.masked_fill(~MASK[..., None], 9.0))
     assert torch.equal(block(states, changed), block(states, context))
 
 
-def test_where_nothing_is_there_states_stay_as_they_are_and_gradients_finite():
+def test_without_context_states_are_unchanged_and_gradients_finite():
     torch.manual_seed(0)
     block, states = Attention(WIDTH, HEADS, 0.1).eval(), torch.randn(2, 3, WIDTH)
     context = stream(1, torch.tensor([[False] * 4, [True] * 4]))
@@ -58,17 +58,17 @@ def test_where_nothing_is_there_states_stay_as_they_are_and_gradients_finite():
     assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
 
 
-def test_prompts_are_read_like_more_elements():
+def test_prompts_are_read_like_elements():
     torch.manual_seed(0)
     block, states, context = Attention(WIDTH, HEADS, 0.1).eval(), torch.randn(2, 3, WIDTH), stream(1)
     prompts = torch.randn(2, WIDTH)
     longer = Stream(
-        torch.cat((context.states, prompts.expand(2, -1, -1)), 1), torch.cat((GAPS, torch.ones(2, 2).bool()), 1)
+        torch.cat((context.states, prompts.expand(2, -1, -1)), 1), torch.cat((MASK, torch.ones(2, 2).bool()), 1)
     )
     torch.testing.assert_close(block(states, replace(context, prompts=prompts)), block(states, longer))
 
 
-def test_feed_forward_widens_four_times_with_the_exact_gelu():
+def test_feed_forward_has_four_times_the_width_and_the_exact_gelu():
     torch.manual_seed(0)
     block, states = FeedForward(WIDTH, 0.1).eval(), torch.randn(2, 3, WIDTH)
     wide = block.layers[0](states)
@@ -78,7 +78,7 @@ def test_feed_forward_widens_four_times_with_the_exact_gelu():
     torch.testing.assert_close(block(states), expected)
 
 
-def test_a_layer_attends_to_itself_then_feeds_forward_and_hands_prompts_on():
+def test_a_layer_is_self_attention_then_feed_forward_and_keeps_mask_and_prompts():
     torch.manual_seed(0)
     layer, given = TransformerLayer(WIDTH, HEADS, 0.1).eval(), replace(stream(1), prompts=torch.randn(2, WIDTH))
     found = layer(given)
@@ -87,36 +87,36 @@ def test_a_layer_attends_to_itself_then_feeds_forward_and_hands_prompts_on():
     assert found.prompts is given.prompts
 
 
-def test_all_of_a_cross_layer_look_at_what_came_in():
+def test_a_cross_layer_attends_to_the_incoming_states():
     torch.manual_seed(0)
     layer = CrossLayer({"a": "b", "b": "c", "c": "a"}, WIDTH, HEADS, 0.1).eval()
-    given = {name: stream(seed) for seed, name in enumerate("abc")}
-    found = layer(given, {})
+    streams = {name: stream(seed) for seed, name in enumerate("abc")}
+    found = layer(streams, {})
     for name, context in layer.attends.items():
-        crossed = layer.cross[name](given[name].states, given[context])
-        expected = layer.own[name](replace(given[name], states=crossed))
+        crossed = layer.cross[name](streams[name].states, streams[context])
+        expected = layer.own[name](replace(streams[name], states=crossed))
         torch.testing.assert_close(found[name].states, expected.states)
 
 
-def test_who_would_look_at_what_is_absent_goes_on_unchanged():
+def test_a_sequence_that_attends_to_a_missing_one_skips_cross_attention():
     torch.manual_seed(0)
     layer = CrossLayer({"a": "b", "b": "c", "c": "a"}, WIDTH, HEADS, 0.1).eval()
-    given = {name: stream(seed) for seed, name in enumerate("ab")}
-    found = layer(given, {})
+    streams = {name: stream(seed) for seed, name in enumerate("ab")}
+    found = layer(streams, {})
     assert found.keys() == {"a", "b"}
-    torch.testing.assert_close(found["b"].states, layer.own["b"](given["b"]).states)
+    torch.testing.assert_close(found["b"].states, layer.own["b"](streams["b"]).states)
 
 
-def test_what_stands_still_is_looked_at_and_not_changed():
+def test_a_fixed_sequence_is_attended_to_and_not_updated():
     torch.manual_seed(0)
     layer = CrossLayer({"a": "b", "b": "a"}, WIDTH, HEADS, 0.1).eval()
-    given = {name: stream(seed) for seed, name in enumerate("ab")}
-    found = layer({"a": given["a"]}, {"b": given["b"]})
+    streams = {name: stream(seed) for seed, name in enumerate("ab")}
+    found = layer({"a": streams["a"]}, {"b": streams["b"]})
     assert found.keys() == {"a"}
-    torch.testing.assert_close(found["a"].states, layer(given, {})["a"].states)
+    torch.testing.assert_close(found["a"].states, layer(streams, {})["a"].states)
 
 
-def test_words_are_embedded_after_cls_with_their_positions_and_padding_is_masked():
+def test_words_are_embedded_after_cls_with_positions_and_padding_is_masked():
     torch.manual_seed(0)
     block = WordEmbedding(9, 4, WIDTH, 0.1).eval()
     found = block(torch.tensor([[3, 5, 0, 0]], dtype=torch.int32))
@@ -125,9 +125,9 @@ def test_words_are_embedded_after_cls_with_their_positions_and_padding_is_masked
     torch.testing.assert_close(found.states[0, :3], expected)
 
 
-def test_starts_as_bert():
+def test_weights_are_initialised_as_in_bert():
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(400, 300), nn.Embedding(300, 400), nn.LayerNorm(300)).apply(start_as_bert)
+    module = nn.Sequential(nn.Linear(400, 300), nn.Embedding(300, 400), nn.LayerNorm(300)).apply(init_bert_weights)
     for layer in module[:2]:
         assert abs(float(layer.weight.detach().std()) - 0.02) < 2e-4
         assert abs(float(layer.weight.detach().mean())) < 2e-4
