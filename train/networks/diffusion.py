@@ -41,12 +41,12 @@ def cosine_betas(steps: int) -> Tensor:
 def linear_betas(steps: int) -> Tensor:
     """Return betas that rise linearly from 0.1 / steps to 20 / steps, float64 [step] (1e-4 to 0.02 at 1,000 steps).
 
-    Raises `UserError` if a beta exceeds 1, as with fewer than 20 steps.
+    Raises `UserError` if the last beta is 1 or more, as with 20 steps or fewer: no signal would be left to predict.
     """
     betas = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
-    if betas[-1] > 1:
+    if betas[-1] >= 1:
         raise UserError(
-            f"diffusion schedule linear: with {steps} steps the last beta is {betas[-1]:.3g}, above 1; "
+            f"diffusion schedule linear: with {steps} steps the last beta is {betas[-1]:.3g}, not below 1; "
             "use 21 steps or more, or the schedule sigmoid or cosine"
         )
     return betas

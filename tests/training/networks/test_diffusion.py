@@ -57,9 +57,13 @@ def test_the_cosine_schedule():
     assert cosine_betas(10)[[0, 8, 9]].tolist() == pytest.approx([0.027907, 0.743829, 0.999], abs=5e-7)
 
 
-def test_the_linear_schedule_is_refused_if_a_beta_exceeds_one():
-    with pytest.raises(UserError, match=r"linear.*10 steps.*above 1"):
-        linear_betas(10)
+@pytest.mark.parametrize("steps", [10, 20])
+def test_the_linear_schedule_is_refused_if_a_beta_reaches_one(steps):
+    with pytest.raises(UserError, match=rf"linear.*{steps} steps.*not below 1"):
+        linear_betas(steps)
+
+
+def test_the_linear_schedule():
     betas = linear_betas(1000)
     assert (betas[0].item(), betas[-1].item()) == pytest.approx((1e-4, 0.02))
 
