@@ -1,1 +1,1 @@
-"""Stage two: stores only, to models, to tables. It never decodes a video nor runs an extractor."""
+"""Stage two: train and evaluate models from feature stores. Only the stores are read, never a video."""

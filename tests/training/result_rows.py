@@ -1,10 +1,10 @@
-"""Result rows by formula, and run folders that hold them."""
+"""Computed result rows, and run folders that contain them."""
 
 import json
 from pathlib import Path
 
 from pipeline.manifests.templates import TYPES
-from train.report.tables import identity
+from train.report.tables import line_identity
 from train.runs.results import (
     Accuracies,
     Count,
@@ -15,7 +15,7 @@ from train.runs.results import (
 
 
 def accuracies(correct: int, types: tuple[str, ...] = TYPES) -> Accuracies:
-    """Give type number k of n questions `correct + k` right ones out of 20 + k, pooled into its group."""
+    """Return counts in which question type k has `correct + k` correct answers out of 20 + k, pooled into groups."""
     counts = {name: Count(correct=correct + k, questions=20 + k) for k, name in enumerate(types)}
     groups: dict[str, list[Count]] = {}
     for name, count in counts.items():
@@ -60,4 +60,4 @@ def save(folder: Path, rows: list[ResultRow]) -> list[Path]:
 
 
 def folders_of(rows: list[ResultRow], folder: Path) -> dict[tuple[str, int], Path]:
-    return {(identity(made), made.seed): folder / made.run for made in rows}
+    return {(line_identity(row), row.seed): folder / row.run for row in rows}

@@ -1,4 +1,4 @@
-"""A tiny run: a configuration that trains in a second, and a way to stop it."""
+"""A tiny run: a configuration that trains in a second, and an exception to stop it with."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""Official checkpoints in and out."""
+"""Official checkpoints, converted to runs."""

@@ -1,11 +1,11 @@
-"""Official checkpoints become runs: names are mapped, vocabularies brought into the manifest's order.
+"""Convert official checkpoints to runs: map tensor names, reorder vocabularies.
 
-It trains nothing and unpickles nothing but tensors. Which official tensor is which of ours stands in
-`train.checkpoints.release_names`.
+Only tensors are unpickled. The mapping of the names is in `train.checkpoints.release_names`.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -23,15 +23,15 @@ from train.checkpoints.release_names import RELEASES, Release
 from train.runs.config import TrainConfig, make_config
 from train.runs.folder import CHECKPOINT, build_method, write_start, write_tensors
 
-SHOWN = 5
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of an official checkpoint.
+    """The result of importing an official checkpoint.
 
-    `mapped` counts tensors that the run holds; `unused` are official ones that no forward pass reads, `unknown` those
-    that the release is not known to have, `fresh` ours that it does not hold (they start as they are built).
+    `mapped`: number of imported tensors. `unused`: official tensors that no forward pass reads. `unknown`: tensors that
+    the release is not known to have. `fresh`: our tensors that are not in the checkpoint and keep their initial values.
     """
 
     run: str
@@ -50,133 +50,139 @@ def import_checkpoint(
     store: str,
     vocabulary: Vocabulary | None = None,
 ) -> Imported:
-    """Make a run in `out` of the official `checkpoint`; `mavqa-evaluate` takes it.
+    """Convert the official `checkpoint` to a run in `out`, which can be evaluated.
 
-    `annotations`: the official training file, or a folder that holds it: words and answers are numbered by their
-    first appearance there, as the release does. With the `vocabulary` of a manifest they are renumbered to its order.
-    Raises `UserError` where the file is no checkpoint of that kind, or the vocabularies do not fit.
+    `annotations`: the official training file or a folder that contains it. The release numbers words and answers by
+    their first appearance in this file; if the `vocabulary` of a manifest is given, they are reordered to match it.
+    Raises `UserError` if the file is not a checkpoint of this kind or the vocabularies contain different entries.
     """
     if kind not in RELEASES:
         raise UserError(f"kind {kind!r} is unknown: choose one of {', '.join(RELEASES)}")
     if (out / "config.json").exists():
-        raise UserError(f"{out} already holds a run: give another --out")
+        raise UserError(f"{out} already contains a run: pass another --out")
     release = RELEASES[kind]
     official = read_official(checkpoint)
-    frozen = official_vocabulary(find_training_file(annotations, release))
-    settings: dict[str, Any] = {**release.settings, "options": release.read(official)}
+    release_vocabulary = official_vocabulary(find_training_file(annotations, release))
+    settings: dict[str, Any] = {**release.settings, "options": release.read_options(official)}
     config = make_config(**settings, manifest=manifest, store=store)
-    config = config.model_copy(update={"sizes": _sizes(release, frozen)})
+    words, answers = len(release_vocabulary.tokens), len(release_vocabulary.answers)
+    config = config.model_copy(update={"sizes": ModelSizes(words=words, answers=answers, **release.sizes)})
     torch.manual_seed(config.seed)
     method = build_method(config)
     assert isinstance(method, nn.Module)
-    state, imported = _map(release, official, method, checkpoint)
+    state, imported = _map_state(release, official, method, checkpoint)
     if vocabulary is not None:
-        state = renumber(state, release, frozen, vocabulary)
+        state = renumber(state, release, release_vocabulary, vocabulary)
     method.load_state_dict(state)
-    _write(out, config, vocabulary or frozen, method, checkpoint, imported)
+    _write_run(out, config, vocabulary or release_vocabulary, method, checkpoint, imported)
     return Imported(str(out), **imported)
 
 
 def read_official(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of an official checkpoint without the prefixes that `DataParallel` put before their names.
+    """Return the tensors of an official checkpoint, without the prefixes that `DataParallel` adds to their names.
 
-    Raises `UserError` where the file is missing or holds anything but tensors by name.
+    Raises `UserError` if the file is missing, corrupt or contains anything but named tensors.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"checkpoint {path} is not there: name the file of the official release") from None
-    except Exception as error:  # noqa: BLE001 - of a damaged file the reader raises whatever it stumbles over
+        raise UserError(f"checkpoint {path} does not exist: pass the file of the official release") from None
+    except Exception as error:  # noqa: BLE001 - for a corrupt file the reader raises errors of many types
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path} cannot be read as a checkpoint of tensors: {reason[:200]}") from None
     if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in state.items()):
-        raise UserError(f"{path} is not a state dict of tensors: save the model's state_dict() itself")
-    return {_without_prefix(name): values for name, values in state.items()}
+        raise UserError(f"{path} is not a state dict of tensors: save only the model's state_dict()")
+    return {re.sub(r"^(module\.)+", "", name): values for name, values in state.items()}
 
 
 def find_training_file(annotations: Path, release: Release) -> Path:
-    """Return the official training file: `annotations` itself, or the first of the release's names in it."""
+    """Return the official training file: `annotations` itself, or the first of the release's paths in this folder.
+
+    Raises `UserError` if there is none.
+    """
     if annotations.is_file():
         return annotations
     candidates = [annotations / name for name in release.training_files]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
+    file = next((path for path in candidates if path.is_file()), None)
+    if file is None:
         names = ", ".join(release.training_files)
-        raise UserError(f"{annotations} holds no official training file: looked for {names}")
-    return found
+        raise UserError(f"{annotations} contains no official training file: searched for {names}")
+    return file
 
 
 def official_vocabulary(path: Path) -> Vocabulary:
-    """Return words and answers numbered by their first appearance in an official training file.
+    """Return words and answers in the order of their first appearance in an official training file.
 
-    Source: the released data loaders. Raises `UserError` where the file is not one.
+    Source: the released data loaders. Raises `UserError` if the file is not an official training file.
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
         texts = [fill(record["question_content"], json.loads(record["templ_values"])) for record in records]
         return build_vocabulary(texts, [record["anser"] for record in records])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is no official training file ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is not an official training file ({type(error).__name__}: {error})") from None
 
 
 def renumber(state: Mapping[str, Tensor], release: Release, old: Vocabulary, new: Vocabulary) -> dict[str, Tensor]:
-    """Return `state` with the rows of words and answers in the order of `new`.
+    """Return `state` with the rows of words and answers reordered from the vocabulary `old` to `new`.
 
-    Raises `UserError` naming what the two vocabularies do not share.
+    Raises `UserError` with some of the words and answers that are in only one of the vocabularies.
     """
-    moved = dict(state)
+    renumbered = dict(state)
     for names, before, after in ((release.words, old.tokens, new.tokens), (release.answers, old.answers, new.answers)):
         if not names:
             continue
         differing = sorted(set(before) ^ set(after))
         if differing:
             raise UserError(
-                f"the official training file and the manifest do not share {len(differing)} words or answers, such as "
-                f"{', '.join(map(repr, differing[:SHOWN]))}: build the manifest from the official annotations"
+                f"the official training file and the manifest differ in {len(differing)} words or answers, such as "
+                f"{', '.join(map(repr, differing[:NAMES_SHOWN]))}: build the manifest from the official annotations"
             )
-        place = {word: number for number, word in enumerate(before)}
-        order = torch.tensor([place[word] for word in after])
-        moved |= {name: state[name][order] for name in names}
-    return moved
+        position = {word: number for number, word in enumerate(before)}
+        order = torch.tensor([position[word] for word in after])
+        renumbered |= {name: state[name][order] for name in names}
+    return renumbered
 
 
-def _sizes(release: Release, frozen: Vocabulary) -> ModelSizes:
-    return ModelSizes(words=len(frozen.tokens), answers=len(frozen.answers), **release.sizes)
-
-
-def _map(
+def _map_state(
     release: Release, official: Mapping[str, Tensor], method: nn.Module, path: Path
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    own = method.state_dict()
+    """Return the method's state dict with the official tensors, and the fields of `Imported` except `run`.
+
+    Raises `UserError` if tensors are missing, incompatible, not finite or have another shape.
+    """
+    initial = method.state_dict()
     state: dict[str, Tensor] = {}
     unused: list[str] = []
     unknown: list[str] = []
-    foreign: list[str] = []
+    incompatible: list[str] = []
     for name, values in official.items():
         ours = release.rename(name)
-        if ours in own:
+        if ours in initial:
             state[ours] = values
-        elif ours is not None or _matches(name, release.foreign):
-            foreign.append(name)
+        elif ours is not None or _matches(name, release.incompatible):
+            incompatible.append(name)
         else:
             (unused if _matches(name, release.unused) else unknown).append(name)
-    missing = [name for name in own if name not in state]
+    missing = [name for name in initial if name not in state]
     faults = {
         "missing": [name for name in missing if not _matches(name, release.fresh)],
-        "of a network with other settings": foreign,
+        "of a network with other settings": incompatible,
         "wrong shape": [
-            f"{n} {list(v.shape)}, not {list(own[n].shape)}" for n, v in state.items() if own[n].shape != v.shape
+            f"{n} {list(v.shape)}, not {list(initial[n].shape)}"
+            for n, v in state.items()
+            if initial[n].shape != v.shape
         ],
-        "no finite real numbers": [name for name, values in state.items() if not _is_plain(values)],
+        "not finite floating-point numbers": [name for name, values in state.items() if not _is_finite(values)],
     }
     if any(faults.values()):
-        told = "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
-        raise UserError(f"{path} is no checkpoint of {release.source}, or its training file is another: {told}")
+        details = "; ".join(f"{fault}: {_list_names(names)}" for fault, names in faults.items() if names)
+        raise UserError(f"{path} is not a checkpoint of {release.source}, or not of this training file: {details}")
     imported = {"mapped": len(state), "unused": tuple(unused), "unknown": tuple(unknown), "fresh": tuple(missing)}
-    return {**own, **{name: values.float() for name, values in state.items()}}, imported
+    return {**initial, **{name: values.float() for name, values in state.items()}}, imported
 
 
-def _write(
+def _write_run(
     out: Path,
     config: TrainConfig,
     vocabulary: Vocabulary,
@@ -192,21 +198,15 @@ def _write(
     write_start(out, config, vocabulary, {"imported_from": origin})
 
 
-def _without_prefix(name: str) -> str:
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    return name
-
-
-def _is_plain(values: Tensor) -> bool:
-    is_stored = values.layout == torch.strided and not values.is_meta
-    return is_stored and values.is_floating_point() and bool(values.isfinite().all())
+def _is_finite(values: Tensor) -> bool:
+    is_dense = values.layout == torch.strided and not values.is_meta
+    return is_dense and values.is_floating_point() and bool(values.isfinite().all())
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _some(names: list[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+def _list_names(names: list[str]) -> str:
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

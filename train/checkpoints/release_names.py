@@ -1,4 +1,4 @@
-"""Which tensor of an official checkpoint is which of ours, release by release, as data. It reads no file.
+"""The tensor names of each official release, mapped to ours.
 
 Source: the state dicts of the released networks: GeWu-Lab/MUSIC-AVQA (AVST and its grounding pre-training),
 VisualAIKHU/Missing-AVQA (RMM and AVR on AVST), GeWu-Lab/PSTP-Net.
@@ -17,41 +17,37 @@ if TYPE_CHECKING:
 Names = tuple[tuple[str, str], ...]
 
 
-def _nothing(official: "Mapping[str, Tensor]") -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Release:
     """One official release.
 
-    `settings`: of `train.runs.config.make_config`. `sizes`: of `train.runs.config.ModelSizes`, less the vocabulary's.
-    `training_files`: where the training file lies below a folder of annotations. `names`: (official prefix, ours).
-    `unused`: patterns of official tensors that no forward pass reads; `foreign`: of those of other settings of the
-    release, whose networks answer otherwise than ours. `fresh`: patterns of ours that no release holds.
-    `words`, `answers`: our tensors whose rows are words or answers. `read`: the method's options that the tensors tell.
-    `parts`: (pattern, replacement) for what follows a prefix.
+    `settings`: of `train.runs.config.make_config`. `sizes`: of `train.backbones.sizes.ModelSizes`, except the
+    vocabulary's. `training_files`: possible paths of the training file in the annotations folder. `prefixes`: (official
+    prefix, ours), and `substitutions`: (pattern, replacement) in the rest of the name. `unused`: patterns of official
+    tensors that no forward pass reads. `incompatible`: patterns of official tensors of other settings, whose networks
+    compute different answers. `fresh`: patterns of our tensors that the release does not have. `words`, `answers`: our
+    tensors whose rows are words or answers. `read_options`: returns the method's options, read from the tensors.
     """
 
     source: str
     settings: dict[str, Any]
     sizes: dict[str, Any]
     training_files: tuple[str, ...]
-    names: Names
+    prefixes: Names
     unused: tuple[str, ...]
     fresh: tuple[str, ...]
     words: tuple[str, ...]
     answers: tuple[str, ...]
-    parts: Names = ()
-    read: Callable[["Mapping[str, Tensor]"], dict[str, Any]] = field(default=_nothing)
-    foreign: tuple[str, ...] = ()
+    substitutions: Names = ()
+    read_options: Callable[["Mapping[str, Tensor]"], dict[str, Any]] = field(default=lambda official: {})
+    incompatible: tuple[str, ...] = ()
 
     def rename(self, name: str) -> str | None:
-        """Return our name of the official tensor `name`, or None where we have no use for it."""
-        for official, ours in self.names:
+        """Return our name of the official tensor `name`, or None if it has none."""
+        for official, ours in self.prefixes:
             if name.startswith(official):
                 rest = name.removeprefix(official)
-                for pattern, replacement in self.parts:
+                for pattern, replacement in self.substitutions:
                     rest = re.sub(pattern, replacement, rest)
                 return ours + rest
         return None
@@ -105,8 +101,8 @@ _UNET: Names = (
     ("unet.final_conv.", "refiner.diffusion.network.head."),
 )
 
-# Inside a level 0 and 1 are blocks, 2 the attention, 3 the change of resolution.
-_UNET_PARTS: Names = (
+# Within a level of the U-Net, 0 and 1 are blocks, 2 is the attention, 3 the change of resolution.
+_UNET_SUBSTITUTIONS: Names = (
     *((rf"^(\d)\.{i}\.", rf"\1.{part}.") for i, part in enumerate(("block1", "block2", "attention", "change"))),
     (r"block(\d)\.proj\.", r"conv\1."),
     (r"block(\d)\.norm\.", r"norm\1."),
@@ -121,11 +117,11 @@ _UNET_PARTS: Names = (
 
 def _read_missing_avqa(official: "Mapping[str, Tensor]") -> dict[str, Any]:
     names = {"slots": "memory_network.question_memory", "steps": "diffusion.betas"}
-    found = {option: (name, official[name]) for option, name in names.items() if name in official}
-    for name, values in found.values():
+    tensors = {option: (name, official[name]) for option, name in names.items() if name in official}
+    for name, values in tensors.values():
         if not values.ndim or not len(values):
-            raise UserError(f"tensor {name} of the checkpoint has the shape {list(values.shape)}: it counts nothing")
-    return {option: len(values) for option, (_, values) in found.items()}
+            raise UserError(f"checkpoint tensor {name} has shape {list(values.shape)}: at least one row expected")
+    return {option: len(values) for option, (_, values) in tensors.items()}
 
 
 RELEASES = {
@@ -134,7 +130,7 @@ RELEASES = {
         settings={"preset": "avst"},
         sizes=_AVST_SIZES,
         training_files=_JSON,
-        names=_AVST,
+        prefixes=_AVST,
         unused=_AVST_UNUSED,
         fresh=_FRESH,
         words=_AVST_WORDS,
@@ -145,9 +141,9 @@ RELEASES = {
         settings={"preset": "grounding"},
         sizes=_AVST_SIZES,
         training_files=_JSON,
-        names=_GROUNDING,
+        prefixes=_GROUNDING,
         unused=("visual_net.*",),
-        # It knows no question and answers none.
+        # The pre-trained network has no question and answer layers.
         fresh=(*_FRESH, *(f"backbone.{part}.*" for part in _ANSWERING)),
         words=(),
         answers=(),
@@ -157,7 +153,7 @@ RELEASES = {
         settings={"preset": "released", "backbone": "avst", "method": "rmm-avr", "variant": "released"},
         sizes=_AVST_SIZES,
         training_files=_JSON,
-        names=(
+        prefixes=(
             *_AVST,
             *_UNET,
             ("kr.", "refiner.join."),
@@ -166,13 +162,13 @@ RELEASES = {
             ("memory_network.audio_memory", "memory.slots.audio"),
             ("memory_network.visual_memory", "memory.slots.visual"),
         ),
-        # The diffusion holds the U-Net once more, and a schedule that we compute.
+        # The diffusion contains a second copy of the U-Net, and a schedule that we compute.
         unused=(*_AVST_UNUSED, "conv_sm.*", "diffusion.*"),
         fresh=(*_FRESH, "unseen.*", "memory.moments.*", "memory.placed", "refiner.moments.*"),
         words=_AVST_WORDS,
         answers=_ANSWERS,
-        parts=_UNET_PARTS,
-        read=_read_missing_avqa,
+        substitutions=_UNET_SUBSTITUTIONS,
+        read_options=_read_missing_avqa,
     ),
     "pstp": Release(
         source="PSTP-Net (GeWu-Lab/PSTP-Net)",
@@ -183,7 +179,7 @@ RELEASES = {
             "time_steps": 60,
         },
         training_files=("music_avqa_train.json", "split_que_id/music_avqa_train.json", *_JSON),
-        names=(
+        prefixes=(
             ("fc_a.", "backbone.audio_stem."),
             ("fc_v.", "backbone.visual_stem."),
             ("fc_q.", "backbone.question_stem."),
@@ -195,7 +191,7 @@ RELEASES = {
             ("GlobalSelf_Module.layers.0.norm2.", "backbone.fusion.0.output_norm."),
             ("fc_answer_pred.", "backbone.classifier."),
         ),
-        # What chooses and perceives was computed and thrown away in the release, so it never learnt.
+        # The release discards the outputs of its selection and perception modules, so they were never trained.
         unused=(
             "TempSegsSelect_Module.*",
             "SpatRegsSelect_Module.*",
@@ -212,7 +208,7 @@ RELEASES = {
         fresh=_FRESH,
         words=(),
         answers=_ANSWERS,
-        # The release can be told to stack layers, of which the last one answers.
-        foreign=("GlobalSelf_Module.layers.[1-9]*",),
+        # An option of the release stacks several layers, the last of which answers.
+        incompatible=("GlobalSelf_Module.layers.[1-9]*",),
     ),
 }

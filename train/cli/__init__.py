@@ -1,1 +1,1 @@
-"""The commands of stage two. They parse options and show results; none loads torch before it runs."""
+"""The commands of stage two: options and output only. None loads torch before it runs."""

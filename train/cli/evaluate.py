@@ -1,4 +1,4 @@
-"""`mavqa-evaluate`: measure a trained run in every scenario. It only parses options and shows results."""
+"""`mavqa-evaluate`: evaluate a trained run in every scenario."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,8 @@ from train.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.manifests.manifest import Question
+    from pipeline.manifests.manifest import Manifest, Question
+    from train.data.feature_bank import FeatureBank
     from train.data.scenarios import Masks
 
 
@@ -29,23 +30,34 @@ if TYPE_CHECKING:
     "--scenario",
     "scenarios",
     multiple=True,
-    help="complete, audio-missing, visual-missing, both-missing or natural; repeatable.  [default: all]",
+    help="Scenario to evaluate: complete, audio-missing, visual-missing, both-missing or natural; repeatable.  "
+    "[default: all]",
 )
-@click.option("--missing-rate", help="Take modalities away from some questions, such as audio=0.3,visual=0.2.")
+@click.option(
+    "--missing-rate",
+    help="Share of the questions that lose a modality, such as audio=0.3,visual=0.2; replaces the scenarios.  "
+    "[default: none]",
+)
 @click.option(
     "--unit",
     type=click.Choice(["question", "video"]),
     default="question",
     show_default=True,
-    help="What loses a modality at a --missing-rate.",
+    help="Whether single questions or whole videos lose a modality, for --missing-rate and --curves.",
 )
-@click.option("--missing-part", help="Take a stretch of every video's seconds away, such as audio=0.5.")
-@click.option("--curves", is_flag=True, help="Add the accuracy at every pair of missing rates.")
-@file_option("--masks", "File that says which questions lose which modality, in place of scenarios.")
-@click.option("--split", type=click.Choice(["train", "val", "test"]), help="[default: test, else val]")
+@click.option(
+    "--missing-part",
+    help="Share of every video's seconds that lose a modality, such as audio=0.5; replaces the scenarios.  "
+    "[default: none]",
+)
+@click.option("--curves", is_flag=True, help="Also compute the accuracy at every pair of missing rates.")
+@file_option("--masks", "Mask file with the questions that lose a modality; replaces the scenarios.  [default: none]")
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), help="Split to evaluate.  [default: test, else val]"
+)
 @store_option("the run's")
-@folder_option("--manifest", "Folder of the manifest.  [default: the run's]")
-@folder_option("--question-only", "Run that gives the question-only floor.  [default: one beside RUN]")
+@folder_option("--manifest", "Manifest folder.  [default: the run's]")
+@folder_option("--question-only", "Run to take the question-only floor from.  [default: a matching run next to RUN]")
 @device_option
 @json_option
 def evaluate(
@@ -63,9 +75,9 @@ def evaluate(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure what a missing modality costs a trained RUN, and add the rows to its results.jsonl.
+    """Evaluate a trained RUN with each modality missing, and append the rows to its results.jsonl.
 
-    Questions on videos that were recorded without sound or picture stand in `natural`, never in `complete`.
+    Questions on videos recorded without audio or without video are in the scenario `natural`, not in `complete`.
 
     \b
     Examples:
@@ -76,9 +88,6 @@ def evaluate(
       mavqa-evaluate runs/avst-rmm-avr-1 --curves
     """
     require_run(run)
-    from pipeline.manifests.manifest import load_manifest
-    from pipeline.store.reader import open_store
-    from train.data.feature_bank import FeatureBank
     from train.data.scenarios import ALL_SCENARIOS, parse_parts
     from train.evaluation.evaluate_run import count_left_out, default_split, evaluate_run, summarise_run
     from train.evaluation.rate_curves import add_curves
@@ -87,21 +96,20 @@ def evaluate(
     from train.training.fit import choose_device
 
     config = read_config(run)
-    folder = manifest or Path(config.manifest)
-    loaded = load_manifest(require_manifest(folder, folder.name))
-    address = store or config.store
-    bank = FeatureBank(open_store(require_store(address, Path(address).stem)))
+    loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store)
     split = split or default_split(loaded)
-    asked = scenarios or ALL_SCENARIOS
     if sum(map(bool, (masks, missing_rate, missing_part))) > 1:
-        raise UserError("--masks, --missing-rate and --missing-part each say what is missing: give one of them")
-    given = _find_masks(run, loaded.questions.get(split, ()), f"-{split}", masks, missing_rate, unit)
+        raise UserError("--masks, --missing-rate and --missing-part exclude each other: pass only one of them")
+    chosen_masks = _choose_masks(run, loaded.questions.get(split, ()), f"-{split}", masks, missing_rate, unit)
     if question_only is not None:
         read_results(question_only / RESULTS_FILE)
-    found = evaluate_run(run, loaded, bank, split, asked, given, str(choose_device(device)), parse_parts(missing_part))
+    requested = scenarios or ALL_SCENARIOS
+    evaluated = evaluate_run(
+        run, loaded, bank, split, requested, chosen_masks, str(choose_device(device)), parse_parts(missing_part)
+    )
     if curves:
         add_curves(run, loaded, split, unit)
-    document = summarise_run(run, split, found, question_only)
+    document = summarise_run(run, split, evaluated, question_only)
     report_left_out(count_left_out(run, split))
     if as_json:
         show_json(document)
@@ -109,16 +117,25 @@ def evaluate(
         show_scenarios({run.resolve().name: document})
 
 
-def _find_masks(
+def _open_data(manifest: Path, store: str) -> "tuple[Manifest, FeatureBank]":
+    from pipeline.manifests.manifest import load_manifest
+    from pipeline.store.reader import open_store
+    from train.data.feature_bank import FeatureBank
+
+    loaded = load_manifest(require_manifest(manifest, manifest.name))
+    return loaded, FeatureBank(open_store(require_store(store, Path(store).stem)))
+
+
+def _choose_masks(
     run: Path, questions: "Sequence[Question]", suffix: str, file: Path | None, rate: str | None, unit: Any
 ) -> "Masks | None":
-    """Return the masks of `file`, or those drawn at `rate`, which are saved in the run; None without either."""
+    """Return the masks of `file`, or new ones sampled at `rate` and saved in the run; None without either."""
     from train.data.scenarios import draw_masks, load_masks, parse_rates, save_masks
 
     if file is not None:
         return load_masks(file)
     if rate is None:
         return None
-    drawn = draw_masks(questions, parse_rates(rate), 0, unit)
-    save_masks(drawn, run / f"{drawn.name}{suffix}.json")
-    return drawn
+    masks = draw_masks(questions, parse_rates(rate), 0, unit)
+    save_masks(masks, run / f"{masks.name}{suffix}.json")
+    return masks

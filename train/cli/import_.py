@@ -1,4 +1,4 @@
-"""`mavqa-import`: an official checkpoint becomes a run. It only parses options and shows results."""
+"""`mavqa-import`: convert an official checkpoint to a run."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +17,11 @@ from train.cli.options import store_option
     "--annotations",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of the official annotations, or the training file itself.",
+    help="Folder of the official annotations, or the official training file itself.",
 )
-@folder_option("--out", "Folder of the run.", required=True)
-@click.option("--dataset", default="music-avqa", show_default=True, help="Name that the defaults below take.")
-@folder_option("--manifest", "Manifest that the run will be evaluated with.  [default: data_manifests/DATASET]")
+@folder_option("--out", "Run folder to write.", required=True)
+@click.option("--dataset", default="music-avqa", show_default=True, help="Dataset name in the default paths below.")
+@folder_option("--manifest", "Manifest to evaluate the run with.  [default: data_manifests/DATASET]")
 @store_option("stores/DATASET.zarr")
 @json_option
 def import_(
@@ -34,12 +34,11 @@ def import_(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Make a run of an official CHECKPOINT, so that 'mavqa-evaluate' takes it.
+    """Convert an official CHECKPOINT to a run that 'mavqa-evaluate' can evaluate.
 
-    AVST, its grounding pre-training (which 'mavqa-train --start-from' takes), the missing-modality method on AVST, or
-    PSTP-Net as it was released. Words and answers are numbered as the
-    release numbers them, by the official training file in --annotations, and then brought into the order of the
-    manifest, if that is there. Only tensors are read from the file.
+    avst is AVST; grounding, its pre-training for 'mavqa-train --start-from'; missing-avqa, the missing-modality method
+    on AVST; pstp, PSTP-Net. The release numbers words and answers by the official training file in --annotations; if
+    the manifest exists, they are reordered to match it. Only tensors are read from the checkpoint.
 
     \b
     Examples:
@@ -61,11 +60,11 @@ def import_(
         return
     click.echo(f"{imported.mapped} tensors of {checkpoint.name} -> {out}", err=True)
     if vocabulary is None:
-        click.echo(f"manifest {manifest} is not there: words and answers keep the official order", err=True)
-    for what, names in (
+        click.echo(f"manifest {manifest} does not exist: words and answers keep the official order", err=True)
+    for label, names in (
         ("unused", imported.unused),
         ("unknown", imported.unknown),
         ("not in the file", imported.fresh),
     ):
         if names:
-            click.echo(f"  {what}: {len(names)}, such as {', '.join(names[:3])}", err=True)
+            click.echo(f"  {label}: {len(names)}, such as {', '.join(names[:3])}", err=True)

@@ -1,4 +1,4 @@
-"""What the commands of stage two share: inputs that must be there, tables and progress on stderr."""
+"""Shared parts of the commands of stage two: options, checks of their inputs, tables and progress on stderr."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,45 +12,44 @@ from pipeline.errors import UserError
 from pipeline.manifests.sources.registry import SOURCES
 
 device_option = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
+    "--device", default="auto", show_default=True, help="Device to run on: cpu, cuda, or auto (a GPU if available)."
 )
 
 
 def store_option(default: str) -> Decorator:
-    """Return the option that takes a feature store, a folder or a URL."""
+    """Return the option for a feature store with the described default."""
     return click.option("--store", metavar="PATH-or-URL", help=f"Feature store.  [default: {default}]")
 
 
 def require_store(store: str, dataset: str) -> str:
-    """Return `store`, or raise `UserError` saying which command fills it."""
+    """Return `store`. Raises `UserError` with the command that creates it if it is missing."""
     from pipeline.store.location import has_store, locate
 
     if not has_store(locate(store)):
-        get = f"run 'mavqa-extract --dataset {dataset}', or give" if dataset in SOURCES else "name one with"
-        raise UserError(f"feature store {store} is missing: {get} --store")
+        create = f"run 'mavqa-extract --dataset {dataset}', or " if dataset in SOURCES else ""
+        raise UserError(f"feature store {store} is missing: {create}pass another --store")
     return store
 
 
 def require_manifest(manifest: Path, dataset: str) -> Path:
-    """Return `manifest`, or raise `UserError` saying which command builds it."""
+    """Return `manifest`. Raises `UserError` with the command that builds it if it is missing."""
     if not (manifest / "dataset.toml").is_file():
-        command = f"mavqa-manifest build {dataset} --out {manifest}"
-        build = f"run '{command}', or give" if dataset in SOURCES else "name one with"
-        raise UserError(f"manifest {manifest} is missing: {build} --manifest")
+        build = f"run 'mavqa-manifest build {dataset} --out {manifest}', or " if dataset in SOURCES else ""
+        raise UserError(f"manifest {manifest} is missing: {build}pass another --manifest")
     return manifest
 
 
 def require_run(run: Path) -> Path:
-    """Return `run`, or raise `UserError` where it is no run folder."""
+    """Return `run`. Raises `UserError` if it is not a run folder."""
     if not (run / "config.json").is_file():
-        raise UserError(f"run {run} is no run folder (it has no config.json): name one that mavqa-train made")
+        raise UserError(f"{run} is not a run folder (it has no config.json): pass one created by mavqa-train")
     return run
 
 
 def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw {run: document of mavqa-evaluate} on stderr: overall accuracies in percent by scenario.
+    """Print a table of {run: document of mavqa-evaluate} to stderr: overall accuracies in percent by scenario.
 
-    The question-only floor differs by seed, so it is drawn for a single run alone.
+    The question-only floor differs between seeds and is printed only for a single run.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -61,7 +60,8 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
     for name in scenarios:
         table.add_column(name.replace("-", "\n", 1), justify="right", vertical="bottom")
     for run, document in documents.items():
-        table.add_row(run, *(_overall(document["scenarios"].get(name)) for name in scenarios))
+        cells = (document["scenarios"].get(name) for name in scenarios)
+        table.add_row(run, *("–" if cell is None else f"{cell['overall']:.2f}" for cell in cells))
     table.add_section()
     for name, value in next(iter(documents.values()))["floors"].items():
         if value is not None and (len(documents) == 1 or name != "question_only"):
@@ -70,16 +70,16 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def report_left_out(questions: int) -> None:
-    """Say on stderr that `questions` are asked in no scenario, where there are any."""
+    """Print the number of questions that are in no scenario to stderr, if there are any."""
     if questions:
-        click.echo(f"{questions} questions are on videos that could not be extracted: no scenario asks them", err=True)
+        click.echo(f"{questions} questions are in no scenario: their videos could not be extracted", err=True)
 
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[str, Any], None]]:
-    """Give a function of (run's name, `train.training.fit.Progress`) that draws on stderr while the block runs.
+    """Yield a function of (run's name, `train.training.fit.Progress`) that shows progress on stderr.
 
-    A terminal gets a bar per run; anything else gets one line per epoch.
+    A terminal shows a bar per run, other outputs get one line per epoch.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -89,20 +89,15 @@ def training_progress() -> Iterator[Callable[[str, Any], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
-        def update(run: str, said: Any) -> None:
+        def update(run: str, progress: Any) -> None:
             if run not in tasks:
-                tasks[run] = bars.add_task(run, total=said.epochs * said.steps)
-            text = f"{run}  epoch {said.epoch}/{said.epochs}  loss {said.losses.get('total', float('nan')):.3f}"
-            bars.update(tasks[run], completed=(said.epoch - 1) * said.steps + said.step, description=text)
-            if said.validation is not None and not console.is_terminal:
-                click.echo(f"{text}  {_validation(said.validation)}", err=True)
+                tasks[run] = bars.add_task(run, total=progress.epochs * progress.steps)
+            loss = progress.losses.get("total", float("nan"))
+            text = f"{run}  epoch {progress.epoch}/{progress.epochs}  loss {loss:.3f}"
+            steps_done = (progress.epoch - 1) * progress.steps + progress.step
+            bars.update(tasks[run], completed=steps_done, description=text)
+            if progress.validation is not None and not console.is_terminal:
+                scores = "  ".join(f"val {name} {accuracy:.2f}" for name, accuracy in progress.validation.items())
+                click.echo(f"{text}  {scores}", err=True)
 
         yield update
-
-
-def _validation(accuracies: Mapping[str, float]) -> str:
-    return "  ".join(f"val {scenario} {accuracy:.2f}" for scenario, accuracy in accuracies.items())
-
-
-def _overall(scenario: Mapping[str, Any] | None) -> str:
-    return "–" if scenario is None else f"{scenario['overall']:.2f}"

@@ -1,4 +1,4 @@
-"""`mavqa-report`: tables and one page out of evaluated runs. It only parses options and shows the path."""
+"""`mavqa-report`: compare evaluated runs in tables and on one page."""
 
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from pipeline.errors import UserError
 
 @click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@folder_option("--out", "Folder for index.html, tables.md, results.csv and gains.csv.", required=True)
+@folder_option("--out", "Folder to write the page, tables and CSV files to.", required=True)
 def report(runs: tuple[Path, ...], out: Path) -> None:
-    """Compare evaluated RUNS on one self-contained page.
+    """Compare evaluated RUNS in tables and on one self-contained page.
 
-    A folder that is no run stands for the runs in it. Seeds of the same method are pooled.
+    Each of RUNS is a run folder or a folder of runs. Seeds of the same method are pooled. Writes index.html, tables.md,
+    tables.tex, results.csv and gains.csv.
 
     \b
     Examples:
@@ -30,11 +31,11 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 def find_runs(folder: Path) -> list[Path]:
     """Return `folder` if it is an evaluated run, else the evaluated runs in it, sorted.
 
-    Raises `UserError` where there is none.
+    Raises `UserError` if there are none.
     """
     if (folder / "results.jsonl").is_file():
         return [folder]
     runs = sorted(path.parent for path in folder.glob("*/results.jsonl"))
     if not runs:
-        raise UserError(f"{folder} holds no evaluated run: evaluate one with 'mavqa-evaluate RUN'")
+        raise UserError(f"{folder} contains no evaluated run: evaluate one with 'mavqa-evaluate RUN'")
     return runs

@@ -1,4 +1,4 @@
-"""`mavqa-sweep`: train and evaluate a grid of runs. It only parses options and shows results."""
+"""`mavqa-sweep`: train and evaluate a grid of runs."""
 
 import json
 from pathlib import Path
@@ -19,17 +19,19 @@ from train.cli.options import (
 
 @click.command(cls=Command)
 @click.argument("grid", type=click.Path(dir_okay=False, path_type=Path))
-@folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/GRID]")
+@folder_option("--manifest", "Manifest folder.  [default: data_manifests/GRID]")
 @store_option("stores/GRID.zarr")
-@folder_option("--out", "Folder of the runs.  [default: build/GRID/runs]")
-@file_option("--evaluation", "Where all documents go.  [default: evaluation.json beside --out]")
-@click.option("--seeds", type=click.IntRange(min=1), help="Seeds 0 to N-1 in place of the grid's.")
+@folder_option("--out", "Folder to write the runs to.  [default: build/GRID/runs]")
+@file_option("--evaluation", "JSON file for the results of all runs.  [default: evaluation.json next to --out]")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), help="Number of seeds to train, from 0.  [default: the grid's seeds]"
+)
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Runs at once, each with its share of the cores: more are done in the same time on small models.",
+    help="Number of runs to train in parallel, each on its share of the cores; faster for small models.",
 )
 @device_option
 def sweep(
@@ -42,9 +44,9 @@ def sweep(
     jobs: int,
     device: str,
 ) -> None:
-    """Train and evaluate every cell of GRID.toml: backbones x methods x seeds, on one store.
+    """Train and evaluate every run of GRID.toml (backbones x methods x seeds) on one store.
 
-    Finished runs are kept, unfinished ones go on where they were stopped.
+    Finished runs are kept, stopped ones are resumed.
 
     \b
     Examples:
@@ -53,11 +55,11 @@ def sweep(
     """
     from train.training.sweep import list_cells, read_grid
 
-    read = read_grid(grid)
+    parsed = read_grid(grid)
     manifest = require_manifest(manifest or Path("data_manifests") / grid.stem, grid.stem)
     store = require_store(store or f"stores/{grid.stem}.zarr", grid.stem)
     out = out or Path("build") / grid.stem / "runs"
-    cells = list_cells(read, range(seeds) if seeds else None, str(manifest), store, device)
+    cells = list_cells(parsed, range(seeds) if seeds else None, str(manifest), store, device)
 
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store

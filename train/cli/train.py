@@ -1,5 +1,6 @@
-"""`mavqa-train`: train a backbone with a method on a store. It only parses options and shows results."""
+"""`mavqa-train`: train a backbone with a method on a store, and evaluate it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,33 @@ from train.runs.config import PRESETS, TrainConfig, make_config
 
 
 @click.command(cls=Command)
-@click.option("--backbone", help=f"The model that answers: {', '.join(BACKBONES)}.  [default: the preset's, else avst]")
+@click.option("--backbone", help=f"Model to train: {', '.join(BACKBONES)}.  [default: the preset's, else avst]")
 @click.option(
     "--method",
-    help=f"What stands in for a missing modality: {', '.join(name for name in METHODS if name != 'reference')}.  "
+    help=f"Missing-modality method: {', '.join(name for name in METHODS if name != 'reference')}.  "
     f"[default: the preset's, else {TrainConfig.model_fields['method'].default}]",
 )
-@click.option("--dataset", default="music-avqa", show_default=True, help="Name that the defaults below take.")
-@folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/DATASET]")
+@click.option("--dataset", default="music-avqa", show_default=True, help="Dataset name in the default paths below.")
+@folder_option("--manifest", "Manifest folder.  [default: data_manifests/DATASET]")
 @store_option("stores/DATASET.zarr")
-@folder_option("--out", "Folder of the run.  [default: runs/BACKBONE-METHOD-SEED]")
+@folder_option("--out", "Run folder to write.  [default: runs/BACKBONE-METHOD-SEED]")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
     default="paper",
     show_default=True,
-    help="Hyper-parameters of the missing-modality paper, its release, a backbone's own paper, or the demo.",
+    help="Hyper-parameters to use: the missing-modality paper's, its release's, a backbone's own, or the demo's.",
 )
 @click.option(
     "--objective",
     type=click.Choice(["answer", "grounding"]),
-    help="grounding: pre-train telling matching sound and picture; start runs from it.  [default: the preset's, "
-    "else answer]",
+    help="grounding: pre-train audio-visual matching; use the run with --start-from.  "
+    "[default: the preset's, else answer]",
 )
 @click.option(
     "--variant",
     type=click.Choice(["paper", "released", "recommended"]),
-    help="Which reading of method and backbone; recommended: the backbone's paper, the mended method.  "
+    help="Version of the method and backbone; recommended is the backbone's paper and the corrected method.  "
     "[default: recommended]",
 )
 @click.option(
@@ -55,15 +56,32 @@ from train.runs.config import PRESETS, TrainConfig, make_config
     type=click.Choice(["question", "audio,question", "visual,question", "all"]),
     default="all",
     show_default=True,
-    help="Other than all: train a reference that never sees the rest, in place of a method.",
+    help="Train a reference model restricted to these inputs (excludes --method).",
 )
-@click.option("--start-from", metavar="RUN", help="Start with the trained backbone of this run beside --out.")
-@click.option("--epochs", type=click.IntRange(min=1), help="[default: the preset's]")
-@click.option("--seed", type=click.IntRange(min=0), help=f"[default: {TrainConfig.model_fields['seed'].default}]")
+@click.option(
+    "--start-from",
+    metavar="RUN",
+    help="Initialise the backbone from this run, which must be next to --out.  [default: random initialisation]",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Number of training epochs.  [default: the preset's]")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help=f"Random seed.  [default: the preset's, else {TrainConfig.model_fields['seed'].default}]",
+)
 @device_option
-@click.option("--precision", type=click.Choice(["float32"]), default="float32", show_default=True)
-@click.option("--missing-rate", help="Take modalities away in training, such as audio=0.3,visual=0.2.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out; a finished one is only evaluated.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32"]),
+    default="float32",
+    show_default=True,
+    help="Floating-point precision of training.",
+)
+@click.option(
+    "--missing-rate",
+    help="Share of the training questions that lose a modality, such as audio=0.3,visual=0.2.  [default: none]",
+)
+@click.option("--resume", is_flag=True, help="Resume the run in --out; a finished run is only evaluated.")
 @json_option
 def train(
     dataset: str,
@@ -78,7 +96,8 @@ def train(
 ) -> None:
     """Train a backbone with a missing-modality method on extracted features, and evaluate it.
 
-    The best epoch is kept, chosen on the val split; every scenario of the test split is evaluated at the end.
+    Keeps the checkpoint of the final stage with the highest mean validation accuracy (ties: the latest), and evaluates
+    it in every scenario of the test split, or of the val split if there is no test split.
 
     \b
     Examples:
@@ -103,7 +122,7 @@ def train(
 
 
 def name_run(config: TrainConfig) -> str:
-    """Return the default name of a run: backbone, method (or the inputs of a reference) and seed."""
+    """Return the default name of a run: backbone, method (or the inputs of a reference model) and seed."""
     method = config.method if config.inputs == "all" else f"{config.inputs.replace(',', '-')}-only"
     method = "grounding" if config.objective == "grounding" else method
     return f"{config.backbone}-{method}-{config.seed}"
@@ -124,7 +143,7 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
     claim_data(run, config, manifest, bank)
     with training_progress() as progress:
-        fit(config, manifest, bank, run, resume=resume, report=lambda said: progress(run.name, said))
+        fit(config, manifest, bank, run, resume=resume, report=partial(progress, run.name))
     click.echo(f"run: {run}", err=True)
     if config.objective == "grounding":
         return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}

@@ -1,1 +1,1 @@
-"""What a trained run answers: predictions, scenarios, floors, missing-rate curves, recovery error."""
+"""Evaluation of a trained run: predictions, scenarios, floors, missing-rate curves, recovery error, intervals."""

@@ -1,79 +1,70 @@
-"""The accuracies that need no video: what any trained model has to beat. It is no model and reads no store.
+"""Floors: the accuracies of majority answers, which use no video. A trained model should exceed them.
 
-A majority is the most frequent answer in the questions learnt from, of a multiple-choice question the most frequent
-among its choices; of equals, the one met first there. Choices that were never an answer there cannot be given.
-Learnt on MUSIC-AVQA json_update val, its test gives 51.05 % by template and 51.81 % by filled question.
+The majority answer is the most frequent one among the training questions, for a multiple-choice question the most
+frequent one among its choices; of equals, the one that occurs first. A choice that is no training answer is never
+given. On the test split of MUSIC-AVQA json_update, the majorities of val reach 51.05 % by template and 51.81 % by
+filled question.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from pipeline.manifests.manifest import Manifest, Question
 from train.runs.results import Accuracies, tally
 
-LEARNING_SPLITS = ("train", "val")
+TRAINING_SPLITS = ("train", "val")
 
 Key = Callable[[Question], str]
 
 
-def learning_questions(manifest: Manifest, split: str) -> tuple[Question, ...]:
-    """Return what floors of `split` may learn from: train, else val; () where neither is another split."""
-    for candidate in LEARNING_SPLITS:
+def floor_training_questions(manifest: Manifest, split: str) -> tuple[Question, ...]:
+    """Return the questions to compute the floors of `split` from: train, else val; () if neither is another split."""
+    for candidate in TRAINING_SPLITS:
         if candidate != split and manifest.questions.get(candidate):
             return manifest.questions[candidate]
     return ()
 
 
 def template_majority(train: Sequence[Question], test: Sequence[Question]) -> Accuracies:
-    """Answer each test question with its template's majority in `train`, else with the overall majority.
+    """Answer each test question with the majority answer of its template in `train`, else of all questions.
 
-    Raises ValueError where either is empty.
+    Raises ValueError if `train` or `test` is empty.
     """
-    return tally(test, _back_off(train, test, [_template, _anything]))
+    return tally(test, _predict_majorities(train, test, [attrgetter("template")]))
 
 
 def filled_majority(train: Sequence[Question], test: Sequence[Question]) -> Accuracies:
-    """Answer with the majority of the filled text, else of the template, else of all questions.
+    """Answer each test question with the majority answer of its filled text in `train`, else as `template_majority`.
 
-    Raises ValueError where either is empty.
+    Raises ValueError if `train` or `test` is empty.
     """
-    return tally(test, _back_off(train, test, [_text, _template, _anything]))
+    return tally(test, _predict_majorities(train, test, [attrgetter("text"), attrgetter("template")]))
 
 
 def always(answer: str, test: Sequence[Question]) -> Accuracies:
-    """Give the same answer to every question. Raises ValueError where there is none."""
+    """Give the same answer to every question. Raises ValueError if `test` is empty."""
     return tally(test, [answer] * len(test))
 
 
-def _back_off(train: Sequence[Question], test: Sequence[Question], keys: Sequence[Key]) -> list[str]:
+def _predict_majorities(train: Sequence[Question], test: Sequence[Question], keys: Sequence[Key]) -> list[str]:
+    """Return the majority answers of the `train` questions with the same first key, else second, ..., else of all."""
     if not train:
-        raise ValueError("no question to learn a majority from")
-    tables = [(key, _rankings(train, key)) for key in keys]
-    return [_best(question, [table.get(key(question), ()) for key, table in tables]) for question in test]
+        raise ValueError("there are no training questions to find a majority answer in")
+    tables = [(key, _rank_answers(train, key)) for key in (*keys, lambda question: "")]
+    return [_best_allowed(question, [table.get(key(question), ()) for key, table in tables]) for question in test]
 
 
-def _best(question: Question, rankings: Sequence[Sequence[str]]) -> str:
-    """Return the first answer of the first ranking that the question allows, "" where none is."""
+def _best_allowed(question: Question, rankings: Sequence[Sequence[str]]) -> str:
+    """Return the first answer in `rankings` that is a choice of the question; "" if there is none."""
     answers = (answer for ranking in rankings for answer in ranking)
     return next((answer for answer in answers if question.choices is None or answer in question.choices), "")
 
 
-def _rankings(train: Sequence[Question], key: Key) -> dict[str, list[str]]:
+def _rank_answers(train: Sequence[Question], key: Key) -> dict[str, list[str]]:
     """Return {key: its answers, the most frequent first}."""
     counts: dict[str, Counter[str]] = {}
     for question in train:
         counts.setdefault(key(question), Counter())[question.answer] += 1
     # Counter.most_common keeps the order of first appearance among equals.
     return {name: [answer for answer, _ in answers.most_common()] for name, answers in counts.items()}
-
-
-def _text(question: Question) -> str:
-    return question.text
-
-
-def _template(question: Question) -> str:
-    return question.template
-
-
-def _anything(question: Question) -> str:
-    return ""

@@ -1,9 +1,8 @@
-"""What a trained method answers when a modality is missing: predictions and their counts.
+"""The predictions of a trained method in each scenario.
 
-It trains nothing. A scenario hides modalities from the questions on complete videos; questions on videos that
-were recorded without sound or picture are a scenario of their own, `natural`. Videos that could not be extracted are
-in neither: their questions are left out, and counted.
-Source: the ECCV 2024 missing-modality paper's test scenarios (nothing of the missing modality is read).
+A scenario removes modalities from questions on complete videos. Questions on videos recorded without audio or without
+video form the scenario `natural`. Questions on videos that could not be extracted are in no scenario; they are counted.
+Source: the test scenarios of the ECCV 2024 missing-modality paper (nothing of the missing modality is read).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +25,9 @@ UNANSWERED = -1
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The answers of one method in one scenario: `predictions` stand in the order of `questions`.
+    """The answers of one method in one scenario; `predictions` are in the order of `questions`.
 
-    A prediction is "" where the frozen list holds none of a question's choices.
+    A prediction is "" if the vocabulary contains none of the question's choices.
     """
 
     scenario: str
@@ -37,26 +36,26 @@ class Evaluation:
 
     @property
     def accuracies(self) -> Accuracies:
-        """The counts of right answers; an answer outside the frozen list is never right."""
+        """The counts of correct answers; a true answer outside the vocabulary is never predicted."""
         return tally(self.questions, self.predictions)
 
     def records(self) -> list[Prediction]:
-        """Return one record per question, for paired tests."""
+        """Return one prediction per question, for paired tests."""
         return [
             Prediction(
                 question_id=q.question_id,
                 video_id=q.video_id,
                 type=q.type,
-                prediction=given,
+                prediction=prediction,
                 answer=q.answer,
-                correct=given == q.answer,
+                correct=prediction == q.answer,
             )
-            for q, given in zip(self.questions, self.predictions, strict=True)
+            for q, prediction in zip(self.questions, self.predictions, strict=True)
         ]
 
 
 def questions_of(dataset: QuestionDataset, scenario: str) -> np.ndarray:
-    """Return the rows of the questions asked in `scenario`: naturally incomplete in `natural`, else complete."""
+    """Return the rows of the scenario's questions: on naturally incomplete videos for `natural`, else complete ones."""
     return np.flatnonzero(dataset.naturally_incomplete if scenario == NATURAL else dataset.naturally_complete)
 
 
@@ -69,11 +68,11 @@ def evaluate(
     device: torch.device | str = "cpu",
     masks: Mapping[str, Sequence[str]] | None = None,
 ) -> Evaluation | None:
-    """Answer the questions of one scenario, or return None where the split has none of them.
+    """Answer the questions of one scenario; None if the split has none of them.
 
-    `answers`: the frozen list that logits index. `masks` {question id: hidden modalities} replaces what the
-    scenario hides; then `scenario` is only its name. The result does not depend on `batch_size`.
-    Raises `UserError` for an unknown scenario and FloatingPointError for logits that are not finite.
+    `answers`: the vocabulary that logits index. `masks`: {question id: hidden modalities}, used instead of the
+    scenario's, whose name is then arbitrary. The result does not depend on `batch_size`.
+    Raises `UserError` if the scenario is unknown and FloatingPointError if logits are not finite.
     """
     rows = questions_of(dataset, scenario)
     if not len(rows):
@@ -93,9 +92,9 @@ def evaluate_scenarios(
     batch_size: int = BATCH_SIZE,
     device: torch.device | str = "cpu",
 ) -> list[Evaluation]:
-    """Evaluate several scenarios, leaving out those that have no question."""
-    found = (evaluate(method, dataset, scenario, answers, batch_size, device) for scenario in scenarios)
-    return [evaluation for evaluation in found if evaluation is not None]
+    """Evaluate several scenarios; those without questions are omitted."""
+    evaluations = (evaluate(method, dataset, scenario, answers, batch_size, device) for scenario in scenarios)
+    return [evaluation for evaluation in evaluations if evaluation is not None]
 
 
 def predict(
@@ -106,10 +105,11 @@ def predict(
     batch_size: int,
     device: torch.device | str,
 ) -> list[int]:
-    """Return the index of each row's answer: the highest logit among its question's choices, the first of equal ones.
+    """Return the answer index of each row: the highest logit among the question's choices, the first one of equals.
 
-    It is `UNANSWERED` where the frozen list holds none of the choices; without choices every answer may be given.
-    The method is put into evaluation mode and back. Raises FloatingPointError for logits that are not finite.
+    It is `UNANSWERED` if the vocabulary contains none of the choices; a question without choices may have any answer.
+    The method is evaluated in evaluation mode and returned to its previous mode. Raises FloatingPointError if logits
+    are not finite.
     """
     module: Any = method
     was_training = module.training
@@ -127,19 +127,22 @@ def predict(
     return indices
 
 
-def percent_correct(dataset: QuestionDataset, rows: np.ndarray, given: Sequence[int]) -> float:
-    """Return the percentage of `rows` whose answer index is `given`; one outside the frozen list is never right."""
+def percent_correct(dataset: QuestionDataset, rows: np.ndarray, predictions: Sequence[int]) -> float:
+    """Return the percentage of `rows` with correct `predictions` (answer indices).
+
+    A row whose true answer is outside the vocabulary is never correct.
+    """
     true = dataset.answers.numpy()[rows]
-    return 100 * float(((np.array(given, dtype=np.int64) == true) & (true >= 0)).mean())
+    return 100 * float(((np.array(predictions, dtype=np.int64) == true) & (true >= 0)).mean())
 
 
 def choose_answers(logits: Tensor, choices: Tensor | None) -> list[int]:
-    """Return the index of the highest of `logits` [row, answer] among `choices` [row, answer], the first of equal ones.
+    """Return the index of the highest of `logits` [row, answer] among `choices` (bool [row, answer]; None: all).
 
-    It is `UNANSWERED` where a row has no choice.
+    Of equal logits the first is chosen. The index of a row without choices is `UNANSWERED`.
     """
     if choices is None:
         return logits.argmax(1).tolist()
-    offered = choices.to(logits.device)
-    chosen = logits.masked_fill(~offered, -torch.inf).argmax(1)
-    return torch.where(offered.any(1), chosen, UNANSWERED).tolist()
+    allowed = choices.to(logits.device)
+    chosen = logits.masked_fill(~allowed, -torch.inf).argmax(1)
+    return torch.where(allowed.any(1), chosen, UNANSWERED).tolist()

@@ -1,1 +1,1 @@
-"""The report: result rows become tables and one page. It trains and evaluates nothing."""
+"""The report: from result rows to tables, plots and one HTML page."""

@@ -1,6 +1,6 @@
-"""The report's pictures as inline SVG: accuracy per scenario, and training curves. It computes no figure.
+"""The report's plots as inline SVG: accuracy per scenario, training curves, and what all plots share.
 
-Colours are those of Okabe and Ito, told apart by readers with colour blindness and in grey print.
+Colours are those of Okabe and Ito, distinguishable with colour blindness and in greyscale print.
 """
 
 import io
@@ -38,18 +38,18 @@ Curve = Sequence[tuple[int, float]]
 
 
 def colours_of(blocks: Sequence[Block]) -> dict[str, str]:
-    """Return the colour of every line but floors: one per method, grey for what never sees a modality."""
+    """Return {label: colour} of every line except floors: one colour per method, grey for references."""
     roles = {line.label: line.role for block in blocks for line in block.lines if line.role != "floor"}
     methods = [label for label, role in roles.items() if role == "method"]
-    chosen = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(methods)}
-    return {label: chosen.get(label, REFERENCE_COLOUR) for label in roles}
+    method_colours = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(methods)}
+    return {label: method_colours.get(label, REFERENCE_COLOUR) for label in roles}
 
 
-def scenario_bars(blocks: Sequence[Block]) -> str:
+def draw_scenario_bars(blocks: Sequence[Block]) -> str:
     """Return an SVG of overall accuracy in percent: a group per scenario, a bar per line, dashed floors."""
     colours = colours_of(blocks)
     labels = list(colours)
-    figure, axes = _canvas(9.4, 3.5)
+    figure, (axes,) = panels(1, height=3.5)
     width = 0.8 / max(1, len(labels))
     for position, block in enumerate(blocks):
         for line in block.lines:
@@ -61,14 +61,15 @@ def scenario_bars(blocks: Sequence[Block]) -> str:
     axes.set_xticks(range(len(blocks)), [block.scenario for block in blocks])
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("overall accuracy, %")
-    axes.set_ylim(0, _top(blocks))
+    highs = [cell.high for block in blocks for line in block.lines if (cell := line.cells["All"])]
+    axes.set_ylim(0, min(108.0, max(highs, default=100.0) * 1.1))
     axes.grid(True, axis="y")
     unique_legend(axes)
     return to_svg(figure, "bars")
 
 
-def training_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], colours: Mapping[str, str]) -> str:
-    """Return an SVG of small multiples: `curves` is {quantity: {label: (epoch, value) curves, per seed}}."""
+def draw_training_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], colours: Mapping[str, str]) -> str:
+    """Return an SVG with a panel per quantity; `curves`: {quantity: {label: one (epoch, value) curve per seed}}."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes_of = panels(len(curves))
@@ -93,9 +94,8 @@ def _draw_bar(axes: "Axes", x: float, width: float, line: Line, colour: str) -> 
     axes.bar(x, cell.mean, width, color=colour, label=line.label)
     below, above = cell.mean - cell.low, cell.high - cell.mean
     axes.errorbar(x, cell.mean, yerr=[[below], [above]], color="#22262B", lw=0.9, capsize=2.2, capthick=0.9)
-    ink = "#22262B" if colour == REFERENCE_COLOUR else "white"
-    where: Any = {"textcoords": "offset points", "ha": "center", "fontsize": 7, "color": ink}
-    axes.annotate(f"{cell.mean:.1f}", (x, 0), (0, 3), **where)
+    text_style: Any = {"fontsize": 7, "color": "#22262B" if colour == REFERENCE_COLOUR else "white"}
+    axes.annotate(f"{cell.mean:.1f}", (x, 0), (0, 3), textcoords="offset points", ha="center", **text_style)
 
 
 def _draw_floor(axes: "Axes", position: int, line: Line) -> None:
@@ -106,29 +106,15 @@ def _draw_floor(axes: "Axes", position: int, line: Line) -> None:
         axes.hlines(cell.mean, *edges, color=colour, ls=dashes, lw=1.1, label=f"{line.label} floor", zorder=3)
 
 
-def _top(blocks: Sequence[Block]) -> float:
-    highs = [cell.high for block in blocks for line in block.lines if (cell := line.cells["All"])]
-    return min(108.0, max(highs, default=100.0) * 1.1)
-
-
-def _canvas(width: float, height: float) -> "tuple[Figure, Axes]":
+def panels(number: int, per_row: int = 2, height: float = 2.9) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of `number` panels in rows of `height` inches, in the style of the page."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
-
-
-def panels(number: int, most_in_a_row: int = 2) -> "tuple[Figure, list[Axes]]":
-    """Return a figure of so many panels in rows, in the style of the page."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    columns = min(number, most_in_a_row)
+    columns = min(number, per_row)
     rows = math.ceil(number / columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.4, 2.9 * rows), layout="constrained")
+        figure = Figure(figsize=(9.4, height * rows), layout="constrained")
         axes_of = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes_of[number:]:
         unused.set_axis_off()
@@ -136,15 +122,15 @@ def panels(number: int, most_in_a_row: int = 2) -> "tuple[Figure, list[Axes]]":
 
 
 def unique_legend(axes: "Axes", figure: "Figure | None" = None) -> None:
-    """Put a legend above the picture, each label once."""
+    """Add a legend above the figure (by default that of `axes`) with each label once."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    where: Any = figure or axes.figure
-    where.legend(unique.values(), unique.keys(), loc="outside upper left", ncols=6, frameon=False, fontsize=8)
+    owner: Any = figure or axes.figure
+    owner.legend(unique.values(), unique.keys(), loc="outside upper left", ncols=6, frameon=False, fontsize=8)
 
 
 def to_svg(figure: "Figure", prefix: str) -> str:
-    """Return the figure as an SVG element whose ids begin with `prefix`, the same bytes for the same figure."""
+    """Return the figure as an SVG element whose ids start with `prefix`; equal figures give equal bytes."""
     import matplotlib
 
     sink = io.StringIO()
@@ -152,7 +138,7 @@ def to_svg(figure: "Figure", prefix: str) -> str:
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = sink.getvalue()
     text = text[text.index("<svg") :]
-    # Several pictures share one page: their ids must not meet, and the page gives the size.
+    # Several plots share one page: their ids must differ, and the page sets their size.
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
     return re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)

@@ -1,8 +1,8 @@
-"""Result rows become blocks: one per dataset, split and scenario, the paper's columns in their true order.
+"""Tables from result rows: a block per dataset, split and scenario, with the paper's columns.
 
-It draws and writes nothing. Seeds of one method are pooled, rows that answered other questions are refused.
-Source: Tables 1 (MUSIC-AVQA) and 2 (AVQA) of the ECCV 2024 missing-modality paper, whose audio-visual "Loc" and "Cnt"
-columns stand exchanged: here each figure stands under its own name.
+The seeds of a method are pooled; rows on different questions are rejected.
+Source: Tables 1 (MUSIC-AVQA) and 2 (AVQA) of the ECCV 2024 missing-modality paper. The paper exchanges its audio-visual
+columns "Loc" and "Cnt"; here each accuracy is under its own name.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Literal
 from pipeline.errors import UserError
 from pipeline.manifests.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
 from train.data.scenarios import ALL_SCENARIOS
-from train.report.statistics import Estimate, estimate
+from train.evaluation.statistics import Estimate, estimate_accuracy
 from train.runs.results import Accuracies, Count, Masking, ResultRow
 
 FLOORS = ("template-majority", "filled-majority")
@@ -25,7 +25,7 @@ Role = Literal["floor", "reference", "method"]
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a block: a floor, a reference that never sees a modality, or a method, its seeds pooled."""
+    """One row of a block, pooled over seeds: a floor, a reference trained on fewer inputs, or a method."""
 
     label: str
     role: Role
@@ -34,17 +34,17 @@ class Line:
 
     @property
     def method(self) -> str:
-        """The method or floor that the line shows."""
+        """The name of the method or floor."""
         return self.rows[0].method
 
     @property
     def inputs(self) -> str:
-        """What the line's model saw in training."""
+        """The inputs that the line's model is trained on."""
         return self.rows[0].inputs
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds pooled; none for a floor, which draws nothing."""
+        """The pooled seeds; none for a floor, which is deterministic."""
         return () if self.role == "floor" else tuple(row.seed for row in self.rows)
 
 
@@ -61,22 +61,22 @@ class Block:
 
     @property
     def multiple_choice(self) -> int:
-        """How many questions were answered among their choices; the same in all rows."""
+        """The number of questions answered among their choices; equal in all rows."""
         return self.lines[0].rows[0].multiple_choice
 
     @property
     def masking(self) -> Masking | None:
-        """How the questions that lack a modality were drawn; None where all of them are treated alike."""
+        """How the questions that lose a modality were sampled; None if the scenario treats all questions alike."""
         return self.lines[0].rows[0].masking
 
     @property
     def questions(self) -> str:
-        """Say how many questions each run answered, and how many of them among choices."""
-        asked = f"{self.lines[0].rows[0].accuracies.overall.questions} questions"
-        return f"{asked}, {self.multiple_choice} of them multiple choice" if self.multiple_choice else asked
+        """The number of questions per run, and of multiple-choice ones among them, as text."""
+        text = f"{self.lines[0].rows[0].accuracies.overall.questions} questions"
+        return f"{text}, {self.multiple_choice} of them multiple choice" if self.multiple_choice else text
 
     def is_below_floor(self, line: Line, column: Column) -> bool:
-        """Tell whether a line's figure is below what the template majority gives without any video."""
+        """Return whether a model's accuracy in a column is below that of the template majority, which uses no video."""
         cell = line.cells[column.label]
         floors = [floor.cells[column.label] for floor in self.lines if floor.method == FLOORS[0]]
         if line.role == "floor" or cell is None or not floors or floors[0] is None:
@@ -87,17 +87,50 @@ class Block:
 def build_blocks(rows: Iterable[ResultRow]) -> list[Block]:
     """Group rows into blocks, scenarios in their usual order, and pool the seeds of each method.
 
-    Raises `UserError` where two runs of a block answered different questions or one seed stands in two runs.
+    Raises `UserError` if two runs of a block answered different questions or two runs of a line share a seed.
     """
     grouped: dict[tuple[str, str, str, str], list[ResultRow]] = {}
     for row in rows:
         grouped.setdefault((row.dataset, row.release, row.split, row.scenario), []).append(row)
     labels = _labels([row for rows in grouped.values() for row in rows])
-    return [_block(key, grouped[key], labels) for key in sorted(grouped, key=lambda key: (*key[:3], _rank(key[3])))]
+
+    def order(key: tuple[str, str, str, str]) -> tuple[str, str, str, int, str]:
+        dataset, release, split, scenario = key
+        rank = ALL_SCENARIOS.index(scenario) if scenario in ALL_SCENARIOS else len(ALL_SCENARIOS)
+        return (dataset, release, split, rank, scenario)
+
+    return [_block(key, grouped[key], labels) for key in sorted(grouped, key=order)]
+
+
+def group_by_split(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Return the blocks of each dataset, release and split together."""
+    groups: dict[tuple[str, str, str], list[Block]] = {}
+    for block in blocks:
+        groups.setdefault((block.dataset, block.release, block.split), []).append(block)
+    return list(groups.values())
+
+
+def rate_blocks(blocks: Sequence[Block]) -> list[Block]:
+    """Return the blocks of a missing-rate curve, those of the unit and seed with the most rates; [] for a single rate.
+
+    `blocks` must be of one dataset and split. A single mask file is a scenario like any other.
+    """
+    by_masks: dict[tuple[str, int], list[Block]] = {}
+    for block in blocks:
+        if block.masking:
+            by_masks.setdefault((block.masking.unit, block.masking.seed), []).append(block)
+    longest = max(by_masks.values(), key=len, default=[])
+    return longest if len(longest) > 1 else []
+
+
+def table_blocks(blocks: Sequence[Block]) -> list[Block]:
+    """Return the blocks that are printed as tables: all that are not part of a missing-rate curve."""
+    plotted = {id(block) for members in group_by_split(blocks) for block in rate_blocks(members)}
+    return [block for block in blocks if id(block) not in plotted]
 
 
 def columns_of(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
-    """Return a paper's columns, MUSIC-AVQA's or AVQA's, where its types cover the rows, else one per type, and all."""
+    """Return the columns of MUSIC-AVQA or AVQA if they cover the rows' types, else one per type and `All`."""
     types = sorted({name for row in rows for name in row.accuracies.types})
     for known, columns in ((TYPES, COLUMNS), (AVQA_TYPES, AVQA_COLUMNS)):
         if types and set(types) <= set(known):
@@ -105,8 +138,8 @@ def columns_of(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
     return (*(Column(name, (name,)) for name in types), COLUMNS[-1])
 
 
-def pooled(accuracies: Accuracies, column: Column) -> Count | None:
-    """Return the count over a column's types, or None where no such question was asked."""
+def pool_counts(accuracies: Accuracies, column: Column) -> Count | None:
+    """Return the count over a column's question types; None if there are no such questions."""
     if not column.types:
         return accuracies.overall
     counts = [accuracies.types[name] for name in column.types if name in accuracies.types]
@@ -120,61 +153,52 @@ def _block(key: tuple[str, str, str, str], rows: list[ResultRow], labels: dict[s
     columns = columns_of(rows)
     groups: dict[str, list[ResultRow]] = {}
     for row in rows:
-        groups.setdefault(identity(row), []).append(row)
-    lines = [_line(labels[name], members, columns) for name, members in groups.items()]
-    return Block(*key, columns, tuple(sorted(lines, key=_order)))
+        groups.setdefault(line_identity(row), []).append(row)
+    lines = [_line(labels[identity], members, columns) for identity, members in groups.items()]
+    return Block(*key, columns, tuple(sorted(lines, key=_line_order)))
 
 
 def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...]) -> Line:
-    role = _role(rows[0])
+    role: Role = "floor" if rows[0].kind == "floor" else "method" if rows[0].inputs == "all" else "reference"
     if role == "floor":
         rows = rows[:1]
     _check_distinct_seeds(rows)
     rows = sorted(rows, key=lambda row: row.seed)
-    cells = {column.label: _cell([pooled(row.accuracies, column) for row in rows]) for column in columns}
-    over_all = cells.get("All")
-    if len(rows) == 1 and over_all is not None and rows[0].interval is not None:
+    cells: dict[str, Estimate | None] = {}
+    for column in columns:
+        counts = [count for row in rows if (count := pool_counts(row.accuracies, column))]
+        cells[column.label] = estimate_accuracy(counts) if counts else None
+    overall = cells.get("All")
+    if len(rows) == 1 and overall is not None and rows[0].interval is not None:
         low, high = rows[0].interval
-        cells["All"] = replace(over_all, low=low, high=high, interval="videos")
+        cells["All"] = replace(overall, low=low, high=high, interval="videos")
     return Line(label, role, tuple(rows), cells)
 
 
-def _role(row: ResultRow) -> Role:
-    if row.kind == "floor":
-        return "floor"
-    return "method" if row.inputs == "all" else "reference"
-
-
-def _cell(counts: Sequence[Count | None]) -> Estimate | None:
-    present = [count for count in counts if count is not None]
-    return estimate(present) if present else None
-
-
-def identity(row: ResultRow) -> str:
-    """Return what all seeds of one line share: how the model was built, trained and fed; of a floor, its figures."""
+def line_identity(row: ResultRow) -> str:
+    """Return the key of a row's line, common to all its seeds: model, training and features; a floor's accuracies."""
     if row.kind == "floor":
         return json.dumps([row.kind, row.method, row.accuracies.model_dump()])
     features = {name: feature.fingerprint for name, feature in row.features.items()}
-    what = [row.kind, row.backbone, row.method, row.variant, row.inputs, row.training, features]
-    return json.dumps(what, sort_keys=True)
+    key = [row.kind, row.backbone, row.method, row.variant, row.inputs, row.training, features]
+    return json.dumps(key, sort_keys=True)
 
 
 def _labels(rows: list[ResultRow]) -> dict[str, str]:
-    """Return {identity: label}: one label in all blocks, with the run's name where two would be called the same."""
+    """Return {line identity: label}, the same in all blocks; lines with equal labels also get their run's name."""
     first: dict[str, ResultRow] = {}
     for row in rows:
-        first.setdefault(identity(row), row)
+        first.setdefault(line_identity(row), row)
     models = [row for row in first.values() if row.kind == "model"]
-    many_backbones = len({row.backbone for row in models}) > 1
+    has_many_backbones = len({row.backbone for row in models}) > 1
     variants = Counter(method for method, _ in {(row.method, row.variant) for row in models})
-    labels = {name: _label(row, many_backbones, variants[row.method] > 1) for name, row in first.items()}
-    named = Counter(labels[name] for name, row in first.items() if row.kind == "model")
-    return {name: label if named[label] < 2 else f"{label} [{_entry(first[name])}]" for name, label in labels.items()}
-
-
-def _entry(row: ResultRow) -> str:
-    """Return the run's name without the seed that a sweep puts behind it."""
-    return row.run.removesuffix(f"-seed{row.seed}")
+    labels = {key: _label(row, has_many_backbones, variants[row.method] > 1) for key, row in first.items()}
+    uses = Counter(labels[key] for key, row in first.items() if row.kind == "model")
+    for key, label in labels.items():
+        if uses[label] > 1:
+            run = first[key].run.removesuffix(f"-seed{first[key].seed}")  # the suffix that sweeps append
+            labels[key] = f"{label} [{run}]"
+    return labels
 
 
 def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:
@@ -185,13 +209,9 @@ def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:
     return " ".join([*parts, name, *([f"({row.variant})"] if with_variant and row.inputs == "all" else [])])
 
 
-def _order(line: Line) -> tuple[int, int]:
+def _line_order(line: Line) -> tuple[int, int]:
     rank = FLOORS.index(line.method) if line.method in FLOORS else len(FLOORS)
     return (ROLES.index(line.role), rank)
-
-
-def _rank(scenario: str) -> tuple[int, str]:
-    return (ALL_SCENARIOS.index(scenario) if scenario in ALL_SCENARIOS else len(ALL_SCENARIOS), scenario)
 
 
 def _check_same_questions(rows: list[ResultRow]) -> None:
@@ -201,7 +221,7 @@ def _check_same_questions(rows: list[ResultRow]) -> None:
             counts = f"{first.accuracies.overall.questions} and {row.accuracies.overall.questions}"
             raise UserError(
                 f"runs {first.run!r} and {row.run!r} answered different questions in {row.split} "
-                f"{row.scenario} ({counts} of them): evaluate both with one manifest, or report them apart"
+                f"{row.scenario} ({counts} of them): evaluate both with one manifest, or report them separately"
             )
 
 
@@ -210,7 +230,6 @@ def _check_distinct_seeds(rows: list[ResultRow]) -> None:
     for row in rows:
         if row.seed in seen:
             raise UserError(
-                f"seed {row.seed} of {row.method} stands in runs {seen[row.seed]!r} and {row.run!r}: "
-                "the same seed twice is no second sample, name one of them"
+                f"runs {seen[row.seed]!r} and {row.run!r} of {row.method} share seed {row.seed}; pass only one"
             )
         seen[row.seed] = row.run

@@ -1,14 +1,13 @@
-"""Blocks as plain text: Markdown tables for people, one long CSV for programs. It computes no figure."""
+"""Blocks as text: Markdown and LaTeX tables to read, one long CSV for programs."""
 
 import csv
 import io
 import re
 from collections.abc import Sequence
 
-from train.report.published import published_beside
-from train.report.rates import table_blocks
-from train.report.statistics import Estimate
-from train.report.tables import Block, Line, pooled
+from train.evaluation.statistics import Estimate
+from train.report.published import comparable_rows
+from train.report.tables import Block, Line, pool_counts, table_blocks
 
 CSV_FIELDS = (
     *("dataset", "release", "split", "scenario", "row", "role", "backbone", "method", "variant", "inputs"),
@@ -17,19 +16,17 @@ CSV_FIELDS = (
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Return a table per block: accuracies in percent, the interval of `All`, seeds; curves stand in the CSV alone."""
-    plain = table_blocks(blocks)
-    return "\n".join(["# Results\n", *(_markdown_block(block) for block in plain), LEGEND])
+    """Return a table per block: accuracies in percent, the interval of `All`, seeds; curves are only in the CSV."""
+    return "\n".join(["# Results\n", *(_markdown_block(block) for block in table_blocks(blocks)), LEGEND])
 
 
 def latex(blocks: Sequence[Block]) -> str:
     """Return a LaTeX table per block (package booktabs): accuracies in percent, the interval of `All`, the seeds."""
-    plain = table_blocks(blocks)
-    return "\n".join(_latex_block(block) for block in plain)
+    return "\n".join(_latex_block(block) for block in table_blocks(blocks))
 
 
 def comma_separated(blocks: Sequence[Block]) -> str:
-    """Return every cell of every block as one CSV line; `correct`, `questions` are summed over seeds."""
+    """Return one CSV line per cell of every block; `correct` and `questions` are summed over seeds."""
     sink = io.StringIO()
     writer = csv.DictWriter(sink, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -40,12 +37,12 @@ def comma_separated(blocks: Sequence[Block]) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a percentage as it is printed everywhere: two decimals."""
+    """Format a percentage with two decimals."""
     return f"{value:.2f}"
 
 
 def describe_interval(cell: Estimate) -> str:
-    """Say in words what the interval of a cell covers."""
+    """Describe in words what a cell's interval covers."""
     if cell.interval == "seeds":
         return f"{cell.seeds} seeds, t interval"
     if cell.interval == "videos":
@@ -63,22 +60,22 @@ LEGEND = (
 
 def _markdown_block(block: Block) -> str:
     heads = ["", *(column.label for column in block.columns), "95 % interval", "seeds"]
-    rows = [_markdown_line(block, line) for line in block.lines] + _published_lines(block)
+    rows = [_line_cells(block, line) for line in block.lines] + _published_cells(block)
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     title = f"## {block.dataset} {block.release}, {block.split}: {block.scenario}\n"
-    asked = [f"{block.questions}\n"] if block.multiple_choice else []
-    return "\n".join([title, *asked, *(f"| {' | '.join(cells)} |" for cells in table), ""])
+    questions = [f"{block.questions}\n"] if block.multiple_choice else []
+    return "\n".join([title, *questions, *(f"| {' | '.join(cells)} |" for cells in table), ""])
 
 
 def _latex_block(block: Block) -> str:
     heads = ["", *(column.label for column in block.columns), r"95\,\% interval", "seeds"]
-    rows = [_markdown_line(block, line) for line in block.lines] + _published_lines(block)
+    rows = [_line_cells(block, line) for line in block.lines] + _published_cells(block)
     title = f"{block.dataset} {block.release}, {block.split}: {block.scenario}; {block.questions}"
     body = [_latex_row(heads), r"\midrule", *map(_latex_row, rows)]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_escaped(title)}.}}",
+            rf"\caption{{{_escape_latex(title)}.}}",
             rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
             r"\toprule",
             *body,
@@ -91,26 +88,26 @@ def _latex_block(block: Block) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_escaped, cells)) + r" \\"
+    return " & ".join(map(_escape_latex, cells)) + r" \\"
 
 
-def _escaped(text: str) -> str:
+def _escape_latex(text: str) -> str:
     escaped = re.sub(r"(?<!\\)([%&#_$])", r"\\\1", text)
     return escaped.replace("†", r"$^\dagger$").replace("–", "--")
 
 
-def _published_lines(block: Block) -> list[list[str]]:
+def _published_cells(block: Block) -> list[list[str]]:
     return [
         [
             f"{row.label} (paper, Table {row.table})",
             *(percent(row.cells[c.label]) if c.label in row.cells else "–" for c in block.columns),
             *("–", "–"),
         ]
-        for row in published_beside(block)
+        for row in comparable_rows(block)
     ]
 
 
-def _markdown_line(block: Block, line: Line) -> list[str]:
+def _line_cells(block: Block, line: Line) -> list[str]:
     cells = []
     for column in block.columns:
         cell = line.cells[column.label]
@@ -126,7 +123,7 @@ def _csv_records(block: Block, line: Line) -> list[dict[str, str | int]]:
     records: list[dict[str, str | int]] = []
     for column in block.columns:
         cell = line.cells[column.label]
-        counts = [count for row in line.rows if (count := pooled(row.accuracies, column))]
+        counts = [count for row in line.rows if (count := pool_counts(row.accuracies, column))]
         if cell is None:
             continue
         records.append(

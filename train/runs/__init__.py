@@ -1,1 +1,1 @@
-"""A run on disk: configuration, presets, checkpoint, log and results."""
+"""A run on disk: configuration, presets, checkpoints, log and result rows."""

@@ -1,6 +1,6 @@
-"""What a run is made of, as data: sizes, and every setting of training. It builds nothing and loads no torch.
+"""The configuration of a run: every training setting, validated. Loads no torch.
 
-Source: the settings' values stand, paper by paper, in `train.runs.presets`.
+The values published by each paper are in `train.runs.presets`.
 """
 
 from typing import Any, Literal
@@ -15,18 +15,18 @@ Inputs = Literal["all", "question", "audio,question", "visual,question"]
 
 
 class TrainConfig(BaseModel):
-    """Every setting of one run; what stands here and the stores decide the weights.
+    """All settings of one run; together with the store and the manifest they determine the weights.
 
-    `objective` "grounding" trains no answer, but the backbone's telling of matching sound and picture from others.
-    `options` are keywords of the method, `backbone_options` of the backbone. `variant` is the reading of both, where
-    they know several: "recommended" means the backbone's paper and the mended method. `map_size`: maps are pooled to
-    that many cells a side, None keeps them. `whiten`: stored channels are given mean 0, at most variance 1 and little
-    correlation over the training videos, which seeded features need and pretrained ones do not. `start_from`: the run
-    beside this one whose trained backbone this one starts with. The learning rate is multiplied by `decay_factor` after
-    every `decay_epochs` epochs of a stage. `ema_decay`: the share of a running average of the weights that every step
-    keeps; the average is what is validated and kept, 0 keeps the weights themselves. `missing_rates`: share of the
-    training questions that lose a modality, drawn by `unit` from `seed`. `inputs` other than "all" train a reference
-    that never sees a modality. `sizes` is filled in by the run.
+    `objective`: "grounding" pre-trains the backbone on audio-visual matching instead of answers. `backbone_options` and
+    `options`: keyword arguments of the backbone and of the method. `variant`: which version of both to build, if they
+    have several; "recommended" is the backbone's paper and the corrected method. `map_size`: pool feature maps to this
+    many cells per side (None: no pooling). `whiten`: scale the stored channels over the training videos to mean 0,
+    variance at most 1 and little correlation; seeded features need it, pretrained ones do not. `start_from`: name of a
+    run in the same folder whose trained backbone initialises this one. `decay_factor` multiplies the learning rate
+    after every `decay_epochs` epochs of a stage. `ema_decay`: decay of the exponential moving average of the weights,
+    which is then what is validated and saved; 0 disables it. `missing_rates`: {modality: share of the training
+    questions that lose it}, sampled per `unit` from `seed`. `inputs`: other than "all" trains a reference model
+    restricted to these inputs. `sizes`: filled in when the run starts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,30 +63,30 @@ class TrainConfig(BaseModel):
     sizes: ModelSizes | None = None
 
     @model_validator(mode="after")
-    def _references_have_their_own_method(self) -> "TrainConfig":
+    def _check_method_fits_inputs(self) -> "TrainConfig":
         if (self.inputs == "all") == (self.method == "reference"):
-            raise ValueError("method 'reference' goes with inputs other than 'all', and no other method does")
+            raise ValueError("method 'reference' requires inputs other than 'all', every other method requires 'all'")
         return self
 
 
 def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
-    """Return the settings of `preset` with `overrides`, of which None means: as the preset has it.
+    """Return the settings of `preset` with `overrides`; None keeps the preset's value.
 
-    What a preset says of the chosen backbone goes before what it says of all. `options` are laid over the preset's
-    options of the method. Inputs other than "all" choose the method "reference".
-    Raises `UserError` naming the setting and its value where one is unknown or out of range.
+    The preset's settings for the chosen backbone take precedence over its general ones. `options` are merged into the
+    preset's options of the method. Inputs other than "all" select the method "reference".
+    Raises `UserError` with the setting and its value if it is unknown or out of range.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if given.get("inputs", "all") != "all":
-        given["method"] = "reference"
-    chosen = PRESETS[preset]
-    backbone = given.get("backbone", chosen.settings.get("backbone", TrainConfig.model_fields["backbone"].default))
-    settings = {"preset": preset, **chosen.settings, **chosen.backbones.get(backbone, {}), **given}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    if overrides.get("inputs", "all") != "all":
+        overrides["method"] = "reference"
+    base = PRESETS[preset]
+    backbone = overrides.get("backbone", base.settings.get("backbone", TrainConfig.model_fields["backbone"].default))
+    settings = {"preset": preset, **base.settings, **base.backbones.get(backbone, {}), **overrides}
     method = settings.get("method", TrainConfig.model_fields["method"].default)
-    reference = {"inputs": settings["inputs"]} if method == "reference" and "inputs" in settings else {}
-    settings["options"] = {**chosen.options.get(method, {}), **reference, **given.get("options", {})}
+    reference_options = {"inputs": settings["inputs"]} if method == "reference" and "inputs" in settings else {}
+    settings["options"] = {**base.options.get(method, {}), **reference_options, **overrides.get("options", {})}
     try:
         return TrainConfig(**settings)
     except ValidationError as error:

@@ -1,10 +1,10 @@
-"""A run's folder: what it holds, how it is written so that it can be killed anywhere, and how a model comes back.
+"""A run's folder: write its files, and load the trained model back.
 
     config.json  vocabulary.json  environment.json  masks-train.json (with missing rates)
-    metrics.jsonl  times.json (seconds of each epoch; the only file that a repeated run would not repeat)
+    metrics.jsonl  times.json (seconds per epoch; the only file that is not reproducible)
     checkpoint.safetensors (best epoch)  last.safetensors (last epoch, with the optimiser, for resume)
 
-It trains nothing. Nothing here is a pickle.
+Every file is written under a staging name and renamed, so that a run can be killed at any time. No file is a pickle.
 """
 
 import json
@@ -33,21 +33,22 @@ CHECKPOINT = "checkpoint.safetensors"
 ENVIRONMENT = "environment.json"
 LAST = "last.safetensors"
 LIBRARIES = ("torch", "numpy", "zarr", "safetensors")
-_WHERE_AND_WITH_WHAT = {"device", "manifest", "store", "sizes"}
+# Settings that may differ between two runs of the same training.
+_LOCATION_SETTINGS = {"device", "manifest", "store", "sizes"}
 
 
 def build_method(config: TrainConfig) -> MissingModalityMethod:
-    """Build the untrained method that `config` describes; weights come from torch's seeded state.
+    """Build the untrained method of `config`; its weights depend on the state of torch's random generator.
 
-    Raises `UserError` where a name or an option is unknown.
+    Raises `UserError` if a name or an option is unknown.
     """
     if config.sizes is None:
-        raise ValueError("a configuration without sizes cannot be built: they come from the store and the vocabulary")
+        raise ValueError("the configuration has no sizes: set them from the store and the vocabulary before building")
     known = {"recommended", *backbone_variants(config.backbone), *method_variants(config.method)}
     if config.variant not in known:
         raise UserError(
-            f"there is no variant {config.variant!r} of backbone {config.backbone!r} or method {config.method!r}: "
-            f"they know {', '.join(sorted(known))}"
+            f"backbone {config.backbone!r} and method {config.method!r} have no variant {config.variant!r}: "
+            f"choose one of {', '.join(sorted(known))}"
         )
     backbone = make_backbone(config.backbone, config.sizes, config.variant, **config.backbone_options)
     if config.objective == "grounding":
@@ -58,7 +59,7 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
 def load_run(run: Path, device: str = "cpu") -> tuple[MissingModalityMethod, TrainConfig]:
     """Return the trained method of `run` (its best epoch, in evaluation mode) and its configuration.
 
-    Raises `UserError` naming the file that is missing or does not fit.
+    Raises `UserError` if a file is missing, corrupt or does not match the configuration.
     """
     config = read_config(run)
     method = build_method(config)
@@ -67,26 +68,26 @@ def load_run(run: Path, device: str = "cpu") -> tuple[MissingModalityMethod, Tra
     try:
         method.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{run / CHECKPOINT} does not fit {run / 'config.json'}: {one_line(error)}") from None
+        raise UserError(f"{run / CHECKPOINT} does not match {run / 'config.json'}: {one_line(error)}") from None
     method.to(device).eval()
     return method, config
 
 
 def read_config(run: Path) -> TrainConfig:
-    """Return the configuration of `run`, or raise `UserError` where the folder is none of a run."""
+    """Return the configuration of `run`. Raises `UserError` if the folder is not a run."""
     path = run / "config.json"
     try:
         return TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: {run} is not the folder of a run, mavqa-train makes one") from None
+        raise UserError(f"{path} is missing: {run} is not a run folder, create one with mavqa-train") from None
     except ValueError as error:
-        raise UserError(f"{path} is not the configuration of a run: {one_line(error)}") from None
+        raise UserError(f"{path} is not a run configuration: {one_line(error)}") from None
 
 
 def read_vocabulary(run: Path) -> Vocabulary:
     """Return the words and answers that `run` was trained with.
 
-    Raises `UserError` where the file is missing or damaged.
+    Raises `UserError` if the file is missing or corrupt.
     """
     path = run / "vocabulary.json"
     try:
@@ -97,25 +98,20 @@ def read_vocabulary(run: Path) -> Vocabulary:
         raise UserError(f"{path} is not a vocabulary ({one_line(error)}): train the run again") from None
 
 
-def same_run(left: TrainConfig, right: TrainConfig) -> bool:
-    """Return whether two configurations describe the same training; devices and paths do not count."""
-    return left.model_dump(exclude=_WHERE_AND_WITH_WHAT) == right.model_dump(exclude=_WHERE_AND_WITH_WHAT)
-
-
 def is_finished(run: Path, config: TrainConfig) -> bool:
-    """Return whether `run` holds the training that `config` describes, carried through to its last epoch.
+    """Return whether `run` contains the training of `config`, finished to its last epoch; False if it has no config.
 
-    Raises `UserError` where the folder holds a different run.
+    Raises `UserError` if the folder contains a run with other settings (devices and paths may differ).
     """
     if not (run / "config.json").exists():
         return False
-    if not same_run(read_config(run), config):
-        raise UserError(f"{run} holds a run of other settings (its config.json): give another --out, or remove it")
+    if read_config(run).model_dump(exclude=_LOCATION_SETTINGS) != config.model_dump(exclude=_LOCATION_SETTINGS):
+        raise UserError(f"{run} contains a run with other settings (its config.json): pass another --out, or remove it")
     return len(read_metrics(run)) >= config.epochs and (run / CHECKPOINT).exists()
 
 
 def write_start(run: Path, config: TrainConfig, vocabulary: Vocabulary, environment: dict[str, Any]) -> None:
-    """Write what is known before the first epoch; `config.json` comes last, so that a folder with one is whole."""
+    """Write the files known before the first epoch; `config.json` last, so that it marks a complete folder."""
     run.mkdir(parents=True, exist_ok=True)
     replace_text(run / "vocabulary.json", json.dumps(vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
     replace_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
@@ -123,9 +119,9 @@ def write_start(run: Path, config: TrainConfig, vocabulary: Vocabulary, environm
 
 
 def describe_environment(device: torch.device, fingerprints: dict[str, str], weights: dict[str, str]) -> dict[str, Any]:
-    """Return what a run depends on outside its configuration: versions, device, git commit, and its features.
+    """Return what a run depends on besides its configuration: versions, device, git commit and features.
 
-    `fingerprints` and `weights` (SHA-256 of the extractor's weights) are by stored feature.
+    `fingerprints`: {stored feature: fingerprint}. `weights`: {stored feature: SHA-256 of the extractor's weights}.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
@@ -141,26 +137,29 @@ def describe_environment(device: torch.device, fingerprints: dict[str, str], wei
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """Return what `describe_environment` said when the run began; {} where the file is not there."""
+    """Return what `describe_environment` recorded at the start of the run; {} if the file is missing.
+
+    Raises `UserError` if the file is corrupt.
+    """
     path = run / ENVIRONMENT
     try:
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return said
+        environment: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return environment
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}): remove it") from None
+        raise UserError(f"{path} is corrupt ({one_line(error)}): remove it") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:
-    """Write named tensors and JSON facts as one safetensors file, beside its name and renamed last."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write named tensors and JSON `facts` as one safetensors file, renamed to `path` when complete."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with staged(path) as staging:
-        save_file(plain, staging, metadata={"facts": json.dumps(facts or {})})
+        save_file(contiguous, staging, metadata={"facts": json.dumps(facts or {})})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and facts of a file that `write_tensors` wrote.
+    """Return the tensors and facts of a file written by `write_tensors`.
 
-    Raises `UserError` where it is missing or damaged.
+    Raises `UserError` if it is missing or corrupt.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -169,7 +168,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the run, or resume it") from None
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}): train the run again") from None
+        raise UserError(f"{path} is corrupt ({one_line(error)}): train the run again") from None
 
 
 def _git_commit() -> str | None:

@@ -1,4 +1,4 @@
-"""What a run writes down about its epochs: metrics, which a repeated run repeats, and times, which it does not."""
+"""The log of a run's epochs: metrics, which are reproducible, and training times, which are not."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,18 @@ TIMES = "times.json"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the metrics of each finished epoch, in order."""
+    """Return the metrics of each finished epoch, in order. Raises `UserError` if the file is corrupt."""
     path = run / METRICS
     try:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): remove {run} and train it again") from None
+        raise UserError(f"{path} is corrupt ({error}): remove {run} and train it again") from None
 
 
 def best_validation(run: Path) -> dict[str, float]:
-    """Return the validation percentages of the epoch that was kept; {} where there is no val split."""
-    kept = [row for row in read_metrics(run) if row["selected"]]
-    return dict(kept[-1]["validation"]) if kept else {}
+    """Return the validation accuracies, in percent, of the selected epoch; {} without a val split."""
+    selected = [row for row in read_metrics(run) if row["selected"]]
+    return dict(selected[-1]["validation"]) if selected else {}
 
 
 def write_metrics(run: Path, metrics: list[dict[str, Any]]) -> None:
@@ -32,16 +32,19 @@ def write_metrics(run: Path, metrics: list[dict[str, Any]]) -> None:
 
 
 def read_times(run: Path) -> dict[int, float]:
-    """Return {epoch, from 1: seconds that its training took, without validation}; {} where none were written."""
+    """Return {epoch, from 1: seconds of its training, without validation}; {} if none were recorded.
+
+    Raises `UserError` if the file is corrupt.
+    """
     path = run / TIMES
     try:
-        said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return {int(epoch): float(seconds) for epoch, seconds in said.items()}
+        times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {int(epoch): float(seconds) for epoch, seconds in times.items()}
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it") from None
+        raise UserError(f"{path} is corrupt ({error}): remove it") from None
 
 
 def write_time(run: Path, epoch: int, seconds: float) -> None:
-    """Note how long the training of `epoch`, from 1, took."""
+    """Record the training time of `epoch` (from 1)."""
     times = {**read_times(run), epoch: round(seconds, 3)}
     replace_text(run / TIMES, json.dumps(times) + "\n")

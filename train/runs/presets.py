@@ -1,7 +1,7 @@
-"""The hyper-parameters of each paper and release, and those of the demo, as data in one place. It checks nothing.
+"""The hyper-parameters of each paper and release, and those of the demo.
 
-A preset holds settings of `train.runs.config.TrainConfig` under one name, what departs from them for a backbone, and
-the options of the methods that depart from their own defaults. What a user gives wins over all of them.
+A preset names a set of `train.runs.config.TrainConfig` settings, with exceptions per backbone and options per method.
+Settings passed by the user take precedence over all of them.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings under one name: for all, by backbone, and {method: its keywords}; `source` says where they stand."""
+    """Settings for all backbones, {backbone: exceptions} and {method: options}; `source`: where they were published."""
 
     source: str
     settings: dict[str, Any]
@@ -18,8 +18,8 @@ class Preset:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-# AVST's release divides the rate by ten after every eight epochs; of its eighty epochs those after the 24th change
-# nothing any more (its best one was the 20th).
+# AVST's release divides the learning rate by ten every eight epochs; of its 80 epochs, those after the 24th no longer
+# change the weights (its best epoch was the 20th).
 _AVST = {
     "seed": 1,
     "batch_size": 64,
@@ -30,15 +30,15 @@ _AVST = {
     "method": "zero-fill",
 }
 
-# PSTP-Net reads every second of sixty, in segments of five.
+# PSTP-Net reads all sixty seconds, in segments of five.
 _EVERY_SECOND = {"pstp": {"time_steps": 60}}
 
 _DEMO_DIFFUSION = {"steps": 4, "dim": 16, "mults": [1], "stem_kernel": 3, "width": 64, "gradient_steps": 1}
 
 PRESETS = {
     "paper": Preset(
-        source="batch, optimiser and rate of the ECCV 2024 paper; it leaves epochs, schedule and stages open: AVST's "
-        "released schedule (step 8, effective end near epoch 20), the backbone first on complete data",
+        source="batch size, optimiser and learning rate of the ECCV 2024 paper; epochs, schedule and stages, which it "
+        "does not state, follow AVST's release (step 8, effective end near epoch 20), backbone first on complete data",
         settings={
             "epochs": 20,
             "batch_size": 4,
@@ -62,12 +62,12 @@ PRESETS = {
         backbones=_EVERY_SECOND,
     ),
     "avst": Preset(
-        source="AVST's release (Li et al., CVPR 2022): batch 64, rate 1e-4, step 8",
+        source="AVST's release (Li et al., CVPR 2022): batch size 64, learning rate 1e-4, step 8",
         settings={**_AVST, "backbone": "avst", "epochs": 24},
     ),
     "grounding": Preset(
-        source="the grounding pre-training of AVST's release: 30 epochs, about 64 pairs of either kind a batch (here "
-        "6 videos with their ten steps)",
+        source="the grounding pre-training of AVST's release: 30 epochs, about 64 matching and 64 mismatching pairs "
+        "per batch (here 6 videos of ten steps)",
         settings={**_AVST, "backbone": "avst", "epochs": 30, "batch_size": 6, "objective": "grounding"},
     ),
     "baseline": Preset(
@@ -75,18 +75,18 @@ PRESETS = {
         settings={**_AVST, "backbone": "baseline", "epochs": 20},
     ),
     "avsd": Preset(
-        source="architecture of Schwartz et al., CVPR 2019; optimiser and schedule of AVST, as no one published those "
-        "of AVSD on MUSIC-AVQA",
+        source="architecture of Schwartz et al., CVPR 2019; optimiser and schedule of AVST, because none are published "
+        "for AVSD on MUSIC-AVQA",
         settings={**_AVST, "backbone": "avsd", "epochs": 24},
     ),
     "pano": Preset(
-        source="architecture of Yun et al., ICCV 2021, at a third of its depth; optimiser and schedule of AVST, as no "
-        "one published those of Pano-AVQA on MUSIC-AVQA",
+        source="architecture of Yun et al., ICCV 2021, at a third of its depth; optimiser and schedule of AVST, "
+        "because none are published for Pano-AVQA on MUSIC-AVQA",
         settings={**_AVST, "backbone": "pano", "epochs": 24},
     ),
     "pano-faithful": Preset(
-        source="depth and width of Yun et al., ICCV 2021 (9, 5, 5 and 5 layers of 768), its rate of fine-tuning; "
-        "not its AdamW, warm-up and accumulation, nor BERT's weights",
+        source="depth and width of Yun et al., ICCV 2021 (9, 5, 5 and 5 layers of 768) and its fine-tuning rate, "
+        "without its AdamW, warm-up, gradient accumulation and BERT weights",
         settings={
             **_AVST,
             "backbone": "pano",
@@ -98,11 +98,12 @@ PRESETS = {
         },
     ),
     "pstp": Preset(
-        source="PSTP-Net's release (Li et al., ACM MM 2023): batch 64, 30 epochs, rate 1e-4, step 8, every second",
+        source="PSTP-Net's release (Li et al., ACM MM 2023): batch size 64, 30 epochs, learning rate 1e-4, step 8, "
+        "every second",
         settings={**_AVST, "backbone": "pstp", "epochs": 30, "time_steps": 60},
     ),
     "demo": Preset(
-        source="sized for minutes on two cores: pooled maps, few slots and diffusion steps",
+        source="sized to train in minutes on two cores: pooled maps, few slots and diffusion steps",
         settings={
             "epochs": 12,
             "batch_size": 64,

@@ -1,9 +1,9 @@
-"""What an evaluation leaves behind: result rows and single predictions, as JSON lines. It predicts nothing.
+"""The results of an evaluation on disk: result rows and predictions, as JSON lines.
 
-`results.jsonl` of a run holds one row per (run, method, split, scenario); a later row of a key replaces the
-earlier one. Rows carry integer counts, no percentages: a report recomputes every figure from them.
-`predictions-<split>-<scenario>.jsonl` holds each question's prediction, for paired tests.
-Source: evaluation arithmetic of the MUSIC-AVQA scripts (types and groups pool questions).
+`results.jsonl` has one row per (run, method, split, scenario); a later row replaces an earlier one with the same key.
+Rows contain integer counts, not percentages: a report computes every accuracy from them.
+`predictions-<split>-<scenario>.jsonl` has the prediction of each question, for paired tests.
+Source: the accuracies of the MUSIC-AVQA scripts (types and groups pool questions).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ RESULTS_FILE = "results.jsonl"
 
 
 class Count(BaseModel):
-    """Right answers out of the questions asked (at least one)."""
+    """The number of correct answers and of questions (at least one)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,12 +32,16 @@ class Count(BaseModel):
 
     @property
     def accuracy(self) -> float:
-        """Percent of the questions that were answered rightly, unrounded."""
+        """The percentage of questions answered correctly, unrounded."""
         return 100 * self.correct / self.questions
+
+    def to_document(self) -> dict[str, float | int]:
+        """Return the count's entry in the document of `mavqa-evaluate --json`."""
+        return {"accuracy": self.accuracy, "correct": self.correct, "questions": self.questions}
 
 
 class Accuracies(BaseModel):
-    """The counts of one set of questions: all, by group (`Audio`) and by type (`Audio Counting`)."""
+    """The counts of a set of questions: over all of them, per group (`Audio`) and per type (`Audio Counting`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,19 +50,20 @@ class Accuracies(BaseModel):
     types: dict[str, Count]
 
     def to_document(self) -> dict[str, Any]:
-        """Return the form of `mavqa-evaluate --json`: accuracies in percent beside their counts."""
+        """Return the document of `mavqa-evaluate --json`: accuracies in percent with their counts."""
         return {
             "overall": self.overall.accuracy,
             "questions": self.overall.questions,
-            "groups": {name: _with_accuracy(count) for name, count in self.groups.items()},
-            "types": {name: _with_accuracy(count) for name, count in self.types.items()},
+            "groups": {name: count.to_document() for name, count in self.groups.items()},
+            "types": {name: count.to_document() for name, count in self.types.items()},
         }
 
 
 class Prediction(BaseModel):
-    """One answered question about a video; `prediction` is an entry of the frozen list or "", `answer` the true one.
+    """The prediction for one question about a video.
 
-    `type` is the question's, "" where the dataset has none.
+    `prediction`: an answer of the vocabulary, or "" if it contains none of the question's choices. `answer`: the true
+    answer. `type`: the question type, "" if the dataset has none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,7 +77,7 @@ class Prediction(BaseModel):
 
 
 class Feature(BaseModel):
-    """Where one stored feature came from: the fingerprint of its numbers and the kind of weights used."""
+    """The origin of a stored feature: its fingerprint, and the kind of weights it was extracted with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,7 +86,7 @@ class Feature(BaseModel):
 
 
 class Masking(BaseModel):
-    """How it was drawn which questions lose a modality: `train.data.scenarios.Masks` without the questions."""
+    """How the questions that lose a modality were sampled: `train.data.scenarios.Masks` without the questions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -91,19 +96,17 @@ class Masking(BaseModel):
 
 
 class ResultRow(BaseModel):
-    """The outcome of one method on one scenario of one split.
+    """The result of one method on one scenario of one split.
 
-    `questions_sha256`: which questions were asked (`hash_questions`); only rows that agree there compare.
-
-    `kind`: a trained `model`, or a `floor` that sees no video. `training`: how it was trained, among it the missing
-    rates. `features`: {stored feature name: where it came from}. `left_out`: questions of the split on videos that
-    could not be extracted, which no scenario asks. `multiple_choice`: how many of those asked were answered among their
-    choices. `masking`: the draw behind a scenario in which some questions lose a modality. `parameters`: how many
-    numbers the method and its backbone learn. `sees`, `trains_on`: what the method saw of missing modalities in
-    training (`train.interfaces.MissingModalityMethod`), and whether of "all" or only of "complete" videos. `recovery`:
-    the error of what stood in for the modality that the scenario takes (`train.evaluation.recovery`), None where
-    nothing did. `interval`: 95 %, of the accuracy of all questions in percent, by drawing the videos again; None where
-    it was not computed.
+    `kind`: "model" (trained), or "floor" (uses no video). `training`: the training settings, including missing rates.
+    `features`: {stored feature: its origin}. `questions_sha256`: hash of the evaluated questions (`hash_questions`);
+    only rows with equal hashes are comparable. `left_out`: number of questions of the split whose video could not be
+    extracted; no scenario includes them. `multiple_choice`: number of questions answered among their choices.
+    `masking`: how the questions that lose a modality were sampled; None if the scenario treats all questions alike.
+    `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
+    the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `recovery`: error of the
+    imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
+    accuracy in percent, from a bootstrap over videos; None if it was not computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -135,18 +138,18 @@ class ResultRow(BaseModel):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What makes a row the same outcome, measured again."""
+        """The key of the row: a later row with the same key replaces this one."""
         return (self.run, self.method, self.split, self.scenario)
 
 
 def tally(questions: Sequence[Question], predictions: Sequence[str]) -> Accuracies:
-    """Count right predictions over `questions`, pooled per group (a question's modality) and per type.
+    """Count the correct predictions over `questions`, per group (a question's modality) and per type.
 
-    An answer outside the frozen list equals no prediction and so counts as wrong. Raises ValueError where the
-    two sequences differ in length or are empty.
+    An answer outside the vocabulary equals no prediction and counts as wrong. Raises ValueError if the two sequences
+    differ in length or are empty.
     """
     if not questions:
-        raise ValueError("no question to count")
+        raise ValueError("there are no questions to count")
     groups: dict[str, list[bool]] = {}
     types: dict[str, list[bool]] = {}
     hits = [question.answer == prediction for question, prediction in zip(questions, predictions, strict=True)]
@@ -162,7 +165,7 @@ def tally(questions: Sequence[Question], predictions: Sequence[str]) -> Accuraci
 
 
 def hash_questions(questions: Iterable[Question]) -> str:
-    """Return the SHA-256 of what is asked, the choices offered and the true answers, in any order."""
+    """Return the SHA-256 of the questions, their choices and true answers; their order does not matter."""
     lines = sorted(
         json.dumps([q.question_id, q.video_id, q.text, q.answer, *([] if q.choices is None else [q.choices])])
         for q in questions
@@ -171,15 +174,15 @@ def hash_questions(questions: Iterable[Question]) -> str:
 
 
 def append_results(path: Path, rows: Iterable[ResultRow]) -> None:
-    """Append `rows` to a results file; the file is whole at every moment (staged, then renamed)."""
+    """Append `rows` to a results file, which is complete at every moment (staged, then renamed)."""
     existing = path.read_text(encoding="utf-8") if path.exists() else ""
     replace_text(path, existing + "".join(row.model_dump_json() + "\n" for row in rows))
 
 
 def read_results(path: Path) -> list[ResultRow]:
-    """Read a results file, keeping the last row of each key in the order of first appearance.
+    """Return the last row of each key of a results file, in the order of first appearance.
 
-    Raises `UserError` naming file and line where it is missing, of another format or malformed.
+    Raises `UserError` with file and line if it is missing, malformed or has another format.
     """
     if not path.exists():
         raise UserError(f"{path} is missing: evaluate the run first with 'mavqa-evaluate {path.parent}'")
@@ -191,35 +194,31 @@ def read_results(path: Path) -> list[ResultRow]:
 
 
 def predictions_path(run: Path, split: str, scenario: str) -> Path:
-    """Return where the single predictions of one evaluation stand."""
+    """Return the path of the predictions of one evaluation."""
     return run / f"predictions-{split}-{scenario}.jsonl"
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write single predictions, one line each, in the order of the questions."""
+    """Write one line per prediction, in the order of the questions."""
     replace_text(path, "".join(prediction.model_dump_json() + "\n" for prediction in predictions))
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read what `write_predictions` wrote."""
+    """Return the predictions written by `write_predictions`."""
     return [Prediction.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _parse(line: str, where: str) -> ResultRow:
-    try:
-        record = json.loads(line)
-        found = record.get("format") if isinstance(record, dict) else None
-        if found != FORMAT:
-            raise UserError(f"{where}: result format {found!r}, this program reads {FORMAT}: evaluate the run again")
-        return ResultRow.model_validate(record)
-    except (json.JSONDecodeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{where}: not a result row ({first}): remove the line or evaluate the run again") from None
 
 
 def _count(hits: Sequence[bool]) -> Count:
     return Count(correct=sum(hits), questions=len(hits))
 
 
-def _with_accuracy(count: Count) -> dict[str, float | int]:
-    return {"accuracy": count.accuracy, "correct": count.correct, "questions": count.questions}
+def _parse(line: str, place: str) -> ResultRow:
+    try:
+        record = json.loads(line)
+        format_ = record.get("format") if isinstance(record, dict) else None
+        if format_ != FORMAT:
+            raise UserError(f"{place}: unsupported result format {format_!r}, not {FORMAT}: evaluate the run again")
+        return ResultRow.model_validate(record)
+    except (json.JSONDecodeError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{place}: not a result row ({first}): remove the line or evaluate the run again") from None

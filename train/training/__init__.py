@@ -1,1 +1,1 @@
-"""Training: the loop, what a run starts from, and sweeps over many runs."""
+"""Training: the loop, the initialisation of a run, and sweeps over many runs."""

@@ -1,4 +1,4 @@
-"""The running average of a model's weights over the steps of its training. It decides nothing about their use."""
+"""The exponential moving average of a model's weights over its training steps."""
 
 import torch
 from torch import Tensor, nn
@@ -6,11 +6,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Keep a copy of `module` whose weights are an exponential moving average of those that the steps left behind.
+    """A copy of `module` whose weights are the exponential moving average of the trained weights.
 
-    Each step keeps `decay` of the average; buffers (moments, counters) are copied as they are. The first step's
-    weights begin it, so that what the module started from does not weigh on it; a stage of training that frees other
-    parameters needs an average of its own.
+    Each step keeps the share `decay` of the average; buffers (moments, counters) are copied. The average starts from
+    the weights after the first step, so that the initial weights have no influence. Create a new average for each
+    training stage, because stages train different parameters.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -19,19 +19,19 @@ class WeightAverage:
 
     @property
     def module(self) -> nn.Module:
-        """The copy with the averaged weights; before the first step, those of the module at its making."""
+        """The copy with the averaged weights; before the first step, with the module's initial ones."""
         averaged: nn.Module = self._averaged.module
         return averaged
 
     def update(self) -> None:
-        """Take in the weights as they are after one more step."""
+        """Update the average with the weights after a training step."""
         self._averaged.update_parameters(self._trained)
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that `restore` needs, by name."""
+        """Return the named tensors that `restore` needs."""
         return dict(self._averaged.state_dict())
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` returned."""
+        """Restore a state returned by `state`."""
         with torch.no_grad():
             self._averaged.load_state_dict(state)

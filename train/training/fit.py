@@ -1,7 +1,7 @@
-"""The only training loop: Adam with a stepped rate over the questions of one split, resumable epoch by epoch.
+"""The training loop: Adam with a stepped learning rate over the questions of one split, resumable at each epoch.
 
-It prints nothing: progress goes to a callback. Every epoch seeds torch and its order by (seed, epoch) anew, so that
-weights and the optimiser's moments are all that a resume needs.
+Every epoch seeds torch and its sample order from (seed, epoch). A resume therefore needs only the weights and the
+optimiser's moments. Progress is reported to a callback.
 Source: optimiser and schedule of the AVST release; selection on missing-modality scenarios is this project's.
 """
 
@@ -51,16 +51,15 @@ from train.runs.log import write_metrics, write_time
 from train.training.ema import WeightAverage
 from train.training.initialise import start_from, whiten_inputs
 
-__all__ = ["Progress", "fit", "load_run"]
-
 EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop says of itself: `step` of `steps` in `epoch` of `epochs` (both from 1), and mean losses so far.
+    """The progress of a run: `step` of `steps` in `epoch` of `epochs` (both from 1).
 
-    `validation`: {scenario: accuracy in percent} at an epoch's end, None before.
+    `losses`: {name: mean over the epoch so far}. `validation`: {scenario: accuracy in percent} at the end of an epoch,
+    else None.
     """
 
     epoch: int
@@ -80,24 +79,23 @@ def fit(
     resume: bool = False,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[MissingModalityMethod, TrainConfig]:
-    """Train what `config` describes on the train split and keep the best epoch in `run`; return it, loaded.
+    """Train a run on the train split and return its best epoch, loaded from the checkpoint.
 
-    Best is, within the last stage, the last epoch whose validation accuracy, averaged over the method's selection
-    scenarios on the naturally complete questions of the val split, is not below any earlier one; without a val split,
-    the last epoch. Where no video of that split is naturally complete, the naturally incomplete ones are asked.
-    Where the configuration has an `ema_decay`, the averaged weights are what is validated, kept and returned.
-    With `resume` a started run goes on after its last whole epoch and ends in the weights of an uninterrupted one.
+    Keeps the checkpoint of the final stage with the highest mean validation accuracy (ties: the latest). The mean is
+    over the method's selection scenarios, on the questions of the val split with naturally complete videos; if there
+    are none, on those with naturally incomplete videos. Without a val split the last epoch is kept. With an `ema_decay`
+    the averaged weights are validated, saved and returned. `resume` continues a started run after its last complete
+    epoch and gives the weights of an uninterrupted run.
 
-    Raises `UserError` where `run` holds another run, or one and `resume` is False, where the store does not serve the
-    manifest, where nothing is left to train on or to choose an epoch on, or where the loss is no longer finite.
+    Raises `UserError` if `run` contains a different run, or any run without `resume`; if the store does not contain the
+    manifest's data; if there are no questions to train on or to select an epoch on; if the loss is not finite.
     """
     device = choose_device(config.device)
     config = config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)})
-    finished = is_finished(run, config)
-    if finished and resume:
+    if is_finished(run, config) and resume:
         return load_run(run, str(device))
     if not resume and (run / "config.json").exists():
-        raise UserError(f"{run} already holds a run: give --resume to go on with it, or another --out")
+        raise UserError(f"{run} already contains a run: pass --resume to resume it, or another --out")
     torch.manual_seed(config.seed)
     method = build_method(config)
     loop = _Loop(config, method, manifest, bank, run, device)
@@ -111,23 +109,23 @@ def fit(
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is CUDA where there is one.
+    """Return the device `name`; "auto" is CUDA if it is available, else the CPU.
 
-    Raises `UserError` where CUDA is asked for and not there.
+    Raises `UserError` if the name is unknown or CUDA is requested but not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device {name!r} is unknown: give auto, cpu or cuda") from None
+        raise UserError(f"device {name!r} is unknown: pass auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} is not available on this machine: give --device cpu")
+        raise UserError(f"device {name!r} is not available on this machine: pass --device cpu")
     return device
 
 
 def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> ModelSizes:
-    """Return the sizes of the model that `config` describes on this vocabulary and this store."""
+    """Return the sizes of the configured model for the vocabulary of `manifest` and the store of `bank`."""
     needs = needs_of(config.backbone)
     return ModelSizes(
         words=len(manifest.vocabulary.tokens),
@@ -143,7 +141,7 @@ def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) ->
 
 
 def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> list[tuple[Stage, range]]:
-    """Return each stage with its epochs (from 0); one stage where training is joint or the method offers none."""
+    """Return each stage with its epochs (from 0); a single one if training is joint or the method has no stages."""
     if training == "joint" or not isinstance(method, SupportsStages):
         return [(Stage("joint", 1.0), range(epochs))]
     plan, share, first = [], 0.0, 0
@@ -158,19 +156,16 @@ def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> li
 def measure_accuracy(
     method: MissingModalityMethod, dataset: QuestionDataset, scenario: str, device: torch.device
 ) -> float:
-    """Return the percentage of right answers under `scenario`, over the questions that `evaluate` asks in it.
-
-    Raises `ValueError` where the split has none of them: no accuracy is not an accuracy of zero.
-    """
+    """Return the accuracy, in percent, over the questions of `scenario`. Raises ValueError if there are none."""
     rows = questions_of(dataset, scenario)
     if not len(rows):
-        raise ValueError(f"no question belongs to the scenario {scenario!r}")
+        raise ValueError(f"the dataset has no questions in scenario {scenario!r}")
     masks = dict.fromkeys((question.question_id for question in dataset.questions), hidden_in(scenario))
     return percent_correct(dataset, rows, predict(method, dataset, rows, masks, EVALUATION_BATCH, device))
 
 
 class _Loop:
-    """One training: its data, its model, and where it stands."""
+    """The state of one training: its data, model, metrics and best score."""
 
     def __init__(
         self,
@@ -186,14 +181,15 @@ class _Loop:
         self.bank = bank
         self.train = self._dataset(manifest, "train")
         self.val = self._dataset(manifest, "val") if "val" in manifest.questions else None
-        self.scenarios = self._scenarios()
+        self.scenarios = self._selection_scenarios()
         self.plan = plan_stages(method, config.training, config.epochs)
-        drawn = draw_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
-        self.masks = drawn.absent
+        masks = draw_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
+        self.masks = masks.absent
+        self.is_masked = np.array([q.question_id in self.masks for q in self.train.questions], dtype=bool)
         self.rows = self._training_rows()
         if config.missing_rates:
             run.mkdir(parents=True, exist_ok=True)
-            save_masks(drawn, run / "masks-train.json")
+            save_masks(masks, run / "masks-train.json")
         self.metrics: list[dict[str, Any]] = []
         self.steps = 0
         self.best = -math.inf
@@ -201,81 +197,79 @@ class _Loop:
 
     @property
     def module(self) -> nn.Module:
-        """The method as the torch module that it is."""
+        """The method, as a torch module."""
         assert isinstance(self.method, nn.Module)
         return self.method
 
     @property
-    def judged(self) -> Any:
-        """The method that is validated and kept: with averaged weights where the run asks for them."""
+    def validated_method(self) -> Any:
+        """The method to validate and save: with averaged weights if the run averages them."""
         return self.average.module if self.average else self.method
 
     def provenance(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the fingerprints, and the hashes of the weights, of the stored features that the backbone reads."""
+        """Return the fingerprints and the weights' SHA-256 of the backbone's stored features, both by name."""
         names = [name for modality in MODALITIES for name in self.method.backbone.needs[modality]]
         weights = {name: self.bank.store.spec(name).constants.get("weights", {}).get("sha256", "") for name in names}
         return {name: self.bank.store.fingerprint(name) for name in names}, weights
 
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
-        """Train from where the run folder stands to the last epoch."""
+        """Train from the last complete epoch of the run folder to the last epoch of the configuration."""
         stored = self._restore()
         if not self.metrics and isinstance(self.method, SupportsPreparation):
-            self.method.prepare(*self._whole_split())
+            self.method.prepare(*self._preparation_batches())
         optimiser: torch.optim.Adam | None = None
         for stage, epochs in self.plan:
             for epoch in epochs[max(0, len(self.metrics) - epochs.start) :]:
                 if optimiser is None or epoch == epochs.start:
-                    optimiser = self._enter(stage)
+                    optimiser = self._start_stage(stage)
                     if epoch > epochs.start:
-                        self._load_moments(optimiser, _under("adam/", stored))
-                        self._begin_average(stored)
-                    else:  # what a later stage trains was random in every epoch before it
+                        self._restore_moments(optimiser, _select("adam/", stored))
+                        self._start_average(stored)
+                    else:  # scores of earlier stages do not count: the parameters of this one were untrained
                         self.best = -math.inf
-                        self._begin_average({})
+                        self._start_average({})
                 rate = self._set_rate(optimiser, epoch - epochs.start)
-                began = time.perf_counter()
+                started = time.perf_counter()
                 losses = self._train_epoch(epoch, optimiser, report)
-                write_time(self.run, epoch + 1, time.perf_counter() - began)
+                write_time(self.run, epoch + 1, time.perf_counter() - started)
                 self._finish_epoch(epoch, stage, rate, losses, optimiser, report)
         write_metrics(self.run, self.metrics)
 
-    def _begin_average(self, stored: dict[str, Tensor]) -> None:
+    def _start_average(self, stored: dict[str, Tensor]) -> None:
         if self.config.ema_decay:
             self.average = WeightAverage(self.module, self.config.ema_decay)
             if stored:
-                self.average.restore(_under("average/", stored))
+                self.average.restore(_select("average/", stored))
 
-    def _whole_split(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
-        """Return the training videos, one complete row each, and every question that is trained on, without a video."""
-        masked = np.array([question.question_id in self.masks for question in self.train.questions], dtype=bool)
-        videos = _one_a_video(self.train, ~masked)
-        hidden = dict.fromkeys((question.question_id for question in self.train.questions), MODALITIES)
-        whole = self.train.batches(EVALUATION_BATCH, None, None, videos)
-        asked = self.train.batches(EVALUATION_BATCH, None, hidden, self.rows)
-        return (batch.to(self.device) for batch in whole), (batch.to(self.device) for batch in asked)
+    def _preparation_batches(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
+        """Return a complete row of each training video, and all training questions with both modalities missing."""
+        videos = _one_per_video(self.train, ~self.is_masked)
+        both_hidden = dict.fromkeys((question.question_id for question in self.train.questions), MODALITIES)
+        complete = self.train.batches(EVALUATION_BATCH, None, None, videos)
+        questions = self.train.batches(EVALUATION_BATCH, None, both_hidden, self.rows)
+        return (batch.to(self.device) for batch in complete), (batch.to(self.device) for batch in questions)
 
     def _dataset(self, manifest: Manifest, split: str) -> QuestionDataset:
         return QuestionDataset(self.bank, manifest, split, inputs_of(self.method.backbone, self.config.map_size))
 
     def _training_rows(self) -> np.ndarray:
-        wanted = self.train.answers.numpy() >= 0
         if self.method.trains_on == "videos":
-            return _one_a_video(self.train)
+            return _one_per_video(self.train)
+        is_used = self.train.answers.numpy() >= 0
         if self.method.trains_on == "complete":
-            masked = np.array([question.question_id in self.masks for question in self.train.questions], dtype=bool)
-            wanted &= self.train.naturally_complete & ~masked
-        if not wanted.any():
+            is_used &= self.train.naturally_complete & ~self.is_masked
+        if not is_used.any():
             raise UserError(f"no training question is left for method {self.config.method!r}: lower --missing-rate")
-        return np.flatnonzero(wanted)
+        return np.flatnonzero(is_used)
 
-    def _enter(self, stage: Stage) -> torch.optim.Adam:
-        """Begin a stage: tell the method, free the stage's parameters alone, and start a new optimiser."""
+    def _start_stage(self, stage: Stage) -> torch.optim.Adam:
+        """Notify the method, unfreeze only the stage's parameters, and return a new optimiser."""
         if isinstance(self.method, SupportsStages) and stage.name != "joint":
             self.method.enter(stage.name)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name.startswith(stage.trains))
-        learning = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(learning, lr=self.config.learning_rate, fused=True)
+        trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trainable, lr=self.config.learning_rate, fused=True)
 
     def _set_rate(self, optimiser: torch.optim.Adam, epoch_of_stage: int) -> float:
         decays = epoch_of_stage // self.config.decay_epochs
@@ -287,28 +281,28 @@ class _Loop:
     def _train_epoch(
         self, epoch: int, optimiser: torch.optim.Adam, report: Callable[[Progress], None]
     ) -> dict[str, float]:
-        """Return the mean losses over one pass."""
+        """Train one pass over the training rows; return its mean losses."""
         torch.manual_seed(_seed(self.config.seed, epoch, "model"))
         order = torch.Generator().manual_seed(_seed(self.config.seed, epoch, "order"))
         self.module.train()
-        parts = self.train.partition(self.config.batch_size, order, self.masks, self.rows)
-        self.steps = len(parts)
+        rows_of_batches = self.train.partition(self.config.batch_size, order, self.masks, self.rows)
+        self.steps = len(rows_of_batches)
         sums: dict[str, float] = {}
-        seen = 0
-        for step, rows in enumerate(parts, start=1):
+        count = 0
+        for step, rows in enumerate(rows_of_batches, start=1):
             batch = self.train.batch(rows, order, self.masks)
             losses = self._train_step(batch.to(self.device), optimiser)
-            seen += len(batch)
+            count += len(batch)
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss * len(batch)
             if not math.isfinite(losses["total"]):
                 raise UserError(f"the loss of epoch {epoch + 1}, step {step} is not finite: lower the learning rate")
-            means = {name: value / seen for name, value in sums.items()}
+            means = {name: value / count for name, value in sums.items()}
             report(Progress(epoch + 1, self.config.epochs, step, self.steps, means))
-        return {name: value / seen for name, value in sums.items()}
+        return {name: value / count for name, value in sums.items()}
 
     def _train_step(self, batch: Batch, optimiser: torch.optim.Adam) -> dict[str, float]:
-        """Take one step on a homogeneous batch; return its losses."""
+        """Take one optimiser step on a homogeneous batch; return its losses."""
         optimiser.zero_grad(set_to_none=True)
         losses = self.method.training_loss(batch)
         losses["total"].backward()
@@ -326,8 +320,8 @@ class _Loop:
         optimiser: torch.optim.Adam,
         report: Callable[[Progress], None],
     ) -> None:
-        """Validate, keep the weights if they are the best, then write what a resume needs, each file renamed last."""
-        self.judged.eval()
+        """Validate, save the weights if they are the best so far, and write the state needed to resume."""
+        self.validated_method.eval()
         validation = self._validate()
         score = sum(validation.values()) / max(len(validation), 1)
         selected = score >= self.best
@@ -335,62 +329,64 @@ class _Loop:
         row = {"epoch": epoch + 1, "stage": stage.name, "learning_rate": rate, "losses": losses}
         self.metrics.append({**row, "validation": validation, "selected": selected})
         if selected:
-            write_tensors(self.run / CHECKPOINT, self.judged.state_dict(), {"epoch": epoch + 1})
+            write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), {"epoch": epoch + 1})
         facts = {"metrics": self.metrics, "best": self.best}
-        write_tensors(self.run / LAST, self._state(optimiser), facts)
+        write_tensors(self.run / LAST, self._resume_state(optimiser), facts)
         write_metrics(self.run, self.metrics)
         report(Progress(epoch + 1, self.config.epochs, self.steps, self.steps, losses, validation))
 
     def _validate(self) -> dict[str, float]:
         if self.val is None:
             return {}
-        if isinstance(self.judged, SupportsScoring):
+        method = self.validated_method
+        if isinstance(method, SupportsScoring):
             order = torch.Generator().manual_seed(_seed(self.config.seed, 0, "validation"))
-            batches = self.val.batches(EVALUATION_BATCH, order, rows=_one_a_video(self.val))
-            return self.judged.score(batch.to(self.device) for batch in batches)
-        return {name: measure_accuracy(self.judged, self.val, name, self.device) for name in self.scenarios}
+            batches = self.val.batches(EVALUATION_BATCH, order, rows=_one_per_video(self.val))
+            return method.score(batch.to(self.device) for batch in batches)
+        return {scenario: measure_accuracy(method, self.val, scenario, self.device) for scenario in self.scenarios}
 
-    def _scenarios(self) -> tuple[str, ...]:
-        """Return what an epoch is chosen on; raise `UserError`, before any is trained, where there is no question."""
+    def _selection_scenarios(self) -> tuple[str, ...]:
+        """Return the scenarios to select an epoch on. Raises `UserError` if the val split has no usable question."""
         if self.val is None or isinstance(self.method, SupportsScoring):
             return ()
         if self.val.naturally_complete.any():
             return self.method.selection_scenarios
         if self.val.naturally_incomplete.any():
             return (NATURAL,)
-        raise UserError("no video of the val split could be extracted, so that no epoch can be chosen: extract them")
+        raise UserError("no video of the val split was extracted, so no epoch can be selected: extract its videos")
 
-    def _state(self, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+    def _resume_state(self, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
         state = {f"model/{name}": values for name, values in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
             for key, values in optimiser.state.get(parameter, {}).items():
                 state[f"adam/{name}/{key}"] = values
-        averaged = self.average.state() if self.average else {}
-        return state | {f"average/{name}": values for name, values in averaged.items()}
+        averages = self.average.state() if self.average else {}
+        return state | {f"average/{name}": values for name, values in averages.items()}
 
     def _restore(self) -> dict[str, Tensor]:
-        """Load the last whole epoch, if there is one; return all that was stored of it, by name."""
+        """Load the last complete epoch and return its named tensors; {} if there is none."""
         if not (self.run / LAST).exists():
             return {}
         tensors, facts = read_tensors(self.run / LAST)
-        self.module.load_state_dict(_under("model/", tensors))
+        self.module.load_state_dict(_select("model/", tensors))
         self.metrics, self.best = facts["metrics"], facts["best"]
         return tensors
 
-    def _load_moments(self, optimiser: torch.optim.Adam, moments: dict[str, Tensor]) -> None:
+    def _restore_moments(self, optimiser: torch.optim.Adam, moments: dict[str, Tensor]) -> None:
         for name, parameter in self.module.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{name}/{key}" in moments:
                     optimiser.state[parameter][key] = moments[f"{name}/{key}"].to(self.device)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _select(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix`, without it."""
     return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
 
 
-def _one_a_video(dataset: QuestionDataset, allowed: np.ndarray | bool = True) -> np.ndarray:
-    """Return the first question of each complete video, among those that `allowed` [question] says."""
-    rows = np.flatnonzero(dataset.naturally_complete & allowed)
+def _one_per_video(dataset: QuestionDataset, is_allowed: np.ndarray | bool = True) -> np.ndarray:
+    """Return the row of the first allowed question (`is_allowed` [question]) of each naturally complete video."""
+    rows = np.flatnonzero(dataset.naturally_complete & is_allowed)
     _, first = np.unique([dataset.questions[row].video_id for row in rows], return_index=True)
     return rows[np.sort(first)]
 

@@ -1,6 +1,6 @@
-"""What a model starts from, before its first step: the whitening of its inputs, and the weights of another run.
+"""Initialisation of a model before training: the whitening of its inputs, and the weights of another run.
 
-It trains nothing and reads only the training split, with what the run's masks hide left out.
+Whitening uses only the training split, without the modalities that the run's masks hide.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,7 +21,10 @@ BACKBONE_PREFIX = "backbone."
 
 
 def whiten_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[str, Collection[str]]) -> None:
-    """Give the backbone's whitenings mean and covariance of every feature's stored channels over the split's videos."""
+    """Set the backbone's input whitening from mean and covariance of each feature's channels over the split's videos.
+
+    `masks`: {question id: hidden modalities}.
+    """
     sums: dict[str, torch.Tensor] = {}
     products: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
@@ -29,9 +32,9 @@ def whiten_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[s
     for batch in dataset.batches(BATCH_SIZE, None, masks, first_questions):
         for modality in batch.present:
             for name, values in (batch.features(modality) or {}).items():
-                seen = values[batch.mask(modality)].double()
+                steps = values[batch.mask(modality)].double()
                 axis = 1 if backbone.input_whitening[name].axis == 0 else -1
-                channels = seen.movedim(axis, -1).flatten(0, -2)
+                channels = steps.movedim(axis, -1).flatten(0, -2)
                 sums[name] = sums.get(name, torch.zeros(())) + channels.sum(0)
                 products[name] = products.get(name, torch.zeros(())) + channels.T @ channels
                 counts[name] = counts.get(name, 0) + len(channels)
@@ -41,16 +44,16 @@ def whiten_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[s
 
 
 def start_from(module: nn.Module, run: Path) -> None:
-    """Give the method's backbone the weights (and input whitening) of the trained backbone in `run`.
+    """Load the weights and input whitening of the trained backbone of `run` into the backbone of the method `module`.
 
-    Raises `UserError` where the run is missing or its backbone is another one.
+    Raises `UserError` if the run is missing or has a different backbone.
     """
     tensors, _ = read_tensors(run / CHECKPOINT)
-    own = {name: values for name, values in tensors.items() if name.startswith(BACKBONE_PREFIX)}
+    backbone = {name: values for name, values in tensors.items() if name.startswith(BACKBONE_PREFIX)}
     try:
-        module.load_state_dict(own, strict=False)
+        module.load_state_dict(backbone, strict=False)
     except RuntimeError as error:
         raise UserError(f"cannot start from {run}: {one_line(error)}") from None
-    expected = {name for name in module.state_dict() if name.startswith(BACKBONE_PREFIX)}
-    if expected != own.keys():
-        raise UserError(f"cannot start from {run}: its backbone has other parts ({sorted(expected ^ own.keys())[:3]})")
+    differing = sorted(backbone.keys() ^ {name for name in module.state_dict() if name.startswith(BACKBONE_PREFIX)})
+    if differing:
+        raise UserError(f"cannot start from {run}: its backbone has other tensors, such as {', '.join(differing[:3])}")

@@ -1,6 +1,6 @@
-"""Several pieces of work at once, each in a process of its own, begun when the piece that it builds on is done.
+"""Run jobs in parallel, each in a process of its own, after the job that it depends on.
 
-It knows no run and no grid. The processes share the cores evenly, share no lock, and end with their parent.
+The processes share the cores evenly but no lock, so that a killed one blocks no other; they end with their parent.
 """
 
 import multiprocessing
@@ -14,47 +14,47 @@ from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 
-Piece = TypeVar("Piece")
+Job = TypeVar("Job")
 Report = Callable[[Any], None]
-Work = Callable[[Piece, Report], None]
+Work = Callable[[Job, Report], None]
 
 
 def run_jobs(
-    pieces: Mapping[str, Piece],
-    builds_on: Mapping[str, str],
-    work: Work[Piece],
-    jobs: int,
+    jobs: Mapping[str, Job],
+    depends_on: Mapping[str, str],
+    work: Work[Job],
+    workers: int,
     progress: Callable[[str, Any], None],
 ) -> None:
-    """Do `work(piece, report)` for each of `pieces` by name, `jobs` at once.
+    """Run `work(job, report)` for each of the named `jobs`, in `workers` processes at a time.
 
-    `builds_on` {name: name} holds a piece back until the other is done. `work` goes to other processes, so it must be
-    a function of a module (or a partial of one); what it reports comes back to `progress` with the piece's name.
-    Raises what the first failing piece raised once those under way are done, beginning no other; `UserError` where a
-    process died; ValueError where pieces wait for one another. An interrupt ends all processes at once.
+    `depends_on`: {job's name: name of the job to finish before it}. `work` is pickled: pass a module-level function or
+    a partial of one. Its reports are forwarded as `progress(job's name, report)`. After a job has failed no other is
+    started, and its exception is raised once the running jobs have finished. An interrupt ends all processes at once.
+    Raises `UserError` if a process died and ValueError if jobs depend on each other.
     """
-    threads = max(1, available_cores() // jobs)
-    waiting, running = dict(pieces), dict[Connection, tuple[str, BaseProcess]]()
+    threads = max(1, available_cores() // workers)
+    waiting, running = dict(jobs), dict[Connection, tuple[str, BaseProcess]]()
     failure: BaseException | None = None
     try:
         while waiting or running:
-            left = waiting.keys() | {name for name, _ in running.values()}
-            ready = [name for name in waiting if builds_on.get(name) not in left]
+            unfinished = waiting.keys() | {name for name, _ in running.values()}
+            ready = [name for name in waiting if depends_on.get(name) not in unfinished]
             if not ready and not running:
-                raise ValueError(f"these wait for one another: {', '.join(waiting)}")
-            for name in ready[: jobs - len(running)]:
+                raise ValueError(f"these jobs depend on each other: {', '.join(waiting)}")
+            for name in ready[: workers - len(running)]:
                 connection, process = _start(work, waiting.pop(name), threads)
                 running[connection] = (name, process)
-            heard = wait(list(running))
-            for connection in [one for one in running if one in heard]:
-                kind, said = _hear(connection)
-                if kind == "said":
-                    progress(running[connection][0], said)
+            readable = wait(list(running))
+            for connection in [one for one in running if one in readable]:
+                kind, content = _receive(connection)
+                if kind == "report":
+                    progress(running[connection][0], content)
                     continue
                 _, process = running.pop(connection)
                 process.join()
                 if kind == "failed":
-                    failure = failure or said
+                    failure = failure or content
                     waiting.clear()
     finally:
         for _, process in running.values():
@@ -65,44 +65,44 @@ def run_jobs(
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(work: Work[Piece], piece: Piece, threads: int) -> tuple[Connection, BaseProcess]:
+def _start(work: Work[Job], job: Job, threads: int) -> tuple[Connection, BaseProcess]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_do, args=(work, piece, threads, theirs))
+    process = context.Process(target=_run_job, args=(work, job, threads, theirs))
     process.start()
     theirs.close()
     return ours, process
 
 
-def _hear(connection: Connection) -> tuple[str, Any]:
-    """Return what a process says next; a process that fell silent before it was done has died."""
+def _receive(connection: Connection) -> tuple[str, Any]:
+    """Return the next message (kind, content) of a process; "failed" if it died without one."""
     try:
-        kind, said = connection.recv()
+        kind, content = connection.recv()
     except (EOFError, OSError):
-        return "failed", UserError("a training process died (out of memory?): run again with fewer --jobs to go on")
-    return kind, said
+        return "failed", UserError("a training process died (out of memory?): run again with fewer --jobs to resume")
+    return kind, content
 
 
-def _do(work: Work[Piece], piece: Piece, threads: int, connection: Connection) -> None:
-    """Be a process: do the piece with so many threads, report, and end if the parent is killed."""
+def _run_job(work: Work[Job], job: Job, threads: int, connection: Connection) -> None:
+    """Run a job in this process, send its messages, and exit if the parent dies."""
     import torch
 
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def end_with_parent() -> None:
+    def exit_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     try:
-        work(piece, lambda report: connection.send(("said", report)))
-    except Exception as error:  # noqa: BLE001  # it goes on in the parent
+        work(job, lambda report: connection.send(("report", report)))
+    except Exception as error:  # noqa: BLE001  # raised again in the parent
         error.add_note(traceback.format_exc())
         connection.send(("failed", error))
     else:

@@ -1,6 +1,6 @@
-"""Many runs on one store: a grid of backbones, methods and seeds, each cell trained, evaluated and kept.
+"""Sweeps: train and evaluate a grid of backbones, methods and seeds on one store.
 
-It has no training loop of its own. What is finished is skipped and what was stopped goes on.
+Finished runs are skipped, stopped ones are resumed.
 """
 
 import tomllib
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Entry(BaseModel):
-    """One method of a grid: its name in run names, and settings that win over the grid's.
+    """One method of a grid: its name in run names, and settings that override the grid's.
 
-    Without `method` or `inputs` among them it is the method of its name. `evaluate`: false for a run that others only
-    start from; it has no results and stands in no report.
+    Without the settings `method` and `inputs`, the name is also the method. `evaluate`: false for a run that others
+    only start from; it has no results and is in no report.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -38,15 +38,15 @@ class Entry(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of `train.runs.config.TrainConfig` that the entry gives."""
-        given = self.model_extra or {}
-        return given if {"method", "inputs"} & set(given) else {"method": self.name, **given}
+        """The entry's settings of `train.runs.config.TrainConfig`."""
+        extra = self.model_extra or {}
+        return extra if {"method", "inputs"} & set(extra) else {"method": self.name, **extra}
 
 
 class Grid(BaseModel):
-    """What a grid file says. `settings` are those of `train.runs.config.TrainConfig`, for every cell.
+    """The content of a grid file; `settings` of `train.runs.config.TrainConfig` apply to every cell.
 
-    `curves`: every run also gets its accuracy at every pair of missing rates (`train.evaluation.rate_curves`).
+    `curves`: also compute each run's accuracy at every pair of missing rates (`train.evaluation.rate_curves`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,7 +61,7 @@ class Grid(BaseModel):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: its folder's name, its configuration, whether it is evaluated, and whether at all rates."""
+    """One run of a grid: its folder's name, its configuration, whether to evaluate it and at every missing rate."""
 
     name: str
     config: TrainConfig
@@ -69,51 +69,51 @@ class Cell:
     curves: bool = False
 
     @property
-    def answers(self) -> bool:
-        """Whether its answers are asked for; a pre-training has none."""
+    def is_evaluated(self) -> bool:
+        """Whether the run is evaluated; a pre-training never is."""
         return self.evaluate and self.config.objective == "answer"
 
 
 def read_grid(path: Path) -> Grid:
-    """Read a grid file. Raises `UserError` naming the file and the entry that is missing or unknown."""
+    """Read a grid file. Raises `UserError` with the file and the entry if it is missing, unknown or invalid."""
     try:
         return Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UserError(f"grid {path} is missing: name a TOML file such as train/grids/demo.toml") from None
+        raise UserError(f"grid {path} is missing: pass a TOML file such as train/grids/demo.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"grid {path} is not valid TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"grid {path}: {where}: {first['msg']} (got {first['input']!r})") from None
+        entry = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"grid {path}: {entry}: {first['msg']} (got {first['input']!r})") from None
 
 
 def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: str, device: str = "auto") -> list[Cell]:
-    """Return the product of seeds, backbones and methods; `seeds` replace the grid's.
+    """Return a cell for every combination of seed, backbone and method; `seeds` replace the grid's unless None.
 
-    A cell is named `<method>-seed<k>`, with the backbone before it where the grid has several; `start_from` names an
-    entry before it, whose run with the same backbone and seed is meant. Raises
-    `UserError` for an unknown setting or a name that stands twice.
+    A cell is named `<method>-seed<k>`, after `<backbone>-` if the grid has several. An entry's `start_from` is the name
+    of an earlier entry; it means that entry's run with the same backbone and seed.
+    Raises `UserError` if a setting is unknown, a name is repeated or `start_from` is not an earlier entry.
     """
-    where = {"manifest": manifest, "store": store, "device": device}
+    location = {"manifest": manifest, "store": store, "device": device}
     cells = []
     for seed in grid.seeds if seeds is None else seeds:
         for backbone in grid.backbones:
             for entry in grid.methods:
-                settings = {**grid.settings, **entry.settings, **where}
+                settings = {**grid.settings, **entry.settings, **location}
                 config = make_config(grid.preset, **settings, backbone=backbone, seed=seed)
                 prefix = f"{backbone}-" if len(grid.backbones) > 1 else ""
                 if config.start_from:
-                    beside = f"{prefix}{config.start_from}-seed{seed}"
-                    config = config.model_copy(update={"start_from": beside})
+                    start_run = f"{prefix}{config.start_from}-seed{seed}"
+                    config = config.model_copy(update={"start_from": start_run})
                 cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config, entry.evaluate, grid.curves))
     names = [cell.name for cell in cells]
     for number, cell in enumerate(cells):
         if cell.config.start_from and cell.config.start_from not in names[:number]:
-            raise UserError(f"run {cell.name!r} starts from {cell.config.start_from!r}: name an entry before it")
+            raise UserError(f"run {cell.name!r} starts from {cell.config.start_from!r}: name an earlier entry")
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
-        raise UserError(f"the grid names run {repeated!r} twice: give each method and seed a name of its own")
+        raise UserError(f"the grid has two runs named {repeated!r}: use unique method names and seeds")
     return cells
 
 
@@ -125,25 +125,24 @@ def run_cells(
     progress: "Callable[[str, Progress], None] | None" = None,
     jobs: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Train and evaluate each cell in `out`, skipping what is done; return {run: its evaluation document}.
+    """Train and evaluate each cell in `out`, skipping finished ones; return {run: its evaluation document}.
 
-    With `jobs` above 1 so many cells run at once, in processes that open the manifest and store named in the cells.
-    Raises `UserError` where a folder holds a run of other settings or other questions.
+    `jobs`: number of cells to run in parallel; if above 1, each process opens the manifest and store of its cell's
+    configuration. Raises `UserError` if a folder contains a run with other settings or on other questions.
     """
     from train.evaluation.evaluate_run import default_split, summarise_run
 
     cells = list(cells)
-    say = progress or (lambda name, said: None)
+    report = progress or (lambda run, progress: None)
     _check_buildable(cells, manifest, bank)
     if jobs > 1:
-        builds_on = {cell.name: cell.config.start_from for cell in cells}
-        run_jobs({cell.name: cell for cell in cells}, builds_on, partial(_run_elsewhere, out), jobs, say)
+        depends_on = {cell.name: cell.config.start_from for cell in cells}
+        run_jobs({cell.name: cell for cell in cells}, depends_on, partial(_run_in_process, out), jobs, report)
     else:
         for cell in cells:
-            _run_cell(cell, manifest, bank, out, partial(say, cell.name))
+            _run_cell(cell, manifest, bank, out, partial(report, cell.name))
     split = default_split(manifest)
-    answering = (cell.name for cell in cells if cell.answers)
-    return {name: summarise_run(out / name, split) for name in answering}
+    return {cell.name: summarise_run(out / cell.name, split) for cell in cells if cell.is_evaluated}
 
 
 def _run_cell(
@@ -156,14 +155,14 @@ def _run_cell(
     run, split = out / cell.name, default_split(manifest)
     claim_data(run, cell.config, manifest, bank)
     fit(cell.config, manifest, bank, run, resume=True, report=report)
-    if cell.answers and not _is_evaluated(run, split):
+    if cell.is_evaluated and not _has_scenarios(run, split):
         evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
-    if cell.answers and cell.curves and not _has_curves(run, split):
+    if cell.is_evaluated and cell.curves and not _has_curves(run, split):
         add_curves(run, manifest, split)
 
 
-def _run_elsewhere(out: Path, cell: Cell, report: "Callable[[Progress], None]") -> None:
-    """Run a cell in a process that was given only its name and configuration."""
+def _run_in_process(out: Path, cell: Cell, report: "Callable[[Progress], None]") -> None:
+    """Run a cell in a process of its own, which opens the data first."""
     _run_cell(cell, *_open_data(cell.config.manifest, cell.config.store), out, report)
 
 
@@ -176,31 +175,31 @@ def _open_data(manifest: str, store: str) -> "tuple[Manifest, FeatureBank]":
 
 
 def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank") -> None:
-    """Raise the `UserError` of a wrong name or option now, not after hours of other cells."""
+    """Raise `UserError` for an invalid name or option now instead of after hours of training other cells."""
     from train.runs.folder import build_method
     from train.training.fit import choose_device, measure_sizes
 
-    seen: list[TrainConfig] = []
+    checked: list[TrainConfig] = []
     for cell in cells:
         config = cell.config.model_copy(update={"seed": 0})
         choose_device(config.device)
-        if config not in seen:
+        if config not in checked:
             build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
-            seen.append(config)
+            checked.append(config)
 
 
 def _has_curves(run: Path, split: str) -> bool:
-    """Whether there is a row of every pair of rates; single ones may have been asked for by hand."""
+    """Return whether the results have a row for every pair of rates; mavqa-evaluate may have added single ones."""
     from train.evaluation.rate_curves import rate_grid
 
-    drawn = [row.masking for row in read_results(run / RESULTS_FILE) if row.split == split and row.masking]
-    found = [masking.rates for masking in drawn if (masking.unit, masking.seed) == ("question", 0)]
-    return all(rates in found for rates in rate_grid())
+    maskings = [row.masking for row in read_results(run / RESULTS_FILE) if row.split == split and row.masking]
+    rates_found = [masking.rates for masking in maskings if (masking.unit, masking.seed) == ("question", 0)]
+    return all(rates in rates_found for rates in rate_grid())
 
 
-def _is_evaluated(run: Path, split: str) -> bool:
-    """Whether every scenario was asked, or the natural one where no video of the split is complete."""
+def _has_scenarios(run: Path, split: str) -> bool:
+    """Return whether the results have every scenario, or only `natural`, as in a split without complete videos."""
     path = run / RESULTS_FILE
     rows = read_results(path) if path.exists() else []
-    asked = {row.scenario for row in rows if row.split == split and row.kind == "model" and not row.masking}
-    return asked >= SCENARIOS.keys() or asked == {NATURAL}
+    scenarios = {row.scenario for row in rows if row.split == split and row.kind == "model" and not row.masking}
+    return scenarios >= SCENARIOS.keys() or scenarios == {NATURAL}

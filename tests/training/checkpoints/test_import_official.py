@@ -1,4 +1,4 @@
-"""Official checkpoints become runs that answer as the official networks do (golden/official.json)."""
+"""Imported official checkpoints give the logits of the official networks (golden/official.json)."""
 
 import json
 import re
@@ -24,10 +24,11 @@ from train.training.initialise import start_from
 
 GOLDEN = json.loads((paths.GOLDEN / "official.json").read_text())
 SCENARIOS = {"complete": (), "audio-missing": ("audio",), "visual-missing": ("visual",)}
+NOT_FINITE = "not finite floating-point numbers"
 
 
 def write_training_file(path: Path, words: int = 92, answers: int = 42) -> Path:
-    """Write an official training file of so many words (without the padding) and answers, in numbered order."""
+    """Write an official training file with numbered words (padding not counted) and answers."""
     texts = [[f"word{number}" for number in range(first, min(first + 8, words))] for first in range(0, words, 8)]
     records = [
         {
@@ -48,7 +49,7 @@ def write_checkpoint(path: Path, kind: str, prefix: str = "module.", **changes: 
 
 
 def write_grounding(path: Path) -> Path:
-    """Write what AVST's grounding pre-training saves: the tensors that AVST has of it, and its ResNet's."""
+    """Write a checkpoint of AVST's grounding pre-training: the tensors that it shares with AVST, and its ResNet's."""
     state = official_state(GOLDEN["shapes"]["avst"])
     kept = re.compile(r"fc_a[12]\.|fc_gl\.|fc[1-4]\.|visual_net\.")
     torch.save({f"module.{name}": values for name, values in state.items() if kept.match(name)}, path)
@@ -62,13 +63,13 @@ def pstp_batch() -> Batch:
 
 
 def make_batch(rows: int) -> Batch:
-    there = torch.ones(rows, 10, dtype=torch.bool)
+    mask = torch.ones(rows, 10, dtype=torch.bool)
     return Batch(
         question={"tokens": question_tokens(rows)},
         audio={"vggish": sound(rows)},
         visual={"resnet18-map": pictures(rows)},
-        audio_mask=there,
-        visual_mask=there,
+        audio_mask=mask,
+        visual_mask=mask,
         answer=torch.zeros(rows, dtype=torch.long),
         type=("",) * rows,
         question_id=tuple(map(str, range(rows))),
@@ -92,12 +93,12 @@ def run_import(files: Path, kind: str, out: Path, vocabulary: Vocabulary | None 
 
 
 @torch.no_grad()
-def agrees(found: torch.Tensor, name: str) -> bool:
+def agrees(logits: torch.Tensor, name: str) -> bool:
     expected = torch.tensor(GOLDEN["logits"][name])
-    return bool((found - expected).abs().max() <= 1e-4 * expected.abs().max())
+    return bool((logits - expected).abs().max() <= 1e-4 * expected.abs().max())
 
 
-def test_avst_answers_as_the_official_network(files, tmp_path):
+def test_avst_gives_the_logits_of_the_official_network(files, tmp_path):
     imported, method = run_import(files, "avst", tmp_path / "run")
     with torch.no_grad():
         assert agrees(method.predict(make_batch(2)), "avst")
@@ -107,7 +108,7 @@ def test_avst_answers_as_the_official_network(files, tmp_path):
     assert all(name.startswith(("backbone.input_whitening.", "filling.")) for name in imported.fresh)
 
 
-def test_pstp_answers_as_the_official_network(files, tmp_path):
+def test_pstp_gives_the_logits_of_the_official_network(files, tmp_path):
     imported, method = run_import(files, "pstp", tmp_path / "run")
     with torch.no_grad():
         assert agrees(method.predict(pstp_batch()), "pstp")
@@ -115,27 +116,27 @@ def test_pstp_answers_as_the_official_network(files, tmp_path):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_missing_avqa_answers_as_its_parts_do(files, tmp_path, scenario):
+def test_missing_avqa_gives_the_logits_of_its_official_parts(files, tmp_path, scenario):
     _, method = run_import(files, "missing-avqa", tmp_path / "run")
     with torch.no_grad():
         assert agrees(method.predict(make_batch(1).without(*SCENARIOS[scenario])), scenario)
 
 
-def test_every_kind_of_checkpoint_is_tried_here(files):
+def test_every_kind_of_checkpoint_is_tested(files):
     assert {path.stem for path in files.glob("*.pt")} == set(RELEASES)
 
 
-def test_a_grounding_checkpoint_is_what_a_run_starts_from(files, tmp_path):
+def test_a_run_can_start_from_a_grounding_checkpoint(files, tmp_path):
     imported, pretrained = run_import(files, "grounding", tmp_path / "grounding")
     assert imported.mapped == 14
     assert imported.unknown == ()
     _, official = run_import(files, "avst", tmp_path / "avst")
-    begun = build_method(make_config("avst").model_copy(update={"sizes": read_config(tmp_path / "avst").sizes}))
-    start_from(begun, tmp_path / "grounding")
+    started = build_method(make_config("avst").model_copy(update={"sizes": read_config(tmp_path / "avst").sizes}))
+    start_from(started, tmp_path / "grounding")
     for part in ("audio_stem", "spatial_grounding", "match_head"):
         expected = getattr(official.backbone, part).state_dict()
-        assert expected.keys() == getattr(begun.backbone, part).state_dict().keys()
-        for name, values in getattr(begun.backbone, part).state_dict().items():
+        assert expected.keys() == getattr(started.backbone, part).state_dict().keys()
+        for name, values in getattr(started.backbone, part).state_dict().items():
             torch.testing.assert_close(values, expected[name], rtol=0, atol=0)
     _, again = run_import(files, "grounding", tmp_path / "again")
     for name, values in again.state_dict().items():
@@ -154,31 +155,31 @@ def test_the_number_of_slots_and_steps_is_read_from_the_file(files, tmp_path):
     assert method.refiner.diffusion.steps == 5
 
 
-def test_words_and_answers_come_into_the_manifests_order(files, tmp_path):
-    frozen = official_vocabulary(files / "avqa-train.json")
-    assert (len(frozen.tokens), len(frozen.answers)) == (93, 42)
+def test_words_and_answers_are_reordered_to_the_manifests_vocabulary(files, tmp_path):
+    official_order = official_vocabulary(files / "avqa-train.json")
+    assert (len(official_order.tokens), len(official_order.answers)) == (93, 42)
     _, official = run_import(files, "avst", tmp_path / "official")
-    order = Vocabulary((PADDING_TOKEN, *reversed(frozen.tokens[1:])), tuple(reversed(frozen.answers)))
-    _, moved = run_import(files, "avst", tmp_path / "moved", order)
-    assert read_vocabulary(tmp_path / "moved") == order
+    reverse = Vocabulary((PADDING_TOKEN, *reversed(official_order.tokens[1:])), tuple(reversed(official_order.answers)))
+    _, reordered = run_import(files, "avst", tmp_path / "reordered", reverse)
+    assert read_vocabulary(tmp_path / "reordered") == reverse
     batch = make_batch(2)
     tokens = batch.question["tokens"]
     renumbered = replace(batch, question={"tokens": torch.where(tokens > 0, 93 - tokens, 0)})
     with torch.no_grad():
-        torch.testing.assert_close(moved.predict(renumbered), official.predict(batch).flip(1))
-    other = replace(order, answers=("unheard of", *order.answers[1:]))
-    with pytest.raises(UserError, match="do not share 2 words or answers"):
+        torch.testing.assert_close(reordered.predict(renumbered), official.predict(batch).flip(1))
+    other = replace(reverse, answers=("an unknown answer", *reverse.answers[1:]))
+    with pytest.raises(UserError, match="differ in 2 words or answers"):
         run_import(files, "avst", tmp_path / "other", other)
     assert not (tmp_path / "other").exists()
 
 
-def test_what_does_not_fit_is_named_before_anything_is_written(files, tmp_path):
+def test_files_that_do_not_fit_are_errors_before_anything_is_written(files, tmp_path):
     def fails(match: str, checkpoint: Path, annotations: Path = files) -> None:
         with pytest.raises(UserError, match=match):
             import_checkpoint("avst", checkpoint, annotations, tmp_path / "run", "m", "s")
         assert not (tmp_path / "run").exists()
 
-    fails("is not there", tmp_path / "nowhere.pt")
+    fails("does not exist", tmp_path / "nowhere.pt")
     (tmp_path / "text.pt").write_text("no checkpoint")
     fails("cannot be read", tmp_path / "text.pt")
     torch.save({"epoch": 3}, tmp_path / "odd.pt")
@@ -188,13 +189,13 @@ def test_what_does_not_fit_is_named_before_anything_is_written(files, tmp_path):
     write_training_file(tmp_path / "short.json", words=80, answers=41)
     fails("wrong shape: .*classifier", files / "avst.pt", tmp_path / "short.json")
     (tmp_path / "empty").mkdir()
-    fails("holds no official training file", files / "avst.pt", tmp_path / "empty")
+    fails("contains no official training file", files / "avst.pt", tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "match"),
     [
-        # Options of the releases whose networks answer otherwise.
+        # Options of the releases whose networks compute different answers.
         (
             "pstp",
             {"GlobalSelf_Module.layers.1.norm2.bias": torch.zeros(512)},
@@ -202,38 +203,38 @@ def test_what_does_not_fit_is_named_before_anything_is_written(files, tmp_path):
         ),
         ("pstp", {"fc_q.word2vec.weight": torch.zeros(93, 512)}, "other settings: fc_q.word2vec"),
         ("avst", {"fc1.extra": torch.zeros(1)}, "other settings: fc1.extra"),
-        ("avst", {"fc_ans.bias": torch.full((42,), torch.nan)}, "no finite real numbers: backbone.classifier.bias"),
-        ("avst", {"fc_ans.bias": torch.zeros(42, dtype=torch.complex64)}, "no finite real numbers: backbone.class"),
-        ("avst", {"fc_ans.bias": torch.zeros(42, dtype=torch.int64)}, "no finite real numbers: backbone.class"),
-        ("avst", {"fc_ans.bias": torch.zeros(42).to_sparse()}, "no finite real numbers: backbone.class"),
-        ("missing-avqa", {"diffusion.betas": torch.tensor(0.5)}, "diffusion.betas .* counts nothing"),
-        ("missing-avqa", {"diffusion.betas": torch.zeros(0)}, "diffusion.betas .* counts nothing"),
+        ("avst", {"fc_ans.bias": torch.full((42,), torch.nan)}, f"{NOT_FINITE}: backbone.classifier.bias"),
+        ("avst", {"fc_ans.bias": torch.zeros(42, dtype=torch.complex64)}, f"{NOT_FINITE}: backbone.class"),
+        ("avst", {"fc_ans.bias": torch.zeros(42, dtype=torch.int64)}, f"{NOT_FINITE}: backbone.class"),
+        ("avst", {"fc_ans.bias": torch.zeros(42).to_sparse()}, f"{NOT_FINITE}: backbone.class"),
+        ("missing-avqa", {"diffusion.betas": torch.tensor(0.5)}, r"diffusion.betas has shape \[\]: at least one row"),
+        ("missing-avqa", {"diffusion.betas": torch.zeros(0)}, r"diffusion.betas has shape \[0\]: at least one row"),
     ],
 )
-def test_a_checkpoint_that_would_answer_otherwise_is_refused(kind, changes, match, files, tmp_path):
+def test_a_checkpoint_that_would_give_other_answers_is_an_error(kind, changes, match, files, tmp_path):
     write_checkpoint(tmp_path / "other.pt", kind, **changes)
     with pytest.raises(UserError, match=match):
         import_checkpoint(kind, tmp_path / "other.pt", files, tmp_path / "run", "m", "s")
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_files_are_refused_whatever_the_reader_stumbles_over(files, tmp_path):
+def test_corrupt_files_are_user_errors_whatever_the_reader_raises(files, tmp_path):
     torch.save({3: torch.zeros(1)}, tmp_path / "numbers.pt")
     with pytest.raises(UserError, match="not a state dict"):
         read_official(tmp_path / "numbers.pt")
     torch.save({"fc_ans.bias": torch.zeros(42)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     data = (tmp_path / "old.pt").read_bytes()
-    for at in range(0, len(data), 7):
-        (tmp_path / "bad.pt").write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+    for offset in range(0, len(data), 7):
+        (tmp_path / "bad.pt").write_bytes(data[:offset] + bytes([data[offset] ^ 0x55]) + data[offset + 1 :])
         with suppress(UserError):
             read_official(tmp_path / "bad.pt")
     for text in ('[{"question_content": 3, "templ_values": "[]", "anser": "a"}]', "[" * 100_000):
         (tmp_path / "train.json").write_text(text)
-        with pytest.raises(UserError, match="no official training file"):
+        with pytest.raises(UserError, match="not an official training file"):
             official_vocabulary(tmp_path / "train.json")
 
 
-def test_unknown_tensors_are_reported_and_code_is_never_run(files, tmp_path):
+def test_unknown_tensors_are_reported_and_pickled_code_is_never_run(files, tmp_path):
     write_checkpoint(tmp_path / "more.pt", "avst", novelty=torch.zeros(1))
     imported = import_checkpoint("avst", tmp_path / "more.pt", files, tmp_path / "run", "m", "s")
     assert imported.unknown == ("novelty",)
@@ -242,7 +243,7 @@ def test_unknown_tensors_are_reported_and_code_is_never_run(files, tmp_path):
         read_official(tmp_path / "code.pt")
 
 
-def test_the_command_reports_and_refuses_a_second_run(files, tmp_path):
+def test_the_command_reports_the_import_and_does_not_overwrite_a_run(files, tmp_path):
     arguments = ["avst", str(files / "avst.pt"), "--annotations", str(files), "--out", str(tmp_path / "run"), "--json"]
     arguments += ["--manifest", str(tmp_path / "no manifest")]
     done = CliRunner().invoke(import_, arguments)
@@ -250,4 +251,4 @@ def test_the_command_reports_and_refuses_a_second_run(files, tmp_path):
     assert json.loads(done.stdout)["mapped"] == 45
     again = CliRunner().invoke(import_, arguments)
     assert again.exit_code == 2
-    assert "already holds a run" in again.stderr
+    assert "already contains a run" in again.stderr

@@ -1,4 +1,4 @@
-"""The commands of stage two: light help, the user's own lines, one line and exit code 2 for mistakes."""
+"""The commands of stage two: help without heavy imports, defaults, one-line errors with exit code 2."""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ def invoke(command: str, *arguments: object) -> Result:
 
 
 def run_tiny_sweep() -> Result:
-    found = invoke(
+    result = invoke(
         "sweep",
         "tiny.toml",
         "--manifest",
@@ -64,24 +64,24 @@ def run_tiny_sweep() -> Result:
         "--device",
         "cpu",
     )
-    assert found.exit_code == 0, found.output
-    return found
+    assert result.exit_code == 0, result.output
+    return result
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_loads_nothing_heavy(command: str) -> None:
+def test_help_imports_no_heavy_library(command: str) -> None:
     lines = [
         "import sys",
         f"from train.cli.{command} import {command}",
         f"{command}.main(['--help'], standalone_mode=False)",
         f"print([name for name in {HEAVY!r} if name in sys.modules])",
     ]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert "Examples:" in done.stdout
+    shown = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[]"
+    assert "Examples:" in shown.stdout
 
 
-def test_every_default_of_train_is_the_documented_one() -> None:
+def test_the_defaults_of_train_are_the_documented_ones() -> None:
     defaults = train.make_context("train", []).params
     documented = {
         "backbone": None,
@@ -101,20 +101,20 @@ def test_every_default_of_train_is_the_documented_one() -> None:
     assert name_run(make_config(inputs="audio,question", seed=3)) == "avst-audio-question-only-3"
 
 
-def test_a_missing_manifest_and_store_are_named_with_the_command_that_makes_them(workplace: Path) -> None:
-    found = invoke("train")
-    assert found.exit_code == 2
-    assert "data_manifests/music-avqa" in found.output
-    assert "mavqa-manifest build music-avqa" in found.output
-    found = invoke("train", "--manifest", "data")
-    assert found.exit_code == 2
-    assert "stores/music-avqa.zarr" in found.output
-    assert "mavqa-extract --dataset music-avqa" in found.output
-    assert len(found.output.splitlines()) == 1
+def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_create_them(workplace: Path) -> None:
+    result = invoke("train")
+    assert result.exit_code == 2
+    assert "data_manifests/music-avqa" in result.output
+    assert "mavqa-manifest build music-avqa" in result.output
+    result = invoke("train", "--manifest", "data")
+    assert result.exit_code == 2
+    assert "stores/music-avqa.zarr" in result.output
+    assert "mavqa-extract --dataset music-avqa" in result.output
+    assert len(result.output.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "value"),
     [
         (["--method", "telepathy"], "telepathy"),
         (["--backbone", "abacus"], "abacus"),
@@ -125,23 +125,25 @@ def test_a_missing_manifest_and_store_are_named_with_the_command_that_makes_them
         (["--epochs", "0"], "0"),
     ],
 )
-def test_a_wrong_option_is_named_and_ends_with_two(workplace: Path, options: list[str], named: str) -> None:
-    where = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
-    found = invoke("train", *where, *options)
-    assert found.exit_code == 2, found.output
-    assert named in found.output.splitlines()[-1]
-    assert "Traceback" not in found.output
+def test_an_invalid_option_is_an_error_with_its_value_and_exit_code_2(
+    workplace: Path, options: list[str], value: str
+) -> None:
+    paths = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
+    result = invoke("train", *paths, *options)
+    assert result.exit_code == 2, result.output
+    assert value in result.output.splitlines()[-1]
+    assert "Traceback" not in result.output
     assert not (workplace / "runs").exists()
 
 
-def test_train_leaves_an_evaluated_run_and_prints_one_json_document(workplace: Path) -> None:
+def test_train_writes_an_evaluated_run_and_prints_one_json_document(workplace: Path) -> None:
     options = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
-    found = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4, "--json")
-    assert found.exit_code == 0, found.output
-    document = json.loads(found.stdout)
+    result = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
     assert document["run"] == "avst-zero-fill-4"
     assert set(document["scenarios"]) == {"complete", "audio-missing", "visual-missing", "both-missing"}
-    assert "both" in found.stderr
+    assert "both" in result.stderr
     assert (workplace / "runs" / "avst-zero-fill-4" / "results.jsonl").exists()
     again = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4)
     assert again.exit_code == 2
@@ -149,19 +151,19 @@ def test_train_leaves_an_evaluated_run_and_prints_one_json_document(workplace: P
     assert invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4, "--resume").exit_code == 0
 
 
-def test_sweep_evaluate_and_report_work_in_a_row(workplace: Path) -> None:
+def test_sweep_evaluate_and_report_work_in_sequence(workplace: Path) -> None:
     swept = run_tiny_sweep()
     documents = json.loads((workplace / "b" / "evaluation.json").read_text())
     assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
     assert "evaluation.json" in swept.stderr
 
-    found = invoke("evaluate", "b/runs/zero-fill-seed0", "--json", "--device", "cpu")
-    assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout) == documents["zero-fill-seed0"]
+    evaluated = invoke("evaluate", "b/runs/zero-fill-seed0", "--json", "--device", "cpu")
+    assert evaluated.exit_code == 0, evaluated.output
+    assert json.loads(evaluated.stdout) == documents["zero-fill-seed0"]
 
-    one = invoke("evaluate", "b/runs/zero-fill-seed0", "--scenario", "audio-missing", "--split", "val", "--json")
-    assert one.exit_code == 0, one.output
-    assert list(json.loads(one.stdout)["scenarios"]) == ["audio-missing"]
+    single = invoke("evaluate", "b/runs/zero-fill-seed0", "--scenario", "audio-missing", "--split", "val", "--json")
+    assert single.exit_code == 0, single.output
+    assert list(json.loads(single.stdout)["scenarios"]) == ["audio-missing"]
 
     reported = invoke("report", "b/runs", "--out", "r")
     assert reported.exit_code == 0, reported.output
@@ -169,18 +171,18 @@ def test_sweep_evaluate_and_report_work_in_a_row(workplace: Path) -> None:
     assert (workplace / "r" / "index.html").exists()
 
 
-def test_evaluate_takes_its_question_only_floor_from_the_named_run(workplace: Path) -> None:
+def test_evaluate_takes_the_question_only_floor_from_the_passed_run(workplace: Path) -> None:
     run_tiny_sweep()
     (workplace / "b" / "runs" / "question-only-seed0").rename(workplace / "reference")
     run = "b/runs/zero-fill-seed0"
-    alone = json.loads(invoke("evaluate", run, "--json").stdout)
-    assert alone["floors"]["question_only"] is None
-    named = json.loads(invoke("evaluate", run, "--json", "--question-only", "reference").stdout)
-    assert isinstance(named["floors"]["question_only"], float)
+    without = json.loads(invoke("evaluate", run, "--json").stdout)
+    assert without["floors"]["question_only"] is None
+    with_floor = json.loads(invoke("evaluate", run, "--json", "--question-only", "reference").stdout)
+    assert isinstance(with_floor["floors"]["question_only"], float)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate", "data"], "config.json"),
@@ -189,60 +191,60 @@ def test_evaluate_takes_its_question_only_floor_from_the_named_run(workplace: Pa
         (["sweep", "tiny.toml"], "data_manifests/tiny"),
     ],
 )
-def test_what_is_not_there_is_named(workplace: Path, arguments: list[str], named: str) -> None:
-    found = invoke(*arguments)
-    assert found.exit_code == 2
-    assert named in found.output
-    assert "Traceback" not in found.output
+def test_missing_inputs_are_errors_with_exit_code_2(workplace: Path, arguments: list[str], message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
 
 
-def test_masks_of_other_questions_are_refused_and_never_hide_nothing_in_silence(workplace: Path) -> None:
+def test_masks_of_other_questions_are_an_error(workplace: Path) -> None:
     run_tiny_sweep()
     run = workplace / "b" / "runs" / "zero-fill-seed0"
     before = (run / "results.jsonl").read_bytes()
     record = {"format": 1, "seed": 0, "unit": "question", "rates": {"audio": 1.0}, "absent": {"elsewhere": ["audio"]}}
     (workplace / "masks.json").write_text(json.dumps(record))
-    found = invoke("evaluate", run, "--masks", "masks.json")
-    assert found.exit_code == 2, found.output
-    assert "elsewhere" in found.output
+    result = invoke("evaluate", run, "--masks", "masks.json")
+    assert result.exit_code == 2, result.output
+    assert "elsewhere" in result.output
     assert (run / "results.jsonl").read_bytes() == before
 
 
-def test_a_run_does_not_start_from_one_about_other_questions(workplace: Path) -> None:
+def test_a_run_cannot_start_from_a_run_on_other_questions(workplace: Path) -> None:
     run_tiny_sweep()
-    claim = workplace / "b" / "runs" / "zero-fill-seed0" / "data.json"
-    where = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
+    data = workplace / "b" / "runs" / "zero-fill-seed0" / "data.json"
+    paths = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
     start = ["--out", "b/runs/next", "--start-from", "zero-fill-seed0"]
-    claim.write_text(claim.read_text().replace('"questions"', '"asked"', 1))
-    found = invoke("train", *where, *start)
-    assert found.exit_code == 2, found.output
-    assert "other questions" in found.output
+    data.write_text(data.read_text().replace('"questions"', '"asked"', 1))
+    result = invoke("train", *paths, *start)
+    assert result.exit_code == 2, result.output
+    assert "other questions" in result.output
     assert not (workplace / "b" / "runs" / "next").exists()
 
 
-def test_a_run_without_its_vocabulary_is_named(workplace: Path) -> None:
+def test_the_error_for_a_corrupt_or_missing_vocabulary_has_its_file(workplace: Path) -> None:
     run_tiny_sweep()
-    words = workplace / "b" / "runs" / "zero-fill-seed0" / "vocabulary.json"
-    for damage in (lambda: words.write_text("{"), words.unlink):
-        damage()
-        found = invoke("evaluate", words.parent)
-        assert found.exit_code == 2, found.output
-        assert "vocabulary.json" in found.output
+    vocabulary = workplace / "b" / "runs" / "zero-fill-seed0" / "vocabulary.json"
+    for corrupt in (lambda: vocabulary.write_text("{"), vocabulary.unlink):
+        corrupt()
+        result = invoke("evaluate", vocabulary.parent)
+        assert result.exit_code == 2, result.output
+        assert "vocabulary.json" in result.output
 
 
-def test_an_unknown_scenario_and_a_damaged_checkpoint_end_with_two(workplace: Path) -> None:
+def test_an_unknown_scenario_and_a_corrupt_checkpoint_are_errors_with_exit_code_2(workplace: Path) -> None:
     run_tiny_sweep()
     run = workplace / "b" / "runs" / "zero-fill-seed0"
-    found = invoke("evaluate", run, "--scenario", "smell-missing")
-    assert found.exit_code == 2
-    assert "smell-missing" in found.output
+    result = invoke("evaluate", run, "--scenario", "smell-missing")
+    assert result.exit_code == 2
+    assert "smell-missing" in result.output
     (run / "checkpoint.safetensors").write_bytes(b"nothing")
-    found = invoke("evaluate", run)
-    assert found.exit_code == 2
-    assert "checkpoint.safetensors" in found.output
+    result = invoke("evaluate", run)
+    assert result.exit_code == 2
+    assert "checkpoint.safetensors" in result.output
 
 
-def test_a_folder_of_runs_stands_for_the_evaluated_ones_in_it(tmp_path: Path) -> None:
+def test_find_runs_returns_the_evaluated_runs_of_a_folder(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.jsonl").write_text("")
@@ -251,24 +253,24 @@ def test_a_folder_of_runs_stands_for_the_evaluated_ones_in_it(tmp_path: Path) ->
     assert find_runs(tmp_path / "a") == [tmp_path / "a"]
 
 
-def test_evaluate_takes_rates_parts_and_curves_one_at_a_time(workplace: Path) -> None:
+def test_evaluate_accepts_one_of_rates_masks_and_parts(workplace: Path) -> None:
     run_tiny_sweep()
     run = Path("b/runs/zero-fill-seed0")
-    rated = invoke("evaluate", run, "--missing-rate", "audio=0.5", "--unit", "video", "--json")
-    assert list(json.loads(rated.stdout)["scenarios"]) == ["masked-audio=0.5-video"]
+    with_rate = invoke("evaluate", run, "--missing-rate", "audio=0.5", "--unit", "video", "--json")
+    assert list(json.loads(with_rate.stdout)["scenarios"]) == ["masked-audio=0.5-video"]
     assert (run / "masked-audio=0.5-video-test.json").is_file()
-    again = invoke("evaluate", run, "--masks", run / "masked-audio=0.5-video-test.json", "--json")
-    assert json.loads(again.stdout) == json.loads(rated.stdout)
-    partly = invoke("evaluate", run, "--missing-part", "visual=0.5", "--json")
-    assert list(json.loads(partly.stdout)["scenarios"]) == ["partly-visual=0.5"]
+    with_masks = invoke("evaluate", run, "--masks", run / "masked-audio=0.5-video-test.json", "--json")
+    assert json.loads(with_masks.stdout) == json.loads(with_rate.stdout)
+    with_part = invoke("evaluate", run, "--missing-part", "visual=0.5", "--json")
+    assert list(json.loads(with_part.stdout)["scenarios"]) == ["partly-visual=0.5"]
     assert invoke("evaluate", run, "--curves").exit_code == 0
     assert "masked-audio=0.1,visual=0.9" in (run / "results.jsonl").read_text()
     both = CliRunner().invoke(evaluate, [str(run), "--missing-rate", "audio=0.5", "--missing-part", "audio=0.5"])
     assert both.exit_code == 2
-    assert "give one of them" in both.output
+    assert "pass only one of them" in both.output
 
 
-def test_a_table_of_many_scenarios_is_whole_where_no_terminal_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_of_many_scenarios_is_not_cut_outside_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"scenario-{number}" for number in range(20)]
     scenarios = {name: {"overall": 10.0 + number} for number, name in enumerate(names)}
     show_scenarios({"a-run-with-a-name-of-some-length": {"scenarios": scenarios, "floors": {}}})

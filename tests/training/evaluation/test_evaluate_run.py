@@ -1,4 +1,4 @@
-"""A run is only judged on features like those it was trained on."""
+"""Evaluation of a run: the data must be those it was trained on; multiple choice in rows and floors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,8 @@ from train.runs.results import predictions_path, read_predictions, read_results
 from train.training.fit import fit
 
 
-class Weighted(TinyStore):
-    """A store whose features name the weights that made them."""
+class StoreWithWeights(TinyStore):
+    """A store whose features record the weights that they were extracted with."""
 
     weights = "aaaa"
 
@@ -27,34 +27,34 @@ class Weighted(TinyStore):
         return FeatureSpec(plain.name, plain.modality, plain.dims, plain.shape, plain.dtype, constants)
 
 
-def test_features_of_other_weights_are_refused_with_both_hashes(tmp_path: Path) -> None:
+def test_features_of_other_weights_are_an_error_with_both_hashes(tmp_path: Path) -> None:
     store = make_store(videos=60)
-    store.__class__ = Weighted
+    store.__class__ = StoreWithWeights
     train(tmp_path / "run", store, epochs=1)
     manifest, bank = make_manifest(store), FeatureBank(store)
     assert evaluate_run(tmp_path / "run", manifest, bank, "val", ("complete",)) == ["complete"]
     store.weights = "bbbb"
-    with pytest.raises(UserError, match="weights aaaa, store tiny holds it of weights bbbb"):
+    with pytest.raises(UserError, match="weights aaaa, store tiny has weights bbbb"):
         evaluate_run(tmp_path / "run", manifest, bank, "val", ("complete",))
 
 
-def test_rows_say_how_many_questions_were_multiple_choice_and_floors_choose_too(tmp_path: Path) -> None:
+def test_rows_count_multiple_choice_questions_and_floors_answer_among_the_choices(tmp_path: Path) -> None:
     store = make_store(videos=60)
     train(tmp_path / "run", store, epochs=1)
     manifest = make_manifest(store)
-    alone = {q.question_id: (q.answer, "kazoo") for q in manifest.questions["val"][:9]}
-    evaluate_run(tmp_path / "run", offer(manifest, alone), FeatureBank(store), "val", ("complete", "audio-missing"))
+    choices = {q.question_id: (q.answer, "kazoo") for q in manifest.questions["val"][:9]}
+    evaluate_run(tmp_path / "run", offer(manifest, choices), FeatureBank(store), "val", ("complete", "audio-missing"))
     rows = read_results(tmp_path / "run" / "results.jsonl")
     assert {row.multiple_choice for row in rows} == {9}
-    given = read_predictions(predictions_path(tmp_path / "run", "val", "audio-missing"))
-    assert all(prediction.correct for prediction in given[:9])
-    floors = [row.accuracies.overall for row in rows if row.kind == "floor"]
+    predictions = read_predictions(predictions_path(tmp_path / "run", "val", "audio-missing"))
+    assert all(prediction.correct for prediction in predictions[:9])
+    with_choices = [row.accuracies.overall for row in rows if row.kind == "floor"]
     evaluate_run(tmp_path / "run", manifest, FeatureBank(store), "val", ("complete", "audio-missing"))
     plain = [row.accuracies.overall for row in read_results(tmp_path / "run" / "results.jsonl") if row.kind == "floor"]
-    assert all(offered.correct > found.correct for offered, found in zip(floors, plain, strict=True))
+    assert all(a.correct > b.correct for a, b in zip(with_choices, plain, strict=True))
 
 
-def test_a_run_of_longer_questions_is_evaluated_on_them_alone(tmp_path: Path) -> None:
+def test_a_run_is_evaluated_only_with_its_own_question_length(tmp_path: Path) -> None:
     store = make_store(videos=20)
     store.questions[tokens_name(WORDS, 20)] = np.tile(np.array([1, 2, 3, 0], np.int32), (2, 5))
     manifest = make_manifest(store)

@@ -1,4 +1,4 @@
-"""Evaluation: scenarios hide what they say, natural stands apart, batch size changes nothing."""
+"""Predictions per scenario: hidden modalities, natural questions, choices; independence of the batch size."""
 
 import dataclasses
 
@@ -7,7 +7,6 @@ import torch
 from tiny_store import CLASSES, SIZES, make_manifest, make_store, offer
 
 from pipeline.errors import UserError
-from pipeline.manifests.manifest import Question
 from pipeline.store.schema import State
 from train.backbones.registry import make_backbone
 from train.data.batch import Batch
@@ -17,16 +16,16 @@ from train.evaluation.predict import UNANSWERED, Evaluation, choose_answers, eva
 from train.interfaces import inputs_of
 
 
-class Listener(torch.nn.Module):
-    """A method that answers what sounds, without sound what is seen, and the first answer otherwise."""
+class Classifier(torch.nn.Module):
+    """A method that classifies the audio, without audio the video, and else gives the first answer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[str, ...]] = []
+        self.present: list[tuple[str, ...]] = []
         self.modes: set[bool] = set()
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        self.seen += [batch.present] * len(batch)
+        self.present += [batch.present] * len(batch)
         self.modes.add(self.training)
         if batch.audio is not None:
             return batch.audio["vggish"].nanmean(1)[:, : len(CLASSES)]
@@ -37,16 +36,16 @@ class Listener(torch.nn.Module):
 
 @pytest.fixture
 def dataset() -> QuestionDataset:
-    """The questions of the split whose first two videos lack the sound or the picture."""
+    """The questions of a split whose first two videos have no audio or no video."""
     store = make_store()
     return QuestionDataset(FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES)))
 
 
-def run(dataset: QuestionDataset, scenario: str, **settings: object) -> tuple[Evaluation, Listener]:
-    method = Listener()
-    found = evaluate(method, dataset, scenario, CLASSES, **settings)  # type: ignore[arg-type]
-    assert found is not None
-    return found, method
+def run(dataset: QuestionDataset, scenario: str, **settings: object) -> tuple[Evaluation, Classifier]:
+    method = Classifier()
+    evaluation = evaluate(method, dataset, scenario, CLASSES, **settings)  # type: ignore[arg-type]
+    assert evaluation is not None
+    return evaluation, method
 
 
 @pytest.mark.parametrize(
@@ -62,127 +61,127 @@ def run(dataset: QuestionDataset, scenario: str, **settings: object) -> tuple[Ev
 def test_a_scenario_hides_its_modalities_and_nothing_else(
     dataset: QuestionDataset, scenario: str, present: set[tuple[str, ...]]
 ) -> None:
-    assert set(run(dataset, scenario)[1].seen) == present
+    assert set(run(dataset, scenario)[1].present) == present
 
 
-def test_natural_questions_stand_in_no_other_scenario(dataset: QuestionDataset) -> None:
+def test_natural_questions_are_in_no_other_scenario(dataset: QuestionDataset) -> None:
     natural = {q.question_id for q in run(dataset, "natural")[0].questions}
     assert natural == {"0-audio", "0-visual", "1-audio", "1-visual"}
     for scenario in ("complete", "audio-missing"):
-        asked = [q.question_id for q in run(dataset, scenario)[0].questions]
-        assert len(asked) == len(dataset) - 4
-        assert not natural & set(asked)
+        others = [q.question_id for q in run(dataset, scenario)[0].questions]
+        assert len(others) == len(dataset) - 4
+        assert not natural & set(others)
 
 
-def test_questions_on_videos_that_failed_are_asked_nowhere() -> None:
+def test_questions_on_failed_videos_are_in_no_scenario() -> None:
     store = make_store()
     store.states["visual"][1] = State.FAILED
     dataset = QuestionDataset(
         FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES))
     )
-    asked = {q.question_id for scenario in ("natural", "complete") for q in run(dataset, scenario)[0].questions}
-    assert {q.question_id for q in dataset.questions} - asked == {"1-audio", "1-visual"}
+    evaluated = {q.question_id for scenario in ("natural", "complete") for q in run(dataset, scenario)[0].questions}
+    assert {q.question_id for q in dataset.questions} - evaluated == {"1-audio", "1-visual"}
 
 
-def test_the_right_answers_are_counted_by_type(dataset: QuestionDataset) -> None:
-    heard = run(dataset, "visual-missing")[0].accuracies.types
-    assert heard["Audio Counting"].accuracy == 100
-    assert heard["Visual Counting"].accuracy < 100
-    seen = run(dataset, "audio-missing")[0].accuracies.types
-    assert seen["Visual Counting"].accuracy == 100
+def test_correct_answers_are_counted_by_type(dataset: QuestionDataset) -> None:
+    audio_only = run(dataset, "visual-missing")[0].accuracies.types
+    assert audio_only["Audio Counting"].accuracy == 100
+    assert audio_only["Visual Counting"].accuracy < 100
+    visual_only = run(dataset, "audio-missing")[0].accuracies.types
+    assert visual_only["Visual Counting"].accuracy == 100
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 1000])
-def test_batch_size_changes_nothing(dataset: QuestionDataset, batch_size: int) -> None:
+def test_the_result_does_not_depend_on_the_batch_size(dataset: QuestionDataset, batch_size: int) -> None:
     assert run(dataset, "natural", batch_size=batch_size)[0] == run(dataset, "natural")[0]
     assert run(dataset, "complete", batch_size=batch_size)[0] == run(dataset, "complete")[0]
 
 
-def test_masks_replace_what_the_scenario_hides(dataset: QuestionDataset) -> None:
+def test_masks_replace_the_scenarios_hidden_modalities(dataset: QuestionDataset) -> None:
     hidden = {question.question_id: ("audio",) for question in dataset.questions[::2]}
-    found, method = run(dataset, "masked", masks=hidden)
-    assert found.scenario == "masked"
-    assert set(method.seen) == {("audio", "visual"), ("visual",)}
+    evaluation, method = run(dataset, "masked", masks=hidden)
+    assert evaluation.scenario == "masked"
+    assert set(method.present) == {("audio", "visual"), ("visual",)}
 
 
-def test_a_split_without_natural_questions_leaves_the_scenario_out() -> None:
+def test_the_natural_scenario_is_omitted_without_natural_questions() -> None:
     store = make_store(incomplete=False)
     dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(make_backbone("avst", SIZES)))
-    assert evaluate(Listener(), dataset, "natural", CLASSES) is None
-    names = [found.scenario for found in evaluate_scenarios(Listener(), dataset, CLASSES)]
+    assert evaluate(Classifier(), dataset, "natural", CLASSES) is None
+    names = [evaluation.scenario for evaluation in evaluate_scenarios(Classifier(), dataset, CLASSES)]
     assert names == ["complete", "audio-missing", "visual-missing", "both-missing"]
 
 
-def test_the_method_is_evaluated_without_dropout_and_given_back_as_it_was(dataset: QuestionDataset) -> None:
-    method = Listener().train()
+def test_the_method_is_in_evaluation_mode_and_returned_in_its_previous_mode(dataset: QuestionDataset) -> None:
+    method = Classifier().train()
     evaluate(method, dataset, "complete", CLASSES)
     assert method.modes == {False}
     assert method.training
 
 
-def test_an_answer_outside_the_frozen_list_is_wrong(dataset: QuestionDataset) -> None:
-    found, _ = run(dataset, "visual-missing")
-    odd = tuple(dataclasses.replace(question, answer="hurdy-gurdy") for question in found.questions)
-    assert dataclasses.replace(found, questions=odd).accuracies.overall.correct == 0
+def test_an_answer_outside_the_vocabulary_is_never_correct(dataset: QuestionDataset) -> None:
+    evaluation, _ = run(dataset, "visual-missing")
+    unknown = tuple(dataclasses.replace(question, answer="hurdy-gurdy") for question in evaluation.questions)
+    assert dataclasses.replace(evaluation, questions=unknown).accuracies.overall.correct == 0
 
 
-def test_single_predictions_say_which_are_right(dataset: QuestionDataset) -> None:
-    found, _ = run(dataset, "audio-missing")
-    records = found.records()
-    assert sum(record.correct for record in records) == found.accuracies.overall.correct
-    assert [record.question_id for record in records] == [q.question_id for q in found.questions]
+def test_predictions_agree_with_the_counts_and_the_order_of_questions(dataset: QuestionDataset) -> None:
+    evaluation, _ = run(dataset, "audio-missing")
+    records = evaluation.records()
+    assert sum(record.correct for record in records) == evaluation.accuracies.overall.correct
+    assert [record.question_id for record in records] == [q.question_id for q in evaluation.questions]
 
 
 @pytest.mark.parametrize("scenario", ["complete", "visual-missing", "natural"])
-def test_a_question_is_answered_among_its_choices_and_the_others_as_ever(scenario: str) -> None:
+def test_choices_restrict_the_answers_of_their_questions_only(scenario: str) -> None:
     store = make_store()
     manifest = make_manifest(store)
     plain = QuestionDataset(FeatureBank(store), manifest, "train", inputs_of(make_backbone("avst", SIZES)))
-    best = {q.question_id: given for q, given in pairs(run(plain, scenario)[0])}
-    offered = {name: tuple(c for c in CLASSES if c != given) for name, given in best.items() if "audio" in name}
+    best = predictions_by_question(run(plain, scenario)[0])
+    choices = {name: tuple(c for c in CLASSES if c != answer) for name, answer in best.items() if "audio" in name}
     dataset = QuestionDataset(
-        FeatureBank(store), offer(manifest, offered), "train", inputs_of(make_backbone("avst", SIZES))
+        FeatureBank(store), offer(manifest, choices), "train", inputs_of(make_backbone("avst", SIZES))
     )
-    given = {q.question_id: given for q, given in pairs(run(dataset, scenario, batch_size=5)[0])}
-    assert given.keys() == best.keys()
-    for name, answer in given.items():
-        assert answer in offered[name] if name in offered else answer == best[name]
-    one = {name: (CLASSES[row % 3], "kazoo") for row, name in enumerate(best)}
+    predictions = predictions_by_question(run(dataset, scenario, batch_size=5)[0])
+    assert predictions.keys() == best.keys()
+    for name, answer in predictions.items():
+        assert answer in choices[name] if name in choices else answer == best[name]
+    single = {name: (CLASSES[row % 3], "kazoo") for row, name in enumerate(best)}
     dataset = QuestionDataset(
-        FeatureBank(store), offer(manifest, one), "train", inputs_of(make_backbone("avst", SIZES))
+        FeatureBank(store), offer(manifest, single), "train", inputs_of(make_backbone("avst", SIZES))
     )
-    assert run(dataset, scenario)[0].predictions == tuple(choices[0] for choices in one.values())
+    assert run(dataset, scenario)[0].predictions == tuple(choices[0] for choices in single.values())
 
 
-def test_the_best_of_the_choices_is_given_whatever_the_sign_of_its_logit() -> None:
+def test_the_highest_logit_among_the_choices_is_chosen_even_if_negative() -> None:
     logits = torch.tensor([[3.0, -2.0, -1.0], [3.0, -1.0, -1.0], [0.0, 0.0, 0.0]])
-    offered = torch.tensor([[False, True, True], [False, True, True], [False, False, False]])
-    assert choose_answers(logits, offered) == [2, 1, UNANSWERED]
+    choices = torch.tensor([[False, True, True], [False, True, True], [False, False, False]])
+    assert choose_answers(logits, choices) == [2, 1, UNANSWERED]
     assert choose_answers(logits, None) == [0, 0, 0]
 
 
-def test_a_question_none_of_whose_choices_is_known_is_wrong() -> None:
+def test_a_question_with_only_unknown_choices_is_not_answered_correctly() -> None:
     store = make_store()
-    made = offer(make_manifest(store), {"5-audio": ("kazoo", "cowbell")})
-    odd = tuple(dataclasses.replace(q, answer="kazoo") if q.choices else q for q in made.questions["train"])
-    manifest = dataclasses.replace(made, questions={"train": odd})
+    offered = offer(make_manifest(store), {"5-audio": ("kazoo", "cowbell")})
+    questions = tuple(dataclasses.replace(q, answer="kazoo") if q.choices else q for q in offered.questions["train"])
+    manifest = dataclasses.replace(offered, questions={"train": questions})
     dataset = QuestionDataset(FeatureBank(store), manifest, "train", inputs_of(make_backbone("avst", SIZES)))
-    found, _ = run(dataset, "complete")
-    (record,) = (record for record in found.records() if record.question_id == "5-audio")
+    evaluation, _ = run(dataset, "complete")
+    (record,) = (record for record in evaluation.records() if record.question_id == "5-audio")
     assert (record.prediction, record.answer, record.correct) == ("", "kazoo", False)
 
 
-def pairs(found: Evaluation) -> list[tuple[Question, str]]:
-    return list(zip(found.questions, found.predictions, strict=True))
+def predictions_by_question(evaluation: Evaluation) -> dict[str, str]:
+    return {q.question_id: answer for q, answer in zip(evaluation.questions, evaluation.predictions, strict=True)}
 
 
-def test_an_unknown_scenario_is_named(dataset: QuestionDataset) -> None:
+def test_an_unknown_scenario_is_an_error_with_its_name(dataset: QuestionDataset) -> None:
     with pytest.raises(UserError, match="smell-missing"):
-        evaluate(Listener(), dataset, "smell-missing", CLASSES)
+        evaluate(Classifier(), dataset, "smell-missing", CLASSES)
 
 
-def test_logits_that_are_not_finite_are_an_error_and_no_answer(dataset: QuestionDataset) -> None:
-    method = Listener()
+def test_non_finite_logits_are_an_error(dataset: QuestionDataset) -> None:
+    method = Classifier()
     method.predict = lambda batch: torch.full((len(batch), len(CLASSES)), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="not finite"):
         evaluate(method, dataset, "complete", CLASSES)

@@ -1,4 +1,4 @@
-"""The recovery error: 0 for the very features that were taken, 1 for their mean step, none without stand-ins."""
+"""The recovery error: 0 for the real features, 1 for their mean step, none for methods that do not impute features."""
 
 from pathlib import Path
 
@@ -22,24 +22,24 @@ from train.methods.registry import make_method
 from train.runs.results import read_results
 
 
-class Remembering(nn.Module):
-    """A method that puts there what it remembers of the video: `made` maps its real steps to the stand-in."""
+class StoredFeatures(nn.Module):
+    """A method that stores the real features of `batch`; `impute` maps their steps to the imputed ones."""
 
-    def __init__(self, backbone, batch, made):
+    def __init__(self, backbone, batch, impute):
         super().__init__()
         self.backbone = backbone
         with torch.no_grad():
             self.real = backbone.encode(batch).features
-        self.place = {question: row for row, question in enumerate(batch.question_id)}
+        self.row_of = {question: row for row, question in enumerate(batch.question_id)}
         self.masks = {"audio": batch.audio_mask, "visual": batch.visual_mask}
-        self.made = made
+        self.impute = impute
 
     def complete(self, batch):
         (missing,) = set(MODALITIES) - set(batch.present)
-        rows = [self.place[question] for question in batch.question_id]
+        rows = [self.row_of[question] for question in batch.question_id]
         both = self.masks["audio"] & self.masks["visual"]
-        stand_in = self.made(self.real[missing], both)[rows]
-        return with_imputed(self.backbone.encode(batch), {missing: stand_in}, batch.present[0])
+        imputed = self.impute(self.real[missing], both)[rows]
+        return with_imputed(self.backbone.encode(batch), {missing: imputed}, batch.present[0])
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def dataset():
     return QuestionDataset(FeatureBank(store), make_manifest(store), "train", inputs_of(make_backbone("avst", SIZES)))
 
 
-def measure(dataset, made, batch_size=7):
+def measure(dataset, impute, batch_size=7):
     rows = questions_of(dataset, "complete")
-    method = Remembering(make_backbone("avst", SIZES).eval(), dataset.batch(rows), made)
+    method = StoredFeatures(make_backbone("avst", SIZES).eval(), dataset.batch(rows), impute)
     return measure_recovery(method, dataset, rows, batch_size, "cpu")
 
 
@@ -58,43 +58,43 @@ def mean_step(real, both):
     return real[both].mean(0).expand_as(real)
 
 
-def test_the_very_features_have_no_error_and_their_mean_step_has_one(dataset):
+def test_the_error_is_0_for_the_real_features_and_1_for_their_mean_step(dataset):
     assert measure(dataset, lambda real, both: real) == {"audio-missing": 0, "visual-missing": 0}
     assert measure(dataset, mean_step) == pytest.approx({"audio-missing": 1, "visual-missing": 1}, abs=1e-5)
 
 
-def test_half_the_deviation_is_a_quarter_of_the_error_whatever_the_batches(dataset):
-    found = [measure(dataset, lambda r, b: (r + mean_step(r, b)) / 2, size) for size in (7, 64)]
-    assert found[0] == pytest.approx({"audio-missing": 0.25, "visual-missing": 0.25}, abs=1e-5)
-    assert found[0] == pytest.approx(found[1], abs=1e-7)
+def test_the_error_is_quadratic_in_the_deviation_and_independent_of_the_batch_size(dataset):
+    errors = [measure(dataset, lambda r, b: (r + mean_step(r, b)) / 2, size) for size in (7, 64)]
+    assert errors[0] == pytest.approx({"audio-missing": 0.25, "visual-missing": 0.25}, abs=1e-5)
+    assert errors[0] == pytest.approx(errors[1], abs=1e-7)
 
 
-def test_steps_that_are_not_there_do_not_count(dataset):
+def test_missing_steps_do_not_count(dataset):
     def wrong_elsewhere(real, both):
         return torch.where(both.reshape(*both.shape, *[1] * (real.dim() - 2)), real, real + 9)
 
     assert measure(dataset, wrong_elsewhere) == {"audio-missing": 0, "visual-missing": 0}
 
 
-COMPLETING = {"zero-fill", "modality-dropout", "mean-fill", "constant-fill", "rmm", "avr", "rmm-avr", "retrieval-fill"}
+IMPUTING = {"zero-fill", "modality-dropout", "mean-fill", "constant-fill", "rmm", "avr", "rmm-avr", "retrieval-fill"}
 
 
-@pytest.mark.parametrize("name", sorted({*COMPLETING, "prompts", "shaspec", "actionmae", "drfuse"}))
-def test_methods_with_stand_ins_are_measured_and_no_others(dataset, name):
+@pytest.mark.parametrize("name", sorted({*IMPUTING, "prompts", "shaspec", "actionmae", "drfuse"}))
+def test_only_methods_that_impute_features_have_a_recovery_error(dataset, name):
     method = make_method(name, make_backbone("avst", SIZES))
     rows = questions_of(dataset, "complete")
     if name == "retrieval-fill":
         method.prepare(iter([dataset.batch(rows)]), iter([dataset.batch(rows)]))
-    found = measure_recovery(method, dataset, rows, 16, "cpu")
-    assert set(found) == ({"audio-missing", "visual-missing"} if name in COMPLETING else set())
-    assert all(np.isfinite(error) and error > 0 for error in found.values())
+    errors = measure_recovery(method, dataset, rows, 16, "cpu")
+    assert set(errors) == ({"audio-missing", "visual-missing"} if name in IMPUTING else set())
+    assert all(np.isfinite(error) and error > 0 for error in errors.values())
 
 
-def test_only_rows_of_one_missing_modality_hold_an_error_and_floors_none(tmp_path: Path):
+def test_only_model_rows_with_one_missing_modality_have_an_error(tmp_path: Path):
     store = make_store(60)
     train(tmp_path / "run", store, epochs=1)
     evaluate_run(tmp_path / "run", make_manifest(store), FeatureBank(store), "val")
     rows = read_results(tmp_path / "run" / "results.jsonl")
-    held = {row.scenario for row in rows if row.recovery is not None}
-    assert held == {"audio-missing", "visual-missing"}
+    scenarios = {row.scenario for row in rows if row.recovery is not None}
+    assert scenarios == {"audio-missing", "visual-missing"}
     assert all(row.recovery is None for row in rows if row.kind == "floor")

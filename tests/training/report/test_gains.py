@@ -1,4 +1,4 @@
-"""Gains: paired by question, averaged over the seeds that both have, with shares of the gap to the right reference."""
+"""Gains: paired by question, averaged over common seeds, with their share of the gap to the matching reference."""
 
 import csv
 from pathlib import Path
@@ -23,54 +23,54 @@ from train.runs.results import (
 QUESTIONS = 40
 
 
-def answered(folder: Path, right: int, method: str = "zero-fill", seed: int = 0, **changes: object) -> ResultRow:
-    """Save the predictions of a run that answers the first `right` questions rightly, and return its row."""
-    count = Count(correct=right, questions=QUESTIONS)
+def save_run(folder: Path, correct: int, method: str = "zero-fill", seed: int = 0, **changes: object) -> ResultRow:
+    """Save the predictions of a run that answers only the first `correct` questions correctly; return its row."""
+    count = Count(correct=correct, questions=QUESTIONS)
     counts = Accuracies(overall=count, groups={}, types={})
-    made = row(method, seed, accuracies=counts, scenario="audio-missing", **changes)
-    told = [
-        Prediction(question_id=str(n), video_id=str(n), prediction="yes", answer="yes", correct=n < right)
+    result = row(method, seed, accuracies=counts, scenario="audio-missing", **changes)
+    predictions = [
+        Prediction(question_id=str(n), video_id=str(n), prediction="yes", answer="yes", correct=n < correct)
         for n in range(QUESTIONS)
     ]
-    write_predictions(predictions_path(folder / made.run, "test", "audio-missing"), told)
-    return made
+    write_predictions(predictions_path(folder / result.run, "test", "audio-missing"), predictions)
+    return result
 
 
-def apart(differences: np.ndarray) -> list[str]:
+def one_video_each(differences: np.ndarray) -> list[str]:
     return [str(number) for number in range(len(differences))]
 
 
-def test_a_gain_is_the_mean_difference_and_its_interval_holds_it() -> None:
+def test_a_gain_is_the_mean_difference_and_lies_in_its_interval() -> None:
     differences = np.array([1.0] * 30 + [-1.0] * 10 + [0.0] * 60)
-    gain = paired_gain(differences, apart(differences))
+    gain = paired_gain(differences, one_video_each(differences))
     assert gain.points == pytest.approx(20)
     assert gain.low < 20 < gain.high
     deviation = 100 * differences.std() / 10
     assert gain.low == pytest.approx(20 - 1.96 * deviation, abs=1.0)
     assert gain.high == pytest.approx(20 + 1.96 * deviation, abs=1.0)
     assert gain.p < 0.01
-    assert paired_gain(differences, apart(differences)) == gain
+    assert paired_gain(differences, one_video_each(differences)) == gain
 
 
-def test_no_difference_is_no_gain_and_chance_is_not_significant() -> None:
-    assert paired_gain(np.zeros(50), apart(np.zeros(50))).p == 1
-    values = [np.random.default_rng(seed).integers(-1, 2, 100).astype(float) for seed in range(200)]
-    significant = [paired_gain(differences, apart(differences)).p < 0.05 for differences in values]
-    assert 0.01 < np.mean(significant) < 0.11
+def test_zero_differences_have_p_1_and_random_ones_are_significant_in_about_5_percent() -> None:
+    assert paired_gain(np.zeros(50), one_video_each(np.zeros(50))).p == 1
+    samples = [np.random.default_rng(seed).integers(-1, 2, 100).astype(float) for seed in range(200)]
+    is_significant = [paired_gain(differences, one_video_each(differences)).p < 0.05 for differences in samples]
+    assert 0.01 < np.mean(is_significant) < 0.11
 
 
-def test_questions_on_one_video_count_as_one_draw() -> None:
+def test_the_questions_on_one_video_are_resampled_together() -> None:
     differences = np.repeat(np.random.default_rng(0).integers(-1, 2, 40), 5).astype(float)
-    together = paired_gain(differences, [str(number // 5) for number in range(200)])
-    alone = paired_gain(differences, apart(differences))
-    assert together.points == alone.points
-    assert together.high - together.low > 1.8 * (alone.high - alone.low)
-    assert together.p > alone.p
+    clustered = paired_gain(differences, [str(number // 5) for number in range(200)])
+    independent = paired_gain(differences, one_video_each(differences))
+    assert clustered.points == independent.points
+    assert clustered.high - clustered.low > 1.8 * (independent.high - independent.low)
+    assert clustered.p > independent.p
 
 
-def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
-    rows = [answered(tmp_path, 10, seed=0), answered(tmp_path, 30, seed=1)]
-    rows += [answered(tmp_path, 20, "rmm", seed=0), answered(tmp_path, 40, "rmm", seed=2)]
+def test_only_common_seeds_are_compared(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path, 10, seed=0), save_run(tmp_path, 30, seed=1)]
+    rows += [save_run(tmp_path, 20, "rmm", seed=0), save_run(tmp_path, 40, "rmm", seed=2)]
     (block,) = build_blocks(rows)
     gains = find_gains(block, folders_of(rows, tmp_path))
     assert list(gains) == ["zero-fill"]
@@ -78,34 +78,34 @@ def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
 
 
 def test_the_share_is_of_the_gap_to_the_model_trained_without_the_modality(tmp_path: Path) -> None:
-    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
-    rows += [answered(tmp_path, 18, "reference", inputs="visual,question")]
-    rows += [answered(tmp_path, 12, "reference", inputs="audio,question")]
+    rows = [save_run(tmp_path, 10), save_run(tmp_path, 16, "rmm")]
+    rows += [save_run(tmp_path, 18, "reference", inputs="visual,question")]
+    rows += [save_run(tmp_path, 12, "reference", inputs="audio,question")]
     (block,) = build_blocks(rows)
     gains = find_gains(block, folders_of(rows, tmp_path))
     assert gains["zero-fill"]["rmm"].share == pytest.approx((16 - 10) / (18 - 10))
-    rows += [answered(tmp_path, 40, seed=1)]
+    rows += [save_run(tmp_path, 40, seed=1)]
     (block,) = build_blocks(rows)
     again = find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"]
     assert again.share == pytest.approx((16 - 10) / (18 - 10))
-    rows[2] = answered(tmp_path, 9, "reference", inputs="visual,question")
+    rows[2] = save_run(tmp_path, 9, "reference", inputs="visual,question")
     (block,) = build_blocks(rows)
     assert find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"].share is None
 
 
-def test_there_is_no_share_of_a_gap_that_may_be_none(tmp_path: Path) -> None:
-    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
-    rows += [answered(tmp_path, 11, "reference", inputs="visual,question")]
+def test_the_share_is_none_if_the_gap_is_not_significant(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path, 10), save_run(tmp_path, 16, "rmm")]
+    rows += [save_run(tmp_path, 11, "reference", inputs="visual,question")]
     (block,) = build_blocks(rows)
     assert find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"].share is None
 
 
-def test_backbones_and_baselines_keep_apart(tmp_path: Path) -> None:
-    rows = [answered(tmp_path, 10), answered(tmp_path, 12, "modality-dropout")]
-    rows += [answered(tmp_path, 20, "rmm", backbone="pano")]
+def test_only_methods_of_the_same_backbone_are_compared_with_every_baseline(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path, 10), save_run(tmp_path, 12, "modality-dropout")]
+    rows += [save_run(tmp_path, 20, "rmm", backbone="pano")]
     (block,) = build_blocks(rows)
     gains = find_gains(block, folders_of(rows, tmp_path))
-    assert {(b, m) for b, of in gains.items() for m in of} == {
+    assert {(baseline, method) for baseline, by_method in gains.items() for method in by_method} == {
         ("AVST zero-fill", "AVST modality-dropout"),
         ("AVST modality-dropout", "AVST zero-fill"),
     }
@@ -119,29 +119,30 @@ def test_runs_without_predictions_have_no_gain_and_no_table(tmp_path: Path) -> N
 
 
 def test_the_page_shows_gains_in_points(tmp_path: Path) -> None:
-    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
+    rows = [save_run(tmp_path, 10), save_run(tmp_path, 16, "rmm")]
     text = write_report(save(tmp_path, rows), tmp_path / "out").read_text()
     assert "Gains on the same questions" in text
     assert "+15.00" in text
     gains = scenario_gains(build_blocks(rows), folders_of(rows, tmp_path))
-    assert [(b, m, [round(g.points) for g in of]) for b, m, of in gain_rows(gains)] == [("zero-fill", "rmm", [15])]
+    rounded = [(b, m, [round(gain.points) for gain in by_scenario]) for b, m, by_scenario in gain_rows(gains)]
+    assert rounded == [("zero-fill", "rmm", [15])]
 
 
-def test_the_csv_holds_every_gain_with_its_share(tmp_path: Path) -> None:
-    rows = [answered(tmp_path, 10), answered(tmp_path, 16, "rmm")]
-    rows += [answered(tmp_path, 18, "reference", inputs="visual,question")]
+def test_the_csv_has_every_gain_with_its_share(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path, 10), save_run(tmp_path, 16, "rmm")]
+    rows += [save_run(tmp_path, 18, "reference", inputs="visual,question")]
     page = write_report(save(tmp_path, rows), tmp_path / "out")
     (line,) = csv.DictReader((page.parent / "gains.csv").open(encoding="utf-8"))
     gain = find_gains(*build_blocks(rows), folders_of(rows, tmp_path))["zero-fill"]["rmm"]
     assert (line["scenario"], line["over"], line["method"]) == ("audio-missing", "zero-fill", "rmm")
-    found = [float(line[name]) for name in ("points", "low", "high", "p", "share")]
-    assert found == pytest.approx([gain.points, gain.low, gain.high, gain.p, 0.75], abs=1e-4)
+    numbers = [float(line[name]) for name in ("points", "low", "high", "p", "share")]
+    assert numbers == pytest.approx([gain.points, gain.low, gain.high, gain.p, 0.75], abs=1e-4)
 
 
-def test_runs_of_one_name_in_two_folders_and_renamed_ones_keep_their_own_predictions(tmp_path: Path) -> None:
-    rows = [answered(tmp_path / "a", 10), answered(tmp_path / "b", 30, "rmm", run="zero-fill-0")]
-    for folder, made in zip("ab", rows, strict=True):
-        (tmp_path / folder / made.run).rename(tmp_path / folder / "renamed")
-        append_results(tmp_path / folder / "renamed" / "results.jsonl", [made])
+def test_renamed_runs_with_equal_names_in_two_folders_use_their_own_predictions(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path / "a", 10), save_run(tmp_path / "b", 30, "rmm", run="zero-fill-0")]
+    for folder, result in zip("ab", rows, strict=True):
+        (tmp_path / folder / result.run).rename(tmp_path / folder / "renamed")
+        append_results(tmp_path / folder / "renamed" / "results.jsonl", [result])
     text = write_report([tmp_path / "a" / "renamed", tmp_path / "b" / "renamed"], tmp_path / "out").read_text()
     assert "+50.00" in text

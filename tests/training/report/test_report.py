@@ -1,4 +1,4 @@
-"""The report: golden tables, pooled seeds, honest intervals, refused mixtures, a page that stands alone."""
+"""The report: golden tables, pooled seeds, intervals, runs that cannot be combined, a self-contained page."""
 
 import csv
 import io
@@ -12,11 +12,9 @@ from result_rows import accuracies, row, save
 
 from pipeline.errors import UserError
 from pipeline.manifests.templates import COLUMNS, TYPES
-from train.evaluation.statistics import bootstrap
 from train.report.page import write_report
-from train.report.published import QUESTIONS, PublishedRow, published_beside, read_published
-from train.report.recovery import find_recoveries
-from train.report.statistics import estimate, t_half_width, wilson
+from train.report.published import QUESTIONS, PublishedRow, comparable_rows, read_published
+from train.report.recovery_plot import find_recoveries
 from train.report.tables import build_blocks, columns_of
 from train.report.text import comma_separated, latex, markdown
 from train.runs.log import write_time
@@ -47,34 +45,34 @@ def test_tables_equal_the_golden_ones() -> None:
     assert markdown(build_blocks(sample_rows())) == GOLDEN.read_text(encoding="utf-8")
 
 
-def test_columns_stand_in_the_papers_true_order() -> None:
+def test_the_columns_are_the_papers_with_its_exchanged_ones_corrected() -> None:
     assert tuple(column.label for column in columns_of([row()])) == PAPER
 
 
-def test_other_datasets_get_a_column_per_type() -> None:
+def test_other_datasets_have_a_column_per_type() -> None:
     types = ("Why", "Colour")
     columns = columns_of([row(accuracies=accuracies(3, types))])
     assert [column.label for column in columns] == ["Colour", "Why", "All"]
 
 
-def test_avqa_gets_the_papers_eight_columns_in_its_order_also_where_types_are_missing() -> None:
-    found = row(dataset="avqa", accuracies=accuracies(3, ("Which", "Where", "Come from")))
+def test_avqa_has_the_papers_eight_columns_in_its_order_even_if_types_are_missing() -> None:
+    result = row(dataset="avqa", accuracies=accuracies(3, ("Which", "Where", "Come from")))
     labels = ["Used for", "When", "Before/Next", "Why", "Where", "Happening", "Come from", "Which", "All"]
-    assert [column.label for column in columns_of([found])] == labels
-    table = markdown(build_blocks([found]))
+    assert [column.label for column in columns_of([result])] == labels
+    table = markdown(build_blocks([result]))
     assert f"| {' | '.join(labels)} |" in table
     assert "| zero-fill | – | – | – | – | 19.05 | – | 22.73 | 15.00 | 19.05 |" in table
 
 
-def test_recovery_errors_stand_beside_the_accuracy_of_the_same_runs(tmp_path: Path) -> None:
+def test_recovery_errors_are_reported_with_the_accuracy_of_the_same_runs(tmp_path: Path) -> None:
     rows = [row(seed=s, correct=8 + s, scenario="audio-missing", recovery=1.0 + s) for s in (0, 1, 2)]
     rows += [row("rmm", correct=9, scenario="audio-missing", recovery=0.25), row("drfuse", scenario="audio-missing")]
-    found = find_recoveries(build_blocks([*rows, row("rmm", correct=12)]))
-    assert {s: [(m.label, m.error) for m in members] for s, members in found.items()} == {
+    recoveries = find_recoveries(build_blocks([*rows, row("rmm", correct=12)]))
+    assert {s: [(m.label, m.error) for m in members] for s, members in recoveries.items()} == {
         "audio-missing": [("rmm", 0.25), ("zero-fill", 2.0)]
     }
-    accuracies_of = [made.accuracies.overall.accuracy for made in rows[:3]]
-    assert found["audio-missing"][1].accuracy == pytest.approx(sum(accuracies_of) / 3)
+    accuracies_of_seeds = [result.accuracies.overall.accuracy for result in rows[:3]]
+    assert recoveries["audio-missing"][1].accuracy == pytest.approx(sum(accuracies_of_seeds) / 3)
     page = write_report(save(tmp_path / "runs", rows), tmp_path / "out").read_text(encoding="utf-8")
     assert "Recovered features and accuracy" in page
     assert "<td>0.250</td>" in page
@@ -82,7 +80,7 @@ def test_recovery_errors_stand_beside_the_accuracy_of_the_same_runs(tmp_path: Pa
     assert "Recovered features and accuracy" not in plain
 
 
-def test_the_page_gives_the_median_seconds_of_an_epoch_or_none(tmp_path: Path) -> None:
+def test_the_page_shows_the_median_seconds_per_epoch_or_none(tmp_path: Path) -> None:
     runs = save(tmp_path / "runs", [row(), row("rmm", run="rmm-0")])
     for epoch, seconds in ((1, 90.0), (2, 7.25), (3, 8.75), (1, 9.5)):
         write_time(tmp_path / "runs" / "rmm-0", epoch, seconds)
@@ -91,19 +89,19 @@ def test_the_page_gives_the_median_seconds_of_an_epoch_or_none(tmp_path: Path) -
     assert page.count('<td>–</td><td class="settings">') == 1
 
 
-def test_multiple_choice_is_told_where_there_is_any(tmp_path: Path) -> None:
-    asked = accuracies(3).overall.questions
+def test_the_number_of_multiple_choice_questions_is_shown_if_there_are_any(tmp_path: Path) -> None:
+    count = accuracies(3).overall.questions
     block = build_blocks([row(multiple_choice=7)])[0]
-    assert block.questions == f"{asked} questions, 7 of them multiple choice"
+    assert block.questions == f"{count} questions, 7 of them multiple choice"
     assert f"complete\n\n{block.questions}\n" in markdown([block])
     plain = build_blocks([row()])[0]
-    assert plain.questions == f"{asked} questions"
+    assert plain.questions == f"{count} questions"
     assert plain.questions not in markdown([plain])
     page = write_report(save(tmp_path, [row(multiple_choice=7)]), tmp_path / "out").read_text(encoding="utf-8")
     assert block.questions in page
 
 
-def test_floors_come_first_then_references_then_methods() -> None:
+def test_lines_are_ordered_floors_references_methods() -> None:
     block = build_blocks(sample_rows())[0]
     assert block.scenario == "complete"
     assert [line.label for line in block.lines] == [
@@ -120,17 +118,7 @@ def test_a_row_below_the_template_floor_is_marked() -> None:
     assert markdown(build_blocks([floor(correct=6), row(correct=6)])).count("†") == 1
 
 
-def test_two_seeds_have_a_t_interval_and_one_a_wilson_interval() -> None:
-    one, two = Count(correct=40, questions=100), Count(correct=50, questions=100)
-    pooled = estimate([one, two])
-    assert (pooled.mean, pooled.interval) == (45, "seeds")
-    assert pooled.high == 100.0
-    assert estimate([one]).interval == "questions"
-    assert wilson(one) == pytest.approx((30.94, 49.80), abs=0.01)
-    assert t_half_width([40.0, 44.0, 48.0]) == pytest.approx(9.937, abs=0.001)
-
-
-def test_one_run_has_the_bootstrap_interval_of_its_row_and_two_seeds_have_none() -> None:
+def test_a_single_run_has_the_bootstrap_interval_of_its_row_and_two_seeds_a_t_interval() -> None:
     single = row(interval=(10.0, 90.0))
     (block,) = build_blocks([single, floor()])
     cells = {line.label: line.cells["All"] for line in block.lines}
@@ -141,31 +129,17 @@ def test_one_run_has_the_bootstrap_interval_of_its_row_and_two_seeds_have_none()
     assert block.lines[0].cells["All"].interval == "seeds"
 
 
-def test_a_bootstrap_draws_videos_with_all_their_questions() -> None:
-    correct = [number % 10 < 6 for number in range(400)]
-    low, high = bootstrap(correct, [str(number) for number in range(400)])
-    assert (low, high) == pytest.approx(wilson(Count(correct=240, questions=400)), abs=0.7)
-    clustered = bootstrap([number // 20 % 10 < 6 for number in range(400)], [str(n // 20) for n in range(400)])
-    assert clustered[1] - clustered[0] > 3 * (high - low)
-    assert bootstrap(correct, [str(number) for number in range(400)]) == (low, high)
-
-
-def test_intervals_stay_between_none_and_all() -> None:
-    assert wilson(Count(correct=0, questions=5))[0] == 0
-    assert wilson(Count(correct=5, questions=5))[1] == 100
-
-
-def test_the_same_seed_twice_is_refused() -> None:
-    with pytest.raises(UserError, match=r"seed 0 of zero-fill stands in runs 'a' and 'b'"):
+def test_two_runs_with_the_same_seed_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"runs 'a' and 'b' of zero-fill share seed 0; pass only one"):
         build_blocks([row(run="a"), row(run="b")])
 
 
-def test_runs_with_other_questions_are_refused() -> None:
+def test_runs_on_different_questions_are_an_error() -> None:
     with pytest.raises(UserError, match="different questions"):
         build_blocks([row(), row("rmm", questions_sha256="11")])
 
 
-def test_runs_trained_otherwise_are_not_pooled() -> None:
+def test_runs_with_different_training_settings_are_not_pooled() -> None:
     rows = [row(run="a"), row(run="b", seed=1, training={"epochs": 9})]
     (block,) = build_blocks(rows)
     assert [line.label for line in block.lines] == ["zero-fill [a]", "zero-fill [b]"]
@@ -173,7 +147,7 @@ def test_runs_trained_otherwise_are_not_pooled() -> None:
     assert [line.label for line in block.lines] == ["zero-fill [a]", "zero-fill [b]"]
 
 
-def test_every_csv_figure_follows_from_its_counts() -> None:
+def test_every_accuracy_in_the_csv_follows_from_its_counts() -> None:
     lines = list(csv.DictReader(io.StringIO(comma_separated(build_blocks(sample_rows())))))
     assert len(lines) == 2 * 4 * len(PAPER)
     for line in lines:
@@ -183,18 +157,18 @@ def test_every_csv_figure_follows_from_its_counts() -> None:
 
 
 class Sources(HTMLParser):
-    """Collect what a page would load."""
+    """Collect the external resources of a page."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        outside = [v for k, v in attrs if k in ("src", "href", "xlink:href") and v and not v.startswith("#")]
-        self.found += [tag] if tag in ("script", "link", "iframe", "img") else outside
+        external = [v for k, v in attrs if k in ("src", "href", "xlink:href") and v and not v.startswith("#")]
+        self.found += [tag] if tag in ("script", "link", "iframe", "img") else external
 
 
-def test_the_page_stands_alone_and_says_that_weights_are_seeded(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_warns_of_seeded_weights(tmp_path: Path) -> None:
     page = write_report(save(tmp_path / "runs", sample_rows()), tmp_path / "out")
     text = page.read_text(encoding="utf-8")
     parser = Sources()
@@ -212,7 +186,7 @@ def test_the_page_stands_alone_and_says_that_weights_are_seeded(tmp_path: Path) 
     ]
 
 
-def test_pretrained_weights_bring_no_warning_and_names_are_escaped(tmp_path: Path) -> None:
+def test_pretrained_weights_give_no_warning_and_names_are_escaped(tmp_path: Path) -> None:
     features = {"<b>": Feature(fingerprint="ab", weights="pretrained")}
     page = write_report(save(tmp_path, [row(features=features)]), tmp_path / "out")
     assert "Seeded weights" not in page.read_text()
@@ -229,59 +203,60 @@ QUESTIONS_OF_TYPE = {
     "json": (1022, 601, 1199, 1228, 995, 1274, 927, 1115, 824),
     "json_update": (1017, 594, 1197, 1225, 988, 1265, 920, 1101, 822),
 }
-# The paper's cells and averages that cannot all be right (which one is wrong cannot be told).
-UNDECIDED = {("audio-missing", "avst", "rmm-avr"): 0.15}
+# Contradictory cells and averages of the paper, of which it is unknown which one is wrong.
+CONTRADICTORY = {("audio-missing", "avst", "rmm-avr"): 0.15}
 
 
-@pytest.mark.parametrize("printed", read_published(), ids=lambda p: f"{p.table}-{p.scenario}-{p.label}")
-def test_every_printed_figure_is_a_count_of_its_questions_and_averages_follow(printed: PublishedRow) -> None:
-    sizes = QUESTIONS_OF_TYPE[printed.release]
-    assert sum(sizes) == QUESTIONS[printed.release]
-    if len(printed.cells) < len(COLUMNS):
-        for column in (c for c in COLUMNS if c.label in printed.cells):
-            asked_of = sum(sizes[TYPES.index(t)] for t in column.types or TYPES)
-            right = round(printed.cells[column.label] * asked_of / 100)
-            assert round(100 * right / asked_of, 2) == pytest.approx(printed.cells[column.label], abs=0.0051)
+@pytest.mark.parametrize("published", read_published(), ids=lambda p: f"{p.table}-{p.scenario}-{p.label}")
+def test_every_published_accuracy_is_a_possible_count_and_averages_follow_from_cells(published: PublishedRow) -> None:
+    sizes = QUESTIONS_OF_TYPE[published.release]
+    assert sum(sizes) == QUESTIONS[published.release]
+    if len(published.cells) < len(COLUMNS):
+        for column in (c for c in COLUMNS if c.label in published.cells):
+            questions = sum(sizes[TYPES.index(t)] for t in column.types or TYPES)
+            correct = round(published.cells[column.label] * questions / 100)
+            assert round(100 * correct / questions, 2) == pytest.approx(published.cells[column.label], abs=0.0051)
         return
     singles = [column for column in COLUMNS if len(column.types) == 1]
-    right = {c.types[0]: round(printed.cells[c.label] * n / 100) for c, n in zip(singles, sizes, strict=True)}
+    correct = {c.types[0]: round(published.cells[c.label] * n / 100) for c, n in zip(singles, sizes, strict=True)}
     for column, size in zip(singles, sizes, strict=True):
-        assert round(100 * right[column.types[0]] / size, 2) == pytest.approx(printed.cells[column.label], abs=0.0051)
+        accuracy = round(100 * correct[column.types[0]] / size, 2)
+        assert accuracy == pytest.approx(published.cells[column.label], abs=0.0051)
     for column in COLUMNS:
         types = column.types or TYPES
-        share = 100 * sum(right[t] for t in types) / sum(sizes[TYPES.index(t)] for t in types)
-        bound = UNDECIDED.get((printed.scenario, printed.backbone, printed.method), 0.006)
-        assert share == pytest.approx(printed.cells[column.label], abs=bound)
+        accuracy = 100 * sum(correct[t] for t in types) / sum(sizes[TYPES.index(t)] for t in types)
+        bound = CONTRADICTORY.get((published.scenario, published.backbone, published.method), 0.006)
+        assert accuracy == pytest.approx(published.cells[column.label], abs=bound)
 
 
-def asked(questions: int) -> Accuracies:
+def accuracies_of(questions: int) -> Accuracies:
     return Accuracies(overall=Count(correct=6_000, questions=questions), groups={}, types={})
 
 
-def test_printed_rows_stand_only_beside_the_same_questions() -> None:
+def test_published_rows_are_shown_only_next_to_the_same_questions() -> None:
     pretrained = {"vggish": Feature(fingerprint="ab" * 32, weights="file")}
     same = {"dataset": "music-avqa", "release": "json_update", "scenario": "audio-missing", "features": pretrained}
-    same["accuracies"] = asked(9_129)
+    same["accuracies"] = accuracies_of(9_129)
     (block,) = build_blocks([row(**same)])
-    assert [r.method for r in published_beside(block)] == [
+    assert [r.method for r in comparable_rows(block)] == [
         *("rmm-avr", "prompts", "shaspec", "actionmae", "drfuse", "avr")
     ]
     seeded = {"vggish": Feature(fingerprint="ab" * 32, weights="seeded")}
     for change in (
         *({"dataset": "demo"}, {"release": "v2"}, {"scenario": "both-missing"}, {"split": "val"}),
-        *({"accuracies": asked(9_129 * 98 // 100)}, {"accuracies": asked(9_185)}, {"features": seeded}),
+        *({"accuracies": accuracies_of(9_129 * 98 // 100)}, {"accuracies": accuracies_of(9_185)}, {"features": seeded}),
     ):
         (other,) = build_blocks([row(**{**same, **change})])
-        assert published_beside(other) == []
-    (fewer,) = build_blocks([row(**{**same, "accuracies": asked(9_100)})])
-    assert published_beside(fewer) == published_beside(block)
-    (older,) = build_blocks([row(**{**same, "release": "json", "accuracies": asked(9_185)})])
-    assert [r.method for r in published_beside(older)] == ["bare", "rmm"]
+        assert comparable_rows(other) == []
+    (fewer,) = build_blocks([row(**{**same, "accuracies": accuracies_of(9_100)})])
+    assert comparable_rows(fewer) == comparable_rows(block)
+    (older,) = build_blocks([row(**{**same, "release": "json", "accuracies": accuracies_of(9_185)})])
+    assert [r.method for r in comparable_rows(older)] == ["bare", "rmm"]
     assert "69.71" in markdown([block])
     assert "69.71" in latex([block])
 
 
-def test_latex_tables_have_a_cell_for_every_head_and_nothing_unescaped() -> None:
+def test_latex_tables_have_a_cell_per_column_and_escaped_text() -> None:
     text = latex(build_blocks(sample_rows()))
     assert text.count(r"\begin{tabular}{l" + "r" * 15 + "}") == 2
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
@@ -290,7 +265,7 @@ def test_latex_tables_have_a_cell_for_every_head_and_nothing_unescaped() -> None
     assert not re.search(r"(?<!\\)[%#_]", text)
 
 
-def test_a_run_without_results_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_run_without_results_has_its_file(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty.results\.jsonl is missing"):
         write_report([tmp_path / "empty"], tmp_path / "out")

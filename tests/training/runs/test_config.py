@@ -1,4 +1,4 @@
-"""Presets and their overrides, and that reading them loads no torch."""
+"""Presets and their overrides, read without loading torch."""
 
 import subprocess
 import sys
@@ -11,13 +11,13 @@ from train.runs.config import PRESETS, TrainConfig, make_config
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("method", ["zero-fill", "rmm-avr"])
-def test_every_preset_makes_a_configuration_that_reads_back(preset, method):
+def test_the_configuration_of_every_preset_survives_a_json_round_trip(preset, method):
     config = make_config(preset, method=method)
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert config.preset == preset
 
 
-# (batch, rate, epochs, step of the schedule, seed, time steps): of the papers and releases, by hand.
+# (batch size, learning rate, epochs, step of the schedule, seed, time steps) as published, copied by hand.
 PUBLISHED = {
     "paper": (4, 1e-4, 20, 8, 1, None),
     "released": (4, 1e-4, 50, 20, 1, None),
@@ -34,30 +34,30 @@ PUBLISHED = {
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_a_preset_has_the_numbers_of_its_source(preset):
     config = make_config(preset)
-    found = (config.batch_size, config.learning_rate, config.epochs, config.decay_epochs, config.seed)
-    assert found == PUBLISHED[preset][:5]
+    numbers = (config.batch_size, config.learning_rate, config.epochs, config.decay_epochs, config.seed)
+    assert numbers == PUBLISHED[preset][:5]
     assert config.time_steps == (PUBLISHED[preset][5] or TrainConfig.model_fields["time_steps"].default)
     assert config.decay_factor == 0.1
 
 
-def test_every_published_preset_is_held_to_its_numbers_and_pano_is_as_deep_as_its_paper():
+def test_every_preset_except_demo_has_published_numbers_and_pano_faithful_has_its_papers_depth():
     assert {*PUBLISHED, "demo"} == set(PRESETS)
     assert make_config("pano-faithful").backbone_options == {"hidden": 768, "heads": 12, "layers": [9, 5, 5, 5]}
     assert make_config("paper", backbone="pstp").time_steps == 60
 
 
-def test_none_means_as_the_preset_has_it():
+def test_none_keeps_the_value_of_the_preset():
     assert make_config("demo", epochs=None).epochs == PRESETS["demo"].settings["epochs"]
     assert make_config("demo", epochs=2).epochs == 2
 
 
-def test_options_of_a_method_are_laid_over_the_presets():
+def test_options_of_a_method_are_merged_into_the_presets():
     options = make_config("demo", method="rmm-avr", options={"slots": 3}).options
     assert options == {**PRESETS["demo"].options["rmm-avr"], "slots": 3}
     assert make_config("demo", method="zero-fill").options == {}
 
 
-def test_inputs_other_than_all_choose_the_reference():
+def test_inputs_other_than_all_select_the_method_reference():
     config = make_config("demo", inputs="question")
     assert (config.method, config.options) == ("reference", {"inputs": "question"})
     with pytest.raises(UserError, match="reference"):
@@ -73,11 +73,11 @@ def test_inputs_other_than_all_choose_the_reference():
         ({"training": "twice"}, "training = 'twice'"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value(overrides, message):
+def test_the_error_for_an_invalid_setting_has_its_name_and_value(overrides, message):
     with pytest.raises(UserError, match=message):
         make_config("paper", **{"method": "zero-fill", **overrides})
 
 
-def test_configuration_and_masks_load_no_torch():
+def test_importing_configuration_and_masks_does_not_load_torch():
     code = "import sys, train.runs.config, train.data.scenarios; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

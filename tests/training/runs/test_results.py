@@ -1,4 +1,4 @@
-"""Result rows: counts are pooled, rows survive the file, later rows win, bad files are named."""
+"""Result rows: pooled counts, files that read back, later rows that replace earlier ones, errors of corrupt files."""
 
 import hashlib
 import json
@@ -52,53 +52,53 @@ def row(run: str = "r", scenario: str = "complete", correct: int = 1) -> ResultR
 
 
 def test_groups_are_pooled_over_questions_not_averaged_over_types() -> None:
-    asked = [question("Audio Counting", "one")] * 3 + [question("Audio Comparative", "yes")]
-    accuracies = tally(asked, ["one", "one", "one", "no"])
+    questions = [question("Audio Counting", "one")] * 3 + [question("Audio Comparative", "yes")]
+    accuracies = tally(questions, ["one", "one", "one", "no"])
     assert accuracies.groups["Audio"].accuracy == 75
     assert accuracies.types["Audio Comparative"].accuracy == 0
 
 
-def test_predictions_and_questions_must_match_in_number() -> None:
+def test_predictions_and_questions_must_have_the_same_length() -> None:
     with pytest.raises(ValueError):
         tally([question("Audio Counting", "one")], ["one", "two"])
 
 
-def test_the_hash_of_questions_knows_answers_and_ids_but_no_order() -> None:
+def test_the_hash_of_questions_depends_on_their_answers_but_not_on_their_order() -> None:
     one, two = question("Audio Counting", "one"), question("Audio Counting", "two")
     assert hash_questions([one, two]) == hash_questions([two, one])
     assert hash_questions([one]) != hash_questions([two])
 
 
-def test_the_hash_of_questions_knows_the_choices_and_is_as_ever_without_them() -> None:
+def test_the_hash_of_questions_depends_on_their_choices_and_has_its_first_form_without_them() -> None:
     plain = question("Audio Counting", "one")
-    offered = replace(plain, choices=("one", "two"))
-    hashes = {hash_questions([q]) for q in (plain, offered, replace(plain, choices=("one",)))}
+    with_choices = replace(plain, choices=("one", "two"))
+    hashes = {hash_questions([q]) for q in (plain, with_choices, replace(plain, choices=("one",)))}
     assert len(hashes) == 3
-    known = hashlib.sha256(b'["1", "v", "Q?", "one"]').hexdigest()
-    assert hash_questions([plain]) == known
+    expected = hashlib.sha256(b'["1", "v", "Q?", "one"]').hexdigest()
+    assert hash_questions([plain]) == expected
 
 
-def test_a_row_written_before_there_were_choices_is_read(tmp_path: Path) -> None:
+def test_a_row_without_the_field_multiple_choice_is_read(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    older = json.loads(row().model_dump_json())
-    del older["multiple_choice"]
-    path.write_text(json.dumps(older) + "\n")
+    record = json.loads(row().model_dump_json())
+    del record["multiple_choice"]
+    path.write_text(json.dumps(record) + "\n")
     assert read_results(path) == [row()]
 
 
-def test_a_count_without_questions_does_not_exist() -> None:
+def test_a_count_needs_at_least_one_question() -> None:
     with pytest.raises(ValidationError):
         Count(correct=0, questions=0)
 
 
-def test_the_document_holds_percent_and_counts() -> None:
+def test_the_document_has_percentages_and_counts() -> None:
     document = row(correct=3).accuracies.to_document()
     assert document["overall"] == 75
     assert document["questions"] == 4
     assert document["types"]["Audio Counting"] == {"accuracy": 75, "correct": 3, "questions": 4}
 
 
-def test_rows_are_read_as_written_and_later_ones_replace_earlier_ones(tmp_path: Path) -> None:
+def test_rows_read_back_and_later_ones_replace_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "run" / "results.jsonl"
     append_results(path, [row(), row(scenario="audio-missing")])
     append_results(path, [row(correct=4)])
@@ -107,7 +107,7 @@ def test_rows_are_read_as_written_and_later_ones_replace_earlier_ones(tmp_path: 
 
 
 @pytest.mark.parametrize("line", ["not json", '{"format": 1}', "[]", '{"format": 7}'])
-def test_a_bad_line_is_named_with_its_file_and_number(tmp_path: Path, line: str) -> None:
+def test_the_error_for_an_invalid_line_has_its_file_and_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"
     append_results(path, [row()])
     path.write_text(path.read_text() + line + "\n")
@@ -115,12 +115,12 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path: Path, line: str)
         read_results(path)
 
 
-def test_a_missing_file_says_which_command_makes_it(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_has_the_command_that_creates_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mavqa-evaluate"):
         read_results(tmp_path / "results.jsonl")
 
 
-def test_single_predictions_survive_the_file(tmp_path: Path) -> None:
+def test_predictions_read_back(tmp_path: Path) -> None:
     predictions = [Prediction(question_id="7#2", video_id="v", prediction="two", answer="drei Flöten", correct=False)]
     path = predictions_path(tmp_path, "test", "audio-missing")
     write_predictions(path, predictions)

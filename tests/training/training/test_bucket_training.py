@@ -1,4 +1,4 @@
-"""Training reads a store from a bucket, of a real server process, as it reads one from a folder."""
+"""Training from a store in a bucket (on a real server process) equals training from a folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from train.cli.train import train
 from train.runs.config import PRESETS
 
 
-def test_an_epoch_from_a_bucket_gives_the_weights_of_one_from_a_folder(
+def test_an_epoch_from_a_bucket_gives_the_same_checkpoint_as_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = make_store()
@@ -25,12 +25,12 @@ def test_an_epoch_from_a_bucket_gives_the_weights_of_one_from_a_folder(
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        places = {"folder": str(tmp_path / "store.zarr"), "bucket": f"s3://{BUCKET}/store.zarr"}
-        for run, store in places.items():
+        stores = {"folder": str(tmp_path / "store.zarr"), "bucket": f"s3://{BUCKET}/store.zarr"}
+        for run, store in stores.items():
             write_store(tiny, store)
             options = ["--manifest", str(tmp_path / "data"), "--store", store, "--out", str(tmp_path / run)]
-            more = ["--preset", "demo", "--method", "zero-fill", "--epochs", "1", "--device", "cpu"]
-            done = CliRunner().invoke(train, options + more, catch_exceptions=False)
-            assert done.exit_code == 0, done.output
-    folder, bucket = ((tmp_path / run / "checkpoint.safetensors").read_bytes() for run in places)
+            options += ["--preset", "demo", "--method", "zero-fill", "--epochs", "1", "--device", "cpu"]
+            result = CliRunner().invoke(train, options, catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+    folder, bucket = ((tmp_path / run / "checkpoint.safetensors").read_bytes() for run in stores)
     assert folder == bucket

@@ -1,4 +1,4 @@
-"""Averaged weights: by the formula, judged and kept in place of the trained ones, and the same after a resume."""
+"""The exponential moving average: its formula, its use in validation and the checkpoint, and its resume."""
 
 import pytest
 import torch
@@ -12,19 +12,19 @@ from train.training.ema import WeightAverage
 from train.training.fit import measure_accuracy
 
 
-def test_the_first_step_begins_the_average_and_every_other_moves_it_by_its_share():
+def test_the_average_starts_at_the_first_step_and_decays_from_there():
     module = nn.Linear(1, 1, bias=False)
     average = WeightAverage(module, 0.75)
-    found = []
+    averages = []
     for value in (8.0, 0.0, 4.0):
         nn.init.constant_(module.weight, value)
         average.update()
-        found.append(average.module.weight.item())
-    assert found == [8.0, 6.0, 5.5]
+        averages.append(average.module.weight.item())
+    assert averages == [8.0, 6.0, 5.5]
     assert module.weight.item() == 4.0
 
 
-def test_buffers_are_the_trained_modules_own():
+def test_buffers_are_copied_from_the_trained_module():
     module = nn.BatchNorm1d(2)
     average = WeightAverage(module, 0.9)
     module(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
@@ -33,25 +33,24 @@ def test_buffers_are_the_trained_modules_own():
     assert int(average.module.num_batches_tracked) == 1
 
 
-def test_the_average_is_what_is_validated_and_kept(tmp_path, monkeypatch):
-    asked = []
+def test_the_average_is_validated_and_saved(tmp_path, monkeypatch):
+    validated = []
 
-    def measure(method, *given):
-        asked.append({name: values.clone() for name, values in method.state_dict().items()})
-        return measure_accuracy(method, *given)
+    def measure(method, *arguments):
+        validated.append({name: values.clone() for name, values in method.state_dict().items()})
+        return measure_accuracy(method, *arguments)
 
     monkeypatch.setattr("train.training.fit.measure_accuracy", measure)
     method, _ = train(tmp_path / "run", ema_decay=0.9, epochs=2)
     last = load_file(tmp_path / "run" / "last.safetensors")
-    chosen = max(number for number, row in enumerate(read_metrics(tmp_path / "run")) if row["selected"])
-    kept = method.state_dict()
-    assert all(torch.equal(values, asked[chosen][name]) for name, values in kept.items())
+    selected = max(number for number, row in enumerate(read_metrics(tmp_path / "run")) if row["selected"])
+    assert all(torch.equal(values, validated[selected][name]) for name, values in method.state_dict().items())
     trained = [name for name, _ in method.named_parameters()]
-    assert all(torch.equal(asked[1][name], last[f"average/module.{name}"]) for name in trained)
-    assert not all(torch.equal(asked[1][name], last[f"model/{name}"]) for name in trained)
+    assert all(torch.equal(validated[1][name], last[f"average/module.{name}"]) for name in trained)
+    assert not all(torch.equal(validated[1][name], last[f"model/{name}"]) for name in trained)
 
 
-def test_averaging_changes_nothing_of_the_training_itself(tmp_path):
+def test_averaging_does_not_change_the_trained_weights(tmp_path):
     train(tmp_path / "plain")
     train(tmp_path / "averaged", ema_decay=0.9)
     plain, averaged = (load_file(tmp_path / name / "last.safetensors") for name in ("plain", "averaged"))
@@ -62,24 +61,24 @@ def test_averaging_changes_nothing_of_the_training_itself(tmp_path):
 @pytest.mark.parametrize("method", ["zero-fill", "rmm-avr", "retrieval-fill", "prompts"])
 @pytest.mark.parametrize("stop", [(2, 1), (3, 2)])
 def test_a_stopped_run_resumes_to_the_average_of_an_uninterrupted_one(tmp_path, method, stop):
-    def stop_there(progress):
+    def stop_training(progress):
         if (progress.epoch, progress.step) == stop and progress.validation is None:
             raise Killed
 
-    chosen = {"method": method, "training": "staged", "ema_decay": 0.9}
-    train(tmp_path / "whole", **chosen)
+    settings = {"method": method, "training": "staged", "ema_decay": 0.9}
+    train(tmp_path / "uninterrupted", **settings)
     with pytest.raises(Killed):
-        train(tmp_path / "stopped", **chosen, report=stop_there)
-    train(tmp_path / "stopped", **chosen, resume=True)
+        train(tmp_path / "stopped", **settings, report=stop_training)
+    train(tmp_path / "stopped", **settings, resume=True)
     for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl"):
-        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "uninterrupted" / file).read_bytes(), file
     assert load_run(tmp_path / "stopped")[1].ema_decay == 0.9
 
 
-def test_a_later_stage_begins_its_average_anew(tmp_path, monkeypatch):
-    seen = {}
+def test_every_stage_starts_a_new_average(tmp_path, monkeypatch):
+    weights = {}
 
-    def look(progress):
+    def stop_training(progress):
         if (progress.epoch, progress.step) == (2, 1) and progress.validation is None:
             raise Killed
 
@@ -89,17 +88,17 @@ def test_a_later_stage_begins_its_average_anew(tmp_path, monkeypatch):
     def update(self):
         original(self)
         steps.append(self)
-        seen[len(steps)] = {
+        weights[len(steps)] = {
             n: (p.clone(), q.clone())
             for (n, p), (_, q) in zip(self.module.named_parameters(), self._trained.named_parameters(), strict=True)
         }
 
     monkeypatch.setattr(WeightAverage, "update", update)
     with pytest.raises(Killed):
-        train(tmp_path / "run", method="rmm", training="staged", ema_decay=0.9, epochs=2, report=look)
+        train(tmp_path / "run", method="rmm", training="staged", ema_decay=0.9, epochs=2, report=stop_training)
     assert len({id(average) for average in steps}) == 2
-    assert all(torch.equal(averaged, trained) for averaged, trained in seen[len(steps)].values())
+    assert all(torch.equal(averaged, trained) for averaged, trained in weights[len(steps)].values())
 
 
-def test_no_average_is_kept_unless_asked_for():
+def test_weights_are_not_averaged_by_default():
     assert tiny_config().ema_decay == 0

@@ -1,4 +1,4 @@
-"""The training loop on a tiny store: it learns, selects, stops anywhere and resumes to the same weights."""
+"""The training loop on a tiny store: learning, selection, and resuming a stopped run to the same weights."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from train.runs.log import read_metrics, read_times
 from train.training.fit import fit, measure_accuracy, plan_stages
 
 
-def test_learns_what_the_features_tell(tmp_path):
+def test_the_loop_learns_separable_features(tmp_path):
     method, _ = train(tmp_path / "run", make_store(videos=120), epochs=12, decay_epochs=12, learning_rate=1e-2)
     last = read_metrics(tmp_path / "run")[-1]
     assert last["validation"]["complete"] > 90
@@ -36,11 +36,11 @@ def test_learns_what_the_features_tell(tmp_path):
     assert not method.training
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+def test_equal_seeds_give_equal_weights_and_different_seeds_different_ones(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(tmp_path / name, seed=seed)
-    first, twin, other = (load_file(tmp_path / name / "last.safetensors") for name in "abc")
-    assert all(torch.equal(first[name], twin[name]) for name in first)
+    first, same, other = (load_file(tmp_path / name / "last.safetensors") for name in "abc")
+    assert all(torch.equal(first[name], same[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
@@ -49,19 +49,19 @@ STOPS = [("zero-fill", (1, 2)), ("zero-fill", (3, 1)), *((method, (2, 1)) for me
 
 @pytest.mark.parametrize(("method", "stop"), STOPS)
 def test_a_stopped_run_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path, method, stop):
-    def stop_there(progress):
+    def stop_training(progress):
         if (progress.epoch, progress.step) == stop and progress.validation is None:
             raise Killed
 
-    chosen = {"inputs": "question"} if method == "reference" else {"method": method, "training": "staged"}
-    train(tmp_path / "whole", **chosen)
+    settings = {"inputs": "question"} if method == "reference" else {"method": method, "training": "staged"}
+    train(tmp_path / "uninterrupted", **settings)
     with pytest.raises(Killed):
-        train(tmp_path / "stopped", **chosen, report=stop_there)
-    train(tmp_path / "stopped", **chosen, resume=True)
-    epochs = [row["epoch"] for row in read_metrics(tmp_path / "whole")]
-    assert list(read_times(tmp_path / "stopped")) == list(read_times(tmp_path / "whole")) == epochs
+        train(tmp_path / "stopped", **settings, report=stop_training)
+    train(tmp_path / "stopped", **settings, resume=True)
+    epochs = [row["epoch"] for row in read_metrics(tmp_path / "uninterrupted")]
+    assert list(read_times(tmp_path / "stopped")) == list(read_times(tmp_path / "uninterrupted")) == epochs
     for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl", "config.json"):
-        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "uninterrupted" / file).read_bytes(), file
 
 
 KILLED_RUN = """
@@ -84,13 +84,13 @@ def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train(tmp_path / "killed", resume=True)
-    train(tmp_path / "whole")
+    train(tmp_path / "uninterrupted")
     torch.set_num_threads(threads)
     for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl"):
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "uninterrupted" / file).read_bytes(), file
 
 
-def test_a_finished_run_is_loaded_not_trained_again(tmp_path):
+def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     train(tmp_path / "run")
     written = (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns
     train(tmp_path / "run", resume=True)
@@ -98,7 +98,7 @@ def test_a_finished_run_is_loaded_not_trained_again(tmp_path):
     assert is_finished(tmp_path / "run", tiny_config())
 
 
-def test_refuses_to_write_over_a_run_or_to_resume_one_of_other_settings(tmp_path):
+def test_overwriting_a_run_or_resuming_it_with_other_settings_is_an_error(tmp_path):
     train(tmp_path / "run")
     with pytest.raises(UserError, match="--resume"):
         train(tmp_path / "run")
@@ -106,7 +106,7 @@ def test_refuses_to_write_over_a_run_or_to_resume_one_of_other_settings(tmp_path
         train(tmp_path / "run", resume=True, learning_rate=1e-2)
 
 
-def test_the_run_folder_tells_what_was_run(tmp_path):
+def test_the_run_folder_records_configuration_environment_vocabulary_and_masks(tmp_path):
     train(tmp_path / "run", missing_rates={"audio": 0.4}, method="modality-dropout")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["method"], config["seed"], config["sizes"]["input_shapes"]["resnet18-map"]) == (
@@ -126,23 +126,23 @@ def test_the_run_folder_tells_what_was_run(tmp_path):
     assert not list((tmp_path / "run").glob("*.partial"))
 
 
-def test_the_last_of_the_best_epochs_is_the_one_that_comes_back(tmp_path, monkeypatch):
+def test_the_latest_of_the_best_epochs_is_returned(tmp_path, monkeypatch):
     scores = iter([50.0, 80.0, 60.0, 80.0, 10.0])
-    monkeypatch.setattr("train.training.fit.measure_accuracy", lambda *given: next(scores))
+    monkeypatch.setattr("train.training.fit.measure_accuracy", lambda *arguments: next(scores))
     weights = []
 
-    def keep(progress):
+    def collect_weights(progress):
         if progress.validation is not None:
             weights.append(load_file(tmp_path / "run" / "last.safetensors"))
 
-    method, _ = train(tmp_path / "run", epochs=5, report=keep)
+    method, _ = train(tmp_path / "run", epochs=5, report=collect_weights)
     assert [row["selected"] for row in read_metrics(tmp_path / "run")] == [True, True, False, True, False]
     for name, values in method.state_dict().items():
         assert torch.equal(values, weights[3][f"model/{name}"])
 
 
 @pytest.mark.parametrize("stopped_after", [0, 1, 2, 3])
-def test_no_epoch_of_an_earlier_stage_is_chosen_however_good(tmp_path, monkeypatch, stopped_after):
+def test_an_epoch_of_an_earlier_stage_is_never_selected(tmp_path, monkeypatch, stopped_after):
     accuracies = iter([90.0, 80.0, 10.0, 20.0])
     monkeypatch.setattr("train.training.fit._Loop._validate", lambda loop: {"audio-missing": next(accuracies)})
     settings = {"method": "prompts", "training": "staged", "epochs": 4}
@@ -162,44 +162,44 @@ def test_no_epoch_of_an_earlier_stage_is_chosen_however_good(tmp_path, monkeypat
         assert json.loads(checkpoint.metadata()["facts"])["epoch"] == 4
 
 
-def test_validation_counts_the_naturally_complete_questions_alone(tmp_path):
+def test_validation_uses_only_naturally_complete_questions(tmp_path):
     store = make_store(videos=20)
     method, config = train(tmp_path / "run", store, epochs=1)
     dataset = QuestionDataset(
         FeatureBank(store), make_manifest(store), "train", inputs_of(method.backbone, config.map_size)
     )
-    whole = [row for row in range(len(dataset)) if dataset.naturally_complete[row]]
-    assert whole == list(range(4, len(dataset)))
+    complete = [row for row in range(len(dataset)) if dataset.naturally_complete[row]]
+    assert complete == list(range(4, len(dataset)))
     assert measure_accuracy(method, dataset, "complete", torch.device("cpu")) == pytest.approx(
-        100 * sum(_is_right(method, dataset, row) for row in whole) / len(whole)
+        100 * sum(_is_correct(method, dataset, row) for row in complete) / len(complete)
     )
 
 
-def test_a_split_without_a_whole_video_is_validated_on_what_it_has(tmp_path):
+def test_a_split_without_complete_videos_is_validated_on_its_natural_questions(tmp_path):
     store = make_store(videos=20)
-    val = slice(12, 16)  # what make_manifest puts into the split
+    val = slice(12, 16)  # the videos of make_manifest's val split
     store.states["audio"][val], store.step_counts["audio"][val], store.arrays["vggish"][val] = State.ABSENT, 0, np.nan
     method, config = train(tmp_path / "run", store, epochs=1)
     dataset = QuestionDataset(
         FeatureBank(store), make_manifest(store), "val", inputs_of(method.backbone, config.map_size)
     )
-    right = [_is_right(method, dataset, row) for row in range(len(dataset))]
+    hits = [_is_correct(method, dataset, row) for row in range(len(dataset))]
     (row,) = read_metrics(tmp_path / "run")
-    assert row["validation"] == {"natural": pytest.approx(100 * sum(right) / len(right))}
-    assert any(right)
-    with pytest.raises(ValueError, match="no question belongs to the scenario 'complete'"):
+    assert row["validation"] == {"natural": pytest.approx(100 * sum(hits) / len(hits))}
+    assert any(hits)
+    with pytest.raises(ValueError, match="no questions in scenario 'complete'"):
         measure_accuracy(method, dataset, "complete", torch.device("cpu"))
 
 
-def test_a_split_of_failed_videos_is_refused_before_an_epoch_is_trained(tmp_path):
+def test_a_val_split_of_failed_videos_is_an_error_before_any_epoch(tmp_path):
     store = make_store(videos=20)
     store.states["visual"][12:16], store.step_counts["visual"][12:16] = State.FAILED, 0
-    with pytest.raises(UserError, match="no video of the val split could be extracted"):
+    with pytest.raises(UserError, match="no video of the val split was extracted"):
         train(tmp_path / "run", store, epochs=1)
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_validation_counts_what_is_chosen_among_choices_and_never_an_unknown_answer(tmp_path):
+def test_validation_answers_among_the_choices_and_never_counts_an_unknown_answer(tmp_path):
     store = make_store(videos=20)
     method, config = train(tmp_path / "run", store, epochs=1)
 
@@ -215,7 +215,7 @@ def test_validation_counts_what_is_chosen_among_choices_and_never_an_unknown_ans
     assert measure(("kazoo", "cowbell"), "kazoo") == 0
 
 
-def test_training_learns_over_the_whole_answer_list_whatever_is_offered(tmp_path):
+def test_choices_do_not_affect_training(tmp_path):
     store = make_store(videos=20)
     plain = make_manifest(store)
     offered = offer(plain, {q.question_id: (q.answer, "kazoo") for q in plain.questions["train"]})
@@ -225,26 +225,26 @@ def test_training_learns_over_the_whole_answer_list_whatever_is_offered(tmp_path
     assert all(torch.equal(values, weights[1][name]) for name, values in weights[0].items())
 
 
-def _is_right(method, dataset, row) -> bool:
+def _is_correct(method, dataset, row) -> bool:
     with torch.no_grad():
         return bool(method.predict(dataset.batch([row])).argmax() == dataset.answers[row])
 
 
-def test_a_method_of_complete_data_never_sees_a_question_that_lacks_a_modality(tmp_path, monkeypatch):
+def test_a_method_trained_on_complete_data_never_gets_a_question_with_a_missing_modality(tmp_path, monkeypatch):
     from train.methods.zero_fill import ZeroFill
 
-    seen = []
+    batches = []
     original = ZeroFill.training_loss
-    monkeypatch.setattr(ZeroFill, "training_loss", lambda self, b: (seen.append(b), original(self, b))[1])
+    monkeypatch.setattr(ZeroFill, "training_loss", lambda self, b: (batches.append(b), original(self, b))[1])
     train(tmp_path / "run", epochs=1, missing_rates={"audio": 0.3, "visual": 0.3})
     masks = load_masks(tmp_path / "run" / "masks-train.json").absent
-    questions = [question for batch in seen for question in batch.question_id]
-    assert all(batch.present == ("audio", "visual") for batch in seen)
+    questions = [question for batch in batches for question in batch.question_id]
+    assert all(batch.present == ("audio", "visual") for batch in batches)
     assert not set(questions) & set(masks)
     assert 20 < len(questions) < 50
 
 
-def test_stages_share_the_epochs_and_free_their_own_parameters():
+def test_stages_divide_the_epochs():
     class Staged:
         def stages(self):
             return (Stage("backbone", 0.5, ("backbone.",)), Stage("all", 0.5))
@@ -260,11 +260,11 @@ def test_stages_share_the_epochs_and_free_their_own_parameters():
     assert [epochs for _, epochs in plan_stages(Staged(), "joint", 5)] == [range(5)]
 
 
-def test_a_split_without_validation_keeps_the_last_epoch(tmp_path):
+def test_without_a_val_split_the_last_epoch_is_kept(tmp_path):
     store = make_store(videos=60)
     manifest = make_manifest(store)
-    bare = replace(manifest, questions={"train": manifest.questions["train"]})
-    fit(tiny_config(), bare, FeatureBank(store), tmp_path / "run")
+    train_only = replace(manifest, questions={"train": manifest.questions["train"]})
+    fit(tiny_config(), train_only, FeatureBank(store), tmp_path / "run")
     assert [row["selected"] for row in read_metrics(tmp_path / "run")] == [True] * 3
 
 
@@ -273,12 +273,12 @@ def test_a_split_without_validation_keeps_the_last_epoch(tmp_path):
     [
         ({"backbone": "avsd2"}, "backbone 'avsd2' is unknown"),
         ({"method": "magic"}, "method 'magic' is unknown"),
-        ({"variant": "paper"}, "no variant 'paper'"),
+        ({"variant": "paper"}, "have no variant 'paper'"),
         ({"device": "tpu9"}, "device 'tpu9'"),
         ({"missing_rates": {"audio": 1.0}}, "no training question is left"),
     ],
 )
-def test_wrong_settings_get_one_line_before_anything_is_written(tmp_path, overrides, message):
+def test_invalid_settings_are_one_line_errors_before_anything_is_written(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message) as raised:
         train(tmp_path / "run", **overrides)
     assert "\n" not in str(raised.value)
@@ -286,7 +286,7 @@ def test_wrong_settings_get_one_line_before_anything_is_written(tmp_path, overri
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "of another model"])
-def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage):
+def test_the_error_for_a_corrupt_checkpoint_has_its_file_name(tmp_path, damage):
     train(tmp_path / "run", epochs=1)
     path = tmp_path / "run" / "checkpoint.safetensors"
     if damage == "truncated":

@@ -1,4 +1,4 @@
-"""What a run starts from: inputs of one scale where it asks for it, and the backbone of another run."""
+"""The initialisation of a run: whitened inputs, and the backbone of another run."""
 
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from train.data.feature_bank import FeatureBank
 from train.interfaces import inputs_of
 from train.networks.layers import LEAST_VARIANCE, InputWhitening
 from train.runs.folder import build_method
+from train.training.fit import measure_sizes
 from train.training.initialise import whiten_inputs
 
 
-def test_whitened_inputs_have_mean_0_and_their_scaled_covariance_is_shrunk_as_by_a_ridge():
+def test_whitened_inputs_have_mean_0_and_a_ridge_regularised_covariance():
     store = make_store(videos=60)
     maps = store.arrays["resnet18-map"].astype(np.float32) * 3 + 7
     mixing = np.eye(16, dtype=np.float32) + 0.3
@@ -30,14 +31,14 @@ def test_whitened_inputs_have_mean_0_and_their_scaled_covariance_is_shrunk_as_by
     channels = whitened.movedim(1, -1).flatten(0, -2).double()
     assert channels.mean(0).abs().max() < 1e-4
     raw = batch.visual["resnet18-map"][batch.visual_mask].movedim(1, -1).flatten(0, -2).double()
-    scaled = raw.T.corrcoef()
-    ridge = torch.linalg.solve(scaled + LEAST_VARIANCE * torch.eye(16, dtype=torch.float64), scaled)
+    raw_correlation = raw.T.corrcoef()
+    ridge = torch.linalg.solve(raw_correlation + LEAST_VARIANCE * torch.eye(16, dtype=torch.float64), raw_correlation)
     torch.testing.assert_close(channels.T.cov(correction=0), ridge, atol=1e-4, rtol=0)
     correlation = torch.tensor([torch.stack((a, b)).corrcoef()[0, 1] for a, b in zip(raw.T, channels.T, strict=True)])
     assert (correlation > 0.3).all()
 
 
-def test_a_direction_that_hardly_varies_is_not_blown_up():
+def test_a_direction_of_small_variance_is_not_amplified():
     whitening = InputWhitening(2)
     whitening.set(torch.zeros(2), torch.tensor([[1.0, 1.0], [1.0, 1.0]]) + 1e-7 * torch.eye(2))
     equal, opposite = whitening(torch.tensor([[[1.0, 1.0]], [[1e-4, -1e-4]]]))
@@ -45,7 +46,7 @@ def test_a_direction_that_hardly_varies_is_not_blown_up():
     assert opposite.abs().max() < 1e-2
 
 
-def test_features_whose_last_axis_is_the_channel_are_whitened_alike():
+def test_whitening_is_the_same_with_the_channel_as_the_last_axis():
     covariance = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
     values = torch.randn(3, 4, 2, 5)
     first, last = InputWhitening(2), InputWhitening(2, axis=-1)
@@ -54,7 +55,7 @@ def test_features_whose_last_axis_is_the_channel_are_whitened_alike():
     torch.testing.assert_close(first(values), last(values.mT).mT)
 
 
-def test_a_run_that_does_not_ask_for_it_takes_features_as_they_are(tmp_path):
+def test_features_are_whitened_only_with_the_setting_whiten(tmp_path):
     plain, _ = train(tmp_path / "plain", epochs=1, whiten=False)
     whitened, _ = train(tmp_path / "whitened", epochs=1, whiten=True)
     values = torch.randn(2, 3, 8)
@@ -62,7 +63,7 @@ def test_a_run_that_does_not_ask_for_it_takes_features_as_they_are(tmp_path):
     assert not torch.equal(whitened.backbone.input_whitening["vggish"](values), values)
 
 
-def test_a_run_starts_with_the_whitening_of_the_run_beside_it(tmp_path):
+def test_a_run_starts_with_the_whitening_of_the_run_in_start_from(tmp_path):
     first, _ = train(tmp_path / "first", epochs=1, whiten=True)
     second, _ = train(tmp_path / "second", epochs=1, whiten=False, start_from="first")
     values = torch.randn(2, 3, 8)
@@ -70,7 +71,7 @@ def test_a_run_starts_with_the_whitening_of_the_run_beside_it(tmp_path):
     assert torch.equal(second.backbone.input_whitening["vggish"](values), expected)
 
 
-def test_a_run_starts_with_the_backbone_of_the_run_beside_it(tmp_path):
+def test_a_run_starts_with_the_backbone_of_the_run_in_start_from(tmp_path):
     first, _ = train(tmp_path / "first", epochs=2)
     second, _ = train(tmp_path / "second", epochs=1, learning_rate=1e-12, start_from="first")
     for name, values in first.backbone.state_dict().items():
@@ -78,20 +79,15 @@ def test_a_run_starts_with_the_backbone_of_the_run_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "other"])
-def test_a_run_to_start_from_that_is_missing_or_other_is_refused(tmp_path: Path, name: str):
+def test_starting_from_a_missing_or_corrupt_run_is_an_error(tmp_path: Path, name: str):
     train(tmp_path / "other", epochs=1, channels=16, map_size=4, heads=4, inputs="question")
-    (tmp_path / "other" / "checkpoint.safetensors").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"missing|damaged|cannot start"):
+    (tmp_path / "other" / "checkpoint.safetensors").write_bytes(b"corrupt")
+    with pytest.raises(UserError, match=r"missing|corrupt|cannot start"):
         train(tmp_path / "second", epochs=1, start_from=name)
 
 
 def _dataset(store):
     manifest, bank, config = make_manifest(store), FeatureBank(store), tiny_config()
-    backbone = build_method(config.model_copy(update={"sizes": _sizes(config, manifest, bank)})).backbone
+    sizes = measure_sizes(config, manifest, bank)
+    backbone = build_method(config.model_copy(update={"sizes": sizes})).backbone
     return QuestionDataset(bank, manifest, "train", inputs_of(backbone, config.map_size)), backbone
-
-
-def _sizes(config, manifest, bank):
-    from train.training.fit import measure_sizes
-
-    return measure_sizes(config, manifest, bank)

@@ -1,4 +1,4 @@
-"""Pieces of work in several processes: their order, what they say, what becomes of errors and dead processes."""
+"""Jobs in several processes: their order, their reports, errors, dead processes and interrupts."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ from pipeline.errors import UserError
 from train.training.parallel import Report, available_cores, run_jobs
 
 
-def leave_a_mark(folder: Path, name: str, report: Report) -> None:
-    """Say how many threads there are and which pieces are done, then be done."""
+def report_and_touch(folder: Path, name: str, report: Report) -> None:
+    """Report the number of threads and the finished jobs, then finish."""
     import torch
 
     report((torch.get_num_threads(), sorted(path.name for path in folder.iterdir())))
@@ -23,72 +23,72 @@ def leave_a_mark(folder: Path, name: str, report: Report) -> None:
     (folder / name).touch()
 
 
-def refuse(folder: Path, name: str, report: Report) -> None:
+def fail_if_bad(folder: Path, name: str, report: Report) -> None:
     (folder / name).touch()
     if name == "bad":
-        raise UserError("the bad piece")
+        raise UserError("the bad job")
     time.sleep(1)
 
 
-def die(name: str, report: Report) -> None:
+def die_while_reporting(name: str, report: Report) -> None:
     for number in range(2000):
         report(number)
         if name == "a" and number == 1000:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def talk(name: str, report: Report) -> None:
+def report_often(name: str, report: Report) -> None:
     for number in range(20_000):
         report("x" * 50 + str(number))
 
 
-def work(pieces: str, task, builds_on: dict[str, str] | None = None) -> list[tuple[str, object]]:
-    heard: list[tuple[str, object]] = []
-    names = pieces.split()
-    run_jobs(dict(zip(names, names, strict=True)), builds_on or {}, task, 2, lambda *said: heard.append(said))
-    return heard
+def run_two_at_a_time(jobs: str, work, depends_on: dict[str, str] | None = None) -> list[tuple[str, object]]:
+    """Run jobs with space-separated names in two processes; return (name, report) in the order of arrival."""
+    reports: list[tuple[str, object]] = []
+    names = jobs.split()
+    run_jobs(dict(zip(names, names, strict=True)), depends_on or {}, work, 2, lambda *report: reports.append(report))
+    return reports
 
 
-def test_a_piece_waits_for_the_one_it_builds_on_and_cores_are_shared(tmp_path: Path) -> None:
-    heard = dict(
-        work("late early other", partial(leave_a_mark, tmp_path), {"late": "early", "early": "finished before"})
-    )
-    assert "early" in heard["late"][1]
-    assert {threads for threads, _ in heard.values()} == {max(1, available_cores() // 2)}
+def test_a_job_waits_for_its_dependency_and_cores_are_shared(tmp_path: Path) -> None:
+    depends_on = {"late": "early", "early": "finished before"}
+    reports = dict(run_two_at_a_time("late early other", partial(report_and_touch, tmp_path), depends_on))
+    assert "early" in reports["late"][1]
+    assert {threads for threads, _ in reports.values()} == {max(1, available_cores() // 2)}
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_the_error_of_a_piece_comes_back_and_nothing_new_begins(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the bad piece"):
-        work("bad beside later last", partial(refuse, tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} <= {"bad", "beside"}
+def test_the_error_of_a_job_is_raised_and_no_other_job_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the bad job"):
+        run_two_at_a_time("bad parallel later last", partial(fail_if_bad, tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} <= {"bad", "parallel"}
 
 
-def test_a_process_that_dies_is_named_as_that_while_another_talks() -> None:
+def test_a_dead_process_is_an_error_even_while_another_reports() -> None:
     with pytest.raises(UserError, match="died"):
-        work("a b", die)
+        run_two_at_a_time("a b", die_while_reporting)
 
 
-def test_pieces_that_wait_for_one_another_are_refused() -> None:
-    with pytest.raises(ValueError, match="wait for one another: a, b"):
-        work("a b", talk, {"a": "b", "b": "a"})
+def test_jobs_that_depend_on_each_other_are_an_error() -> None:
+    with pytest.raises(ValueError, match="depend on each other: a, b"):
+        run_two_at_a_time("a b", report_often, {"a": "b", "b": "a"})
 
 
-def test_an_interrupt_ends_what_runs_and_begins_nothing(tmp_path: Path) -> None:
+def test_an_interrupt_ends_running_jobs_and_starts_no_other(tmp_path: Path) -> None:
     parent = _start_parent(tmp_path, "a b c d")
     _wait(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     os.killpg(parent.pid, signal.SIGINT)
     parent.wait(timeout=60)
     assert len(list(tmp_path.glob("*.pid"))) == 2
     for pid in tmp_path.glob("*.pid"):
-        _wait(lambda pid=pid: _is_over(pid.read_text()))
+        _wait(lambda pid=pid: _has_ended(pid.read_text()))
 
 
-def test_everything_said_is_heard_however_much_it_is() -> None:
-    assert len(work("a b", talk)) == 40_000
+def test_no_report_is_lost_however_many_there_are() -> None:
+    assert len(run_two_at_a_time("a b", report_often)) == 40_000
 
 
-def wait_for_the_end(folder: Path, name: str, report: Report) -> None:
+def write_pid_and_sleep(folder: Path, name: str, report: Report) -> None:
     (folder / f"{name}.pid").write_text(str(os.getpid()))
     time.sleep(600)
 
@@ -99,22 +99,23 @@ def test_processes_end_with_their_parent(tmp_path: Path) -> None:
     _wait(lambda: pid.exists() and pid.read_text())
     parent.kill()
     parent.wait()
-    _wait(lambda: _is_over(pid.read_text()))
+    _wait(lambda: _has_ended(pid.read_text()))
 
 
-def _start_parent(folder: Path, pieces: str) -> subprocess.Popen[bytes]:
+def _start_parent(folder: Path, jobs: str) -> subprocess.Popen[bytes]:
     program = (
         "import signal, sys; from functools import partial; from pathlib import Path; import test_parallel as t\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background ignores it\n"
-        "if __name__ == '__main__': t.work(sys.argv[2], partial(t.wait_for_the_end, Path(sys.argv[1])))\n"
+        "work = partial(t.write_pid_and_sleep, Path(sys.argv[1]))\n"
+        "if __name__ == '__main__': t.run_two_at_a_time(sys.argv[2], work)\n"
     )
     (folder / "program.py").write_text(program)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, folder / "program.py", folder, pieces]
+    command = [sys.executable, folder / "program.py", folder, jobs]
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
-def _is_over(pid: str) -> bool:
+def _has_ended(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
     except FileNotFoundError:
@@ -126,4 +127,4 @@ def _wait(condition) -> None:
         if condition():
             return
         time.sleep(0.1)
-    raise AssertionError("it never happened")
+    raise AssertionError("the condition was not met within a minute")

@@ -1,4 +1,4 @@
-"""Sweeps and outcomes: cells trained, evaluated and kept; the done skipped, strange folders refused."""
+"""Sweeps: cells trained, evaluated and resumed, finished ones skipped; the documents of their results."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from train.data.feature_bank import FeatureBank
 from train.data.scenarios import draw_masks
 from train.evaluation.evaluate_run import evaluate_run, summarise_run
 from train.evaluation.rate_curves import rate_grid
-from train.evaluation.statistics import bootstrap
+from train.evaluation.statistics import bootstrap_interval
 from train.methods.registry import METHODS
 from train.report.page import write_report
 from train.runs.results import predictions_path, read_predictions, read_results
@@ -65,7 +65,7 @@ def test_a_grid_is_the_product_of_its_parts() -> None:
     assert cells()[0].config.method == "reference"
 
 
-def test_the_demo_grid_reads_and_names_its_methods() -> None:
+def test_the_demo_grid_has_its_four_methods_and_their_starting_runs() -> None:
     grid = read_grid(Path(train.__file__).parent / "grids" / "demo.toml")
     cells = list_cells(grid, (0, 2), "m", "s")
     names = ["question-only-seed0", "zero-fill-seed0", "modality-dropout-seed0", "rmm-avr-seed0"]
@@ -74,7 +74,7 @@ def test_the_demo_grid_reads_and_names_its_methods() -> None:
 
 
 @pytest.mark.parametrize("grid", sorted((Path(train.__file__).parent / "grids").glob("*.toml")), ids=lambda p: p.stem)
-def test_every_committed_grid_names_methods_that_are_there(grid: Path) -> None:
+def test_every_committed_grid_has_known_methods_backbones_and_starting_runs(grid: Path) -> None:
     cells = list_cells(read_grid(grid), None, "m", "s")
     names = [cell.name for cell in cells]
     for cell in cells:
@@ -85,7 +85,7 @@ def test_every_committed_grid_names_methods_that_are_there(grid: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
         ("methods = 3", "methods"),
         ("preset = 'demo'", "methods"),
@@ -94,30 +94,32 @@ def test_every_committed_grid_names_methods_that_are_there(grid: Path) -> None:
         ("][", "not valid TOML"),
     ],
 )
-def test_a_bad_grid_is_named_with_its_entry(tmp_path: Path, text: str, named: str) -> None:
+def test_the_error_for_an_invalid_grid_has_its_entry(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "grid.toml"
     path.write_text(text)
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=message):
         read_grid(path)
 
 
-def test_a_run_starts_from_an_entry_before_it() -> None:
+def test_a_run_can_only_start_from_an_earlier_entry() -> None:
     for start in ("later", "first", "nowhere"):
         methods = [{"name": "first", "method": "zero-fill", "start_from": start}, {"name": "later", "method": "rmm"}]
         with pytest.raises(UserError, match=f"starts from '{start}-seed0'"):
             list_cells(Grid.model_validate({"methods": methods}), None, "m", "s")
 
 
-def test_an_unknown_setting_and_a_repeated_name_are_refused() -> None:
-    odd = Grid.model_validate({"methods": [{"name": "a", "method": "rmm", "colour": "red"}]})
+def test_an_unknown_setting_and_a_repeated_name_are_errors() -> None:
+    unknown = Grid.model_validate({"methods": [{"name": "a", "method": "rmm", "colour": "red"}]})
     with pytest.raises(UserError, match="colour"):
-        list_cells(odd, None, "m", "s")
-    twice = Grid.model_validate({"methods": [{"name": "a", "method": "rmm"}, {"name": "a", "method": "avr"}]})
-    with pytest.raises(UserError, match="'a-seed0' twice"):
-        list_cells(twice, None, "m", "s")
+        list_cells(unknown, None, "m", "s")
+    repeated = Grid.model_validate({"methods": [{"name": "a", "method": "rmm"}, {"name": "a", "method": "avr"}]})
+    with pytest.raises(UserError, match="two runs named 'a-seed0'"):
+        list_cells(repeated, None, "m", "s")
 
 
-def test_a_wrong_name_is_found_before_anything_is_trained(store: TinyStore, manifest: Manifest, tmp_path: Path) -> None:
+def test_an_unknown_method_is_an_error_before_any_training(
+    store: TinyStore, manifest: Manifest, tmp_path: Path
+) -> None:
     grid = GRID.model_validate({**GRID.model_dump(), "methods": [{"name": "zero-fill"}, {"name": "telepathy"}]})
     with pytest.raises(UserError, match="telepathy"):
         run_cells(list_cells(grid, (0,), "m", "s", "cpu"), manifest, FeatureBank(store), tmp_path)
@@ -127,33 +129,33 @@ def test_a_wrong_name_is_found_before_anything_is_trained(store: TinyStore, mani
 def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]) -> None:
     out, documents = swept
     assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
-    for name, found in documents.items():
-        assert (found["run"], found["split"]) == (name, "test")
-        assert list(found["scenarios"]) == SCENARIOS
-        assert found["scenarios"]["complete"]["questions"] == 10
+    for name, document in documents.items():
+        assert (document["run"], document["split"]) == (name, "test")
+        assert list(document["scenarios"]) == SCENARIOS
+        assert document["scenarios"]["complete"]["questions"] == 10
         assert (out / name / "checkpoint.safetensors").exists()
 
 
-def test_the_document_has_the_agreed_form_and_its_floors(swept: tuple[Path, dict[str, dict]]) -> None:
+def test_the_document_has_the_documented_keys_and_its_floors(swept: tuple[Path, dict[str, dict]]) -> None:
     documents = swept[1]
-    found = documents["zero-fill-seed0"]
-    assert set(found) == {"run", "split", "scenarios", "floors"}
-    cell = found["scenarios"]["audio-missing"]
-    assert set(cell) == {"overall", "questions", "groups", "types"}
-    assert set(cell["types"]["Audio Counting"]) == {"accuracy", "correct", "questions"}
-    right = sum(group["correct"] for group in cell["groups"].values())
-    assert cell["overall"] == pytest.approx(100 * right / cell["questions"])
-    assert set(found["floors"]) == {"template_majority", "filled_majority", "question_only"}
+    document = documents["zero-fill-seed0"]
+    assert set(document) == {"run", "split", "scenarios", "floors"}
+    scenario = document["scenarios"]["audio-missing"]
+    assert set(scenario) == {"overall", "questions", "groups", "types"}
+    assert set(scenario["types"]["Audio Counting"]) == {"accuracy", "correct", "questions"}
+    correct = sum(group["correct"] for group in scenario["groups"].values())
+    assert scenario["overall"] == pytest.approx(100 * correct / scenario["questions"])
+    assert set(document["floors"]) == {"template_majority", "filled_majority", "question_only"}
     reference = documents["question-only-seed0"]["scenarios"]["complete"]["overall"]
-    assert found["floors"]["question_only"] == reference
+    assert document["floors"]["question_only"] == reference
 
 
-def test_what_never_sees_a_video_answers_alike_in_every_scenario(swept: tuple[Path, dict[str, dict]]) -> None:
+def test_a_question_only_model_gives_the_same_answers_in_every_scenario(swept: tuple[Path, dict[str, dict]]) -> None:
     scenarios = swept[1]["question-only-seed0"]["scenarios"]
-    assert len({json.dumps(found) for found in scenarios.values()}) == 1
+    assert len({json.dumps(scenario) for scenario in scenarios.values()}) == 1
 
 
-def test_single_predictions_are_saved_for_every_scenario(swept: tuple[Path, dict[str, dict]]) -> None:
+def test_predictions_are_saved_for_every_scenario(swept: tuple[Path, dict[str, dict]]) -> None:
     out, documents = swept
     for scenario in SCENARIOS:
         saved = read_predictions(predictions_path(out / "zero-fill-seed0", "test", scenario))
@@ -162,7 +164,7 @@ def test_single_predictions_are_saved_for_every_scenario(swept: tuple[Path, dict
         assert {p.prediction for p in saved} <= set(CLASSES)
 
 
-def test_floors_stand_beside_the_method_for_the_same_questions(swept: tuple[Path, dict[str, dict]]) -> None:
+def test_the_results_have_floors_on_the_same_questions(swept: tuple[Path, dict[str, dict]]) -> None:
     rows = [
         row
         for row in read_results(swept[0] / "zero-fill-seed0" / "results.jsonl")
@@ -174,7 +176,7 @@ def test_floors_stand_beside_the_method_for_the_same_questions(swept: tuple[Path
     assert set(rows[0].features) == {"vggish", "resnet18-map"}
 
 
-def test_a_second_sweep_trains_and_evaluates_nothing(
+def test_a_second_sweep_does_not_train_or_evaluate(
     swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, documents = swept
@@ -184,24 +186,24 @@ def test_a_second_sweep_trains_and_evaluates_nothing(
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
 
 
-def test_a_sweep_asks_the_rest_of_a_run_that_was_evaluated_by_hand(
+def test_a_sweep_completes_the_evaluation_of_a_partly_evaluated_run(
     swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest, tmp_path: Path
 ) -> None:
     runs = shutil.copytree(swept[0], tmp_path / "runs")
     results = runs / "zero-fill-seed0" / "results.jsonl"
-    whole = results.read_text()
-    results.write_text("".join(line + "\n" for line in whole.splitlines() if '"scenario":"complete"' in line))
+    lines = results.read_text().splitlines()
+    results.write_text("".join(line + "\n" for line in lines if '"scenario":"complete"' in line))
     bank = FeatureBank(store)
     evaluate_run(
         runs / "zero-fill-seed0", manifest, bank, masks=draw_masks(manifest.questions["test"], {"audio": 0.5}, seed=0)
     )
-    curved = [replace(cell, curves=True) for cell in cells()]
-    assert run_cells(curved, manifest, bank, runs) == swept[1]
+    with_curves = [replace(cell, curves=True) for cell in cells()]
+    assert run_cells(with_curves, manifest, bank, runs) == swept[1]
     rates = [row.masking.rates for row in read_results(results) if row.masking]
     assert all(pair in rates for pair in rate_grid())
 
 
-def test_rows_say_what_a_method_saw_of_missing_modalities(swept: tuple[Path, dict[str, dict]]) -> None:
+def test_rows_record_the_missing_modalities_and_videos_of_the_training(swept: tuple[Path, dict[str, dict]]) -> None:
     rows = read_results(swept[0] / "zero-fill-seed0" / "results.jsonl")
     assert {(row.sees, row.trains_on) for row in rows if row.kind == "model"} == {("nothing", "complete")}
     assert {row.sees for row in rows if row.kind == "floor"} == {""}
@@ -210,19 +212,19 @@ def test_rows_say_what_a_method_saw_of_missing_modalities(swept: tuple[Path, dic
 def test_a_row_has_the_bootstrap_interval_of_its_predictions(swept: tuple[Path, dict[str, dict]]) -> None:
     run = swept[0] / "zero-fill-seed0"
     for row in (row for row in read_results(run / "results.jsonl") if row.split == "test" and not row.masking):
-        told = read_predictions(predictions_path(run, "test", row.scenario))
-        expected = bootstrap([t.correct for t in told], [t.video_id for t in told]) if row.kind == "model" else None
-        assert row.interval == expected
+        predictions = read_predictions(predictions_path(run, "test", row.scenario))
+        interval = bootstrap_interval([p.correct for p in predictions], [p.video_id for p in predictions])
+        assert row.interval == (interval if row.kind == "model" else None)
 
 
-def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(
+def test_a_stopped_sweep_resumes_to_the_same_result(
     swept: tuple[Path, dict[str, dict]],
     store: TinyStore,
     manifest: Manifest,
     tmp_path: Path,
 ) -> None:
-    def stop(run: str, said: train.training.fit.Progress) -> None:
-        if run == "zero-fill-seed0" and said.epoch == 2:
+    def stop(run: str, progress: train.training.fit.Progress) -> None:
+        if run == "zero-fill-seed0" and progress.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -235,19 +237,19 @@ def test_a_sweep_stopped_halfway_goes_on_to_the_same_result(
 
 
 def _tables(runs: Path) -> dict[str, bytes]:
-    """Return the files of the runs' report but the page, which also says how long the epochs took."""
+    """Return the files of the runs' report except the page, which contains the training times."""
     names = [cell.name for cell in cells()]
     page = write_report([runs / name for name in names], runs.parent / f"{runs.name}-report")
     return {path.name: path.read_bytes() for path in page.parent.iterdir() if path != page}
 
 
-def test_a_folder_trained_on_other_questions_is_refused(swept: tuple[Path, dict[str, dict]], store: TinyStore) -> None:
+def test_a_folder_trained_on_other_questions_is_an_error(swept: tuple[Path, dict[str, dict]], store: TinyStore) -> None:
     other = make_manifest(store, shares=(0.5, 0.8))
     with pytest.raises(UserError, match="other questions or features"):
         run_cells(cells(), other, FeatureBank(store), swept[0])
 
 
-def test_masks_make_a_scenario_of_their_own(
+def test_masks_form_a_scenario_of_their_own(
     swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest
 ) -> None:
     run = swept[0] / "zero-fill-seed0"
@@ -256,24 +258,24 @@ def test_masks_make_a_scenario_of_their_own(
     assert list(summarise_run(run, "test", ["masked-audio=0.5-seed3"])["scenarios"]) == ["masked-audio=0.5-seed3"]
 
 
-def test_natural_questions_come_apart_in_results_too(
+def test_natural_questions_are_a_separate_scenario_in_the_results(
     swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest
 ) -> None:
     run = swept[0] / "zero-fill-seed0"
-    found = evaluate_run(run, manifest, FeatureBank(store), "train")
-    assert found == [*SCENARIOS, "natural"]
+    evaluated = evaluate_run(run, manifest, FeatureBank(store), "train")
+    assert evaluated == [*SCENARIOS, "natural"]
     scenarios = summarise_run(run, "train")["scenarios"]
     assert scenarios["natural"]["questions"] == 4
     assert scenarios["complete"]["questions"] == len(manifest.questions["train"]) - 4
 
 
-def test_a_question_only_floor_must_have_answered_the_same(swept: tuple[Path, dict[str, dict]]) -> None:
+def test_the_question_only_floor_must_be_from_a_question_only_run(swept: tuple[Path, dict[str, dict]]) -> None:
     run = swept[0] / "zero-fill-seed0"
-    with pytest.raises(UserError, match="no question-only run of seed 0"):
+    with pytest.raises(UserError, match="not a question-only run with seed 0"):
         summarise_run(run, "test", ["complete"], question_only=run)
 
 
-def test_sweep_and_report_fit_together(swept: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:
+def test_the_runs_of_a_sweep_can_be_reported(swept: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:
     out, _ = swept
     page = write_report(sorted(path for path in out.iterdir() if path.is_dir()), tmp_path)
     assert "question-only" in page.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""The error of recovered features against the accuracy reached with them. It measures neither.
+"""The recovery error of imputed features, plotted against the accuracy reached with them.
 
-Source: ours; the ECCV 2024 missing-modality paper shows recovered features by an embedding in two dimensions (Fig. 6).
+Source: this project's; the ECCV 2024 missing-modality paper shows recovered features in a 2-D embedding (Fig. 6).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from train.report.tables import Block
 
 @dataclass(frozen=True)
 class Recovery:
-    """One method in one scenario: {seed: (recovery error, overall accuracy in percent)}."""
+    """One method in one scenario; `seeds`: {seed: (recovery error, overall accuracy in percent)}."""
 
     scenario: str
     label: str
@@ -30,21 +30,21 @@ class Recovery:
 
 
 def find_recoveries(blocks: Sequence[Block]) -> dict[str, list[Recovery]]:
-    """Return {scenario: the methods whose error was measured, the smallest error first}."""
-    found: dict[str, list[Recovery]] = {}
+    """Return {scenario: the methods with a recovery error, in ascending order of their error}."""
+    recoveries: dict[str, list[Recovery]] = {}
     for block in blocks:
         for line in block.lines:
-            known = ((row.seed, row.recovery, row.accuracies.overall.accuracy) for row in line.rows)
-            seeds = {seed: (error, accuracy) for seed, error, accuracy in known if error is not None}
+            measured = ((row.seed, row.recovery, row.accuracies.overall.accuracy) for row in line.rows)
+            seeds = {seed: (error, accuracy) for seed, error, accuracy in measured if error is not None}
             if seeds:
-                found.setdefault(block.scenario, []).append(Recovery(block.scenario, line.label, seeds))
-    return {scenario: sorted(members, key=lambda member: member.error) for scenario, members in found.items()}
+                recoveries.setdefault(block.scenario, []).append(Recovery(block.scenario, line.label, seeds))
+    return {scenario: sorted(members, key=lambda member: member.error) for scenario, members in recoveries.items()}
 
 
-def draw_recoveries(found: Mapping[str, Sequence[Recovery]], colours: Mapping[str, str]) -> str:
-    """Return an SVG: a panel per scenario, a dot per run, accuracy in percent over the error on a logarithmic scale."""
-    figure, axes_of = panels(len(found))
-    for axes, (scenario, members) in zip(axes_of, found.items(), strict=True):
+def draw_recoveries(recoveries: Mapping[str, Sequence[Recovery]], colours: Mapping[str, str]) -> str:
+    """Return an SVG with a panel per scenario and a dot per run: accuracy in percent over the error (log scale)."""
+    figure, axes_of = panels(len(recoveries))
+    for axes, (scenario, members) in zip(axes_of, recoveries.items(), strict=True):
         for member in members:
             errors, accuracies = zip(*member.seeds.values(), strict=True)
             axes.plot(errors, accuracies, "o", color=colours[member.label], ms=4.5, label=member.label, alpha=0.85)
