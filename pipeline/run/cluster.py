@@ -34,7 +34,7 @@ _TASK_LOCK = threading.Lock()
 class ClusterOptions:
     """Where to run: a number of local worker processes, or a scheduler's address.
 
-    A task on a scheduler takes one unit of the resource `label` ("" for none), so that each GPU holds one model.
+    A task on a scheduler takes one unit of the resource `label` ("" for none), so that each GPU has one model.
     `wait_seconds`: how long to wait for the first worker of a scheduler.
     """
 

@@ -1,6 +1,6 @@
 """Reading a feature store: its videos, features and states, and lazy arrays of values.
 
-Index arrays (ids, states, steps) are read whole: a store of 9,288 videos opens in well under a second.
+Index arrays (ids, states, steps) are read completely: a store of 9,288 videos opens in well under a second.
 """
 
 from collections.abc import Iterator

@@ -148,7 +148,7 @@ class StoreWriter:
         return [str(video_id) for video_id in self.read_index("videos/video_id") if video_id]
 
     def read_index(self, path: str) -> np.ndarray:
-        """Return a whole index array in its current state (never from consolidated metadata)."""
+        """Return all values of an index array, in its current state (never from consolidated metadata)."""
         with reporting_damage(self.path, path):
             return np.asarray(self._root[path][:])
 
@@ -272,7 +272,7 @@ class StoreWriter:
         array = self._root.get(path)
         if not isinstance(array, zarr.Array):
             return set()
-        # Rows are written whole, so the first value decides; all values need not fit into memory.
+        # A row is written at once, so its first value is enough; all values may not fit into memory.
         with reporting_damage(self.path, path):
             first = np.asarray(array[(slice(None), *[0] * (array.ndim - 1))])
         missing = np.isnan(first) if first.dtype.kind == "f" else first == -1

@@ -59,7 +59,7 @@ def has_lock(url: str) -> bool:
 def test_a_store_in_a_bucket_equals_one_in_a_folder_even_if_every_ninth_request_fails(
     toy_manifest: Path, local: Path, server: S3
 ) -> None:
-    url = f"s3://{BUCKET}/whole.zarr"
+    url = f"s3://{BUCKET}/store.zarr"
     server.set_proxy(fail_every=9)
     assert run_toys(toy_manifest, url).is_complete
     assert server.set_proxy(fail_every=0) > 5
@@ -149,18 +149,18 @@ def test_objects_written_by_others_are_listed_at_once(server: S3) -> None:
 
 
 def test_an_incomplete_feature_is_removed_and_foreign_objects_are_kept(server: S3) -> None:
-    url, files = f"s3://{BUCKET}/half.zarr", s3fs.S3FileSystem(use_listings_cache=False)
-    put_folder(files, "half.zarr/")
+    url, files = f"s3://{BUCKET}/incomplete.zarr", s3fs.S3FileSystem(use_listings_cache=False)
+    put_folder(files, "incomplete.zarr/")
     with StoreWriter(url, 5, "test") as writer:
         writer.append_videos(["a"])
         writer.ensure_feature(FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {}))
     for foreign in ("Thumbs.db", "notes/mine.txt"):
         files.pipe_file(f"{url}/features/{foreign}", b"")
     before = stored(url)
-    complete, half = f"{url}/features/loudness", f"{url}/features/half"
+    complete, incomplete = f"{url}/features/loudness", f"{url}/features/incomplete"
     metadata = files.cat_file(f"{complete}/zarr.json")
-    files.pipe_file(f"{half}/values/zarr.json", files.cat_file(f"{complete}/values/zarr.json"))
-    files.pipe_file(f"{half}/zarr.json", json.dumps(json.loads(metadata) | {"attributes": {}}).encode())
+    files.pipe_file(f"{incomplete}/values/zarr.json", files.cat_file(f"{complete}/values/zarr.json"))
+    files.pipe_file(f"{incomplete}/zarr.json", json.dumps(json.loads(metadata) | {"attributes": {}}).encode())
     with StoreWriter(url, 5, "test") as writer:
         assert writer.feature_names() == ["loudness"]
     assert stored(url) == before

@@ -49,8 +49,8 @@ def test_an_interrupted_feature_does_not_affect_runs_of_other_features(
 ) -> None:
     store, expected = tmp_path / "store.zarr", tmp_path / "expected.zarr"
     interrupt_creation(toy_manifest, store, 2, when)
-    half, other = toy_extractors.TABLE
-    assert (store / "features" / half).is_dir()
+    incomplete, other = toy_extractors.TABLE
+    assert (store / "features" / incomplete).is_dir()
     consolidate_all(store)
     assert summarise_store(open_store(store))["features"] == {}
     run_toys(toy_manifest, store, features=(other,))
@@ -90,11 +90,11 @@ def test_foreign_files_among_features_are_kept(toy_manifest: Path, tmp_path: Pat
 def test_an_incomplete_feature_with_foreign_files_is_not_removed(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     interrupt_creation(toy_manifest, store, 2, "after")
-    half, other = toy_extractors.TABLE
-    (store / "features" / half / "mine.txt").touch()
-    with pytest.raises(UserError, match=f"features/{half} has values but no spec"):
+    incomplete, other = toy_extractors.TABLE
+    (store / "features" / incomplete / "mine.txt").touch()
+    with pytest.raises(UserError, match=f"features/{incomplete} has values but no spec"):
         run_toys(toy_manifest, store, features=(other,))
-    assert (store / "features" / half / "mine.txt").exists()
+    assert (store / "features" / incomplete / "mine.txt").exists()
 
 
 @pytest.mark.parametrize("lost", ["zarr.json", "attributes"])

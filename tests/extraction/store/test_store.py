@@ -26,7 +26,7 @@ MAPS = FeatureSpec("maps", "visual", ("channel", "height", "width"), (8, 160, 16
 WORDS = FeatureSpec("words", "question", ("token",), (4,), "int32", {})
 
 
-def make(path: Path, videos: int = 20) -> Path:
+def create_store(path: Path, videos: int = 20) -> Path:
     with StoreWriter(path, 5, "test") as writer:
         writer.append_videos([f"v{number}" for number in range(videos)])
         writer.ensure_feature(LOUDNESS)
@@ -41,7 +41,7 @@ def read_indices(path: Path) -> None:
 
 
 def test_a_row_that_was_never_written_reads_as_missing(tmp_path: Path) -> None:
-    store = open_store(make(tmp_path / "s.zarr"))
+    store = open_store(create_store(tmp_path / "s.zarr"))
     assert np.isnan(store.values("loudness")[:]).all()
     assert np.isnan(store.values("maps")[3]).all()
     assert (store.state("loudness") == State.PENDING).all()
@@ -56,7 +56,7 @@ def test_steps_are_read_in_the_requested_order(tmp_path: Path, steps: list[int])
 
 
 def test_rows_written_by_workers_are_read_back_and_the_rest_stays_missing(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     maps = np.random.default_rng(0).normal(size=(4, 8, 160, 160)).astype("float16")
     write_rows(path, "maps", 16, {17: maps})
     write_rows(path, "loudness", 16, {16: np.ones((5, 3), "float32"), 18: np.zeros((2, 3), "float32")})
@@ -70,14 +70,14 @@ def test_rows_written_by_workers_are_read_back_and_the_rest_stays_missing(tmp_pa
 
 @pytest.mark.parametrize(("first_row", "row"), [(0, 16), (8, 9), (16, 3)])
 def test_rows_outside_an_aligned_partition_are_refused(tmp_path: Path, first_row: int, row: int) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     with pytest.raises(ValueError, match="aligned partition"):
         write_rows(path, "loudness", first_row, {row: np.ones((5, 3), "float32")})
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (6, 3)])
 def test_values_of_another_shape_or_of_more_seconds_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
-    path = make(tmp_path / "s.zarr", videos=1)
+    path = create_store(tmp_path / "s.zarr", videos=1)
     with pytest.raises(ValueError, match="do not fit"):
         write_rows(path, "loudness", 0, {0: np.ones(shape, "float32")})
 
@@ -87,7 +87,7 @@ def test_values_of_another_shape_or_of_more_seconds_are_refused(tmp_path: Path, 
 def test_rows_written_in_any_order_and_parts_give_the_same_store(
     order: list[int], cuts: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = make(tmp_path_factory.mktemp("any") / "s.zarr")
+    path = create_store(tmp_path_factory.mktemp("any") / "s.zarr")
     values = np.arange(20 * 5 * 3, dtype="float32").reshape(20, 5, 3)
     bounds = [0, *sorted(set(cuts)), 20]
     for start, stop in pairwise(bounds):
@@ -100,7 +100,7 @@ def test_rows_written_in_any_order_and_parts_give_the_same_store(
 
 
 def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     record = VideoRecord(
         row=18,
         source_sha256="abc",
@@ -119,7 +119,7 @@ def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
 
 
 def test_a_new_state_replaces_a_failure_or_a_state_of_lower_rank(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr", videos=1)
+    path = create_store(tmp_path / "s.zarr", videos=1)
     found = [(State.FAILED, "once"), (State.FAILED, "twice"), (State.COMPLETE, ""), (State.FAILED, "gone")]
     seen = []
     for state, reason in found:
@@ -132,7 +132,7 @@ def test_a_new_state_replaces_a_failure_or_a_state_of_lower_rank(tmp_path: Path)
 
 
 def test_nothing_is_written_for_a_modality_that_was_not_decoded(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr", videos=2)
+    path = create_store(tmp_path / "s.zarr", videos=2)
     both = {"visual": State.COMPLETE, "audio": State.COMPLETE}
     steps, reasons = {"visual": 2, "audio": 3}, {"visual": "errors were concealed", "audio": ""}
     with StoreWriter(path, 5, "test") as writer:
@@ -146,7 +146,7 @@ def test_nothing_is_written_for_a_modality_that_was_not_decoded(tmp_path: Path) 
 
 def test_all_accepted_specs_are_kept(tmp_path: Path) -> None:
     versions = [FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
-    with StoreWriter(make(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
+    with StoreWriter(create_store(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
         for version in versions[1:]:
             writer.accept(version)
         assert writer.feature_specs("loudness") == versions
@@ -163,7 +163,7 @@ def test_questions_without_a_feature_are_recognised_by_its_fill_value(tmp_path: 
 
 
 def test_appended_videos_and_questions_do_not_change_existing_rows(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     write_rows(path, "loudness", 16, {19: np.full((5, 3), 7, "float32")})
     with StoreWriter(path, 5, "test") as writer:
         assert writer.append_questions(["who plays", "how many"]) == {"who plays": 0, "how many": 1}
@@ -179,7 +179,7 @@ def test_appended_videos_and_questions_do_not_change_existing_rows(tmp_path: Pat
 
 
 def test_a_second_writer_is_refused_while_the_first_is_active(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     with (
         StoreWriter(path, 5, "test"),
         pytest.raises(UserError, match="another run"),
@@ -191,7 +191,7 @@ def test_a_second_writer_is_refused_while_the_first_is_active(tmp_path: Path) ->
 
 
 def test_a_writer_creates_missing_folders_and_removes_partial_files_of_a_killed_one(tmp_path: Path) -> None:
-    path = make(tmp_path / "new" / "folder" / "s.zarr")
+    path = create_store(tmp_path / "new" / "folder" / "s.zarr")
     complete = {file for file in path.rglob("*") if file.is_file()}
     for partial in ("zarr.0.partial", "features/loudness/values/c.0.0.0.1.partial"):
         (path / partial).parent.mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def test_a_writer_creates_missing_folders_and_removes_partial_files_of_a_killed_
 
 
 def test_a_writer_that_refuses_a_store_releases_its_lock(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     refused = StoreWriter(path, 60, "test")
     with pytest.raises(UserError, match="5 seconds per video"), refused:
         pass
@@ -236,12 +236,12 @@ def test_a_new_store_may_be_a_link_to_an_empty_or_missing_folder(tmp_path: Path,
     if target_exists:
         target.mkdir(parents=True)
     link.symlink_to(target)
-    make(link)
-    assert open_store(target).feature_names == open_store(link).feature_names == ["maps", "loudness"]
+    create_store(link)
+    assert open_store(target).feature_names == open_store(link).feature_names == ["loudness", "maps"]
 
 
 def test_a_second_writer_through_a_link_is_refused(tmp_path: Path) -> None:
-    path, link = make(tmp_path / "s.zarr"), tmp_path / "elsewhere" / "link.zarr"
+    path, link = create_store(tmp_path / "s.zarr"), tmp_path / "elsewhere" / "link.zarr"
     link.parent.mkdir()
     link.symlink_to(path)
     with (
@@ -257,7 +257,7 @@ def test_a_second_writer_through_a_link_is_refused(tmp_path: Path) -> None:
 def test_the_size_of_a_store_is_reported_while_a_run_renames_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     listed = list(os.walk(path))
     before = locate(path).bytes_stored("")
     monkeypatch.setattr(os, "walk", lambda folder: [(str(path), [], ["gone.partial"]), *listed])
@@ -265,7 +265,7 @@ def test_the_size_of_a_store_is_reported_while_a_run_renames_its_files(
 
 
 def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     values = zarr.open_group(path, mode="r")["features/maps/values"]
     assert values.metadata.dimension_names == ("video", "time", "channel", "height", "width")
     assert dask.array.from_zarr(values).shape == (20, 5, 8, 160, 160)
@@ -276,7 +276,7 @@ def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp
 
 
 def test_corruption_is_one_error_and_the_writer_changes_nothing(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     (path / "zarr.json").write_text("{ trunca")
     files = sorted(str(file) for file in path.rglob("*"))
     with pytest.raises(UserError, match="corrupt"):
@@ -288,7 +288,7 @@ def test_corruption_is_one_error_and_the_writer_changes_nothing(tmp_path: Path) 
 
 @pytest.mark.parametrize("lost", ["videos", "features"])
 def test_a_store_without_root_metadata_is_not_created_again(tmp_path: Path, lost: str) -> None:
-    path = make(tmp_path / "s.zarr", videos=1)
+    path = create_store(tmp_path / "s.zarr", videos=1)
     (path / "zarr.json").unlink()
     shutil.rmtree(path / lost)
     files = sorted(str(file) for file in path.rglob("*"))
@@ -299,7 +299,7 @@ def test_a_store_without_root_metadata_is_not_created_again(tmp_path: Path, lost
 
 @pytest.mark.parametrize("lost", ["videos/visual", "videos/video_id", "features/loudness/state"])
 def test_a_missing_array_is_reported_as_corruption(tmp_path: Path, lost: str) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     root = json.loads((path / "zarr.json").read_text())
     del root["consolidated_metadata"]["metadata"][lost]
     (path / "zarr.json").write_text(json.dumps(root))
@@ -309,7 +309,7 @@ def test_a_missing_array_is_reported_as_corruption(tmp_path: Path, lost: str) ->
 
 
 def test_other_formats_other_lengths_and_foreign_folders_are_refused(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     with pytest.raises(UserError, match="5 seconds per video, not 60"), StoreWriter(path, 60, "test"):
         pass
     zarr.open_group(path, mode="r+").update_attributes({"mavqa_format": 99})
@@ -343,7 +343,7 @@ def test_differences_name_the_constant_and_both_values() -> None:
 
 @pytest.mark.parametrize("part", ["videos/video_id", "features/loudness/state", "features/loudness/values"])
 def test_a_truncated_chunk_is_reported_as_corruption(tmp_path: Path, part: str) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     write_rows(path, "loudness", 0, {0: np.random.default_rng(0).normal(size=(5, 3)).astype("float32")})
     with StoreWriter(path, 5, "test") as writer:
         writer.record_features([FeatureRecord(0, "loudness", State.COMPLETE)])
