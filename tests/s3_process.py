@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 
 TIMEOUT_SECONDS = 60
 BUCKET = "bucket"
-# The client's environment, with the endpoint of a proxy.
+# The client's credentials; its endpoint is a proxy.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 

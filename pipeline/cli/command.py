@@ -33,7 +33,7 @@ class InputError(click.ClickException):
 
 
 class Command(click.Command):
-    """A command that reports a `UserError` in one line on stderr, with exit code 2."""
+    """A command that reports a `UserError` or one of `SYSTEM_ERRORS` in one line on stderr, with exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -206,7 +206,7 @@ def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     unknown = [name for name in names if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]
     if unknown or not names:
         known = ", ".join([*EXTRACTORS, *QUESTION_EXTRACTORS])
-        problem = f"unknown {', '.join(unknown)}" if unknown else "no feature is named"
+        problem = f"unknown feature {', '.join(unknown)}" if unknown else "no feature is named"
         raise UserError(f"--features {text!r}: {problem}: choose from {known}")
     return tuple(n for n in names if n in EXTRACTORS), tuple(n for n in names if n in QUESTION_EXTRACTORS)
 

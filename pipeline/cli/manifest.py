@@ -1,4 +1,4 @@
-"""`mavqa-manifest`: build, synthesize and check manifests. The work is in `pipeline.manifests`."""
+"""`mavqa-manifest`: build, synthesize and check manifests. The work is in `manifests` and `synthetic`."""
 
 import os
 import tomllib
@@ -49,7 +49,13 @@ class SourceGroup(Group):
 
 @manifest.group(cls=SourceGroup)
 def build() -> None:
-    """Build a manifest from a published release, a CSV table or a folder of videos."""
+    """Build a manifest from a published release, a CSV table or a folder of videos.
+
+    \b
+    Examples:
+      mavqa-manifest build music-avqa --annotations MUSIC-AVQA/data --out data_manifests/music-avqa
+      mavqa-manifest build table --csv questions.csv --videos clips --out data_manifests/mine
+    """
 
 
 def _build_command(name: str, source: Source) -> click.Command:

@@ -1,7 +1,7 @@
 """A feature store in a bucket, through s3fs, which finds credentials, region and endpoint as AWS's own clients do.
 
-Guarantees of a bucket: an object is written completely or not at all and is read as last written, so that no staging
-names are needed. Only one writer can create the lock object if the server honours `If-None-Match`.
+Guarantees of a bucket: an object is written completely or not at all and is read as last written, so that there are no
+staging names and no partial objects. Only one writer can create the lock object if the server honours `If-None-Match`.
 Limits: the lock of a killed writer remains (`--break-lock`), and no lock stops a worker that outlives its run.
 The client retries failed requests; a request that still fails ends the run, and the next run resumes from the store.
 """
@@ -56,7 +56,7 @@ class Bucket:
         return _BucketStore(files, path=self._url.removeprefix("s3://"))
 
     def names(self, path: str = "") -> set[str]:
-        """Return the names of the objects and prefixes directly under `path`, without the empty object of a console."""
+        """Return the names of the objects and prefixes directly under `path`, without a console's folder marker."""
         prefix = f"{self._url}/{path}".rstrip("/")
         with _reporting_failures(self._url):
             try:

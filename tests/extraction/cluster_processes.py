@@ -35,8 +35,8 @@ class Processes:
     def start_worker(self, name: str, *arguments: str, **environment: str) -> None:
         """Start a worker that knows the toy extractors; it fails as the environment says (`worker_toys`)."""
         fixed = ["--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
-        folders = ["--preload", str(HERE / "worker_toys.py"), "--local-directory", str(self.folder)]
-        self.start(name, "worker", self.address, *fixed, *folders, *arguments, **environment)
+        paths = ["--preload", str(HERE / "worker_toys.py"), "--local-directory", str(self.folder)]
+        self.start(name, "worker", self.address, *fixed, *paths, *arguments, **environment)
 
     def is_stopped(self, name: str) -> bool:
         """Return whether the process is stopped, as by SIGSTOP."""

@@ -42,7 +42,7 @@ STEPS = {
 
 @contextmanager
 def connect(options: ClusterOptions) -> Iterator[None]:
-    """Run in this process, without Dask: tests that kill dozens of runs need short ones."""
+    """Run in this process, without Dask: tests that kill dozens of runs need fast ones."""
     yield
 
 
