@@ -1,11 +1,11 @@
-"""A server that speaks S3, and a door before it that fails, each a process of its own. It is not a test.
+"""An S3 server and a failing proxy in front of it, each in a separate process. It is not a test.
 
-    python s3_process.py door PORT SERVER_PORT
+    python s3_process.py proxy PORT SERVER_PORT
 
-The door passes requests on. Every `fail_every`th it answers with 503 without asking the server. After `die_after` more
-it kills itself, as `kill -9` does: the server has done what was asked, the client never hears of it. Of the next
-`lose_writes` the server does what was asked, and the client hears 503. With `ignore_conditions` it hides the condition
-of a request from the server. `/door?fail_every=7` sets one of them.
+The proxy forwards requests. It answers every `fail_every`th with 503 without asking the server. After `die_after` more
+it sends itself SIGKILL: the server has carried out the last one, but the client gets no answer. The server carries out
+the next `lose_writes` writes, but the client gets 503. With `ignore_conditions` the proxy removes the condition of a
+request. `/proxy?fail_every=7` changes one of these settings.
 """
 
 import http.client
@@ -24,58 +24,58 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 BUCKET = "bucket"
-# Of the client, for processes that are to speak to a door.
+# The client's credentials; its endpoint is a proxy.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @dataclass
 class S3:
-    """The server's port, and a door to it, whose address clients are given."""
+    """The ports of the server and of the proxy, to which clients connect."""
 
     server_port: int
-    door_port: int
+    proxy_port: int
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client must find in its environment."""
-        return {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.door_port}"}
+        """The environment that a client needs."""
+        return {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.proxy_port}"}
 
-    def open_door(self, **settings: int) -> None:
-        """Start the door, with nothing failing but what `settings` say."""
-        arguments = [str(Path(__file__)), "door", str(self.door_port), str(self.server_port)]
+    def start_proxy(self, **settings: int) -> None:
+        """Start the proxy, without failures except those in `settings`."""
+        arguments = [str(Path(__file__)), "proxy", str(self.proxy_port), str(self.server_port)]
         self.processes.append(subprocess.Popen([sys.executable, *arguments]))
-        wait_for_port(self.door_port)
-        self.set_door(**settings)
+        wait_for_port(self.proxy_port)
+        self.set_proxy(**settings)
 
-    def set_door(self, **settings: int) -> int:
-        """Change what fails from now on; return how many requests were answered with 503 so far."""
+    def set_proxy(self, **settings: int) -> int:
+        """Change what fails from now on; return the number of requests that failed by `fail_every` so far."""
         query = "&".join(f"{name}={value}" for name, value in settings.items())
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.door_port}/door?{query}") as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.proxy_port}/proxy?{query}") as answer:
             return int(answer.read())
 
-    def door_died(self) -> bool:
-        """Wait a moment for the door's end; return whether it killed itself."""
+    def has_proxy_died(self) -> bool:
+        """Wait up to ten seconds for the proxy to end; return whether it killed itself."""
         return self.processes[-1].wait(timeout=10) == -signal.SIGKILL
 
 
 @contextmanager
 def s3() -> Iterator[S3]:
-    """Start a server with an empty bucket, and a door; a client needs the environment that they give; end both."""
-    found = S3(free_port(), free_port())
-    server = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(found.server_port)]
+    """Start a server with an empty bucket and a proxy; kill both at the end. A client needs their `environment`."""
+    started = S3(free_port(), free_port())
+    server = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(started.server_port)]
     quiet = subprocess.DEVNULL
     try:
-        found.processes.append(subprocess.Popen([sys.executable, *server], stdout=quiet, stderr=quiet))
-        wait_for_port(found.server_port)
-        found.open_door()
-        put = urllib.request.Request(f"http://127.0.0.1:{found.server_port}/{BUCKET}", method="PUT")
+        started.processes.append(subprocess.Popen([sys.executable, *server], stdout=quiet, stderr=quiet))
+        wait_for_port(started.server_port)
+        started.start_proxy()
+        put = urllib.request.Request(f"http://127.0.0.1:{started.server_port}/{BUCKET}", method="PUT")
         urllib.request.urlopen(put).close()
-        yield found
+        yield started
     finally:
-        for process in found.processes:
+        for process in started.processes:
             process.kill()
             process.wait()
 
@@ -87,7 +87,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
@@ -97,28 +97,28 @@ def wait_for_port(port: int) -> None:
             time.sleep(0.05)
 
 
-class Door(BaseHTTPRequestHandler):
-    """Pass each request on to the server, or fail it."""
+class Proxy(BaseHTTPRequestHandler):
+    """Forward each request to the server, or fail it."""
 
     protocol_version = "HTTP/1.1"
     server_port = 0
     settings: dict[str, int] = dict.fromkeys(("fail_every", "die_after", "lose_writes", "ignore_conditions"), 0)
-    counts: dict[str, int] = {"asked": 0, "failed": 0}  # noqa: RUF012
+    counts: dict[str, int] = {"received": 0, "failed": 0}  # noqa: RUF012
     one_at_a_time = threading.Lock()
 
-    def pass_on(self) -> None:
+    def handle_request(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urlsplit(self.path)
-        if path.path == "/door":
+        if path.path == "/proxy":
             self.settings.update({name: int(value[0]) for name, value in parse_qs(path.query).items()})
             return self.answer(200, {}, str(self.counts["failed"]).encode())
         with self.one_at_a_time:
-            self.counts["asked"] += 1
+            self.counts["received"] += 1
             every = self.settings["fail_every"]
-            if every and self.counts["asked"] % every == 0:
+            if every and self.counts["received"] % every == 0:
                 self.counts["failed"] += 1
                 return self.answer(503, {}, b"")
-            status, headers, content = self.ask_server(body)
+            status, headers, content = self.forward(body)
             if self.settings["die_after"]:
                 self.settings["die_after"] -= 1
                 if self.settings["die_after"] == 0:
@@ -128,9 +128,9 @@ class Door(BaseHTTPRequestHandler):
                 return self.answer(503, {}, b"")
         return self.answer(status, headers, content)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = pass_on
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_request
 
-    def ask_server(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server_port)
         headers = dict(self.headers)
         if self.settings["ignore_conditions"]:
@@ -155,5 +155,5 @@ class Door(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Door.server_port = int(sys.argv[3])
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Door).serve_forever()
+    Proxy.server_port = int(sys.argv[3])
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Proxy).serve_forever()

@@ -1,1 +1,1 @@
-"""The commands of stage one, a file each: they parse options, call the pipeline and show what it returned."""
+"""The commands of stage one, one file each: they parse options, call the pipeline and print its results."""

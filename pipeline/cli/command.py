@@ -1,6 +1,6 @@
-"""What every command of both stages shares: exit codes, the options that many take, JSON on stdout, tables, a bar.
+"""Shared parts of all commands of both stages: exit codes, common options, JSON on stdout, tables, a progress bar.
 
-It knows no command. Source: the exit codes of this project's contract (0 done, 1 a bug, 2 wrong use, 3 with failures).
+Exit codes: 0 success, 1 a bug, 2 invalid usage or input, 3 finished with recorded failures.
 """
 
 import json
@@ -19,38 +19,39 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Any], Any]
 
-# What the operating system refuses: a place that cannot be written or is no folder. The message names it.
-NOT_OURS = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
+# Errors of the operating system that the user can fix, such as a folder without write permission; they name the path.
+SYSTEM_ERRORS = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
 
+# Columns of a console that is not a terminal, so that tables are not cut.
 WIDEST_TABLE = 10_000
 
 
 class InputError(click.ClickException):
-    """A mistake that the user can mend: one line on stderr, exit code 2."""
+    """An error that the user can fix: one line on stderr, exit code 2."""
 
     exit_code = 2
 
 
 class Command(click.Command):
-    """A command that a mistake of the user ends with one line on stderr and exit code 2."""
+    """A command that reports a `UserError` or one of `SYSTEM_ERRORS` in one line on stderr, with exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (UserError, *NOT_OURS) as error:
+        except (UserError, *SYSTEM_ERRORS) as error:
             raise InputError(" ".join(str(error).split())) from None
 
 
 class Group(click.Group):
-    """A group of `Command`s."""
+    """A group of commands of class `Command`."""
 
     command_class = Command
     group_class = type
 
 
 class RenamedOption(click.Option):
-    """An option whose `former` names still work; help and errors show its present name only."""
+    """An option whose `former` names still work; help and error messages show only its current name."""
 
     def __init__(self, declarations: Sequence[str], *, former: Sequence[str], **settings: Any) -> None:
         super().__init__([*declarations, *former], **settings)
@@ -58,45 +59,45 @@ class RenamedOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the option's line of the help."""
-        with self._present_names():
+        with self._current_names():
             return super().get_help_record(ctx)
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         """Return the option's name for an error message."""
-        with self._present_names():
+        with self._current_names():
             return super().get_error_hint(ctx)
 
     @contextmanager
-    def _present_names(self) -> Iterator[None]:
-        every = self.opts
-        self.opts = [name for name in every if name not in self._former]
+    def _current_names(self) -> Iterator[None]:
+        all_names = self.opts
+        self.opts = [name for name in all_names if name not in self._former]
         try:
             yield
         finally:
-            self.opts = every
+            self.opts = all_names
 
 
 def folder_option(name: str, text: str, **settings: Any) -> Decorator:
-    """Return an option that takes a folder, there or not."""
+    """Return an option that takes the path of a folder, which may be missing; `text` is its help."""
     return click.option(name, type=click.Path(file_okay=False, path_type=Path), help=text, **settings)
 
 
 def file_option(name: str, text: str, **settings: Any) -> Decorator:
-    """Return an option that takes a file, there or not."""
+    """Return an option that takes the path of a file, which may be missing; `text` is its help."""
     return click.option(name, type=click.Path(dir_okay=False, path_type=Path), help=text, **settings)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 
 
 def show_json(document: Any) -> None:
-    """Write `document` to stdout as the one JSON document of a command; bytes that are not UTF-8 as escapes."""
+    """Print `document` to stdout as JSON; bytes that are not UTF-8 are escaped."""
     text = json.dumps(document, ensure_ascii=False, indent=2)
     click.echo(text.encode(errors="backslashreplace"))
 
 
 def plain_console(stderr: bool = False) -> "Console":
-    """Return a console that prints ids and reasons as they are, and tables whole where no terminal shows them."""
+    """Return a console that prints text without markup, and complete tables if its output is not a terminal."""
     from rich.console import Console
 
     console = Console(file=sys.stderr if stderr else sys.stdout, highlight=False, markup=False, emoji=False)
@@ -107,7 +108,7 @@ def plain_console(stderr: bool = False) -> "Console":
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of (done, in all) that draws a bar on stderr while the block runs."""
+    """Yield a function of (done, total) that updates a progress bar on stderr, shown until the block ends."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

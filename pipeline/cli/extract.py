@@ -1,4 +1,4 @@
-"""`mavqa-extract`: raw videos to a feature store, resumable. The work is in `pipeline.run.coordinator`."""
+"""`mavqa-extract`: features of raw videos into a store, resumable. The work is in `pipeline.run.coordinator`."""
 
 import math
 import os
@@ -13,15 +13,15 @@ import click
 from pipeline.cli.command import Command, RenamedOption, folder_option, json_option, plain_console, show_json
 from pipeline.errors import UserError
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
+from pipeline.media.decoders.registry import DECODERS, choose_decoder, open_decoder
 
 if TYPE_CHECKING:
-    from pipeline.extractors.weights import WeightsSource
     from pipeline.run.coordinator import Progress, Summary
 
 FAILURES_RECORDED = 3
 FAILURES_SHOWN = 10
-# Networks on a GPU wait for pictures: several processes decode for one copy of them.
-CORES_OF_A_GPU_WORKER = 4
+# Networks on a GPU wait for frames: several decoder processes feed one worker.
+CORES_PER_GPU_WORKER = 4
 
 FEATURES = f"Comma-separated names. Of videos: {', '.join(EXTRACTORS)}; of questions: {', '.join(QUESTION_EXTRACTORS)}."
 
@@ -36,32 +36,48 @@ Examples:
 
 
 @click.command(cls=Command, epilog=EXAMPLES)
-@click.option("--dataset", default="music-avqa", show_default=True, help="Gives the defaults of the next three.")
-@folder_option("--manifest", "Manifest folder.  [default: data_manifests/DATASET]")
-@folder_option("--videos", "Folder of the videos.  [default: data/videos/DATASET]")
+@click.option(
+    "--dataset",
+    default="music-avqa",
+    show_default=True,
+    help="Name of the dataset, used in the defaults of --manifest, --videos and --store.",
+)
+@folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/DATASET]")
+@folder_option("--videos", "Folder of the videos.  [default: videos in --manifest, else data/videos/DATASET]")
 @click.option("--store", metavar="PATH-or-URL", help="Feature store to write.  [default: stores/DATASET.zarr]")
 @click.option("--features", default="resnet18-map,vggish,tokens", show_default=True, help=FEATURES)
 @click.option(
     "--weights",
     default="pretrained",
     show_default=True,
-    help="'pretrained', a folder of checkpoints, or 'seeded' (random).",
+    help="Weights of the networks: pretrained (downloaded once), a folder of checkpoints, or seeded (random).",
 )
 @click.option(
     "--normalisation",
     type=click.Choice(["published", "trained"]),
     default="published",
     show_default=True,
-    help="Preprocessing constants of resnet18-map: MUSIC-AVQA's, or those that the network was trained with.",
+    help="Preprocessing constants of resnet18-map: published (MUSIC-AVQA's) or trained (those of the weights).",
 )
 @click.option(
     "--decoder",
     default="auto",
     show_default=True,
-    help="auto, pyav, torchcodec, torchcodec-cuda, decord; auto: the store's own, in a new one PyAV, the best.",
+    help=f"Video decoder: auto, {', '.join(DECODERS)}. `auto`: PyAV for a new store, the store's decoder for an "
+    "existing one.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--seconds", type=click.IntRange(1), help="Steps of a video.  [default: the store's, 60 in a new one]")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Device of the networks; `auto`: a GPU if one is available.",
+)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1),
+    help="Time steps per video, one per second.  [default: 60 for a new store, else the store's]",
+)
 @click.option(
     "--padding",
     cls=RenamedOption,
@@ -73,23 +89,30 @@ Examples:
     "(as the official script).",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Worker processes.  [default: one a core, on a GPU one for four]"
+    "--workers",
+    type=click.IntRange(1),
+    help="Number of local worker processes.  [default: one per core, on a GPU one per four cores]",
 )
 @click.option(
     "--decoding-processes",
     type=click.IntRange(1),
-    help="Processes of each worker that decode ahead of its networks.  [default: 1, on a GPU 4]",
+    help="Number of decoder processes of each worker.  [default: 1, on a GPU 4]",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="Use this Dask scheduler instead of local workers.")
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler to use instead of local workers.")
 @click.option("--break-lock", is_flag=True, help="Take over the lock that a killed run left on an object store.")
 @click.option("--retry-failed", is_flag=True, help="Try failed videos again.")
-@click.option("--accept", multiple=True, metavar="NAME", help="Mix in a feature made with other settings, knowingly.")
+@click.option(
+    "--accept",
+    multiple=True,
+    metavar="NAME",
+    help="Allow rows of NAME computed with different settings than the stored ones. Repeatable.",
+)
 @json_option
 def extract(as_json: bool, **options: Any) -> None:
-    """Decode each video once and store its features.
+    """Extract features of a dataset's videos and questions into a feature store.
 
-    A run may be stopped at any time: the next one goes on where it was. Nothing that is complete is made again.
-    Exit codes: 0 all complete or absent, 2 wrong use or input, 3 finished with failures recorded.
+    Each video is decoded once. A run can be stopped at any time; the next run resumes it and computes only what is
+    pending. Exit codes: 0 all features complete or absent, 2 invalid usage or input, 3 finished with recorded failures.
     """
     summary = _run(**options)
     if as_json:
@@ -133,85 +156,81 @@ def _run(
     from pipeline.store.location import locate
 
     if workers and scheduler:
-        raise UserError("--workers starts local workers, --scheduler uses those that are there: leave one of them out")
+        raise UserError("--workers starts local workers, --scheduler uses existing ones: pass only one of them")
     loaded = load_manifest(manifest or Path("data_manifests") / dataset)
     folder = videos or _videos_folder(manifest, dataset)
     address = locate(store or Path("stores") / f"{dataset}.zarr").address
+    # Slow imports, after the checks of the paths.
+    from pipeline.extractors.weights import hub_cache, parse_weights
     from pipeline.run.cluster import GPU, ClusterOptions
     from pipeline.run.coordinator import RunOptions, extract
     from pipeline.run.plan import ExtractionPlan, stored_choices
 
-    known = stored_choices(address)
-    video_names, question_names = _split_features(features)
-    source = _weights(weights)
+    stored = stored_choices(address)
+    video_features, question_features = _split_features(features)
+    source = parse_weights(weights, hub_cache())
     workers_device, own_device = _devices(device, scheduler)
-    cores_of_worker = CORES_OF_A_GPU_WORKER if workers_device == "cuda" else 1
+    cores_per_worker = CORES_PER_GPU_WORKER if workers_device == "cuda" else 1
     plan = ExtractionPlan(
         store=address,
-        features=video_names,
-        question_features=question_names,
+        features=video_features,
+        question_features=question_features,
         weights=source,
-        decoder=_decoder(decoder, known.decoder),
+        decoder=_choose_decoder(decoder, stored.decoder),
         device=workers_device,
         question_device=own_device,
-        seconds=seconds or known.seconds,
+        seconds=seconds or stored.seconds,
         padding=padding,
         normalisation=normalisation,
-        decoding_processes=decoding_processes or cores_of_worker,
+        decoding_processes=decoding_processes or cores_per_worker,
     )
     label = GPU if scheduler and plan.device == "cuda" else ""
-    usual = math.ceil(_available_cores() / cores_of_worker)
-    cluster = ClusterOptions(workers or usual, scheduler, label)
+    default_workers = math.ceil(_available_cores() / cores_per_worker)
+    cluster = ClusterOptions(workers or default_workers, scheduler, label)
     run = RunOptions(cluster, retry_failed, accept, break_lock)
     if source.kind == "seeded":
         click.echo("weights: seeded (random networks, for trials; not comparable with published features)", err=True)
-    with _progress() as on_progress:
+    with _progress_bars() as on_progress:
         return extract(loaded, folder.absolute(), plan, run, on_progress)
 
 
 def _videos_folder(manifest: Path | None, dataset: str) -> Path:
-    """Return the folder beside a manifest's files, where `synthesize` puts clips, or the dataset's usual one."""
-    beside = manifest / "videos" if manifest else None
-    return beside if beside and beside.is_dir() else Path("data/videos") / dataset
+    """Return the manifest's own folder of videos, to which `synthesize` writes, or else the dataset's default."""
+    own = manifest / "videos" if manifest else None
+    return own if own and own.is_dir() else Path("data/videos") / dataset
 
 
 def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the features of videos and those of questions in the comma-separated names `text`."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]
     if unknown or not names:
         known = ", ".join([*EXTRACTORS, *QUESTION_EXTRACTORS])
-        raise UserError(f"--features {text!r}: {', '.join(unknown) or 'no name'} is no feature: choose from {known}")
+        problem = f"unknown feature {', '.join(unknown)}" if unknown else "no feature is named"
+        raise UserError(f"--features {text!r}: {problem}: choose from {known}")
     return tuple(n for n in names if n in EXTRACTORS), tuple(n for n in names if n in QUESTION_EXTRACTORS)
 
 
 def _available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decoder(asked: str, stored: str) -> str:
-    """Return the name of a decoder that loads here, `auto` resolved; say which it is and why.
+def _choose_decoder(requested: str, stored: str) -> str:
+    """Return the name of the decoder, with `auto` resolved, and print it with the reason for the choice.
 
-    Raises `UserError` where the decoder asked for, or the store's own, does not load here.
+    Raises `UserError` if the requested decoder, or the store's, does not load here.
     """
-    from pipeline.media.decoders.registry import choose_decoder, open_decoder
-
-    name, why = asked, "as asked for"
-    if asked == "auto":
-        name, why = (stored, "the store's own") if stored != "auto" else choose_decoder()
+    name, reason = requested, "as requested"
+    if requested == "auto":
+        name, reason = (stored, "the store's decoder") if stored != "auto" else choose_decoder()
     version = open_decoder(name).version()
-    click.echo(f"decoder: {name}, {why}: {version}", err=True)
+    click.echo(f"decoder: {name}, {reason}: {version}", err=True)
     return name
 
 
-def _weights(text: str) -> "WeightsSource":
-    from pipeline.extractors.weights import hub_cache, parse_weights
-
-    return parse_weights(text, hub_cache())
-
-
 def _devices(name: str, scheduler: str | None) -> tuple[str, str]:
-    """Return the device of the workers, and of this process, which makes the questions' features."""
+    """Return the device of the workers, and that of this process, which computes the question features."""
     if name == "cpu":
         return name, name
     from pipeline.run.devices import sees_gpu
@@ -222,13 +241,13 @@ def _devices(name: str, scheduler: str | None) -> tuple[str, str]:
 
         return "cuda" if name == "cuda" or offers_label(scheduler, GPU) else "cpu", here
     if name == "cuda" and here == "cpu":
-        raise UserError("--device cuda: torch sees no CUDA device here: install a driver, or use --device cpu")
+        raise UserError("--device cuda: torch finds no CUDA device here: install a driver, or pass --device cpu")
     return here, here
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[["Progress"], None]]:
-    """Give a function that draws what is done, how fast and the time left on stderr, a line for each unit."""
+def _progress_bars() -> Iterator[Callable[["Progress"], None]]:
+    """Yield a function that shows progress, speed and remaining time on stderr, one line per unit."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -243,14 +262,14 @@ def _progress() -> Iterator[Callable[["Progress"], None]]:
         TextColumn("{task.fields[failed]}"),
     )
     bar = Bar(*columns, console=Console(stderr=True))
-    lines = {}
+    task_ids = {}
 
     def show(progress: "Progress") -> None:
         bar.start()
         unit = progress.unit
-        if unit not in lines:
-            lines[unit] = bar.add_task(unit, total=None, rate="", failed="")
-        task = next(task for task in bar.tasks if task.id == lines[unit])
+        if unit not in task_ids:
+            task_ids[unit] = bar.add_task(unit, total=None, rate="", failed="")
+        task = next(task for task in bar.tasks if task.id == task_ids[unit])
         speed = task.finished_speed or task.speed
         rate = f"{speed:.1f} {unit}/s" if speed else "" if progress.total is not None else "starting workers"
         failed = f"{progress.failed} failed" if progress.failed else ""
@@ -276,5 +295,5 @@ def _show(summary: "Summary") -> None:
         console.print(f"failed: {failure['video_id']} ({failure['feature']}): {failure['reason']}")
     if len(summary.failures) > FAILURES_SHOWN:
         console.print(f"... and {len(summary.failures) - FAILURES_SHOWN} more: mavqa-inspect {summary.store}")
-    did = f"{summary.extracted} videos extracted" if summary.extracted else "nothing was left to extract"
-    click.echo(f"{summary.store}: {did}; {summary.videos} videos, {summary.questions} question texts", err=True)
+    work = f"{summary.extracted} videos extracted" if summary.extracted else "nothing to extract"
+    click.echo(f"{summary.store}: {work}; {summary.videos} videos, {summary.questions} question texts", err=True)

@@ -1,4 +1,4 @@
-"""`mavqa-inspect`: what a store holds, whether it is whole, how far from published arrays; a picture of a sound."""
+"""`mavqa-inspect`: summarise or verify a store, compare it with published arrays, plot a spectrogram."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ import click
 from pipeline.cli.command import (
     Command,
     InputError,
+    RenamedOption,
     file_option,
     folder_option,
     json_option,
@@ -36,11 +37,16 @@ Examples:
 
 @click.command(cls=Command, epilog=EXAMPLES)
 @click.argument("store")
-@click.option("--verify", is_flag=True, help="Read every value and prove that complete rows are whole.")
-@folder_option("--reference", "Compare with the arrays of this folder, one <video id>.npy [time, ...] a video.")
-@click.option("--feature", metavar="NAME", help="The feature that --reference holds.")
-@file_option("--spectrogram", "Draw this video's sound beside its stored audio features.", metavar="VIDEO")
-@file_option("--picture", "Where the drawing goes.  [default: VIDEO's stem with .png, in this folder]")
+@click.option("--verify", is_flag=True, help="Read all values and check that they match the recorded states.")
+@folder_option("--reference", "Folder of arrays to compare with, one <video id>.npy [time, ...] per video.")
+@click.option("--feature", metavar="NAME", help="Feature to compare with the arrays in --reference.")
+@file_option("--spectrogram", "Plot this video's spectrogram above its stored audio features.", metavar="VIDEO")
+@file_option(
+    "--image",
+    "Image file to which --spectrogram writes.  [default: VIDEO's stem with .png, in the current folder]",
+    cls=RenamedOption,
+    former=("--picture",),
+)
 @json_option
 def inspect(
     store: str,
@@ -48,17 +54,17 @@ def inspect(
     reference: Path | None,
     feature: str | None,
     spectrogram: Path | None,
-    picture: Path | None,
+    image: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what a feature store holds: features, states, sizes, failures.
+    """Show the contents of a feature store: features, states, sizes and failures.
 
-    Exit code 2 where the store is found to be damaged, 3 where an array of --reference is not of the feature.
+    Exit codes: 2 if the store is corrupt, 3 if an array in --reference does not fit the feature.
     """
     from pipeline.inspection.verify import summarise_store, verify_store
     from pipeline.store.reader import open_store
 
-    _refuse_mixtures(verify, reference is not None or feature is not None, spectrogram, picture)
+    _check_options(verify, reference is not None or feature is not None, spectrogram, image)
     opened = open_store(store)
     if reference is not None or feature is not None:
         _compare(opened, reference, feature, as_json)
@@ -66,7 +72,7 @@ def inspect(
     if spectrogram is not None:
         from pipeline.inspection.spectrogram_plot import plot_spectrogram
 
-        target = picture or Path(f"{spectrogram.stem}.png")
+        target = image or Path(f"{spectrogram.stem}.png")
         plot_spectrogram(spectrogram, opened, target)
         if as_json:
             show_json({"format": 1, "picture": str(target)})
@@ -82,32 +88,35 @@ def inspect(
     else:
         _show(store, document)
     if document.get("problems"):
-        raise InputError(f"store {store} is damaged: {len(document['problems'])} problems, listed above")
+        raise InputError(f"store {store} is corrupt: {len(document['problems'])} problems, listed above")
 
 
-def _refuse_mixtures(verify: bool, compares: bool, spectrogram: Path | None, picture: Path | None) -> None:
-    looks = {"--verify": verify, "--reference": compares, "--spectrogram": spectrogram is not None}
-    asked = [name for name, is_asked in looks.items() if is_asked]
-    if len(asked) > 1:
-        raise UserError(f"{' and '.join(asked)} do not go together: give one, and the other in a call of its own")
-    if picture is not None and spectrogram is None:
-        raise UserError("--picture says where the drawing of --spectrogram goes: give --spectrogram VIDEO with it")
+def _check_options(verify: bool, compares: bool, spectrogram: Path | None, image: Path | None) -> None:
+    """Raise `UserError` if options are combined of which one would be ignored."""
+    modes = {"--verify": verify, "--reference": compares, "--spectrogram": spectrogram is not None}
+    requested = [name for name, is_requested in modes.items() if is_requested]
+    if len(requested) > 1:
+        raise UserError(f"{' and '.join(requested)} cannot be combined: run the command once for each")
+    if image is not None and spectrogram is None:
+        raise UserError("--image is the file that --spectrogram writes: pass --spectrogram VIDEO as well")
 
 
 def _compare(store: "FeatureStore", reference: Path | None, feature: str | None, as_json: bool) -> None:
     from pipeline.inspection.compare import compare_with_reference
 
     if reference is None or feature is None:
-        raise UserError("--reference and --feature go together: name the folder of arrays and the feature they hold")
+        raise UserError("--reference and --feature go together: pass the folder of arrays and the feature's name")
     with progress_bar("comparing") as progress:
         document = compare_with_reference(store, feature, reference, progress)
     if as_json:
         show_json(document)
     else:
         _show_comparison(document)
-    if damaged := document["summary"]["videos_damaged"]:
-        where = f"complete rows of {feature} in {damaged} videos"
-        raise InputError(f"store {store.path} is damaged: {where} hold no numbers: extract it anew")
+    if corrupt := document["summary"]["videos_damaged"]:
+        raise InputError(
+            f"store {store.path} is corrupt: complete rows of {feature} have missing values in {corrupt} videos: "
+            "extract it again"
+        )
     if document["refused"]:
         sys.exit(FAILURES_RECORDED)
 
@@ -117,47 +126,46 @@ def _show_comparison(document: dict[str, Any]) -> None:
 
     console = plain_console()
     summary = document["summary"]
-    table = Table("video", "cosine", "least (row)", "largest difference (row)", "rows < 0.99", "steps", "axes")
+    table = Table("video", "cosine", "lowest (row)", "largest difference (row)", "rows < 0.99", "steps", "axes")
     for video in document["videos"][:VIDEOS_SHOWN]:
         table.add_row(
             video["video_id"],
-            _shown(video["cosine"]),
-            f"{_shown(video['least_cosine'])} ({video['least_cosine_row']})",
-            f"{_shown(video['largest_difference'], '.4g')} ({video['largest_difference_row']})",
+            _format(video["cosine"]),
+            f"{_format(video['least_cosine'])} ({video['least_cosine_row']})",
+            f"{_format(video['largest_difference'], '.4g')} ({video['largest_difference_row']})",
             str(len(video["rows_unlike"])),
             f"{video['steps_in_store']}, reference {video['steps_in_reference']}",
             video["axes"],
         )
     console.print(table)
-    left_out = summary["compared"] - VIDEOS_SHOWN
-    if left_out > 0:
-        console.print(f"... and {left_out} more that are more alike: --json has them all")
+    remaining = summary["compared"] - VIDEOS_SHOWN
+    if remaining > 0:
+        console.print(f"... and {remaining} more with higher similarity: pass --json for all of them")
     for refused in document["refused"]:
         console.print(f"refused: {refused['video_id']}: the array {refused['reason']}", soft_wrap=True)
-    for line in _conclude(document, summary):
-        console.print(line, soft_wrap=True)
-
-
-def _shown(number: float | None, form: str = ".6f") -> str:
-    return "none" if number is None else format(number, form)
-
-
-def _conclude(document: dict[str, Any], summary: dict[str, Any]) -> tuple[str, str]:
-    one_sided = (len(document[side]) for side in ("refused", "only_in_store", "only_in_reference"))
-    return (
-        f"{document['feature']}: {summary['compared']} videos compared, cosine {_shown(summary['cosine_mean'])} in the "
-        f"mean, {_shown(summary['cosine_least'])} at least ({_shown(summary['row_cosine_least'])} in a row), largest "
-        f"difference {_shown(summary['largest_difference'], '.4g')}",
-        f"{summary['videos_with_rows_unlike']} with rows below 0.99, {summary['videos_of_other_steps']} of other "
-        "steps; {} refused, {} only in the store, {} only in the reference".format(*one_sided),
+    console.print(
+        f"{document['feature']}: {summary['compared']} videos compared, mean cosine {_format(summary['cosine_mean'])}, "
+        f"lowest {_format(summary['cosine_least'])} ({_format(summary['row_cosine_least'])} for a row), largest "
+        f"difference {_format(summary['largest_difference'], '.4g')}",
+        soft_wrap=True,
     )
+    console.print(
+        f"{summary['videos_with_rows_unlike']} with rows below 0.99, {summary['videos_of_other_steps']} with another "
+        f"number of steps; {len(document['refused'])} refused, {len(document['only_in_store'])} only in the store, "
+        f"{len(document['only_in_reference'])} only in the reference",
+        soft_wrap=True,
+    )
+
+
+def _format(number: float | None, form: str = ".6f") -> str:
+    return "none" if number is None else format(number, form)
 
 
 def _show(store: str, document: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = plain_console()
-    console.print(f"{store}: {document['videos']} videos of {document['seconds']} steps")
+    console.print(f"{store}: {document['videos']} videos with {document['seconds']} time steps")
     table = Table(
         "feature", "shape", "dtype", "complete", "absent", "failed", "pending", "MB", "weights", "fingerprint"
     )
@@ -173,4 +181,4 @@ def _show(store: str, document: dict[str, Any]) -> None:
     for problem in document.get("problems", []):
         console.print(f"problem: {problem}")
     if "problems" in document and not document["problems"]:
-        console.print("verified: every complete row is whole, absent and failed ones are holes")
+        console.print("verified: complete rows have all their values, absent and failed rows have none")

@@ -1,4 +1,4 @@
-"""`mavqa-manifest`: build, check and synthesize manifests. It only parses options and shows results."""
+"""`mavqa-manifest`: build, synthesize and check manifests. The work is in `manifests` and `synthetic`."""
 
 import os
 import tomllib
@@ -32,30 +32,36 @@ out_option = folder_option("--out", "Folder for the manifest; its name becomes t
 
 @click.group(cls=Group)
 def manifest() -> None:
-    """Say what exists: the videos, questions and frozen vocabulary of a dataset, as files."""
+    """Describe a dataset: its videos, questions and vocabulary."""
 
 
 class SourceGroup(Group):
-    """One command for each source in the table, imported when asked for."""
+    """One command per registered source, which is imported when its command is looked up."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the sources."""
         return list(SOURCES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command that builds a manifest from a source, or None where there is none of that name."""
+        """Return the command that builds a manifest from the source `cmd_name`, or None if there is no such source."""
         return _build_command(cmd_name, load_source(cmd_name)) if cmd_name in SOURCES else None
 
 
 @manifest.group(cls=SourceGroup)
 def build() -> None:
-    """Build a manifest from a published release, a table of your own, or a folder of videos."""
+    """Build a manifest from a published release, a CSV table or a folder of videos.
+
+    \b
+    Examples:
+      mavqa-manifest build music-avqa --annotations MUSIC-AVQA/data --out data_manifests/music-avqa
+      mavqa-manifest build table --csv questions.csv --videos clips --out data_manifests/mine
+    """
 
 
 def _build_command(name: str, source: Source) -> click.Command:
-    def run(out: Path, as_json: bool, **given: Any) -> None:
+    def run(out: Path, as_json: bool, **options: Any) -> None:
         with progress_bar("hashing videos") as progress:
-            built = source.build(out.resolve().name, progress=progress, **given)
+            built = source.build(out.resolve().name, progress=progress, **options)
         save_manifest(built.manifest, out)
         _show(built, out, as_json)
 
@@ -78,16 +84,20 @@ def _source_option(option: Option) -> Decorator:
 
 @manifest.command()
 @out_option
-@file_option("--settings", "Take the numbers below from this file's table [synthesize], and the dataset's name.")
-@click.option("--videos", type=click.IntRange(min=1), help="How many clips.  [default: 400]")
-@click.option("--seconds", type=click.IntRange(min=1), help="Length of each clip.  [default: 10]")
-@click.option("--seed", type=click.IntRange(min=0), help="Same seed, same dataset.  [default: 0]")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes at work.  [default: one a core]")
+@file_option("--settings", "TOML file with the dataset's name and, in a table [synthesize], videos, seconds and seed.")
+@click.option("--videos", type=click.IntRange(min=1), help="Number of clips.  [default: --settings, else 400]")
+@click.option("--seconds", type=click.IntRange(min=1), help="Length of each clip.  [default: --settings, else 10]")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="Random seed; equal seeds give equal datasets.  [default: --settings, else 0]",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Number of worker processes.  [default: one per core]")
 @json_option
 def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: bool, **numbers: int | None) -> None:
-    """Write the synthetic dataset: clips of drawn instruments, and questions with true answers.
+    """Create the synthetic dataset: rendered clips of instruments, and questions with exact answers.
 
-    The clips go to the folder videos in --out.
+    The clips are written to the folder videos in --out.
 
     \b
     Examples:
@@ -96,33 +106,33 @@ def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: b
     """
     from pipeline.synthetic import synthesize
 
-    name, chosen = _synthetic_numbers(out, settings)
-    chosen |= {key: value for key, value in numbers.items() if value is not None}
-    with progress_bar("drawing clips") as progress:
-        made = synthesize(out, **chosen, progress=progress, workers=workers or os.cpu_count() or 1, name=name)
-    _show(Built(made), out, as_json)
+    name, defaults = _synthetic_defaults(out, settings)
+    chosen = defaults | {key: value for key, value in numbers.items() if value is not None}
+    with progress_bar("rendering clips") as progress:
+        created = synthesize(out, **chosen, progress=progress, workers=workers or os.cpu_count() or 1, name=name)
+    _show(Built(created), out, as_json)
 
 
-def _synthetic_numbers(out: Path, settings: Path | None) -> tuple[str, dict[str, int]]:
-    """Return the dataset's name and its numbers: the defaults, or what `settings` says."""
+def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str, int]]:
+    """Return the dataset's name and its numbers, from the file `settings` if there is one."""
     numbers = {"videos": 400, "seconds": 10, "seed": 0}
     if settings is None:
         return out.resolve().name, numbers
     try:
-        said = tomllib.loads(settings.read_text(encoding="utf-8"))
-        return str(said["name"]), numbers | {key: int(said["synthesize"][key]) for key in numbers}
+        document = tomllib.loads(settings.read_text(encoding="utf-8"))
+        return str(document["name"]), {key: int(document["synthesize"][key]) for key in numbers}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--settings {settings}: {error}: name a dataset.toml with a table [synthesize]") from None
+        raise UserError(f"--settings {settings}: {error}: pass a dataset.toml with a table [synthesize]") from None
 
 
 @manifest.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@folder_option("--videos", "Folder of the videos [default: FOLDER/videos or data/videos/<dataset>, if there].")
+@folder_option("--videos", "Folder of the videos.  [default: FOLDER/videos or data/videos/<dataset>, if it exists]")
 @json_option
 def check(folder: Path, videos: Path | None, as_json: bool) -> None:
-    """Prove the manifest in FOLDER: ids, answers, words, files and their SHA-256.
+    """Check the manifest in FOLDER: ids, answers, words, files and their SHA-256.
 
-    Ends with exit code 2 where something is wrong. Videos that splits share are counted.
+    Videos and questions shared by splits are counted. Exit code 2 if there are errors.
 
     \b
     Example:
@@ -139,7 +149,7 @@ def check(folder: Path, videos: Path | None, as_json: bool) -> None:
         _show_report(checked, report)
     if report.errors:
         rest = f" (and {len(report.errors) - 1:,} more)" if len(report.errors) > 1 else ""
-        raise UserError(f"manifest {str(folder)!r} fails its check: {report.errors[0].message}{rest}")
+        raise UserError(f"manifest {str(folder)!r} is invalid: {report.errors[0].message}{rest}")
 
 
 def _show(built: Built, out: Path, as_json: bool) -> None:
@@ -155,11 +165,11 @@ def _show(built: Built, out: Path, as_json: bool) -> None:
         click.echo(f"note: {note}", err=True)
 
 
-def _describe(described: Manifest) -> str:
-    splits = [f"{split} {len(described.questions[split]):,}" for split in described.splits]
-    vocabulary = described.vocabulary
+def _describe(manifest: Manifest) -> str:
+    splits = [f"{split} {len(manifest.questions[split]):,}" for split in manifest.splits]
+    vocabulary = manifest.vocabulary
     return (
-        f"{described.name} ({described.release}): {len(described.videos):,} videos, "
+        f"{manifest.name} ({manifest.release}): {len(manifest.videos):,} videos, "
         f"questions: {', '.join(splits) or 'none'}, "
         f"{len(vocabulary.tokens)} tokens, {len(vocabulary.answers)} answers"
     )
@@ -170,12 +180,12 @@ def _show_report(checked: Manifest, report: Report) -> None:
     for split, numbers in report.counts["splits"].items():
         types: dict[str, Any] = numbers["types"]
         listed = ", ".join(f"{name} {number:,}" for name, number in types.items())
-        offered = f" ({numbers['multiple_choice']:,} multiple choice)" if numbers["multiple_choice"] else ""
-        click.echo(f"  {split}: {numbers['questions']:,} questions{offered} on {numbers['videos']:,} videos: {listed}")
+        choice = f" ({numbers['multiple_choice']:,} multiple choice)" if numbers["multiple_choice"] else ""
+        click.echo(f"  {split}: {numbers['questions']:,} questions{choice} on {numbers['videos']:,} videos: {listed}")
     for pair, shared in report.counts["shared"].items():
-        click.echo(f"  shared by {pair}: {shared['videos']:,} videos, {shared['questions']:,} same questions")
+        click.echo(f"  shared by {pair}: {shared['videos']:,} videos, {shared['questions']:,} identical questions")
     if not report.files_checked:
-        click.echo("  files: not looked at, give --videos DIR")
+        click.echo("  files: not checked, pass --videos DIR")
     _show_findings(report.errors)
     _show_findings(report.warnings, "warning, ")
 

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 
 PARTITIONS_IN_FLIGHT_PER_WORKER = 2
 
-# How often the list of workers is read again, and when a run without workers gives up.
+# How often the list of workers is read, and after how many lost workers or seconds without one a run gives up.
 REFRESH_SECONDS = 1.0
 LOST_BEFORE_ANSWER = 4
 SECONDS_WITHOUT_WORKERS = 60.0
@@ -21,12 +21,11 @@ SECONDS_WITHOUT_WORKERS = 60.0
 # By default Dask makes malloc return every freed page at once; the page faults cost a third of the networks' time.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
 
-Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
-
-
 # The name of a GPU in 'dask worker --resources "GPU=1"'.
 GPU = "GPU"
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 _TASK_LOCK = threading.Lock()
 
@@ -35,7 +34,7 @@ _TASK_LOCK = threading.Lock()
 class ClusterOptions:
     """Where to run: a number of local worker processes, or a scheduler's address.
 
-    A task on a scheduler takes one unit of the resource `label` ("" for none), so that each GPU holds one model.
+    A task on a scheduler takes one unit of the resource `label` ("" for none), so that each GPU has one model.
     `wait_seconds`: how long to wait for the first worker of a scheduler.
     """
 
@@ -47,13 +46,13 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers that tasks may run on: a Dask client of their cluster, and the resource that they must offer."""
+    """The workers that tasks may run on: a Dask client of their cluster, and the resource that tasks require."""
 
     client: Any
     label: str = ""
 
     def addresses(self) -> list[str]:
-        """Return the addresses of the present workers that offer the resource."""
+        """Return the addresses of the connected workers that offer the resource."""
         known = self.client.scheduler_info(n_workers=-1)["workers"]
         return [address for address, worker in known.items() if not self.label or worker["resources"].get(self.label)]
 
@@ -64,16 +63,16 @@ class Workers:
 
 
 def _run_exclusively(task: Callable[..., Outcome], *arguments: Any) -> Outcome:
-    """Run `task` exclusively in this process, whose threads share one set of networks and decoders."""
+    """Run one task at a time in this process, whose threads share one set of networks and decoders."""
     with _TASK_LOCK:
         return task(*arguments)
 
 
 @contextmanager
 def connect(options: ClusterOptions) -> Iterator[Workers]:
-    """Yield the workers of a local cluster, which ends with the block, or of the given scheduler.
+    """Yield the workers of a local cluster, which is closed after the block, or of the given scheduler.
 
-    Raises `UserError` if no scheduler answers, if it has no workers or none that offers the resource, and if it would
+    Raises `UserError` if no scheduler answers, if it has no workers or none that offers the resource, or if it would
     wait forever for a worker that hangs.
     """
     if options.scheduler:
@@ -153,35 +152,35 @@ def _local_cluster(workers: int) -> Any:
 
 
 def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
-    """Run `question` on every worker as it joins and return the first answer; the other workers load meanwhile.
+    """Run `question` on every worker that joins and return the first answer.
 
-    Loading networks takes tens of seconds, which then pass on all workers at once.
+    The other workers load their networks meanwhile, which takes tens of seconds.
     Raises `UserError` if mavqa is not installed on the scheduler or a worker, if workers repeatedly die before they
-    answer, and if no worker is left and none joins.
+    answer, or if no worker is left and none joins.
     """
     from distributed import KilledWorker, as_completed
 
-    asked: dict[str, Any] = {}
+    futures: dict[str, Any] = {}
     answers = as_completed()
-    lost, seen = 0, time.monotonic()
+    lost, last_seen = 0, time.monotonic()
     while True:
-        here = set(workers.addresses())
-        gone = asked.keys() - here
+        connected = set(workers.addresses())
+        gone = futures.keys() - connected
         for address in gone:
-            asked.pop(address).cancel()
-        for address in here - asked.keys():
-            asked[address] = workers.submit(question, where=[address])
-            answers.add(asked[address])
-        lost, seen = lost + len(gone), time.monotonic() if here else seen
-        if lost >= max(LOST_BEFORE_ANSWER, len(here)) or time.monotonic() - seen > SECONDS_WITHOUT_WORKERS:
-            raise _lost_workers(lost)
+            futures.pop(address).cancel()
+        for address in connected - futures.keys():
+            futures[address] = workers.submit(question, where=[address])
+            answers.add(futures[address])
+        lost, last_seen = lost + len(gone), time.monotonic() if connected else last_seen
+        if lost >= max(LOST_BEFORE_ANSWER, len(connected)) or time.monotonic() - last_seen > SECONDS_WITHOUT_WORKERS:
+            raise _lost_workers_error(lost)
         answer = _next_done(answers)
-        if answer is None or answer not in asked.values():
+        if answer is None or answer not in futures.values():
             continue
         try:
             first: Outcome = _result(answer)
         except KilledWorker:
-            raise _lost_workers(lost + 1) from None
+            raise _lost_workers_error(lost + 1) from None
         except (ImportError, AttributeError, RuntimeError) as error:
             if not _is_loading_error(error):
                 raise
@@ -192,7 +191,7 @@ def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
         return first
 
 
-def _lost_workers(lost: int) -> UserError:
+def _lost_workers_error(lost: int) -> UserError:
     return UserError(
         f"no worker answers, {lost} died before answering: give each more memory (about 3 GB) or start fewer, and "
         "install the same version of mavqa everywhere; their logs have the details"
@@ -209,8 +208,8 @@ def _is_loading_error(error: Exception) -> bool:
 def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[Item]) -> Iterator[Outcome | None]:
     """Yield the outcome of `task` for each item as it finishes, None for an item whose workers died repeatedly.
 
-    A few items per present worker are submitted at a time, so that planning a million items needs no memory and late
-    workers get their share. An item whose worker died, or was silent for longer than the scheduler waits, is given to
+    A few items per connected worker are submitted at a time, so that a million items need no memory and workers that
+    join later get their share. If a worker dies, or is silent for longer than the scheduler waits, its item is run on
     another worker. Raises `UserError` if the scheduler disappears.
     """
     from distributed import KilledWorker, as_completed
@@ -239,7 +238,7 @@ def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[It
 
 
 def _next_done(waiting: Any) -> Any:
-    """Return a finished future of `waiting`, or None when the list of workers is to be read again."""
+    """Return a finished future of `waiting`, or None if there is none after `REFRESH_SECONDS`."""
     with waiting.thread_condition:
         waiting.thread_condition.wait_for(waiting.has_ready, REFRESH_SECONDS)
     return next(waiting) if waiting.has_ready() else None

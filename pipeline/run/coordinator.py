@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 
 from pipeline.errors import reporting_full_disks
-from pipeline.extractors.interface import FeatureExtractor
 from pipeline.extractors.registry import make_extractor
 from pipeline.manifests.manifest import Manifest, Video
 from pipeline.manifests.media_files import refuse_links_out
@@ -85,7 +84,7 @@ class RunOptions:
     break_lock: bool = False
 
 
-# Constants that only a worker knows; if nothing is pending, nothing is mixed and no worker is started.
+# Constants that only a worker knows: they are not compared if nothing is pending, when no worker is started.
 _UNKNOWN_WHEN_IDLE = ("weights.sha256", "machine")
 
 
@@ -144,13 +143,10 @@ class _Run:
         self._options = options
         self._on_progress = on_progress
 
-    def _make(self, name: str) -> FeatureExtractor:
-        return make_extractor(name, self._plan.normalisation)
-
     def plan_work(self, videos: Sequence[Video], rows: dict[str, int]) -> list[VideoTask]:
         """Return the videos with a pending feature, in the order of their rows; paths are relative to the folder."""
-        redo = (State.PENDING, State.FAILED) if self._options.retry_failed else (State.PENDING,)
-        pending = {name: self._rows_in(name, len(rows), redo) for name in self._plan.features}
+        wanted = (State.PENDING, State.FAILED) if self._options.retry_failed else (State.PENDING,)
+        pending = {name: self._is_in_state(name, len(rows), wanted) for name in self._plan.features}
         tasks = []
         for video in sorted(videos, key=lambda video: rows[video.video_id]):
             row = rows[video.video_id]
@@ -160,25 +156,26 @@ class _Run:
         if tasks:
             sources = self._stored_sources()
             return [replace(task, sha256=task.sha256 or sources.get(task.row, "")) for task in tasks]
-        self._match_specs(
-            {name: make_spec(self._make(name), self._plan, "") for name in self._plan.features},
-            is_idle=True,
-        )
+        extractors = {name: make_extractor(name, self._plan.normalisation) for name in self._plan.features}
+        specs = {name: make_spec(extractor, self._plan, "") for name, extractor in extractors.items()}
+        self._match_specs(specs, is_idle=True)
         return []
 
     def _stored_sources(self) -> dict[int, str]:
         """Return {row: SHA-256} of the files with complete or absent features: other features need the same file."""
         stored = self._writer.read_index("videos/source_sha256")
-        kept = self._rows_of_any(len(stored), (State.COMPLETE, State.ABSENT))
-        return {int(row): str(stored[row]) for row in np.flatnonzero(kept)}
+        has_features = self._has_any_in_state(len(stored), (State.COMPLETE, State.ABSENT))
+        return {int(row): str(stored[row]) for row in np.flatnonzero(has_features)}
 
-    def _rows_of_any(self, total: int, wanted: tuple[State, ...]) -> np.ndarray:
-        rows = np.zeros(total, dtype=bool)
+    def _has_any_in_state(self, total: int, wanted: tuple[State, ...]) -> np.ndarray:
+        """Return whether some stored feature has one of the states `wanted`, bool [video] for `total` videos."""
+        found = np.zeros(total, dtype=bool)
         for name in self._writer.feature_names():
-            rows |= self._rows_in(name, total, wanted)
-        return rows
+            found |= self._is_in_state(name, total, wanted)
+        return found
 
-    def _rows_in(self, name: str, total: int, wanted: tuple[State, ...]) -> np.ndarray:
+    def _is_in_state(self, name: str, total: int, wanted: tuple[State, ...]) -> np.ndarray:
+        """Return whether the feature `name` has one of the states `wanted`, bool [video] for `total` videos."""
         states = np.zeros(total, dtype=np.uint8)
         if name in self._writer.feature_names():
             stored = self._writer.read_index(f"features/{name}/state")[:total]
@@ -197,8 +194,8 @@ class _Run:
             total = len(tasks)
             self._on_progress(Progress(0, total))
             partitions = plan_partitions(replace(task, path=os.path.join(folder, task.path)) for task in tasks)
-            task_of = partial(extract_on_worker, self._plan, folder, specs, spec_indices)
-            return self._record_all(stream(workers, task_of, partitions), total)
+            extract_one = partial(extract_on_worker, self._plan, folder, specs, spec_indices)
+            return self._record_all(stream(workers, extract_one, partitions), total)
 
     def _match_specs(self, specs: dict[str, FeatureSpec], is_idle: bool = False) -> dict[str, int]:
         """Return {feature: index of this run's spec}; raise `UserError` for a differing spec that was not accepted."""
@@ -208,13 +205,13 @@ class _Run:
     def _record_known(self, tasks: list[VideoTask]) -> list[VideoTask]:
         """Record features whose modality is known to be absent or failed; return the tasks that need decoding.
 
-        A video without any recorded feature may be recorded only in part, by a run that was killed meanwhile.
+        A video without any recorded feature is decoded: a run may have been killed while it recorded the video.
         """
         presence = {modality: self._writer.read_index(f"videos/{modality}") for modality in MODALITIES}
         reasons = {m: self._writer.read_index(f"videos/{m}_reason") for m in presence}
-        modality_of = {name: self._make(name).modality for name in self._plan.features}
+        modality_of = {name: make_extractor(name, self._plan.normalisation).modality for name in self._plan.features}
         final = (State.ABSENT,) if self._options.retry_failed else (State.ABSENT, State.FAILED)
-        is_recorded = self._rows_of_any(len(presence["audio"]), (State.COMPLETE, State.ABSENT, State.FAILED))
+        is_recorded = self._has_any_in_state(len(presence["audio"]), (State.COMPLETE, State.ABSENT, State.FAILED))
         records, remaining = [], []
         for task in tasks:
             candidates = task.features if is_recorded[task.row] else ()
@@ -248,10 +245,10 @@ class _Run:
 
 
 def _batch_outcomes(outcomes: Iterator[PartitionOutcome | None]) -> Iterator[list[PartitionOutcome | None]]:
-    """Yield the outcomes in lists, each of what arrives during as much time as recording the last list took.
+    """Yield the outcomes in lists, each collected for as long as recording the previous list took.
 
-    On an object store recording takes seconds whatever its size; on a disk the delay is negligible. If `outcomes` is
-    interrupted, by the user for example, the outcomes that have arrived are yielded before the exception is raised.
+    On an object store, recording a list of any size takes seconds; on a disk the delay is negligible. If `outcomes` is
+    interrupted, for example by the user, the outcomes that have arrived are yielded before the exception is raised.
     """
     waiting: list[PartitionOutcome | None] = []
     due = time.monotonic()

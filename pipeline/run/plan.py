@@ -1,11 +1,10 @@
-"""The plan of a run, decided before anything is written: what is asked, what the store holds, whether they fit."""
+"""The plan of a run, checked before anything is written against the manifest, the videos folder and the store."""
 
 import importlib.metadata
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
@@ -27,9 +26,9 @@ THREADS_PER_WORKER = 1
 class ExtractionPlan:
     """Everything a worker needs to know, as plain values: picklable, and the same on every machine.
 
-    `features` are video features; `question_features`, features of question texts, are computed by the coordinator.
-    `normalisation`: which preprocessing constants extractors with a choice use. `device` is the workers' device,
-    `question_device` the coordinator's if it differs. `decoding_processes` is per worker.
+    `features` are features of videos; `question_features` are features of question texts, computed by the coordinator.
+    `normalisation` selects the preprocessing constants of extractors that offer a choice. `device` is the workers'
+    device, `question_device` the coordinator's if it differs. `decoding_processes` is per worker.
     """
 
     store: str
@@ -97,15 +96,15 @@ def check_padding(plan: ExtractionPlan) -> None:
 def check_videos_folder(folder: Path, manifest: Manifest) -> None:
     """Raise `UserError` if `folder` is missing or contains none of the manifest's videos."""
     source = f" (from {manifest.source})" if manifest.source else ""
-    fill = (
+    remedy = (
         f"put the videos of {manifest.name}{source} there, named as in videos.csv, or pass their folder with --videos"
     )
     if not folder.is_dir():
-        raise UserError(f"videos folder {folder} does not exist: {fill}")
+        raise UserError(f"videos folder {folder} does not exist: {remedy}")
     if manifest.videos and not any(os.path.exists(folder / video.path) for video in manifest.videos):
         raise UserError(
             f"videos folder {folder} contains none of the {len(manifest.videos)} videos, such as "
-            f"{manifest.videos[0].path}: {fill}"
+            f"{manifest.videos[0].path}: {remedy}"
         )
 
 
@@ -135,7 +134,11 @@ def make_spec(
     constants = {
         "extractor": extractor.constants(),
         "weights": {**plan.weights.constants(), "sha256": weights_sha256},
-        "machine": _machine(plan.device),
+        "machine": {
+            "device": plan.device.split(":")[0],
+            "torch": importlib.metadata.version("torch").split("+")[0],
+            "threads": THREADS_PER_WORKER,
+        },
     }
     if extractor.modality != "question":
         constants["sampling"] = {"rule": _sampling_rule(getattr(extractor, "frame_size", None)), "short": plan.padding}
@@ -153,8 +156,8 @@ def match_spec(
 ) -> int:
     """Return the index of `spec` among the feature's stored specs; 0 if the feature is new.
 
-    A spec that differs is recorded if `accepted` contains the feature, unless the run is idle: then no row is computed
-    and `spec` is incomplete. `ignore` names constants that are not compared.
+    A spec that differs is recorded if `accepted` contains the feature, unless the run is idle, that is, computes no row
+    (`spec` is incomplete then). `ignore` names constants that are not compared.
     Raises `UserError` with the differences if the feature was not accepted.
     """
     known = writer.feature_specs(spec.name, group)
@@ -176,11 +179,3 @@ def _sampling_rule(size: FrameSize | None) -> str:
     if size is None or size.per_second == 1:
         return "frame shown at the middle of each second"
     return f"frames shown at the middles of {size.per_second} equal parts of each second"
-
-
-def _machine(device: str) -> dict[str, Any]:
-    return {
-        "device": device.split(":")[0],
-        "torch": importlib.metadata.version("torch").split("+")[0],
-        "threads": THREADS_PER_WORKER,
-    }

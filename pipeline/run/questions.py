@@ -1,4 +1,4 @@
-"""Features of question texts: which texts are missing one, and its values. The key is the text, not the question."""
+"""Features of question texts, computed for the texts that do not have them yet. Rows are texts, not questions."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from pipeline.run.worker import limit_threads
 from pipeline.store.schema import FeatureSpec
 from pipeline.store.writer import QUESTIONS, StoreWriter
 
-# Texts that are computed and written together: a few megabytes of the largest feature.
+# Texts that are encoded and written together: a few megabytes of the largest feature.
 ROWS_PER_BLOCK = 64
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """One question feature, its spec, and the texts that are missing it."""
+    """One question feature, its spec, and the texts that do not have it yet."""
 
     extractor: QuestionExtractor
     spec: FeatureSpec
@@ -35,10 +35,10 @@ def update_questions(
     accepted: Sequence[str] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Append the manifest's texts to the store and compute the question features of `plan` that they are missing.
+    """Append the manifest's texts to the store and compute those question features of `plan` that they do not have.
 
-    Each text is encoded once, in blocks, so that memory does not grow with their number; `on_progress` receives (texts
-    done, texts in all). Raises `UserError` before anything is written if a text or the weights cannot be used, or if
+    Texts are encoded once, in blocks, so that memory does not grow with their number; `on_progress` receives (texts
+    done, texts in total). Raises `UserError` before anything is written if a text or the weights cannot be used, or if
     stored features were computed with other settings and `accepted` does not contain them.
     """
     texts = manifest.texts()
@@ -59,7 +59,7 @@ def update_questions(
 
 
 def _find_pending(writer: StoreWriter, manifest: Manifest, plan: ExtractionPlan) -> Iterator[_Pending]:
-    """Yield each question feature of `plan`, loaded if a text is missing it."""
+    """Yield each question feature of `plan`; its network is loaded only if a text does not have the feature."""
     texts = manifest.texts()
     for name in plan.question_features:
         extractor = make_question_extractor(name, manifest.vocabulary)

@@ -26,6 +26,7 @@ from pipeline.store.location import has_store, locate
 from pipeline.store.schema import FeatureSpec, State, spec_differences
 from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
 
+# Larger values are written at once; smaller ones share chunks and are written together at the end of a partition.
 _KEEP_BYTES = 1_000_000
 
 
@@ -50,9 +51,9 @@ def load_specs(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
 
 
 def extract_partition(plan: ExtractionPlan, spec_indices: dict[str, int], partition: Partition) -> PartitionOutcome:
-    """Decode and extract the videos of `partition`, write the values, and return the records.
+    """Decode the videos of `partition`, compute their features, write the values, and return the records.
 
-    `spec_indices` {feature: index of this run's spec among the stored ones}.
+    `spec_indices`: {feature: index of this run's spec among the stored ones}.
     """
     tools = _tools(plan)
     videos: list[VideoRecord] = []
@@ -65,7 +66,7 @@ def extract_partition(plan: ExtractionPlan, spec_indices: dict[str, int], partit
             state, reason, values = _extract(tools.extractors[name], media, plan)
             features.append(FeatureRecord(task.row, name, state, reason, spec_indices.get(name, 0)))
             if values is None:
-                # Overwrite what a stopped run may have written from an earlier version of the file.
+                # A stopped run may have written values of an earlier version of the file: overwrite them with fill.
                 values = np.empty((0, *tools.specs[name].shape), tools.specs[name].dtype)
             if values.nbytes > _KEEP_BYTES:
                 write_rows(plan.store, name, partition.first_row, {task.row: values}, tools.specs[name].fingerprint)
@@ -174,7 +175,7 @@ def _hash_file(path: Path, expected: str) -> tuple[str, str]:
 
 
 def describe_on_worker(plan: ExtractionPlan, folder: Path) -> dict[str, FeatureSpec]:
-    """Check, on a worker, that it sees the shared videos folder and store; return {feature: complete spec}."""
+    """Check that this worker sees the shared videos folder and store; return {feature: complete spec}."""
     shared = {"videos folder": (folder, folder.is_dir()), "store": (plan.store, has_store(locate(plan.store)))}
     for what, (place, is_visible) in shared.items():
         if not is_visible:

@@ -1,1 +1,1 @@
-"""The feature store: the contract between the two stages. `schema` says what it holds, `reader` and `writer` do it."""
+"""The feature store, the interface of the two stages: `schema` is its layout, `reader` and `writer` access it."""

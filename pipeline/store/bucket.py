@@ -1,8 +1,8 @@
-"""A feature store in a bucket, through s3fs: credentials, region and endpoint come from where AWS's clients look.
+"""A feature store in a bucket, through s3fs, which finds credentials, region and endpoint as AWS's own clients do.
 
-What a bucket guarantees: objects are written whole or not at all and read as last written, so nothing is staged and no
-partial objects remain. Only one writer can create the lock object if the server honours `If-None-Match`.
-What it does not: the lock survives a killed writer (`--break-lock`), and no lock stops a worker that outlives its run.
+Guarantees of a bucket: an object is written completely or not at all and is read as last written, so that there are no
+staging names and no partial objects. Only one writer can create the lock object if the server honours `If-None-Match`.
+Limits: the lock of a killed writer remains (`--break-lock`), and no lock stops a worker that outlives its run.
 The client retries failed requests; a request that still fails ends the run, and the next run resumes from the store.
 """
 
@@ -20,7 +20,7 @@ import zarr
 
 from pipeline.errors import UserError, one_line
 
-# Other writers and workers change the listing.
+# Listings are not cached, because other writers and workers change them.
 _OPTIONS = {"use_listings_cache": False}
 
 _closed_at_exit: set[Any] = set()
@@ -56,7 +56,7 @@ class Bucket:
         return _BucketStore(files, path=self._url.removeprefix("s3://"))
 
     def names(self, path: str = "") -> set[str]:
-        """Return the names of the objects and prefixes directly under `path`, without a console's empty folder."""
+        """Return the names of the objects and prefixes directly under `path`, without a console's folder marker."""
         prefix = f"{self._url}/{path}".rstrip("/")
         with _reporting_failures(self._url):
             try:
@@ -72,21 +72,26 @@ class Bucket:
 
     @contextmanager
     def hold(self, break_lock: bool) -> Iterator[None]:
-        """Create the lock object beside the store and delete it at the end; a killed writer leaves it behind.
+        """Create the lock object next to the store and delete it at the end; that of a killed writer remains.
 
-        Raises `UserError` also if the server would let a second writer create it again.
+        Raises `UserError` if another writer holds the lock, or if the server ignores `If-None-Match`.
         """
         owner = {"host": platform.node(), "process": os.getpid(), "id": uuid.uuid4().hex}
         mine = json.dumps(owner).encode()
         with _reporting_failures(self._url):
             if break_lock:
                 self._files.rm_file(self._lock)
-            if not self._create_lock(mine) and (other := self._files.cat_file(self._lock)) != mine:
-                raise UserError(self._refusal(other))
+            # After a lost answer the client creates the object again: the lock that exists may be ours.
+            if not self._create_lock(mine) and (found := self._files.cat_file(self._lock)) != mine:
+                other = json.loads(found)
+                raise UserError(
+                    f"store {self._url} is being written by another run (process {other['process']} of "
+                    f"{other['host']} holds {self._lock}): wait for it, or, if it was killed, pass --break-lock"
+                )
             if self._create_lock(mine):
                 self._files.rm_file(self._lock)
                 raise UserError(
-                    f"store {self._url}: the server ignores 'If-None-Match', so a second run could not be refused: "
+                    f"store {self._url}: the server ignores 'If-None-Match', so two runs could write at the same time: "
                     "write to a folder and copy it there, or use a server that honours it"
                 )
         try:
@@ -103,16 +108,9 @@ class Bucket:
             return False
         return True
 
-    def _refusal(self, content: bytes) -> str:
-        owner = json.loads(content)
-        return (
-            f"store {self._url} is being written by another run (process {owner['process']} of {owner['host']} holds "
-            f"{self._lock}): wait for it, or, if it was killed, pass --break-lock"
-        )
-
 
 def _close_session(files: Any) -> None:
-    """Close the connections opened in zarr's event loop while it still runs; s3fs closes only those of its own loop."""
+    """Close the connections of zarr's event loop while the loop still runs; s3fs closes only those of its own."""
     from zarr.core.sync import sync
 
     if files._s3 is not None:
@@ -120,7 +118,7 @@ def _close_session(files: Any) -> None:
 
 
 class _BucketStore(zarr.storage.FsspecStore):
-    """The zarr store of a bucket, with failures reported in one line; a missing object is not a failure."""
+    """The zarr store of a bucket; a failed request is a one-line `UserError`, a missing object is not a failure."""
 
     async def get(self, *arguments: Any, **keywords: Any) -> Any:
         with _reporting_failures(self.path):

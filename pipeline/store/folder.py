@@ -1,4 +1,4 @@
-"""A feature store in a folder. Its lock is released when its owner dies; partial files have names of their own."""
+"""A feature store in a folder. Its lock is released when its owner dies; partial files end in `.partial`."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Folder:
         return str(self._path.absolute())
 
     def zarr_store(self) -> Any:
-        """Return the zarr store of the folder: each file is written beside its place and renamed."""
+        """Return the zarr store of the folder: each file is written as a partial file and renamed."""
         return zarr.storage.LocalStore(self._linked_to)
 
     def names(self, path: str = "") -> set[str]:
@@ -34,7 +34,7 @@ class Folder:
         return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
     def bytes_stored(self, path: str) -> int:
-        """Return the size of all files under `path`, in bytes; an active run may rename some meanwhile."""
+        """Return the size of all files under `path`, in bytes, except those that an active run renames meanwhile."""
         total = 0
         for at, _, names in os.walk(self._path / path):
             for name in names:
@@ -44,10 +44,10 @@ class Folder:
 
     @contextmanager
     def hold(self, break_lock: bool) -> Iterator[None]:
-        """Lock a file beside the folder, which dead processes release, and remove stray partial files.
+        """Lock a file next to the folder and remove partial files of killed writers.
 
-        The folder is created if it is missing; links to it share one lock. Raises `UserError` also if the folder, or
-        the file beside it, cannot be created.
+        The folder is created if it is missing; links to it share one lock. Raises `UserError` if another writer holds
+        the lock, or if the folder or the lock file cannot be created.
         """
         lock = filelock.FileLock(self._linked_to.with_name(self._linked_to.name + ".lock"))
         try:
@@ -55,14 +55,14 @@ class Folder:
             lock.acquire(timeout=0)
         except (filelock.Timeout, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
             if not isinstance(error, filelock.Timeout) or not os.path.exists(lock.lock_file):
-                raise UserError(f"store {self._path} cannot be created there: pass another place to --store") from None
+                raise UserError(f"store {self._path} cannot be created: pass another --store") from None
             raise UserError(
                 f"store {self._path} is being written by another run (it holds {lock.lock_file}): "
                 "wait for it, or stop it first"
             ) from None
         try:
-            for stray in self._path.rglob("*.partial"):
-                stray.unlink(missing_ok=True)
+            for partial in self._path.rglob("*.partial"):
+                partial.unlink(missing_ok=True)
             yield
         finally:
             lock.release()

@@ -1,7 +1,6 @@
 """Where a feature store is: a folder, or a prefix in a bucket of an object store.
 
-Everything that differs between the two is in `folder` and `bucket`; the rest of mavqa handles a store's address, a
-string.
+All differences between the two are in `folder` and `bucket`; the rest of mavqa passes the store's address, a string.
 """
 
 from contextlib import AbstractContextManager
@@ -14,7 +13,7 @@ from pipeline.errors import UserError
 
 
 class StoreLocation(Protocol):
-    """One place that may hold a store."""
+    """A place that may contain a store."""
 
     @property
     def address(self) -> str:
@@ -26,7 +25,7 @@ class StoreLocation(Protocol):
         ...
 
     def names(self, path: str = "") -> set[str]:
-        """Return the names directly under `path`, the empty set if there are none."""
+        """Return the names directly under `path`."""
         ...
 
     def bytes_stored(self, path: str) -> int:
@@ -64,9 +63,9 @@ def locate(store: str | Path) -> StoreLocation:
 
 
 def has_store(location: StoreLocation) -> bool:
-    """Return whether a store exists; one whose creation was killed before its format was written does not.
+    """Return whether a store exists; one whose creation was killed before its format was written does not count.
 
-    A root that cannot be parsed counts: opening it reports the damage.
+    A store whose root cannot be parsed counts: opening it reports that it is corrupt.
     """
     if "zarr.json" not in location.names():
         return False
@@ -77,9 +76,9 @@ def has_store(location: StoreLocation) -> bool:
 
 
 def has_format(location: StoreLocation) -> bool:
-    """Return whether there is a root group that states its store format, which is written last at creation.
+    """Return whether there is a root group with a store format, which creation writes last.
 
-    Raises ValueError if the root's metadata cannot be parsed.
+    Raises `ValueError` if the root's metadata cannot be parsed.
     """
     try:
         root = zarr.open_group(location.zarr_store(), mode="r", use_consolidated=False)

@@ -1,6 +1,6 @@
 """Reading a feature store: its videos, features and states, and lazy arrays of values.
 
-Index arrays (ids, states, steps) are read whole: a store of 9,288 videos opens in well under a second.
+Index arrays (ids, states, steps) are read completely: a store of 9,288 videos opens in well under a second.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def open_store(path: str | Path) -> "FeatureStore":
 
 
 def open_group(path: str | Path, mode: Any) -> zarr.Group:
-    """Open the root group of the store at `path` and check its format; readers trust consolidated metadata."""
+    """Open the root group of the store at `path` and check its format; only readers use consolidated metadata."""
     try:
         store = locate(path).zarr_store()
         root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=None if mode == "r" else False)
@@ -150,7 +150,7 @@ class FeatureStore:
         return sorted(name for name, feature in self._group(group).groups() if "spec" in feature.attrs)
 
     def _check_rows_without_id(self, rows: list[int]) -> None:
-        """Raise `UserError` if one of `rows`, which have no id, has a feature; a killed append leaves none."""
+        """Raise `UserError` if one of `rows`, which have no id, has a feature; rows of a killed append have none."""
         for name in self.feature_names if rows else ():
             states = self._read(f"features/{name}/state")
             lost = sum(states[row] != State.PENDING for row in rows if row < len(states))

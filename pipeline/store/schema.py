@@ -1,4 +1,4 @@
-"""What a feature store holds, as versioned data: names, axes, states, chunks.
+"""The layout of a feature store, as versioned data: names, axes, states, chunks.
 
 Layout (Zarr v3, readable with plain zarr, dask and xarray):
 
@@ -35,7 +35,7 @@ class FeatureSpec:
     """The specification of one stored feature.
 
     `dims` and `shape` are the axes after `video` (and `time`, for video features): `("channel",)`, `(128,)`.
-    `constants` holds what the values depend on and is hashed into the fingerprint: extractor version, weights,
+    `constants` is everything that the values depend on, and part of the fingerprint: extractor version, weights,
     preprocessing, decoder, device, threads. `modality` is `audio`, `visual` or `question`.
     """
 
@@ -48,7 +48,7 @@ class FeatureSpec:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON of this spec: same fingerprint, same values."""
+        """SHA-256 of the canonical JSON of this spec: equal fingerprints mean equal values."""
         return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
 
     @property

@@ -36,7 +36,7 @@ QUESTION_CHUNK_BYTES = 4_000_000
 FEATURES = "features"
 QUESTIONS = "questions"
 
-# The index arrays of the videos; video_id is last, so that a row exists only when all of it does.
+# The index arrays of the videos; video_id is written last, so that a row with an id is complete.
 _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
     ("source_sha256", str, ""),
     ("steps_visual", "int32", 0),
@@ -48,11 +48,10 @@ _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
     ("video_id", str, ""),
 )
 
-
 # The members of a feature's group; a question feature has the first two.
 _FEATURE_MEMBERS = frozenset({"zarr.json", "values", "state", "reason", "made_by"})
 
-# A later state replaces only one that says less: a file that was decoded stays complete even if it is gone later.
+# A new state replaces only a state of lower rank: a decoded video stays complete even if its file is deleted later.
 _RANK = {State.PENDING: 0, State.FAILED: 1, State.ABSENT: 2, State.COMPLETE: 3}
 
 
@@ -113,7 +112,7 @@ class StoreWriter:
         for group in (FEATURES, QUESTIONS):
             _remove_incomplete_features(self._location, root, group)
         if int(root.attrs["seconds"]) != self._seconds:
-            # A run that wrote no feature, for example for lack of weights, does not fix the number of seconds.
+            # The seconds are fixed by the first feature; an earlier run may have failed before it created one.
             if list(root[FEATURES].group_keys()):
                 raise UserError(
                     f"store {self.path} has {root.attrs['seconds']} seconds per video, not {self._seconds}: "
@@ -133,7 +132,7 @@ class StoreWriter:
                 if filled
                 else "a folder but not a feature store"
             )
-            raise UserError(f"{self.path} is {what}: pass another place to --store")
+            raise UserError(f"{self.path} is {what}: pass another --store")
         store = self._location.zarr_store()
         root = zarr.create_group(store, zarr_format=3, overwrite=True)
         for group in ("videos", "features", "questions"):
@@ -145,11 +144,11 @@ class StoreWriter:
         root.update_attributes(attributes)
 
     def video_ids(self) -> list[str]:
-        """Return the ids of the appended videos; empty ids at the end belong to a killed append."""
+        """Return the ids of the appended videos, without the empty ids that a killed append leaves at the end."""
         return [str(video_id) for video_id in self.read_index("videos/video_id") if video_id]
 
     def read_index(self, path: str) -> np.ndarray:
-        """Return a whole index array in its current state (never from consolidated metadata)."""
+        """Return all values of an index array, in its current state (never from consolidated metadata)."""
         with reporting_damage(self.path, path):
             return np.asarray(self._root[path][:])
 
@@ -158,7 +157,7 @@ class StoreWriter:
         return sorted(self._root["features"].group_keys())
 
     def append_videos(self, video_ids: Sequence[str]) -> None:
-        """Append rows for `video_ids`, all pending; ids are written last, so that a killed append is repeated."""
+        """Append a pending row for each of `video_ids`; ids are written last, so that a killed append is repeated."""
         if not video_ids:
             return
         known = len(self.video_ids())
@@ -209,8 +208,9 @@ class StoreWriter:
     def record_videos(self, records: Sequence[VideoRecord]) -> None:
         """Record the results of decoding: call it after the values are written, before `record_features`.
 
-        An earlier result from the same file stays if this time the modality was not decoded, or its state says less;
-        so does its reason, such as that FFmpeg concealed errors: another feature may sample fewer frames.
+        The stored state of a modality is kept if the new one has a lower rank, for example if it was not decoded this
+        time. Between equal states, except failed, a stored reason is kept, such as errors concealed by FFmpeg: another
+        feature may sample fewer frames. If the file was replaced, nothing is kept.
         """
         rows = [record.row for record in records]
         sources = zip(records, _gather(self._root["videos/source_sha256"], rows), strict=True)
@@ -218,14 +218,14 @@ class StoreWriter:
         _scatter_some(self._root["videos/source_sha256"], {r.row: r.source_sha256 for r in records if r.source_sha256})
         for modality in MODALITIES:
             array, reasons = self._root[f"videos/{modality}"], self._root[f"videos/{modality}_reason"]
-            known = zip(records, _gather(array, rows), _gather(reasons, rows), strict=True)
-            updated = [r for r, state, reason in known if _is_update(r.states[modality], State(state), reason)]
+            stored = zip(records, _gather(array, rows), _gather(reasons, rows), strict=True)
+            updated = [r for r, state, reason in stored if _is_update(r.states[modality], State(state), reason)]
             _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in updated})
             _scatter_some(reasons, {r.row: r.reasons[modality] for r in updated})
             _scatter_some(array, {r.row: int(r.states[modality]) for r in updated})
 
     def _forget(self, rows: Sequence[int]) -> None:
-        """Set videos whose files were replaced to pending; states first, the hash of the new file afterwards."""
+        """Set videos whose files were replaced to pending, before the hashes of the new files are written."""
         for name, empty in (("{}", 0), ("steps_{}", 0), ("{}_reason", "")):
             for modality in MODALITIES:
                 _scatter_some(self._root[f"videos/{name.format(modality)}"], dict.fromkeys(rows, empty))
@@ -272,7 +272,7 @@ class StoreWriter:
         array = self._root.get(path)
         if not isinstance(array, zarr.Array):
             return set()
-        # Rows are written whole, so the first value decides; all values need not fit into memory.
+        # A row is written at once, so its first value is enough; all values may not fit into memory.
         with reporting_damage(self.path, path):
             first = np.asarray(array[(slice(None), *[0] * (array.ndim - 1))])
         missing = np.isnan(first) if first.dtype.kind == "f" else first == -1
@@ -394,10 +394,10 @@ def _resize(array: zarr.Array, total: int) -> None:
         array.resize((total, *array.shape[1:]))
 
 
-def _is_update(found: State, known: State, reason: str) -> bool:
-    if found is known:
-        return found is State.FAILED or (found is not State.PENDING and not reason)
-    return _RANK[found] > _RANK[known]
+def _is_update(new: State, stored: State, stored_reason: str) -> bool:
+    if new is stored:
+        return new is State.FAILED or (new is not State.PENDING and not stored_reason)
+    return _RANK[new] > _RANK[stored]
 
 
 def _gather(array: zarr.Array, rows: Sequence[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The main job by its commands, at a small size: videos in, store, models, table; killed and resumed; two at once."""
+"""The main job through its commands, small: videos, store, models, report; killed and resumed; two at a time."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_two_at_once_learn_the_same(folder: Path, data: Path, store: Path) -> None:
+def assert_parallel_jobs_give_the_same_losses(folder: Path, data: Path, store: Path) -> None:
     places = ("--out", folder / "two" / "runs", "--evaluation", folder / "two" / "evaluation.json")
     run("mavqa-sweep", folder / "grid.toml", "--manifest", data, "--store", store, *places, "--jobs", 2)
     for name in json.loads((folder / "two" / "evaluation.json").read_text()):
@@ -71,7 +71,7 @@ def assert_two_at_once_learn_the_same(folder: Path, data: Path, store: Path) -> 
         assert two == pytest.approx(one, rel=1e-3), name
 
 
-def test_videos_become_a_store_models_and_an_honest_table(data: Path, tmp_path: Path) -> None:
+def test_videos_become_a_store_models_and_a_report(data: Path, tmp_path: Path) -> None:
     store, runs = tmp_path / "store.zarr", tmp_path / "runs"
     shown = run("mavqa-extract", "--manifest", data, "--store", store, "--weights", "seeded", "--seconds", 2, "--json")
     document = json.loads(shown)
@@ -91,26 +91,26 @@ def test_videos_become_a_store_models_and_an_honest_table(data: Path, tmp_path: 
     assert len(set(complete.values())) == 1
     again = json.loads(run("mavqa-evaluate", runs / "rmm-avr-seed0", "--json"))
     assert again["scenarios"]["complete"] == evaluation["rmm-avr-seed0"]["scenarios"]["complete"]
-    assert_two_at_once_learn_the_same(tmp_path, data, store)
+    assert_parallel_jobs_give_the_same_losses(tmp_path, data, store)
     run("mavqa-report", runs, "--out", tmp_path / "report")
     assert "rmm-avr" in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_a_run_killed_with_its_workers_at_work_resumes_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
-    run(*extraction(data, whole))
+def test_a_run_killed_with_active_workers_resumes_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    expected, killed = tmp_path / "expected.zarr", tmp_path / "killed.zarr"
+    run(*extraction(data, expected))
     process = start(*extraction(data, killed))
     deadline = time.monotonic() + 120
     while not list(killed.glob("features/resnet18-map/values/c.*.0.0.0.0")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert contents(killed) != contents(whole)
+    assert contents(killed) != contents(expected)
     run(*extraction(data, killed))
-    assert contents(killed) == contents(whole)
+    assert contents(killed) == contents(expected)
 
 
-def test_two_runs_on_one_store_at_once_are_refused_clearly(data: Path, tmp_path: Path) -> None:
+def test_a_second_run_on_a_store_in_use_is_refused(data: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     first = start(*extraction(data, store))
     deadline = time.monotonic() + 120
@@ -123,7 +123,7 @@ def test_two_runs_on_one_store_at_once_are_refused_clearly(data: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("mavqa-extract", "--dataset", "music-avqa", "--weights", "seeded"), "mavqa-manifest build"),
         (("mavqa-train", "--backbone", "avst"), "music-avqa"),
@@ -131,11 +131,11 @@ def test_two_runs_on_one_store_at_once_are_refused_clearly(data: Path, tmp_path:
         (("mavqa-evaluate", "runs/nothing"), "runs/nothing"),
     ],
 )
-def test_what_is_not_there_is_named_with_the_way_to_get_it(
-    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_input_is_named_with_what_to_do(
+    words: tuple[str, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shown = run(*words, code=2)
-    assert said in shown
+    assert expected in shown
     assert "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A Dask scheduler and workers as operating-system processes of their own, as a cluster has them. It is not a test."""
+"""A Dask scheduler and workers in separate processes, as in a cluster. It is not a test."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 @dataclass
@@ -33,27 +33,27 @@ class Processes:
         )
 
     def start_worker(self, name: str, *arguments: str, **environment: str) -> None:
-        """Start a worker that knows the toy extractors; its fate is in the environment (`worker_toys`)."""
+        """Start a worker that knows the toy extractors; it fails as the environment says (`worker_toys`)."""
         fixed = ["--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
-        known = ["--preload", str(HERE / "worker_toys.py"), "--local-directory", str(self.folder)]
-        self.start(name, "worker", self.address, *fixed, *known, *arguments, **environment)
+        paths = ["--preload", str(HERE / "worker_toys.py"), "--local-directory", str(self.folder)]
+        self.start(name, "worker", self.address, *fixed, *paths, *arguments, **environment)
 
     def is_stopped(self, name: str) -> bool:
         """Return whether the process is stopped, as by SIGSTOP."""
         return Path(f"/proc/{self.running[name].pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 
-def wait_until(claim: Callable[[], bool], what: str) -> None:
-    """Wait until `claim` holds; fail after a minute, saying `what` did not."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not claim():
-        assert time.monotonic() < deadline, what
+def wait_until(condition: Callable[[], bool], message: str) -> None:
+    """Wait until `condition` is true; fail with `message` after a minute."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, message
         time.sleep(0.05)
 
 
 @contextmanager
 def scheduler(folder: Path, worker_ttl: str = "4 s") -> Iterator[Processes]:
-    """Start a scheduler on a free port that gives a silent worker up after `worker_ttl`; end everything afterwards."""
+    """Start a scheduler on a free port that drops a silent worker after `worker_ttl`; kill all processes at the end."""
     environment = {
         "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": worker_ttl,
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),

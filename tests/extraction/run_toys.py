@@ -1,8 +1,8 @@
-"""Run an extraction with the toy extractors, in this process; called as a program it may kill itself at a named step.
+"""Run an extraction with the toy extractors in this process; as a program, it can kill itself at a named step.
 
     python run_toys.py MANIFEST STORE [STEP WHEN COUNT]
 
-STEP is one of STEPS, WHEN is before or after, COUNT is which call of it: then the process gets SIGKILL.
+The process gets SIGKILL before or after (WHEN) the COUNTth call of STEP, one of STEPS.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ STEPS = {
 
 @contextmanager
 def connect(options: ClusterOptions) -> Iterator[None]:
-    """Work in this process, without Dask: tests that kill runs by the dozen need it quick."""
+    """Run in this process, without Dask: tests that kill dozens of runs need fast ones."""
     yield
 
 
@@ -61,42 +61,45 @@ def run_toys(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **options: Any,
 ) -> Summary:
-    """Extract the toy features of `manifest` into `store`: in this process, or on `cluster` where one is given."""
-    changeable = (
+    """Extract the toy features of `manifest` into `store`, in this process or on the option `cluster`.
+
+    `options` are options of the plan or of the run.
+    """
+    plan_options = (
         *("seconds", "padding", "decoder", "weights", "question_features", "normalisation", "limits"),
         "decoding_processes",
     )
-    plan_changes = {name: options.pop(name) for name in changeable if name in options}
+    changes = {name: options.pop(name) for name in plan_options if name in options}
     settings: dict[str, Any] = {
         "seconds": SECONDS,
         "padding": "pad",
         "decoder": "pyav",
         "weights": WeightsSource("seeded"),
         "question_features": ("tokens",),
-        **plan_changes,
+        **changes,
     }
     plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
-    here = patch.multiple(pipeline.run.coordinator, connect=connect, ask_workers=ask_workers, stream=stream)
+    in_process = patch.multiple(pipeline.run.coordinator, connect=connect, ask_workers=ask_workers, stream=stream)
     with (
-        patch.dict(pipeline.extractors.registry.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.MORE}),
-        nullcontext() if "cluster" in options else here,
+        patch.dict(pipeline.extractors.registry.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.OPTIONAL}),
+        nullcontext() if "cluster" in options else in_process,
     ):
         return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options), on_progress)
 
 
 def contents(store: Path) -> dict[str, str]:
-    """Return {key: digest} of a store's files, strays aside."""
+    """Return {key: digest} of a store's files, except partial ones."""
     files = (path for path in store.rglob("*") if path.is_file() and path.suffix != ".partial")
     return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def kill_at(step: str, when: str, count: int, with_signal: int = signal.SIGKILL) -> None:
-    """Make the `count`th call of `step` end this process, as `kill -9` does, or stop it, before or after it."""
+    """Send this process a signal before or after the `count`th call of `step`."""
     owner, name = STEPS[step]
     original = getattr(owner, name)
     calls = 0
 
-    def deadly(*arguments: Any, **keywords: Any) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == count and when == "before":
@@ -106,7 +109,7 @@ def kill_at(step: str, when: str, count: int, with_signal: int = signal.SIGKILL)
             os.kill(os.getpid(), with_signal)
         return result
 
-    setattr(owner, name, deadly)
+    setattr(owner, name, call)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Extractors that need no network: the picture itself, and the loudness; runs of them can be killed by the dozen."""
+"""Extractors without networks, of frames and of loudness, so that tests can run and kill dozens of extractions."""
 
 from typing import Any, ClassVar
 
@@ -7,14 +7,14 @@ import numpy as np
 from pipeline.extractors.weights import WeightsSource
 from pipeline.media.timeline import FrameSize, Media
 
-TABLE = {"toy-picture": "toy_extractors:ToyPicture", "toy-sound": "toy_extractors:ToySound"}
-MORE = {"toy-clip": "toy_extractors:ToyClip"}
+TABLE = {"toy-image": "toy_extractors:ToyImage", "toy-audio": "toy_extractors:ToyAudio"}
+OPTIONAL = {"toy-clip": "toy_extractors:ToyClip"}
 
 
-class ToyPicture:
-    """The frame as numbers: float16 [time, channel 3, height 224, width 224], large enough to have own shards."""
+class ToyImage:
+    """The frame itself: float16 [time, channel 3, height 224, width 224], large enough for one shard per video."""
 
-    name = "toy-picture"
+    name = "toy-image"
     modality = "visual"
     dims = ("channel", "height", "width")
     shape = (3, 224, 224)
@@ -31,10 +31,10 @@ class ToyPicture:
         return media.frames[self.frame_size].transpose(0, 3, 1, 2).astype(np.float16)
 
 
-class ToySound:
-    """The loudness of each second and its log: float32 [time, channel 2], small enough to share chunks."""
+class ToyAudio:
+    """The loudness of each second and its log: float32 [time, channel 2], small enough for one chunk per partition."""
 
-    name = "toy-sound"
+    name = "toy-audio"
     modality = "audio"
     dims = ("channel",)
     shape = (2,)
@@ -54,7 +54,7 @@ class ToySound:
 
 
 class ToyClip:
-    """The brightness of each of four frames a second, scaled by a choice: float32 [time, frame 4]."""
+    """The brightness of each of four frames per second, times the normalisation: float32 [time, frame 4]."""
 
     normalisations: ClassVar[dict[str, int]] = {"published": 1, "trained": 2}
     name = "toy-clip"

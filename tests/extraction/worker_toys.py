@@ -1,9 +1,8 @@
-"""What a Dask worker of the cluster tests loads first (`dask worker --preload`): the toys, and its own fate.
+"""Preload module of the Dask workers in the cluster tests (`dask worker --preload`): the toys, and failures.
 
-MAVQA_TOY_FATE names a signal that the worker sends itself just before the first values that it writes. A worker that
-was stopped and goes on leaves a file named by each feature in MAVQA_TOY_WRITTEN once values of it are written.
-MAVQA_TOY_LACKS names a function of `pipeline.run.worker` that the worker's mavqa, as if of another version, does
-not have.
+MAVQA_TOY_SIGNAL is a signal that the worker sends itself just before it writes its first values. A worker that was
+stopped and continues creates a file in the folder MAVQA_TOY_WRITTEN, named by the feature, after each write.
+MAVQA_TOY_MISSING is a function that is missing from the worker's `pipeline.run.worker`, as in another version.
 """
 
 import os
@@ -19,17 +18,17 @@ import pipeline.run.worker
 
 
 def dask_setup(worker: Any) -> None:
-    pipeline.extractors.registry.EXTRACTORS.update({**toy_extractors.TABLE, **toy_extractors.MORE})
-    if lacking := os.environ.get("MAVQA_TOY_LACKS"):
-        delattr(pipeline.run.worker, lacking)
-    fate = os.environ.get("MAVQA_TOY_FATE")
-    if fate is None:
+    pipeline.extractors.registry.EXTRACTORS.update({**toy_extractors.TABLE, **toy_extractors.OPTIONAL})
+    if missing := os.environ.get("MAVQA_TOY_MISSING"):
+        delattr(pipeline.run.worker, missing)
+    own_signal = os.environ.get("MAVQA_TOY_SIGNAL")
+    if own_signal is None:
         return
     write = pipeline.run.worker.write_rows
 
-    def write_and_tell(store: str, feature: str, *rest: Any) -> None:
+    def write_and_report(store: str, feature: str, *rest: Any) -> None:
         write(store, feature, *rest)
         (Path(os.environ["MAVQA_TOY_WRITTEN"]) / feature).touch()
 
-    pipeline.run.worker.write_rows = write_and_tell
-    kill_at("values", "before", 1, signal.Signals[fate])
+    pipeline.run.worker.write_rows = write_and_report
+    kill_at("values", "before", 1, signal.Signals[own_signal])

@@ -1,4 +1,4 @@
-"""`mavqa-extract`: what its options become, and what it draws while it runs."""
+"""`mavqa-extract`: the plan made from its options, and its progress lines."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from pipeline.run.plan import ExtractionPlan, StoredChoices
 
 @pytest.fixture
 def plans(monkeypatch: pytest.MonkeyPatch) -> list[ExtractionPlan]:
-    """The plans that runs were started with; nothing is run."""
+    """The plans of the runs that were started; nothing is extracted."""
     started: list[ExtractionPlan] = []
 
-    def pretend(manifest: Any, folder: Path, plan: ExtractionPlan, options: Any, on_progress: Any) -> Summary:
+    def fake_extract(manifest: Any, folder: Path, plan: ExtractionPlan, options: Any, on_progress: Any) -> Summary:
         started.append(plan)
         for progress in (
             Progress(64, 70, unit="questions"),
@@ -32,16 +32,16 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[ExtractionPlan]:
             on_progress(progress)
         return Summary(plan.store, 2)
 
-    monkeypatch.setattr(pipeline.run.coordinator, "extract", pretend)
+    monkeypatch.setattr(pipeline.run.coordinator, "extract", fake_extract)
     return started
 
 
 def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan]) -> None:
-    given = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
-    assert CliRunner().invoke(extract, [*given, "--device", "cpu"]).exit_code == 0
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    assert CliRunner().invoke(extract, [*arguments, "--device", "cpu"]).exit_code == 0
     features = "clip-vit-b32, clip-vit-b32-words,r2plus1d,tokens"
-    more = ["--normalisation", "trained", "--features", features, "--device", "cpu"]
-    assert CliRunner().invoke(extract, [*given, *more]).exit_code == 0
+    others = ["--normalisation", "trained", "--features", features, "--device", "cpu"]
+    assert CliRunner().invoke(extract, [*arguments, *others]).exit_code == 0
     assert [plan.normalisation for plan in plans] == ["published", "trained"]
     assert plans[0].features == ("resnet18-map", "vggish")
     assert plans[1].features == ("clip-vit-b32", "r2plus1d")
@@ -49,7 +49,7 @@ def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[E
 
 
 @pytest.mark.parametrize(
-    ("device", "has_gpus", "where"),
+    ("device", "has_gpus", "expected"),
     [
         ("auto", True, ("cuda", "GPU")),
         ("auto", False, ("cpu", "")),
@@ -57,70 +57,81 @@ def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[E
         ("cpu", True, ("cpu", "")),
     ],
 )
-def test_on_a_scheduler_the_workers_gpus_count_and_questions_are_made_on_this_machines_own(
-    device: str, has_gpus: bool, where: tuple[str, str], toy_manifest: Path, monkeypatch: pytest.MonkeyPatch
+def test_with_a_scheduler_videos_use_the_workers_gpus_and_questions_the_local_device(
+    device: str, has_gpus: bool, expected: tuple[str, str], toy_manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[ExtractionPlan, RunOptions]] = []
 
-    def pretend(manifest: Any, folder: Path, plan: ExtractionPlan, options: RunOptions, on_progress: Any) -> Summary:
+    def fake_extract(
+        manifest: Any, folder: Path, plan: ExtractionPlan, options: RunOptions, on_progress: Any
+    ) -> Summary:
         started.append((plan, options))
         return Summary(plan.store, 2)
 
-    monkeypatch.setattr(pipeline.run.coordinator, "extract", pretend)
+    monkeypatch.setattr(pipeline.run.coordinator, "extract", fake_extract)
     monkeypatch.setattr("pipeline.run.cluster.offers_label", lambda scheduler, label: has_gpus)
     monkeypatch.setattr("pipeline.run.devices.sees_gpu", lambda: False)
-    given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", "--break-lock"]
-    shown = CliRunner().invoke(extract, [*given, "--scheduler", "tcp://there:8786", "--device", device])
+    arguments = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", "--break-lock"]
+    shown = CliRunner().invoke(extract, [*arguments, "--scheduler", "tcp://host:8786", "--device", device])
     assert shown.exit_code == 0, shown.output
     ((plan, options),) = started
-    assert (plan.device, options.cluster.label) == where
+    assert (plan.device, options.cluster.label) == expected
     assert plan.decoding_processes == (4 if plan.device == "cuda" else 1)
     assert plan.for_questions().device == "cpu"
-    assert options.cluster.scheduler == "tcp://there:8786"
+    assert options.cluster.scheduler == "tcp://host:8786"
     assert options.break_lock
 
 
 @pytest.mark.parametrize(
-    ("more", "processes"),
+    ("options", "expected"),
     [
         (("--device", "cpu"), (10, 1)),
         (("--device", "auto"), (3, 4)),
         (("--device", "auto", "--workers", "2", "--decoding-processes", "7"), (2, 7)),
     ],
 )
-def test_a_gpus_workers_are_few_and_have_processes_that_decode_for_them(
-    more: tuple[str, ...], processes: tuple[int, int], toy_manifest: Path, monkeypatch: pytest.MonkeyPatch
+def test_gpu_workers_are_fewer_and_have_several_decoder_processes(
+    options: tuple[str, ...], expected: tuple[int, int], toy_manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[int, int]] = []
 
-    def pretend(manifest: Any, folder: Path, plan: ExtractionPlan, options: RunOptions, on_progress: Any) -> Summary:
+    def fake_extract(
+        manifest: Any, folder: Path, plan: ExtractionPlan, options: RunOptions, on_progress: Any
+    ) -> Summary:
         started.append((options.cluster.workers, plan.decoding_processes))
         return Summary(plan.store, 2)
 
-    monkeypatch.setattr(pipeline.run.coordinator, "extract", pretend)
+    monkeypatch.setattr(pipeline.run.coordinator, "extract", fake_extract)
     monkeypatch.setattr("pipeline.run.devices.sees_gpu", lambda: True)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(10)), raising=False)
-    given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *more]
-    shown = CliRunner().invoke(extract, given)
+    arguments = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *options]
+    shown = CliRunner().invoke(extract, arguments)
     assert shown.exit_code == 0, shown.output
-    assert started == [processes]
+    assert started == [expected]
 
 
-def test_a_number_of_local_workers_beside_a_scheduler_is_refused(
-    toy_manifest: Path, plans: list[ExtractionPlan]
-) -> None:
-    given = ["--manifest", str(toy_manifest), "--weights", "seeded", "--workers", "2", "--scheduler", "tcp://there:1"]
-    shown = CliRunner().invoke(extract, [*given, "--device", "cpu"])
+def test_workers_together_with_a_scheduler_are_refused(toy_manifest: Path, plans: list[ExtractionPlan]) -> None:
+    arguments = [
+        "--manifest",
+        str(toy_manifest),
+        "--weights",
+        "seeded",
+        "--workers",
+        "2",
+        "--scheduler",
+        "tcp://host:1",
+    ]
+    shown = CliRunner().invoke(extract, [*arguments, "--device", "cpu"])
     assert (shown.exit_code, plans) == (2, [])
-    assert "leave one of them out" in shown.stderr
+    assert "pass only one of them" in shown.stderr
 
 
-def test_questions_and_videos_are_drawn_on_lines_of_their_own(
+def test_questions_and_videos_have_separate_progress_lines(
     toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan]
 ) -> None:
-    given = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
-    shown = CliRunner().invoke(extract, [*given, "--device", "cpu"]).stderr
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    shown = CliRunner().invoke(extract, [*arguments, "--device", "cpu"]).stderr
     assert "extracting questions" in shown
     assert "70/70" in shown
     assert "extracting videos" in shown
@@ -129,30 +140,30 @@ def test_questions_and_videos_are_drawn_on_lines_of_their_own(
     assert "a note" in shown
 
 
-def decoder_of(toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], *more: str) -> tuple[str, str]:
-    """Return the decoder of the plan that these options become, and the line that says which it is."""
-    given = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
-    shown = CliRunner().invoke(extract, [*given, "--device", "cpu", *more])
+def decoder_for(toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], *more: str) -> tuple[str, str]:
+    """Return the decoder of the plan made from these options, and the line that reports it."""
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    shown = CliRunner().invoke(extract, [*arguments, "--device", "cpu", *more])
     assert shown.exit_code == 0, shown.output
     return plans[-1].decoder, next(line for line in shown.stderr.splitlines() if line.startswith("decoder: "))
 
 
-def without(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
-    """Make one library refuse to load, and put a stand-in in the place of every other."""
+def make_unavailable(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Make one library fail to load, and replace all others with a fake."""
 
     def load(entry: str, **options: Any) -> Any:
-        if absent in entry:
-            raise DecoderLoadError(absent, "it is not here", "fetch it")
-        return type("Loaded", (), {"name": entry, "version": lambda self: "1"})()
+        if library in entry:
+            raise DecoderLoadError(library, "it is missing", "install it")
+        return type("Fake", (), {"name": entry, "version": lambda self: "1"})()
 
     monkeypatch.setattr(pipeline.media.decoders.registry, "_load", load)
 
 
-def test_auto_takes_the_best_that_loads_and_says_so(
+def test_auto_uses_the_best_decoder_that_loads_and_reports_it(
     toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without(monkeypatch, "decord")
-    name, line = decoder_of(toy_manifest, tmp_path, plans)
+    make_unavailable(monkeypatch, "decord")
+    name, line = decoder_for(toy_manifest, tmp_path, plans)
     assert name == "pyav"
     assert line.startswith("decoder: pyav, the best that loads: the fastest on clips of datasets")
 
@@ -160,17 +171,17 @@ def test_auto_takes_the_best_that_loads_and_says_so(
 def test_auto_keeps_the_decoder_of_the_store(
     toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without(monkeypatch, "torchcodec")
+    make_unavailable(monkeypatch, "torchcodec")
     monkeypatch.setattr(pipeline.run.plan, "stored_choices", lambda path: StoredChoices(4, "decord"))
-    assert decoder_of(toy_manifest, tmp_path, plans) == ("decord", "decoder: decord, the store's own: 1; 1")
-    assert decoder_of(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
+    assert decoder_for(toy_manifest, tmp_path, plans) == ("decord", "decoder: decord, the store's decoder: 1; 1")
+    assert decoder_for(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
 
 
 def test_a_decoder_that_does_not_load_is_refused_before_any_work(
     toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without(monkeypatch, "decord")
-    given = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
-    shown = CliRunner().invoke(extract, [*given, "--device", "cpu", "--decoder", "decord"])
+    make_unavailable(monkeypatch, "decord")
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    shown = CliRunner().invoke(extract, [*arguments, "--device", "cpu", "--decoder", "decord"])
     assert (shown.exit_code, plans) == (2, [])
-    assert "decoder decord does not load: it is not here: fetch it" in shown.stderr
+    assert "decoder decord does not load: it is missing: install it" in shown.stderr

@@ -1,4 +1,4 @@
-"""`mavqa-manifest`: exit codes, one clear line for a mistake, JSON alone on stdout, light help."""
+"""`mavqa-manifest`: exit codes, one-line errors, nothing but JSON on stdout, light help."""
 
 import json
 import subprocess
@@ -69,7 +69,7 @@ def write_avqa(path, *numbers):
     return path
 
 
-def test_avqa_is_built_from_a_folder_and_from_several_files_a_split(tmp_path):
+def test_avqa_is_built_from_a_folder_and_from_several_files_per_split(tmp_path):
     folder, out = tmp_path / "AVQA", tmp_path / "avqa"
     folder.mkdir()
     write_avqa(folder / "train_qa.json", 1, 2)
@@ -85,7 +85,7 @@ def test_avqa_is_built_from_a_folder_and_from_several_files_a_split(tmp_path):
     assert [q.question_id for q in load_manifest(out).questions["train"]] == ["7", "8"]
 
 
-def test_what_an_open_dataset_cannot_answer_is_shown_and_no_failure(tmp_path):
+def test_unknown_answers_of_an_open_dataset_are_warnings(tmp_path):
     train, val = write_avqa(tmp_path / "train_qa.json", 1), write_avqa(tmp_path / "val_qa.json", 2)
     val.write_text(val.read_text().replace('"answer": 0', '"answer": 1'))
     out = tmp_path / "avqa"
@@ -97,7 +97,7 @@ def test_what_an_open_dataset_cannot_answer_is_shown_and_no_failure(tmp_path):
     assert (document["ok"], next(found["kind"] for found in document["warnings"])) == (True, "unknown answer")
 
 
-def test_a_given_split_file_wins(tmp_path):
+def test_a_split_file_overrides_the_folder(tmp_path):
     write_release(tmp_path / "json")
     other = write_release(tmp_path / "mine", "no") / "avqa-val.json"
     out = tmp_path / "out"
@@ -117,10 +117,10 @@ def test_a_table_is_built_checked_and_described_in_json(tmp_path, clips, table):
     assert result.exit_code == 2  # "no" is not among the training answers
     document = json.loads(result.stdout)
     assert [error["kind"] for error in document["errors"]] == ["unknown answer"]
-    assert_one_line(result, "fails its check: answer 'no' of 1 questions of 'test'")
+    assert_one_line(result, "is invalid: answer 'no' of 1 questions of 'test'")
 
 
-def test_a_folder_is_built_and_proved(tmp_path, clips):
+def test_a_folder_is_built_and_checked(tmp_path, clips):
     out = tmp_path / "out"
     assert run("build", "folder", "--videos", clips, "--out", out).exit_code == 0
     assert run("check", out, "--videos", clips).exit_code == 0
@@ -133,12 +133,12 @@ def test_a_folder_is_built_and_proved(tmp_path, clips):
     assert "(and 1 more)" in result.stderr.splitlines()[-1]
 
 
-def test_check_looks_into_the_manifests_own_videos_folder(tmp_path, clips):
+def test_check_uses_the_videos_folder_of_the_manifest(tmp_path, clips):
     out = tmp_path / "out"
     run("build", "folder", "--videos", clips, "--out", out)
-    assert "not looked at" in run("check", out).stdout
+    assert "files: not checked" in run("check", out).stdout
     clips.rename(out / "videos")
-    assert "not looked at" not in run("check", out).stdout
+    assert "files: not checked" not in run("check", out).stdout
     (out / "videos" / "a.mp4").unlink()
     assert run("check", out).exit_code == 2
 
@@ -165,11 +165,11 @@ def test_a_failed_build_leaves_the_manifest_as_it_was(tmp_path, clips, table):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_synthesize_hands_its_options_on(tmp_path, monkeypatch):
-    heard = {}
+def test_synthesize_passes_its_options(tmp_path, monkeypatch):
+    received = {}
 
     def synthesize(out, videos, seconds, seed, progress, workers, name):
-        heard.update(out=out, videos=videos, seconds=seconds, seed=seed, workers=workers, name=name)
+        received.update(out=out, videos=videos, seconds=seconds, seed=seed, workers=workers, name=name)
         progress(1, videos)
         return Manifest("demo", "r", "free", (Video("a", "a.mp4"),))
 
@@ -179,11 +179,11 @@ def test_synthesize_hands_its_options_on(tmp_path, monkeypatch):
     options = ("--out", tmp_path, "--videos", 7, "--seconds", 3, "--seed", 5, "--workers", 2)
     result = run("synthesize", *options)
     assert result.exit_code == 0, result.output
-    assert heard == {"out": tmp_path, "videos": 7, "seconds": 3, "seed": 5, "workers": 2, "name": tmp_path.name}
+    assert received == {"out": tmp_path, "videos": 7, "seconds": 3, "seed": 5, "workers": 2, "name": tmp_path.name}
     settings = tmp_path / "dataset.toml"
     settings.write_text('name = "small"\n[synthesize]\nvideos = 4\nseconds = 2\nseed = 9\n')
     assert run("synthesize", "--out", tmp_path, "--settings", settings, "--seed", 1).exit_code == 0
-    assert (heard["name"], heard["videos"], heard["seconds"], heard["seed"]) == ("small", 4, 2, 1)
+    assert (received["name"], received["videos"], received["seconds"], received["seed"]) == ("small", 4, 2, 1)
     settings.write_text('name = "small"\n')
     assert_one_line(run("synthesize", "--out", tmp_path, "--settings", settings), "synthesize")
     assert run("synthesize", "--out", tmp_path, "--videos", 0).exit_code == 2

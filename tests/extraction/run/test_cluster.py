@@ -1,4 +1,4 @@
-"""Workers, local or of an existing Dask cluster: killed, hung or late ones, what is refused, a local run's bytes."""
+"""Local workers and those of a Dask cluster: killed, hung and late workers, refused clusters, equal bytes."""
 
 import errno
 import logging
@@ -36,7 +36,7 @@ from pipeline.store.reader import open_store
 
 @pytest.fixture(scope="module")
 def wide_manifest(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toys three times over, 60 videos: more partitions than workers."""
+    """Three copies of the toys, 60 videos: more partitions than workers."""
     folder = tmp_path_factory.mktemp("wide") / "wide"
     toys = load_manifest(toy_manifest)
     videos = tuple(replace(v, video_id=f"{v.video_id}-{copy}") for copy in range(3) for v in toys.videos)
@@ -45,15 +45,15 @@ def wide_manifest(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def test_one_worker_killed_and_one_hung_in_mid_run_leave_the_bytes_of_a_local_run(
+def test_a_run_with_a_killed_and_a_hung_worker_gives_the_bytes_of_a_local_run(
     wide_manifest: Path, tmp_path: Path
 ) -> None:
     local, store = tmp_path / "local.zarr", tmp_path / "store.zarr"
     assert run_toys(wide_manifest, local).is_complete
     with scheduler(tmp_path) as processes:
-        processes.start_worker("well")
-        processes.start_worker("killed", MAVQA_TOY_FATE="SIGKILL")
-        processes.start_worker("hung", MAVQA_TOY_FATE="SIGSTOP")
+        processes.start_worker("healthy")
+        processes.start_worker("killed", MAVQA_TOY_SIGNAL="SIGKILL")
+        processes.start_worker("hung", MAVQA_TOY_SIGNAL="SIGSTOP")
         wait_for_workers(processes, 3)
         summary = run_toys(wide_manifest, store, cluster=ClusterOptions(scheduler=processes.address))
         assert summary.is_complete
@@ -82,8 +82,8 @@ def wait_for_workers(processes: Processes, number: int) -> None:
 
 
 @contextmanager
-def cluster_here(**labels: float) -> Iterator[SpecCluster]:
-    """A scheduler that listens on a port of this machine, with a worker of four threads for each name and its GPUs."""
+def cluster_in_process(**labels: float) -> Iterator[SpecCluster]:
+    """Yield a scheduler in this process and, for each name, a worker with four threads and that number of GPUs."""
     workers = {
         name: {"cls": Worker, "options": {"nthreads": 4, "resources": {"GPU": gpus} if gpus else {}}}
         for name, gpus in labels.items()
@@ -98,53 +98,53 @@ def fail_to_load() -> None:
     raise ModuleNotFoundError("No module named 'pipeline'")
 
 
-def where_and_when(item: int) -> tuple[str, float, float]:
+def worker_and_times(item: int) -> tuple[str, float, float]:
     began = time.monotonic()
     time.sleep(0.02)
     return str(get_worker().name), began, time.monotonic()
 
 
-def test_a_task_runs_where_the_label_is_offered_and_alone_in_its_process() -> None:
-    with cluster_here(bare=0, one=1, two=2) as cluster:
+def test_tasks_run_on_workers_with_the_label_and_one_at_a_time_in_a_process() -> None:
+    with cluster_in_process(bare=0, one=1, two=2) as cluster:
         assert offers_label(cluster.scheduler_address, "GPU")
         options = ClusterOptions(scheduler=cluster.scheduler_address, label="GPU")
         with connect(options) as workers:
-            assert ask_workers(workers, partial(where_and_when, 0))[0] in ("one", "two")
-            done = list(stream(workers, where_and_when, iter(range(20))))
+            assert ask_workers(workers, partial(worker_and_times, 0))[0] in ("one", "two")
+            done = list(stream(workers, worker_and_times, iter(range(20))))
         with connect(replace(options, label="")) as workers:
-            anywhere = list(stream(workers, where_and_when, iter(range(20))))
+            anywhere = list(stream(workers, worker_and_times, iter(range(20))))
     assert {name for name, _, _ in done} == {"one", "two"}
     assert {name for name, _, _ in anywhere} == {"bare", "one", "two"}
     spans = sorted((began, ended) for _, began, ended in done)
     assert all(ended <= begins for (_, ended), (begins, _) in pairwise(spans))
 
 
-def test_a_cluster_that_cannot_do_the_work_is_refused_with_what_to_start() -> None:
-    with cluster_here(bare=0) as cluster:
+def test_an_unsuitable_cluster_is_refused_with_the_command_to_start() -> None:
+    with cluster_in_process(bare=0) as cluster:
         assert not offers_label(cluster.scheduler_address, "GPU")
         options = ClusterOptions(scheduler=cluster.scheduler_address, label="GPU")
         with pytest.raises(UserError, match=r'offers the resource GPU: .* --resources "GPU=1"'), connect(options):
             pass
-    with cluster_here() as cluster:
+    with cluster_in_process() as cluster:
         options = ClusterOptions(scheduler=cluster.scheduler_address, wait_seconds=0.1)
         with pytest.raises(UserError, match="has no workers: start some with 'dask worker tcp://"), connect(options):
             pass
     with (
         dask.config.set({"distributed.scheduler.worker-ttl": None}),
-        cluster_here(bare=0) as cluster,
+        cluster_in_process(bare=0) as cluster,
         pytest.raises(UserError, match="never drops a worker that hangs"),
         connect(ClusterOptions(scheduler=cluster.scheduler_address)),
     ):
         pass
-    with pytest.raises(UserError, match="no Dask scheduler answers"), connect(ClusterOptions(scheduler="there:x")):
+    with pytest.raises(UserError, match="no Dask scheduler answers"), connect(ClusterOptions(scheduler="nowhere:x")):
         pass
 
 
-def test_a_scheduler_that_goes_away_and_workers_without_mavqa_are_told_in_one_line() -> None:
-    with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
+def test_a_lost_scheduler_and_workers_without_mavqa_are_one_line_errors() -> None:
+    with cluster_in_process(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
         with pytest.raises(UserError, match=r"cannot load mavqa \(No module named 'pipeline'\): install it there"):
             ask_workers(workers, fail_to_load)
-        outcomes = stream(workers, where_and_when, iter(range(500)))
+        outcomes = stream(workers, worker_and_times, iter(range(500)))
         next(outcomes)
         cluster.close()
         with pytest.raises(UserError, match="the Dask scheduler disappeared: start it, and run again"):
@@ -152,7 +152,7 @@ def test_a_scheduler_that_goes_away_and_workers_without_mavqa_are_told_in_one_li
 
 
 def die(deaths: Path, times: int) -> dict[str, str]:
-    """End this process as want of memory does, so many times; then return its environment."""
+    """Kill this process as an out-of-memory killer does, `times` times; then return its environment."""
     died = len(list(deaths.iterdir()))
     if died < times:
         (deaths / str(died)).touch()
@@ -160,7 +160,7 @@ def die(deaths: Path, times: int) -> dict[str, str]:
     return dict(os.environ)
 
 
-def test_a_local_worker_that_dies_before_it_answers_is_replaced_but_not_for_ever(
+def test_a_local_worker_that_dies_before_answering_is_replaced_a_few_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.run.cluster.LOST_BEFORE_ANSWER", 2)
@@ -185,7 +185,7 @@ if __name__ == "__main__":
 """
 
 
-def test_what_a_killed_run_left_in_the_temporary_folder_is_removed_by_the_next_one(
+def test_temporary_files_of_a_killed_run_are_removed_by_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run.py").write_text(KILLED_RUN)
@@ -196,7 +196,7 @@ def test_what_a_killed_run_left_in_the_temporary_folder_is_removed_by_the_next_o
     monkeypatch.setattr("tempfile.tempdir", None)
     run = subprocess.run([sys.executable, str(tmp_path / "run.py")], stdout=subprocess.PIPE, check=False)
     assert run.returncode == -signal.SIGKILL
-    wait_until(lambda: has_ended(int(run.stdout)), "the worker of the killed run goes on")
+    wait_until(lambda: has_ended(int(run.stdout)), "the worker of the killed run does not end")
     assert list(left.rglob("worker-*"))
     with connect(ClusterOptions(workers=1)):
         pass
@@ -207,7 +207,7 @@ def has_ended(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_local_worker_that_does_not_start_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_local_worker_that_does_not_start_is_a_one_line_error(tmp_path: Path) -> None:
     deadly = tmp_path / "deadly.py"
     deadly.write_text("import os\n\nos._exit(1)\n")
     with (
@@ -218,12 +218,12 @@ def test_a_local_worker_that_does_not_start_is_told_in_one_line(tmp_path: Path) 
         pass
 
 
-def test_a_worker_of_another_version_is_not_waited_for_for_ever(
+def test_a_worker_of_another_version_ends_the_run_after_a_while(
     toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.run.cluster.SECONDS_WITHOUT_WORKERS", 1.0)
     with scheduler(tmp_path) as processes:
-        processes.start_worker("old", MAVQA_TOY_LACKS="describe_on_worker")
+        processes.start_worker("old", MAVQA_TOY_MISSING="describe_on_worker")
         with pytest.raises(UserError, match=r"no worker answers, 1 died .* the same version of mavqa everywhere"):
             run_toys(toy_manifest, tmp_path / "store.zarr", cluster=ClusterOptions(scheduler=processes.address))
 
@@ -232,10 +232,10 @@ def fail(error: Exception, item: int = 0) -> None:
     raise error
 
 
-def test_what_a_worker_could_not_load_is_told_in_one_line_and_a_fault_of_ours_is_not() -> None:
-    with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
+def test_loading_errors_of_a_worker_are_user_errors_and_bugs_are_not() -> None:
+    with cluster_in_process(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
         with pytest.raises(UserError, match="no worker answers, 1 died"):
-            ask_workers(workers, partial(fail, KilledWorker("ask", SimpleNamespace(address="there"), 3)))
+            ask_workers(workers, partial(fail, KilledWorker("ask", SimpleNamespace(address="nowhere"), 3)))
         with pytest.raises(UserError, match=r"cannot load mavqa \(Can't get attribute 'f'.*\): install it there"):
             ask_workers(
                 workers, partial(fail, AttributeError("Can't get attribute 'f' on <module 'pipeline.run.coordinator'>"))
@@ -246,36 +246,36 @@ def test_what_a_worker_could_not_load_is_told_in_one_line_and_a_fault_of_ours_is
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_what_the_system_refuses_a_worker_reaches_the_run_as_it_is(code: int) -> None:
-    with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
-        with pytest.raises(OSError, match="there") as refused:
-            list(stream(workers, partial(fail, OSError(code, os.strerror(code), "there")), iter([1])))
+def test_system_errors_of_a_worker_reach_the_run_unchanged(code: int) -> None:
+    with cluster_in_process(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
+        with pytest.raises(OSError, match="store") as refused:
+            list(stream(workers, partial(fail, OSError(code, os.strerror(code), "store")), iter([1])))
         assert refused.value.errno == code
 
 
-def test_what_is_under_way_is_twice_the_workers_that_are_there_also_of_those_that_come_late(
+def test_two_items_per_worker_are_in_flight_also_for_workers_that_join_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pipeline.run.cluster.REFRESH_SECONDS", 0.1)
-    drawn = received = most = 0
+    submitted = received = most = 0
 
     def items() -> Iterator[int]:
-        nonlocal drawn, most
+        nonlocal submitted, most
         for item in count():
-            drawn, most = drawn + 1, max(most, drawn + 1 - received)
-            assert most <= 2 * there
+            submitted, most = submitted + 1, max(most, submitted + 1 - received)
+            assert most <= 2 * connected
             yield item
 
-    with cluster_here(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
-        there = 1
-        outcomes = stream(workers, where_and_when, items())
+    with cluster_in_process(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
+        connected = 1
+        outcomes = stream(workers, worker_and_times, items())
         while received < 20:
             next(outcomes)
             received += 1
         assert most == 2
-        there = 5
-        cluster.scale(there)
-        cluster.wait_for_workers(there)
+        connected = 5
+        cluster.scale(connected)
+        cluster.wait_for_workers(connected)
         names = set()
         while received < 300 and (most < 10 or len(names) < 5):
             names.add(next(outcomes)[0])
@@ -285,7 +285,7 @@ def test_what_is_under_way_is_twice_the_workers_that_are_there_also_of_those_tha
 
 
 @pytest.mark.parametrize("what", ["videos folder", "store"])
-def test_a_worker_that_does_not_see_what_all_must_share_is_refused(
+def test_a_worker_that_does_not_see_the_shared_folders_is_refused(
     what: str, toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, store = tmp_path / "toys", tmp_path / "store.zarr"
@@ -301,17 +301,17 @@ def test_a_worker_that_does_not_see_what_all_must_share_is_refused(
         run_toys(folder, store)
 
 
-def test_a_worker_that_makes_other_numbers_is_refused_and_stores_none(
+def test_a_worker_that_computes_other_values_is_refused_and_stores_none(
     toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = iter([1, 2])
-    monkeypatch.setattr(toy_extractors.ToySound, "constants", lambda self: {"version": next(versions)})
+    monkeypatch.setattr(toy_extractors.ToyAudio, "constants", lambda self: {"version": next(versions)})
 
     def stream_elsewhere(client: None, task: Callable[[Any], Any], items: Iterator[Any]) -> Iterator[Any]:
         pipeline.run.worker._tools.cache_clear()
         return map(task, items)
 
     monkeypatch.setattr("run_toys.stream", stream_elsewhere)
-    with pytest.raises(UserError, match=r"computes toy-sound differently: extractor.version is 1 in the store, 2 here"):
-        run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-sound",))
-    assert np.isnan(open_store(tmp_path / "store.zarr").values("toy-sound")[:]).all()
+    with pytest.raises(UserError, match=r"computes toy-audio differently: extractor.version is 1 in the store, 2 here"):
+        run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-audio",))
+    assert np.isnan(open_store(tmp_path / "store.zarr").values("toy-audio")[:]).all()

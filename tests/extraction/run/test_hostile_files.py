@@ -1,4 +1,4 @@
-"""Runs over files that crash, hang or bloat what decodes them, or lie about their size: each costs itself alone."""
+"""Runs over files that crash, hang or bloat the decoder process, or claim wrong sizes: each file fails alone."""
 
 import struct
 from pathlib import Path
@@ -41,7 +41,7 @@ def claim_duration(path: Path, seconds: int) -> None:
 
 
 def claim_size(path: Path, side: int) -> None:
-    """Write a film of one PNG whose header says that it is `side` x `side` pixels."""
+    """Write a video of one PNG frame whose header claims `side` x `side` pixels."""
     with av.open(str(path), "w", format="mov") as container:
         stream = container.add_stream("png", rate=1)
         stream.width = stream.height = 64
@@ -53,13 +53,13 @@ def claim_size(path: Path, side: int) -> None:
     path.write_bytes(data)
 
 
-def test_files_that_kill_hang_or_bloat_the_decoder_cost_a_run_only_themselves(folder: Path) -> None:
+def test_files_that_kill_hang_or_bloat_the_decoder_fail_alone(folder: Path) -> None:
     for name in ("fine", "crashed", "hanging", "bloating", "killed_once"):
         (folder / "videos" / f"{name}.mp4").write_bytes(name.encode())
     limits = Limits(wall_seconds=2, memory_bytes=200_000_000)
     store = folder / "store.zarr"
     summary = run_toys(
-        make_manifest(folder), store, ("toy-sound",), decoder="failing_decoders:FailingDecoder", limits=limits
+        make_manifest(folder), store, ("toy-audio",), decoder="failing_decoders:FailingDecoder", limits=limits
     )
     assert not summary.is_complete
     assert {failure["video_id"]: failure["reason"] for failure in summary.failures} == {
@@ -67,47 +67,47 @@ def test_files_that_kill_hang_or_bloat_the_decoder_cost_a_run_only_themselves(fo
         "hanging": "gave no answer for 2 s twice",
         "bloating": "needs more than 0.2 GB of memory twice",
     }
-    assert summary.states["toy-sound"] == {"complete": 2, "failed": 3, "absent": 0, "pending": 0}
+    assert summary.states["toy-audio"] == {"complete": 2, "failed": 3, "absent": 0, "pending": 0}
     assert verify_store(open_store(store)) == []
 
 
-def test_files_that_lie_about_their_length_or_size_cost_a_run_only_themselves(folder: Path) -> None:
+def test_files_that_claim_a_wrong_duration_or_size_affect_no_other_file(folder: Path) -> None:
     videos = folder / "videos"
     for name in ("fine", "long"):
         media_maker.write_clip(videos / f"{name}.mkv", media_maker.steady(3), (0, 3), size=(64, 64))
     claim_duration(videos / "long.mkv", CLAIMED_SECONDS)
     with av.open(str(videos / "long.mkv")) as container:
-        assert container.duration == CLAIMED_SECONDS * av.time_base, "the file claims what this test is about"
+        assert container.duration == CLAIMED_SECONDS * av.time_base, "the header claims the wrong duration"
     claim_size(videos / "wide.mov", 100_000)
     store = folder / "store.zarr"
     summary = run_toys(make_manifest(folder), store, seconds=60)
     assert {failure["video_id"] for failure in summary.failures} == {"wide"}
     opened = open_store(store)
     assert [int(opened.steps("visual")[opened.rows[name]]) for name in ("fine", "long")] == [3, 3]
-    picture = opened.values("toy-picture")
-    assert np.array_equal(picture[opened.rows["fine"], :3], picture[opened.rows["long"], :3])
+    frames = opened.values("toy-image")
+    assert np.array_equal(frames[opened.rows["fine"], :3], frames[opened.rows["long"], :3])
 
 
 @pytest.mark.parametrize("side", [9_000, 100_000])
-def test_a_picture_of_up_to_ten_gigapixels_fails_within_the_limits(side: int, tmp_path: Path) -> None:
+def test_a_frame_of_up_to_ten_gigapixels_fails_within_the_limits(side: int, tmp_path: Path) -> None:
     claim_size(tmp_path / "wide.mov", side)
-    with DecoderProcess("pyav") as child:
-        media = child.decode(tmp_path / "wide.mov", DecodeRequest(seconds=60, frame_sizes=(SIZE,)))
-        assert child.pid is not None, "the child lives on"
+    with DecoderProcess("pyav") as process:
+        media = process.decode(tmp_path / "wide.mov", DecodeRequest(seconds=60, frame_sizes=(SIZE,)))
+        assert process.pid is not None, "the decoder process is still running"
     assert media.visual.state is State.FAILED
     assert media.visual.reason.startswith("no picture could be decoded; 1 of 1 packets")
 
 
-def test_a_film_whose_pictures_are_all_lost_needs_no_memory_for_its_whole_sound(tmp_path: Path) -> None:
+def test_a_video_without_a_decodable_frame_needs_no_memory_for_all_its_audio(tmp_path: Path) -> None:
     pcm = {"audio_codec": "pcm_s16le", "audio_format": "s16", "layout": "stereo", "rate": 48_000}
-    path = media_maker.write_clip(tmp_path / "film.mov", media_maker.steady(1), (0.12, 100), **pcm)
+    path = media_maker.write_clip(tmp_path / "clip.mov", media_maker.steady(1), (0.12, 100), **pcm)
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
         for packet in container.demux(video=0):
             data[packet.pos or 0 : (packet.pos or 0) + packet.size] = bytes(packet.size)
     path.write_bytes(data)
-    with DecoderProcess("pyav", Limits(memory_bytes=16_000_000)) as child:
-        media = child.decode(path, DecodeRequest(seconds=2, frame_sizes=(SIZE,)))
+    with DecoderProcess("pyav", Limits(memory_bytes=16_000_000)) as process:
+        media = process.decode(path, DecodeRequest(seconds=2, frame_sizes=(SIZE,)))
     assert media.visual.reason.startswith("no picture could be decoded; 25 of 25 packets")
     assert media.audio == Track(State.COMPLETE, 2)
 

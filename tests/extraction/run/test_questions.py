@@ -1,4 +1,4 @@
-"""Features of questions in a store: made once per text, resumable, mixed only knowingly, and touching nothing else."""
+"""Question features in a store: computed once per text, resumable, mixed only if accepted; other bytes stay equal."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts each pass of the network had, as they come."""
+    """The number of texts in each pass of the network, in order."""
     counts: list[int] = []
     run = TextEncoder._run
     monkeypatch.setattr(TextEncoder, "_run", lambda self, tokens: counts.append(len(tokens)) or run(self, tokens))
@@ -43,26 +43,26 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def manifest(toy_manifest: Path, tmp_path: Path) -> Path:
     """The toys' questions about two of their clips."""
-    whole = load_manifest(toy_manifest)
-    kept = whole.videos[:2]
-    ids = {video.video_id for video in kept}
-    first = {split: tuple(q for q in asked if q.video_id in ids) for split, asked in whole.questions.items()}
-    texts = list(dict.fromkeys(q.text for asked in whole.questions.values() for q in asked))[:40]
-    about = next(q for asked in first.values() for q in asked)
-    asked = tuple(
+    toys = load_manifest(toy_manifest)
+    videos = toys.videos[:2]
+    ids = {video.video_id for video in videos}
+    all_questions = [question for split in toys.questions.values() for question in split]
+    texts = list(dict.fromkeys(question.text for question in all_questions))[:40]
+    about = next(question for question in all_questions if question.video_id in ids)
+    questions = tuple(
         replace(about, question_id=str(number), text=text) for number, text in enumerate([*texts, *texts[:9]])
     )
     folder = tmp_path / "manifest"
-    save_manifest(replace(whole, videos=kept, questions={"test": asked}), folder)
+    save_manifest(replace(toys, videos=videos, questions={"test": questions}), folder)
     (folder / "videos").symlink_to(toy_manifest / "videos")
     return folder
 
 
-def ask(manifest: Path, store: Path, *names: str, **options: object) -> None:
-    run_toys(manifest, store, features=("toy-sound",), question_features=names, **options)
+def extract_questions(manifest: Path, store: Path, *names: str, **options: object) -> None:
+    run_toys(manifest, store, features=("toy-audio",), question_features=names, **options)
 
 
-def test_new_features_touch_no_other_byte_of_a_store(manifest: Path, tmp_path: Path) -> None:
+def test_new_features_change_no_other_bytes_of_a_store(manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     run_toys(manifest, store)
     before = contents(store)
@@ -73,15 +73,15 @@ def test_new_features_touch_no_other_byte_of_a_store(manifest: Path, tmp_path: P
         "features/clip-vit-b32", f"questions/{SENTENCE}", f"questions/{WORDS}"
     }  # fmt: skip
     changed = {path for path in before if before[path] != after[path]}
-    assert changed == {"zarr.json"}, "the gathered metadata name the new features"
+    assert changed == {"zarr.json"}, "the consolidated metadata list the new features"
     assert verify_store(open_store(store)) == []
 
 
-def test_each_text_is_encoded_once_for_both_features_and_stands_in_its_row(
+def test_each_text_is_encoded_once_for_both_features_and_stored_in_its_row(
     manifest: Path, tmp_path: Path, encoded: list[int]
 ) -> None:
     store = tmp_path / "store.zarr"
-    ask(manifest, store, SENTENCE, "tokens", WORDS)
+    extract_questions(manifest, store, SENTENCE, "tokens", WORDS)
     assert encoded == [16, 16, 8]
     opened = open_store(store)
     assert len(opened.question_rows) == 40
@@ -100,51 +100,50 @@ def test_a_finished_store_loads_no_network_and_changes_no_byte(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "store.zarr"
-    ask(manifest, store, SENTENCE)
+    extract_questions(manifest, store, SENTENCE)
     before = contents(store)
-    monkeypatch.setattr(CLIPSentence, "load", lambda *_: pytest.fail("loaded for nothing"))
-    ask(manifest, store, SENTENCE)
+    monkeypatch.setattr(CLIPSentence, "load", lambda *_: pytest.fail("loaded without need"))
+    extract_questions(manifest, store, SENTENCE)
     assert contents(store) == before
 
 
-def test_a_run_that_is_stopped_goes_on_where_it_was_to_the_same_bytes(
+def test_a_stopped_run_resumes_to_the_same_bytes(
     manifest: Path, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, store = tmp_path / "whole.zarr", tmp_path / "store.zarr"
-    ask(manifest, whole, SENTENCE, WORDS)
+    expected, store = tmp_path / "expected.zarr", tmp_path / "store.zarr"
+    extract_questions(manifest, expected, SENTENCE, WORDS)
     extract = CLIPSentence.extract
     with monkeypatch.context() as patch:
         patch.setattr(CLIPSentence, "extract", lambda self, texts: extract(self, texts) if len(texts) == 16 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            ask(manifest, store, SENTENCE, WORDS)
-    assert contents(store) != contents(whole)
+            extract_questions(manifest, store, SENTENCE, WORDS)
+    assert contents(store) != contents(expected)
     encoded.clear()
-    ask(manifest, store, SENTENCE, WORDS)
+    extract_questions(manifest, store, SENTENCE, WORDS)
     assert encoded == [8]
-    assert contents(store) == contents(whole)
+    assert contents(store) == contents(expected)
 
 
-def test_texts_that_come_later_are_appended_and_only_they_are_encoded(
-    manifest: Path, tmp_path: Path, encoded: list[int]
-) -> None:
+def test_new_texts_are_appended_and_only_they_are_encoded(manifest: Path, tmp_path: Path, encoded: list[int]) -> None:
     store = tmp_path / "store.zarr"
-    ask(manifest, store, SENTENCE)
-    kept = open_store(store).question_values(SENTENCE)[:]
+    extract_questions(manifest, store, SENTENCE)
+    before = open_store(store).question_values(SENTENCE)[:]
     encoded.clear()
-    whole = load_manifest(manifest)
-    later = [replace(whole.questions["test"][0], question_id=f"later-{n}", text=f"Where is number {n}?") for n in "123"]
-    save_manifest(replace(whole, questions={"test": (*whole.questions["test"][:5], *later)}), manifest)
-    ask(manifest, store, SENTENCE)
+    loaded = load_manifest(manifest)
+    first, *others = loaded.questions["test"][:5]
+    new = [replace(first, question_id=f"new-{n}", text=f"Where is number {n}?") for n in "123"]
+    save_manifest(replace(loaded, questions={"test": (first, *others, *new)}), manifest)
+    extract_questions(manifest, store, SENTENCE)
     assert encoded == [3]
     values = open_store(store).question_values(SENTENCE)[:]
-    np.testing.assert_array_equal(values[:40], kept)
+    np.testing.assert_array_equal(values[:40], before)
     assert np.isfinite(values[40:]).all()
     assert len(values) == 43
 
 
-def test_other_weights_are_refused_with_what_differs_unless_accepted(manifest: Path, tmp_path: Path) -> None:
+def test_other_weights_are_refused_with_the_difference_unless_accepted(manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
-    ask(manifest, store, SENTENCE)
+    extract_questions(manifest, store, SENTENCE)
     before = contents(store)
     with pytest.raises(UserError, match=f"feature {SENTENCE} .* weights.seed is 0 in the store, 1 here"):
         run_toys(manifest, store, features=(), question_features=(SENTENCE,), weights=OTHER)
@@ -162,9 +161,9 @@ def test_tokens_do_not_depend_on_the_choice_of_weights(manifest: Path, tmp_path:
     assert names == [tokens_name(vocabulary.tokens, vocabulary.question_length)]
 
 
-def test_weights_that_give_no_numbers_are_refused(
+def test_weights_that_give_infinite_values_are_refused(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TextEncoder, "_run", lambda self, tokens: torch.full((len(tokens), 77, 512), 1e9))
     with pytest.raises(UserError, match=f"feature {WORDS}: .*not finite in torch.float16.*use other --weights"):
-        ask(manifest, tmp_path / "store.zarr", WORDS)
+        extract_questions(manifest, tmp_path / "store.zarr", WORDS)

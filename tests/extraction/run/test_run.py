@@ -1,4 +1,4 @@
-"""What a run decides: what is pending, what may be mixed, what is refused before any work."""
+"""Decisions of a run: what is pending, which settings may be mixed, what is refused before any work."""
 
 import json
 import shutil
@@ -21,20 +21,20 @@ from pipeline.store.schema import State
 
 
 @pytest.fixture(scope="module")
-def made(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("made") / "store.zarr"
+def extracted_store(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("extracted") / "store.zarr"
     run_toys(toy_manifest, store)
     return store
 
 
 @pytest.fixture
-def store(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "store.zarr"))
+def store(extracted_store: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(extracted_store, tmp_path / "store.zarr"))
 
 
 @pytest.fixture
 def manifest(toy_manifest: Path, tmp_path: Path) -> Path:
-    """A copy that may be changed; the clips are the same."""
+    """A copy that tests may change, with the same clips."""
     folder = tmp_path / "manifest"
     shutil.copytree(toy_manifest, folder, ignore=shutil.ignore_patterns("videos"))
     (folder / "videos").symlink_to(toy_manifest / "videos")
@@ -46,28 +46,27 @@ def change(manifest: Path, **changes: object) -> Path:
     return manifest
 
 
-def test_the_store_says_what_the_clips_have_and_is_whole(made: Path) -> None:
-    store = open_store(made)
+def test_the_store_records_absent_modalities_and_passes_verification(extracted_store: Path) -> None:
+    store = open_store(extracted_store)
     assert verify_store(store) == []
     assert (store.presence("audio") == State.ABSENT).sum() == 1
     assert (store.presence("visual") == State.ABSENT).sum() == 1
     document = summarise_store(store)
-    assert document["features"]["toy-sound"]["complete"] == 19
-    files = [path for path in (made / "features" / "toy-sound").rglob("*") if path.is_file()]
-    assert document["features"]["toy-sound"]["bytes_stored"] == sum(path.stat().st_size for path in files)
-    assert document["features"]["toy-sound"]["spec"]["constants"]["weights"]["weights"] == "seeded"
+    assert document["features"]["toy-audio"]["complete"] == 19
+    files = [path for path in (extracted_store / "features" / "toy-audio").rglob("*") if path.is_file()]
+    assert document["features"]["toy-audio"]["bytes_stored"] == sum(path.stat().st_size for path in files)
+    assert document["features"]["toy-audio"]["spec"]["constants"]["weights"]["weights"] == "seeded"
     json.dumps(document)
 
 
-def test_verification_finds_a_hole_in_a_complete_row_and_a_value_in_a_hole(store: Path) -> None:
-
+def test_verification_finds_missing_values_of_complete_rows_and_values_of_absent_ones(store: Path) -> None:
     opened = open_store(store)
-    complete = int(np.flatnonzero(opened.state("toy-sound") == State.COMPLETE)[0])
-    absent = int(np.flatnonzero(opened.state("toy-sound") == State.ABSENT)[0])
-    values = zarr.open_group(store, mode="r+")["features/toy-sound/values"]
+    complete = int(np.flatnonzero(opened.state("toy-audio") == State.COMPLETE)[0])
+    absent = int(np.flatnonzero(opened.state("toy-audio") == State.ABSENT)[0])
+    values = zarr.open_group(store, mode="r+")["features/toy-audio/values"]
     values[complete, 1] = np.nan
     values[absent] = 1
-    pending = zarr.open_group(store, mode="r+")["features/toy-picture/state"]
+    pending = zarr.open_group(store, mode="r+")["features/toy-image/state"]
     pending[0] = State.PENDING
     problems = verify_store(open_store(store))
     assert len(problems) == 2
@@ -75,13 +74,13 @@ def test_verification_finds_a_hole_in_a_complete_row_and_a_value_in_a_hole(store
     assert any("the state is absent" in problem for problem in problems)
 
 
-def test_verification_finds_lost_steps_and_questions_that_are_lost_in_part(store: Path) -> None:
+def test_verification_finds_lost_steps_and_questions_with_missing_values(store: Path) -> None:
     root = open_group(store, mode="r+")
     (tokens,) = open_store(store).question_feature_names
     root[f"questions/{tokens}/values"][3, 2:] = -1
     root[f"questions/{tokens}/values"][4] = -1
     shutil.rmtree(store / "videos/steps_audio/c")
-    for chunk in (store / "features/toy-sound/values").glob("c.*"):
+    for chunk in (store / "features/toy-audio/values").glob("c.*"):
         chunk.unlink()
     (text,) = (text for text, row in open_store(store).question_rows.items() if row == 3)
     problems = verify_store(open_store(store))
@@ -90,7 +89,7 @@ def test_verification_finds_lost_steps_and_questions_that_are_lost_in_part(store
     assert problems[1].endswith("the state is complete, but it has 0 steps")
 
 
-def test_verification_names_the_questions_of_a_chunk_that_cannot_be_read(store: Path) -> None:
+def test_verification_names_the_questions_of_an_unreadable_chunk(store: Path) -> None:
     (chunk,) = (store / "questions").glob("tokens*/values/c*")
     chunk.write_bytes(chunk.read_bytes()[:20])
     first, *_, last = open_store(store).question_rows
@@ -99,53 +98,53 @@ def test_verification_names_the_questions_of_a_chunk_that_cannot_be_read(store: 
     assert "/values cannot be read" in problem
 
 
-def test_other_questions_about_the_same_videos_extract_nothing_again(store: Path, manifest: Path) -> None:
-    asked = load_manifest(manifest).questions["test"]
-    other = tuple(replace(q, question_id=f"other-{q.question_id}") for q in asked[:5])
+def test_other_questions_about_the_same_videos_extract_no_video(store: Path, manifest: Path) -> None:
+    questions = load_manifest(manifest).questions["test"]
+    other = tuple(replace(question, question_id=f"other-{question.question_id}") for question in questions[:5])
     summary = run_toys(change(manifest, release="second", questions={"test": other}), store)
     assert summary.extracted == 0
     assert summary.is_complete
 
 
-def test_a_new_feature_leaves_the_others_untouched(toy_manifest: Path, tmp_path: Path) -> None:
+def test_a_new_feature_does_not_change_the_others(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
-    run_toys(toy_manifest, store, features=("toy-sound",))
-    before = {p: p.stat().st_mtime_ns for p in (store / "features/toy-sound").rglob("*") if p.is_file()}
+    run_toys(toy_manifest, store, features=("toy-audio",))
+    before = {p: p.stat().st_mtime_ns for p in (store / "features/toy-audio").rglob("*") if p.is_file()}
     run_toys(toy_manifest, store)
-    assert before == {p: p.stat().st_mtime_ns for p in (store / "features/toy-sound").rglob("*") if p.is_file()}
+    assert before == {p: p.stat().st_mtime_ns for p in (store / "features/toy-audio").rglob("*") if p.is_file()}
     assert verify_store(open_store(store)) == []
 
 
-def test_videos_that_come_later_are_appended_and_only_they_are_extracted(toy_manifest: Path, tmp_path: Path) -> None:
-    whole = load_manifest(toy_manifest)
+def test_new_videos_are_appended_and_only_they_are_extracted(toy_manifest: Path, tmp_path: Path) -> None:
+    toys = load_manifest(toy_manifest)
     folder, store = tmp_path / "part", tmp_path / "store.zarr"
-    part = replace(whole, videos=whole.videos[:10], questions={})
+    part = replace(toys, videos=toys.videos[:10], questions={})
     save_manifest(part, folder)
     (folder / "videos").symlink_to(toy_manifest / "videos")
     assert run_toys(folder, store).extracted == 10
     assert run_toys(toy_manifest, store).extracted == 10
     opened = open_store(store)
-    assert opened.video_ids == [video.video_id for video in whole.videos]
+    assert opened.video_ids == [video.video_id for video in toys.videos]
     assert verify_store(opened) == []
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "difference"),
     [
         ({"padding": "cycle"}, "sampling.short is pad in the store, cycle here"),
         ({"weights": WeightsSource("seeded", seed=1)}, "weights.seed is 0 in the store, 1 here"),
     ],
 )
-def test_other_settings_are_refused_with_what_differs_unless_accepted(
-    settings: dict[str, object], named: str, store: Path, manifest: Path
+def test_other_settings_are_refused_with_the_difference_unless_accepted(
+    settings: dict[str, object], difference: str, store: Path, manifest: Path
 ) -> None:
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=difference):
         run_toys(manifest, store, **settings)
-    accepted = run_toys(manifest, store, accept=("toy-picture", "toy-sound"), **settings)
+    accepted = run_toys(manifest, store, accept=("toy-image", "toy-audio"), **settings)
     assert accepted.extracted == 0
 
 
-def test_networks_are_loaded_once_for_all_partitions_and_get_the_threads_that_descriptions_say(
+def test_networks_are_loaded_once_for_all_partitions_and_use_the_threads_of_their_specs(
     toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
@@ -156,54 +155,54 @@ def test_networks_are_loaded_once_for_all_partitions_and_get_the_threads_that_de
         torch.set_num_threads(3)
         return ""
 
-    monkeypatch.setattr(toy_extractors.ToySound, "load", load)
+    monkeypatch.setattr(toy_extractors.ToyAudio, "load", load)
     try:
-        assert run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-sound",)).extracted == 20
+        assert run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-audio",)).extracted == 20
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
     assert len(loads) == 1
-    assert open_store(tmp_path / "store.zarr").spec("toy-sound").constants["machine"]["threads"] == 1
+    assert open_store(tmp_path / "store.zarr").spec("toy-audio").constants["machine"]["threads"] == 1
 
 
-def test_a_short_video_cycles_where_that_was_asked_for(toy_manifest: Path, tmp_path: Path) -> None:
+def test_a_short_video_is_repeated_with_padding_cycle(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     run_toys(toy_manifest, store, seconds=6, padding="cycle")
     opened = open_store(store)
-    row = int(np.flatnonzero(opened.state("toy-sound") == State.COMPLETE)[0])
-    values = opened.values("toy-sound")[row]
+    row = int(np.flatnonzero(opened.state("toy-audio") == State.COMPLETE)[0])
+    values = opened.values("toy-audio")[row]
     np.testing.assert_array_equal(values[4:6], values[0:2])
     assert opened.steps("audio")[row] == 4
     assert verify_store(opened) == []
 
 
-def test_several_frames_of_a_second_make_one_row_of_it_and_cycle_with_it(toy_manifest: Path, tmp_path: Path) -> None:
-    padded, cycled = tmp_path / "padded.zarr", tmp_path / "cycled.zarr"
-    run_toys(toy_manifest, padded, features=("toy-clip", "toy-picture"), seconds=6)
-    run_toys(toy_manifest, cycled, features=("toy-clip",), seconds=6, padding="cycle")
-    clips, others = open_store(padded), open_store(cycled)
-    assert verify_store(clips) == verify_store(others) == []
-    assert (
-        clips.spec("toy-clip").constants["sampling"]["rule"]
-        == "frames shown at the middles of 4 equal parts of each second"
-    )
-    assert clips.spec("toy-picture").constants["sampling"]["rule"] == "frame shown at the middle of each second"
-    row = int(np.flatnonzero(clips.state("toy-clip") == State.COMPLETE)[0])
-    values, again = clips.values("toy-clip")[row], others.values("toy-clip")[row]
-    assert clips.steps("visual")[row] == 4
-    np.testing.assert_array_equal(again, np.concatenate([values[:4], values[:2]]))
-
-
-def test_several_frames_of_a_second_are_refused_under_the_rule_that_counts_single_ones(
+def test_several_frames_per_second_are_one_time_step_and_are_repeated_with_it(
     toy_manifest: Path, tmp_path: Path
 ) -> None:
+    padded, cycled = tmp_path / "padded.zarr", tmp_path / "cycled.zarr"
+    run_toys(toy_manifest, padded, features=("toy-clip", "toy-image"), seconds=6)
+    run_toys(toy_manifest, cycled, features=("toy-clip",), seconds=6, padding="cycle")
+    with_padding, with_cycle = open_store(padded), open_store(cycled)
+    assert verify_store(with_padding) == verify_store(with_cycle) == []
+    rules = {name: with_padding.spec(name).constants["sampling"]["rule"] for name in with_padding.feature_names}
+    assert rules == {
+        "toy-clip": "frames shown at the middles of 4 equal parts of each second",
+        "toy-image": "frame shown at the middle of each second",
+    }
+    row = int(np.flatnonzero(with_padding.state("toy-clip") == State.COMPLETE)[0])
+    values, repeated = with_padding.values("toy-clip")[row], with_cycle.values("toy-clip")[row]
+    assert with_padding.steps("visual")[row] == 4
+    np.testing.assert_array_equal(repeated, np.concatenate([values[:4], values[:2]]))
+
+
+def test_several_frames_per_second_are_refused_with_padding_released(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     with pytest.raises(UserError, match="toy-clip samples 4 per second: pass --padding pad or cycle"):
-        run_toys(toy_manifest, store, features=("toy-picture", "toy-clip"), padding="released")
+        run_toys(toy_manifest, store, features=("toy-image", "toy-clip"), padding="released")
     assert not store.exists()
 
 
-def test_a_store_of_one_choice_of_constants_refuses_the_other(toy_manifest: Path, tmp_path: Path) -> None:
+def test_a_store_with_one_normalisation_refuses_the_other(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")
     with pytest.raises(UserError, match=r"toy-clip .* extractor\.normalisation is 2 in the store, 1 here"):
@@ -211,14 +210,14 @@ def test_a_store_of_one_choice_of_constants_refuses_the_other(toy_manifest: Path
     run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")
 
 
-def test_a_file_that_is_not_the_manifests_or_not_there_is_a_recorded_failure(
+def test_a_file_with_another_sha256_and_a_missing_file_are_recorded_failures(
     toy_manifest: Path, tmp_path: Path
 ) -> None:
-    whole = load_manifest(toy_manifest)
-    first, second, *rest = whole.videos
-    folder, store = tmp_path / "wrong", tmp_path / "store.zarr"
+    toys = load_manifest(toy_manifest)
+    first, second, *rest = toys.videos
+    folder, store = tmp_path / "changed", tmp_path / "store.zarr"
     videos = (replace(first, sha256="0" * 64), replace(second, path="gone.mp4"), *rest)
-    save_manifest(replace(whole, videos=videos, questions={}), folder)
+    save_manifest(replace(toys, videos=videos, questions={}), folder)
     (folder / "videos").symlink_to(toy_manifest / "videos")
     summary = run_toys(folder, store)
     assert not summary.is_complete
@@ -229,10 +228,10 @@ def test_a_file_that_is_not_the_manifests_or_not_there_is_a_recorded_failure(
     assert run_toys(folder, store, retry_failed=True).extracted == 2
 
 
-def test_rows_say_which_accepted_description_made_them(toy_manifest: Path, tmp_path: Path) -> None:
-    whole, store = load_manifest(toy_manifest), tmp_path / "store.zarr"
+def test_rows_record_the_index_of_their_spec(toy_manifest: Path, tmp_path: Path) -> None:
+    toys, store = load_manifest(toy_manifest), tmp_path / "store.zarr"
     few = tmp_path / "few"
-    save_manifest(replace(whole, videos=whole.videos[:5], questions={}), few)
+    save_manifest(replace(toys, videos=toys.videos[:5], questions={}), few)
     (few / "videos").symlink_to(toy_manifest / "videos")
     run_toys(few, store, features=("toy-clip",))
     run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained", accept=("toy-clip",))
@@ -242,29 +241,30 @@ def test_rows_say_which_accepted_description_made_them(toy_manifest: Path, tmp_p
     assert set(made_by[5:][complete[5:]].tolist()) == {1}
 
 
-def test_a_manifest_of_other_files_or_unknown_videos_is_refused_and_the_store_stays(
+def test_a_manifest_of_other_files_or_unknown_videos_is_refused_and_the_store_is_unchanged(
     store: Path, manifest: Path
 ) -> None:
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     loaded = load_manifest(manifest)
-    wrong = (replace(loaded.videos[0], sha256="f" * 64), *loaded.videos[1:])
+    other_files = (replace(loaded.videos[0], sha256="f" * 64), *loaded.videos[1:])
     with pytest.raises(UserError, match="the manifest lists ffff"):
-        run_toys(change(manifest, videos=wrong), store)
-    ghost = {"test": (replace(loaded.questions["test"][0], video_id="ghost"),)}
+        run_toys(change(manifest, videos=other_files), store)
+    question = loaded.questions["test"][0]
+    unknown_video = {"test": (replace(question, video_id="ghost"),)}
     with pytest.raises(UserError, match="'ghost', which"):
-        run_toys(change(manifest, videos=loaded.videos, questions=ghost), store)
-    words = {"test": (replace(loaded.questions["test"][0], text="Who is the zorblax?"),)}
+        run_toys(change(manifest, videos=loaded.videos, questions=unknown_video), store)
+    unknown_word = {"test": (replace(question, text="Who is the zorblax?"),)}
     with pytest.raises(UserError, match="zorblax"):
-        run_toys(change(manifest, questions=words), store)
-    silent = {"test": (*loaded.questions["test"], replace(loaded.questions["test"][0], question_id="s", text=""))}
+        run_toys(change(manifest, questions=unknown_word), store)
+    no_text = {"test": (*loaded.questions["test"], replace(question, question_id="s", text=""))}
     with pytest.raises(UserError, match="question s of split test has no text"):
-        run_toys(change(manifest, questions=silent), store, question_features=())
+        run_toys(change(manifest, questions=no_text), store, question_features=())
     with pytest.raises(UserError, match="lists no videos"):
         run_toys(change(manifest, videos=(), questions={}), store)
     assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
-def test_a_folder_without_the_videos_is_refused_before_a_store_is_made(manifest: Path, tmp_path: Path) -> None:
+def test_a_folder_without_the_videos_is_refused_before_a_store_is_created(manifest: Path, tmp_path: Path) -> None:
     (manifest / "videos").unlink()
     store = tmp_path / "new.zarr"
     with pytest.raises(UserError, match="does not exist: put the videos of"):
@@ -275,18 +275,18 @@ def test_a_folder_without_the_videos_is_refused_before_a_store_is_made(manifest:
     assert not store.exists()
 
 
-def test_a_path_that_no_disk_can_hold_costs_its_video(manifest: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_fails_its_video_alone(manifest: Path, tmp_path: Path) -> None:
     first, *rest = load_manifest(manifest).videos
-    long = replace(first, path="a" * 300 + ".mp4")
-    change(manifest, videos=(long, *rest), questions={})
-    (failure,) = run_toys(manifest, tmp_path / "store.zarr", features=("toy-sound",)).failures
+    renamed = replace(first, path="a" * 300 + ".mp4")
+    change(manifest, videos=(renamed, *rest), questions={})
+    (failure,) = run_toys(manifest, tmp_path / "store.zarr", features=("toy-audio",)).failures
     assert failure["video_id"] == first.video_id
     assert failure["reason"].endswith("cannot be read: File name too long")
 
 
-def test_a_run_that_makes_nothing_records_no_accepted_description(store: Path, toy_manifest: Path) -> None:
+def test_a_run_that_computes_nothing_records_no_accepted_spec(store: Path, toy_manifest: Path) -> None:
     with pytest.raises(UserError, match=r"short is pad in the store, cycle here.*--accept toy-"):
         run_toys(toy_manifest, store, padding="cycle")
-    run_toys(toy_manifest, store, padding="cycle", accept=("toy-picture", "toy-sound"))
-    for name in ("toy-picture", "toy-sound"):
+    run_toys(toy_manifest, store, padding="cycle", accept=("toy-image", "toy-audio"))
+    for name in ("toy-image", "toy-audio"):
         assert open_group(store, mode="r")[f"features/{name}"].attrs["accepted"] == []

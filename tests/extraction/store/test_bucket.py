@@ -1,4 +1,4 @@
-"""A store in a bucket of a real server process: made, resumed, read, locked; failed requests and lost connections."""
+"""A store in a bucket of a real S3 server process: creation, resuming, reading, locks, failed requests."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ DRIVER = paths.EXTRACTION / "run_toys.py"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3]:
-    with s3() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
+    with s3() as started, pytest.MonkeyPatch.context() as patch:
+        for name, value in started.environment.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        yield found
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def local(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stored(url: str) -> dict[str, str]:
-    """Return {key: digest} of every object of a store, its lock aside."""
+    """Return {key: digest} of every object of a store, except its lock."""
     files = s3fs.S3FileSystem(use_listings_cache=False)
     prefix = url.removeprefix("s3://") + "/"
     return {name.removeprefix(prefix): hashlib.sha256(files.cat_file(name)).hexdigest() for name in files.find(prefix)}
 
 
 def put_folder(files: s3fs.S3FileSystem, key: str) -> None:
-    """Do what consoles of buckets do where a folder is made: put an empty object whose key ends in a slash."""
+    """Put an empty object whose key ends in a slash, as bucket consoles do to create a folder."""
     files.call_s3("put_object", Bucket=BUCKET, Key=key, Body=b"")
 
 
@@ -56,13 +56,13 @@ def has_lock(url: str) -> bool:
     return bool(s3fs.S3FileSystem(use_listings_cache=False).exists(f"{url}.lock"))
 
 
-def test_a_store_in_a_bucket_has_the_bytes_of_one_in_a_folder_although_every_ninth_request_fails(
+def test_a_store_in_a_bucket_equals_one_in_a_folder_even_if_every_ninth_request_fails(
     toy_manifest: Path, local: Path, server: S3
 ) -> None:
-    url = f"s3://{BUCKET}/whole.zarr"
-    server.set_door(fail_every=9)
+    url = f"s3://{BUCKET}/store.zarr"
+    server.set_proxy(fail_every=9)
     assert run_toys(toy_manifest, url).is_complete
-    assert server.set_door(fail_every=0) > 5
+    assert server.set_proxy(fail_every=0) > 5
     assert stored(url) == contents(local)
     assert not has_lock(url)
     assert run_toys(toy_manifest, url).extracted == 0
@@ -71,17 +71,17 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_in_a_folder_although_every_nin
     assert summarise_store(opened) == summarise_store(open_store(local))
 
 
-def test_a_lost_connection_ends_the_run_in_one_line_and_the_next_one_ends_in_the_same_bytes(
+def test_a_lost_connection_is_a_one_line_error_and_the_next_run_ends_in_the_same_bytes(
     toy_manifest: Path, local: Path, server: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"s3://{BUCKET}/lost.zarr"
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     s3fs.S3FileSystem.clear_instance_cache()
-    server.set_door(die_after=150)
+    server.set_proxy(die_after=150)
     with pytest.raises(UserError, match=r"object store s3://bucket/lost.zarr: .* run again to resume"):
         run_toys(toy_manifest, url)
-    assert server.door_died()
-    server.open_door()
+    assert server.has_proxy_died()
+    server.start_proxy()
     assert 0 < len(stored(url)) < len(contents(local))
     assert run_toys(toy_manifest, url, break_lock=True).is_complete
     assert stored(url) == contents(local)
@@ -101,29 +101,29 @@ def test_the_lock_of_a_killed_run_refuses_the_next_one_until_it_is_broken(
     assert not has_lock(url)
 
 
-def test_a_second_writer_is_refused_and_so_is_a_server_that_would_let_it_in(server: S3) -> None:
+def test_a_second_writer_and_a_server_that_ignores_conditions_are_refused(server: S3) -> None:
     url = f"s3://{BUCKET}/two.zarr"
     with StoreWriter(url, 5, "test"):
         with pytest.raises(UserError, match="is being written by another run"), StoreWriter(url, 5, "test"):
             pass
         assert has_lock(url)
     assert not has_lock(url)
-    server.set_door(ignore_conditions=1)
+    server.set_proxy(ignore_conditions=1)
     with pytest.raises(UserError, match="the server ignores 'If-None-Match'"), StoreWriter(url, 5, "test"):
         pass
-    server.set_door(ignore_conditions=0)
+    server.set_proxy(ignore_conditions=0)
     assert not has_lock(url)
 
 
-def test_a_lock_whose_making_was_not_confirmed_is_ones_own(server: S3) -> None:
+def test_a_lock_created_without_confirmation_is_recognised_as_own(server: S3) -> None:
     url = f"s3://{BUCKET}/unconfirmed.zarr"
-    server.set_door(lose_writes=1)
+    server.set_proxy(lose_writes=1)
     with StoreWriter(url, 5, "test"):
         assert has_lock(url)
     assert not has_lock(url)
 
 
-def test_a_writer_whose_lock_was_broken_leaves_the_other_one_its_own(server: S3) -> None:
+def test_a_writer_whose_lock_was_broken_does_not_delete_the_new_lock(server: S3) -> None:
     url = f"s3://{BUCKET}/broken.zarr"
     with StoreWriter(url, 5, "test"):
         other = StoreWriter(url, 5, "test", break_lock=True)
@@ -133,14 +133,14 @@ def test_a_writer_whose_lock_was_broken_leaves_the_other_one_its_own(server: S3)
     assert not has_lock(url)
 
 
-def test_a_lock_that_is_not_there_may_be_broken(server: S3) -> None:
+def test_break_lock_without_a_lock_is_allowed(server: S3) -> None:
     url = f"s3://{BUCKET}/free.zarr"
     with StoreWriter(url, 5, "test", break_lock=True):
         assert has_lock(url)
     assert not has_lock(url)
 
 
-def test_what_others_write_meanwhile_is_seen(server: S3) -> None:
+def test_objects_written_by_others_are_listed_at_once(server: S3) -> None:
     location, another = locate(f"s3://{BUCKET}/shared.zarr"), s3fs.S3FileSystem(skip_instance_cache=True)
     for names in ({"a"}, {"a", "b"}):
         for name in names:
@@ -148,24 +148,25 @@ def test_what_others_write_meanwhile_is_seen(server: S3) -> None:
         assert location.names() == names
 
 
-def test_half_a_feature_is_removed_and_what_others_left_beside_it_stays(server: S3) -> None:
-    url, files = f"s3://{BUCKET}/half.zarr", s3fs.S3FileSystem(use_listings_cache=False)
-    put_folder(files, "half.zarr/")
+def test_an_incomplete_feature_is_removed_and_foreign_objects_are_kept(server: S3) -> None:
+    url, files = f"s3://{BUCKET}/incomplete.zarr", s3fs.S3FileSystem(use_listings_cache=False)
+    put_folder(files, "incomplete.zarr/")
     with StoreWriter(url, 5, "test") as writer:
         writer.append_videos(["a"])
-        writer.ensure_feature(FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {}))
-    for left in ("Thumbs.db", "notes/mine.txt"):
-        files.pipe_file(f"{url}/features/{left}", b"")
+        writer.ensure_feature(FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {}))
+    for foreign in ("Thumbs.db", "notes/mine.txt"):
+        files.pipe_file(f"{url}/features/{foreign}", b"")
     before = stored(url)
-    description = files.cat_file(f"{url}/features/sound/zarr.json")
-    files.pipe_file(f"{url}/features/loud/values/zarr.json", files.cat_file(f"{url}/features/sound/values/zarr.json"))
-    files.pipe_file(f"{url}/features/loud/zarr.json", json.dumps(json.loads(description) | {"attributes": {}}).encode())
+    complete, incomplete = f"{url}/features/loudness", f"{url}/features/incomplete"
+    metadata = files.cat_file(f"{complete}/zarr.json")
+    files.pipe_file(f"{incomplete}/values/zarr.json", files.cat_file(f"{complete}/values/zarr.json"))
+    files.pipe_file(f"{incomplete}/zarr.json", json.dumps(json.loads(metadata) | {"attributes": {}}).encode())
     with StoreWriter(url, 5, "test") as writer:
-        assert writer.feature_names() == ["sound"]
+        assert writer.feature_names() == ["loudness"]
     assert stored(url) == before
 
 
-def test_a_program_that_read_a_bucket_ends_without_a_word(server: S3) -> None:
+def test_a_program_that_read_a_bucket_ends_without_output(server: S3) -> None:
     with StoreWriter(f"s3://{BUCKET}/read.zarr", 5, "test"):
         pass
     program = f"from pipeline.store.reader import open_store; open_store('s3://{BUCKET}/read.zarr')"
@@ -173,16 +174,14 @@ def test_a_program_that_read_a_bucket_ends_without_a_word(server: S3) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
-def test_what_is_not_there_and_what_cannot_be_named_are_told_in_one_line(
-    server: S3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_stores_and_invalid_urls_are_one_line_errors(server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no feature store at s3://bucket/none.zarr"):
         open_store(f"s3://{BUCKET}/none.zarr")
     with pytest.raises(UserError, match="bucket does not exist"), StoreWriter("s3://no-such/none.zarr", 5, "test"):
         pass
-    for wrong in ("gs://bucket/a.zarr", "s3://bucket", "s3:///a.zarr"):
+    for invalid in ("gs://bucket/a.zarr", "s3://bucket", "s3:///a.zarr"):
         with pytest.raises(UserError, match=r"use a path or a URL such as s3://bucket/name.zarr"):
-            locate(wrong)
+            locate(invalid)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(UserError, match=r"pip install 'mavqa\[s3\]'"):
         locate(f"s3://{BUCKET}/a.zarr")

@@ -1,4 +1,4 @@
-"""What a store promises: holes read as no feature, one writer, plain readers, damage named and never made worse."""
+"""Guarantees of a store: unwritten rows read as missing, one writer, plain readers, corruption is reported and kept."""
 
 import json
 import os
@@ -21,15 +21,15 @@ from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State, spec_differences
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 
-SOUND = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 1})
+LOUDNESS = FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": 1})
 MAPS = FeatureSpec("maps", "visual", ("channel", "height", "width"), (8, 160, 160), "float16", {"version": 1})
 WORDS = FeatureSpec("words", "question", ("token",), (4,), "int32", {})
 
 
-def make(path: Path, videos: int = 20) -> Path:
+def create_store(path: Path, videos: int = 20) -> Path:
     with StoreWriter(path, 5, "test") as writer:
         writer.append_videos([f"v{number}" for number in range(videos)])
-        writer.ensure_feature(SOUND)
+        writer.ensure_feature(LOUDNESS)
         writer.ensure_feature(MAPS)
     return path
 
@@ -37,49 +37,49 @@ def make(path: Path, videos: int = 20) -> Path:
 def read_indices(path: Path) -> None:
     store = open_store(path)
     store.presence("visual")
-    store.state("sound")
+    store.state("loudness")
 
 
-def test_a_row_that_was_never_written_reads_as_no_feature(tmp_path: Path) -> None:
-    store = open_store(make(tmp_path / "s.zarr"))
-    assert np.isnan(store.values("sound")[:]).all()
+def test_a_row_that_was_never_written_reads_as_missing(tmp_path: Path) -> None:
+    store = open_store(create_store(tmp_path / "s.zarr"))
+    assert np.isnan(store.values("loudness")[:]).all()
     assert np.isnan(store.values("maps")[3]).all()
-    assert (store.state("sound") == State.PENDING).all()
+    assert (store.state("loudness") == State.PENDING).all()
 
 
 @pytest.mark.parametrize("steps", [[0, 1, 2], [0, 3, 6], [5], [7, 2], [1, 2, 4], [3, 3], [2, 1, 0]])
-def test_the_steps_that_are_asked_for_are_read_in_their_order(tmp_path: Path, steps: list[int]) -> None:
+def test_steps_are_read_in_the_requested_order(tmp_path: Path, steps: list[int]) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(2, 8, 3), chunks=(1, 1, 3), shards=(1, 8, 3), dtype="int32")
     array[:] = np.arange(48).reshape(2, 8, 3)
     np.testing.assert_array_equal(read_steps(array, slice(1, 2), np.array(steps)), array[1:2][:, steps])
     np.testing.assert_array_equal(read_steps(array, slice(0, 2), np.array(steps)), array[:][:, steps])
 
 
-def test_what_workers_write_is_read_back_and_the_rest_stays_a_hole(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+def test_rows_written_by_workers_are_read_back_and_the_rest_stays_missing(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr")
     maps = np.random.default_rng(0).normal(size=(4, 8, 160, 160)).astype("float16")
     write_rows(path, "maps", 16, {17: maps})
-    write_rows(path, "sound", 16, {16: np.ones((5, 3), "float32"), 18: np.zeros((2, 3), "float32")})
+    write_rows(path, "loudness", 16, {16: np.ones((5, 3), "float32"), 18: np.zeros((2, 3), "float32")})
     store = open_store(path)
     np.testing.assert_array_equal(store.values("maps")[17, :4], maps)
     assert np.isnan(store.values("maps")[17, 4]).all()
-    assert (store.values("sound")[16] == 1).all()
-    assert np.isnan(store.values("sound")[17]).all()
-    assert np.isnan(store.values("sound")[18, 2:]).all()
+    assert (store.values("loudness")[16] == 1).all()
+    assert np.isnan(store.values("loudness")[17]).all()
+    assert np.isnan(store.values("loudness")[18, 2:]).all()
 
 
 @pytest.mark.parametrize(("first_row", "row"), [(0, 16), (8, 9), (16, 3)])
-def test_a_block_that_is_not_a_whole_partition_is_refused(tmp_path: Path, first_row: int, row: int) -> None:
-    path = make(tmp_path / "s.zarr")
+def test_rows_outside_an_aligned_partition_are_refused(tmp_path: Path, first_row: int, row: int) -> None:
+    path = create_store(tmp_path / "s.zarr")
     with pytest.raises(ValueError, match="aligned partition"):
-        write_rows(path, "sound", first_row, {row: np.ones((5, 3), "float32")})
+        write_rows(path, "loudness", first_row, {row: np.ones((5, 3), "float32")})
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (6, 3)])
 def test_values_of_another_shape_or_of_more_seconds_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
-    path = make(tmp_path / "s.zarr", videos=1)
+    path = create_store(tmp_path / "s.zarr", videos=1)
     with pytest.raises(ValueError, match="do not fit"):
-        write_rows(path, "sound", 0, {0: np.ones(shape, "float32")})
+        write_rows(path, "loudness", 0, {0: np.ones(shape, "float32")})
 
 
 @settings(max_examples=15, deadline=None)
@@ -87,7 +87,7 @@ def test_values_of_another_shape_or_of_more_seconds_are_refused(tmp_path: Path, 
 def test_rows_written_in_any_order_and_parts_give_the_same_store(
     order: list[int], cuts: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = make(tmp_path_factory.mktemp("any") / "s.zarr")
+    path = create_store(tmp_path_factory.mktemp("any") / "s.zarr")
     values = np.arange(20 * 5 * 3, dtype="float32").reshape(20, 5, 3)
     bounds = [0, *sorted(set(cuts)), 20]
     for start, stop in pairwise(bounds):
@@ -95,12 +95,12 @@ def test_rows_written_in_any_order_and_parts_give_the_same_store(
         for first_row in (0, 16):
             rows = {row: values[row] for row in part if first_row <= row < first_row + 16}
             if rows:
-                write_rows(path, "sound", first_row, rows)
-    np.testing.assert_array_equal(open_store(path).values("sound")[:], values)
+                write_rows(path, "loudness", first_row, rows)
+    np.testing.assert_array_equal(open_store(path).values("loudness")[:], values)
 
 
 def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     record = VideoRecord(
         row=18,
         source_sha256="abc",
@@ -110,16 +110,16 @@ def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
     )
     with StoreWriter(path, 5, "test") as writer:
         writer.record_videos([record])
-        writer.record_features([FeatureRecord(18, "sound", State.ABSENT, "no audio stream")])
+        writer.record_features([FeatureRecord(18, "loudness", State.ABSENT, "no audio stream")])
     store = open_store(path)
     assert store.presence("audio")[18] == State.ABSENT
     assert store.steps("visual")[18] == 4
     assert store.reasons("audio")[17:19] == ["", "no audio stream"]
-    assert store.state("sound").tolist() == [0] * 18 + [State.ABSENT, 0]
+    assert store.state("loudness").tolist() == [0] * 18 + [State.ABSENT, 0]
 
 
-def test_what_is_found_out_later_counts_unless_more_was_known_before(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr", videos=1)
+def test_a_new_state_replaces_a_failure_or_a_state_of_lower_rank(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr", videos=1)
     found = [(State.FAILED, "once"), (State.FAILED, "twice"), (State.COMPLETE, ""), (State.FAILED, "gone")]
     seen = []
     for state, reason in found:
@@ -131,10 +131,10 @@ def test_what_is_found_out_later_counts_unless_more_was_known_before(tmp_path: P
     assert seen == [*found[:3], found[2]]
 
 
-def test_nothing_is_written_of_a_modality_that_was_not_looked_at(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr", videos=2)
+def test_nothing_is_written_for_a_modality_that_was_not_decoded(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr", videos=2)
     both = {"visual": State.COMPLETE, "audio": State.COMPLETE}
-    steps, reasons = {"visual": 2, "audio": 3}, {"visual": "some were guessed", "audio": ""}
+    steps, reasons = {"visual": 2, "audio": 3}, {"visual": "errors were concealed", "audio": ""}
     with StoreWriter(path, 5, "test") as writer:
         writer.record_videos([VideoRecord(0, "abc", both, steps, reasons)])
         before = {file: file.stat().st_mtime_ns for file in path.glob("videos/*visual*/c/0")}
@@ -144,16 +144,16 @@ def test_nothing_is_written_of_a_modality_that_was_not_looked_at(tmp_path: Path)
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
-def test_every_description_that_was_accepted_stays(tmp_path: Path) -> None:
-    versions = [FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
-    with StoreWriter(make(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
+def test_all_accepted_specs_are_kept(tmp_path: Path) -> None:
+    versions = [FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
+    with StoreWriter(create_store(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
         for version in versions[1:]:
             writer.accept(version)
-        assert writer.feature_specs("sound") == versions
+        assert writer.feature_specs("loudness") == versions
 
 
 @pytest.mark.parametrize("dtype", ["int32", "float16"])
-def test_questions_that_lack_a_feature_are_told_by_its_fill(tmp_path: Path, dtype: str) -> None:
+def test_questions_without_a_feature_are_recognised_by_its_fill_value(tmp_path: Path, dtype: str) -> None:
     spec = FeatureSpec("words", "question", ("token",), (4,), dtype, {})
     with StoreWriter(tmp_path / "s.zarr", 5, "test") as writer:
         writer.append_questions(["who plays", "how many"])
@@ -162,9 +162,9 @@ def test_questions_that_lack_a_feature_are_told_by_its_fill(tmp_path: Path, dtyp
         assert writer.question_texts("words") == {"how many"}
 
 
-def test_appended_videos_and_questions_leave_the_old_rows_alone(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
-    write_rows(path, "sound", 16, {19: np.full((5, 3), 7, "float32")})
+def test_appended_videos_and_questions_do_not_change_existing_rows(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr")
+    write_rows(path, "loudness", 16, {19: np.full((5, 3), 7, "float32")})
     with StoreWriter(path, 5, "test") as writer:
         assert writer.append_questions(["who plays", "how many"]) == {"who plays": 0, "how many": 1}
         writer.ensure_question_feature(WORDS)
@@ -174,12 +174,12 @@ def test_appended_videos_and_questions_leave_the_old_rows_alone(tmp_path: Path) 
         assert writer.question_texts("words") == {"how many"}
     store = open_store(path)
     assert store.rows["late"] == 20
-    assert (store.values("sound")[19] == 7).all()
+    assert (store.values("loudness")[19] == 7).all()
     assert store.question_values("words")[:].tolist() == [[-1] * 4, [5] * 4, [-1] * 4]
 
 
-def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+def test_a_second_writer_is_refused_while_the_first_is_active(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr")
     with (
         StoreWriter(path, 5, "test"),
         pytest.raises(UserError, match="another run"),
@@ -190,18 +190,18 @@ def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path: Path) -
         pass
 
 
-def test_a_writer_removes_what_a_killed_one_left_half_written_and_makes_the_folders_that_lack(tmp_path: Path) -> None:
-    path = make(tmp_path / "not" / "there" / "s.zarr")
-    whole = {file for file in path.rglob("*") if file.is_file()}
-    for half in ("zarr.0.partial", "features/sound/values/c.0.0.0.1.partial"):
-        (path / half).parent.mkdir(exist_ok=True)
-        (path / half).touch()
+def test_a_writer_creates_missing_folders_and_removes_partial_files_of_a_killed_one(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "new" / "folder" / "s.zarr")
+    complete = {file for file in path.rglob("*") if file.is_file()}
+    for partial in ("zarr.0.partial", "features/loudness/values/c.0.0.0.1.partial"):
+        (path / partial).parent.mkdir(exist_ok=True)
+        (path / partial).touch()
     with StoreWriter(path, 5, "test"):
-        assert {file for file in path.rglob("*") if file.is_file()} == whole
+        assert {file for file in path.rglob("*") if file.is_file()} == complete
 
 
-def test_a_writer_that_refuses_a_store_holds_it_no_longer(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+def test_a_writer_that_refuses_a_store_releases_its_lock(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr")
     refused = StoreWriter(path, 60, "test")
     with pytest.raises(UserError, match="5 seconds per video"), refused:
         pass
@@ -209,35 +209,39 @@ def test_a_writer_that_refuses_a_store_holds_it_no_longer(tmp_path: Path) -> Non
         pass
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no folder here in which nothing can be written")
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no unwritable folder on this system")
 @pytest.mark.parametrize("folder", ["/proc", "/proc/nothing"])
-def test_a_place_where_nothing_can_be_written_is_told_as_such(folder: str) -> None:
-    with pytest.raises(UserError, match=r"s\.zarr cannot be created there"), StoreWriter(f"{folder}/s.zarr", 5, "test"):
+def test_an_unwritable_folder_is_refused(folder: str) -> None:
+    with (
+        pytest.raises(UserError, match=r"s\.zarr cannot be created: pass"),
+        StoreWriter(f"{folder}/s.zarr", 5, "test"),
+    ):
         pass
 
 
 @pytest.mark.parametrize("path", ["file", "file/s.zarr", "file/stores/s.zarr", "loop.zarr"])
-def test_a_place_that_is_no_folder_and_can_be_none_is_told_as_such(tmp_path: Path, path: str) -> None:
+def test_a_path_that_cannot_become_a_folder_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop.zarr").symlink_to("loop.zarr")
-    with pytest.raises(UserError, match="cannot be created there"), StoreWriter(tmp_path / path, 5, "test"):
+    with (
+        pytest.raises(UserError, match="cannot be created: pass"),
+        StoreWriter(tmp_path / path, 5, "test"),
+    ):
         pass
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_a_new_store_may_be_a_link_to_an_empty_folder_or_to_one_that_is_yet_to_be_made(
-    tmp_path: Path, is_there: bool
-) -> None:
+@pytest.mark.parametrize("target_exists", [True, False])
+def test_a_new_store_may_be_a_link_to_an_empty_or_missing_folder(tmp_path: Path, target_exists: bool) -> None:
     target, link = tmp_path / "elsewhere" / "s.zarr", tmp_path / "link.zarr"
-    if is_there:
+    if target_exists:
         target.mkdir(parents=True)
     link.symlink_to(target)
-    make(link)
-    assert open_store(target).feature_names == open_store(link).feature_names == ["maps", "sound"]
+    create_store(link)
+    assert open_store(target).feature_names == open_store(link).feature_names == ["loudness", "maps"]
 
 
-def test_a_second_writer_that_comes_by_a_link_is_refused(tmp_path: Path) -> None:
-    path, link = make(tmp_path / "s.zarr"), tmp_path / "elsewhere" / "link.zarr"
+def test_a_second_writer_through_a_link_is_refused(tmp_path: Path) -> None:
+    path, link = create_store(tmp_path / "s.zarr"), tmp_path / "elsewhere" / "link.zarr"
     link.parent.mkdir()
     link.symlink_to(path)
     with (
@@ -250,10 +254,10 @@ def test_a_second_writer_that_comes_by_a_link_is_refused(tmp_path: Path) -> None
         pass
 
 
-def test_the_size_of_a_store_is_told_although_a_run_renames_its_files(
+def test_the_size_of_a_store_is_reported_while_a_run_renames_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     listed = list(os.walk(path))
     before = locate(path).bytes_stored("")
     monkeypatch.setattr(os, "walk", lambda folder: [(str(path), [], ["gone.partial"]), *listed])
@@ -261,18 +265,18 @@ def test_the_size_of_a_store_is_told_although_a_run_renames_its_files(
 
 
 def test_the_store_opens_in_plain_zarr_dask_and_xarray_with_named_dimensions(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+    path = create_store(tmp_path / "s.zarr")
     values = zarr.open_group(path, mode="r")["features/maps/values"]
     assert values.metadata.dimension_names == ("video", "time", "channel", "height", "width")
     assert dask.array.from_zarr(values).shape == (20, 5, 8, 160, 160)
     tree = xarray.open_datatree(path, engine="zarr", consolidated=True)
-    assert tree["features/sound"]["values"].dims == ("video", "time", "channel")
+    assert tree["features/loudness"]["values"].dims == ("video", "time", "channel")
     assert tree["videos"]["video_id"].dims == ("video",)
-    assert xarray.open_zarr(path, group="features/sound")["state"].dims == ("video",)
+    assert xarray.open_zarr(path, group="features/loudness")["state"].dims == ("video",)
 
 
-def test_damage_is_one_clear_error_and_the_writer_leaves_it_alone(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+def test_corruption_is_one_error_and_the_writer_changes_nothing(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr")
     (path / "zarr.json").write_text("{ trunca")
     files = sorted(str(file) for file in path.rglob("*"))
     with pytest.raises(UserError, match="corrupt"):
@@ -283,8 +287,8 @@ def test_damage_is_one_clear_error_and_the_writer_leaves_it_alone(tmp_path: Path
 
 
 @pytest.mark.parametrize("lost", ["videos", "features"])
-def test_features_or_videos_without_their_root_are_not_made_anew(tmp_path: Path, lost: str) -> None:
-    path = make(tmp_path / "s.zarr", videos=1)
+def test_a_store_without_root_metadata_is_not_created_again(tmp_path: Path, lost: str) -> None:
+    path = create_store(tmp_path / "s.zarr", videos=1)
     (path / "zarr.json").unlink()
     shutil.rmtree(path / lost)
     files = sorted(str(file) for file in path.rglob("*"))
@@ -293,9 +297,9 @@ def test_features_or_videos_without_their_root_are_not_made_anew(tmp_path: Path,
     assert sorted(str(file) for file in path.rglob("*")) == files
 
 
-@pytest.mark.parametrize("lost", ["videos/visual", "videos/video_id", "features/sound/state"])
-def test_a_store_that_lost_an_array_is_named_as_damaged(tmp_path: Path, lost: str) -> None:
-    path = make(tmp_path / "s.zarr")
+@pytest.mark.parametrize("lost", ["videos/visual", "videos/video_id", "features/loudness/state"])
+def test_a_missing_array_is_reported_as_corruption(tmp_path: Path, lost: str) -> None:
+    path = create_store(tmp_path / "s.zarr")
     root = json.loads((path / "zarr.json").read_text())
     del root["consolidated_metadata"]["metadata"][lost]
     (path / "zarr.json").write_text(json.dumps(root))
@@ -304,50 +308,50 @@ def test_a_store_that_lost_an_array_is_named_as_damaged(tmp_path: Path, lost: st
         read_indices(path)
 
 
-def test_another_format_another_length_and_a_strange_folder_are_refused(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.zarr")
+def test_other_formats_other_lengths_and_foreign_folders_are_refused(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr")
     with pytest.raises(UserError, match="5 seconds per video, not 60"), StoreWriter(path, 60, "test"):
         pass
     zarr.open_group(path, mode="r+").update_attributes({"mavqa_format": 99})
     with pytest.raises(UserError, match="format 99"):
         open_store(path)
-    strange = tmp_path / "holiday"
-    strange.mkdir()
-    (strange / "photo.jpg").touch()
-    with pytest.raises(UserError, match="not a feature store"), StoreWriter(strange, 5, "test"):
+    foreign = tmp_path / "holiday"
+    foreign.mkdir()
+    (foreign / "photo.jpg").touch()
+    with pytest.raises(UserError, match="not a feature store"), StoreWriter(foreign, 5, "test"):
         pass
     with pytest.raises(UserError, match="no feature store at"):
         open_store(tmp_path / "nothing")
 
 
-def test_the_seconds_of_a_store_are_those_of_the_run_that_makes_its_first_feature(tmp_path: Path) -> None:
+def test_the_seconds_of_a_store_are_those_of_the_run_that_creates_its_first_feature(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     with StoreWriter(path, 60, "test") as writer:
         writer.append_videos(["a"])
     with StoreWriter(path, 5, "test") as writer:
-        writer.ensure_feature(SOUND)
+        writer.ensure_feature(LOUDNESS)
     assert open_store(path).seconds == 5
-    assert open_store(path).values("sound").shape[1] == 5
+    assert open_store(path).values("loudness").shape[1] == 5
 
 
 def test_differences_name_the_constant_and_both_values() -> None:
-    other = FeatureSpec("sound", "audio", ("channel",), (3,), "float32", {"version": 2, "machine": {"threads": 1}})
-    assert spec_differences(SOUND, other, ("machine",)) == ["version is 1 in the store, 2 here"]
-    assert spec_differences(SOUND, SOUND) == []
-    assert SOUND.fingerprint != other.fingerprint
+    other = FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": 2, "machine": {"threads": 1}})
+    assert spec_differences(LOUDNESS, other, ("machine",)) == ["version is 1 in the store, 2 here"]
+    assert spec_differences(LOUDNESS, LOUDNESS) == []
+    assert LOUDNESS.fingerprint != other.fingerprint
 
 
-@pytest.mark.parametrize("part", ["videos/video_id", "features/sound/state", "features/sound/values"])
-def test_a_chunk_cut_short_is_named_as_damage(tmp_path: Path, part: str) -> None:
-    path = make(tmp_path / "s.zarr")
-    write_rows(path, "sound", 0, {0: np.random.default_rng(0).normal(size=(5, 3)).astype("float32")})
+@pytest.mark.parametrize("part", ["videos/video_id", "features/loudness/state", "features/loudness/values"])
+def test_a_truncated_chunk_is_reported_as_corruption(tmp_path: Path, part: str) -> None:
+    path = create_store(tmp_path / "s.zarr")
+    write_rows(path, "loudness", 0, {0: np.random.default_rng(0).normal(size=(5, 3)).astype("float32")})
     with StoreWriter(path, 5, "test") as writer:
-        writer.record_features([FeatureRecord(0, "sound", State.COMPLETE)])
+        writer.record_features([FeatureRecord(0, "loudness", State.COMPLETE)])
     chunk = next(file for file in (path / part).rglob("*") if file.is_file() and file.name != "zarr.json")
     chunk.write_bytes(chunk.read_bytes()[:12])
-    named = f"{part} cannot be read"
+    message = f"{part} cannot be read"
     if part.endswith("values"):
-        assert any(named in problem for problem in verify_store(open_store(path)))
+        assert any(message in problem for problem in verify_store(open_store(path)))
     else:
-        with pytest.raises(UserError, match=named):
-            open_store(path).state("sound")
+        with pytest.raises(UserError, match=message):
+            open_store(path).state("loudness")
