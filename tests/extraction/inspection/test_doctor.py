@@ -175,5 +175,5 @@ def test_the_table_and_the_json_document_agree(monkeypatch: pytest.MonkeyPatch, 
     assert f"to get decoder decord: {document['decoders']['decord']['remedy']}" in table.stdout
     assert f"to get weights vggish: {document['weights']['vggish']['remedy']}" in table.stdout
     assert "mavqa-extract downloads it" not in table.stdout
-    assert f"--decoder auto takes {document['auto']['name']}" in table.stdout
+    assert f"--decoder auto uses {document['auto']['name']}" in table.stdout
     assert document["gpu"].keys() == {"cuda", "nvdec"}

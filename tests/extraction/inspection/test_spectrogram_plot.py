@@ -23,7 +23,7 @@ def store(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Featu
 
 
 def video_of(store: FeatureStore, folder: Path, state: State) -> Path:
-    row = int(np.flatnonzero(store.state("toy-sound") == state)[0])
+    row = int(np.flatnonzero(store.state("toy-audio") == state)[0])
     return folder / "videos" / f"{store.video_ids[row]}.mp4"
 
 
@@ -44,11 +44,11 @@ def test_the_spectrogram_is_above_the_stored_features_on_the_same_seconds(store,
     assert decibels.shape[0] == 64
     assert decibels.max() - decibels.min() > 20
     assert spectrogram.get_ylim()[1] == pytest.approx(HIGHEST_HZ, rel=0.03)
-    values = store.values("toy-sound")[store.rows[video.stem]]
+    values = store.values("toy-audio")[store.rows[video.stem]]
     assert np.array_equal(features.images[0].get_array(), values[:SECONDS].T)
     assert tuple(features.images[0].get_extent()) == (0, SECONDS, 0, values.shape[1])
     assert features.get_xlim() == spectrogram.get_xlim()
-    assert "toy-sound" in features.get_ylabel()
+    assert "toy-audio" in features.get_ylabel()
 
 
 def test_a_video_without_audio_and_an_unknown_video_raise(store, toy_manifest, tmp_path):
