@@ -242,7 +242,7 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
         patch.multiple(
             pipeline.run.coordinator,
             connect=_work_here,
-            ask_workers=lambda client, question: question(),
+            query_workers=lambda client, question: question(),
             stream=_stream,
         ),
     ):

@@ -245,7 +245,10 @@ def measure_plan(manifest: Path) -> dict[str, Any]:
     with (
         patch.dict(pipeline.extractors.registry.EXTRACTORS, table),
         patch.multiple(
-            pipeline.run.coordinator, connect=_no_workers, ask_workers=lambda client, question: question(), stream=count
+            pipeline.run.coordinator,
+            connect=_no_workers,
+            query_workers=lambda client, question: question(),
+            stream=count,
         ),
     ):
         plan = _make_plan(manifest / "store.zarr", (DummyExtractor.name,))

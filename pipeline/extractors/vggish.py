@@ -24,7 +24,7 @@ from pipeline.extractors.networks.vggish_constants import (
     WINDOW_SAMPLES,
 )
 from pipeline.extractors.preprocessing import convolutions, require_loaded
-from pipeline.extractors.weights import Network, PublishedFile, WeightsSource, hash_state_dict, load_state
+from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
 from pipeline.media.timeline import Media
 
 if TYPE_CHECKING:
@@ -88,16 +88,13 @@ class VGGishExtractor:
         """Load the network with `weights` on `device`; return the hash of the weights."""
         import torch
 
+        from pipeline.extractors.inference import load_frozen
         from pipeline.extractors.networks.vggish import VGGish
         from pipeline.extractors.networks.winograd import replace_convolutions
 
         with torch.device("meta"):
             network = VGGish()
-        state = load_state(weights, NETWORK, network.state_dict())
-        weights_hash = hash_state_dict(state)
-        network.load_state_dict(state, assign=True)
-        network.eval().requires_grad_(False).to(device)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares it for tensors only
+        weights_hash = load_frozen(network, NETWORK, weights, device, torch.channels_last)
         replace_convolutions(network.features, WINOGRAD_OUTPUTS)
         self._network = network
         return weights_hash

@@ -151,8 +151,8 @@ def _local_cluster(workers: int) -> Any:
         ) from None
 
 
-def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
-    """Run `question` on every worker that joins and return the first answer.
+def query_workers(workers: Workers, task: Callable[[], Outcome]) -> Outcome:
+    """Run `task` on every worker that joins and return the first answer.
 
     The other workers load their networks meanwhile, which takes tens of seconds.
     Raises `UserError` if mavqa is not installed on the scheduler or a worker, if workers repeatedly die before they
@@ -169,7 +169,7 @@ def ask_workers(workers: Workers, question: Callable[[], Outcome]) -> Outcome:
         for address in gone:
             futures.pop(address).cancel()
         for address in connected - futures.keys():
-            futures[address] = workers.submit(question, where=[address])
+            futures[address] = workers.submit(task, where=[address])
             answers.add(futures[address])
         lost, last_seen = lost + len(gone), time.monotonic() if connected else last_seen
         if lost >= max(LOST_BEFORE_ANSWER, len(connected)) or time.monotonic() - last_seen > SECONDS_WITHOUT_WORKERS:

@@ -18,7 +18,7 @@ from pipeline.errors import reporting_full_disks
 from pipeline.extractors.registry import make_extractor
 from pipeline.manifests.manifest import Manifest, Video
 from pipeline.manifests.media_files import refuse_links_out
-from pipeline.run.cluster import ClusterOptions, ask_workers, connect, stream
+from pipeline.run.cluster import ClusterOptions, connect, query_workers, stream
 from pipeline.run.partitions import VideoTask, plan_partitions
 from pipeline.run.plan import (
     ExtractionPlan,
@@ -186,7 +186,7 @@ class _Run:
         """Extract `tasks` on workers; return how many videos were recorded."""
         self._on_progress(Progress(0, None))
         with connect(self._options.cluster) as workers:
-            specs = ask_workers(workers, partial(describe_on_worker, self._plan, folder))
+            specs = query_workers(workers, partial(describe_on_worker, self._plan, folder))
             spec_indices = self._match_specs(specs)
             for spec in specs.values():
                 self._writer.ensure_feature(spec)

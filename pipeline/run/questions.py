@@ -48,7 +48,7 @@ def update_questions(
         match_spec(writer, part.spec, accepted, _not_compared(part), QUESTIONS, is_idle=not part.texts)
     rows = writer.append_questions(texts)
     for part in pending:
-        writer.ensure_question_feature(part.spec)
+        writer.ensure_feature(part.spec)
     missing = set().union(*(part.texts for part in pending))
     done = 0
     for block in _blocks(missing, rows):

@@ -174,18 +174,24 @@ class StoreWriter:
             _resize(self._root[f"features/{name}/{array}"], total)
 
     def ensure_feature(self, spec: FeatureSpec) -> None:
-        """Create the feature's arrays if they are missing; its attributes are written last and mark it as created."""
-        path = f"features/{spec.name}"
+        """Create the arrays of a video or question feature if they are missing.
+
+        The attributes are written last: they mark the feature as created.
+        """
+        is_question = spec.modality == "question"
+        path = f"{QUESTIONS if is_question else FEATURES}/{spec.name}"
         group = self._root.get(path)
         if isinstance(group, zarr.Group) and "spec" in group.attrs:
             return
-        total = self._root["videos/video_id"].shape[0]
+        rows = self._root["questions/text" if is_question else "videos/video_id"].shape[0]
         store = self._root.store
         zarr.create_group(store, path=path, zarr_format=3, overwrite=True)
-        _create_values(store, f"{path}/values", spec, (total, self._seconds, *spec.shape))
-        for name, dtype, fill in (("state", "uint8", 0), ("reason", str, ""), ("made_by", "uint8", 0)):
-            _create_index(store, f"{path}/{name}", dtype, fill, "video", total)
-        attributes = {"spec": spec.to_json(), "fingerprint": spec.fingerprint, "accepted": []}
+        _create_values(store, f"{path}/values", spec, (rows, *(() if is_question else (self._seconds,)), *spec.shape))
+        attributes: dict[str, Any] = {"spec": spec.to_json(), "fingerprint": spec.fingerprint}
+        if not is_question:
+            attributes["accepted"] = []
+            for name, dtype, fill in (("state", "uint8", 0), ("reason", str, ""), ("made_by", "uint8", 0)):
+                _create_index(store, f"{path}/{name}", dtype, fill, "video", rows)
         zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
         self.consolidate()
 
@@ -251,20 +257,6 @@ class StoreWriter:
             self._root["questions/text"][len(stored) : total] = np.array(new, dtype=object)
             self.consolidate()
         return {text: row for row, text in enumerate([*stored, *new])}
-
-    def ensure_question_feature(self, spec: FeatureSpec) -> None:
-        """Create the array of a question feature if it is missing."""
-        path = f"questions/{spec.name}"
-        group = self._root.get(path)
-        if isinstance(group, zarr.Group) and "spec" in group.attrs:
-            return
-        total = self._root["questions/text"].shape[0]
-        store = self._root.store
-        zarr.create_group(store, path=path, zarr_format=3, overwrite=True)
-        _create_values(store, f"{path}/values", spec, (total, *spec.shape))
-        attributes = {"spec": spec.to_json(), "fingerprint": spec.fingerprint}
-        zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
-        self.consolidate()
 
     def question_texts(self, name: str) -> set[str]:
         """Return the texts that have the question feature `name`: those whose row is not the fill value."""

@@ -50,7 +50,7 @@ def synthesize(
     for option, value in {"videos": videos, "seconds": seconds, "workers": workers}.items():
         if value < 1:
             raise UserError(f"--{option} {value} is too small: pass at least 1")
-    splits = draw_scenes(videos, seconds, seed)
+    splits = sample_scenes(videos, seconds, seed)
     scenes = sorted((scene for split in splits.values() for scene in split), key=lambda scene: scene.video_id)
     folder = out / VIDEOS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def synthesize(
     return manifest
 
 
-def draw_scenes(videos: int, seconds: int, seed: int) -> dict[str, list[Scene]]:
+def sample_scenes(videos: int, seconds: int, seed: int) -> dict[str, list[Scene]]:
     """Return the scenes of each split (70 / 10 / 20 %); in each, 10 % have no audio and another 5 % no visual track."""
     order = [f"syn{index:08d}" for index in range(videos)]
     random.Random(f"{seed} splits").shuffle(order)

@@ -46,7 +46,7 @@ def connect(options: ClusterOptions) -> Iterator[None]:
     yield
 
 
-def ask_workers(client: None, question: Callable[[], Any]) -> Any:
+def query_workers(client: None, question: Callable[[], Any]) -> Any:
     return question()
 
 
@@ -79,7 +79,7 @@ def run_toys(
         **changes,
     }
     plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
-    in_process = patch.multiple(pipeline.run.coordinator, connect=connect, ask_workers=ask_workers, stream=stream)
+    in_process = patch.multiple(pipeline.run.coordinator, connect=connect, query_workers=query_workers, stream=stream)
     with (
         patch.dict(pipeline.extractors.registry.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.OPTIONAL}),
         nullcontext() if "cluster" in options else in_process,

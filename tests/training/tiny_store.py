@@ -197,6 +197,6 @@ def write_store(tiny, path: Path) -> None:
             ]
         )
         rows = writer.append_questions(list(TEXTS.values()))
-        writer.ensure_question_feature(tokens)
+        writer.ensure_feature(tokens)
         writer.write_questions(tokens.name, np.array(list(rows.values())), tiny.questions[tokens.name])
         writer.consolidate()

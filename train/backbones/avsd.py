@@ -13,7 +13,7 @@ from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.interfaces import Answer, Representation
 from train.networks.factor_graph_attention import FactorGraphAttention, Utility
-from train.networks.layers import AudioStem, InputWhitening, blank, masked_mean
+from train.networks.layers import AudioStem, InputWhitening, masked_mean, zero_missing_steps
 
 PADDING = 0
 LARGEST_SIDE = 7
@@ -81,14 +81,16 @@ class Avsd(nn.Module):
         words, _ = self.word_lstm(self.embedding(tokens))
         word_mask = tokens != PADDING
         question = _gather(words, _last_position(word_mask).unsqueeze(1)).squeeze(1)
-        masks = {modality: self._trim(batch.mask(modality)) for modality in batch.present}
+        masks = {modality: self._trim(batch.mask(modality)) for modality in batch.available}
         features = {}
         if batch.audio is not None:
             audio = self.input_whitening["vggish"](batch.audio["vggish"][:, : self.time_steps])
-            features["audio"] = blank(self.audio_stem(blank(audio, masks["audio"])), masks["audio"])
+            features["audio"] = zero_missing_steps(
+                self.audio_stem(zero_missing_steps(audio, masks["audio"])), masks["audio"]
+            )
         if batch.visual is not None:
             maps = self.input_whitening["resnet18-map"](batch.visual["resnet18-map"][:, : self.time_steps])
-            features["visual"] = blank(maps, masks["visual"])
+            features["visual"] = zero_missing_steps(maps, masks["visual"])
         return Representation(question, features, masks=masks, words=words, word_mask=word_mask)
 
     def steps(self, representation: Representation) -> dict[str, Tensor]:

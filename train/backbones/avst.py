@@ -19,8 +19,8 @@ from train.networks.layers import (
     QuestionEncoder,
     SpatialGrounding,
     TemporalGrounding,
-    blank,
     masked_mean,
+    zero_missing_steps,
 )
 
 MATCH_WEIGHT = 0.5
@@ -71,10 +71,10 @@ class Avst(nn.Module):
         features, whiten_maps = {}, self.input_whitening["resnet18-map"]
         if batch.audio is not None:
             whitened = self.input_whitening["vggish"](batch.audio["vggish"])
-            audio = self.audio_stem(blank(whitened, batch.audio_mask))
-            features["audio"] = blank(audio, batch.audio_mask)
+            audio = self.audio_stem(zero_missing_steps(whitened, batch.audio_mask))
+            features["audio"] = zero_missing_steps(audio, batch.audio_mask)
         if batch.visual is not None:
-            features["visual"] = blank(whiten_maps(batch.visual["resnet18-map"]), batch.visual_mask)
+            features["visual"] = zero_missing_steps(whiten_maps(batch.visual["resnet18-map"]), batch.visual_mask)
         negatives = None if batch.negatives is None else whiten_maps(batch.negatives["resnet18-map"])
         masks = {modality: batch.mask(modality) for modality in features}
         return Representation(question, features, masks=masks, negatives=negatives)
@@ -127,4 +127,4 @@ class Avst(nn.Module):
         if representation.level("audio") != "features":
             return maps.new_zeros(*maps.shape[:2], self.channels)
         audio = representation.features["audio"]
-        return blank(audio, representation.mask("audio", audio))
+        return zero_missing_steps(audio, representation.mask("audio", audio))

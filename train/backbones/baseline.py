@@ -11,7 +11,7 @@ from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.interfaces import Answer, Representation
-from train.networks.layers import AudioStem, InputWhitening, QuestionEncoder, TemporalGrounding, blank
+from train.networks.layers import AudioStem, InputWhitening, QuestionEncoder, TemporalGrounding, zero_missing_steps
 
 
 class Baseline(nn.Module):
@@ -55,11 +55,11 @@ class Baseline(nn.Module):
         features = {}
         if batch.audio is not None:
             whitened = self.input_whitening["vggish"](batch.audio["vggish"])
-            audio = self.audio_stem(blank(whitened, batch.audio_mask))
-            features["audio"] = blank(audio, batch.audio_mask)
+            audio = self.audio_stem(zero_missing_steps(whitened, batch.audio_mask))
+            features["audio"] = zero_missing_steps(audio, batch.audio_mask)
         if batch.visual is not None:
             maps = self.input_whitening["resnet18-map"](batch.visual["resnet18-map"])
-            features["visual"] = blank(maps, batch.visual_mask)
+            features["visual"] = zero_missing_steps(maps, batch.visual_mask)
         masks = {modality: batch.mask(modality) for modality in features}
         return Representation(self.question_encoder(batch.question["tokens"]), features, masks=masks)
 

@@ -14,7 +14,7 @@ from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.interfaces import Answer, Representation
-from train.networks.layers import AudioStem, InputWhitening, blank, masked_mean
+from train.networks.layers import AudioStem, InputWhitening, masked_mean, zero_missing_steps
 from train.networks.transformer import NORM_EPS, CrossLayer, Stream, TransformerLayer, WordEmbedding, init_bert_weights
 
 ATTENDS_TO = {"question": "audio", "audio": "visual", "visual": "question"}
@@ -43,7 +43,7 @@ class ElementEmbedding(nn.Module):
         `elements` [batch, time, object, channel] have the `coordinates` [time, object, coordinate]; `mask` bool [batch,
         time] is True for available steps.
         """
-        embedded = (self.feature(blank(elements, mask)) + self.coordinate(coordinates)) / 2
+        embedded = (self.feature(zero_missing_steps(elements, mask)) + self.coordinate(coordinates)) / 2
         mask = mask.repeat_interleave(elements.shape[2], dim=1)
         embedded = embedded.flatten(1, 2)
         cls = masked_mean(embedded, mask).unsqueeze(1)
@@ -134,10 +134,12 @@ class Pano(nn.Module):
         features = {}
         if batch.audio is not None:
             whitened = self.input_whitening["vggish"](batch.audio["vggish"])
-            features["audio"] = blank(self.audio_stem(blank(whitened, batch.audio_mask)), batch.audio_mask)
+            features["audio"] = zero_missing_steps(
+                self.audio_stem(zero_missing_steps(whitened, batch.audio_mask)), batch.audio_mask
+            )
         if batch.visual is not None:
             maps = self.input_whitening["resnet18-map"](batch.visual["resnet18-map"])
-            features["visual"] = blank(maps, batch.visual_mask)
+            features["visual"] = zero_missing_steps(maps, batch.visual_mask)
         masks = {modality: batch.mask(modality) for modality in features}
         return Representation(
             question.states[:, 0], features, masks=masks, words=question.states, word_mask=question.mask

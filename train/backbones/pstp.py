@@ -11,7 +11,7 @@ from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.interfaces import Answer, Representation
-from train.networks.layers import InputWhitening, blank
+from train.networks.layers import InputWhitening, zero_missing_steps
 from train.networks.progressive_perception import HybridAttention, Perception, Tokens, join
 
 AUDIO, VISUAL, SENTENCE, WORDS = "vggish", "clip-vit-b32", "clip-vit-b32-sentence", "clip-vit-b32-words"
@@ -93,10 +93,14 @@ class Pstp(nn.Module):
         sentence, words = (batch.question[name].to(self.classifier.weight.dtype) for name in (SENTENCE, WORDS))
         features = {}
         if batch.audio is not None:
-            audio = self.audio_stem(blank(self.input_whitening[AUDIO](batch.audio[AUDIO]), batch.audio_mask))
-            features["audio"] = blank(audio, batch.audio_mask)
+            audio = self.audio_stem(
+                zero_missing_steps(self.input_whitening[AUDIO](batch.audio[AUDIO]), batch.audio_mask)
+            )
+            features["audio"] = zero_missing_steps(audio, batch.audio_mask)
         if batch.visual is not None:
-            features["visual"] = blank(self.input_whitening[VISUAL](batch.visual[VISUAL]), batch.visual_mask)
+            features["visual"] = zero_missing_steps(
+                self.input_whitening[VISUAL](batch.visual[VISUAL]), batch.visual_mask
+            )
         return Representation(
             self.question_stem(sentence),
             features,
@@ -151,7 +155,7 @@ class Pstp(nn.Module):
         steps = {}
         for modality, values in self.steps(representation).items():
             mask = representation.mask(modality, values)
-            steps[modality] = Tokens(blank(values, mask), mask)
+            steps[modality] = Tokens(zero_missing_steps(values, mask), mask)
         parts = {modality: [tokens] for modality, tokens in steps.items()}
         if self.perception is not None and steps:
             has_patches = representation.level("visual") == "features"

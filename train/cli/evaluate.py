@@ -130,12 +130,12 @@ def _choose_masks(
     run: Path, questions: "Sequence[Question]", suffix: str, file: Path | None, rate: str | None, unit: Any
 ) -> "Masks | None":
     """Return the masks of `file`, or new ones sampled at `rate` and saved in the run; None without either."""
-    from train.data.scenarios import draw_masks, load_masks, parse_rates, save_masks
+    from train.data.scenarios import load_masks, parse_rates, sample_masks, save_masks
 
     if file is not None:
         return load_masks(file)
     if rate is None:
         return None
-    masks = draw_masks(questions, parse_rates(rate), 0, unit)
+    masks = sample_masks(questions, parse_rates(rate), 0, unit)
     save_masks(masks, run / f"{masks.name}{suffix}.json")
     return masks

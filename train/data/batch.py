@@ -52,7 +52,7 @@ class Batch:
         return self.audio if modality == "audio" else self.visual
 
     @property
-    def present(self) -> tuple[str, ...]:
+    def available(self) -> tuple[str, ...]:
         """The available modalities of this (homogeneous) batch."""
         return tuple(m for m in MODALITIES if self.features(m) is not None)
 
@@ -73,7 +73,7 @@ class Batch:
         from torch's default generator. A batch in which a modality is missing already is returned as one part.
         Source: ours; the ECCV 2024 paper does not say whether the compared methods saw missing modalities in training.
         """
-        if len(self.present) < len(MODALITIES):
+        if len(self.available) < len(MODALITIES):
             return [(torch.arange(len(self)), self)]
         sampled = torch.randint(len(SAMPLED_MISSING), (len(self),))
         rows = [(sampled == state).nonzero().squeeze(1) for state in range(len(SAMPLED_MISSING))]

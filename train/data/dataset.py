@@ -68,7 +68,7 @@ class QuestionDataset:
         self._video_ids = store.video_ids
         self._videos = _find_videos(store, [q.video_id for q in self.questions])
         self._question_features = _read_questions(store, manifest, split, inputs.features["question"])
-        self._there = {
+        self._available = {
             m: _find_available_steps(store, m, inputs.features[m], self.steps, self._videos) for m in MODALITIES
         }
         self._negative_pool: tuple[Masks | None, np.ndarray] | None = None
@@ -87,7 +87,7 @@ class QuestionDataset:
     @cached_property
     def naturally_complete(self) -> np.ndarray:
         """Bool [question]: both modalities of its video were recorded and extracted."""
-        return np.all([self._there[m][self._videos].any(1) for m in MODALITIES], axis=0)
+        return np.all([self._available[m][self._videos].any(1) for m in MODALITIES], axis=0)
 
     @cached_property
     def naturally_incomplete(self) -> np.ndarray:
@@ -103,7 +103,7 @@ class QuestionDataset:
 
         All questions on a video lose the same span. `naturally_complete` and `naturally_incomplete` do not change.
         """
-        available = self._there[modality].copy()
+        available = self._available[modality].copy()
         for video in np.unique(self._videos):
             recorded = np.flatnonzero(available[video])
             span = missing_span(len(recorded), share, seed, modality + self._video_ids[video])
@@ -112,7 +112,7 @@ class QuestionDataset:
         changed.__dict__.update(
             naturally_complete=self.naturally_complete,
             naturally_incomplete=self.naturally_incomplete,
-            _there={**self._there, modality: available},
+            _available={**self._available, modality: available},
             _negative_pool=None,
         )
         return changed
@@ -148,7 +148,9 @@ class QuestionDataset:
         rows = np.arange(len(self)) if rows is None else rows
         rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
         questions = [self.questions[row] for row in rows]
-        available = [self._there[m][self._videos[rows]].any(1) & _not_hidden(questions, m, masks) for m in MODALITIES]
+        available = [
+            self._available[m][self._videos[rows]].any(1) & _not_hidden(questions, m, masks) for m in MODALITIES
+        ]
         codes = available[0] + 2 * available[1]
         parts = [part for code in np.unique(codes) for part in _chunk(rows[codes == code], batch_size)]
         return [parts[number] for number in torch.randperm(len(parts), generator=generator).tolist()]
@@ -167,7 +169,7 @@ class QuestionDataset:
         rows = np.asarray(rows)
         questions = [self.questions[row] for row in rows]
         videos = self._videos[rows]
-        available = {m: self._there[m][videos] & _not_hidden(questions, m, masks)[:, None] for m in MODALITIES}
+        available = {m: self._available[m][videos] & _not_hidden(questions, m, masks)[:, None] for m in MODALITIES}
         return Batch(
             question={
                 name: values[torch.from_numpy(index[rows])] for name, (values, index) in self._question_features.items()
@@ -212,7 +214,7 @@ class QuestionDataset:
         """Return the videos (ascending) that have frames which `masks` do not hide from every question."""
         if self._negative_pool is None or self._negative_pool[0] is not masks:
             videos = np.unique(self._videos[_not_hidden(self.questions, "visual", masks)])
-            self._negative_pool = masks, videos[self._there["visual"][videos].any(1)]
+            self._negative_pool = masks, videos[self._available["visual"][videos].any(1)]
         return self._negative_pool[1]
 
     def _negatives(
@@ -230,7 +232,7 @@ class QuestionDataset:
         for_video, for_step = torch.rand((2, *shape), generator=generator, dtype=torch.float64).numpy()
         other = (for_video * (len(pool) - has_own)[:, None]).astype(np.int64)
         other += has_own[:, None] & (other >= own[:, None])
-        position = (for_step * self._there["visual"][pool].sum(1)[other]).astype(np.int64)
+        position = (for_step * self._available["visual"][pool].sum(1)[other]).astype(np.int64)
         sampled = (pool[other].ravel(), position.ravel())
         return {name: table.gather(*sampled).unflatten(0, shape) for name, table in self._rows["visual"].items()}
 

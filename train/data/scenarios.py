@@ -106,7 +106,7 @@ def check_rates(rates: Rates) -> Rates:
     return rates
 
 
-def draw_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Unit = "question") -> Masks:
+def sample_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Unit = "question") -> Masks:
     """Sample the questions in which a modality is hidden, by a hash of the seed and the question (or video) id.
 
     Hashes are uniform in [0, 1): audio is hidden below its rate, visual from 1 - its rate on. What is hidden at one

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
-from train.data.scenarios import SCENARIOS, Rates, Unit, draw_masks
+from train.data.scenarios import SCENARIOS, Rates, Unit, sample_masks
 from train.evaluation.statistics import bootstrap_interval
 from train.runs.results import (
     RESULTS_FILE,
@@ -53,7 +53,7 @@ def add_curves(run: Path, manifest: Manifest, split: str, unit: Unit = "question
         )
     curve = []
     for rates in rate_grid():
-        masks = draw_masks(questions, rates, seed, unit)
+        masks = sample_masks(questions, rates, seed, unit)
         predictions = [answers[_SCENARIO_OF[masks.absent.get(q.question_id, ())]][q.question_id] for q in questions]
         hits = [prediction == q.answer for prediction, q in zip(predictions, questions, strict=True)]
         point = {

@@ -112,17 +112,17 @@ class ActionMae(nn.Module):
             removed = {
                 m: (values[rows.to(values.device)], batch.mask(m)[rows.to(values.device)])
                 for m, values in real.items()
-                if m not in part.present
+                if m not in part.available
             }
             parts.append((len(part), self._losses(part, removed)))
         return mean_over_parts(parts)
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is imputed; with both missing, the constants answer."""
-        if not batch.present:
+        if not batch.available:
             return self.unseen.predict(self.backbone, batch)
         representation = self.backbone.encode(batch)
-        for missing in set(MODALITIES) - set(batch.present):
+        for missing in set(MODALITIES) - set(batch.available):
             representation, _ = self._completed(representation, missing)
         return self.backbone.answer(representation).logits
 
@@ -130,8 +130,8 @@ class ActionMae(nn.Module):
         """Return the losses of a part; `removed`: {modality: (real steps [batch, time, channel], their mask)}."""
         representation = self.backbone.encode(batch)
         losses = {"unseen": self.unseen.loss(self.backbone, representation, batch.answer)}
-        if batch.present:
-            for missing in set(MODALITIES) - set(batch.present):
+        if batch.available:
+            for missing in set(MODALITIES) - set(batch.available):
                 representation, predicted = self._completed(representation, missing)
                 if missing in removed:
                     losses["reconstruction"] = _reconstruction_loss(
@@ -155,7 +155,7 @@ class ActionMae(nn.Module):
     @torch.no_grad()
     def _real_steps(self, batch: Batch) -> dict[str, Tensor]:
         """Return the backbone's steps {modality: [batch, time, channel]} of a complete batch, {} of any other."""
-        if len(batch.present) < len(MODALITIES):
+        if len(batch.available) < len(MODALITIES):
             return {}
         return self.backbone.steps(self.backbone.encode(batch))
 

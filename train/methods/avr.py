@@ -167,11 +167,11 @@ class AudioVisualRefiner(nn.Module):
         """
         start = self._scaled(self._joined(audio, visual))
         if noises is None and self.training and self.settings.stochastic:
-            noises = self.diffusion.draw_noises(start)
+            noises = self.diffusion.sample_noises(start)
         first_step = self.sizes.steps - 1
         if self.settings.start == "middle":
             first_step = (self.sizes.steps - 1) // 2
-            start = self.diffusion.kept[first_step].sqrt() * start
+            start = self.diffusion.alpha_bar[first_step].sqrt() * start
         end = self.diffusion.reverse(
             start,
             first_step=first_step,

@@ -61,7 +61,7 @@ class DrFuse(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; if both modalities are missing, a learned vector replaces the fused one."""
-        if not batch.present:
+        if not batch.available:
             return self._unseen_logits(encode_question(self.backbone, batch).question)
         representation = self.backbone.encode(batch)
         vectors, _ = self._vectors(representation)
@@ -72,7 +72,7 @@ class DrFuse(nn.Module):
         representation = self.backbone.encode(batch)
         question, answer = representation.question, batch.answer
         losses = {"unseen": cross_entropy(self._unseen_logits(question), answer)}
-        if batch.present:
+        if batch.available:
             vectors, shared = self._vectors(representation)
             logits, weights = self._answer(question, vectors)
             heads = {name: self.heads[name](torch.tanh(vector * question)) for name, vector in vectors.items()}

@@ -38,7 +38,7 @@ class Filling(nn.Module):
         """Update the mean with the available steps of `batch`; no effect unless `fill` is "mean"."""
         if self.fill != "mean":
             return
-        for modality in batch.present:
+        for modality in batch.available:
             for name, values in (batch.features(modality) or {}).items():
                 rows = values[batch.mask(modality)].float()
                 mean, steps = self.get_buffer(f"mean_{name}"), self.get_buffer(f"steps_{name}")
@@ -50,10 +50,10 @@ class Filling(nn.Module):
 
         A filled modality has the mask of the available one; if both are missing, all steps are filled.
         """
-        missing = [m for m in MODALITIES if m not in batch.present]
+        missing = [m for m in MODALITIES if m not in batch.available]
         if not missing:
             return batch
-        mask = batch.mask(batch.present[0]) if batch.present else torch.ones_like(batch.audio_mask)
+        mask = batch.mask(batch.available[0]) if batch.available else torch.ones_like(batch.audio_mask)
         filled = batch
         for modality in missing:
             filled = filled.filled(modality, self._fill_values(modality, batch, mask), mask)

@@ -76,7 +76,7 @@ def plain_losses(
     cross-entropy, and the backbone's own losses.
     """
     losses = {"unseen": unseen.loss(backbone, representation, batch.answer)}
-    if len(batch.present) == len(MODALITIES):
+    if len(batch.available) == len(MODALITIES):
         losses |= answer_losses(backbone, representation, batch.answer)
     return losses
 
@@ -144,20 +144,20 @@ class ImputingMethod(nn.Module):
         """
         representation = self.backbone.encode(batch)
         losses = plain_losses(self.backbone, self.unseen, representation, batch)
-        if batch.present and self.stage != BACKBONE_STAGE.name:
-            missing = [m for m in MODALITIES if m not in batch.present]
+        if batch.available and self.stage != BACKBONE_STAGE.name:
+            missing = [m for m in MODALITIES if m not in batch.available]
             losses |= self.imputation_losses(representation, missing, batch.answer)
         return losses | {"total": weighted_sum(losses, self.loss_weights)}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer] from both modalities, one of them imputed if missing, or from the constants."""
-        if not batch.present:
+        if not batch.available:
             return self.unseen.predict(self.backbone, batch)
         return self.backbone.answer(self.complete(batch)).logits
 
     def complete(self, batch: Batch) -> Representation:
         """Return the features of both modalities, one of them imputed if missing; `batch` has at least one."""
         representation = self.backbone.encode(batch)
-        for missing in set(MODALITIES) - set(batch.present):
+        for missing in set(MODALITIES) - set(batch.available):
             representation = self.impute(representation, missing)
         return representation

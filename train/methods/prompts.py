@@ -66,20 +66,20 @@ class MissingAwarePrompts(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; if both modalities are missing, the constants answer."""
-        if not batch.present:
+        if not batch.available:
             return self.unseen.predict(self.backbone, batch)
         return self.backbone.answer(self._prompted(batch)).logits
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         question = encode_question(self.backbone, batch)
         losses = {"unseen": self.unseen.loss(self.backbone, question, batch.answer)}
-        if batch.present:
+        if batch.available:
             losses |= answer_losses(self.backbone, self._prompted(batch), batch.answer)
         return losses | {"total": weighted_sum(losses, {})}
 
     def _prompted(self, batch: Batch) -> Representation:
         """Return the prompted pooled vectors of the filled batch; only the prompts get a gradient from them."""
-        state = SAMPLED_MISSING.index(tuple(m for m in MODALITIES if m not in batch.present))
+        state = SAMPLED_MISSING.index(tuple(m for m in MODALITIES if m not in batch.available))
         with frozen(self.backbone):
             representation = self.backbone.encode(self.filling.fill_missing(batch))
             pooled = self.backbone.pool(representation, {m: self.prompts[m][state] for m in MODALITIES})

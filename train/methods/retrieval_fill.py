@@ -54,7 +54,7 @@ class RetrievalFill(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is retrieved; with both missing, the constants answer."""
-        if not batch.present:
+        if not batch.available:
             return self.unseen.predict(self.backbone, batch)
         return self.backbone.answer(self.complete(batch)).logits
 
@@ -65,14 +65,14 @@ class RetrievalFill(nn.Module):
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         question = encode_question(self.backbone, batch)
         losses = {"unseen": self.unseen.loss(self.backbone, question, batch.answer)}
-        if batch.present:
+        if batch.available:
             answered = complete_losses(self.backbone, self._filled(batch))
             losses |= {name: loss for name, loss in answered.items() if name != "total"}
         return losses | {"total": weighted_sum(losses, {})}
 
     def _filled(self, batch: Batch) -> Batch:
         """Return the batch with both modalities; a retrieved one has the mask of the other, and no negatives."""
-        for missing in set(MODALITIES) - set(batch.present):
+        for missing in set(MODALITIES) - set(batch.available):
             retrieved = self.bank.retrieve(missing, batch, self.neighbours, self.question_weight)
             batch = batch.filled(missing, retrieved, batch.mask(OTHER[missing]))
         return batch

@@ -56,7 +56,7 @@ class ShaSpec(nn.Module):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is imputed; with both missing, the constants answer."""
-        if not batch.present:
+        if not batch.available:
             return self.unseen.predict(self.backbone, batch)
         representation = self.backbone.encode(batch)
         steps = self.backbone.steps(representation)
@@ -65,13 +65,13 @@ class ShaSpec(nn.Module):
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         representation = self.backbone.encode(batch)
         losses = {"unseen": self.unseen.loss(self.backbone, representation, batch.answer)}
-        if batch.present:
+        if batch.available:
             steps = self.backbone.steps(representation)
             shared = self._shared(steps)
             fused = self._fused(representation, steps, shared)
             losses |= answer_losses(self.backbone, fused, batch.answer)
             losses["domain"] = self._domain_loss(representation, steps)
-            if len(batch.present) == len(MODALITIES):
+            if len(batch.available) == len(MODALITIES):
                 losses["alignment"] = self._alignment_loss(representation, shared)
         return losses | {"total": weighted_sum(losses, self.weights)}
 

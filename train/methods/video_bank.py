@@ -70,7 +70,7 @@ class VideoBank(nn.Module):
         Each step is the mean over those of the `neighbours` nearest videos that have it, zeros if none has. A video is
         never its own neighbour. Raises RuntimeError before `fill`.
         """
-        (available,) = batch.present
+        (available,) = batch.available
         nearest = self._nearest(available, batch, neighbours, question_weight)
         mask = self.get_buffer(f"there_{missing}")[nearest].unsqueeze(-1)
         retrieved = {}

@@ -1,8 +1,8 @@
 """Gaussian diffusion of AVR: noise schedules, the training loss, and the reverse chain from a given start.
 
 The denoising network is in `train.networks.diffusion_unet`, its use in `train.methods.avr`. Steps are numbered from 0
-(least noise) to steps - 1. Noise is an argument; only `GaussianDiffusion.loss` and `draw_noises` sample it themselves,
-from a generator.
+(least noise) to steps - 1. Noise is an argument; only `GaussianDiffusion.loss` and `sample_noises` sample it
+themselves, from a generator.
 Source: Eq. 5-7 of "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024); Ho et al. 2020
 (posterior), Nichol and Dhariwal 2021 (cosine), Jabri et al. 2022 (sigmoid), Salimans and Ho 2022 (v-prediction).
 """
@@ -64,13 +64,14 @@ class GaussianDiffusion(nn.Module):
 
     `network` takes (noisy map [row, channel, height, width], step int64 [row]) and returns a prediction of the map's
     shape. `objective`: what it predicts. "noise": the noise, with unit weight (Eq. 7). "v": sqrt(alpha-bar) noise -
-    sqrt(1 - alpha-bar) clean, with each row weighted by its alpha-bar. The buffer `kept` is alpha-bar [step].
+    sqrt(1 - alpha-bar) clean, with each row weighted by its alpha-bar. The buffer
+    `alpha_bar` [step] is the cumulative product of 1 - beta.
     Source: Eq. 5-7. Differs from the released code: "noise", the paper's objective, is the default (released: "v");
     clean values are not mapped to another range and clamped only with `clamp`.
     """
 
     betas: Tensor
-    kept: Tensor
+    alpha_bar: Tensor
     from_clean: Tensor
     from_noisy: Tensor
     posterior_std: Tensor
@@ -94,7 +95,7 @@ class GaussianDiffusion(nn.Module):
         alpha_bar_before = torch.cat((torch.ones(1, dtype=torch.float64), alpha_bar[:-1]))
         constants = {
             "betas": betas,
-            "kept": alpha_bar,
+            "alpha_bar": alpha_bar,
             "from_clean": betas * alpha_bar_before.sqrt() / (1 - alpha_bar),
             "from_noisy": (1 - alpha_bar_before) * (1 - betas).sqrt() / (1 - alpha_bar),
             "posterior_std": (betas * (1 - alpha_bar_before) / (1 - alpha_bar)).sqrt(),
@@ -104,7 +105,7 @@ class GaussianDiffusion(nn.Module):
 
     def add_noise(self, clean: Tensor, step: Tensor, noise: Tensor) -> Tensor:
         """Return sqrt(alpha-bar) clean + sqrt(1 - alpha-bar) noise [row, ...] at `step`, int64 [row]. Source: Eq. 5."""
-        alpha_bar = _per_row(self.kept, step, clean)
+        alpha_bar = _per_row(self.alpha_bar, step, clean)
         return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
 
     def loss(self, clean: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -122,21 +123,21 @@ class GaussianDiffusion(nn.Module):
         if self.objective == "noise":
             return (predicted - noise).square().mean()
         error = (predicted - self.velocity(clean, step, noise)).square().flatten(1).mean(1)
-        return (error * self.kept[step]).mean()
+        return (error * self.alpha_bar[step]).mean()
 
     def velocity(self, clean: Tensor, step: Tensor, noise: Tensor) -> Tensor:
         """Return v = sqrt(alpha-bar) noise - sqrt(1 - alpha-bar) clean [row, ...]."""
-        alpha_bar = _per_row(self.kept, step, clean)
+        alpha_bar = _per_row(self.alpha_bar, step, clean)
         return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
 
     def estimate_clean(self, noisy: Tensor, predicted: Tensor, step: Tensor) -> Tensor:
         """Return the clean values [row, ...] that the network's prediction at `step`, int64 [row], implies."""
-        alpha_bar = _per_row(self.kept, step, noisy)
+        alpha_bar = _per_row(self.alpha_bar, step, noisy)
         if self.objective == "v":
             return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * predicted
         return (noisy - (1 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
 
-    def draw_noises(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample_noises(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Sample standard normal noise [step, *like.shape] for one reverse chain."""
         shape = (self.steps, *like.shape)
         return torch.randn(shape, device=like.device, dtype=like.dtype, generator=generator)

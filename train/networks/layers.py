@@ -194,7 +194,7 @@ def masked_mean(steps: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("btc,bt->bc", steps, weights) / weights.sum(1, keepdim=True).clamp_min(1)
 
 
-def blank(values: Tensor, mask: Tensor) -> Tensor:
+def zero_missing_steps(values: Tensor, mask: Tensor) -> Tensor:
     """Return `values` [batch, time, ...] with zeros where `mask` [batch, time] is False."""
     is_missing = ~mask.view(*mask.shape, *[1] * (values.dim() - 2))
     return values.masked_fill(is_missing, 0)

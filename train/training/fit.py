@@ -25,7 +25,7 @@ from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset, input_shapes
 from train.data.feature_bank import FeatureBank
-from train.data.scenarios import NATURAL, draw_masks, hidden_in, save_masks
+from train.data.scenarios import NATURAL, hidden_in, sample_masks, save_masks
 from train.evaluation.predict import percent_correct, predict, questions_of
 from train.interfaces import (
     MissingModalityMethod,
@@ -183,7 +183,7 @@ class _Loop:
         self.val = self._dataset(manifest, "val") if "val" in manifest.questions else None
         self.scenarios = self._selection_scenarios()
         self.plan = plan_stages(method, config.training, config.epochs)
-        masks = draw_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
+        masks = sample_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
         self.masks = masks.absent
         self.is_masked = np.array([q.question_id in self.masks for q in self.train.questions], dtype=bool)
         self.rows = self._training_rows()

@@ -30,7 +30,7 @@ def whiten_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[s
     counts: dict[str, int] = {}
     _, first_questions = np.unique([q.video_id for q in dataset.questions], return_index=True)
     for batch in dataset.batches(BATCH_SIZE, None, masks, first_questions):
-        for modality in batch.present:
+        for modality in batch.available:
             for name, values in (batch.features(modality) or {}).items():
                 steps = values[batch.mask(modality)].double()
                 axis = 1 if backbone.input_whitening[name].axis == 0 else -1

@@ -18,7 +18,7 @@ from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.interfaces import Answer, Backbone, Representation
-from train.networks.layers import InputWhitening, blank, masked_mean
+from train.networks.layers import InputWhitening, masked_mean, zero_missing_steps
 
 
 def build(name: str, lines: Path, videos: Path | None = None, progress: Any = None) -> Built:
@@ -98,9 +98,9 @@ class MeanBackbone(nn.Module):
 
     def encode(self, batch: Batch) -> Representation:
         features = {}
-        for modality in batch.present:
+        for modality in batch.available:
             (name,) = self.needs[modality]
-            values = blank((batch.features(modality) or {})[name], batch.mask(modality))
+            values = zero_missing_steps((batch.features(modality) or {})[name], batch.mask(modality))
             features[modality] = self.stems[modality](self.input_whitening[name](values))
         question = self.words(batch.question["tokens"].long()).mean(1)
         return Representation(question, features, masks={m: batch.mask(m) for m in features})
@@ -135,5 +135,5 @@ class Neutral(nn.Module):
     def predict(self, batch: Batch) -> Tensor:
         representation = self.backbone.encode(batch)
         ones = self.scale * torch.ones_like(representation.question)
-        missing = {m: ones for m in MODALITIES if m not in batch.present}
+        missing = {m: ones for m in MODALITIES if m not in batch.available}
         return self.backbone.answer(replace(representation, pooled=missing)).logits

@@ -30,7 +30,7 @@ import pipeline.run.worker
 from pipeline.errors import UserError
 from pipeline.inspection.verify import verify_store
 from pipeline.manifests.manifest import load_manifest, save_manifest
-from pipeline.run.cluster import ClusterOptions, ask_workers, connect, offers_label, stream
+from pipeline.run.cluster import ClusterOptions, connect, offers_label, query_workers, stream
 from pipeline.store.reader import open_store
 
 
@@ -109,7 +109,7 @@ def test_tasks_run_on_workers_with_the_label_and_one_at_a_time_in_a_process() ->
         assert offers_label(cluster.scheduler_address, "GPU")
         options = ClusterOptions(scheduler=cluster.scheduler_address, label="GPU")
         with connect(options) as workers:
-            assert ask_workers(workers, partial(worker_and_times, 0))[0] in ("one", "two")
+            assert query_workers(workers, partial(worker_and_times, 0))[0] in ("one", "two")
             done = list(stream(workers, worker_and_times, iter(range(20))))
         with connect(replace(options, label="")) as workers:
             anywhere = list(stream(workers, worker_and_times, iter(range(20))))
@@ -143,7 +143,7 @@ def test_an_unsuitable_cluster_is_refused_with_the_command_to_start() -> None:
 def test_a_lost_scheduler_and_workers_without_mavqa_are_one_line_errors() -> None:
     with cluster_in_process(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
         with pytest.raises(UserError, match=r"cannot load mavqa \(No module named 'pipeline'\): install it there"):
-            ask_workers(workers, fail_to_load)
+            query_workers(workers, fail_to_load)
         outcomes = stream(workers, worker_and_times, iter(range(500)))
         next(outcomes)
         cluster.close()
@@ -167,20 +167,20 @@ def test_a_local_worker_that_dies_before_answering_is_replaced_a_few_times(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     with connect(ClusterOptions(workers=1)) as workers:
-        environment = ask_workers(workers, partial(die, tmp_path, times=1))
+        environment = query_workers(workers, partial(die, tmp_path, times=1))
         assert len(list(tmp_path.iterdir())) == 1
         assert environment["OMP_NUM_THREADS"] == "1"
         assert "MALLOC_TRIM_THRESHOLD_" not in environment
         with pytest.raises(UserError, match="no worker answers, 2 died before answering: give each more memory"):
-            ask_workers(workers, partial(die, tmp_path, times=100))
+            query_workers(workers, partial(die, tmp_path, times=100))
 
 
 KILLED_RUN = """
 import os, signal, sys
-from pipeline.run.cluster import ClusterOptions, ask_workers, connect
+from pipeline.run.cluster import ClusterOptions, query_workers, connect
 if __name__ == "__main__":
     with connect(ClusterOptions(workers=1)) as workers:
-        print(ask_workers(workers, os.getpid), flush=True)
+        print(query_workers(workers, os.getpid), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -235,14 +235,14 @@ def fail(error: Exception, item: int = 0) -> None:
 def test_loading_errors_of_a_worker_are_user_errors_and_bugs_are_not() -> None:
     with cluster_in_process(one=0) as cluster, connect(ClusterOptions(scheduler=cluster.scheduler_address)) as workers:
         with pytest.raises(UserError, match="no worker answers, 1 died"):
-            ask_workers(workers, partial(fail, KilledWorker("ask", SimpleNamespace(address="nowhere"), 3)))
+            query_workers(workers, partial(fail, KilledWorker("ask", SimpleNamespace(address="nowhere"), 3)))
         with pytest.raises(UserError, match=r"cannot load mavqa \(Can't get attribute 'f'.*\): install it there"):
-            ask_workers(
+            query_workers(
                 workers, partial(fail, AttributeError("Can't get attribute 'f' on <module 'pipeline.run.coordinator'>"))
             )
         for error in (AttributeError("no attribute"), RuntimeError("ours"), ImportError("cannot import name")):
             with pytest.raises(type(error), match=str(error)):
-                ask_workers(workers, partial(fail, error))
+                query_workers(workers, partial(fail, error))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
@@ -296,7 +296,7 @@ def test_a_worker_that_does_not_see_the_shared_folders_is_refused(
         hidden.rename(tmp_path / "hidden")
         return question()
 
-    monkeypatch.setattr("run_toys.ask_workers", ask_elsewhere)
+    monkeypatch.setattr("run_toys.query_workers", ask_elsewhere)
     with pytest.raises(UserError, match=f"sees no {what} at {hidden}: use one that every worker sees"):
         run_toys(folder, store)
 

@@ -157,7 +157,7 @@ def test_questions_without_a_feature_are_recognised_by_its_fill_value(tmp_path: 
     spec = FeatureSpec("words", "question", ("token",), (4,), dtype, {})
     with StoreWriter(tmp_path / "s.zarr", 5, "test") as writer:
         writer.append_questions(["who plays", "how many"])
-        writer.ensure_question_feature(spec)
+        writer.ensure_feature(spec)
         writer.write_questions("words", np.array([1]), np.zeros((1, 4), dtype))
         assert writer.question_texts("words") == {"how many"}
 
@@ -167,7 +167,7 @@ def test_appended_videos_and_questions_do_not_change_existing_rows(tmp_path: Pat
     write_rows(path, "loudness", 16, {19: np.full((5, 3), 7, "float32")})
     with StoreWriter(path, 5, "test") as writer:
         assert writer.append_questions(["who plays", "how many"]) == {"who plays": 0, "how many": 1}
-        writer.ensure_question_feature(WORDS)
+        writer.ensure_feature(WORDS)
         writer.write_questions("words", np.array([1]), np.full((1, 4), 5, "int32"))
         writer.append_videos(["late"])
         assert writer.append_questions(["how many", "where"])["where"] == 2

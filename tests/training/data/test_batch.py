@@ -24,17 +24,17 @@ def mixed_batch(rows=range(12)) -> Batch:
 def test_parts_are_homogeneous_and_cover_every_row_once():
     batch = mixed_batch()
     parts = list(batch.split_by_presence())
-    assert sorted(part.present for _, part in parts) == [(), ("audio",), ("audio", "visual"), ("visual",)]
+    assert sorted(part.available for _, part in parts) == [(), ("audio",), ("audio", "visual"), ("visual",)]
     assert sorted(row for rows, _ in parts for row in rows.tolist()) == list(range(12))
     for rows, part in parts:
         assert part.question_id == tuple(batch.question_id[row] for row in rows)
         assert torch.equal(part.answer, batch.answer[rows])
-        for modality in part.present:
+        for modality in part.available:
             assert part.mask(modality).any(1).all()
-        for modality in {"audio", "visual"} - set(part.present):
+        for modality in {"audio", "visual"} - set(part.available):
             assert part.features(modality) is None
             assert not part.mask(modality).any()
-        assert (part.negatives is not None) == ("visual" in part.present)
+        assert (part.negatives is not None) == ("visual" in part.available)
 
 
 def test_predictions_are_in_the_order_of_the_rows():
@@ -50,7 +50,7 @@ def test_removing_a_modality_removes_its_features_mask_and_negatives():
     assert (without.visual, without.negatives) == (None, None)
     assert not without.visual_mask.any()
     assert torch.equal(without.audio["vggish"], complete.audio["vggish"])
-    assert without.present == ("audio",)
+    assert without.available == ("audio",)
 
 
 def test_selecting_rows_selects_them_in_every_field():

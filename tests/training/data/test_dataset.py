@@ -111,7 +111,7 @@ def test_the_same_generator_gives_the_same_order_and_negatives():
     other = list(dataset.batches(8, torch.Generator().manual_seed(6)))
     for left, right in zip(*runs, strict=True):
         assert left.question_id == right.question_id
-        assert (left.negatives is None) == (right.negatives is None) == ("visual" not in left.present)
+        assert (left.negatives is None) == (right.negatives is None) == ("visual" not in left.available)
         if left.negatives is not None:
             assert torch.equal(left.negatives["resnet18-map"], right.negatives["resnet18-map"])
     assert [b.question_id for b in runs[0]] != [b.question_id for b in other]
@@ -140,7 +140,7 @@ def test_a_training_batch_has_the_same_modalities_in_every_row():
     modalities = []
     for batch in dataset.batches(4, torch.Generator().manual_seed(3), hidden):
         assert len(list(batch.split_by_presence())) == 1
-        modalities.append(batch.present)
+        modalities.append(batch.available)
     assert set(modalities) == {("audio", "visual"), ("audio",), ("visual",), ()}
     assert modalities != sorted(modalities)
     assert modalities != sorted(modalities, reverse=True)

@@ -10,12 +10,12 @@ from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
 from train.data.scenarios import (
-    draw_masks,
     hidden_in,
     load_masks,
     missing_span,
     parse_parts,
     parse_rates,
+    sample_masks,
     save_masks,
 )
 
@@ -57,20 +57,20 @@ def test_rates_are_parsed_from_text():
 @settings(max_examples=40)
 @given(st.floats(0, 0.35), st.floats(0, 0.35), st.integers(0, 10**6), st.sampled_from(["video", "question"]))
 def test_masks_are_nested_over_rates_and_hide_at_most_one_modality(low, more, seed, unit):
-    few = draw_masks(QUESTIONS, {"audio": low, "visual": low / 2}, seed, unit).absent
-    many = draw_masks(QUESTIONS, {"audio": low + more / 2, "visual": low / 2 + more / 2}, seed, unit).absent
+    few = sample_masks(QUESTIONS, {"audio": low, "visual": low / 2}, seed, unit).absent
+    many = sample_masks(QUESTIONS, {"audio": low + more / 2, "visual": low / 2 + more / 2}, seed, unit).absent
     assert few.items() <= many.items()
     assert all(modalities in (("audio",), ("visual",)) for modalities in many.values())
 
 
 def test_masks_have_about_their_rates():
-    hidden = list(draw_masks(QUESTIONS, {"audio": 0.3, "visual": 0.2}, seed=1).absent.values())
+    hidden = list(sample_masks(QUESTIONS, {"audio": 0.3, "visual": 0.2}, seed=1).absent.values())
     assert abs(hidden.count(("audio",)) / len(QUESTIONS) - 0.3) < 0.06
     assert abs(hidden.count(("visual",)) / len(QUESTIONS) - 0.2) < 0.06
 
 
 def test_with_unit_video_all_questions_on_a_video_lose_the_same_modality():
-    absent = draw_masks(QUESTIONS, {"audio": 0.5}, seed=1, unit="video").absent
+    absent = sample_masks(QUESTIONS, {"audio": 0.5}, seed=1, unit="video").absent
     states = {}
     for question in QUESTIONS:
         states.setdefault(question.video_id, set()).add(absent.get(question.question_id, ()))
@@ -79,7 +79,7 @@ def test_with_unit_video_all_questions_on_a_video_lose_the_same_modality():
 
 
 def test_a_mask_file_round_trips_with_its_header(tmp_path):
-    masks = draw_masks(QUESTIONS, {"audio": 0.3, "visual": 0.2}, seed=4, unit="video")
+    masks = sample_masks(QUESTIONS, {"audio": 0.3, "visual": 0.2}, seed=4, unit="video")
     save_masks(masks, tmp_path / "masks.json")
     assert load_masks(tmp_path / "masks.json") == masks
     header = json.loads((tmp_path / "masks.json").read_text())

@@ -21,11 +21,11 @@ class Classifier(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.present: list[tuple[str, ...]] = []
+        self.available: list[tuple[str, ...]] = []
         self.modes: set[bool] = set()
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        self.present += [batch.present] * len(batch)
+        self.available += [batch.available] * len(batch)
         self.modes.add(self.training)
         if batch.audio is not None:
             return batch.audio["vggish"].nanmean(1)[:, : len(CLASSES)]
@@ -61,7 +61,7 @@ def run(dataset: QuestionDataset, scenario: str, **settings: object) -> tuple[Ev
 def test_a_scenario_hides_its_modalities_and_nothing_else(
     dataset: QuestionDataset, scenario: str, present: set[tuple[str, ...]]
 ) -> None:
-    assert set(run(dataset, scenario)[1].present) == present
+    assert set(run(dataset, scenario)[1].available) == present
 
 
 def test_natural_questions_are_in_no_other_scenario(dataset: QuestionDataset) -> None:
@@ -101,7 +101,7 @@ def test_masks_replace_the_scenarios_hidden_modalities(dataset: QuestionDataset)
     hidden = {question.question_id: ("audio",) for question in dataset.questions[::2]}
     evaluation, method = run(dataset, "masked", masks=hidden)
     assert evaluation.scenario == "masked"
-    assert set(method.present) == {("audio", "visual"), ("visual",)}
+    assert set(method.available) == {("audio", "visual"), ("visual",)}
 
 
 def test_the_natural_scenario_is_omitted_without_natural_questions() -> None:

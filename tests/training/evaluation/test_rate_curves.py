@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
 from train.cli.report import find_runs
 from train.data.feature_bank import FeatureBank
-from train.data.scenarios import draw_masks
+from train.data.scenarios import sample_masks
 from train.evaluation.evaluate_run import evaluate_run
 from train.evaluation.rate_curves import add_curves, rate_grid
 from train.report.page import write_report
@@ -85,7 +85,7 @@ def test_a_point_of_a_curve_equals_an_evaluation_under_its_masks(
 ) -> None:
     run = tmp_path / "zero-fill-seed0"
     shutil.copytree(runs / run.name, run)
-    masks = draw_masks(manifest.questions["test"], rates, seed=0)
+    masks = sample_masks(manifest.questions["test"], rates, seed=0)
     point = rows_of(run)[masks.name]
     (run / "results.jsonl").unlink()
     assert evaluate_run(run, manifest, FeatureBank(store), masks=masks) == [masks.name]

@@ -35,11 +35,11 @@ class StoredFeatures(nn.Module):
         self.impute = impute
 
     def complete(self, batch):
-        (missing,) = set(MODALITIES) - set(batch.present)
+        (missing,) = set(MODALITIES) - set(batch.available)
         rows = [self.row_of[question] for question in batch.question_id]
         both = self.masks["audio"] & self.masks["visual"]
         imputed = self.impute(self.real[missing], both)[rows]
-        return with_imputed(self.backbone.encode(batch), {missing: imputed}, batch.present[0])
+        return with_imputed(self.backbone.encode(batch), {missing: imputed}, batch.available[0])
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_read_equals_a_convolution_split_into_audio_and_visual(readout):
 def test_released_variant_is_the_released_sampler_between_two_convolutions():
     refiner, (audio, visual) = small_refiner("released").train(), small_pair()
     joint = refiner.join(torch.cat((audio[:, :, None, None].expand(-1, -1, 3, 3), visual), 1))
-    noises = refiner.diffusion.draw_noises(joint)
+    noises = refiner.diffusion.sample_noises(joint)
     end = refiner.read((refiner.diffusion.reverse(joint, noises=noises, clamp=True) + 1) / 2)
     refined = refiner.refine(audio, visual, noises=noises)
     torch.testing.assert_close(refined[0], end[:, :6, 0, 0])
@@ -80,7 +80,7 @@ def test_trained_refinement_depends_on_both_modalities(variant):
 
 
 def test_schedule_keeps_the_signal_at_the_middle_step_but_not_at_the_last():
-    kept = small_refiner(sizes=DiffusionSizes(steps=10, dim=8)).diffusion.kept
+    kept = small_refiner(sizes=DiffusionSizes(steps=10, dim=8)).diffusion.alpha_bar
     assert kept[9].sqrt().item() < 0.01
     assert kept[4].sqrt().item() == pytest.approx(0.5**0.5)
 

@@ -40,7 +40,7 @@ def test_each_missing_state_is_sampled_for_a_third_of_the_questions():
     batch = small_batch().select(torch.zeros(3000, dtype=torch.long))
     parts = batch.sample_missing()
     assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(3000))
-    missing = {tuple(m for m in MODALITIES if m not in part.present): len(part) for _, part in parts}
+    missing = {tuple(m for m in MODALITIES if m not in part.available): len(part) for _, part in parts}
     assert set(missing) == set(SAMPLED_MISSING)
     assert min(missing.values()) > 900
 
@@ -48,7 +48,7 @@ def test_each_missing_state_is_sampled_for_a_third_of_the_questions():
 @pytest.mark.parametrize("hidden", ONE_SIDED)
 def test_questions_with_a_naturally_missing_modality_are_not_sampled(hidden):
     (rows, part), *others = small_batch().without(*hidden).sample_missing()
-    assert part.present == tuple(m for m in MODALITIES if m not in hidden)
+    assert part.available == tuple(m for m in MODALITIES if m not in hidden)
     assert not others
     assert len(rows) == len(part)
 

@@ -11,7 +11,7 @@ from tiny_store import SIZES, make_manifest, make_store, of_modality
 from train.backbones.registry import BACKBONES, backbone_variants, make_backbone
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
-from train.data.scenarios import SCENARIOS, draw_masks
+from train.data.scenarios import SCENARIOS, sample_masks
 from train.interfaces import inputs_of
 from train.methods.registry import METHODS, make_method, method_variants
 
@@ -39,7 +39,7 @@ def test_predictions_at_a_missing_rate_do_not_depend_on_the_masked_features(meth
     for value in (None, 0.0, 7.0):
         store, method = make_store(incomplete=False), make(method_name, "avst")
         questions = make_manifest(store).questions["test"]
-        masks = draw_masks(questions, {modality: 0.5}, seed=0, unit="video").absent
+        masks = sample_masks(questions, {modality: 0.5}, seed=0, unit="video").absent
         masked = sorted({store.rows[q.video_id] for q in questions if q.question_id in masks})
         assert 0 < len(masked) < len({q.video_id for q in questions})
         for name in of_modality(modality) if value is not None else ():
@@ -79,7 +79,7 @@ def predict_without_part(method, modality: str, value: float | None = None) -> t
     """
     store = make_store(incomplete=False)
     complete = QuestionDataset(FeatureBank(store), make_manifest(store), "test", inputs_of(method.backbone))
-    removed = complete._there[modality] & ~complete.without_part(modality, 0.5)._there[modality]
+    removed = complete._available[modality] & ~complete.without_part(modality, 0.5)._available[modality]
     if value is not None:
         for name in of_modality(modality):
             for video, steps in enumerate(removed):

@@ -40,8 +40,8 @@ def test_the_sigmoid_schedule_of_ten_steps():
     noisy = [0, 0.365574, 0.483854, 0.546197, 0.589852, 0.622999, 0.642436, 0.637088, 0.573756, 0.030375]
     variance = [0, 0.025551, 0.056716, 0.102178, 0.165118, 0.243479, 0.332118, 0.433125, 0.579485, 0.959585]
     assert diffusion.betas.tolist() == pytest.approx(betas, abs=5e-7)
-    assert diffusion.kept.tolist() == pytest.approx(alpha_bar, abs=5e-7)
-    assert diffusion.kept[-1].item() == pytest.approx(3.94928e-5, rel=1e-5)
+    assert diffusion.alpha_bar.tolist() == pytest.approx(alpha_bar, abs=5e-7)
+    assert diffusion.alpha_bar[-1].item() == pytest.approx(3.94928e-5, rel=1e-5)
     assert diffusion.from_clean.tolist() == pytest.approx(clean, abs=1e-6)
     assert diffusion.from_noisy.tolist() == pytest.approx(noisy, abs=1e-6)
     assert (diffusion.posterior_std**2).tolist() == pytest.approx(variance, abs=1e-6)
@@ -93,7 +93,7 @@ def test_the_noise_loss_has_unit_weight_and_the_v_loss_weight_alpha_bar():
     assert by_noise.loss_at(clean, step, noise).item() == pytest.approx((noise - 0.3).square().mean().item())
     by_v = GaussianDiffusion(Constant(0.3), steps=10, objective="v")
     errors = (by_v.velocity(clean, step, noise) - 0.3).square().mean((1, 2, 3))
-    assert by_v.loss_at(clean, step, noise).item() == pytest.approx((errors * by_v.kept[step]).mean().item())
+    assert by_v.loss_at(clean, step, noise).item() == pytest.approx((errors * by_v.alpha_bar[step]).mean().item())
 
 
 def test_the_loss_depends_on_its_generator():
@@ -131,20 +131,20 @@ def test_the_reverse_chain_recovers_clean_values_with_a_perfect_network():
 
     class Oracle(torch.nn.Module):
         def forward(self, noisy, step):
-            alpha_bar = diffusion.kept[step][:, None, None, None]
+            alpha_bar = diffusion.alpha_bar[step][:, None, None, None]
             return (noisy - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
 
     diffusion = GaussianDiffusion(Oracle(), steps=10)
     start = diffusion.add_noise(clean, torch.full((3,), 9), torch.randn(3, 2, 4, 4))
     torch.testing.assert_close(diffusion.reverse(start), clean, rtol=1e-3, atol=1e-3)
-    noises = diffusion.draw_noises(start)
+    noises = diffusion.sample_noises(start)
     torch.testing.assert_close(diffusion.reverse(start, noises=noises), clean, rtol=1e-3, atol=1e-3)
 
 
 def test_the_reverse_chain_is_deterministic_without_noises_and_depends_on_given_ones():
     diffusion, start = small_diffusion(), torch.randn(2, 6, 4, 4)
     assert torch.equal(diffusion.reverse(start), diffusion.reverse(start))
-    first, second = (diffusion.draw_noises(start, torch.Generator().manual_seed(s)) for s in (1, 2))
+    first, second = (diffusion.sample_noises(start, torch.Generator().manual_seed(s)) for s in (1, 2))
     assert torch.equal(diffusion.reverse(start, noises=first), diffusion.reverse(start, noises=first))
     assert not torch.allclose(diffusion.reverse(start, noises=first), diffusion.reverse(start, noises=second))
 
@@ -173,7 +173,7 @@ def test_gradient_steps_limit_the_gradient_to_the_last_network_calls():
     start = torch.randn(1, 2, 2, 2, requires_grad=True)
     end = diffusion.reverse(start, gradient_steps=1)
     end.sum().backward()
-    expected = -(1 - diffusion.kept[0]).sqrt() * end.numel()
+    expected = -(1 - diffusion.alpha_bar[0]).sqrt() * end.numel()
     assert network.value.grad.item() == pytest.approx(expected.item(), rel=1e-5)
     assert start.grad.abs().min() > 0
     assert torch.equal(end, diffusion.reverse(start))

@@ -12,8 +12,8 @@ from train.networks.layers import (
     QuestionEncoder,
     SpatialGrounding,
     TemporalGrounding,
-    blank,
     masked_mean,
+    zero_missing_steps,
 )
 
 
@@ -99,8 +99,8 @@ def test_learned_constants_are_the_same_vector_for_every_question():
 def test_masked_mean_and_blank_ignore_missing_steps():
     steps = torch.tensor([[[2.0], [4.0], [float("nan")]]])
     mask = torch.tensor([[True, True, False]])
-    assert blank(steps, mask).tolist() == [[[2.0], [4.0], [0.0]]]
-    assert masked_mean(blank(steps, mask), mask).tolist() == [[3.0]]
+    assert zero_missing_steps(steps, mask).tolist() == [[[2.0], [4.0], [0.0]]]
+    assert masked_mean(zero_missing_steps(steps, mask), mask).tolist() == [[3.0]]
 
 
 def test_losses_of_parts_are_weighted_by_their_numbers_of_questions():

@@ -239,7 +239,7 @@ def test_a_method_trained_on_complete_data_never_gets_a_question_with_a_missing_
     train(tmp_path / "run", epochs=1, missing_rates={"audio": 0.3, "visual": 0.3})
     masks = load_masks(tmp_path / "run" / "masks-train.json").absent
     questions = [question for batch in batches for question in batch.question_id]
-    assert all(batch.present == ("audio", "visual") for batch in batches)
+    assert all(batch.available == ("audio", "visual") for batch in batches)
     assert not set(questions) & set(masks)
     assert 20 < len(questions) < 50
 

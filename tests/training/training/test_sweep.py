@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
 from train.backbones.registry import BACKBONES
 from train.data.feature_bank import FeatureBank
-from train.data.scenarios import draw_masks
+from train.data.scenarios import sample_masks
 from train.evaluation.evaluate_run import evaluate_run, summarise_run
 from train.evaluation.rate_curves import rate_grid
 from train.evaluation.statistics import bootstrap_interval
@@ -195,7 +195,7 @@ def test_a_sweep_completes_the_evaluation_of_a_partly_evaluated_run(
     results.write_text("".join(line + "\n" for line in lines if '"scenario":"complete"' in line))
     bank = FeatureBank(store)
     evaluate_run(
-        runs / "zero-fill-seed0", manifest, bank, masks=draw_masks(manifest.questions["test"], {"audio": 0.5}, seed=0)
+        runs / "zero-fill-seed0", manifest, bank, masks=sample_masks(manifest.questions["test"], {"audio": 0.5}, seed=0)
     )
     with_curves = [replace(cell, curves=True) for cell in cells()]
     assert run_cells(with_curves, manifest, bank, runs) == swept[1]
@@ -253,7 +253,7 @@ def test_masks_form_a_scenario_of_their_own(
     swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest
 ) -> None:
     run = swept[0] / "zero-fill-seed0"
-    masks = draw_masks(manifest.questions["test"], {"audio": 0.5}, seed=3)
+    masks = sample_masks(manifest.questions["test"], {"audio": 0.5}, seed=3)
     assert evaluate_run(run, manifest, FeatureBank(store), masks=masks) == ["masked-audio=0.5-seed3"]
     assert list(summarise_run(run, "test", ["masked-audio=0.5-seed3"])["scenarios"]) == ["masked-audio=0.5-seed3"]
 
