@@ -44,7 +44,7 @@ def is_same(one, other) -> bool:
     return tracks and frames and np.array_equal(one.waveform, other.waveform)
 
 
-def is_same_but_unnoticed(media, full) -> bool:
+def is_same_except_missing_reason(media, full) -> bool:
     """Compare with a full pass; `media` may have no reason, because errors in skipped frames are not noticed."""
     reason = media.visual.reason or full.visual.reason
     return is_same(replace(media, visual=replace(media.visual, reason=reason)), full)

@@ -21,7 +21,7 @@ class DecoderLoadError(UserError):
 
 
 class FrameError(Exception):
-    """A library does not decode the frames of a file correctly. The message continues a sentence after its name."""
+    """A library is not used for a file, or fails on it. The message follows the name: 'decord cannot open the file'."""
 
 
 @dataclass(frozen=True)

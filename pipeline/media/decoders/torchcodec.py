@@ -108,7 +108,7 @@ def _load(name: str) -> ModuleType:
         why = f"torchcodec does not fit torch {torch.__version__} ({str(error).splitlines()[0]})"
         raise DecoderLoadError(name, why, f"{INSTALL} --upgrade") from None
     if torchcodec.ffmpeg_major_version is None:
-        raise DecoderLoadError(name, "torchcodec finds no FFmpeg libraries that it can load", FFMPEG)
+        raise DecoderLoadError(name, "torchcodec finds no libraries of FFmpeg that it can load", FFMPEG)
     return torchcodec
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import av
 import media_maker
 import pytest
-from counted_decoding import FINE, SIZE, decode, is_same, is_same_but_unnoticed
+from counted_decoding import FINE, SIZE, decode, is_same, is_same_except_missing_reason
 
 from pipeline.media.decoders.pyav import decoder as pyav_decoder
 from pipeline.media.decoders.pyav.frame_skipping import PacketWindow
@@ -47,7 +47,7 @@ def test_corrupt_file_is_decoded_as_in_a_full_pass(tmp_path, seed):
     for _ in range(30):
         data[random.randrange(len(data) // 4, len(data))] ^= 1 << random.randrange(8)
     path.write_bytes(data)
-    assert is_same_but_unnoticed(decode(path)[0], decode(path, codecs=())[0])
+    assert is_same_except_missing_reason(decode(path)[0], decode(path, codecs=())[0])
 
 
 def replace_timestamps(original, timestamps):
