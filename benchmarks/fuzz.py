@@ -1,8 +1,9 @@
-"""Extract mutated copies of real clips: no run may crash, no file hang, no decoding child bloat, no outcome be lost.
+"""Extract corrupted copies of real clips: nothing may crash, hang or use too much memory, and no outcome may be lost.
 
-Each copy has bytes flipped, its end cut off, or the boxes of its MP4 tree shuffled; its name is the seed from which it
-can be made again with `--only`. The run is the real one (planning, decoding child, store) with two light extractors, in
-this process, so that its child can be watched: seconds a file, peak memory. Exit code 1 where a promise is broken.
+Each copy has flipped bytes, is truncated, or has the boxes of its MP4 tree shuffled; its name starts with the seed that
+`--only` reproduces it from. The run is a real one (planning, decoder process, store) with two cheap extractors, in this
+process, so that time per file and peak memory of the decoder process can be measured. Exit code 1 if a promise is
+broken.
 """
 
 import argparse
@@ -38,87 +39,87 @@ CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"
 MEGABYTE = 1024**2
 
 
-class LightPicture:
-    """The mean colour of each second's frame: float32 [time, channel 3]."""
+class MeanColour:
+    """The mean colour of the frame of each second: float32 [time, channel 3]."""
 
     name, modality, dims, shape, dtype = "light-picture", "visual", ("channel",), (3,), "float32"
     frame_size = FrameSize("stretch", 224)
 
     def constants(self) -> dict[str, Any]:
-        """Return what the numbers depend on."""
+        """Return the constants that the values depend on."""
         return {"version": 1}
 
     def load(self, weights: Any, device: str) -> str:
-        """Return the hash of no weights."""
+        """Return an empty hash: there are no weights."""
         return ""
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return the means over each frame."""
+        """Return the mean over the pixels of each frame."""
         return media.frames[self.frame_size].mean(axis=(1, 2), dtype=np.float32)
 
 
-class LightSound(LightPicture):
-    """The loudness of each second of sound: float32 [time, channel 1]."""
+class Loudness(MeanColour):
+    """The loudness of each second of audio: float32 [time, channel 1]."""
 
     name, modality, shape, frame_size = "light-sound", "audio", (1,), None
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return the root mean square of each second."""
+        """Return the root mean square of the samples of each second."""
         return np.sqrt((media.waveform.reshape(media.audio.steps, -1) ** 2).mean(axis=1, keepdims=True))
 
 
 @dataclass
-class Watch:
-    """What decoding took: seconds of each file, the largest memory of a child and the file that it had then."""
+class Measurements:
+    """Decoding time in seconds and peak memory of the decoder process in bytes, by file stem."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
 
-    def child(self, decoder_name: str, limits: Limits) -> "WatchedChild":
-        """Return a decoding child that this watches."""
-        return WatchedChild(self, decoder_name, limits)
+    def create_process(self, decoder_name: str, limits: Limits) -> "MeasuredProcess":
+        """Return a decoder process that is measured here."""
+        return MeasuredProcess(self, decoder_name, limits)
 
 
-class WatchedChild(DecoderProcess):
-    """A decoding child whose time and memory are noted file by file."""
+class MeasuredProcess(DecoderProcess):
+    """A decoder process whose time and memory are measured for each file."""
 
-    def __init__(self, watch: Watch, decoder_name: str, limits: Limits) -> None:
+    def __init__(self, measured: Measurements, decoder_name: str, limits: Limits) -> None:
         super().__init__(decoder_name, limits)
-        self._watch = watch
-        self._own_seconds = 0.0
+        self._measured = measured
+        self._decoding_seconds = 0.0
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
-        """Decode `path` and note what it took; memory is that of a child that lived through it."""
-        if self._lives():
+        """Decode `path` and measure it; memory is measured only if the process survives."""
+        if self._is_alive():
             Path(f"/proc/{self.pid}/clear_refs").write_text("5")
-        self._own_seconds = 0.0
+        self._decoding_seconds = 0.0
         media = super().decode(path, request)
-        self._watch.seconds[path.stem] = self._own_seconds
-        if self._lives():
-            self._watch.peak_bytes[path.stem] = _peak_bytes(Path(f"/proc/{self.pid}/status"))
+        self._measured.seconds[path.stem] = self._decoding_seconds
+        if self._is_alive():
+            self._measured.peak_bytes[path.stem] = _peak_bytes(Path(f"/proc/{self.pid}/status"))
         return media
 
-    def _lives(self) -> bool:
+    def _is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def _receive(self, request: DecodeRequest) -> Media:
-        """Count the time from when the child has begun with the file: loading libraries is not the file's fault."""
+        """Measure the time from the start of decoding: the loading of libraries does not count."""
         started = time.monotonic()
         try:
             return super()._receive(request)
         finally:
-            self._own_seconds += time.monotonic() - started
+            self._decoding_seconds += time.monotonic() - started
 
 
 def main() -> int:
-    """Parse the options, mutate, extract, print the tables."""
+    """Parse the options, corrupt the clips, extract them and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=Path, default=Path("build/demo/data/videos"), help="folder of clips to mutate")
+    parser.add_argument("--clips", type=Path, default=Path("build/demo/data/videos"), help="folder of clips to corrupt")
     parser.add_argument("--copies", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0, help="of the first copy; the others count on")
-    parser.add_argument("--only", type=int, help="make and extract the one copy of this seed")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first copy; the others follow")
+    parser.add_argument("--only", type=int, help="create and extract only the copy of this seed")
     parser.add_argument("--decoder", default="pyav", choices=list(DECODERS))
-    parser.add_argument("--keep", type=Path, help="folder to keep the copies and the store in")
+    parser.add_argument("--keep", type=Path, help="folder for the copies and the store, which is kept")
     options = parser.parse_args()
     seeds = range(options.seed, options.seed + options.copies) if options.only is None else [options.only]
     with tempfile.TemporaryDirectory(prefix="mavqa-fuzz-") as scratch:
@@ -127,58 +128,58 @@ def main() -> int:
             write_copies(options.clips, folder / "videos", seeds)
         except UserError as error:
             parser.exit(2, f"{error}\n")
-        watch = Watch()
-        summary = extract_copies(folder, watch, options.decoder)
-        return 0 if print_outcomes(summary, watch) else 1
+        measured = Measurements()
+        summary = extract_copies(folder, measured, options.decoder)
+        return 0 if print_outcomes(summary, measured) else 1
 
 
 def write_copies(clips: Path, folder: Path, seeds: Any) -> None:
-    """Write one mutated copy a seed, named `<seed>-<mutation>-<clip>`; raise UserError where there is no clip."""
+    """Write one corrupted copy per seed, named `<seed>-<mutation>-<clip>`; raise `UserError` if there is no clip."""
     paths = [clips / path for path in list_media(clips)]
     paths = [path for path in paths if 0 < path.stat().st_size <= LARGEST_CLIP_BYTES]
     if not paths:
-        raise UserError(f"{clips} holds no clip of at most {LARGEST_CLIP_BYTES / 1e6:g} MB: give --clips another")
+        raise UserError(f"{clips} contains no clip of at most {LARGEST_CLIP_BYTES / 1e6:g} MB: pass another --clips")
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        draw = random.Random(seed)
-        path = paths[draw.randrange(len(paths))]
-        name = draw.choice(list(MUTATIONS))
+        rng = random.Random(seed)
+        path = paths[rng.randrange(len(paths))]
+        name = rng.choice(list(MUTATIONS))
         stem = re.sub(r"[^A-Za-z0-9]+", "_", path.stem)
-        (folder / f"{seed:06d}-{name}-{stem}{path.suffix}").write_bytes(MUTATIONS[name](path.read_bytes(), draw))
+        (folder / f"{seed:06d}-{name}-{stem}{path.suffix}").write_bytes(MUTATIONS[name](path.read_bytes(), rng))
 
 
-def flip_bytes(data: bytes, draw: random.Random) -> bytes:
-    """Return `data` with up to one in a hundred bytes changed, at least one."""
+def flip_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Return `data` with at least one and up to 1 % of its bytes changed."""
     changed = bytearray(data)
-    for _ in range(max(1, int(len(data) * 10 ** draw.uniform(-6, -2)))):
-        changed[draw.randrange(len(data))] ^= draw.randrange(1, 256)
+    for _ in range(max(1, int(len(data) * 10 ** rng.uniform(-6, -2)))):
+        changed[rng.randrange(len(data))] ^= rng.randrange(1, 256)
     return bytes(changed)
 
 
-def flip_header(data: bytes, draw: random.Random) -> bytes:
-    """Return `data` with up to 64 bytes changed among what no codec guards: the MP4 tree, or the first kilobytes."""
-    places = [at for at, kind, size in boxes(data) if kind not in (b"mdat", b"free")]
+def flip_header(data: bytes, rng: random.Random) -> bytes:
+    """Return `data` with up to 64 bytes changed in its header: the MP4 boxes, or the first 4 kB of other files."""
+    offsets = [offset for offset, kind, size in boxes(data) if kind not in (b"mdat", b"free")]
     changed = bytearray(data)
-    for _ in range(draw.randrange(1, 65)):
-        start = draw.choice(places) if places else 0
-        changed[min(len(data) - 1, start + draw.randrange(256 if places else 4096))] ^= draw.randrange(1, 256)
+    for _ in range(rng.randrange(1, 65)):
+        start = rng.choice(offsets) if offsets else 0
+        changed[min(len(data) - 1, start + rng.randrange(256 if offsets else 4096))] ^= rng.randrange(1, 256)
     return bytes(changed)
 
 
-def truncate(data: bytes, draw: random.Random) -> bytes:
-    """Return the first part of `data`."""
-    return data[: draw.randrange(len(data))]
+def truncate(data: bytes, rng: random.Random) -> bytes:
+    """Return `data` without its end, at a random length."""
+    return data[: rng.randrange(len(data))]
 
 
-def shuffle_boxes(data: bytes, draw: random.Random) -> bytes:
-    """Return an MP4 file with the boxes of one level of its tree in another order; other files by blocks of 4 kB."""
-    levels = [(0, len(data)), *((at + 8, at + size) for at, kind, size in boxes(data) if kind in CONTAINERS)]
-    start, stop = draw.choice(levels)
-    parts = [data[at : at + size] for at, _, size in _level(data, start, stop)]
+def shuffle_boxes(data: bytes, rng: random.Random) -> bytes:
+    """Return an MP4 file with the boxes of one level of its tree shuffled; other files with blocks of 4 kB shuffled."""
+    inner = ((offset + 8, offset + size) for offset, kind, size in boxes(data) if kind in CONTAINERS)
+    start, stop = rng.choice([(0, len(data)), *inner])
+    parts = [data[offset : offset + size] for offset, _, size in _boxes_of_level(data, start, stop)]
     if len(parts) < 2:
         start, stop = 0, len(data)
-        parts = [data[at : at + 4096] for at in range(0, len(data), 4096)]
-    draw.shuffle(parts)
+        parts = [data[offset : offset + 4096] for offset in range(0, len(data), 4096)]
+    rng.shuffle(parts)
     return data[:start] + b"".join(parts) + data[start + sum(map(len, parts)) :]
 
 
@@ -191,18 +192,18 @@ MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 
 def boxes(data: bytes) -> list[tuple[int, bytes, int]]:
-    """Return (offset, kind, bytes) of every box of an MP4 file's tree; [] of another file."""
+    """Return (offset, kind, size in bytes) of every box of an MP4 file's tree; [] for other files."""
     found: list[tuple[int, bytes, int]] = []
     waiting = [(0, len(data))] if data[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide") else []
     while waiting:
-        for at, kind, size in _level(data, *waiting.pop()):
-            found.append((at, kind, size))
+        for offset, kind, size in _boxes_of_level(data, *waiting.pop()):
+            found.append((offset, kind, size))
             if kind in CONTAINERS:
-                waiting.append((at + 8, at + size))
+                waiting.append((offset + 8, offset + size))
     return found
 
 
-def _level(data: bytes, start: int, stop: int) -> list[tuple[int, bytes, int]]:
+def _boxes_of_level(data: bytes, start: int, stop: int) -> list[tuple[int, bytes, int]]:
     found = []
     while start + 8 <= stop:
         size, kind = struct.unpack_from(">I4s", data, start)
@@ -213,8 +214,8 @@ def _level(data: bytes, start: int, stop: int) -> list[tuple[int, bytes, int]]:
     return found
 
 
-def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
-    """Run the real extraction over the copies, its decoding child watched; return its summary."""
+def extract_copies(folder: Path, measured: Measurements, decoder: str = "pyav") -> Any:
+    """Run the real extraction over the copies with a measured decoder process; return its summary."""
     import pipeline.extractors.registry
     import pipeline.run.coordinator
     import pipeline.run.worker
@@ -224,10 +225,10 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
 
     manifest = build("fuzz", folder / "videos").manifest
     save_manifest(manifest, folder)
-    lights = (LightPicture, LightSound)
+    extractors = (MeanColour, Loudness)
     plan = ExtractionPlan(
         store=str(folder / "store.zarr"),
-        features=tuple(light.name for light in lights),
+        features=tuple(extractor.name for extractor in extractors),
         question_features=(),
         weights=WeightsSource("seeded"),
         decoder=decoder,
@@ -235,14 +236,14 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
         seconds=SECONDS,
         padding="pad",
     )
-    table = {light.name: f"{__name__}:{light.__name__}" for light in lights}
+    registry = {extractor.name: f"{__name__}:{extractor.__name__}" for extractor in extractors}
     with (
-        patch.dict(pipeline.extractors.registry.EXTRACTORS, table),
-        patch.object(pipeline.run.worker, "DecoderProcess", watch.child),
+        patch.dict(pipeline.extractors.registry.EXTRACTORS, registry),
+        patch.object(pipeline.run.worker, "DecoderProcess", measured.create_process),
         patch.multiple(
             pipeline.run.coordinator,
-            connect=_work_here,
-            query_workers=lambda client, question: question(),
+            connect=_no_cluster,
+            query_workers=lambda client, task: task(),
             stream=_stream,
         ),
     ):
@@ -250,7 +251,7 @@ def extract_copies(folder: Path, watch: Watch, decoder: str = "pyav") -> Any:
 
 
 @contextmanager
-def _work_here(options: Any) -> Iterator[None]:
+def _no_cluster(options: Any) -> Iterator[None]:
     yield
 
 
@@ -262,33 +263,33 @@ def _show_progress(progress: Any) -> None:
     print(f"{progress.done} of {progress.total or '?'} copies", file=sys.stderr)
 
 
-def print_outcomes(summary: Any, watch: Watch) -> bool:
-    """Print what became of the copies and whether the promises held; return whether they did."""
+def print_outcomes(summary: Any, measured: Measurements) -> bool:
+    """Print the outcomes of the copies and whether the promises were kept; return whether all were."""
     print(f"{summary.videos} copies, {SECONDS} steps each\n")
     for name, counts in summary.states.items():
         print(f"{name:<16}" + "".join(f"{state} {counts[state]:<8}" for state in counts))
     kinds = Counter((entry["feature"], kind_of(entry["reason"])) for entry in summary.failures)
-    print("\nfailed because")
+    print("\nreasons of failures")
     for (feature, kind), count in kinds.most_common():
         print(f"  {count:>4}  {feature:<15} {kind}")
-    slowest = max(watch.seconds, key=watch.seconds.__getitem__)
-    largest = max(watch.peak_bytes, key=watch.peak_bytes.__getitem__, default=slowest)
-    seconds, peak = watch.seconds[slowest], watch.peak_bytes.get(largest, 0)
+    slowest = max(measured.seconds, key=measured.seconds.__getitem__)
+    largest = max(measured.peak_bytes, key=measured.peak_bytes.__getitem__, default=slowest)
+    seconds, peak = measured.seconds[slowest], measured.peak_bytes.get(largest, 0)
     pending = sum(counts["pending"] for counts in summary.states.values())
     print(f"\nslowest file  {seconds:>8.2f} s   {slowest}")
-    print(f"largest child {peak / MEGABYTE:>8.0f} MB  {largest}")
+    print(f"peak memory   {peak / MEGABYTE:>8.0f} MB  {largest}")
     promises = {
         f"no file takes more than {PROMISED_SECONDS:g} s": seconds <= PROMISED_SECONDS,
-        f"no child takes more than {PROMISED_BYTES / 1e9:g} GB": peak <= PROMISED_BYTES,
-        "every outcome is recorded": not pending and len(watch.seconds) == summary.videos,
+        f"no decoder process uses more than {PROMISED_BYTES / 1e9:g} GB": peak <= PROMISED_BYTES,
+        "every outcome is recorded": not pending and len(measured.seconds) == summary.videos,
     }
-    for promise, holds in promises.items():
-        print(f"{'held' if holds else 'BROKEN':<8}{promise}")
+    for promise, is_kept in promises.items():
+        print(f"{'kept' if is_kept else 'BROKEN':<8}{promise}")
     return all(promises.values())
 
 
 def kind_of(reason: str) -> str:
-    """Return `reason` without its numbers, so that like ones count together."""
+    """Return `reason` with each number replaced by N, so that similar reasons are counted together."""
     return re.sub(r"\d+(\.\d+)?", "N", reason)[:100]
 
 

@@ -247,7 +247,7 @@ def measure_plan(manifest: Path) -> dict[str, Any]:
         patch.multiple(
             pipeline.run.coordinator,
             connect=_no_workers,
-            query_workers=lambda client, question: question(),
+            query_workers=lambda client, task: task(),
             stream=count,
         ),
     ):

@@ -1,14 +1,13 @@
-"""A decoder in a process of its own that may die: a file that crashes, hangs or bloats it costs only itself.
+"""A decoder in its own process: a file that crashes, hangs or needs too much memory fails alone.
 
-The parent's half is `DecoderProcess`; the child's half is `serve`, started as a plain Python program,
-because a daemonic worker process may have no multiprocessing children. Requests and replies are JSON
-headers, replies followed by raw array bytes, over the child's stdin and stdout; what FFmpeg and others
-write there goes to a file that is only read for the last words of a child that died.
+`DecoderProcess` is the parent's side; `serve` runs in the decoder process, which is started as a plain Python program
+because a daemonic worker process may have no multiprocessing children. Requests and replies are JSON headers over
+stdin and stdout; replies are followed by raw array bytes. Everything that FFmpeg and other libraries print goes to a
+log file, whose last line is reported if the process dies.
 
-The kernel enforces the limits, so no poll can come too late: RLIMIT_CPU is set anew for every file;
-RLIMIT_DATA counts private writable memory, not mapped libraries, and makes an allocation fail instead of
-swapping the machine to death (Linux only). The parent enforces only the time on the wall: a child that is
-stopped or waits uses no processor.
+The kernel enforces the limits, so no polling can be too late: RLIMIT_CPU is set for every file; RLIMIT_DATA counts
+private writable memory, not mapped libraries, and makes an allocation fail before the machine starts to swap (Linux
+only). The parent enforces only the wall-clock limit, because a process that is stopped or waits uses no CPU time.
 """
 
 import json
@@ -44,42 +43,42 @@ BOOT = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost.
+    """The limits of decoding one file.
 
-    Processor seconds per minute of media asked for (and at least), and per picture beyond one a second; seconds
-    on the wall, bytes of memory above the fresh child's, bytes of the file itself.
+    CPU seconds per minute of requested media (at least `min_cpu_seconds`) and per frame beyond one per second;
+    wall-clock seconds without a reply; bytes of memory on top of a fresh decoder process; bytes of the file itself.
     """
 
     cpu_seconds_per_minute: float = 30.0
-    cpu_seconds_per_picture: float = 0.05
-    cpu_seconds_at_least: float = 10.0
+    cpu_seconds_per_frame: float = 0.05
+    min_cpu_seconds: float = 10.0
     wall_seconds: float = 600.0
     memory_bytes: int = 1_500_000_000
     file_bytes: int = 20_000_000_000
 
     def cpu_seconds(self, request: DecodeRequest) -> int:
-        """Return the whole processor seconds allowed for what is asked of one file."""
-        pictures = request.seconds * sum(size.per_second - 1 for size in request.frame_sizes)
-        media = max(self.cpu_seconds_at_least, self.cpu_seconds_per_minute * request.seconds / 60)
-        return math.ceil(media + self.cpu_seconds_per_picture * pictures)
+        """Return the CPU seconds allowed for `request`, rounded up."""
+        extra_frames = request.seconds * sum(size.per_second - 1 for size in request.frame_sizes)
+        media = max(self.min_cpu_seconds, self.cpu_seconds_per_minute * request.seconds / 60)
+        return math.ceil(media + self.cpu_seconds_per_frame * extra_frames)
 
 
 class DecoderStartError(RuntimeError):
-    """The child did not even start: the machine's fault or ours, never a file's."""
+    """The decoder process does not start: a fault of the machine or of this program, never of a file."""
 
 
 class _DecoderLostError(Exception):
-    """The child died of a file, or had to be killed; the message says of what."""
+    """The decoder process died or had to be killed while it decoded a file; the message is the reason."""
 
 
 class DecoderProcess:
-    """Decode files in a child process, started when needed and again when it died. For one thread only."""
+    """Decode files in a separate process, which is started on demand and restarted after it died. Not thread-safe."""
 
     def __init__(self, decoder_name: str, limits: Limits = Limits()) -> None:
         self._decoder_name = decoder_name
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
-        self._noise: Any = None
+        self._log: Any = None
         self._requests = self._replies = -1
         self._is_idle = True
 
@@ -91,43 +90,47 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the running child, None where there is none."""
+        """The process id of the decoder process, None if it is not running."""
         return None if self._process is None else self._process.pid
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
-        """Return the file's media; one that killed or outlasted its child twice in a row has failed.
+        """Return the file's media; both tracks failed if two attempts crash or exceed a limit.
 
-        Raises DecoderStartError if no child can be started.
+        Raises `DecoderStartError` if the decoder process cannot be started.
         """
         if path.is_file() and path.stat().st_size > self._limits.file_bytes:
             return fail_media(f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}")
-        deaths = []
+        reasons = []
         for _ in range(ATTEMPTS):
-            self._hand_over(path, request)
+            self._send(path, request)
             try:
                 return self._receive(request)
-            except _DecoderLostError as death:
+            except _DecoderLostError as error:
                 self.close()
-                deaths.append(str(death))
-        return fail_media(f"{deaths[0]} twice" if len(set(deaths)) == 1 else f"{deaths[0]}, then {deaths[1]}")
+                reasons.append(str(error))
+        return fail_media(f"{reasons[0]} twice" if len(set(reasons)) == 1 else f"{reasons[0]}, then {reasons[1]}")
 
     def close(self) -> None:
-        """End the child."""
-        if self._process is not None:
-            self._process.kill()
-            self._reap()
+        """End the decoder process."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        for pipe in filter(None, (self._process.stdin, self._process.stdout, self._log)):
+            pipe.close()
+        self._process = None
 
-    def _start(self) -> None:
+    def _ensure_started(self) -> None:
         if self._process is not None and self._process.poll() is None and self._is_idle:
             return
         self.close()
-        self._noise = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the decoder process
         arguments = [json.dumps(sys.path), self._decoder_name, str(self._limits.memory_bytes)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._noise,
+            stderr=self._log,
             bufsize=0,
         )
         assert self._process.stdin is not None
@@ -135,24 +138,24 @@ class DecoderProcess:
         self._is_idle = True
         self._requests, self._replies = self._process.stdin.fileno(), self._process.stdout.fileno()
 
-    def _hand_over(self, path: Path, request: DecodeRequest) -> None:
-        """Give the file to a living child: one that died before it began to decode died of something else."""
+    def _send(self, path: Path, request: DecodeRequest) -> None:
+        """Send the request and wait until decoding starts: a process that died before did not die of this file."""
         cpu_seconds = self._limits.cpu_seconds(request)
-        question = _pack_header({"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)})
+        message = _pack_header({"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)})
         cause = ""
         for _ in range(ATTEMPTS):
-            self._start()
-            self._noise.seek(0)
-            self._noise.truncate()
+            self._ensure_started()
+            self._log.seek(0)
+            self._log.truncate()
             try:
-                _write(self._requests, question)
+                _write(self._requests, message)
                 self._is_idle = False
                 _read_header(self._replies, START_SECONDS)
                 return
             except (EOFError, BrokenPipeError, TimeoutError) as error:
-                cause = self._last_words() or str(error)
+                cause = self._last_log_line() or str(error)
                 self.close()
-        raise DecoderStartError(f"the decoding process for {self._decoder_name!r} does not start: {cause}")
+        raise DecoderStartError(f"the process of decoder {self._decoder_name!r} does not start: {cause}")
 
     def _receive(self, request: DecodeRequest) -> Media:
         limits = self._limits
@@ -164,7 +167,7 @@ class DecoderProcess:
             self._is_idle = True
             return media
         except TimeoutError:
-            raise _DecoderLostError(f"gave no answer for {limits.wall_seconds:g} s") from None
+            raise _DecoderLostError(f"decoder did not answer for {limits.wall_seconds:g} s") from None
         except EOFError:
             raise _DecoderLostError(self._explain_death(limits.cpu_seconds(request))) from None
 
@@ -172,30 +175,23 @@ class DecoderProcess:
         assert self._process is not None
         code = self._process.wait()
         if code == -signal.SIGXCPU:
-            return f"took more than {cpu_seconds} s of processor time"
+            return f"used more than {cpu_seconds} s of CPU time"
         if code < 0:
             return f"decoder killed by signal {-code} ({signal.Signals(-code).name})"
-        return f"decoder stopped with exit code {code} ({self._last_words()})"
+        return f"decoder exited with code {code} ({self._last_log_line()})"
 
-    def _last_words(self) -> str:
-        self._noise.seek(0)
-        lines: list[bytes] = self._noise.read().splitlines()
+    def _last_log_line(self) -> str:
+        self._log.seek(0)
+        lines: list[bytes] = self._log.read().splitlines()
         return lines[-1].decode(errors="replace") if lines else ""
-
-    def _reap(self) -> None:
-        assert self._process is not None
-        self._process.wait()
-        for pipe in filter(None, (self._process.stdin, self._process.stdout, self._noise)):
-            pipe.close()
-        self._process = None
 
 
 def serve(decoder_name: str, memory_bytes: int) -> None:
-    """Be the child: answer requests on stdin until the parent closes it, or dies."""
+    """Run the decoder process: answer requests from stdin until the parent closes it or dies."""
     requests, replies = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(requests,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(requests,), daemon=True).start()
     decoder = open_decoder(decoder_name)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit_memory(memory_bytes)
@@ -203,13 +199,13 @@ def serve(decoder_name: str, memory_bytes: int) -> None:
         _answer(decoder, _read_header(requests, None), replies)
 
 
-def _answer(decoder: Decoder, question: dict[str, Any], replies: int) -> None:
-    path = Path(question["path"])
-    record = question["request"]
+def _answer(decoder: Decoder, message: dict[str, Any], replies: int) -> None:
+    path = Path(message["path"])
+    record = message["request"]
     sizes = tuple(FrameSize(**size) for size in record.pop("frame_sizes"))
     decoder.prepare(path)
-    _limit_cpu(question["cpu_seconds"])
-    _write(replies, _pack_header({"begun": True}))
+    _limit_cpu(message["cpu_seconds"])
+    _write(replies, _pack_header({"started": True}))
     try:
         media = decoder.decode(path, DecodeRequest(frame_sizes=sizes, **record))
     except MemoryError:
@@ -218,8 +214,8 @@ def _answer(decoder: Decoder, question: dict[str, Any], replies: int) -> None:
     _write_media(replies, media)
 
 
-def _end_with_parent(requests: int) -> None:
-    """Exit as soon as the other end of `requests` is closed, which the parent's death does too."""
+def _exit_with_parent(requests: int) -> None:
+    """Exit as soon as the other end of `requests` is closed, which also happens when the parent dies."""
     poll = select.poll()
     poll.register(requests, 0)
     poll.poll()
@@ -230,16 +226,16 @@ def _limit_memory(memory_bytes: int) -> None:
     if sys.platform == "linux":
         status = Path("/proc/self/status").read_text()
         used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData:")) * 1024
-        _lower(resource.RLIMIT_DATA, used + memory_bytes)
+        _set_soft_limit(resource.RLIMIT_DATA, used + memory_bytes)
 
 
 def _limit_cpu(cpu_seconds: int) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu_seconds)
+    _set_soft_limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu_seconds)
 
 
-def _lower(limit: int, value: int) -> None:
-    """Set a soft limit, never above the hard one."""
+def _set_soft_limit(limit: int, value: int) -> None:
+    """Set the soft limit to `value`, or to the hard limit if that is lower."""
     hard = resource.getrlimit(limit)[1]
     resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
@@ -295,7 +291,7 @@ def _read_header(stream: int, wall_seconds: float | None) -> dict[str, Any]:
 def _fill(stream: int, buffer: memoryview, wall_seconds: float | None) -> None:
     """Fill `buffer` from a pipe.
 
-    Raises EOFError at the pipe's end, TimeoutError after `wall_seconds` without a byte.
+    Raises `EOFError` if the pipe is closed, `TimeoutError` after `wall_seconds` without a byte.
     """
     poll = select.poll()
     poll.register(stream, select.POLLIN)

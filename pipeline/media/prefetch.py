@@ -1,4 +1,4 @@
-"""Several decoding children at work ahead of the one that eats: what they give comes in order. It decodes nothing."""
+"""Prefetch: several decoder processes decode ahead of the consumer; results arrive in the order of the items."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -6,41 +6,41 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
 
-Child = TypeVar("Child")
+Decoder = TypeVar("Decoder")
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
 def prefetch(
-    children: Sequence[Child], work: Callable[[Child, Item], Outcome], items: Sequence[Item]
+    decoders: Sequence[Decoder], work: Callable[[Decoder, Item], Outcome], items: Sequence[Item]
 ) -> Iterator[Outcome]:
-    """Yield `work(child, item)` in the order of the items; each child has one item at a time, in a thread of its own.
+    """Yield `work(decoder, item)` in the order of the items; each decoder runs one item at a time, in its own thread.
 
-    At most as many outcomes as there are children are begun and not yet taken. A single child works when it is asked,
-    in this thread: decoding and what follows it then take turns on one core.
+    At most as many items as there are decoders are started and not yet yielded. A single decoder runs on demand in the
+    calling thread, so that decoding and the consumer alternate on one core.
     """
-    if len(children) == 1:
-        yield from (work(children[0], item) for item in items)
+    if len(decoders) == 1:
+        yield from (work(decoders[0], item) for item in items)
         return
-    free: SimpleQueue[Child] = SimpleQueue()
-    for child in children:
-        free.put(child)
+    idle: SimpleQueue[Decoder] = SimpleQueue()
+    for decoder in decoders:
+        idle.put(decoder)
 
-    def take_turn(item: Item) -> Outcome:
-        child = free.get()
+    def run(item: Item) -> Outcome:
+        decoder = idle.get()
         try:
-            return work(child, item)
+            return work(decoder, item)
         finally:
-            free.put(child)
+            idle.put(decoder)
 
-    with ThreadPoolExecutor(len(children)) as threads:
-        begun: deque[Future[Outcome]] = deque()
+    with ThreadPoolExecutor(len(decoders)) as threads:
+        started: deque[Future[Outcome]] = deque()
         for item in items:
-            if len(begun) == len(children):
-                outcome = begun.popleft().result()
-                begun.append(threads.submit(take_turn, item))
+            if len(started) == len(decoders):
+                outcome = started.popleft().result()
+                started.append(threads.submit(run, item))
                 yield outcome
             else:
-                begun.append(threads.submit(take_turn, item))
-        while begun:
-            yield begun.popleft().result()
+                started.append(threads.submit(run, item))
+        while started:
+            yield started.popleft().result()

@@ -1,7 +1,4 @@
-"""What tests know of the decoders that they run over: the declared exceptions, and who drew the pictures.
-
-It is not a test.
-"""
+"""Helpers for tests of every decoder: declared exceptions, and which decoder decoded the frames. Not a test."""
 
 from importlib import import_module
 
@@ -9,7 +6,7 @@ from pipeline.media.decoders.interface import Decoder
 from pipeline.media.decoders.registry import DECODERS
 from pipeline.media.timeline import Media
 
-NOTE = "pictures decoded by pyav: "
+NOTE = "frames decoded by pyav: "
 
 
 def exceptions(name: str) -> dict[str, str]:
@@ -18,9 +15,9 @@ def exceptions(name: str) -> dict[str, str]:
 
 
 def own_reason(decoder: Decoder, media: Media, case: str = "") -> str:
-    """Return the visual track's reason without the note that PyAV drew the pictures in the library's place.
+    """Return the visual track's reason without the note that PyAV decoded the frames instead of the library.
 
-    That note must be there where `case` is a declared exception of the decoder, and nowhere else.
+    Asserts that the note exists if `case` is a declared exception of the decoder, and only then.
     """
     reason, _, note = media.visual.reason.partition(NOTE)
     assert bool(note) == (case in exceptions(decoder.name)), (decoder.name, media.visual.reason)

@@ -1,4 +1,4 @@
-"""Fixtures of stage one: a small synthetic dataset, made once, and the decoders that load here."""
+"""Fixtures of stage one: a small synthetic dataset, created once, and the available decoders."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.media.decoders.registry import open_decoder
 
 @pytest.fixture(scope="session")
 def toy_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty clips of four seconds, some without sound or picture, with their questions."""
+    """Twenty clips of four seconds, some without audio or video, with their questions."""
     from pipeline.synthetic import synthesize
 
     folder = tmp_path_factory.mktemp("toys") / "toys"
@@ -20,7 +20,7 @@ def toy_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["pyav", "torchcodec", "decord"])
 def decoder(request: pytest.FixtureRequest) -> Decoder:
-    """Each decoder of the table that works on a processor, where it loads."""
+    """Each decoder that runs on a CPU; skipped if it does not load."""
     try:
         return open_decoder(request.param)
     except DecoderLoadError as error:

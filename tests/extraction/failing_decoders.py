@@ -1,6 +1,6 @@
-"""Decoders that crash, hang or bloat, for the tests of the child that carries them. It is not a test.
+"""A decoder that crashes, hangs or uses too much memory, for tests of decoder processes. Not a test.
 
-What they do is told by the file's name; everything they do is written beside the file, one line per attempt.
+The file's name selects what it does. Each attempt appends a line with the process id to `<file>.attempts`.
 """
 
 import os
@@ -88,10 +88,10 @@ class FailingDecoder:
             blocks.append(np.ones(4_000_000, np.float64))
 
     def buggy(self, attempt):
-        raise ZeroDivisionError("a mistake of ours")
+        raise ZeroDivisionError("a bug")
 
     def _burn(self, seconds):
-        """Take so many seconds of processor time."""
+        """Use `seconds` of CPU time."""
         start = time.process_time()
         while time.process_time() - start < seconds:
             pass

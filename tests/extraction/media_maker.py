@@ -1,8 +1,8 @@
-"""Makes media files whose every picture and second of sound can be recognised again. It is not a test.
+"""Writes media files in which every frame and every second of audio can be identified. Not a test.
 
-A picture is a grid of 4 x 4 black or white blocks: the first row is a mark that no turned or mirrored
-picture keeps, the other twelve are the bits of the picture's number. Every second of the sound has its own
-tone, and a click at a quarter of the second. Blocks and tones survive lossy codecs.
+A frame is a grid of 4 x 4 black or white blocks: the first row is a mark that no rotated or mirrored frame keeps, the
+other twelve are the bits of the frame's number. Every second of audio has its own tone, and a click at a quarter of the
+second. Blocks and tones survive lossy codecs.
 """
 
 import struct
@@ -21,41 +21,36 @@ CLICK_SECONDS = 0.25
 
 
 def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """Return the picture of `number` (0 to 4095), uint8 [height, width, 3]."""
+    """Return the image of frame `number` (0 to 4095), uint8 [height, width, 3]."""
     bits = np.array([*MARK, *((number >> bit) & 1 for bit in range(12))], np.uint8).reshape(4, 4)
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
     return np.repeat(((bits * 200 + 28)[rows][:, columns])[:, :, None], 3, axis=2)
 
 
-def read(picture: np.ndarray) -> int:
-    """Return the number of a picture [height, width, 3]; -1 if it is not upright or not readable."""
-    height, width = picture.shape[:2]
-    centres = picture[height // 8 :: height // 4, width // 8 :: width // 4].mean(axis=2)[:4, :4]
+def read_number(image: np.ndarray) -> int:
+    """Return the frame number of an image [height, width, 3]; -1 if it is not upright or not readable."""
+    height, width = image.shape[:2]
+    centres = image[height // 8 :: height // 4, width // 8 :: width // 4].mean(axis=2)[:4, :4]
     bits = (centres > 128).astype(int).ravel()
     if tuple(bits[:4]) != MARK or np.any(abs(centres - 128) < 30):
         return -1
     return int(sum(bit << place for place, bit in enumerate(bits[4:])))
 
 
-def tone_hz(second: int) -> int:
-    """Return the frequency of the tone of one second of the media's own time."""
-    return 400 + 100 * second
-
-
-def sing(start: float, stop: float, rate: int) -> np.ndarray:
-    """Return the sound from `start` to `stop`, float32 [sample]."""
+def make_waveform(start: float, stop: float, rate: int) -> np.ndarray:
+    """Return the audio from `start` to `stop` seconds, float32 [sample]; second s has a tone of 400 + 100 s Hz."""
     time = np.arange(round(start * rate), round(stop * rate)) / rate
     second = np.floor(time + 1e-9)
-    sound = 0.2 * np.sin(2 * np.pi * (400 + 100 * second) * (time - second))
-    sound[abs(time - second - CLICK_SECONDS) < 0.0005] = 0.9
-    return sound.astype(np.float32)
+    samples = 0.2 * np.sin(2 * np.pi * (400 + 100 * second) * (time - second))
+    samples[abs(time - second - CLICK_SECONDS) < 0.0005] = 0.9
+    return samples.astype(np.float32)
 
 
-def hear(waveform: np.ndarray, rate: int, step: int) -> tuple[int, float]:
-    """Return (second whose tone sounds, seconds into the step at which the click comes) of one step."""
-    sound = waveform[step * rate : (step + 1) * rate]
-    click = float(np.argmax(abs(sound)) / rate)
-    tone = sound[rate * 4 // 10 : rate * 9 // 10]
+def identify_audio(waveform: np.ndarray, rate: int, step: int) -> tuple[int, float]:
+    """Return (the second that the tone of `step` belongs to, the offset of the click in `step` in seconds)."""
+    samples = waveform[step * rate : (step + 1) * rate]
+    click = float(np.argmax(abs(samples)) / rate)
+    tone = samples[rate * 4 // 10 : rate * 9 // 10]
     spectrum = abs(np.fft.rfft(tone * np.hanning(len(tone))))
     frequency = np.argmax(spectrum) * rate / len(tone)
     return round((frequency - 400) / 100), click
@@ -64,7 +59,7 @@ def hear(waveform: np.ndarray, rate: int, step: int) -> tuple[int, float]:
 def write_clip(
     path: Path,
     frame_starts: Sequence[Fraction | float] = (),
-    sound: tuple[float, float] | None = None,
+    audio: tuple[float, float] | None = None,
     *,
     size: tuple[int, int] = (WIDTH, HEIGHT),
     video_codec: str = "libx264",
@@ -74,37 +69,39 @@ def write_clip(
     audio_format: str = "fltp",
     rate: int = 44_100,
     layout: str = "mono",
-    group: int = 25,
-    is_open: bool = False,
+    gop_size: int = 25,
+    has_open_gops: bool = False,
 ) -> Path:
-    """Write picture number i at `frame_starts[i]` seconds and the sound from `sound[0]` to `sound[1]`.
+    """Write frame number i at `frame_starts[i]` seconds, and audio from `audio[0]` to `audio[1]` seconds.
 
-    In H.264 every `group`-th picture starts afresh; with `is_open` some before it, in order, need it.
+    In H.264 every `gop_size`-th frame is a key frame; with `has_open_gops` frames shown before it may depend on it.
     """
     with av.open(str(path), "w") as container:
-        video: Any = (
-            _add_video(container, video_codec, size, pix_fmt, rotation, group, is_open) if len(frame_starts) else None
+        video_stream: Any = (
+            _add_video(container, video_codec, size, pix_fmt, rotation, gop_size, has_open_gops)
+            if len(frame_starts)
+            else None
         )
-        audio: Any = container.add_stream(audio_codec, rate=rate, layout=layout) if sound else None
-        blocks = _sound_blocks(sound, rate, layout, audio_format) if sound else iter(())
+        audio_stream: Any = container.add_stream(audio_codec, rate=rate, layout=layout) if audio else None
+        blocks = _audio_blocks(audio, rate, layout, audio_format) if audio else iter(())
         block = next(blocks, None)
         for number, start in enumerate(frame_starts):
             while block is not None and block.pts <= start * rate:
-                container.mux(audio.encode(block))
+                container.mux(audio_stream.encode(block))
                 block = next(blocks, None)
             frame = av.VideoFrame.from_ndarray(draw(number, *size), format="rgb24").reformat(format=pix_fmt)
             frame.pts, frame.time_base = round(start * TICKS), Fraction(1, TICKS)
-            container.mux(video.encode(frame))
+            container.mux(video_stream.encode(frame))
         while block is not None:
-            container.mux(audio.encode(block))
+            container.mux(audio_stream.encode(block))
             block = next(blocks, None)
-        for stream in filter(None, (video, audio)):
+        for stream in filter(None, (video_stream, audio_stream)):
             container.mux(stream.encode(None))
     return path
 
 
 def steady(seconds: float, frames_per_second: int = 25, start: float = 0) -> list[Fraction]:
-    """Return the starts of frames at a constant rate."""
+    """Return the start times of frames at a constant frame rate."""
     count = round(seconds * frames_per_second)
     return [Fraction(start) + Fraction(number, frames_per_second) for number in range(count)]
 
@@ -115,7 +112,7 @@ def shown_at(frame_starts: Sequence[Fraction | float], moment: float) -> int:
 
 
 def cut_by_edit_list(path: Path, seconds: int) -> None:
-    """Patch the edit list of every track of an MP4 file so that it starts `seconds` later in its media."""
+    """Change the edit list of every track of an MP4 file so that its first `seconds` are removed."""
     data = bytearray(path.read_bytes())
     movie_timescale = _timescale(data, data.index(b"mvhd"))
     at = -1
@@ -141,31 +138,31 @@ def _add_video(
     size: tuple[int, int],
     pix_fmt: str,
     rotation: tuple[int, bool],
-    group: int,
-    is_open: bool,
+    gop_size: int,
+    has_open_gops: bool,
 ) -> Any:
     stream = container.add_stream(codec, rate=25)
     stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
     stream.codec_context.time_base = Fraction(1, TICKS)
     stream.codec_context.thread_count = 1
     if codec == "libx264":
-        stream.codec_context.options = {"preset": "ultrafast", "bf": "2", "g": str(group), "crf": "16"}
-        stream.codec_context.options |= {"x264-params": "open-gop=1:b-adapt=0"} if is_open else {}
+        stream.codec_context.options = {"preset": "ultrafast", "bf": "2", "g": str(gop_size), "crf": "16"}
+        stream.codec_context.options |= {"x264-params": "open-gop=1:b-adapt=0"} if has_open_gops else {}
     if rotation != (0, False):
         stream.set_display_rotation(rotation[0], hflip=rotation[1])
     return stream
 
 
-def _sound_blocks(sound: tuple[float, float], rate: int, layout: str, audio_format: str) -> Any:
-    samples = sing(*sound, rate)
+def _audio_blocks(audio: tuple[float, float], rate: int, layout: str, audio_format: str) -> Any:
+    samples = make_waveform(*audio, rate)
     channels = len(av.AudioLayout(layout).channels)
-    first = round(sound[0] * rate)
+    first = round(audio[0] * rate)
     if audio_format.startswith("s16"):
         samples = (samples * 32_767).astype(np.int16)
-    for at in range(0, len(samples), 1024):
-        block = np.repeat(samples[None, at : at + 1024], channels, axis=0)
+    for offset in range(0, len(samples), 1024):
+        block = np.repeat(samples[None, offset : offset + 1024], channels, axis=0)
         if not audio_format.endswith("p"):
             block = block.T.reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format=audio_format, layout=layout)
-        frame.sample_rate, frame.pts, frame.time_base = rate, first + at, Fraction(1, rate)
+        frame.sample_rate, frame.pts, frame.time_base = rate, first + offset, Fraction(1, rate)
         yield frame

@@ -1,4 +1,4 @@
-"""CLIP small enough to be made by the dozen, and CLIP's arithmetic written out once more. It is not a test."""
+"""A small CLIP configuration for tests, and an independent implementation of CLIP's forward pass. Not a test."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ CONFIG = {
 
 
 def image_tokens(state: dict[str, Tensor], images: Tensor) -> Tensor:
-    """Return [frame, 50, 512] of normalised images [frame, 3, 224, 224], from the tensors of a picture's half."""
+    """Return [frame, 50, 512] of normalised images [frame, 3, 224, 224]; `state`: tensors of the image encoder."""
     own = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
     patches = images.unfold(2, 32, 32).unfold(3, 32, 32).permute(0, 2, 3, 1, 4, 5).reshape(len(images), 49, -1)
     embedded = patches @ own["conv1.weight"].flatten(1).T
@@ -25,7 +25,7 @@ def image_tokens(state: dict[str, Tensor], images: Tensor) -> Tensor:
 
 
 def word_tokens(state: dict[str, Tensor], indices: Tensor) -> Tensor:
-    """Return [text, 77, 512] of token indices [text, 77], from the tensors of a text's half."""
+    """Return [text, 77, 512] of token indices [text, 77]; `state`: tensors of the text encoder."""
     length = indices.shape[1]
     tokens = state["token_embedding.weight"][indices] + state["positional_embedding"]
     tokens = _blocks(state, tokens, torch.ones(length, length).tril().bool())

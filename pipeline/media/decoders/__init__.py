@@ -1,1 +1,1 @@
-"""The decoders, a file each; `registry` lists them by name."""
+"""The decoders, one file each; `registry` lists them by name."""

@@ -1,7 +1,7 @@
-"""Audio-only files (wav, flac, ogg, mp3 ...) through librosa, at their own sample rate. It knows no pictures.
+"""Audio-only files (wav, flac, ogg, mp3 ...), decoded by librosa at their own sample rate.
 
-The file is handed to librosa already opened by soundfile: librosa's own fallback for what soundfile cannot
-open would start whatever decoder program the machine happens to have.
+The file is opened by soundfile before it is passed to librosa: librosa's own fallback for files that soundfile cannot
+open would start any decoder program that is installed on the machine.
 """
 
 from fractions import Fraction
@@ -17,7 +17,7 @@ ABSENT = Track(State.ABSENT)
 
 
 class AudioFileDecoder:
-    """Read audio-only files with librosa and soundfile."""
+    """Decode audio-only files with librosa and soundfile."""
 
     name = "librosa"
 
@@ -30,32 +30,32 @@ class AudioFileDecoder:
         import librosa.core.audio  # noqa: F401
 
     def has_video(self, path: Path) -> bool:
-        """Return False: files with pictures are not for this decoder."""
+        """Return False: this decoder is used only for files without video."""
         return False
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
-        """Return the file's sound, mono and at most `request.seconds` long; the picture is absent."""
+        """Return the file's audio, mono and at most `request.seconds` long; the visual track is absent."""
         if not request.wants_audio:
             return Media(visual=ABSENT, audio=Track(State.PENDING))
         import librosa
         import soundfile
 
         try:
-            with soundfile.SoundFile(path) as sound:
-                channels, rate = librosa.load(sound, sr=None, mono=False, duration=request.seconds)
+            with soundfile.SoundFile(path) as file:
+                channels, rate = librosa.load(file, sr=None, mono=False, duration=request.seconds)
         except soundfile.LibsndfileError as error:
             kind = path.suffix.lower().removeprefix(".")
-            reason = f"cannot be read as {kind} sound: damaged, or no {kind} at all (error {error.code})"
+            reason = f"cannot be read as {kind} audio: corrupt, or not a {kind} file (libsndfile error {error.code})"
             return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
-        # Not by librosa's to_mono, which refuses a file for one sample that is no number.
+        # Not with librosa.to_mono, which rejects a file for a single sample that is not finite.
         return _place(np.atleast_2d(channels).mean(axis=0), int(rate), request.seconds)
 
 
 def _place(samples: np.ndarray, rate: int, seconds: int) -> Media:
     assembler = WaveformAssembler(Fraction(0), seconds, rate)
-    assembler.feed(Fraction(0), samples)
+    assembler.add(Fraction(0), samples)
     waveform, steps, coverage = assembler.finish()
     if coverage < AUDIO_COVERAGE:
-        reason = f"only {coverage:.0%} of the samples are numbers" if steps else "the file holds no sound"
+        reason = f"only {coverage:.0%} of the samples are finite" if steps else "the file contains no audio"
         return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
     return Media(visual=ABSENT, audio=Track(State.COMPLETE, steps), waveform=waveform, sample_rate_hz=rate)

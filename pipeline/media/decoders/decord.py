@@ -1,7 +1,7 @@
-"""Pictures drawn by decord, a library without a release since 2021: for those who must repeat what was made with it.
+"""Frames decoded by decord, a library without a release since 2021, to reproduce features that were extracted with it.
 
-Which picture is which, the time axis and the sound are PyAV's: decord tells no streams, no t0 and no losses, and
-carries an FFmpeg of 2021. What it cannot do is in `EXCEPTIONS`.
+The frame index, the time axis and the audio are PyAV's: decord reports no streams, no t0 and no lost frames. It
+contains an FFmpeg of 2021. `EXCEPTIONS` lists its limitations.
 """
 
 from collections.abc import Callable
@@ -12,29 +12,32 @@ import numpy as np
 
 from pipeline.media.decoders.interface import DecoderLoadError, FrameError, FrameIndex
 
-INSTALL = "pip install 'mavqa[decord]' (there is one for x86-64 processors only)"
+INSTALL = "pip install 'mavqa[decord]' (available for x86-64 processors only)"
 
 EXCEPTIONS = {
-    "av1": "its FFmpeg has no decoder for AV1: PyAV decodes those",
-    "late start": "counts time from the stream's own start: t0 is PyAV's, its times are only compared",
-    "edit list": "counts pictures that an edit list cuts off, between key frames: PyAV decodes those files",
-    "transport stream": "skips the first pictures of a transport stream: PyAV decodes those",
-    "flash video": "seeks to wrong pictures of FLV: PyAV decodes those",
-    "open groups": "finds wrong pictures where a picture may need one from before a key frame, which only counted IDR "
-    "pictures of H.264, VP8, VP9 and JPEG rule out: PyAV decodes all other files with several key frames",
-    "several streams": "cannot be told which of several video streams to take: PyAV decodes those files",
-    "damaged": "a file with a packet that it cannot decode on its way to a picture: PyAV decodes all its pictures",
-    "unread damage": "a damaged packet on the way to no picture that is looked at is not noticed",
-    "mirrored": "turns pictures as the file says but does not mirror them: PyAV decodes those",
-    "deep or odd pictures": "more than 8 bits a colour, or an odd number of rows or columns: its FFmpeg makes RGB of "
-    "those otherwise than PyAV's does, some levels on average and more at edges",
-    "interlaced pictures": "its FFmpeg makes RGB of both fields at once, PyAV's of each: edges of colours differ",
-    "untimed": "streams whose packets have no times of their own, such as packed MPEG-4 in AVI: PyAV decodes those",
+    "av1": "its FFmpeg has no AV1 decoder: PyAV decodes these files",
+    "late start": "counts time from the start of the stream: t0 is PyAV's, decord's timestamps are only compared",
+    "edit list": "counts frames between key frames that an edit list removes: PyAV decodes these files",
+    "transport stream": "skips the first frames of a transport stream: PyAV decodes these files",
+    "flash video": "seeks to wrong frames in FLV files: PyAV decodes these files",
+    "open groups": "seeks to wrong frames in open GOPs, where a frame may depend on one before the last key frame; "
+    "only VP8, VP9, JPEG and length-prefixed IDR frames of H.264 rule them out: PyAV decodes all other files with "
+    "several key frames",
+    "several streams": "cannot select one of several video streams: PyAV decodes these files",
+    "damaged": "fails if it cannot decode a packet that leads to a sampled frame: PyAV decodes all frames of the file",
+    "unread damage": "does not notice a corrupt packet that leads to no sampled frame",
+    "mirrored": "applies the file's rotation but not its mirroring: PyAV decodes these files",
+    "deep or odd pictures": "more than 8 bits per colour, or an odd width or height: its FFmpeg converts these frames "
+    "to RGB differently from PyAV's, by some levels on average and more at edges",
+    "interlaced pictures": "its FFmpeg converts both fields of a frame to RGB together, PyAV's each one alone: colours "
+    "differ at edges",
+    "untimed": "needs a unique timestamp for each packet, which packed MPEG-4 in AVI does not have: PyAV decodes these "
+    "files",
 }
 
 
 class Decord:
-    """Draw pictures with decord, on one thread of the processor. Raises DecoderLoadError where it is not there."""
+    """Decode frames with decord on one CPU thread. Raises `DecoderLoadError` if decord is not installed."""
 
     name = "decord"
 
@@ -45,40 +48,40 @@ class Decord:
         self._errors = (base.DECORDError, base.DECORDLimitReachedError, AssertionError, RuntimeError, StopIteration)
 
     def version(self) -> str:
-        """Return decord's version, which tells the FFmpeg that it carries."""
+        """Return decord's version, which determines the FFmpeg that it contains."""
         return f"decord {self._library.__version__}"
 
     def open(self, path: Path, index: FrameIndex) -> Callable[[int], np.ndarray]:
-        """Return what gives picture `number` of the index, uint8 [height, width, 3], RGB, turned upright.
+        """Return a function from a frame's position in `index` to its image, uint8 [height, width, 3], RGB, upright.
 
-        Raises FrameError for a file that decord sees otherwise than the index, or cannot decode. Its own messages
-        hold the time of day and are not repeated.
+        Raises `FrameError` if decord disagrees with the index or cannot decode the file. decord's own messages contain
+        the time of day and are therefore not repeated.
         """
         with path.open("rb") as file:
             if file.read(3) == b"FLV":
-                raise FrameError("seeks to wrong pictures of FLV")
-        if not index.is_only:
-            raise FrameError("cannot be told which of several video streams to take")
+                raise FrameError("seeks to wrong frames in FLV files")
+        if not index.is_only_stream:
+            raise FrameError("cannot select one of several video streams")
         try:
             reader = self._library.VideoReader(str(path.absolute()), num_threads=1)
         except self._errors:
-            why = "cannot open the file: its FFmpeg does not know the codec, or the file is damaged"
+            why = "cannot open the file: its FFmpeg does not support the codec, or the file is corrupt"
             raise FrameError(why) from None
         if len(reader) != len(index.starts):
-            raise FrameError(f"counts {len(reader)} pictures where {len(index.starts)} are shown")
+            raise FrameError(f"counts {len(reader)} frames, but {len(index.starts)} are shown")
         spans = reader.get_frame_timestamp(np.arange(len(reader)))
-        own = np.array([float(start - index.starts[0]) for start in index.starts])
-        if np.abs(spans[:, 0] - spans[0, 0] - own).max() > index.tolerance_seconds:
-            raise FrameError("counts other times than the file says")
-        if not index.is_closed:
-            raise FrameError("seeks to wrong pictures where one may need another from before a key frame")
+        expected = np.array([float(start - index.starts[0]) for start in index.starts])
+        if np.abs(spans[:, 0] - spans[0, 0] - expected).max() > index.tolerance_seconds:
+            raise FrameError("reports timestamps that differ from the file's")
+        if not index.has_closed_gops:
+            raise FrameError("seeks to wrong frames in a file that may have open GOPs")
 
-        def read(number: int) -> np.ndarray:
+        def read(position: int) -> np.ndarray:
             try:
-                picture: np.ndarray = reader[number].asnumpy()
+                image: np.ndarray = reader[position].asnumpy()
             except self._errors:
-                raise FrameError(f"cannot decode the way to picture {number}") from None
-            return picture
+                raise FrameError(f"cannot decode up to frame {position}") from None
+            return image
 
         return read
 

@@ -1,4 +1,4 @@
-"""What a decoder is, and a library that draws pictures for PyAV's."""
+"""Interfaces: a decoder of media files, and a library that decodes frames on behalf of the PyAV decoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipeline.media.timeline import DecodeRequest, Media
 
 
 class DecoderLoadError(UserError):
-    """A decoder that does not load on this machine: why not, and the one line that gets it."""
+    """A decoder does not load on this machine: the reason, and one line on how to install it."""
 
     def __init__(self, name: str, why: str, remedy: str) -> None:
         super().__init__(f"decoder {name} does not load: {why}: {remedy}")
@@ -21,66 +21,67 @@ class DecoderLoadError(UserError):
 
 
 class FrameError(Exception):
-    """Pictures that a library is not given, or does not give as the file holds them; the words follow its name."""
+    """A library is not used for a file, or fails on it. The message follows the name: 'decord cannot open the file'."""
 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The pictures of one video stream in the order in which they are shown.
+    """The frames of one video stream in presentation order.
 
-    `starts`: their presentation times in seconds, edit lists applied, t0 not; `first` is the number of the first that
-    can be decoded. `is_only`: whether the file has no other video stream, a cover included. `is_closed`: whether it is
-    sure that no picture needs one from before a key frame that stands before it.
+    `starts`: presentation timestamps in seconds, edit lists applied, t0 not subtracted; `first_decodable`: index of the
+    first frame that can be decoded. `is_only_stream`: whether the file has no other video stream, not even a cover
+    image. `has_closed_gops`: whether it is certain that all groups of pictures are closed: no frame that follows a key
+    frame in the file depends on a frame before that key frame.
     """
 
     stream_index: int
-    is_only: bool
-    is_closed: bool
+    is_only_stream: bool
+    has_closed_gops: bool
     starts: tuple[Fraction, ...]
-    first: int
+    first_decodable: int
     tolerance_seconds: float = 0.0005
 
 
 class FrameLibrary(Protocol):
-    """What draws pictures in the place of PyAV, which tells it which there are and decodes the sound."""
+    """Decodes frames in place of PyAV, which provides the frame index and decodes the audio."""
 
     @property
     def name(self) -> str:
-        """The decoder's key in the table."""
+        """The decoder's key in the registry."""
         ...
 
     def version(self) -> str:
-        """Return the versions that the decoded pictures depend on."""
+        """Return the versions that the decoded frames depend on."""
         ...
 
     def open(self, path: Path, index: FrameIndex) -> Callable[[int], np.ndarray]:
-        """Return what gives a picture by its number in `index`, uint8 [height, width, 3], RGB, turned upright.
+        """Return a function from a frame's position in `index` to its image, uint8 [height, width, 3], RGB, upright.
 
-        It, and what it returns, raise FrameError where a picture cannot be had.
+        `open` and the function raise `FrameError` if a frame cannot be decoded correctly.
         """
         ...
 
 
 class Decoder(Protocol):
-    """What turns one media file into frames and waveform."""
+    """Decodes one media file to frames and a waveform."""
 
     @property
     def name(self) -> str:
-        """The decoder's key in the table."""
+        """The decoder's key in the registry."""
         ...
 
     def version(self) -> str:
-        """Return the versions that the decoded numbers depend on, for the store's fingerprint."""
+        """Return the versions that the decoded values depend on, for the store's fingerprint."""
         ...
 
     def prepare(self, path: Path) -> None:
-        """Load the libraries that this file needs: what that costs is not the file's fault."""
+        """Load the libraries that this file needs, so that their loading does not count against the file's limits."""
         ...
 
     def has_video(self, path: Path) -> bool:
-        """Say whether the file has a video stream (the cover picture of an album is none)."""
+        """Return whether the file has a video stream (cover art does not count)."""
         ...
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
-        """Return the file's media. A file that cannot be read is not an error: its tracks are `failed`."""
+        """Return the file's media. A file that cannot be read raises no error: its tracks are `failed`."""
         ...

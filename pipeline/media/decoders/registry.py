@@ -1,4 +1,4 @@
-"""The decoders by name. Nothing heavy is loaded before `open_decoder` is called."""
+"""The decoders by name. No library is imported before `open_decoder` is called."""
 
 from importlib import import_module
 from typing import Any, cast
@@ -8,7 +8,7 @@ from pipeline.media.decoders.dispatch import DecoderBySuffix
 from pipeline.media.decoders.interface import Decoder
 
 PYAV = "pipeline.media.decoders.pyav.decoder:PyAVDecoder"
-# Names of decoders; all but the first are libraries that draw pictures.
+# All but the first are libraries that decode frames only (`FrameLibrary`).
 DECODERS = {
     "pyav": PYAV,
     "torchcodec": "pipeline.media.decoders.torchcodec:TorchCodec",
@@ -20,9 +20,9 @@ AUDIO_DECODER = "pipeline.media.decoders.audio_file:AudioFileDecoder"
 
 
 def open_decoder(name: str) -> Decoder:
-    """Return the decoder `name` of the table, or of an own "module:Class"; the latter gets every file.
+    """Return the decoder `name` of the registry, or a custom "module:Class", which then decodes every file.
 
-    Raises UserError for a name that is neither, DecoderLoadError for one that does not load here.
+    Raises `UserError` if the name is unknown, `DecoderLoadError` if the decoder does not load on this machine.
     """
     if ":" in name:
         return cast(Decoder, _load(name))
@@ -33,10 +33,10 @@ def open_decoder(name: str) -> Decoder:
 
 
 def choose_decoder() -> tuple[str, str]:
-    """Return the decoder of a new store where none is asked for, and why it is that one, in words.
+    """Return the name of the default decoder of a new store, and the reason as text.
 
-    PyAV always loads. `benchmarks/decoders.py` found the same pictures and fewer seconds than with torchcodec on clips
-    of datasets; decord must be asked for by its name.
+    PyAV always loads. In `benchmarks/decoders.py` it decoded the same frames as torchcodec in less time on clips of
+    datasets; decord must be requested by name.
     """
     return "pyav", "the best that loads: the fastest on clips of datasets, and the same on every machine"
 

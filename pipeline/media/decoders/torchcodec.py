@@ -1,8 +1,8 @@
-"""Pictures drawn by torchcodec, on the processor or on a GPU. Needs FFmpeg's libraries, 4 to 9, on the machine.
+"""Frames decoded by torchcodec, on the CPU or on a GPU. Needs the libraries of FFmpeg 4 to 9.
 
-Which picture is which, the time axis and the sound are PyAV's: torchcodec joins blocks of sound without their
-timestamps and tells nothing of a packet that cannot be decoded but an error. What it cannot do is in `EXCEPTIONS`.
-Decoding on a GPU can be run but was never tried: no test of this project has a GPU with a video decoder.
+The frame index, the time axis and the audio are PyAV's: torchcodec joins audio blocks without regard to their
+timestamps, and reports a packet that cannot be decoded only as an error. `EXCEPTIONS` lists its limitations.
+Decoding on a GPU is untested: no test of this project has a GPU with a video decoder.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,24 @@ INSTALL = "pip install 'mavqa[torchcodec]'"
 FFMPEG = "install FFmpeg's libraries, 4 to 9: apt-get install ffmpeg, or conda install ffmpeg"
 
 EXCEPTIONS = {
-    "damaged": "a file with a packet that it cannot decode on its way to a picture: PyAV decodes all its pictures",
-    "unread damage": "a damaged packet on the way to no picture that is looked at is not noticed",
-    "mirrored": "turns pictures as the file says but does not mirror them: PyAV decodes those",
-    "deep or odd pictures": "more than 8 bits a colour, or an odd number of rows or columns: its FFmpeg makes RGB of "
-    "those otherwise than PyAV's does, some levels on average and more at edges",
-    "interlaced pictures": "its FFmpeg makes RGB of both fields at once, PyAV's of each: edges of colours differ",
-    "untimed": "streams whose packets have no times of their own, such as packed MPEG-4 in AVI: PyAV decodes those",
-    "transport stream": "seeks to the wrong pictures of a transport stream: PyAV decodes those",
-    "gaps in the sound": "joins blocks of sound without their timestamps: the sound is PyAV's",
+    "damaged": "fails if it cannot decode a packet that leads to a sampled frame: PyAV decodes all frames of the file",
+    "unread damage": "does not notice a corrupt packet that leads to no sampled frame",
+    "mirrored": "applies the file's rotation but not its mirroring: PyAV decodes these files",
+    "deep or odd pictures": "more than 8 bits per colour, or an odd width or height: its FFmpeg converts these frames "
+    "to RGB differently from PyAV's, by some levels on average and more at edges",
+    "interlaced pictures": "its FFmpeg converts both fields of a frame to RGB together, PyAV's each one alone: colours "
+    "differ at edges",
+    "untimed": "needs a unique timestamp for each packet, which packed MPEG-4 in AVI does not have: PyAV decodes these "
+    "files",
+    "transport stream": "seeks to wrong frames in transport streams: PyAV decodes these files",
+    "gaps in the sound": "joins audio blocks without regard to their timestamps: PyAV decodes the audio",
 }
 
 
 class TorchCodec:
-    """Draw pictures with torchcodec on `device`, `cpu` or `cuda`.
+    """Decode frames with torchcodec on `device`, `cpu` or `cuda`.
 
-    Raises DecoderLoadError where torchcodec, FFmpeg's libraries or the GPU are not there.
+    Raises `DecoderLoadError` if torchcodec, FFmpeg's libraries or the GPU are missing.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -43,19 +45,19 @@ class TorchCodec:
             _check_cuda(self.name)
 
     def version(self) -> str:
-        """Return the versions of torchcodec and of the FFmpeg libraries that it has found."""
+        """Return the versions of torchcodec and of the FFmpeg libraries that it uses."""
         from torchcodec._core import get_ffmpeg_library_versions
 
         codecs = ".".join(map(str, get_ffmpeg_library_versions()["libavcodec"]))
         return f"{self.name} {self._library.__version__.split('+')[0]} (libavcodec {codecs})"
 
     def open(self, path: Path, index: FrameIndex) -> Callable[[int], np.ndarray]:
-        """Return what gives picture `number` of the index, uint8 [height, width, 3], RGB, turned upright.
+        """Return a function from a frame's position in `index` to its image, uint8 [height, width, 3], RGB, upright.
 
-        Pictures asked for in the order of their numbers are decoded in one pass. Raises FrameError for a file that
-        torchcodec sees otherwise than the index, or cannot decode.
+        Frames requested in increasing order are decoded in one pass. Raises `FrameError` if torchcodec disagrees with
+        the index or cannot decode the file.
         """
-        with _Refusal():
+        with _FrameErrors():
             reader = self._library.decoders.VideoDecoder(
                 path.absolute(),
                 stream_index=index.stream_index,
@@ -65,26 +67,26 @@ class TorchCodec:
                 seek_mode="exact",
             )
         if len(reader) != len(index.starts):
-            raise FrameError(f"counts {len(reader)} pictures where {len(index.starts)} are shown")
+            raise FrameError(f"counts {len(reader)} frames, but {len(index.starts)} are shown")
 
-        def read(number: int) -> np.ndarray:
-            with _Refusal():
-                frame = reader.get_frame_at(number)
-            if abs(frame.pts_seconds - float(index.starts[number])) > index.tolerance_seconds:
-                raise FrameError(f"gives the picture of {frame.pts_seconds:.3f} s for number {number}")
-            picture: np.ndarray = frame.data.cpu().numpy()
-            return picture
+        def read(position: int) -> np.ndarray:
+            with _FrameErrors():
+                frame = reader.get_frame_at(position)
+            if abs(frame.pts_seconds - float(index.starts[position])) > index.tolerance_seconds:
+                raise FrameError(f"returned the frame at {frame.pts_seconds:.3f} s for frame {position}")
+            image: np.ndarray = frame.data.cpu().numpy()
+            return image
 
         return read
 
 
 def on_cuda() -> TorchCodec:
-    """Return the library that decodes on the first GPU."""
+    """Return torchcodec on the first GPU."""
     return TorchCodec("cuda")
 
 
-class _Refusal:
-    """Turn what torchcodec raises into a FrameError with its last words, which name no place in its source."""
+class _FrameErrors:
+    """Convert torchcodec's exceptions to `FrameError`, with the message but without the location in its source."""
 
     def __enter__(self) -> None:
         pass
@@ -92,7 +94,7 @@ class _Refusal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, RuntimeError | ValueError | IndexError):
             line = next(iter(str(error).strip().splitlines()), kind.__name__ if kind else "")
-            raise FrameError(f"refuses: {line.rsplit(', ', 1)[-1]}") from None
+            raise FrameError(f"failed: {line.rsplit(', ', 1)[-1]}") from None
 
 
 def _load(name: str) -> ModuleType:
@@ -114,4 +116,4 @@ def _check_cuda(name: str) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise DecoderLoadError(name, "torch sees no CUDA device here", "install the GPU's driver, or take torchcodec")
+        raise DecoderLoadError(name, "torch finds no CUDA device", "install the GPU's driver, or use torchcodec")

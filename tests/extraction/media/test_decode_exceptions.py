@@ -1,4 +1,4 @@
-"""Every exception that a decoder declares is there: what its library does on its own, or that PyAV drew instead."""
+"""Each declared exception of a decoder is real: the library behaves as stated, or PyAV decodes the frames instead."""
 
 import random
 from fractions import Fraction
@@ -22,15 +22,15 @@ DECLARED = [(name, case) for name in ("torchcodec", "decord") for case in backen
 
 @pytest.fixture
 def library(request):
-    """The decoder `name`, where it loads."""
+    """The decoder of the requested name; skipped if it does not load."""
     try:
         return open_decoder(request.param)
     except DecoderLoadError as error:
         pytest.skip(str(error))
 
 
-def pictures(name, path):
-    """Return all pictures as the library alone gives them, [picture, height, width, 3]."""
+def decode_alone(name, path):
+    """Return the images of all frames as decoded by the library alone, [frame, height, width, 3]."""
     if name == "decord":
         import decord
 
@@ -43,19 +43,19 @@ def pictures(name, path):
 
 
 def numbers(name, path):
-    """Return the numbers of all pictures as the library alone gives them, none where it gives up on the way."""
+    """Return the numbers of all frames as decoded by the library alone, [] if it fails."""
     try:
-        return [media_maker.read(picture) for picture in pictures(name, path)]
+        return [media_maker.read_number(image) for image in decode_alone(name, path)]
     except RuntimeError:
         return []
 
 
 def decode_both(library, path):
-    """Return the library's media and PyAV's."""
+    """Return the media of the library and of PyAV."""
     return library.decode(path, REQUEST), open_decoder("pyav").decode(path, REQUEST)
 
 
-def assert_drawn_by_pyav(library, path, why):
+def assert_decoded_by_pyav(library, path, why):
     media, expected = decode_both(library, path)
     assert backends.NOTE in media.visual.reason
     assert why in media.visual.reason
@@ -64,11 +64,11 @@ def assert_drawn_by_pyav(library, path, why):
     assert np.array_equal(media.waveform, expected.waveform)
 
 
-def break_key_frame(path, number, nth=3):
-    """Make noise of the `number`-th packet after the n-th key frame."""
+def break_packet(path, number, nth=3):
+    """Overwrite with zeros the `number`-th packet after the `nth` key frame."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
-        key = [place for place, packet in enumerate(packets) if packet.is_keyframe][nth]
+        key = [index for index, packet in enumerate(packets) if packet.is_keyframe][nth]
         position, size = packets[key + number].pos, packets[key + number].size
     data = bytearray(path.read_bytes())
     data[position : position + size] = bytes(size)
@@ -77,7 +77,7 @@ def break_key_frame(path, number, nth=3):
 
 def show_av1(library, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mkv", media_maker.steady(1), video_codec="libsvtav1")
-    assert_drawn_by_pyav(library, path, "cannot open the file")
+    assert_decoded_by_pyav(library, path, "cannot open the file")
 
 
 def show_late_start(library, tmp_path):
@@ -94,32 +94,32 @@ def show_late_start(library, tmp_path):
 def show_edit_list(library, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(4, 30), (0, 4))
     media_maker.cut_by_edit_list(path, 3)
-    assert len(pictures(library.name, path)) > 30
-    assert_drawn_by_pyav(library, path, "where 30 are shown")
+    assert len(decode_alone(library.name, path)) > 30
+    assert_decoded_by_pyav(library, path, "but 30 are shown")
 
 
 def show_transport_stream(library, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.ts", media_maker.steady(3), (0, 3))
     assert numbers(library.name, path) != list(range(75))
-    assert_drawn_by_pyav(library, path, "is given no transport streams")
+    assert_decoded_by_pyav(library, path, "is not used for transport streams")
 
 
 def show_flash_video(library, tmp_path):
     import decord
 
     path = media_maker.write_clip(tmp_path / "clip.flv", media_maker.steady(6.04), (0, 6))
-    assert media_maker.read(decord.VideoReader(str(path), num_threads=1)[150].asnumpy()) != 150
-    assert_drawn_by_pyav(library, path, "wrong pictures of FLV")
+    assert media_maker.read_number(decord.VideoReader(str(path), num_threads=1)[150].asnumpy()) != 150
+    assert_decoded_by_pyav(library, path, "wrong frames in FLV")
 
 
 def show_open_groups(library, tmp_path):
     import decord
 
-    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(7), (0, 7), group=50, is_open=True)
+    path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(7), (0, 7), gop_size=50, has_open_gops=True)
     readers = [(number, decord.VideoReader(str(path), num_threads=1)) for number in (49, 50, 51)]
-    assert all(media_maker.read(reader[number].asnumpy()) != number for number, reader in readers)
-    assert_drawn_by_pyav(library, path, "seeks to wrong pictures")
-    closed = media_maker.write_clip(tmp_path / "closed.mp4", media_maker.steady(7), (0, 7), group=50)
+    assert all(media_maker.read_number(reader[number].asnumpy()) != number for number, reader in readers)
+    assert_decoded_by_pyav(library, path, "seeks to wrong frames")
+    closed = media_maker.write_clip(tmp_path / "closed.mp4", media_maker.steady(7), (0, 7), gop_size=50)
     assert library.decode(closed, REQUEST).visual.reason == ""
 
 
@@ -135,20 +135,20 @@ def show_several_streams(library, tmp_path):
             frame = frame.reformat(format="bgra")
             frame.pts, frame.time_base = 0, Fraction(1, 10)
             container.mux(stream.encode(frame))
-    assert_drawn_by_pyav(library, path, "several video streams")
+    assert_decoded_by_pyav(library, path, "several video streams")
 
 
 def show_damaged(library, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(6), (0, 6))
-    break_key_frame(path, 0)
-    assert_drawn_by_pyav(library, path, "cannot be decoded")
+    break_packet(path, 0)
+    assert_decoded_by_pyav(library, path, "could not be decoded")
 
 
 def show_unread_damage(library, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(6), (0, 6))
-    break_key_frame(path, 22)
+    break_packet(path, 22)
     media, expected = decode_both(library, path)
-    assert "1 of 150 packets of the picture cannot be decoded" in expected.visual.reason
+    assert "1 of 150 video packets could not be decoded" in expected.visual.reason
     assert (media.visual.state, media.visual.reason) == (State.COMPLETE, "")
     assert np.array_equal(media.frames[SIZE], expected.frames[SIZE])
 
@@ -157,9 +157,9 @@ def show_mirrored(library, tmp_path):
     path = tmp_path / "clip.mp4"
     media_maker.write_clip(path, media_maker.steady(1), rotation=(0, True))
     plain = [media_maker.draw(number) for number in range(2)]
-    alone = pictures(library.name, path)
+    alone = decode_alone(library.name, path)
     assert all(abs(one[:, ::-1].astype(int) - two).mean() > 3 for one, two in zip(alone, plain, strict=False))
-    assert_drawn_by_pyav(library, path, "does not mirror")
+    assert_decoded_by_pyav(library, path, "not the mirroring")
 
 
 def show_deep_or_odd_pictures(library, tmp_path):
@@ -180,7 +180,7 @@ def show_deep_or_odd_pictures(library, tmp_path):
         media, expected = decode_both(library, path)
         assert (media.visual.state, media.visual.reason) == (State.COMPLETE, "")
         difference = np.abs(media.frames[SIZE].astype(int) - expected.frames[SIZE])
-        # torchcodec's FFmpeg is the machine's: another one may do as PyAV's does.
+        # torchcodec uses the machine's FFmpeg, whose version may behave like PyAV's.
         assert difference.mean() < (10 if name != "even" else 1e-9)
         assert name == "even" or library.name == "torchcodec" or difference.max() > 0
 
@@ -198,14 +198,14 @@ def show_interlaced_pictures(library, tmp_path):
         media, expected = decode_both(library, path)
         assert (media.visual.state, media.visual.reason) == (State.COMPLETE, "")
         difference = np.abs(media.frames[SIZE].astype(int) - expected.frames[SIZE])
-        # torchcodec's FFmpeg is the machine's: another one may do as PyAV's does.
+        # torchcodec uses the machine's FFmpeg, whose version may behave like PyAV's.
         assert difference.mean() < (20 if flags else 1e-9)
         assert not flags or library.name == "torchcodec" or difference.max() > 0
 
 
 def show_untimed(library, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.avi", media_maker.steady(4), (0, 4), audio_codec="mp3")
-    assert_drawn_by_pyav(library, path, "times" if library.name == "decord" else "gives the picture of")
+    assert_decoded_by_pyav(library, path, "timestamps" if library.name == "decord" else "returned the frame at")
 
 
 def show_gaps_in_the_sound(library, tmp_path):
@@ -215,7 +215,7 @@ def show_gaps_in_the_sound(library, tmp_path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         for start, stop in ((0, 3), (3.4, 7)):
-            samples = (media_maker.sing(start, stop, 8000)[None] * 32_767).astype(np.int16)
+            samples = (media_maker.make_waveform(start, stop, 8000)[None] * 32_767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = 8000, round(start * 8000), Fraction(1, 8000)
             container.mux(stream.encode(frame))
@@ -223,28 +223,28 @@ def show_gaps_in_the_sound(library, tmp_path):
     media = library.decode(path, REQUEST)
     assert len(media.waveform) == 7 * 8000
     assert not media.waveform[round(3.05 * 8000) : round(3.35 * 8000)].any()
-    assert [media_maker.hear(media.waveform, 8000, step)[0] for step in (0, 5)] == [0, 5]
+    assert [media_maker.identify_audio(media.waveform, 8000, step)[0] for step in (0, 5)] == [0, 5]
 
 
 @pytest.mark.parametrize(("library", "case"), DECLARED, indirect=["library"])
-def test_a_declared_exception_is_there(library, case, tmp_path):
+def test_declared_exception_is_real(library, case, tmp_path):
     globals()[f"show_{case.replace(' ', '_')}"](library, tmp_path)
 
 
-def test_a_playlist_is_given_to_no_library(decoder, tmp_path):
+def test_library_is_not_used_for_a_playlist(decoder, tmp_path):
     clip = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2))
     path = tmp_path / "list.m3u8"
     path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{clip.name}\n#EXT-X-ENDLIST\n")
     reason = decoder.decode(path, REQUEST).visual.reason
-    assert ("is given no" in reason) == (decoder.name != "pyav"), reason
+    assert ("is not used for playlists" in reason) == (decoder.name != "pyav"), reason
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_irregular_frames_are_those_of_pyav(decoder, tmp_path, seed):
-    draw = random.Random(seed)
+def test_irregular_frames_equal_those_of_pyav(decoder, tmp_path, seed):
+    rng = random.Random(seed)
     starts = [Fraction(0)]
     while starts[-1] < 6:
-        starts.append(starts[-1] + Fraction(draw.choice([1, 2, 3, 3, 4, 30]), 75))
+        starts.append(starts[-1] + Fraction(rng.choice([1, 2, 3, 3, 4, 30]), 75))
     path = media_maker.write_clip(tmp_path / "clip.mkv", starts, (0.5, 6.5))
     media, expected = decode_both(decoder, path)
     assert (media.visual, media.audio) == (expected.visual, expected.audio)
@@ -253,7 +253,7 @@ def test_irregular_frames_are_those_of_pyav(decoder, tmp_path, seed):
 
 
 @pytest.mark.real
-def test_sound_that_comes_before_the_first_picture_begins_the_axis_for_all(decoder, shared_data):
+def test_t0_is_the_start_of_audio_before_the_first_frame_in_all_decoders(decoder, shared_data):
     path = shared_data / "media" / "odd" / "sample_edit_list_only_preroll_sync_sample.mp4"
     media, expected = decode_both(decoder, path)
     assert (media.visual.steps, media.audio) == (expected.visual.steps, expected.audio)

@@ -1,4 +1,4 @@
-"""Many kinds of pictures and sound end as the same RGB frames and mono waveform."""
+"""Many video and audio formats are decoded to the same RGB frames and mono waveform."""
 
 from fractions import Fraction
 
@@ -26,9 +26,9 @@ def write_colour(path, colour, *, size=(64, 48), codec="libx264", pix_fmt="yuv42
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         if codec == "libx264":
             stream.codec_context.options = {"preset": "ultrafast", "crf": "10"}
-        picture = np.broadcast_to(np.array(colour, np.uint8), (size[1], size[0], 3))
+        image = np.broadcast_to(np.array(colour, np.uint8), (size[1], size[0], 3))
         for number in range(10):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = frame.reformat(format=pix_fmt)
             frame.pts, frame.time_base = number, Fraction(1, 10)
             container.mux(stream.encode(frame))
@@ -51,7 +51,7 @@ def write_colour(path, colour, *, size=(64, 48), codec="libx264", pix_fmt="yuv42
 )
 def test_pixel_format(decoder, tmp_path, codec, pix_fmt, size, colour):
     if pix_fmt == "gray" and colour == "red":
-        pytest.skip("a grey format holds no red")
+        pytest.skip("a grey format has no red")
     path = write_colour(tmp_path / "clip.mkv", COLOURS[colour], codec=codec, pix_fmt=pix_fmt, size=size)
     media = decoder.decode(path, REQUEST)
     assert (media.visual.state, backends.own_reason(decoder, media)) == (State.COMPLETE, "")
@@ -62,13 +62,13 @@ def test_pixel_format(decoder, tmp_path, codec, pix_fmt, size, colour):
 @pytest.mark.parametrize(("codec", "audio_format"), [("pcm_s16le", "s16"), ("pcm_f32le", "flt"), ("aac", "flt")])
 def test_channels_are_averaged(decoder, tmp_path, layout, codec, audio_format):
     path = media_maker.write_clip(
-        tmp_path / "clip.mkv", sound=(0, 3), layout=layout, audio_codec=codec, audio_format=audio_format
+        tmp_path / "clip.mkv", audio=(0, 3), layout=layout, audio_codec=codec, audio_format=audio_format
     )
     media = decoder.decode(path, REQUEST)
     assert (media.audio.state, media.audio.steps) == (State.COMPLETE, 3)
-    assert [media_maker.hear(media.waveform, 44_100, step)[0] for step in range(3)] == [0, 1, 2]
+    assert [media_maker.identify_audio(media.waveform, 44_100, step)[0] for step in range(3)] == [0, 1, 2]
     if codec != "aac":
-        assert abs(media.waveform - media_maker.sing(0, 3, 44_100)).max() < 2 / 32_768
+        assert abs(media.waveform - media_maker.make_waveform(0, 3, 44_100)).max() < 2 / 32_768
 
 
 def test_different_channels_give_their_mean(decoder, tmp_path):
@@ -86,14 +86,14 @@ def test_different_channels_give_their_mean(decoder, tmp_path):
 @pytest.mark.parametrize("rate", [8000, 11_025, 16_000, 22_050, 48_000, 96_000, 192_000])
 def test_sample_rate_is_kept(decoder, tmp_path, rate):
     path = media_maker.write_clip(
-        tmp_path / "clip.mkv", sound=(0, 2), rate=rate, audio_codec="pcm_s16le", audio_format="s16"
+        tmp_path / "clip.mkv", audio=(0, 2), rate=rate, audio_codec="pcm_s16le", audio_format="s16"
     )
     media = decoder.decode(path, REQUEST)
     assert (media.sample_rate_hz, len(media.waveform)) == (rate, 2 * rate)
-    assert media_maker.hear(media.waveform, rate, 1)[0] == 1
+    assert media_maker.identify_audio(media.waveform, rate, 1)[0] == 1
 
 
-def test_default_streams_are_taken(decoder, tmp_path):
+def test_default_streams_are_decoded(decoder, tmp_path):
     path = tmp_path / "clip.mkv"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("ffv1", rate=10) for _ in range(2)]
@@ -120,26 +120,26 @@ def test_default_streams_are_taken(decoder, tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("ogg", "libopus"), ("mp3", "mp3")]
 )
-def test_audio_only_file_comes_through_librosa(decoder, tmp_path, suffix, codec):
+def test_audio_only_file_is_decoded_by_librosa(decoder, tmp_path, suffix, codec):
     path = tmp_path / f"clip.{suffix}"
-    media_maker.write_clip(path, sound=(0, 3), audio_codec=codec, audio_format="s16", rate=48_000)
+    media_maker.write_clip(path, audio=(0, 3), audio_codec=codec, audio_format="s16", rate=48_000)
     media = decoder.decode(path, REQUEST)
     assert f".{suffix}" in AUDIO_SUFFIXES
     assert "librosa" in decoder.version()
     assert (media.visual.state, media.audio.state) == (State.ABSENT, State.COMPLETE)
-    assert [media_maker.hear(media.waveform, 48_000, step)[0] for step in range(3)] == [0, 1, 2]
-    cut = decoder.decode(path, DecodeRequest(seconds=2))
-    assert len(cut.waveform) == 2 * 48_000
+    assert [media_maker.identify_audio(media.waveform, 48_000, step)[0] for step in range(3)] == [0, 1, 2]
+    two_seconds = decoder.decode(path, DecodeRequest(seconds=2))
+    assert len(two_seconds.waveform) == 2 * 48_000
 
 
-def test_pictures_in_a_file_with_an_audio_suffix_are_seen(decoder, tmp_path):
-    made = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2), (0, 2))
-    path = made.rename(tmp_path / "clip.wav")
+def test_video_in_a_file_with_an_audio_suffix_is_decoded(decoder, tmp_path):
+    clip = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2), (0, 2))
+    path = clip.rename(tmp_path / "clip.wav")
     media = decoder.decode(path, REQUEST)
     assert (media.visual.state, media.audio.state) == (State.COMPLETE, State.COMPLETE)
 
 
-def test_unknown_decoder_is_named_with_the_known_ones():
+def test_error_for_an_unknown_decoder_lists_the_known_ones():
     with pytest.raises(
         UserError, match="unknown decoder 'quicktime': choose one of decord, pyav, torchcodec, torchcodec-cuda"
     ):

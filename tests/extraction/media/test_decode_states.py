@@ -1,4 +1,4 @@
-"""What becomes of files that lack something, are damaged, or are no media at all."""
+"""States and reasons of files that are missing a modality, corrupt, or not media files."""
 
 import logging
 import re
@@ -30,8 +30,8 @@ def clip(tmp_path):
     return media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(6), (0, 6))
 
 
-def damage(path, share_from, share_to):
-    """Overwrite a part of an MP4 file's media data, given as shares of it."""
+def corrupt(path, share_from, share_to):
+    """Overwrite a part of an MP4 file's media data, given as shares of its length."""
     data = bytearray(path.read_bytes())
     begin = data.index(b"mdat") + 4
     end = data.rindex(b"moov") - 4
@@ -40,14 +40,14 @@ def damage(path, share_from, share_to):
     path.write_bytes(data)
 
 
-def test_no_sound(decoder, tmp_path):
+def test_no_audio(decoder, tmp_path):
     media = decode(decoder, media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(3)))
     assert (media.visual.state, media.visual.steps) == (State.COMPLETE, 3)
     assert (media.audio.state, media.audio.steps, len(media.waveform)) == (State.ABSENT, 0, 0)
 
 
-def test_no_picture(decoder, tmp_path):
-    media = decode(decoder, media_maker.write_clip(tmp_path / "clip.mp4", sound=(0, 3)))
+def test_no_video(decoder, tmp_path):
+    media = decode(decoder, media_maker.write_clip(tmp_path / "clip.mp4", audio=(0, 3)))
     assert (media.visual.state, media.visual.steps, media.frames) == (State.ABSENT, 0, {})
     assert (media.audio.state, media.audio.steps) == (State.COMPLETE, 3)
 
@@ -83,11 +83,11 @@ def test_empty_file(decoder, tmp_path):
 
 
 def test_missing_file(decoder, tmp_path):
-    assert decode(decoder, tmp_path / "clip.mp4").visual.reason == "there is no such file"
+    assert decode(decoder, tmp_path / "clip.mp4").visual.reason == "the file does not exist"
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "wav", "mp3"])
-def test_file_that_is_no_media(decoder, tmp_path, suffix):
+def test_file_that_is_not_media(decoder, tmp_path, suffix):
     path = tmp_path / f"clip.{suffix}"
     path.write_bytes(b"this is a shopping list: bread, milk, eggs\n" * 300)
     media = decode(decoder, path)
@@ -95,24 +95,24 @@ def test_file_that_is_no_media(decoder, tmp_path, suffix):
     assert "cannot be" in media.audio.reason
 
 
-def test_a_file_that_holds_nothing_is_broken_and_not_one_without_a_modality(decoder, tmp_path):
+def test_a_file_without_any_stream_is_failed_and_not_absent(decoder, tmp_path):
     path = tmp_path / "clip.mp4"
     path.write_text("1\n00:00:00,000 --> 00:00:02,000\nWhat a cello!\n")
     media = decode(decoder, path)
-    assert media.visual == media.audio == Track(State.FAILED, reason="the file holds neither pictures nor sound")
+    assert media.visual == media.audio == Track(State.FAILED, reason="the file contains neither video nor audio")
 
 
-@pytest.mark.parametrize(("rate", "is_heard"), [(999, False), (1_000, True), (192_000, True), (192_001, False)])
-def test_sound_at_rates_that_no_recorder_has_is_not_heard(decoder, tmp_path, rate, is_heard):
-    path = tmp_path / "sound.wav"
+@pytest.mark.parametrize(("rate", "is_supported"), [(999, False), (1_000, True), (192_000, True), (192_001, False)])
+def test_audio_at_an_unsupported_sample_rate_is_failed(decoder, tmp_path, rate, is_supported):
+    path = tmp_path / "audio.wav"
     soundfile.write(path, np.zeros(rate, np.float32), rate)
     media = decode(decoder, path)
-    assert (media.visual.state, media.audio.state is State.COMPLETE) == (State.ABSENT, is_heard)
-    assert len(media.waveform) == (rate if is_heard else 0)
-    assert (f"sound at {rate:,} Hz" in media.audio.reason) != is_heard
+    assert (media.visual.state, media.audio.state is State.COMPLETE) == (State.ABSENT, is_supported)
+    assert len(media.waveform) == (rate if is_supported else 0)
+    assert (f"audio at {rate:,} Hz" in media.audio.reason) != is_supported
 
 
-def test_samples_that_are_no_numbers_cost_themselves_and_too_many_of_them_the_sound(decoder, tmp_path):
+def test_samples_that_are_not_finite_are_missing_and_too_many_fail_the_audio(decoder, tmp_path):
     samples = np.full((8000, 2), 0.25, np.float32)
     samples[100, 0] = np.nan
     soundfile.write(tmp_path / "one.wav", samples, 8000, subtype="FLOAT")
@@ -121,33 +121,33 @@ def test_samples_that_are_no_numbers_cost_themselves_and_too_many_of_them_the_so
     one, many = (decode(decoder, tmp_path / f"{name}.wav") for name in ("one", "many"))
     assert one.audio.state is State.COMPLETE
     assert np.flatnonzero(one.waveform != 0.25).tolist() == [100]
-    assert many.audio == Track(State.FAILED, reason="only 75% of the samples are numbers")
+    assert many.audio == Track(State.FAILED, reason="only 75% of the samples are finite")
 
 
-def test_playlist_makes_nothing_be_fetched(decoder, tmp_path):
-    callers = []
+def test_playlist_does_not_cause_a_download(decoder, tmp_path):
+    clients = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(1)
-        answering = threading.Thread(target=_hang_up, args=(server, callers))
+        answering = threading.Thread(target=_hang_up, args=(server, clients))
         answering.start()
         address = f"http://127.0.0.1:{server.getsockname()[1]}/clip.ts"
         path = tmp_path / "list.m3u8"
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{address}\n#EXT-X-ENDLIST\n")
         assert decode(decoder, path).visual.state is State.FAILED
         answering.join()
-    assert callers == []
+    assert clients == []
 
 
-def _hang_up(server, callers):
+def _hang_up(server, clients):
     try:
-        caller, address = server.accept()
+        connection, address = server.accept()
     except TimeoutError:
         return
-    callers.append(address)
-    caller.close()
+    clients.append(address)
+    connection.close()
 
 
-def test_truncated_file_keeps_what_is_there(decoder, tmp_path):
+def test_truncated_file_is_decoded_up_to_its_end(decoder, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mkv", media_maker.steady(8), (0, 8))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -155,29 +155,30 @@ def test_truncated_file_keeps_what_is_there(decoder, tmp_path):
     assert media.visual.state is State.COMPLETE
     assert media.audio.state is State.COMPLETE
     assert 3 <= media.visual.steps <= 5
-    numbers = [media_maker.read(picture) for picture in media.frames[SIZE]]
+    numbers = [media_maker.read_number(image) for image in media.frames[SIZE]]
     assert numbers[:-1] == [12 + 25 * step for step in range(media.visual.steps - 1)]
 
 
-def test_a_file_that_breaks_off_says_so(decoder, tmp_path):
+def test_reason_of_a_file_whose_reading_fails_before_its_end(decoder, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.nut", media_maker.steady(4), (0, 4))
     with av.open(str(path)) as container:
         starts = [packet.pos for packet in container.demux(audio=0) if packet.size]
     path.write_bytes(path.read_bytes()[: starts[len(starts) * 2 // 5] - 2])
     media = decode(decoder, path)
-    assert media.audio == Track(State.COMPLETE, 2, "the file breaks off: Invalid data found when processing input")
+    reason = "reading stopped before the end of the file: Invalid data found when processing input"
+    assert media.audio == Track(State.COMPLETE, 2, reason)
     assert media.visual.steps == 2
     assert media.visual.reason.startswith(media.audio.reason)
 
 
-def test_sound_whose_rate_changes_on_the_way_is_lost_from_there_on(decoder, tmp_path):
+def test_audio_is_lost_after_a_change_of_its_sample_rate(decoder, tmp_path):
     first, second = (
         media_maker.write_clip(tmp_path / f"{rate}.aac", (), (0, 3), rate=rate) for rate in (44_100, 22_050)
     )
     first.write_bytes(first.read_bytes() + second.read_bytes())
     media = decode(decoder, first)
     assert media.audio.state is State.FAILED
-    assert re.match(r"only \d+% of the sound could be decoded", media.audio.reason)
+    assert re.match(r"only \d+% of the audio could be decoded", media.audio.reason)
 
 
 def test_truncated_before_its_index_cannot_be_opened(decoder, clip):
@@ -188,41 +189,41 @@ def test_truncated_before_its_index_cannot_be_opened(decoder, clip):
     assert media.visual.reason.startswith("cannot be opened: ")
 
 
-def test_small_damage_is_counted_in_the_reason(decoder, clip):
-    damage(clip, 0.5, 0.503)
+def test_reason_counts_lost_packets(decoder, clip):
+    corrupt(clip, 0.5, 0.503)
     media = decode(decoder, clip)
     tracks = [media.visual, media.audio]
     assert [track.state for track in tracks] == [State.COMPLETE, State.COMPLETE]
     assert [track.steps for track in tracks] == [6, 6]
-    assert any("cannot be decoded" in track.reason for track in tracks)
+    assert any("could not be decoded" in track.reason for track in tracks)
 
 
-def test_damage_of_whole_seconds_fails_both(decoder, clip):
-    damage(clip, 0.3, 0.8)
+def test_corrupt_seconds_fail_both_modalities(decoder, clip):
+    corrupt(clip, 0.3, 0.8)
     media = decode(decoder, clip)
     assert media.visual.state is State.FAILED
-    assert "have no picture" in media.visual.reason
+    assert "have no frame" in media.visual.reason
     assert media.audio.state is State.FAILED
-    assert "of the sound could be decoded" in media.audio.reason
+    assert "of the audio could be decoded" in media.audio.reason
     assert media.frames == {}
     assert len(media.waveform) == 0
 
 
-def test_damage_of_everything_fails_both(decoder, clip):
-    damage(clip, 0, 1)
+def test_corruption_of_all_media_data_fails_both_modalities(decoder, clip):
+    corrupt(clip, 0, 1)
     media = decode(decoder, clip)
     assert (media.visual.state, media.audio.state) == (State.FAILED, State.FAILED)
-    assert media.visual.reason.startswith("no picture could be decoded; 150 of 150 packets of the picture")
-    assert media.audio.reason.startswith("no sound could be decoded")
+    assert media.visual.reason.startswith("no frame could be decoded; 150 of 150 video packets")
+    assert media.audio.reason.startswith("no audio could be decoded")
 
 
-def test_picture_with_too_many_pixels_is_refused(decoder, clip):
+def test_frame_with_too_many_pixels_is_failed(decoder, clip):
     media = decode(decoder, clip, DecodeRequest(frame_sizes=(SIZE,), max_pixels=192 * 128 - 1))
     assert (media.visual.state, media.audio.state) == (State.FAILED, State.COMPLETE)
-    assert media.visual.reason == "a picture of 192x128 has more than 24575 pixels"
+    assert media.visual.reason == "a frame of 192x128 has more than 24575 pixels"
 
 
-def test_what_is_not_asked_for_stays_pending_and_moves_no_time(decoder, tmp_path):
+def test_a_modality_that_is_not_requested_is_pending_and_does_not_move_t0(decoder, tmp_path):
     path = media_maker.write_clip(
         tmp_path / "clip.mov",
         media_maker.steady(4, start=9),
@@ -230,16 +231,16 @@ def test_what_is_not_asked_for_stays_pending_and_moves_no_time(decoder, tmp_path
         audio_codec="pcm_s16le",
         audio_format="s16",
     )
-    whole = decode(decoder, path)
-    sound = decode(decoder, path, DecodeRequest(frame_sizes=()))
-    picture = decode(decoder, path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), wants_audio=False))
-    assert (sound.visual.state, picture.audio.state) == (State.PENDING, State.PENDING)
-    assert (sound.waveform == whole.waveform).all()
-    assert picture.visual == whole.visual
+    both = decode(decoder, path)
+    audio_only = decode(decoder, path, DecodeRequest(frame_sizes=()))
+    visual_only = decode(decoder, path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), wants_audio=False))
+    assert (audio_only.visual.state, visual_only.audio.state) == (State.PENDING, State.PENDING)
+    assert (audio_only.waveform == both.waveform).all()
+    assert visual_only.visual == both.visual
 
 
 def test_nothing_is_printed(decoder, clip, capfd, caplog):
-    damage(clip, 0.3, 0.8)
+    corrupt(clip, 0.3, 0.8)
     with caplog.at_level(logging.DEBUG):
         decode(decoder, clip)
     assert capfd.readouterr() == ("", "")
@@ -247,13 +248,13 @@ def test_nothing_is_printed(decoder, clip, capfd, caplog):
 
 
 @pytest.mark.real
-def test_real_files_end_as_the_index_says(decoder, shared_data):
+def test_states_of_real_files_match_the_index(decoder, shared_data):
     rows = (shared_data / "media" / "INDEX.tsv").read_text(encoding="utf-8").splitlines()
     records = [dict(zip(rows[0].split("\t"), row.split("\t"), strict=False)) for row in rows[1:]]
     assert len(records) >= 70
-    with DecoderProcess(decoder.name, Limits(wall_seconds=SECONDS_PER_FILE)) as child:
+    with DecoderProcess(decoder.name, Limits(wall_seconds=SECONDS_PER_FILE)) as process:
         for record in records:
-            media = child.decode(shared_data / "media" / record["file"], REQUEST)
+            media = process.decode(shared_data / "media" / record["file"], REQUEST)
             states = (media.visual.state, media.audio.state)
             assert states == expected_states(record), (record["file"], media.visual, media.audio)
             for track in (media.visual, media.audio):
@@ -265,7 +266,7 @@ NOT_OPENED = {"odd/zero_length.webm", "odd/sample_fragmented_sideloaded_track.mp
 
 
 def expected_states(record):
-    """Return (visual, audio) as the index's columns and notes tell it."""
+    """Return the states (visual, audio) according to the columns and notes of the index."""
     name = record["file"]
     if name in NOT_OPENED:
         return State.FAILED, State.FAILED

@@ -1,4 +1,4 @@
-"""The time axis, on real files: every step gets the right picture and the right sound."""
+"""The time axis of decoded files: every step has the right frame and the right audio."""
 
 import math
 import random
@@ -11,8 +11,8 @@ import media_maker
 import numpy as np
 import pytest
 
-from pipeline.media.decoders.pyav import collectors as gathering
-from pipeline.media.decoders.pyav import decoder as pyav
+from pipeline.media.decoders.pyav import collectors
+from pipeline.media.decoders.pyav import decoder as pyav_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.store.schema import State
 
@@ -24,14 +24,14 @@ AAC_PRIMING_SECONDS = 1024 / 44_100
 
 
 def numbers(media):
-    return [media_maker.read(picture) for picture in media.frames[SIZE]]
+    return [media_maker.read_number(image) for image in media.frames[SIZE]]
 
 
 def check(decoder, path, starts, seconds, *, origin=0.0, lead=0.0, silent=(), request=REQUEST, case=""):
-    """Decode and compare every step with what the file was made of.
+    """Decode and compare every step with the frames and audio that were written.
 
-    `origin` is t0 in the media's own time; `lead` is the part of a second by which an audio codec's priming
-    samples, where the container cannot mark them, come before that; `case` is what the file is an exception for.
+    `origin`: t0 in the media's own time; `lead`: seconds of an audio codec's priming samples before `origin`, if the
+    container cannot mark them; `case`: the declared exception that the file belongs to.
     """
     media = decoder.decode(path, request)
     assert (media.visual.state, backends.own_reason(decoder, media, case)) == (State.COMPLETE, "")
@@ -40,7 +40,7 @@ def check(decoder, path, starts, seconds, *, origin=0.0, lead=0.0, silent=(), re
     assert numbers(media) == [media_maker.shown_at(starts, origin - lead + step + 0.5) for step in steps]
     for step in steps:
         if step not in silent:
-            second, click = media_maker.hear(media.waveform, media.sample_rate_hz, step)
+            second, click = media_maker.identify_audio(media.waveform, media.sample_rate_hz, step)
             assert second == step + int(origin)
             assert click == pytest.approx(media_maker.CLICK_SECONDS + lead, abs=CLICK_TOLERANCE_SECONDS)
     return media
@@ -71,17 +71,17 @@ def test_fractional_and_low_rates(decoder, tmp_path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_variable_frame_rate(decoder, tmp_path, seed):
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     starts, moment = [], Fraction(0)
     while moment < 7:
         starts.append(moment)
-        moment += Fraction(draw.choice([200, 256, 512, 1300, 6400, 12_000]), 12_800)
+        moment += Fraction(rng.choice([200, 256, 512, 1300, 6400, 12_000]), 12_800)
     starts = [*starts, Fraction(7)]
     path = media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 8))
     check(decoder, path, starts, 8)
 
 
-def test_frame_that_starts_at_the_very_middle_is_taken(decoder, tmp_path):
+def test_frame_that_starts_exactly_at_the_middle_is_selected(decoder, tmp_path):
     starts = [Fraction(number, 2) for number in range(12)]
     media = check(decoder, media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 6)), starts, 6)
     assert numbers(media) == [1, 3, 5, 7, 9, 11]
@@ -89,7 +89,7 @@ def test_frame_that_starts_at_the_very_middle_is_taken(decoder, tmp_path):
 
 @pytest.mark.parametrize(("frames_per_second", "case"), [(25, ""), (30, "edit list")])
 def test_edit_list(decoder, tmp_path, frames_per_second, case):
-    """The maker puts a key frame every 25 pictures, so that three seconds of 30 a second end between two of them."""
+    """There is a key frame every 25 frames, so three seconds end between key frames at 30 frames per second."""
     starts = media_maker.steady(8, frames_per_second)
     path = media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 8))
     media_maker.cut_by_edit_list(path, 3)
@@ -102,7 +102,7 @@ def test_both_streams_start_late(decoder, tmp_path):
     check(decoder, path, starts, 5, origin=8.0)
 
 
-def test_sound_starts_later_than_the_picture(decoder, tmp_path):
+def test_audio_starts_later_than_the_video(decoder, tmp_path):
     starts = media_maker.steady(6, start=8)
     path = media_maker.write_clip(tmp_path / "clip.mov", starts, (10, 14), **PCM)
     media = check(decoder, path, starts, 6, origin=8.0, silent=(0, 1))
@@ -110,62 +110,60 @@ def test_sound_starts_later_than_the_picture(decoder, tmp_path):
 
 
 @pytest.mark.parametrize("origin", [0, 8])
-def test_picture_starts_later_than_the_sound(decoder, tmp_path, origin):
+def test_video_starts_later_than_the_audio(decoder, tmp_path, origin):
     starts = media_maker.steady(5, start=origin + 0.75)
     path = media_maker.write_clip(tmp_path / "clip.mov", starts, (origin, origin + 6), **PCM)
     media = decoder.decode(path, REQUEST)
     expected = [0] + [media_maker.shown_at(starts, origin + step + 0.5) for step in range(1, 6)]
     assert numbers(media) == expected
-    heard = [media_maker.hear(media.waveform, 44_100, step)[0] for step in range(6)]
-    assert heard == [origin + step for step in range(6)]
+    seconds = [media_maker.identify_audio(media.waveform, 44_100, step)[0] for step in range(6)]
+    assert seconds == [origin + step for step in range(6)]
 
 
-def test_seconds_before_the_first_picture_are_not_made_up(decoder, tmp_path):
+def test_seconds_before_the_first_frame_have_no_frame(decoder, tmp_path):
     starts = media_maker.steady(4, start=2)
     media = decoder.decode(media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 6)), REQUEST)
     assert media.visual.state is State.FAILED
-    assert media.visual.reason == "2 of 6 seconds, from 0 on, have no picture"
+    assert media.visual.reason == "2 of 6 seconds have no frame (first: second 0)"
     assert media.audio.state is State.COMPLETE
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_display_rotation_and_reflection(decoder, tmp_path, degrees, mirrored):
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_display_rotation_and_reflection(decoder, tmp_path, degrees, is_mirrored):
     starts = media_maker.steady(3)
     path = tmp_path / "clip.mp4"
-    media_maker.write_clip(path, starts, (0, 3), rotation=(degrees, mirrored))
+    media_maker.write_clip(path, starts, (0, 3), rotation=(degrees, is_mirrored))
     plain = media_maker.write_clip(tmp_path / "plain.mp4", starts, (0, 3))
     media = decoder.decode(path, REQUEST)
-    assert backends.own_reason(decoder, media, "mirrored" if mirrored else "") == ""
-    turned = media.frames[SIZE]
+    assert backends.own_reason(decoder, media, "mirrored" if is_mirrored else "") == ""
+    rotated = media.frames[SIZE]
     upright = decoder.decode(plain, REQUEST).frames[SIZE]
-    assert [media_maker.read(picture) for picture in turned] == [-1, -1, -1]
-    for picture, original in zip(turned, upright, strict=True):
-        expected = _turn_as_ffmpeg(original, degrees, mirrored)
-        assert abs(picture.astype(int) - expected.astype(int)).mean() < 3
+    assert [media_maker.read_number(image) for image in rotated] == [-1, -1, -1]
+    for image, original in zip(rotated, upright, strict=True):
+        expected = _rotate_like_ffmpeg(original, degrees, is_mirrored)
+        assert abs(image.astype(int) - expected.astype(int)).mean() < 3
 
 
-def _turn_as_ffmpeg(picture, degrees, mirrored):
-    """FFmpeg's words: turned counter-clockwise by the degrees, then mirrored."""
-    import numpy as np
-
-    turned = np.rot90(picture, degrees // 90)
-    return turned[:, ::-1] if mirrored else turned
+def _rotate_like_ffmpeg(image, degrees, is_mirrored):
+    """Rotate counter-clockwise by `degrees`, then mirror, as FFmpeg documents it."""
+    rotated = np.rot90(image, degrees // 90)
+    return rotated[:, ::-1] if is_mirrored else rotated
 
 
-def test_longer_file_is_cut_and_its_rest_not_decoded(decoder, tmp_path, monkeypatch):
+def test_longer_file_is_truncated_and_its_rest_not_decoded(decoder, tmp_path, monkeypatch):
     starts = media_maker.steady(12)
     path = media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 12))
     decoded = []
-    event = pyav.Event
-    monkeypatch.setattr(pyav, "Event", lambda *of, **by_name: decoded.append(of) or event(*of, **by_name))
+    original = pyav_decoder.Event
+    monkeypatch.setattr(pyav_decoder, "Event", lambda *args, **named: decoded.append(args) or original(*args, **named))
     media = check(decoder, path, starts, 4, request=DecodeRequest(seconds=4, frame_sizes=(SIZE,)))
     assert len(media.waveform) == 4 * 44_100
     assert len(decoded) < 6 * (25 + 44_100 / 1024)
 
 
-def test_the_axis_begins_with_the_sound_where_a_fragment_holds_all_its_pictures_first(decoder, tmp_path):
-    path = media_maker.write_clip(tmp_path / "clip.mov", media_maker.steady(4, start=0.12), (0, 4), group=50, **PCM)
+def test_t0_is_the_start_of_earlier_audio_though_a_fragment_stores_all_video_first(decoder, tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mov", media_maker.steady(4, start=0.12), (0, 4), gop_size=50, **PCM)
     options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
     with av.open(str(path)) as source, av.open(str(tmp_path / "parts.mov"), "w", options=options) as parts:
         streams = {stream.index: parts.add_stream_from_template(stream) for stream in source.streams}
@@ -175,25 +173,26 @@ def test_the_axis_begins_with_the_sound_where_a_fragment_holds_all_its_pictures_
                 parts.mux(packet)
     with av.open(str(tmp_path / "parts.mov")) as container:
         kinds = [packet.stream.type for packet in container.demux() if packet.size]
-    assert kinds.index("audio") > pyav.HELD_FRAMES
-    whole, media = (decoder.decode(file, DecodeRequest(frame_sizes=(SIZE,))) for file in (path, tmp_path / "parts.mov"))
-    assert (media.visual, media.audio) == (whole.visual, whole.audio)
-    assert np.array_equal(media.frames[SIZE], whole.frames[SIZE])
-    assert np.array_equal(media.waveform, whole.waveform)
+    assert kinds.index("audio") > pyav_decoder.HELD_FRAMES
+    request = DecodeRequest(frame_sizes=(SIZE,))
+    expected, media = (decoder.decode(file, request) for file in (path, tmp_path / "parts.mov"))
+    assert (media.visual, media.audio) == (expected.visual, expected.audio)
+    assert np.array_equal(media.frames[SIZE], expected.frames[SIZE])
+    assert np.array_equal(media.waveform, expected.waveform)
 
 
 def test_every_requested_size_comes_from_one_pass(decoder, tmp_path):
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2))
-    cut = FrameSize("crop", 64, shorter_side=128, filter="bicubic")
-    frames = decoder.decode(path, DecodeRequest(frame_sizes=(SIZE, cut))).frames
+    cropped = FrameSize("crop", 64, shorter_side=128, filter="bicubic")
+    frames = decoder.decode(path, DecodeRequest(frame_sizes=(SIZE, cropped))).frames
     assert {size: array.shape for size, array in frames.items()} == {
         SIZE: (2, 224, 224, 3),
-        cut: (2, 64, 64, 3),
+        cropped: (2, 64, 64, 3),
     }
 
 
 @pytest.mark.parametrize(("frames_per_second", "padding"), [(25, "pad"), (30, "cycle"), (Fraction(9, 2), "pad")])
-def test_several_frames_of_a_second_are_those_shown_at_the_middles_of_its_parts(
+def test_several_frames_per_second_are_those_shown_at_the_middles_of_its_parts(
     decoder, tmp_path, frames_per_second, padding
 ):
     clip = FrameSize("stretch", 112, per_second=16)
@@ -204,7 +203,7 @@ def test_several_frames_of_a_second_are_those_shown_at_the_middles_of_its_parts(
     media = decoder.decode(path, request)
     assert media.frames[clip].shape == (4 * 16, 112, 112, 3)
     moments = [8 + step + (part + 0.5) / 16 for step in range(4) for part in range(16)]
-    found = [media_maker.read(picture) for picture in media.frames[clip]]
+    found = [media_maker.read_number(image) for image in media.frames[clip]]
     assert found == [media_maker.shown_at(starts, moment) for moment in moments]
     alone = decoder.decode(path, DecodeRequest(seconds=20, frame_sizes=(SIZE,), padding=padding))
     assert (media.visual, numbers(media)) == (alone.visual, numbers(alone))
@@ -213,28 +212,28 @@ def test_several_frames_of_a_second_are_those_shown_at_the_middles_of_its_parts(
     assert (without.frames[clip] == media.frames[clip]).all()
 
 
-def test_pictures_that_cannot_be_decoded_cost_a_clip_only_what_they_cost_the_modality(decoder, tmp_path, monkeypatch):
+def test_lost_frames_leave_several_frames_per_second_complete_if_the_modality_is(decoder, tmp_path, monkeypatch):
     clip = FrameSize("stretch", 112, per_second=16)
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(4))
     lost = {13, 14, *range(20, 25), *range(60, 65)}
-    feed = gathering.FrameCollector.feed
+    add = collectors.FrameCollector.add
 
-    def feed_some(self, event):
+    def add_some(self, event):
         number = round((event.start - self._t0) * 25)
-        feed(self, replace(event, frame=None, error="broken") if number in lost else event)
+        add(self, replace(event, frame=None, error="broken") if number in lost else event)
 
-    monkeypatch.setattr(gathering.FrameCollector, "feed", feed_some)
+    monkeypatch.setattr(collectors.FrameCollector, "add", add_some)
     media = decoder.decode(path, DecodeRequest(seconds=4, frame_sizes=(SIZE, clip)))
     assert (media.visual.state, media.visual.steps) == (State.COMPLETE, 4)
-    assert "12 of 100 packets" in media.visual.reason
-    found = [media_maker.read(picture) for picture in media.frames[clip]]
+    assert "12 of 100 video packets" in media.visual.reason
+    found = [media_maker.read_number(image) for image in media.frames[clip]]
     assert not lost & set(found)
     for step in range(4):
         own = found[16 * step : 16 * step + 16]
         assert all(25 * step <= number < 25 * (step + 1) for number in own)
 
 
-def test_released_rule_counts_frames_and_cycles_through_the_last_second(decoder, tmp_path):
+def test_padding_released_counts_frames_and_cycles_through_the_last_second(decoder, tmp_path):
     request = DecodeRequest(seconds=15, frame_sizes=(SIZE,), padding="released")
     path = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(10))
     media = decoder.decode(path, request)

@@ -1,4 +1,4 @@
-"""The pure logic of the time axis: which frame and which sound belong to which second."""
+"""The time axis without files: selection of the frame and the audio of each second."""
 
 from fractions import Fraction
 
@@ -13,36 +13,36 @@ from pipeline.media.timeline import (
     FrameSize,
     ReleasedSelector,
     WaveformAssembler,
-    bridge_losses,
     count_steps,
+    fill_lost_frames,
 )
 
 HALF = Fraction(1, 2)
 
 
 def select(frames, *, t0=0, seconds=60, lost=(), per_second=1):
-    """Feed (start, duration) pairs and return the chosen indices."""
+    """Add frames as (start, duration) and return the indices of the selected ones."""
     selector = FrameSelector(Fraction(t0), seconds, per_second)
     for start, duration in lost:
-        selector.lose(Fraction(start), Fraction(duration))
+        selector.add_lost(Fraction(start), Fraction(duration))
     for index, (start, duration) in enumerate(frames):
-        selector.feed(Fraction(start), Fraction(duration), lambda index=index: index)
+        selector.add(Fraction(start), Fraction(duration), lambda index=index: index)
     return selector.finish()
 
 
-def defined(frames, t0, seconds, per_second):
-    """The definition, with all frames at hand."""
+def select_by_definition(frames, t0, seconds, per_second):
+    """Return the selected indices by the definition, with all frames known in advance."""
     end = max(start + duration for start, duration in frames)
-    chosen = []
+    selected = []
     for part in range(count_steps(float(end - t0), seconds) * per_second):
         begin = t0 + Fraction(part, per_second)
         middle = begin + HALF / per_second
         before = [index for index, (start, _) in enumerate(frames) if start <= middle]
         if before:
-            chosen.append(before[-1])
+            selected.append(before[-1])
         else:
-            chosen.append(0 if frames[0][0] < begin + Fraction(1, per_second) else None)
-    return chosen
+            selected.append(0 if frames[0][0] < begin + Fraction(1, per_second) else None)
+    return selected
 
 
 ticks = st.integers(1, 300).map(lambda tick: Fraction(tick, 100))
@@ -56,13 +56,13 @@ ticks = st.integers(1, 300).map(lambda tick: Fraction(tick, 100))
     seconds=st.integers(1, 12),
     per_second=st.sampled_from([1, 2, 7, 16]),
 )
-def test_one_pass_gives_what_the_definition_says(first, gaps, last, t0, seconds, per_second):
+def test_one_pass_selects_the_frames_of_the_definition(first, gaps, last, t0, seconds, per_second):
     starts = [t0 + first]
     for gap in gaps:
         starts.append(starts[-1] + gap)
     frames = list(zip(starts, [*gaps, last], strict=True))
     found = select(frames, t0=t0, seconds=seconds, per_second=per_second)
-    assert found == defined(frames, t0, seconds, per_second)
+    assert found == select_by_definition(frames, t0, seconds, per_second)
 
 
 @given(
@@ -70,35 +70,35 @@ def test_one_pass_gives_what_the_definition_says(first, gaps, last, t0, seconds,
     seconds=st.integers(1, 5),
     per_second=st.sampled_from([2, 3, 16]),
 )
-def test_a_second_that_has_a_picture_of_its_middle_has_all_of_its_pictures(frames, seconds, per_second):
+def test_a_second_with_a_frame_at_its_middle_has_all_of_its_frames(frames, seconds, per_second):
     single, several = FrameSelector(Fraction(0), seconds), FrameSelector(Fraction(0), seconds, per_second)
     for tick, is_lost in sorted(frames):
         start, duration = Fraction(tick, 12), Fraction(1, 12)
         for selector in (single, several):
             if is_lost:
-                selector.lose(start, duration)
+                selector.add_lost(start, duration)
             else:
-                selector.feed(start, duration, lambda tick=tick: tick)
-    middles, parts = single.finish(), bridge_losses(several.finish(), per_second)
+                selector.add(start, duration, lambda tick=tick: tick)
+    middles, parts = single.finish(), fill_lost_frames(several.finish(), per_second)
     assert len(parts) == len(middles) * per_second
     for step, middle in enumerate(middles):
         own = parts[step * per_second : (step + 1) * per_second]
         assert (middle is None) or None not in own
 
 
-def test_a_lost_part_takes_the_nearest_picture_of_its_own_second():
+def test_a_lost_part_gets_the_nearest_frame_of_its_own_second():
     rows = [None, 1, None, None, None, None, 6, None, None, None, None, None]
-    assert bridge_losses(rows, 4) == [1, 1, 1, 1, 6, 6, 6, 6, None, None, None, None]
-    assert bridge_losses([0, None, 2, None, 4, 5], 3) == [0, 0, 2, 4, 4, 5]
-    assert bridge_losses([0, None, 2], 1) == [0, None, 2]
+    assert fill_lost_frames(rows, 4) == [1, 1, 1, 1, 6, 6, 6, 6, None, None, None, None]
+    assert fill_lost_frames([0, None, 2, None, 4, 5], 3) == [0, 0, 2, 4, 4, 5]
+    assert fill_lost_frames([0, None, 2], 1) == [0, None, 2]
 
 
-def test_chosen_frames_are_converted_once_and_others_never():
+def test_selected_frames_are_converted_once_and_others_never():
     converted = []
     selector = FrameSelector(Fraction(0), 10)
     for index in range(40):
-        selector.feed(Fraction(index, 10), Fraction(1, 10), lambda index=index: converted.append(index))
-    selector.feed(Fraction(4), Fraction(6), lambda: converted.append("last"))
+        selector.add(Fraction(index, 10), Fraction(1, 10), lambda index=index: converted.append(index))
+    selector.add(Fraction(4), Fraction(6), lambda: converted.append("last"))
     selector.finish()
     assert converted == [5, 15, 25, 35, "last"]
 
@@ -106,13 +106,13 @@ def test_chosen_frames_are_converted_once_and_others_never():
 def test_selection_is_done_when_the_last_step_is_decided():
     selector = FrameSelector(Fraction(0), 2)
     for start in (0, 1, HALF * 3):
-        selector.feed(Fraction(start), Fraction(1), lambda: 0)
+        selector.add(Fraction(start), Fraction(1), lambda: 0)
     assert not selector.is_done
-    selector.feed(Fraction(2), Fraction(1), lambda: 0)
+    selector.add(Fraction(2), Fraction(1), lambda: 0)
     assert selector.is_done
 
 
-def test_frame_out_of_order_is_passed_over():
+def test_frame_out_of_order_is_ignored():
     assert select([(0, 1), (2, 1), (1, 1), (3, 1)]) == [0, 0, 1, 3]
 
 
@@ -121,7 +121,7 @@ def test_lost_frame_leaves_its_step_empty_unless_another_frame_is_inside():
     assert select([(0, 1), (Fraction(17, 10), 1)], lost=[(1, Fraction(7, 10))]) == [0, 1, 1]
 
 
-def test_long_lost_end_is_seconds_without_a_picture_and_a_short_one_is_not():
+def test_long_lost_end_is_seconds_without_a_frame_and_a_short_one_is_not():
     assert select([(0, 1), (1, 1)], lost=[(2, 1), (3, 1)]) == [0, 1, None, None]
     assert select([(0, 1), (1, 1)], lost=[(2, HALF)]) == [0, 1]
 
@@ -133,8 +133,8 @@ def test_steps_of_a_duration(duration, steps):
     assert count_steps(duration, 60) == steps
 
 
-def test_the_released_rule_gives_no_clips():
-    with pytest.raises(ValueError, match="one frame a second"):
+def test_padding_released_excludes_several_frames_per_second():
+    with pytest.raises(ValueError, match="one frame per second"):
         DecodeRequest(frame_sizes=(FrameSize("stretch", 8, per_second=2),), padding="released")
 
 
@@ -142,7 +142,7 @@ def released(count, frames_per_second, seconds):
     selector = ReleasedSelector(Fraction(frames_per_second), seconds)
     for index in range(count):
         if not selector.is_done:
-            selector.feed(Fraction(0), Fraction(0), lambda index=index: index)
+            selector.add(Fraction(0), Fraction(0), lambda index=index: index)
     return selector.finish()
 
 
@@ -155,11 +155,11 @@ def released_by_formula(count, fps, seconds):
 
 @pytest.mark.parametrize("fps", [25, 30, 12, 7])
 @pytest.mark.parametrize("count", [1500, 1490, 250, 251, 249, 62])
-def test_released_rule_follows_the_formula(fps, count):
+def test_padding_released_follows_the_formula(fps, count):
     assert released(count, fps, 60) == released_by_formula(count, fps, 60)
 
 
-def test_released_rule_takes_the_published_frames():
+def test_padding_released_selects_the_published_frames():
     assert released(1500, 25, 60)[:3] == [11, 37, 61]
     assert released(1500, 25, 60)[-1] == 1487
     assert released(1800, 30, 60)[:2] == [14, 44]
@@ -170,9 +170,9 @@ def test_released_rule_takes_the_published_frames():
 def assemble(blocks, *, rate=100, seconds=10, lost=(), t0=0):
     assembler = WaveformAssembler(Fraction(t0), seconds, rate)
     for start, duration in lost:
-        assembler.lose(Fraction(start), Fraction(duration))
+        assembler.add_lost(Fraction(start), Fraction(duration))
     for start, samples in blocks:
-        assembler.feed(Fraction(start), np.asarray(samples, np.float32))
+        assembler.add(Fraction(start), np.asarray(samples, np.float32))
     return assembler.finish()
 
 
@@ -185,7 +185,7 @@ def test_gap_is_zeros_and_overlap_is_dropped():
     assert coverage == pytest.approx(130 / 180)
 
 
-def test_timestamps_rounded_to_milliseconds_do_not_tear_the_sound():
+def test_timestamps_rounded_to_milliseconds_leave_no_gaps():
     tone = np.sin(np.arange(40_960, dtype=np.float32) / 7) / 2
     blocks = [(Fraction(round(at / 44.1), 1000), tone[at : at + 1024]) for at in range(0, len(tone), 1024)]
     waveform, _, coverage = assemble(blocks, rate=44_100)
@@ -194,35 +194,35 @@ def test_timestamps_rounded_to_milliseconds_do_not_tear_the_sound():
 
 
 @pytest.mark.parametrize("t0", [0, Fraction(7, 90_000)])
-def test_a_block_starts_at_the_nearest_sample_of_two_at_the_even_one(t0):
+def test_a_block_starts_at_the_nearest_sample_or_the_even_one_of_two(t0):
     for at, sample in [(2.25, 2), (2.5, 2), (3.5, 4), (3.75, 4), (11 / 3, 4)]:
         waveform, _, _ = assemble([(t0 + Fraction(at).limit_denominator(1000) / 10, [1.0])], t0=t0, rate=10)
         assert np.flatnonzero(waveform).tolist() == [sample], at
 
 
-def test_late_sound_starts_with_zeros_and_misses_nothing():
+def test_late_audio_starts_with_zeros_and_has_full_coverage():
     waveform, steps, coverage = assemble([(10, np.ones(100))], t0=8)
     assert (steps, coverage) == (3, 1)
     assert not waveform[:200].any()
     assert waveform[200:].all()
 
 
-def test_lost_sound_lowers_the_coverage_wherever_it_is():
+def test_lost_audio_lowers_the_coverage_wherever_it_is():
     for lost in [(0, 1), (1, 1), (5, 1)]:
         blocks = [(second, np.ones(100)) for second in range(6) if second != lost[0]]
         assert assemble(blocks, lost=[lost])[2] == pytest.approx(5 / 6)
 
 
-def test_samples_that_are_no_numbers_become_silence_and_count_as_missing():
+def test_samples_that_are_not_finite_become_zero_and_count_as_missing():
     waveform, _, coverage = assemble([(0, [0.5, np.nan, np.inf, 2.0])])
     assert waveform[:4].tolist() == [0.5, 0, 0, 1]
     assert coverage == 0.5
 
 
-def test_sound_longer_than_asked_is_cut():
+def test_audio_longer_than_requested_is_truncated():
     waveform, steps, coverage = assemble([(second, np.ones(100)) for second in range(5)], seconds=3)
     assert (len(waveform), steps, coverage) == (300, 3, 1)
 
 
-def test_sound_that_starts_after_the_last_second_is_none():
+def test_audio_that_starts_after_the_last_second_is_empty():
     assert assemble([(20, np.ones(100))])[1:] == (0, 0.0)

@@ -64,7 +64,7 @@ def test_files_that_kill_hang_or_bloat_the_decoder_fail_alone(folder: Path) -> N
     assert not summary.is_complete
     assert {failure["video_id"]: failure["reason"] for failure in summary.failures} == {
         "crashed": "decoder killed by signal 11 (SIGSEGV) twice",
-        "hanging": "gave no answer for 2 s twice",
+        "hanging": "decoder did not answer for 2 s twice",
         "bloating": "needs more than 0.2 GB of memory twice",
     }
     assert summary.states["toy-audio"] == {"complete": 2, "failed": 3, "absent": 0, "pending": 0}
@@ -95,7 +95,7 @@ def test_a_frame_of_up_to_ten_gigapixels_fails_within_the_limits(side: int, tmp_
         media = process.decode(tmp_path / "wide.mov", DecodeRequest(seconds=60, frame_sizes=(SIZE,)))
         assert process.pid is not None, "the decoder process is still running"
     assert media.visual.state is State.FAILED
-    assert media.visual.reason.startswith("no picture could be decoded; 1 of 1 packets")
+    assert media.visual.reason.startswith("no frame could be decoded; 1 of 1 video packets")
 
 
 def test_a_video_without_a_decodable_frame_needs_no_memory_for_all_its_audio(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_video_without_a_decodable_frame_needs_no_memory_for_all_its_audio(tmp
     path.write_bytes(data)
     with DecoderProcess("pyav", Limits(memory_bytes=16_000_000)) as process:
         media = process.decode(path, DecodeRequest(seconds=2, frame_sizes=(SIZE,)))
-    assert media.visual.reason.startswith("no picture could be decoded; 25 of 25 packets")
+    assert media.visual.reason.startswith("no frame could be decoded; 25 of 25 video packets")
     assert media.audio == Track(State.COMPLETE, 2)
 
 

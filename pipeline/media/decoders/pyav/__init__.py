@@ -1,1 +1,1 @@
-"""The default decoder: PyAV, which carries its own FFmpeg."""
+"""The default decoder: PyAV, which includes its own FFmpeg."""

@@ -1,6 +1,6 @@
-"""What PyAV's decoded frames become: pictures at every size asked for, one mono waveform. It opens and reads no file.
+"""Collectors of decoded frames: selected images at every requested size, and one mono waveform.
 
-The display rotation is applied here: FFmpeg's libraries only report it.
+The display rotation is applied here because FFmpeg's libraries only report it.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ from pipeline.media.timeline import (
     ReleasedSelector,
     Track,
     WaveformAssembler,
-    bridge_losses,
     count_steps,
+    fill_lost_frames,
 )
 from pipeline.store.schema import State
 
@@ -40,32 +40,32 @@ AVFrame = av.VideoFrame | av.AudioFrame
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A picture that a library draws when it is asked for: its stored size, and how to get it upright."""
+class ExternalFrame:
+    """A frame that another library decodes on demand: its coded size, and a function that returns it upright."""
 
     width: int
     height: int
-    take: Callable[[], np.ndarray]
+    decode: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Event:
-    """One frame of one stream, or, with `error` instead of `frame`, one packet that could not be decoded."""
+    """One decoded frame of one stream, or, with `error` instead of `frame`, one packet that could not be decoded."""
 
     kind: str
     start: Fraction | None
     duration: Fraction
-    frame: AVFrame | Drawn | None = None
+    frame: AVFrame | ExternalFrame | None = None
     error: str = ""
 
 
 @dataclass
-class _Ledger:
-    """What became of one stream: how much was decoded, how much of that guessed, how much lost; the words."""
+class _Record:
+    """The decoding record of one stream: counts of decoded, concealed and lost frames, and the reason of the track."""
 
-    noun: str
+    kind: str
     decoded: int = 0
-    guessed: int = 0
+    concealed: int = 0
     lost: int = 0
     error: str = ""
     start: Fraction = Fraction(0)
@@ -75,8 +75,8 @@ class _Ledger:
     def end(self) -> Fraction:
         return self.start + self.duration
 
-    def enter(self, event: Event) -> Fraction:
-        """Count the event and return its start: its own timestamp, else the end of the one before it."""
+    def add(self, event: Event) -> Fraction:
+        """Count the event and return its start: its timestamp, else the end of the previous event."""
         if event.error:
             self.lost += 1
             self.error = self.error or event.error
@@ -87,162 +87,163 @@ class _Ledger:
         return self.start
 
     def complete(self, steps: int, note: str) -> Track:
-        return Track(State.COMPLETE, steps, self._join(note))
+        return Track(State.COMPLETE, steps, self._reason(note))
 
     def fail(self, why: str, note: str = "") -> Track:
-        return Track(State.FAILED, reason="; ".join(filter(None, [why, self._join(note)])))
+        return Track(State.FAILED, reason="; ".join(filter(None, [why, self._reason(note)])))
 
-    def _join(self, note: str) -> str:
-        of = self.lost + self.decoded
-        losses = f"{self.lost} of {of} packets of the {self.noun} cannot be decoded: {self.error}" if self.lost else ""
-        guesses = f"the decoder guessed parts of {self.guessed} damaged {self.noun}s" if self.guessed else ""
-        return "; ".join(filter(None, [losses, guesses, note]))
+    def _reason(self, note: str) -> str:
+        lost = concealed = ""
+        if self.lost:
+            count = self.lost + self.decoded
+            lost = f"{self.lost} of {count} {self.kind} packets could not be decoded: {self.error}"
+        if self.concealed:
+            concealed = f"FFmpeg concealed errors in {self.concealed} frame{'s' if self.concealed > 1 else ''}"
+        return "; ".join(filter(None, [lost, concealed, note]))
 
 
-def _settle_unread(stream: Stream | None, is_wanted: bool, noun: str) -> Track | None:
-    """Return the track of a stream that need not or cannot be decoded, None for one to decode."""
+def _track_without_decoding(stream: Stream | None, is_requested: bool, kind: str) -> Track | None:
+    """Return the track of a stream that is missing, not requested or not decodable; None if it is to be decoded."""
     if stream is None:
         return Track(State.ABSENT)
-    if not is_wanted:
+    if not is_requested:
         return Track(State.PENDING)
     if stream.codec_context is None:
-        return Track(State.FAILED, reason=f"FFmpeg has no decoder for the codec of the {noun}")
+        return Track(State.FAILED, reason=f"FFmpeg has no decoder for the {kind} codec")
     return None
 
 
 class FrameCollector:
-    """Gathers the chosen pictures of the video stream, upright and at every requested size.
+    """Collects the selected frames of the video stream, upright and at every requested size.
 
-    Whether the modality is there is decided by one frame a second, whatever else is asked for.
+    Whether the modality is complete is always decided at one frame per second, whatever rates are requested.
     """
 
     def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:
         self._request = request
         self._is_counted = request.padding == "released"
-        self._ledger = _Ledger("picture", start=t0)
-        self._settled = _settle_unread(stream, bool(request.frame_sizes), self._ledger.noun)
+        self._record = _Record("video", start=t0)
+        self._track = _track_without_decoding(stream, bool(request.frame_sizes), self._record.kind)
         rates = sorted({1, *(size.per_second for size in request.frame_sizes)})
         self._selectors: dict[int, FrameSelector | ReleasedSelector] = {
             rate: FrameSelector(t0, request.seconds, rate) for rate in rates
         }
         self._t0 = self._end = t0
-        if self._settled is None and self._is_counted:
+        if self._track is None and self._is_counted:
             frame_rate = stream.average_rate or stream.guessed_rate if stream is not None else None
             if frame_rate:
                 self._selectors = {1: ReleasedSelector(frame_rate, request.seconds)}
             else:
-                self._settled = Track(
-                    State.FAILED, reason="the file gives no frame rate to count by (padding=released)"
-                )
+                self._track = Track(State.FAILED, reason="the file has no frame rate, which padding released requires")
 
     @property
     def is_done(self) -> bool:
-        """True once what follows cannot change the outcome."""
-        return self._settled is not None or all(selector.is_done for selector in self._selectors.values())
+        """Whether later events cannot change the result."""
+        return self._track is not None or all(selector.is_done for selector in self._selectors.values())
 
-    def feed(self, event: Event) -> None:
-        """Take the next frame, or the next loss."""
-        start = self._ledger.enter(event)
+    def add(self, event: Event) -> None:
+        """Add the next frame or lost packet."""
+        start = self._record.add(event)
         frame = event.frame
-        if not isinstance(frame, av.VideoFrame | Drawn):
+        if not isinstance(frame, av.VideoFrame | ExternalFrame):
             for selector in self._selectors.values():
-                selector.lose(start, event.duration)
+                selector.add_lost(start, event.duration)
             return
         if frame.width * frame.height > self._request.max_pixels:
             size = f"{frame.width}x{frame.height}"
-            self._settled = self._ledger.fail(f"a picture of {size} has more than {self._request.max_pixels} pixels")
+            self._track = self._record.fail(f"a frame of {size} has more than {self._request.max_pixels} pixels")
             return
         if self._is_counted:
-            self._end = max(self._end, self._ledger.end)
-        # Looked at or not: those after it, up to the next that starts afresh, are made of it and bear no mark.
-        self._ledger.guessed += isinstance(frame, av.VideoFrame) and frame.is_corrupt
-        picture = cache(frame.take if isinstance(frame, Drawn) else partial(_upright, frame))
+            self._end = max(self._end, self._record.end)
+        # Counted even if it is not selected: later frames up to the next IDR frame depend on it without being marked.
+        self._record.concealed += isinstance(frame, av.VideoFrame) and frame.is_corrupt
+        image = cache(frame.decode if isinstance(frame, ExternalFrame) else partial(_to_image, frame))
         for rate, selector in self._selectors.items():
-            selector.feed(start, event.duration, partial(self._fit, picture, rate))
+            selector.add(start, event.duration, partial(self._fit, image, rate))
 
     def finish(self, note: str) -> tuple[dict[FrameSize, np.ndarray], Track]:
-        """Return the pictures by size and the track; `note` is what befell the file."""
-        if self._settled is not None:
-            return {}, self._settled
+        """Return the frames by size and the track; `note` reports an early end of the file."""
+        if self._track is not None:
+            return {}, self._track
         note = "" if self.is_done else note
         rows = {rate: selector.finish() for rate, selector in self._selectors.items()}
-        lacking = [second for second, row in enumerate(rows[1]) if row is None]
-        if len(lacking) == len(rows[1]):
-            return {}, self._ledger.fail("no picture could be decoded", note)
-        if lacking:
-            why = f"{len(lacking)} of {len(rows[1])} seconds, from {lacking[0]} on, have no picture"
-            return {}, self._ledger.fail(why, note)
+        missing = [second for second, row in enumerate(rows[1]) if row is None]
+        if len(missing) == len(rows[1]):
+            return {}, self._record.fail("no frame could be decoded", note)
+        if missing:
+            why = f"{len(missing)} of {len(rows[1])} seconds have no frame (first: second {missing[0]})"
+            return {}, self._record.fail(why, note)
         steps = count_steps(float(self._end - self._t0), len(rows[1])) if self._is_counted else len(rows[1])
         frames = {size: _stack(rows[size.per_second], size) for size in self._request.frame_sizes}
-        return frames, self._ledger.complete(steps, note)
+        return frames, self._record.complete(steps, note)
 
-    def _fit(self, picture: Callable[[], np.ndarray], rate: int) -> dict[FrameSize, np.ndarray]:
-        return {size: fit(picture(), size) for size in self._request.frame_sizes if size.per_second == rate}
+    def _fit(self, image: Callable[[], np.ndarray], rate: int) -> dict[FrameSize, np.ndarray]:
+        return {size: fit(image(), size) for size in self._request.frame_sizes if size.per_second == rate}
 
 
 class AudioCollector:
-    """Gathers the sound of the audio stream as one mono waveform at the stream's own rate."""
+    """Collects the samples of the audio stream as one mono waveform at the stream's own sample rate."""
 
     def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:
-        self._ledger = _Ledger("sound", start=t0)
-        self._settled = _settle_unread(stream, request.wants_audio, self._ledger.noun)
-        self._rate = stream.sample_rate if isinstance(stream, av.AudioStream) and self._settled is None else 0
+        self._record = _Record("audio", start=t0)
+        self._track = _track_without_decoding(stream, request.wants_audio, self._record.kind)
+        self._rate = stream.sample_rate if isinstance(stream, av.AudioStream) and self._track is None else 0
         self._t0, self._seconds = t0, request.seconds
         self._assembler: WaveformAssembler | None = None
 
     @property
     def is_done(self) -> bool:
-        """True once what follows cannot change the outcome."""
-        return self._settled is not None or (self._assembler is not None and self._assembler.is_done)
+        """Whether later events cannot change the result."""
+        return self._track is not None or (self._assembler is not None and self._assembler.is_done)
 
-    def feed(self, event: Event) -> None:
-        """Take the next block of samples, or the next loss."""
-        start = self._ledger.enter(event)
+    def add(self, event: Event) -> None:
+        """Add the next block of samples or lost packet."""
+        start = self._record.add(event)
         frame = event.frame
         if self._assembler is None:
             self._rate = frame.sample_rate if isinstance(frame, av.AudioFrame) else self._rate
             self._assembler = WaveformAssembler(self._t0, self._seconds, self._rate)
         if isinstance(frame, av.AudioFrame) and frame.sample_rate == self._rate:
-            self._assembler.feed(start, _to_mono(frame))
+            self._assembler.add(start, _to_mono(frame))
         else:
-            self._assembler.lose(start, event.duration)
+            self._assembler.add_lost(start, event.duration)
 
     def finish(self, note: str) -> tuple[np.ndarray, int, Track]:
-        """Return the waveform, its rate and the track; `note` is what befell the file."""
-        nothing = np.zeros(0, np.float32)
-        if self._settled is not None:
-            return nothing, 0, self._settled
+        """Return the waveform, its sample rate and the track; `note` reports an early end of the file."""
+        empty = np.zeros(0, np.float32)
+        if self._track is not None:
+            return empty, 0, self._track
         note = "" if self.is_done else note
-        waveform, steps, coverage = self._assembler.finish() if self._assembler else (nothing, 0, 0.0)
+        waveform, steps, coverage = self._assembler.finish() if self._assembler else (empty, 0, 0.0)
         if not steps:
-            return nothing, 0, self._ledger.fail("no sound could be decoded", note)
+            return empty, 0, self._record.fail("no audio could be decoded", note)
         if coverage < AUDIO_COVERAGE:
-            return nothing, 0, self._ledger.fail(f"only {coverage:.0%} of the sound could be decoded", note)
-        return waveform, self._rate, self._ledger.complete(steps, note)
+            return empty, 0, self._record.fail(f"only {coverage:.0%} of the audio could be decoded", note)
+        return waveform, self._rate, self._record.complete(steps, note)
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """Return the picture of a frame as it is shown, uint8 [height, width, 3], RGB."""
-    picture = frame.to_ndarray(format="rgb24", threads=1)
+def _to_image(frame: av.VideoFrame) -> np.ndarray:
+    """Return a frame as it is displayed, uint8 [height, width, 3], RGB."""
+    image = frame.to_ndarray(format="rgb24", threads=1)
     matrix = display_matrix(frame)
-    return picture if matrix is None else orient(picture, matrix)
+    return image if matrix is None else orient(image, matrix)
 
 
 def display_matrix(frame: av.VideoFrame) -> list[int] | None:
-    """Return the 3 x 3 matrix that says how the picture is turned for display, row by row; None for not at all."""
+    """Return the 3 x 3 display matrix of a frame, row by row; None if it has none."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return None if matrix is None else np.frombuffer(cast(bytes, matrix), np.int32).tolist()
 
 
 def _stack(rows: Sequence[dict[FrameSize, np.ndarray] | None], size: FrameSize) -> np.ndarray:
-    """Return uint8 [row, height, width, 3] of rows that have a picture in every second."""
-    return np.stack([row[size] for row in bridge_losses(rows, size.per_second) if row is not None])
+    """Return uint8 [row, height, width, 3] of `rows`, which have at least one frame per second."""
+    return np.stack([row[size] for row in fill_lost_frames(rows, size.per_second) if row is not None])
 
 
 def _to_mono(frame: av.AudioFrame) -> np.ndarray:
     """Return float32 [sample], the mean over the channels, full scale at 1.
 
-    The planes are read here: `frame.to_ndarray` reads past the last plane of 7.1 sound (PyAV 18.1).
+    The planes are read directly: `frame.to_ndarray` reads past the last plane of 7.1 audio (PyAV 18.1).
     """
     channels, planes, name = frame.layout.nb_channels, frame.planes, frame.format.name
     dtype = SAMPLE_TYPES[name.removesuffix("p")]

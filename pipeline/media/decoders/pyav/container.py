@@ -1,4 +1,4 @@
-"""A media file as PyAV opens it: its default streams, their packets and their clocks. It decodes first frames only."""
+"""Media files opened with PyAV: default streams, packets, time bases, and the start of a stream's first frame."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -12,12 +12,12 @@ Stream = av.VideoStream | av.AudioStream
 
 
 def open_file(path: Path) -> av.container.InputContainer:
-    """Open a local file and nothing else: a playlist must not make FFmpeg fetch what it names."""
+    """Open a local file; FFmpeg must not fetch anything else, such as the entries of a playlist."""
     return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
 
 
 def default_streams(container: av.container.InputContainer) -> dict[str, Stream]:
-    """Return the default stream of each kind: the first marked as default, else the first; never a cover."""
+    """Return {kind: default stream}: the first one marked as default, else the first; never cover art."""
     chosen: dict[str, Stream] = {}
     for stream in container.streams:
         if not isinstance(stream, Stream) or stream.disposition & Disposition.attached_pic:
@@ -29,7 +29,7 @@ def default_streams(container: av.container.InputContainer) -> dict[str, Stream]
 
 
 def demux_packets(container: av.container.InputContainer, streams: list[Stream]) -> Iterator[av.Packet]:
-    """Yield the packets of `streams`; PyAV trips over those of a stream that only shows later in the file."""
+    """Yield the packets of `streams`, past the IndexError of PyAV for a stream that only appears later in the file."""
     while True:
         try:
             yield from container.demux(streams)
@@ -39,27 +39,27 @@ def demux_packets(container: av.container.InputContainer, streams: list[Stream])
 
 
 def tick(stream: Stream) -> Fraction:
-    """Return the seconds of one unit of the stream's timestamps."""
+    """Return the duration in seconds of one unit of the stream's timestamps."""
     return stream.time_base or Fraction(0)
 
 
 def start_of(frame: av.VideoFrame | av.AudioFrame, tick: Fraction) -> Fraction | None:
-    """Return the presentation time of a frame, in seconds; None where it has none."""
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    return None if stamp is None else stamp * tick
+    """Return the presentation timestamp of a frame in seconds, None if it has none."""
+    timestamp = frame.pts if frame.pts is not None else frame.dts
+    return None if timestamp is None else timestamp * tick
 
 
 def first_start(path: Path, stream: Stream) -> Fraction | None:
-    """Return when the first frame of a stream begins, by a pass of its own that ends there; None for no such frame.
+    """Return the timestamp of a stream's first frame, None if there is none; the file is read up to that frame.
 
-    Raises MemoryError when the process may not have the memory that the file needs.
+    Raises `MemoryError` if the file needs more memory than the process may allocate.
     """
     with open_file(path) as container:
         own = cast(Stream, container.streams[stream.index])
         own.codec_context.thread_count = 1
         try:
             for packet in demux_packets(container, [own]):
-                for frame in _decode_what_can_be(own, packet):
+                for frame in _decode_or_skip(own, packet):
                     start = start_of(frame, tick(own))
                     if start is not None:
                         return start
@@ -70,7 +70,7 @@ def first_start(path: Path, stream: Stream) -> Fraction | None:
     return None
 
 
-def _decode_what_can_be(stream: Stream, packet: av.Packet) -> Sequence[av.VideoFrame | av.AudioFrame]:
+def _decode_or_skip(stream: Stream, packet: av.Packet) -> Sequence[av.VideoFrame | av.AudioFrame]:
     try:
         return stream.decode(packet)
     except av.error.MemoryError:

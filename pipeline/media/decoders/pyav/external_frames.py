@@ -1,6 +1,6 @@
-"""Pictures that another library draws: what PyAV tells it of the file, and the events of one pass over the file.
+"""Frames decoded by another library: the frame index that PyAV provides, and the events of one pass over the file.
 
-PyAV decodes the first picture only: that one says how the pictures are turned and where the stream really begins.
+PyAV decodes only the first frame, which determines the display rotation and where the stream actually starts.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,89 +14,89 @@ import numpy as np
 from av.format import Flags
 
 from pipeline.media.decoders.interface import FrameError, FrameIndex, FrameLibrary
-from pipeline.media.decoders.pyav.collectors import Drawn, Event, display_matrix
+from pipeline.media.decoders.pyav.collectors import Event, ExternalFrame, display_matrix
 from pipeline.media.decoders.pyav.container import default_streams, demux_packets, open_file, tick
 from pipeline.media.decoders.pyav.nal_units import resets_decoder
 from pipeline.media.image import is_mirrored, is_transposed
 
-# FFmpeg would open whatever these name, and only PyAV is told to stay with local files.
+# FFmpeg opens every address that these contain; only PyAV is restricted to local files.
 PLAYLISTS = frozenset({"concat", "dash", "hls", "imf", "sdp"})
 
 
-class Drawing:
-    """The pictures of a file's default video stream as events, in the order in which they are shown.
+class ExternalFrames:
+    """The frames of a file's default video stream as events, in presentation order.
 
-    `delay`: how many of the stream's packets PyAV takes to decode the first picture; the order in which pictures and
-    sound become known decides t0.
+    `delay`: the number of packets that PyAV needs to decode the first frame. It is kept because t0 depends on the order
+    in which video and audio frames become available.
 
-    Raises FrameError where the file's pictures cannot be told by the times of its packets, or the library refuses.
+    Raises `FrameError` if packet timestamps do not identify the frames of the file, or if the library fails.
     """
 
     def __init__(self, library: FrameLibrary, path: Path) -> None:
         with open_file(path) as container:
-            self._index, self._durations, first, self.delay = _index_pictures(container)
+            self._index, self._durations, first, self.delay = _index_frames(container)
         matrix = display_matrix(first)
         if matrix is not None and is_mirrored(matrix):
-            raise FrameError("turns pictures, but does not mirror them as this file asks")
+            raise FrameError("applies the rotation but not the mirroring that this file requires")
         self._size = first.width, first.height
-        is_turned = matrix is not None and is_transposed(matrix)
-        self._shape = (first.width, first.height, 3) if is_turned else (first.height, first.width, 3)
+        is_rotated = matrix is not None and is_transposed(matrix)
+        self._shape = (first.width, first.height, 3) if is_rotated else (first.height, first.width, 3)
         self._read: Callable[[int], np.ndarray] = library.open(path, self._index)
 
     def events(self) -> Iterator[Event]:
-        """Yield what there is to see; a picture is drawn when it is chosen."""
-        for number in range(self._index.first, len(self._index.starts)):
-            drawn = Drawn(*self._size, partial(self._draw, number))
-            yield Event("video", self._index.starts[number], self._durations[number], drawn)
+        """Yield an event for each frame, which is decoded only if it is selected."""
+        for position in range(self._index.first_decodable, len(self._index.starts)):
+            frame = ExternalFrame(*self._size, partial(self._decode, position))
+            yield Event("video", self._index.starts[position], self._durations[position], frame)
 
-    def _draw(self, number: int) -> np.ndarray:
-        picture = self._read(number)
-        if picture.shape != self._shape:
-            raise FrameError(f"gives picture {number} the shape {picture.shape}, not {self._shape}")
-        return picture
+    def _decode(self, position: int) -> np.ndarray:
+        image = self._read(position)
+        if image.shape != self._shape:
+            raise FrameError(f"returned frame {position} with shape {image.shape}, expected {self._shape}")
+        return image
 
 
-def _index_pictures(
+def _index_frames(
     container: av.container.InputContainer,
 ) -> tuple[FrameIndex, list[Fraction], av.VideoFrame, int]:
-    """Return the index of the default video stream, the pictures' durations, PyAV's first picture and its delay."""
+    """Return the index of the default video stream, the durations of its frames, its first frame and PyAV's delay."""
     if PLAYLISTS & set(container.format.name.split(",")):
-        raise FrameError("is given no playlists")
+        raise FrameError("is not used for playlists")
     if container.format.flags & cast(int, Flags.ts_discont.value):
-        raise FrameError("is given no transport streams: libraries seek to the wrong pictures of them")
+        raise FrameError("is not used for transport streams: libraries seek to wrong frames in them")
     stream = cast(av.VideoStream, default_streams(container)["video"])
-    packets, first, delay, is_closed = _read_packets(container, stream)
+    packets, first, delay, has_closed_gops = _read_packets(container, stream)
     if first is None or first.pts is None:
-        raise FrameError("is given no stream whose first picture cannot be decoded or has no time")
-    spans: dict[int, int] = {}
+        raise FrameError("is not used for a stream whose first frame cannot be decoded or has no timestamp")
+    durations: dict[int, int] = {}
     for start, duration in packets:
-        if start is None or start in spans:
-            raise FrameError("is given no stream whose packets have no times of their own")
-        spans[start] = duration
-    if first.pts not in spans:
-        raise FrameError("is given no stream whose packets and pictures have different times")
-    starts = sorted(spans)
-    usual = 1 / (stream.guessed_rate or Fraction(25))
+        if start is None or start in durations:
+            raise FrameError("is not used for a stream whose packets have no unique timestamps")
+        durations[start] = duration
+    if first.pts not in durations:
+        raise FrameError("is not used for a stream whose packets and frames have different timestamps")
+    starts = sorted(durations)
+    default_duration = 1 / (stream.guessed_rate or Fraction(25))
     index = FrameIndex(
         stream_index=stream.index,
-        is_only=len(container.streams.video) == 1,
-        is_closed=is_closed,
+        is_only_stream=len(container.streams.video) == 1,
+        has_closed_gops=has_closed_gops,
         starts=tuple(start * tick(stream) for start in starts),
-        first=starts.index(first.pts),
+        first_decodable=starts.index(first.pts),
     )
-    return index, [spans[start] * tick(stream) or usual for start in starts], first, delay
+    return index, [durations[start] * tick(stream) or default_duration for start in starts], first, delay
 
 
 def _read_packets(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> tuple[list[tuple[int | None, int]], av.VideoFrame | None, int, bool]:
-    """Return (time, duration) of the packets that are shown, the first picture, the packets it took, `is_closed`."""
+    """Return (pts, duration) of the shown packets, the first frame, its delay in packets, `has_closed_gops`."""
     packets: list[tuple[int | None, int]] = []
     first: av.VideoFrame | None = None
-    delay, is_closed = 0, True
+    delay, has_closed_gops = 0, True
     try:
         for packet in demux_packets(container, [stream]):
-            is_closed &= not (packets and packet.is_keyframe) or resets_decoder(packet, stream)
+            has_closed_gops &= not (packets and packet.is_keyframe) or resets_decoder(packet, stream)
             if first is None:
                 first = next(iter(stream.decode(packet)), None)
                 delay += 1
@@ -105,5 +105,5 @@ def _read_packets(
     except av.error.MemoryError:
         raise
     except av.FFmpegError as error:
-        raise FrameError(f"is given no damaged stream: {error.strerror}") from None
-    return packets, first, delay, is_closed
+        raise FrameError(f"is not used for corrupt streams: {error.strerror}") from None
+    return packets, first, delay, has_closed_gops

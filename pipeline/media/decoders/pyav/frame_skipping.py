@@ -1,8 +1,7 @@
-"""Which pictures need no decoding: those that no other refers to and that are shown at no moment looked at.
+"""Frames that need no decoding: non-reference frames that are not shown at any sampling time.
 
-FFmpeg leaves out a picture that no other picture refers to without touching the others; which pictures those are is
-the stream's to say. Which moments are looked at is `pipeline.media.timeline`'s. This file decodes nothing. A packet
-that is damaged and whose picture is left out is not noticed.
+FFmpeg can skip non-reference frames without affecting others; which frames those are is marked in the stream. This
+module only determines which frames may be sampled. A corrupt packet of a skipped frame is not noticed.
 """
 
 from collections import deque
@@ -13,88 +12,90 @@ from typing import cast
 
 import av
 
-# Compressed pictures looked at before one is decoded; no common codec reorders more than 16.
+# Video packets read ahead of the one yielded; no common codec reorders more than 16 frames.
 WINDOW = 32
-# All packets held meanwhile, sound included.
+# Limit of all packets held meanwhile, audio included.
 HELD_PACKETS = 500
-# Two fields of one picture may come as two packets, so one later timestamp does not make a later picture sure.
-LATER_PICTURES = 2
+# Two fields of one frame may be separate packets, so a single later timestamp does not prove that a later frame exists.
+LATER_FRAMES = 2
 
 
 class PacketWindow:
-    """Hand on the packets of a file in their order, each when the next pictures are known.
+    """Yield the packets of a file in their order, each with whether its frame may be sampled.
 
-    `rates`: the frames per second that are looked at. Nothing is left out before `start` was called and a picture
-    came. Every picture handed on as wanted must come, in the order in which they are shown (`came`): a decoder that
-    guesses how pictures are reordered may drop one without a word, and another one when others are left out.
+    `rates`: the numbers of frames sampled per second. All frames may be sampled until `start` was called and a frame
+    was decoded. Every frame that may be sampled must be decoded, in presentation order; `mark_decoded` checks this,
+    because a decoder that guesses the reordering of B-frames may silently drop a frame, and a different one when other
+    frames are skipped.
     """
 
     def __init__(self, packets: Iterator[av.Packet], video: av.VideoStream | None, rates: Sequence[int]) -> None:
         self._packets, self._video, self._rates = packets, video, rates
         self._t0: Fraction | None = None
-        self._shown: deque[int] = deque(maxlen=WINDOW)
-        self._awaited: set[int] = set()
-        self._has_come = self.has_left_out = False
+        self._previous: deque[int] = deque(maxlen=WINDOW)
+        self._pending: set[int] = set()
+        self._has_decoded = self.has_skipped = False
 
     def start(self, t0: Fraction) -> None:
-        """Be told where the time axis begins; its moments are t0 + (n + 1/2) / rate."""
+        """Set the origin of the time axis: the sampling times are t0 + (n + 1/2) / rate."""
         self._t0 = t0
 
-    def came(self, pts: int) -> bool:
-        """Be told of a decoded picture; return whether every wanted one that is shown before it has come."""
-        self._has_come = True
-        self._awaited.discard(pts)
-        return not any(awaited < pts for awaited in self._awaited)
+    def mark_decoded(self, pts: int) -> bool:
+        """Record a decoded frame; return whether all earlier frames that may be sampled were decoded before it."""
+        self._has_decoded = True
+        self._pending.discard(pts)
+        return not any(pending < pts for pending in self._pending)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether every wanted picture has come."""
-        return not self._awaited
+    def has_decoded_all(self) -> bool:
+        """Whether all yielded frames that may be sampled were decoded."""
+        return not self._pending
 
     def __iter__(self) -> Iterator[tuple[av.Packet, bool]]:
-        """Yield each packet and whether its picture must be decoded, whatever refers to it."""
+        """Yield (packet, whether its frame may be sampled and must be decoded even if no other frame refers to it)."""
         held: deque[av.Packet] = deque()
-        coming: deque[int] = deque()
+        upcoming: deque[int] = deque()
         for packet in self._packets:
             held.append(packet)
             if self._is_shown(packet):
-                coming.append(cast(int, packet.pts))
-            while len(coming) > WINDOW or len(held) > HELD_PACKETS:
-                yield self._hand_on(held, coming)
+                upcoming.append(cast(int, packet.pts))
+            while len(upcoming) > WINDOW or len(held) > HELD_PACKETS:
+                yield self._next(held, upcoming)
         while held:
-            yield self._hand_on(held, coming)
+            yield self._next(held, upcoming)
 
-    def _hand_on(self, held: deque[av.Packet], coming: deque[int]) -> tuple[av.Packet, bool]:
+    def _next(self, held: deque[av.Packet], upcoming: deque[int]) -> tuple[av.Packet, bool]:
         packet = held.popleft()
         if not self._is_shown(packet):
             return packet, True
-        start = coming.popleft()
-        self._shown.append(start)
-        is_wanted = not self._has_come or self._is_looked_at(start, packet.time_base, coming)
-        if is_wanted:
-            self._awaited.add(start)
-        self.has_left_out |= not is_wanted
-        return packet, is_wanted
-
-    def _is_looked_at(self, start: int, tick: Fraction, coming: deque[int]) -> bool:
-        if self._t0 is None:
-            return True
-        last = self._end_of_doubt(start, tick)
-        later = (pts for pts in chain(coming, self._shown) if start < pts <= last)
-        return len(list(islice(later, LATER_PICTURES))) < LATER_PICTURES
+        start = upcoming.popleft()
+        self._previous.append(start)
+        may_be_sampled = not self._has_decoded or self._may_be_sampled(start, packet.time_base, upcoming)
+        if may_be_sampled:
+            self._pending.add(start)
+        self.has_skipped |= not may_be_sampled
+        return packet, may_be_sampled
 
     def _is_shown(self, packet: av.Packet) -> bool:
         return packet.stream is self._video and packet.pts is not None and not packet.is_discard
 
-    def _end_of_doubt(self, start: int, tick: Fraction) -> int:
-        """Return the last timestamp that is not past the next moment, `start` or later; in whole numbers for speed."""
-        assert self._t0 is not None
-        t0, of_t0 = self._t0.as_integer_ratio()
-        ticks, of_ticks = tick.as_integer_ratio()
-        second = of_t0 * of_ticks
-        since = start * ticks * of_t0 - t0 * of_ticks
+    def _may_be_sampled(self, start: int, tick: Fraction, upcoming: deque[int]) -> bool:
+        """Return whether fewer than `LATER_FRAMES` frames start after `start` and by the next sampling time."""
+        if self._t0 is None:
+            return True
+        last = self._last_pts_before_sampling(self._t0, start, tick)
+        later = (pts for pts in chain(upcoming, self._previous) if start < pts <= last)
+        return len(list(islice(later, LATER_FRAMES))) < LATER_FRAMES
+
+    def _last_pts_before_sampling(self, t0: Fraction, start: int, tick: Fraction) -> int:
+        """Return the last timestamp not after the first sampling time from `start` on; integer arithmetic for speed."""
+        t0_numerator, t0_denominator = t0.as_integer_ratio()
+        tick_numerator, tick_denominator = tick.as_integer_ratio()
+        second = t0_denominator * tick_denominator
+        since_t0 = start * tick_numerator * t0_denominator - t0_numerator * tick_denominator
         ends = []
         for rate in self._rates:
-            number = -((second - 2 * rate * since) // (2 * second))
-            ends.append((2 * rate * t0 + (2 * number + 1) * of_t0) * of_ticks // (2 * rate * of_t0 * ticks))
+            n = -((second - 2 * rate * since_t0) // (2 * second))
+            middle = 2 * rate * t0_numerator + (2 * n + 1) * t0_denominator
+            ends.append(middle * tick_denominator // (2 * rate * t0_denominator * tick_numerator))
         return min(ends)

@@ -1,7 +1,7 @@
-"""Pictures that need not even reach the decoder: those between the last one looked at and one that starts afresh.
+"""Packets that the decoder does not need: frames between the last sampled frame and the next IDR frame.
 
-An IDR picture of H.264 makes the decoder forget every picture before it. What stands before it in the file, and behind
-the last picture that is looked at, matters to nothing. It decodes nothing.
+An H.264 IDR frame resets the decoder. Frames that precede it in the file and follow the last sampled frame therefore
+affect no frame that is sampled.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,34 +10,34 @@ import av
 
 from pipeline.media.decoders.pyav.nal_units import SLICES, count_length_bytes, is_idr, nal_types
 
-# All packets held until the next picture looked at, or one that starts afresh, is known; sound included.
+# Limit of the packets held, audio included, until the next sampled frame or IDR frame is found.
 HELD_PACKETS = 500
-# Besides slices: supplemental information, the delimiter of access units, filler data. Others may matter later.
-PASSING = SLICES | {6, 9, 12}
+# Slices, supplemental enhancement information, access unit delimiters, filler data. Others may affect later frames.
+DROPPABLE = SLICES | {6, 9, 12}
 
 
 def drop_unused_packets(
     packets: Iterable[tuple[av.Packet, bool]], video: av.VideoStream
 ) -> Iterator[tuple[av.Packet, bool]]:
-    """Yield the packets and whether each one's picture is looked at, in their order, without those that are in vain.
+    """Yield the packets that are not unused, in their order, each with whether its frame may be sampled.
 
-    A picture is in vain where none behind it, up to the next that starts afresh, is looked at. Streams that are no
-    H.264 with counted NAL units (as MP4, Matroska and FLV have them) pass whole.
+    A frame is unused if neither it nor any frame between it and the next IDR frame may be sampled. No packet is dropped
+    unless the stream is H.264 with length-prefixed NAL units (as in MP4, Matroska and FLV).
     """
     length_bytes = count_length_bytes(video)
     held: list[tuple[av.Packet, bool]] = []
-    for packet, is_wanted in packets:
-        is_picture, must_come = packet.stream is video, False
-        if is_picture:
+    for packet, may_be_sampled in packets:
+        is_video, is_needed = packet.stream is video, False
+        if is_video:
             types = nal_types(packet, length_bytes)
             if is_idr(types):
                 held = [entry for entry in held if entry[0].stream is not video]
-            must_come = is_wanted or not types or not types <= PASSING or packet.has_sidedata("new_extradata")
-        if must_come or len(held) >= HELD_PACKETS:
+            is_needed = may_be_sampled or not types or not types <= DROPPABLE or packet.has_sidedata("new_extradata")
+        if is_needed or len(held) >= HELD_PACKETS:
             yield from held
             held = []
-        if (is_picture and not must_come) or held:
-            held.append((packet, is_wanted))
+        if (is_video and not is_needed) or held:
+            held.append((packet, may_be_sampled))
         else:
-            yield packet, is_wanted
+            yield packet, may_be_sampled
     yield from held
