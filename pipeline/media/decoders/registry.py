@@ -38,7 +38,7 @@ def choose_decoder() -> tuple[str, str]:
     PyAV always loads. In `benchmarks/decoders.py` it decoded the same frames as torchcodec in less time on clips of
     datasets; decord must be requested by name.
     """
-    return "pyav", "the best that loads: the fastest on clips of datasets, and the same on every machine"
+    return "pyav", "the default: fastest on dataset clips, available on every machine"
 
 
 def _load(entry: str, **options: Any) -> Any:

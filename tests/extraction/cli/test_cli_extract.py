@@ -165,7 +165,7 @@ def test_auto_uses_the_best_decoder_that_loads_and_reports_it(
     make_unavailable(monkeypatch, "decord")
     name, line = decoder_for(toy_manifest, tmp_path, plans)
     assert name == "pyav"
-    assert line.startswith("decoder: pyav, the best that loads: the fastest on clips of datasets")
+    assert line.startswith("decoder: pyav, the default: fastest on dataset clips")
 
 
 def test_auto_keeps_the_decoder_of_the_store(
