@@ -41,13 +41,13 @@ def cosine_betas(steps: int) -> Tensor:
 def linear_betas(steps: int) -> Tensor:
     """Return betas that rise linearly from 0.1 / steps to 20 / steps, float64 [step] (1e-4 to 0.02 at 1,000 steps).
 
-    Raises `UserError` if the last beta is 1 or more, as with 20 steps or fewer: no signal would be left to predict.
+    Raises `UserError` if the last beta exceeds 1, as with 19 steps or fewer.
     """
     betas = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
-    if betas[-1] >= 1:
+    if betas[-1] > 1:
         raise UserError(
-            f"diffusion schedule linear: with {steps} steps the last beta is {betas[-1]:.3g}, not below 1; "
-            "use 21 steps or more, or the schedule sigmoid or cosine"
+            f"diffusion schedule linear: with {steps} steps the last beta is {betas[-1]:.3g}, above 1; "
+            "use 20 steps or more, or the schedule sigmoid or cosine"
         )
     return betas
 
@@ -92,6 +92,11 @@ class GaussianDiffusion(nn.Module):
         self.network, self.steps, self.objective = network, steps, objective
         betas = SCHEDULES[schedule](steps)
         alpha_bar = torch.cumprod(1 - betas, 0)
+        if objective == "noise" and alpha_bar[-1] == 0:
+            raise UserError(
+                f"diffusion schedule {schedule}: the last of {steps} steps leaves no signal, which the objective noise "
+                "requires; use another number of steps or the objective v"
+            )
         alpha_bar_before = torch.cat((torch.ones(1, dtype=torch.float64), alpha_bar[:-1]))
         constants = {
             "betas": betas,

@@ -6,6 +6,7 @@ import paths
 import pytest
 import torch
 from recipe import fill, gaussian, probe
+from torch import nn
 
 from pipeline.errors import UserError
 from train.networks.diffusion import GaussianDiffusion, cosine_betas, linear_betas, sigmoid_betas
@@ -57,10 +58,18 @@ def test_the_cosine_schedule():
     assert cosine_betas(10)[[0, 8, 9]].tolist() == pytest.approx([0.027907, 0.743829, 0.999], abs=5e-7)
 
 
-@pytest.mark.parametrize("steps", [10, 20])
-def test_the_linear_schedule_is_refused_if_a_beta_reaches_one(steps):
-    with pytest.raises(UserError, match=rf"linear.*{steps} steps.*not below 1"):
+@pytest.mark.parametrize("steps", [10, 19])
+def test_the_linear_schedule_is_refused_if_a_beta_exceeds_one(steps):
+    with pytest.raises(UserError, match=rf"linear.*{steps} steps.*above 1"):
         linear_betas(steps)
+
+
+def test_the_noise_objective_is_refused_if_the_last_step_leaves_no_signal():
+    with pytest.raises(UserError, match="the last of 20 steps leaves no signal"):
+        GaussianDiffusion(nn.Identity(), steps=20, schedule="linear")
+    diffusion = GaussianDiffusion(nn.Identity(), steps=20, schedule="linear", objective="v")
+    assert diffusion.alpha_bar[-1] == 0
+    assert all(values.isfinite().all() for values in diffusion.buffers())
 
 
 def test_the_linear_schedule():
