@@ -72,7 +72,9 @@ class QuestionDataset:
             m: _find_available_steps(store, m, inputs.features[m], self.steps, self._videos) for m in MODALITIES
         }
         self._negative_pool: tuple[Masks | None, np.ndarray] | None = None
-        self._failed = np.any([_states(store, m, inputs.features[m]) == State.FAILED for m in MODALITIES], axis=(0, 1))
+        self._failed = np.any(
+            [(_states(store, m, inputs.features[m]) == State.FAILED).any(0) for m in MODALITIES], axis=0
+        )
         self._rows = {
             m: {
                 name: bank.rows(name, self.steps, _map_size(store, name, inputs.map_size))

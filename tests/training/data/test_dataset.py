@@ -10,7 +10,7 @@ from tiny_store import CLASSES, SIZES, TEXTS, WORDS, make_manifest, make_store, 
 from pipeline.errors import UserError
 from pipeline.store.schema import State, tokens_name
 from train.backbones.registry import make_backbone
-from train.data.dataset import QuestionDataset, input_shapes
+from train.data.dataset import ModelInputs, QuestionDataset, input_shapes
 from train.data.feature_bank import FeatureBank, strided_steps
 from train.interfaces import inputs_of
 
@@ -166,6 +166,17 @@ def test_one_bank_reads_a_feature_once_for_every_split():
 
 def test_naturally_complete_questions_are_marked():
     assert make_dataset().naturally_complete[:8].tolist() == [False] * 4 + [True] * 4
+
+
+def test_a_failed_video_is_neither_whatever_the_numbers_of_features_per_modality():
+    store = make_store()
+    store.states["visual"][3] = State.FAILED
+    features = {"question": ("tokens",), "audio": ("vggish",), "visual": ("resnet18-map", "clip-vit-b32")}
+    data = QuestionDataset(FeatureBank(store), make_manifest(store), "train", ModelInputs(features, 4))
+    failed = np.array([name == "video3" for name in data.batch(range(len(data))).video_id])
+    assert failed.any()
+    assert not (data.naturally_complete | data.naturally_incomplete)[failed].any()
+    assert (data.naturally_complete | data.naturally_incomplete)[~failed].all()
 
 
 def test_a_store_with_missing_or_unfinished_videos_questions_or_features_is_refused():
