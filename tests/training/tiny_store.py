@@ -1,6 +1,7 @@
 """A small feature store in memory with the reader's interface, and a manifest for it, for tests of stage two.
 
-The answer to every question is in the features: the audible class in `vggish`, the visible class in each of `VISUAL`.
+The store has every feature that a registered backbone reads. The answer to every question is in the features: the
+audible class in each of `AUDIO`, the visible class in each of `VISUAL`.
 """
 
 from collections.abc import Mapping
@@ -10,19 +11,38 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from pipeline.extractors.registry import make_extractor, make_question_extractor
 from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
+from train.backbones.registry import BACKBONES, needs_of
 from train.backbones.sizes import ModelSizes
 
 CLASSES = ("flute", "drum", "piano")
 WORDS = (PADDING_TOKEN, "What", "sounds", "shows")
 TEXTS = {"audio": "What sounds ?", "visual": "What shows ?"}
 TYPES = {"audio": "Audio Counting", "visual": "Visual Counting"}
-SHAPES = {"vggish": (8,), "resnet18-map": (16, 4, 4), "clip-vit-b32": (5, 16)}
-DIMS = {1: ("channel",), 2: ("token", "channel"), 3: ("channel", "height", "width")}
-VISUAL = ("resnet18-map", "clip-vit-b32")
-QUESTION_SHAPES = {"clip-vit-b32-sentence": (16,), "clip-vit-b32-words": (6, 16)}
+
+
+def _small_shape(dims: tuple[str, ...], channels: int) -> tuple[int, ...]:
+    """Return the shape in the store of a time step or a question with the extractor's `dims`."""
+    return tuple({"channel": channels, "token": 5}.get(dim, 4) for dim in dims)
+
+
+def _names_read(kind: str) -> tuple[str, ...]:
+    """Return the features of audio, visual or the question that a backbone reads."""
+    return tuple(dict.fromkeys(name for backbone in BACKBONES for name in needs_of(backbone)[kind]))
+
+
+AUDIO, VISUAL = _names_read("audio"), _names_read("visual")
+DIMS = {name: tuple(make_extractor(name).dims) for name in AUDIO + VISUAL}
+SHAPES = {name: _small_shape(dims, 8 if name in AUDIO else 16) for name, dims in DIMS.items()}
+QUESTION_DIMS = {
+    name: tuple(make_question_extractor(name, Vocabulary(WORDS, CLASSES)).dims)
+    for name in _names_read("question")
+    if name != "tokens"
+}
+QUESTION_SHAPES = {name: _small_shape(dims, 16) for name, dims in QUESTION_DIMS.items()}
 SIZES = ModelSizes(
     words=len(WORDS),
     answers=len(CLASSES),
@@ -36,7 +56,7 @@ SIZES = ModelSizes(
 
 def of_modality(modality: str) -> tuple[str, ...]:
     """Return the stored features of audio or visual."""
-    return ("vggish",) if modality == "audio" else VISUAL
+    return AUDIO if modality == "audio" else VISUAL
 
 
 @dataclass
@@ -68,16 +88,15 @@ class TinyStore:
         return self.step_counts[modality]
 
     def state(self, feature: str) -> np.ndarray:
-        return self.states["audio" if feature == "vggish" else "visual"]
+        return self.states["audio" if feature in AUDIO else "visual"]
 
     def values(self, feature: str) -> zarr.Array:
         self.reads.append(feature)
         return zarr.array(self.arrays[feature])
 
     def spec(self, feature: str) -> FeatureSpec:
-        modality = "audio" if feature == "vggish" else "visual"
-        shape = SHAPES[feature]
-        return FeatureSpec(feature, modality, DIMS[len(shape)], shape, str(self.arrays[feature].dtype), {})
+        modality = "audio" if feature in AUDIO else "visual"
+        return FeatureSpec(feature, modality, DIMS[feature], SHAPES[feature], str(self.arrays[feature].dtype), {})
 
     def fingerprint(self, feature: str) -> str:
         return self.spec(feature).fingerprint
@@ -87,7 +106,8 @@ class TinyStore:
 
     def question_spec(self, name: str) -> FeatureSpec:
         values = self.questions[name]
-        return FeatureSpec(name, "question", ("token",), values.shape[1:], str(values.dtype), {})
+        dims = QUESTION_DIMS.get(name, ("token",))
+        return FeatureSpec(name, "question", dims, values.shape[1:], str(values.dtype), {})
 
 
 def make_store(videos: int = 24, seconds: int = 8, incomplete: bool = True) -> TinyStore:
@@ -99,29 +119,25 @@ def make_store(videos: int = 24, seconds: int = 8, incomplete: bool = True) -> T
     audible, visible = generator.integers(0, len(CLASSES), (2, videos))
     states = {m: np.full(videos, State.COMPLETE, np.uint8) for m in ("audio", "visual")}
     steps = {m: np.full(videos, seconds, np.int32) for m in ("audio", "visual")}
-    vggish = generator.normal(0, 0.3, (videos, seconds, 8)).astype(np.float32)
-    maps = generator.normal(0, 0.3, (videos, seconds, 16, 4, 4)).astype(np.float16)
-    vggish[np.arange(videos), :, audible] += 2
-    maps[np.arange(videos), :, visible] += 2
-    tokens = generator.normal(0, 0.3, (videos, seconds, 5, 16)).astype(np.float16)
-    tokens[np.arange(videos), :, :, visible] += 2
-    sentences = generator.normal(0, 1, (len(TEXTS), 16)).astype(np.float32)
-    words = generator.normal(0, 1, (len(TEXTS), 6, 16)).astype(np.float16)
+    arrays = {}
+    for name in AUDIO + VISUAL:
+        values = generator.normal(0, 0.3, (videos, seconds, *SHAPES[name]))
+        channels = np.moveaxis(values, 2 + DIMS[name].index("channel"), 1)
+        channels[np.arange(videos), audible if name in AUDIO else visible] += 2
+        arrays[name] = values.astype(np.float32 if name in AUDIO else np.float16)
+    questions = {name: generator.normal(0, 1, (len(TEXTS), *shape)) for name, shape in QUESTION_SHAPES.items()}
     if incomplete:
-        states["audio"][0], steps["audio"][0], vggish[0] = State.ABSENT, 0, np.nan
-        states["visual"][1], steps["visual"][1], maps[1], tokens[1] = State.ABSENT, 0, np.nan, np.nan
-        for modality, values in (("audio", vggish), ("visual", maps), ("visual", tokens)):
-            steps[modality][2], values[2, 3:] = 3, np.nan
+        for row, modality in enumerate(("audio", "visual")):
+            states[modality][row], steps[modality][row], steps[modality][2] = State.ABSENT, 0, 3
+            for name in of_modality(modality):
+                arrays[name][row] = arrays[name][2, 3:] = np.nan
     store = TinyStore(
         video_ids=[f"video{row}" for row in range(videos)],
         states=states,
         step_counts=steps,
-        arrays={"vggish": vggish, "resnet18-map": maps, "clip-vit-b32": tokens},
-        questions={
-            tokens_name(WORDS): np.array([[1, 2, 0], [1, 3, 0]], np.int32),
-            "clip-vit-b32-sentence": sentences,
-            "clip-vit-b32-words": words,
-        },
+        arrays=arrays,
+        questions={tokens_name(WORDS): np.array([[1, 2, 0], [1, 3, 0]], np.int32)}
+        | {name: values.astype(np.float16) for name, values in questions.items()},
         question_rows={text: row for row, text in enumerate(TEXTS.values())},
         seconds=seconds,
     )

@@ -55,7 +55,7 @@ def test_a_run_trains_on_a_store_on_disk(tmp_path):
     store = open_store(tmp_path / "tiny.zarr")
     fit(tiny_config(epochs=1), make_manifest(tiny), FeatureBank(store), tmp_path / "run")
     _, config = load_run(tmp_path / "run")
-    assert config.sizes.input_shapes == {"vggish": (8,), "resnet18-map": (SHAPES["resnet18-map"][0], 2, 2)}
+    assert config.sizes.input_shapes == {"vggish": SHAPES["vggish"], "resnet18-map": (SHAPES["resnet18-map"][0], 2, 2)}
 
 
 def test_videos_of_one_chunk_are_read_together(tmp_path, monkeypatch):
