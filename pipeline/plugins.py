@@ -4,25 +4,29 @@ A table of plug-ins is {name: "module:attribute"}; a module is imported when its
 """
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
-from inspect import signature
+from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter, signature
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
+
+PLUGIN_GROUPS = tuple(
+    f"mavqa.{kind}" for kind in ("datasets", "extractors", "question_extractors", "backbones", "methods")
+)
 
 
 def with_installed(group: str, own: Mapping[str, str]) -> dict[str, str]:
     """Return the table of the plug-ins `own` and of the entry points in `group`, such as "mavqa.backbones".
 
-    An entry point with the name of an own plug-in is ignored with a warning.
+    An entry point with the name of an own plug-in, or of an earlier package's, is ignored with a warning.
     """
     table = dict(own)
-    for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
-        if entry.name in own:
-            package = entry.dist.name if entry.dist else entry.value
-            warnings.warn(f"{group} {entry.name!r} of {package} is ignored: mavqa has its own", stacklevel=2)
+    for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, _package(entry))):
+        if table.get(entry.name, entry.value) != entry.value:
+            has_it = "mavqa has its own" if entry.name in own else f"{table[entry.name]} has this name"
+            warnings.warn(f"{group} {entry.name!r} of {_package(entry)} is ignored: {has_it}", stacklevel=2)
         else:
             table[entry.name] = entry.value
     return table
@@ -31,16 +35,43 @@ def with_installed(group: str, own: Mapping[str, str]) -> dict[str, str]:
 def load_plugin(kind: str, table: Mapping[str, str], name: str) -> Any:
     """Import and return the plug-in `name` of the table.
 
-    Raises `UserError` with the known names if there is no such plug-in; `kind` is what the message calls it.
+    Raises `UserError` with the known names if there is no such plug-in, and with the package and the reason if an
+    installed package's cannot be imported; `kind` is what the message calls it.
     """
     if name not in table:
         raise UserError(f"{kind} {name!r} is unknown: choose one of {', '.join(table)}")
     module, _, attribute = table[name].partition(":")
-    return getattr(import_module(module), attribute)
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:
+        installed = list(entry_points(name=name, value=table[name]))
+        if not installed:
+            raise
+        raise UserError(
+            f"{kind} {name!r} ({table[name]}) of the package {_package(installed[0])} cannot be loaded: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+def choose_variant(kind: str, name: str, variants: Sequence[str], variant: str | None) -> dict[str, str]:
+    """Return {"variant": the variant to build}, {} for a plug-in without variants; None chooses the first.
+
+    Raises `UserError` if the plug-in has no variant of this name.
+    """
+    if variant is not None and variant not in variants:
+        raise UserError(f"{kind} {name!r} has no variant {variant!r}: choose one of {', '.join(variants) or 'none'}")
+    return {"variant": variant or variants[0]} if variants else {}
 
 
 def check_options(kind: str, name: str, build: Callable[..., Any], options: Collection[str]) -> None:
     """Raise `UserError` if one of `options` is no parameter of `build`, whose first parameter is not an option."""
-    known = list(signature(build).parameters)[1:]
+    parameters = list(signature(build).parameters.values())[1:]
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
     for option in sorted(set(options) - set(known)):
         raise UserError(f"{kind} {name!r} has no option {option!r}: its options are {', '.join(known) or 'none'}")
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.value

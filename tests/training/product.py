@@ -6,19 +6,20 @@ import numpy as np
 import torch
 from tiny_store import SIZES, make_manifest, make_store, of_modality
 
-from train.backbones.registry import BACKBONES, make_backbone
+from train.backbones.registry import BACKBONES, backbone_variants, make_backbone
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.interfaces import SupportsPreparation, inputs_of
-from train.methods.registry import METHODS, make_method
+from train.methods.registry import METHODS, make_method, method_variants
 
 PRODUCT = list(itertools.product(METHODS, BACKBONES))
 
 
-def make(method_name: str, backbone_name: str, variant: str = "recommended"):
+def make(method_name: str, backbone_name: str, variant: str | None = None):
     torch.manual_seed(1)
-    method = make_method(method_name, make_backbone(backbone_name, SIZES, variant), variant).eval()
+    backbone = make_backbone(backbone_name, SIZES, variant if variant in backbone_variants(backbone_name) else None)
+    method = make_method(method_name, backbone, variant if variant in method_variants(method_name) else None).eval()
     if isinstance(method, SupportsPreparation):
         train = QuestionDataset(
             FeatureBank(make_store()), make_manifest(make_store()), "train", inputs_of(method.backbone)

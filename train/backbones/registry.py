@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.plugins import check_options, load_plugin, with_installed
+from pipeline.plugins import check_options, choose_variant, load_plugin, with_installed
 
 if TYPE_CHECKING:
     from train.backbones.sizes import ModelSizes
@@ -26,16 +26,15 @@ BACKBONES = with_installed(
 )
 
 
-def make_backbone(name: str, sizes: "ModelSizes", variant: str = "paper", **options: Any) -> "Backbone":
+def make_backbone(name: str, sizes: "ModelSizes", variant: str | None = None, **options: Any) -> "Backbone":
     """Build the backbone `name`, with weights initialised from torch's default generator.
 
-    `options` are keyword arguments of the backbone. A backbone with variants is built as `variant`, or as its first
-    one if it has no variant of that name.
-    Raises `UserError` if the name or an option is unknown, or if the sizes or options do not fit the backbone.
+    `options` are keyword arguments of the backbone. `variant`: one of its variants; None builds the first, or the
+    backbone itself if it has none.
+    Raises `UserError` if the name, the variant or an option is unknown, or if the sizes or options do not fit.
     """
     build = load_plugin("backbone", BACKBONES, name)
-    if variants := backbone_variants(name):
-        options["variant"] = variant if variant in variants else variants[0]
+    options |= choose_variant("backbone", name, backbone_variants(name), variant)
     check_options("backbone", name, build, options)
     try:
         backbone: Backbone = build(sizes, **options)

@@ -47,8 +47,8 @@ from train.runs.config import PRESETS, TrainConfig, make_config
 )
 @click.option(
     "--variant",
-    type=click.Choice(["paper", "released", "recommended"]),
-    help="Version of the method and backbone; recommended is the backbone's paper and the corrected method.  "
+    help="Version of the method and backbone: paper, released, or recommended (the backbone's paper and the corrected "
+    "method).  "
     "[default: recommended]",
 )
 @click.option(

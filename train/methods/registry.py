@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.plugins import check_options, load_plugin, with_installed
+from pipeline.plugins import check_options, choose_variant, load_plugin, with_installed
 
 if TYPE_CHECKING:
     from train.interfaces import Backbone, MissingModalityMethod
@@ -39,20 +39,15 @@ METHODS = with_installed(
 )
 
 
-def make_method(
-    name: str, backbone: "Backbone", variant: str = "recommended", **options: Any
-) -> "MissingModalityMethod":
+def make_method(name: str, backbone: "Backbone", variant: str | None = None, **options: Any) -> "MissingModalityMethod":
     """Return the method `name` on `backbone`; `options` are its own keywords.
 
-    `variant` is ignored if the method has no variants.
+    `variant`: one of its variants; None builds the first, or the method itself if it has none.
     Raises `UserError` if the method, the variant or an option is unknown, naming the known ones, or if the method
     cannot be built on the backbone.
     """
     build = load_plugin("method", METHODS, name)
-    if variants := method_variants(name):
-        if variant not in variants:
-            raise UserError(f"method {name!r} has no variant {variant!r}: choose one of {', '.join(variants)}")
-        options["variant"] = variant
+    options |= choose_variant("method", name, method_variants(name), variant)
     check_options("method", name, build, options)
     try:
         method: MissingModalityMethod = build(backbone, **options)
@@ -62,6 +57,6 @@ def make_method(
 
 
 def method_variants(name: str) -> tuple[str, ...]:
-    """Return the variants of the method `name`; () if it has none."""
+    """Return the variants of the method `name`, the default first; () if it has none."""
     variants: tuple[str, ...] = getattr(load_plugin("method", METHODS, name), "variants", ())
     return variants

@@ -44,16 +44,20 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
     """
     if config.sizes is None:
         raise ValueError("the configuration has no sizes: set them from the store and the vocabulary before building")
-    known = {"recommended", *backbone_variants(config.backbone), *method_variants(config.method)}
+    of_backbone, of_method = backbone_variants(config.backbone), method_variants(config.method)
+    known = {"recommended", *of_backbone, *of_method}
     if config.variant not in known:
         raise UserError(
             f"backbone {config.backbone!r} and method {config.method!r} have no variant {config.variant!r}: "
             f"choose one of {', '.join(sorted(known))}"
         )
-    backbone = make_backbone(config.backbone, config.sizes, config.variant, **config.backbone_options)
+    variant = config.variant if config.variant in of_backbone else None
+    backbone = make_backbone(config.backbone, config.sizes, variant, **config.backbone_options)
     if config.objective == "grounding":
         return GroundingPretraining(backbone)
-    return make_method(config.method, backbone, config.variant, **config.options)
+    return make_method(
+        config.method, backbone, config.variant if config.variant in of_method else None, **config.options
+    )
 
 
 def load_run(run: Path, device: str = "cpu") -> tuple[MissingModalityMethod, TrainConfig]:

@@ -16,11 +16,11 @@ from train.methods.constant_answer import ConstantAnswer
 from train.networks.layers import InputWhitening
 
 TIME, TOKENS = SIZES.time_steps, 6
-VARIANTS = [(name, variant) for name in BACKBONES for variant in backbone_variants(name) or ("paper",)]
+VARIANTS = [(name, variant) for name in BACKBONES for variant in backbone_variants(name) or (None,)]
 each_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS)
 
 
-def make(name: str, variant: str):
+def make(name: str, variant: str | None):
     torch.manual_seed(3)
     return make_backbone(name, SIZES, variant).eval()
 
