@@ -1,4 +1,4 @@
-"""`mavqa-doctor`: which decoders, libraries, GPU and weights are available, and how to install the missing ones."""
+"""`mavqa-doctor`: which decoders, libraries, GPU, plug-ins and weights are available, and how to get missing ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ Examples:
 @folder_option("--weights", "Folder of checkpoints, as for mavqa-extract.  [default: torch's cache]")
 @json_option
 def doctor(weights: Path | None, as_json: bool) -> None:
-    """Report the decoders, libraries, GPU and weights that extraction can use on this machine.
+    """Report the decoders, libraries, GPU, plug-ins and weights that extraction can use on this machine.
 
     For each missing one, a line says how to get it. Nothing is downloaded or changed. The exit code is 0 even if
     something is missing: PyAV, which is installed with mavqa, decodes every file.
@@ -66,5 +66,7 @@ def _rows(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]
     for name, entry in document["gpu"].items():
         devices = ", ".join(entry.get("devices", ["its library loads"]))
         yield f"GPU: {name}", entry, f"{devices}: {entry['enables']}"
+    for name, entry in document["plugins"].items():
+        yield f"plug-in: {name}", entry, f"{entry.get('package', '')}: {entry.get('object', '')}"
     for name, entry in document["weights"].items():
         yield f"weights {name}", entry, entry.get("file", "")

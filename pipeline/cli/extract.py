@@ -57,7 +57,8 @@ Examples:
     type=click.Choice(["published", "trained"]),
     default="published",
     show_default=True,
-    help="Preprocessing constants of resnet18-map: published (MUSIC-AVQA's) or trained (those of the weights).",
+    help="Preprocessing constants of the features that have a choice, such as resnet18-map: published (MUSIC-AVQA's) "
+    "or trained (those of the weights).",
 )
 @click.option(
     "--decoder",

@@ -43,8 +43,16 @@ class SourceGroup(Group):
         return list(SOURCES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command that builds a manifest from the source `cmd_name`, or None if there is no such source."""
-        return _build_command(cmd_name, load_source(cmd_name)) if cmd_name in SOURCES else None
+        """Return the command that builds a manifest from the source `cmd_name`, or None if there is no such source.
+
+        The command of a source that cannot be loaded says so, in its help and when it is run.
+        """
+        if cmd_name not in SOURCES:
+            return None
+        try:
+            return _build_command(cmd_name, load_source(cmd_name))
+        except UserError as error:
+            return _broken_command(cmd_name, error)
 
 
 @manifest.group(cls=SourceGroup)
@@ -71,15 +79,38 @@ def _build_command(name: str, source: Source) -> click.Command:
     return click.command(name, cls=Command, help=source.help)(run)
 
 
+def _broken_command(name: str, error: UserError) -> click.Command:
+    @click.command(
+        name,
+        cls=Command,
+        help=str(error),
+        short_help="cannot be loaded",
+        context_settings={"ignore_unknown_options": True},
+    )
+    @click.argument("words", nargs=-1, type=click.UNPROCESSED)
+    def run(words: tuple[str, ...]) -> None:
+        raise error
+
+    return run
+
+
 def _source_option(option: Option) -> Decorator:
     name = f"--{option.name}"
-    settings: dict[str, Any] = {"required": option.is_required, "multiple": option.is_repeatable}
-    if option.kind == "folder":
-        return folder_option(name, option.help, **settings)
-    if option.kind == "file":
-        return file_option(name, option.help, **settings)
-    choices = click.Choice(list(option.kind))
-    return click.option(name, type=choices, help=option.help, default=option.default, show_default=True, **settings)
+    kinds: dict[Any, click.ParamType] = {
+        "folder": click.Path(file_okay=False, path_type=Path),
+        "file": click.Path(dir_okay=False, path_type=Path),
+        "text": click.STRING,
+        "integer": click.INT,
+    }
+    return click.option(
+        name,
+        type=kinds.get(option.kind) or click.Choice(list(option.kind)),
+        help=option.help,
+        default=option.default,
+        show_default=True,
+        required=option.is_required,
+        multiple=option.is_repeatable,
+    )
 
 
 @manifest.command()

@@ -14,7 +14,14 @@ NormalisationChoice = Literal["published", "trained"]
 class FeatureExtractor(Protocol):
     """A frozen network that computes one named feature from decoded media.
 
-    An instance is small and picklable until `load`: workers receive it and load it once.
+    An instance is small and picklable until `load`: workers receive it and load it once. A class with an attribute
+    `normalisations` {"published" | "trained": constants} is built with the keyword `normalisation`, one of its values.
+
+    - `name`: the feature's name in the store, the one under which the extractor is registered.
+    - `modality`: "audio" or "visual", the track that it reads.
+    - `dims`, `shape`, `dtype`: axes, lengths and type of one time step, such as ("channel", "height", "width"),
+      (512, 14, 14), "float16".
+    - `frame_size`: the frames to decode for it; None for audio.
     """
 
     name: str
@@ -25,23 +32,32 @@ class FeatureExtractor(Protocol):
     frame_size: FrameSize | None
 
     def constants(self) -> dict[str, Any]:
-        """Return the settings that the values depend on, other than weights and machine, as JSON values."""
+        """Return the settings that the values depend on, other than weights and machine, as JSON values.
+
+        They are part of the feature's fingerprint. `version` is changed when the same settings give other values.
+        """
         ...
 
     def load(self, weights: WeightsSource, device: str) -> str:
-        """Load the network with `weights` on `device`; return the hash of the weights."""
+        """Load the network with `weights` on `device`; return the SHA-256 of the weights, "" if there are none."""
         ...
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return [time, *shape] for a video whose modality is complete, one row per time step of that modality."""
+        """Return [time, *shape] for a video whose modality is complete, one row per time step of that modality.
+
+        Raises `FloatingPointError` if a value is not finite in `dtype`; the feature of this video then fails.
+        """
         ...
 
 
 class QuestionExtractor(Protocol):
     """Computes one named feature from question texts; small and picklable until `load`.
 
-    `uses_vocabulary`: whether it needs a frozen vocabulary; `uses_weights`: whether it runs a network.
-    Features of the same network share one instance of the network.
+    - `name`: the feature's name in the store, the one under which the extractor is registered; with a vocabulary,
+      followed by a hyphen and what identifies the vocabulary. `modality` is "question".
+    - `uses_vocabulary`: whether it needs a frozen vocabulary, its only argument.
+    - `uses_weights`: whether it runs a network. Features of the same network share one instance of it.
+    - `dims`, `shape`, `dtype`: axes, lengths and type of one question.
     """
 
     name: str

@@ -5,6 +5,7 @@ The groups of entry points are `mavqa.extractors` and `mavqa.question_extractors
 
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UserError
 from pipeline.plugins import load_plugin, with_installed
 
 if TYPE_CHECKING:
@@ -43,19 +44,25 @@ def make_extractor(name: str, choice: "NormalisationChoice" = "published") -> "F
 
     `choice`: which preprocessing constants to use, those of the published features or those of the network's
     training; only extractors with an attribute `normalisations` have the choice.
-    Raises `UserError`, naming the known extractors, if `name` is unknown.
+    Raises `UserError`, naming the known extractors, if `name` is unknown, or if the extractor has another name.
     """
     factory = load_plugin("feature", EXTRACTORS, name)
     offered = getattr(factory, "normalisations", None)
     extractor: FeatureExtractor = factory(normalisation=offered[choice]) if offered else factory()
+    if extractor.name != name:
+        raise UserError(f"feature {name!r}: its extractor has the name {extractor.name!r}: register it as that")
     return extractor
 
 
 def make_question_extractor(name: str, vocabulary: "Vocabulary") -> "QuestionExtractor":
     """Return the question extractor `name`, not yet loaded, for `vocabulary` if it uses one.
 
-    Raises `UserError`, naming the known extractors, if `name` is unknown.
+    Raises `UserError`, naming the known extractors, if `name` is unknown, or if the extractor has another name.
     """
+    if name == "text":
+        raise UserError("feature 'text': a store keeps the texts of questions under this name: choose another name")
     factory = load_plugin("feature", QUESTION_EXTRACTORS, name)
     extractor: QuestionExtractor = factory(vocabulary) if factory.uses_vocabulary else factory()
+    if extractor.name != name and not (factory.uses_vocabulary and extractor.name.startswith(f"{name}-")):
+        raise UserError(f"feature {name!r}: its extractor has the name {extractor.name!r}: register it as that")
     return extractor

@@ -59,7 +59,7 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Network:
-    """The weights of one frozen network: its name, its published files (the first one is downloaded).
+    """The weights of one frozen network: its name, its published files (the first one is downloaded; () if none).
 
     `unused`: patterns of tensor names that a file may contain but the network does not use. `seeded_fan`: whether
     seeded weights are scaled by the fan-in or the fan-out of a layer.
@@ -183,7 +183,7 @@ def find_file(source: WeightsSource, network: Network) -> Path:
     found = find_local_file(source, network)
     if found is not None:
         return found
-    if source.kind == "pretrained":
+    if source.kind == "pretrained" and network.published:
         return _download(network.published[0], source.folder)
     names = ", ".join(accepted_files(source, network))
     raise UserError(f"{source.folder} has no weights of {network.name}: put one of these files there: {names}")
@@ -207,7 +207,7 @@ def find_local_file(source: WeightsSource, network: Network) -> Path | None:
 
 def accepted_files(source: WeightsSource, network: Network) -> tuple[str, ...]:
     """Return the possible names of the weights of `network` in the source's folder, in order of preference."""
-    own = network.own_files if source.kind == "folder" else ()
+    own = network.own_files if source.kind == "folder" or not network.published else ()
     return (*(file.name for file in network.published), *own)
 
 

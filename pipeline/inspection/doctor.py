@@ -4,14 +4,18 @@ Nothing is changed, downloaded or installed. The findings are plain data; `pipel
 """
 
 import ctypes.util
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.extractors.weights import Network, WeightsSource, accepted_files, find_local_file
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.media.decoders.registry import DECODERS, choose_decoder, open_decoder
+from pipeline.plugins import PLUGIN_GROUPS, load_plugin
 from pipeline.run.devices import DRIVER, loads
 
 FFMPEG_LIBRARIES = ("avcodec", "avformat", "avutil", "avfilter", "swscale", "swresample", "avdevice")
@@ -38,6 +42,7 @@ def examine(weights: WeightsSource) -> dict[str, Any]:
         "auto": {"name": name, "why": why},
         "ffmpeg": {name: examine_ffmpeg_library(name) for name in FFMPEG_LIBRARIES},
         "gpu": examine_gpu(),
+        "plugins": {f"{kind} {name}": entry for kind, name, entry in examine_plugins()},
         "weights": {network.name: examine_weights(network, weights) for network in list_networks()},
     }
 
@@ -93,7 +98,8 @@ def examine_weights(network: Network, source: WeightsSource) -> dict[str, Any]:
 
     A published file is checked by its SHA-256.
     """
-    accepted, url = accepted_files(source, network), network.published[0].url
+    accepted = accepted_files(source, network)
+    url = network.published[0].url if network.published else None
     entry: dict[str, Any] = {"folder": str(source.folder), "accepted": list(accepted), "url": url}
     try:
         found = find_local_file(source, network)
@@ -102,14 +108,37 @@ def examine_weights(network: Network, source: WeightsSource) -> dict[str, Any]:
         return entry | {"is_there": False, "why": why, "remedy": remedy}
     if found is not None:
         return entry | {"is_there": True, "file": str(found)}
-    download = "; mavqa-extract downloads it when online" if source.kind == "pretrained" else ""
-    remedy = f"put {' or '.join(accepted)} into {source.folder}, for example from {url}{download}"
+    download = "; mavqa-extract downloads it when online" if url and source.kind == "pretrained" else ""
+    from_url = f", for example from {url}" if url else ""
+    remedy = f"put {' or '.join(accepted)} into {source.folder}{from_url}{download}"
     return entry | {"is_there": False, "why": "missing", "remedy": remedy}
 
 
+def examine_plugins() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (kind, name, entry) for every plug-in of an installed package; the entry says whether it can be imported.
+
+    The kinds are the names of the groups of entry points without "mavqa.".
+    """
+    for group in PLUGIN_GROUPS:
+        kind = group.partition(".")[2]
+        for plugin in entry_points(group=group):
+            package = plugin.dist.name if plugin.dist else plugin.value
+            try:
+                plugin.load()
+            except Exception as error:  # noqa: BLE001  # importing foreign code may raise anything
+                why = f"{package}: {type(error).__name__}: {one_line(error)}"
+                yield kind, plugin.name, {"is_there": False, "why": why, "remedy": f"repair or uninstall {package}"}
+            else:
+                yield kind, plugin.name, {"is_there": True, "package": package, "object": plugin.value}
+
+
 def list_networks() -> list[Network]:
-    """Return the distinct networks whose weights the extractors load, sorted by name."""
-    modules = {entry.partition(":")[0] for entry in (*EXTRACTORS.values(), *QUESTION_EXTRACTORS.values())}
-    found = (value for name in sorted(modules) for value in vars(import_module(name)).values())
-    networks = {value.name: value for value in found if isinstance(value, Network)}
+    """Return the distinct networks whose weights the extractors load, sorted by name; broken plug-ins have none."""
+    networks: dict[str, Network] = {}
+    for table in (EXTRACTORS, QUESTION_EXTRACTORS):
+        for name in table:
+            with suppress(UserError):
+                load_plugin("feature", table, name)
+                found = vars(import_module(table[name].partition(":")[0])).values()
+                networks |= {value.name: value for value in found if isinstance(value, Network)}
     return [networks[name] for name in sorted(networks)]

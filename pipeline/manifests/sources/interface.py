@@ -20,13 +20,14 @@ class Built:
 class Option:
     """One input of a source: a keyword of its `build` function, and `--NAME` on the command line.
 
-    `kind`: "folder", "file", or the values to choose from. The value of a repeatable option is a tuple.
+    `kind`: "folder", "file", "text", "integer", or the values to choose from. `default`: the value if it is not
+    passed. The value of a repeatable option is a tuple.
     """
 
     name: str
     help: str
-    kind: Literal["folder", "file"] | tuple[str, ...] = "file"
-    default: str | None = None
+    kind: Literal["folder", "file", "text", "integer"] | tuple[str, ...] = "file"
+    default: str | int | tuple[str, ...] | None = None
     is_required: bool = False
     is_repeatable: bool = False
 
@@ -37,7 +38,8 @@ class Source:
 
     `build(name, progress=..., **options)` returns a `Built`; it reads the source's files as published and writes
     nothing. `name`: that of the dataset. `progress`: a function of (files hashed, files in all). The other keywords are
-    the `options`, None (or an empty tuple) if not passed. `help`: the help text of the command, first a summary line.
+    the `options`; one that was not passed has its default, else None (an empty tuple if repeatable).
+    `help`: the help text of the command, first a summary line.
     """
 
     build: Callable[..., Built]

@@ -48,12 +48,12 @@ def test_extractor_is_small_when_pickled_and_returns_the_declared_rows(name):
     assert len(pickled) < 2000
     extractor = pickle.loads(pickled)  # noqa: S301
     weights_hash = extractor.load(WeightsSource("seeded"), "cpu")
-    assert len(weights_hash) == 64
+    assert len(weights_hash) in {0, 64}  # 0: an extractor without weights
     rows = extractor.extract(make_media(extractor))
     assert rows.shape == (STEPS, *extractor.shape)
     assert rows.dtype == np.dtype(extractor.dtype)
     assert np.isfinite(rows).all()
-    assert len(np.unique(rows)) > 20
+    assert (rows[0] != rows[1]).any()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,9 @@ def test_extractor_matches_the_schema_of_the_store(name):
         name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, extractor.constants()
     )
     assert FeatureSpec.from_json(spec.to_json()).fingerprint == spec.fingerprint
-    assert {"version", "batch_size", "precision", "memory_format", "sampling"} <= spec.constants.keys()
+    assert "version" in spec.constants
+    if EXTRACTORS[name].startswith("pipeline."):
+        assert {"batch_size", "precision", "memory_format", "sampling"} <= spec.constants.keys()
 
 
 @pytest.mark.parametrize("name", QUESTION_EXTRACTORS)
