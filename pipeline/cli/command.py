@@ -24,6 +24,8 @@ SYSTEM_ERRORS = (PermissionError, NotADirectoryError, FileExistsError, IsADirect
 
 # Columns of a console that is not a terminal, so that tables are not cut.
 WIDEST_TABLE = 10_000
+# The exit code of commands that ended well, with failed videos in the store.
+FAILURES_RECORDED = 3
 
 
 class InputError(click.ClickException):

@@ -1,7 +1,6 @@
 """`mavqa-extract`: features of raw videos into a store, resumable. The work is in `pipeline.run.coordinator`."""
 
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,15 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Command, RenamedOption, folder_option, json_option, plain_console, show_json
+from pipeline.cli.command import (
+    FAILURES_RECORDED,
+    Command,
+    RenamedOption,
+    folder_option,
+    json_option,
+    plain_console,
+    show_json,
+)
 from pipeline.errors import UserError
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
+from pipeline.machine import available_cores, sees_gpu
 from pipeline.media.decoders.registry import DECODERS, choose_decoder, open_decoder
 
 if TYPE_CHECKING:
     from pipeline.run.coordinator import Progress, Summary
 
-FAILURES_RECORDED = 3
 FAILURES_SHOWN = 10
 # Networks on a GPU wait for frames: several decoder processes feed one worker.
 CORES_PER_GPU_WORKER = 4
@@ -186,7 +193,7 @@ def _run(
         decoding_processes=decoding_processes or cores_per_worker,
     )
     label = GPU if scheduler and plan.device == "cuda" else ""
-    default_workers = math.ceil(_available_cores() / cores_per_worker)
+    default_workers = math.ceil(available_cores() / cores_per_worker)
     cluster = ClusterOptions(workers or default_workers, scheduler, label)
     run = RunOptions(cluster, retry_failed, accept, break_lock)
     if source.kind == "seeded":
@@ -212,11 +219,6 @@ def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(n for n in names if n in EXTRACTORS), tuple(n for n in names if n in QUESTION_EXTRACTORS)
 
 
-def _available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _choose_decoder(requested: str, stored: str) -> str:
     """Return the name of the decoder, with `auto` resolved, and print it with the reason for the choice.
 
@@ -234,7 +236,6 @@ def _devices(name: str, scheduler: str | None) -> tuple[str, str]:
     """Return the device of the workers, and that of this process, which computes the question features."""
     if name == "cpu":
         return name, name
-    from pipeline.run.devices import sees_gpu
 
     here = "cuda" if sees_gpu() else "cpu"
     if scheduler:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.command import (
+    FAILURES_RECORDED,
     Command,
     InputError,
     RenamedOption,
@@ -22,7 +23,6 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
 
-FAILURES_RECORDED = 3
 VIDEOS_SHOWN = 20
 
 EXAMPLES = """\b

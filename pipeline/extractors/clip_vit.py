@@ -11,7 +11,8 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from pipeline.extractors.preprocessing import PRECISION, Normalisation, require_loaded
+from pipeline.extractors.interface import require_loaded
+from pipeline.extractors.preprocessing import PRECISION, Normalisation
 from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
 from pipeline.manifests.templates import tokenise
 from pipeline.media.timeline import FrameSize, Media

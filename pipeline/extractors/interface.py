@@ -1,7 +1,7 @@
 """The interfaces of stage one: feature extractors of videos and of questions."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from pipeline.extractors.weights import WeightsSource
 from pipeline.media.timeline import FrameSize, Media
 
 NormalisationChoice = Literal["published", "trained"]
+Loaded = TypeVar("Loaded")
 
 
 class FeatureExtractor(Protocol):
@@ -83,3 +84,10 @@ class QuestionExtractor(Protocol):
     def extract(self, texts: Sequence[str]) -> np.ndarray:
         """Return [question, *shape], one row per text; raise `FloatingPointError` if a value is not finite."""
         ...
+
+
+def require_loaded(loaded: Loaded | None, name: str) -> Loaded:
+    """Return `loaded`, or raise RuntimeError if it is None: `load` of the extractor `name` was not called."""
+    if loaded is None:
+        raise RuntimeError(f"extractor {name}: extract was called before load")
+    return loaded

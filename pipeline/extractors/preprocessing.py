@@ -1,9 +1,7 @@
-"""Shared by the extractors, without importing torch: normalisation and precision constants, a check for `load`."""
+"""Constants that several extractors share and record in their specs. torch is not imported."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
-
-Loaded = TypeVar("Loaded")
+from typing import Any
 
 PRECISION = {"cpu": "float32", "cuda": "float16 autocast"}
 # With fewer output channels, Winograd's transforms cost as much as they save.
@@ -29,10 +27,3 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 def convolutions(outputs: int) -> dict[str, str]:
     """Return the algorithm of 3x3 convolutions by device: Winograd with `outputs` x `outputs` tiles, or cuDNN."""
     return {"cpu": f"winograd F({outputs}x{outputs}, 3x3) to {MIN_CHANNELS} channels or more", "cuda": "cudnn"}
-
-
-def require_loaded(loaded: Loaded | None, name: str) -> Loaded:
-    """Return `loaded`, or raise RuntimeError if it is None: `load` of the extractor `name` was not called."""
-    if loaded is None:
-        raise RuntimeError(f"extractor {name}: extract was called before load")
-    return loaded

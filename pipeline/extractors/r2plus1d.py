@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.extractors.preprocessing import KINETICS, PRECISION, require_loaded
+from pipeline.extractors.interface import require_loaded
+from pipeline.extractors.preprocessing import KINETICS, PRECISION
 from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
 from pipeline.media.timeline import FrameSize, Media
 

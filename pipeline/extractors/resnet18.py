@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.extractors.preprocessing import IMAGENET, KINETICS, PRECISION, Normalisation, convolutions, require_loaded
+from pipeline.extractors.interface import require_loaded
+from pipeline.extractors.preprocessing import IMAGENET, KINETICS, PRECISION, Normalisation, convolutions
 from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
 from pipeline.media.timeline import FrameSize, Media
 

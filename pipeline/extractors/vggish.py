@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.extractors.interface import require_loaded
 from pipeline.extractors.networks.vggish_constants import (
     BANDS,
     EXAMPLES_PER_BATCH,
@@ -23,7 +24,7 @@ from pipeline.extractors.networks.vggish_constants import (
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
 )
-from pipeline.extractors.preprocessing import convolutions, require_loaded
+from pipeline.extractors.preprocessing import convolutions
 from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
 from pipeline.media.timeline import Media
 

@@ -13,10 +13,10 @@ from typing import Any
 from pipeline.errors import UserError, one_line
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.extractors.weights import Network, WeightsSource, accepted_files, find_local_file
+from pipeline.machine import DRIVER, loads
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.media.decoders.registry import DECODERS, choose_decoder, open_decoder
 from pipeline.plugins import PLUGIN_GROUPS, load_plugin
-from pipeline.run.devices import DRIVER, loads
 
 FFMPEG_LIBRARIES = ("avcodec", "avformat", "avutil", "avfilter", "swscale", "swresample", "avdevice")
 VIDEO_DRIVER = "libnvcuvid.so.1"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import zarr
 
 from pipeline.errors import UserError
+from pipeline.store.schema import FORMAT_ATTRIBUTE
 
 
 class StoreLocation(Protocol):
@@ -84,4 +85,4 @@ def has_format(location: StoreLocation) -> bool:
         root = zarr.open_group(location.zarr_store(), mode="r", use_consolidated=False)
     except FileNotFoundError:
         return False
-    return "mavqa_format" in root.attrs
+    return FORMAT_ATTRIBUTE in root.attrs

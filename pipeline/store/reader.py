@@ -14,7 +14,7 @@ import zarr
 
 from pipeline.errors import UserError, one_line
 from pipeline.store.location import locate
-from pipeline.store.schema import STORE_FORMAT, FeatureSpec, State
+from pipeline.store.schema import FORMAT_ATTRIBUTE, STORE_FORMAT, FeatureSpec, State
 
 _CORRUPT = (KeyError, ValueError, TypeError, OSError)
 # What zarr and its codecs raise for truncated or altered chunks.
@@ -42,7 +42,7 @@ def open_group(path: str | Path, mode: Any) -> zarr.Group:
         raise UserError(
             f"store {path} cannot be read ({one_line(error)}): it is corrupt or not a feature store"
         ) from None
-    found = root.attrs.get("mavqa_format")
+    found = root.attrs.get(FORMAT_ATTRIBUTE)
     if found != STORE_FORMAT:
         raise UserError(f"store {path} has format {found!r}, this program reads {STORE_FORMAT}: extract it again")
     return root

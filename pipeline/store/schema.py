@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import Any
 
 STORE_FORMAT = 1
+FORMAT_ATTRIBUTE = "mavqa_format"
 VIDEOS_PER_PARTITION = 16
 ROWS_PER_INDEX_CHUNK = 65_536
 QUESTION_LENGTH = 14

@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.store.location import StoreLocation, has_format, locate
 from pipeline.store.reader import open_group, reporting_damage
 from pipeline.store.schema import (
+    FORMAT_ATTRIBUTE,
     MODALITIES,
     ROWS_PER_INDEX_CHUNK,
     STORE_FORMAT,
@@ -140,7 +141,7 @@ class StoreWriter:
         for name, dtype, fill in _VIDEO_ARRAYS:
             _create_index(store, f"videos/{name}", dtype, fill, "video")
         _create_index(store, "questions/text", str, "", "question")
-        attributes = {"mavqa_format": STORE_FORMAT, "seconds": self._seconds, "created_by": self._created_by}
+        attributes = {FORMAT_ATTRIBUTE: STORE_FORMAT, "seconds": self._seconds, "created_by": self._created_by}
         root.update_attributes(attributes)
 
     def video_ids(self) -> list[str]:

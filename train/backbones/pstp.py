@@ -15,7 +15,6 @@ from train.networks.layers import InputWhitening, zero_missing_steps
 from train.networks.progressive_perception import HybridAttention, Perception, Tokens, join
 
 AUDIO, VISUAL, SENTENCE, WORDS = "vggish", "clip-vit-b32", "clip-vit-b32-sentence", "clip-vit-b32-words"
-VARIANTS = ("paper", "released")
 
 
 class Pstp(nn.Module):
@@ -186,8 +185,8 @@ def _prompt_tokens(prompts: dict[str, Tensor] | None, parts: dict[str, Tokens]) 
 
 
 def _check_options(variant: str, **counts: int) -> None:
-    if variant not in VARIANTS:
-        raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}")
+    if variant not in Pstp.variants:
+        raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(Pstp.variants)}")
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} = {count}: PSTP-Net needs at least 1")

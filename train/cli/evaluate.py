@@ -17,6 +17,7 @@ from train.cli.options import (
     show_scenarios,
     store_option,
 )
+from train.data.scenarios import ALL_SCENARIOS, parse_parts
 
 if TYPE_CHECKING:
     from pipeline.manifests.manifest import Manifest, Question
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     "--scenario",
     "scenarios",
     multiple=True,
-    help="Scenario to evaluate: complete, audio-missing, visual-missing, both-missing or natural; repeatable.  "
-    "[default: all]",
+    help=f"Scenario to evaluate: {', '.join(ALL_SCENARIOS)}; repeatable.  [default: all]",
 )
 @click.option(
     "--missing-rate",
@@ -88,12 +88,11 @@ def evaluate(
       mavqa-evaluate runs/avst-rmm-avr-1 --curves
     """
     require_run(run)
-    from train.data.scenarios import ALL_SCENARIOS, parse_parts
     from train.evaluation.evaluate_run import count_left_out, default_split, evaluate_run, summarise_run
     from train.evaluation.rate_curves import add_curves
+    from train.runs.device import choose_device
     from train.runs.folder import read_config
     from train.runs.results import RESULTS_FILE, read_results
-    from train.training.fit import choose_device
 
     config = read_config(run)
     loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store)

@@ -132,10 +132,12 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
-    from train.evaluation.evaluate_run import claim_data, count_left_out, default_split, evaluate_run, summarise_run
+    from train.evaluation.evaluate_run import count_left_out, default_split, evaluate_run, summarise_run
+    from train.runs.claim import claim_data
+    from train.runs.device import choose_device
     from train.runs.folder import build_method
     from train.runs.log import best_validation
-    from train.training.fit import choose_device, fit, measure_sizes
+    from train.training.fit import fit, measure_sizes
 
     manifest = load_manifest(Path(config.manifest))
     bank = FeatureBank(open_store(config.store))

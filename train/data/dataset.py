@@ -24,7 +24,7 @@ from train.data.scenarios import missing_span
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
 
-Masks = Mapping[str, Collection[str]]
+HiddenModalities = Mapping[str, Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class QuestionDataset:
         self._available = {
             m: _find_available_steps(store, m, inputs.features[m], self.steps, self._videos) for m in MODALITIES
         }
-        self._negative_pool: tuple[Masks | None, np.ndarray] | None = None
+        self._negative_pool: tuple[HiddenModalities | None, np.ndarray] | None = None
         self._failed = np.any(
             [(_states(store, m, inputs.features[m]) == State.FAILED).any(0) for m in MODALITIES], axis=0
         )
@@ -123,7 +123,7 @@ class QuestionDataset:
         self,
         batch_size: int,
         generator: torch.Generator | None = None,
-        masks: Masks | None = None,
+        masks: HiddenModalities | None = None,
         rows: np.ndarray | None = None,
     ) -> Iterator[Batch]:
         """Yield the questions of `rows` (default: all) in batches; the last one may be smaller.
@@ -139,7 +139,7 @@ class QuestionDataset:
         self,
         batch_size: int,
         generator: torch.Generator,
-        masks: Masks | None = None,
+        masks: HiddenModalities | None = None,
         rows: np.ndarray | None = None,
     ) -> list[np.ndarray]:
         """Return the rows of each batch of an epoch: `rows` (default: all), shuffled into homogeneous batches.
@@ -161,7 +161,7 @@ class QuestionDataset:
         self,
         rows: Sequence[int] | np.ndarray,
         generator: torch.Generator | None = None,
-        masks: Masks | None = None,
+        masks: HiddenModalities | None = None,
     ) -> Batch:
         """Return one batch of the questions `rows`.
 
@@ -212,7 +212,7 @@ class QuestionDataset:
             choices[row, slice(None) if answers is None else torch.tensor(answers, dtype=torch.int64)] = True
         return choices
 
-    def _videos_with_frames(self, masks: Masks | None) -> np.ndarray:
+    def _videos_with_frames(self, masks: HiddenModalities | None) -> np.ndarray:
         """Return the videos (ascending) that have frames which `masks` do not hide from every question."""
         if self._negative_pool is None or self._negative_pool[0] is not masks:
             videos = np.unique(self._videos[_not_hidden(self.questions, "visual", masks)])
@@ -220,7 +220,7 @@ class QuestionDataset:
         return self._negative_pool[1]
 
     def _negatives(
-        self, videos: np.ndarray, generator: torch.Generator | None, masks: Masks | None
+        self, videos: np.ndarray, generator: torch.Generator | None, masks: HiddenModalities | None
     ) -> dict[str, Tensor] | None:
         """Return features of other videos, sampled independently for each step; None if there is no other video."""
         if generator is None or not self._uses_negatives:
@@ -319,7 +319,7 @@ def _states(store: "FeatureStore", modality: str, features: Sequence[str]) -> np
     return np.stack([store.presence(modality), *(store.state(name) for name in features)])
 
 
-def _not_hidden(questions: Sequence[Question], modality: str, masks: Masks | None) -> np.ndarray:
+def _not_hidden(questions: Sequence[Question], modality: str, masks: HiddenModalities | None) -> np.ndarray:
     """Return bool [question]: `masks` do not hide `modality` from the question."""
     hidden = {} if masks is None else masks
     return np.array([modality not in hidden.get(q.question_id, ()) for q in questions], dtype=bool)

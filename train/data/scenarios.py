@@ -26,6 +26,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "visual-missing": ("visual",),
     "both-missing": ("audio", "visual"),
 }
+SCENARIO_OF = {hidden: name for name, hidden in SCENARIOS.items()}
 NATURAL = "natural"
 ALL_SCENARIOS = (*SCENARIOS, NATURAL)
 

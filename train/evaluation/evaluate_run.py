@@ -1,22 +1,20 @@
 """Evaluation of a run in every scenario, with its floors: result rows, predictions and a summary document."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.files import replace_text
 from pipeline.manifests.manifest import Manifest, Question
 from pipeline.store.schema import MODALITIES, FeatureSpec
 from train.backbones.registry import needs_of
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
-from train.data.scenarios import ALL_SCENARIOS, Masks, Rates
+from train.data.scenarios import ALL_SCENARIOS, SCENARIO_OF, Masks, Rates
 from train.evaluation.floors import filled_majority, floor_training_questions, template_majority
 from train.evaluation.predict import BATCH_SIZE, Evaluation, evaluate, evaluate_scenarios, questions_of
-from train.evaluation.recovery import SCENARIO_OF, measure_recovery
+from train.evaluation.recovery import measure_recovery
 from train.evaluation.statistics import bootstrap_interval
 from train.interfaces import MissingModalityMethod, inputs_of
 from train.runs.config import TrainConfig
@@ -37,7 +35,6 @@ from train.runs.results import (
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
 
-DATA_FILE = "data.json"
 # Fields in which a question-only run must equal the run that it is a floor of.
 _SHARED_WITH_FLOOR = ("backbone", "seed", "dataset", "release", "split", "scenario", "questions_sha256")
 _NOT_TRAINING = {"backbone", "method", "variant", "inputs", "seed", "device", "manifest", "store", "sizes"}
@@ -49,33 +46,6 @@ def default_split(manifest: Manifest) -> str:
         if manifest.questions.get(split):
             return split
     raise UserError(f"manifest {manifest.name!r} has no test or val split: pass the --split to evaluate")
-
-
-def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> None:
-    """Record the questions and features of `run` before it is trained (`data.json`).
-
-    Raises `UserError` if the folder contains a run on other data (resuming it would mix two datasets), or if the run to
-    start from used other data (its words may differ, and its training questions may be test questions here).
-    """
-    needs = needs_of(config.backbone)
-    features = {name: bank.store.fingerprint(name) for m in MODALITIES for name in needs[m]}
-    questions = {split: hash_questions(manifest.questions[split]) for split in manifest.splits}
-    claim = {"questions": questions, "vocabulary": manifest.vocabulary.to_json(), "features": features}
-    text = json.dumps(claim, ensure_ascii=False, indent=1) + "\n"
-    path = run / DATA_FILE
-    start = run.parent / config.start_from
-    start_data = start / DATA_FILE
-    if config.start_from and start_data.exists() and start_data.read_text(encoding="utf-8") != text:
-        raise UserError(f"cannot start from {start}: it was trained on other questions or features than {run} will be")
-    if (run / "config.json").exists():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{run} contains a run on other questions or features than those of manifest {manifest.name!r} "
-                f"and store {bank.store.path}: remove it, or pass another --out"
-            )
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text)
 
 
 def evaluate_run(

@@ -42,11 +42,6 @@ def filled_majority(train: Sequence[Question], test: Sequence[Question]) -> Accu
     return tally(test, _predict_majorities(train, test, [attrgetter("text"), attrgetter("template")]))
 
 
-def always(answer: str, test: Sequence[Question]) -> Accuracies:
-    """Give the same answer to every question. Raises ValueError if `test` is empty."""
-    return tally(test, [answer] * len(test))
-
-
 def _predict_majorities(train: Sequence[Question], test: Sequence[Question], keys: Sequence[Key]) -> list[str]:
     """Return the majority answers of the `train` questions with the same first key, else second, ..., else of all."""
     if not train:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
-from train.data.scenarios import SCENARIOS, Rates, Unit, sample_masks
+from train.data.scenarios import SCENARIO_OF, SCENARIOS, Rates, Unit, sample_masks
 from train.evaluation.statistics import bootstrap_interval
 from train.runs.results import (
     RESULTS_FILE,
@@ -24,7 +24,8 @@ from train.runs.results import (
 )
 
 TENTHS = 10
-_SCENARIO_OF = {hidden: name for name, hidden in SCENARIOS.items() if len(hidden) < 2}
+# A rate curve has no questions with both modalities missing.
+_NEEDED = [name for name, hidden in SCENARIOS.items() if len(hidden) < 2]
 
 
 def rate_grid() -> list[Rates]:
@@ -39,22 +40,22 @@ def add_curves(run: Path, manifest: Manifest, split: str, unit: Unit = "question
     Raises `UserError` if the run was not evaluated with each modality missing, or was evaluated on other questions.
     """
     rows = {row.scenario: row for row in read_results(run / RESULTS_FILE) if row.kind == "model" and row.split == split}
-    missing = [scenario for scenario in _SCENARIO_OF.values() if scenario not in rows]
+    missing = [scenario for scenario in _NEEDED if scenario not in rows]
     if missing:
         raise UserError(f"{run} has no results of {', '.join(missing)} on {split}: run 'mavqa-evaluate {run}' first")
     answers = {
         scenario: {p.question_id: p.prediction for p in read_predictions(predictions_path(run, split, scenario))}
-        for scenario in _SCENARIO_OF.values()
+        for scenario in _NEEDED
     }
     questions = [q for q in manifest.questions[split] if q.question_id in answers["complete"]]
-    if any(hash_questions(questions) != rows[scenario].questions_sha256 for scenario in _SCENARIO_OF.values()):
+    if any(hash_questions(questions) != rows[scenario].questions_sha256 for scenario in _NEEDED):
         raise UserError(
             f"{run} was evaluated on other questions than manifest {manifest.name!r} has: pass the manifest it used"
         )
     curve = []
     for rates in rate_grid():
         masks = sample_masks(questions, rates, seed, unit)
-        predictions = [answers[_SCENARIO_OF[masks.absent.get(q.question_id, ())]][q.question_id] for q in questions]
+        predictions = [answers[SCENARIO_OF[masks.absent.get(q.question_id, ())]][q.question_id] for q in questions]
         hits = [prediction == q.answer for prediction, q in zip(predictions, questions, strict=True)]
         point = {
             "scenario": masks.name,

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
+from train.data.scenarios import SCENARIO_OF
 from train.interfaces import MissingModalityMethod, SupportsImputation
-
-SCENARIO_OF = {modality: f"{modality}-missing" for modality in MODALITIES}
 
 
 @dataclass
@@ -61,5 +60,5 @@ def measure_recovery(
             for modality in MODALITIES:
                 imputed = method.complete(batch.without(modality))
                 sums[modality].add(imputed.features[modality][both], real.features[modality][both])
-    errors = {SCENARIO_OF[modality]: modality_sums.relative_error() for modality, modality_sums in sums.items()}
+    errors = {SCENARIO_OF[modality,]: modality_sums.relative_error() for modality, modality_sums in sums.items()}
     return {scenario: error for scenario, error in errors.items() if error is not None}

@@ -14,7 +14,7 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import ConstantAnswer
+from train.methods.both_missing import ConstantAnswer
 from train.methods.imputation import repeat_question, scatter_rows
 from train.methods.losses import UNKNOWN_ANSWER, mean_over_parts, weighted_sum
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import encode_question
+from train.methods.both_missing import encode_question
 from train.methods.losses import cross_entropy, sampled_losses, weighted_sum
 
 SHARED = "shared"

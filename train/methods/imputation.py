@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation, Stage
-from train.methods.constant_answer import ConstantAnswer
+from train.methods.both_missing import ConstantAnswer
 from train.methods.losses import answer_losses, weighted_sum
 
 SMALLEST_UPDATE_RATE = 0.01

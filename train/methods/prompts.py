@@ -13,7 +13,7 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import SAMPLED_MISSING
 from train.interfaces import Backbone, Representation, Stage
-from train.methods.constant_answer import ConstantAnswer, encode_question, frozen
+from train.methods.both_missing import ConstantAnswer, encode_question, frozen
 from train.methods.filling import Filling
 from train.methods.imputation import BACKBONE_STAGE, plain_losses
 from train.methods.losses import answer_losses, sampled_losses, weighted_sum

@@ -13,7 +13,7 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import ConstantAnswer, encode_question
+from train.methods.both_missing import ConstantAnswer, encode_question
 from train.methods.filling import complete_losses
 from train.methods.losses import sampled_losses, weighted_sum
 from train.methods.video_bank import VideoBank

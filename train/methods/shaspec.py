@@ -13,7 +13,7 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.constant_answer import ConstantAnswer
+from train.methods.both_missing import ConstantAnswer
 from train.methods.losses import answer_losses, sampled_losses, weighted_sum
 from train.networks.layers import masked_mean
 

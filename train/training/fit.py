@@ -36,6 +36,7 @@ from train.interfaces import (
     inputs_of,
 )
 from train.runs.config import TrainConfig
+from train.runs.device import choose_device
 from train.runs.folder import (
     CHECKPOINT,
     LAST,
@@ -106,22 +107,6 @@ def fit(
     write_start(run, config, manifest.vocabulary, describe_environment(device, *loop.provenance()))
     loop.run_epochs(report or (lambda progress: None))
     return load_run(run, str(device))
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device `name`; "auto" is CUDA if it is available, else the CPU.
-
-    Raises `UserError` if the name is unknown or CUDA is requested but not available.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device {name!r} is unknown: pass auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} is not available on this machine: pass --device cpu")
-    return device
 
 
 def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> ModelSizes:

@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.machine import available_cores
 
 Job = TypeVar("Job")
 Report = Callable[[Any], None]
@@ -62,11 +63,6 @@ def run_jobs(
             process.join()
     if failure is not None:
         raise failure
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(work: Work[Job], job: Job, threads: int) -> tuple[Connection, BaseProcess]:

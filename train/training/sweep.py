@@ -148,9 +148,11 @@ def run_cells(
 def _run_cell(
     cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[Progress], None]"
 ) -> None:
-    from train.evaluation.evaluate_run import claim_data, default_split, evaluate_run
+    from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.rate_curves import add_curves
-    from train.training.fit import choose_device, fit
+    from train.runs.claim import claim_data
+    from train.runs.device import choose_device
+    from train.training.fit import fit
 
     run, split = out / cell.name, default_split(manifest)
     claim_data(run, cell.config, manifest, bank)
@@ -176,8 +178,9 @@ def _open_data(manifest: str, store: str) -> "tuple[Manifest, FeatureBank]":
 
 def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank") -> None:
     """Raise `UserError` for an invalid name or option now instead of after hours of training other cells."""
+    from train.runs.device import choose_device
     from train.runs.folder import build_method
-    from train.training.fit import choose_device, measure_sizes
+    from train.training.fit import measure_sizes
 
     checked: list[TrainConfig] = []
     for cell in cells:

@@ -48,6 +48,17 @@ def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[E
     assert plans[1].question_features == ("clip-vit-b32-words", "tokens")
 
 
+@pytest.mark.parametrize(("option", "value"), [("--padding", "cycle"), ("--short", "cycle"), ("--padding", "pad")])
+def test_the_padding_is_in_the_plan_under_its_present_and_its_former_name(
+    option: str, value: str, toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan]
+) -> None:
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    ended = CliRunner().invoke(extract, [*arguments, "--device", "cpu", option, value])
+    assert ended.exit_code == 0
+    assert plans[0].padding == value
+    assert "--short" not in CliRunner().invoke(extract, ["--help"]).output
+
+
 @pytest.mark.parametrize(
     ("device", "has_gpus", "expected"),
     [
@@ -70,7 +81,7 @@ def test_with_a_scheduler_videos_use_the_workers_gpus_and_questions_the_local_de
 
     monkeypatch.setattr(pipeline.run.coordinator, "extract", fake_extract)
     monkeypatch.setattr("pipeline.run.cluster.offers_label", lambda scheduler, label: has_gpus)
-    monkeypatch.setattr("pipeline.run.devices.sees_gpu", lambda: False)
+    monkeypatch.setattr("pipeline.cli.extract.sees_gpu", lambda: False)
     arguments = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", "--break-lock"]
     shown = CliRunner().invoke(extract, [*arguments, "--scheduler", "tcp://host:8786", "--device", device])
     assert shown.exit_code == 0, shown.output
@@ -102,7 +113,7 @@ def test_gpu_workers_are_fewer_and_have_several_decoder_processes(
         return Summary(plan.store, 2)
 
     monkeypatch.setattr(pipeline.run.coordinator, "extract", fake_extract)
-    monkeypatch.setattr("pipeline.run.devices.sees_gpu", lambda: True)
+    monkeypatch.setattr("pipeline.cli.extract.sees_gpu", lambda: True)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(10)), raising=False)
     arguments = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *options]

@@ -12,16 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from pipeline import machine
 from pipeline.cli.doctor import doctor as command
 from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
 from pipeline.inspection import doctor
 from pipeline.media.decoders.registry import choose_decoder
-from pipeline.run import devices
 
 SHA256_OF_1 = hashlib.sha256(b"1").hexdigest()
-NETWORK = Network(
-    "toy", (PublishedFile("toy-1.pth", "https://example.org/toy-1.pth", hashlib.sha256(b"1").hexdigest()),)
-)
+NETWORK = Network("toy", (PublishedFile("toy-1.pth", "https://example.org/toy-1.pth", SHA256_OF_1),))
 
 
 def library_loader(*names: str) -> Any:
@@ -115,15 +113,15 @@ def test_torch_is_queried_for_a_gpu_only_if_a_driver_is_installed(
 ) -> None:
     queries: list[bool] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: queries.append(True) or True)
-    monkeypatch.setattr(devices, "AMD_DRIVER", tmp_path / "kfd")
-    monkeypatch.setattr(devices.ctypes, "CDLL", library_loader())
-    assert not devices.sees_gpu()
+    monkeypatch.setattr(machine, "AMD_DRIVER", tmp_path / "kfd")
+    monkeypatch.setattr(machine.ctypes, "CDLL", library_loader())
+    assert not machine.sees_gpu()
     assert not queries
-    monkeypatch.setattr(devices.ctypes, "CDLL", library_loader(devices.DRIVER))
-    assert devices.sees_gpu()
-    monkeypatch.setattr(devices.ctypes, "CDLL", library_loader())
-    devices.AMD_DRIVER.touch()
-    assert devices.sees_gpu()
+    monkeypatch.setattr(machine.ctypes, "CDLL", library_loader(machine.DRIVER))
+    assert machine.sees_gpu()
+    monkeypatch.setattr(machine.ctypes, "CDLL", library_loader())
+    machine.AMD_DRIVER.touch()
+    assert machine.sees_gpu()
     assert len(queries) == 2
 
 

@@ -12,7 +12,7 @@ from pipeline.store.schema import MODALITIES
 from train.backbones.registry import BACKBONES, backbone_variants, make_backbone
 from train.data.batch import Batch
 from train.interfaces import Representation
-from train.methods.constant_answer import ConstantAnswer
+from train.methods.both_missing import ConstantAnswer
 from train.networks.layers import InputWhitening
 
 TIME, TOKENS = SIZES.time_steps, 6

@@ -11,7 +11,7 @@ from train.backbones.pano import Pano, _split_side
 from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
 from train.interfaces import Representation
-from train.methods.constant_answer import ConstantAnswer
+from train.methods.both_missing import ConstantAnswer
 
 PAPER = ModelSizes(words=93, answers=42, input_shapes={"vggish": (128,), "resnet18-map": (512, 14, 14)})
 ONE_CROSS_LAYER = (1, 1, 1, 1)

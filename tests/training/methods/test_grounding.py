@@ -8,8 +8,9 @@ from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
 from train.data.feature_bank import FeatureBank
-from train.evaluation.evaluate_run import claim_data, evaluate_run
+from train.evaluation.evaluate_run import evaluate_run
 from train.interfaces import Matches
+from train.runs.claim import claim_data
 from train.runs.log import best_validation, read_metrics
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from train.training.parallel import Report, available_cores, run_jobs
+from pipeline.machine import available_cores
+from train.training.parallel import Report, run_jobs
 
 
 def report_and_touch(folder: Path, name: str, report: Report) -> None:

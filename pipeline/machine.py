@@ -1,10 +1,16 @@
-"""Whether a GPU is available. torch, whose import takes seconds, is imported only if a driver is installed."""
+"""The cores and the GPU of this machine. torch, whose import takes seconds, is imported only if there is a driver."""
 
 import ctypes
+import os
 from pathlib import Path
 
 DRIVER = "libcuda.so.1"
 AMD_DRIVER = Path("/dev/kfd")
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sees_gpu() -> bool:

@@ -1,0 +1,21 @@
+"""The device of a run."""
+
+import torch
+
+from pipeline.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device `name`; "auto" is CUDA if it is available, else the CPU.
+
+    Raises `UserError` if the name is unknown or CUDA is requested but not available.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r} is unknown: pass auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} is not available on this machine: pass --device cpu")
+    return device
