@@ -53,7 +53,11 @@ class Group(click.Group):
 
 
 class RenamedOption(click.Option):
-    """An option whose `former` names still work; help and error messages show only its current name."""
+    """An option whose `former` names still work.
+
+    The help, and errors about an invalid value, show only the current names. Click's own suggestions for a misspelt
+    option may still show a former one.
+    """
 
     def __init__(self, declarations: Sequence[str], *, former: Sequence[str], **settings: Any) -> None:
         super().__init__([*declarations, *former], **settings)

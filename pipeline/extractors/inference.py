@@ -17,9 +17,12 @@ from pipeline.extractors.weights import Network, WeightsSource, hash_state_dict,
 def load_frozen(
     module: nn.Module, network: Network, weights: WeightsSource, device: str, memory_format: torch.memory_format
 ) -> str:
-    """Load the weights of `module`, which may be on the meta device; freeze it on `device`; return the weights' hash.
+    """Load `weights` into `module`, freeze it and move it to `device`; return the SHA-256 of the weights.
 
-    The batch counters of batch norms are not weights: they are set to 0.
+    `module` may be on the meta device. Its parameters and buffers become float32 in `memory_format`, in evaluation mode
+    and without gradients. The batch counters of batch norms are not weights: they are set to 0 and not hashed.
+    Raises `UserError` if the file of `network` is missing, is not the published one, cannot be read, or has other
+    tensors than the module.
     """
     own = module.state_dict()
     wanted = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}

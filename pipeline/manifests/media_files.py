@@ -59,9 +59,9 @@ def list_media(folder: Path) -> list[str]:
 
 
 def refuse_links_out(folder: Path, paths: Iterable[str]) -> None:
-    """Raise `UserError` for the first of `paths` in `folder` that links lead out of it; it may be a link itself.
+    """Raise `UserError` for the first of `paths`, relative to `folder`, that symbolic links lead out of `folder`.
 
-    Missing files are ignored.
+    `folder` itself may be a link. Files need not exist: a broken link is refused if it leads out.
     """
     root = os.path.realpath(folder)
     known: dict[str, str] = {}

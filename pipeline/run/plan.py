@@ -1,4 +1,7 @@
-"""The plan of a run, checked before anything is written against the manifest, the videos folder and the store."""
+"""What a run computes, and checks of it against the manifest, the videos folder and the store.
+
+The checks are made before any video is decoded.
+"""
 
 import importlib.metadata
 import os

@@ -30,7 +30,11 @@ def open_store(path: str | Path) -> "FeatureStore":
 
 
 def open_group(path: str | Path, mode: Any) -> zarr.Group:
-    """Open the root group of the store at `path` and check its format; only readers use consolidated metadata."""
+    """Open the root group of the store at `path`, a folder or a URL, and check its format.
+
+    `mode`: zarr's, "r" (with consolidated metadata) or "r+" (without: a writer needs the current metadata).
+    Raises `UserError` if the store is missing, has another format, or has corrupt metadata.
+    """
     try:
         store = locate(path).zarr_store()
         root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=None if mode == "r" else False)

@@ -79,7 +79,14 @@ class FeatureRecord:
 
 
 class StoreWriter:
-    """The single writer of a store: creates, appends, records states, finalises. Use it as a context manager."""
+    """The single writer of a store: creates it, appends videos and questions, records states, consolidates metadata.
+
+    Use it as a context manager: it holds the store's lock, and creates the store if it is missing. `path`: a folder or
+    a URL. `seconds`: time steps per video; they replace those of a store that has no features yet. `created_by`: name
+    and version of the program. `break_lock`: take over the lock of a killed writer.
+    Entering the context raises `UserError` if another writer holds the lock, if the store is corrupt, has another
+    format or features of other `seconds`, or if `path` contains other files.
+    """
 
     def __init__(self, path: str | Path, seconds: int, created_by: str, break_lock: bool = False) -> None:
         self.path = str(path)
@@ -215,9 +222,10 @@ class StoreWriter:
     def record_videos(self, records: Sequence[VideoRecord]) -> None:
         """Record the results of decoding: call it after the values are written, before `record_features`.
 
-        The stored state of a modality is kept if the new one has a lower rank, for example if it was not decoded this
-        time. Between equal states, except failed, a stored reason is kept, such as errors concealed by FFmpeg: another
-        feature may sample fewer frames. If the file was replaced, nothing is kept.
+        The stored state, steps and reason of a modality are kept if the new state has a lower rank: a modality that was
+        not decoded this time is pending, for example. If both states are the same, but not failed, a stored reason is
+        kept: it may report an error in a frame that only the earlier run decoded. If the file was replaced, they are
+        reset first.
         """
         rows = [record.row for record in records]
         sources = zip(records, _gather(self._root["videos/source_sha256"], rows), strict=True)
@@ -232,7 +240,10 @@ class StoreWriter:
             _scatter_some(array, {r.row: int(r.states[modality]) for r in updated})
 
     def _forget(self, rows: Sequence[int]) -> None:
-        """Set videos whose files were replaced to pending, before the hashes of the new files are written."""
+        """Reset states, steps and reasons of both modalities of `rows` to those of videos that were never decoded.
+
+        The hash of a replaced file is written after this: if the run is killed in between, the video is pending.
+        """
         for name, empty in (("{}", 0), ("steps_{}", 0), ("{}_reason", "")):
             for modality in MODALITIES:
                 _scatter_some(self._root[f"videos/{name.format(modality)}"], dict.fromkeys(rows, empty))

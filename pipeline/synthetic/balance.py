@@ -21,9 +21,10 @@ def choose_balanced(
 ) -> list[Candidate]:
     """Return about `total` of the candidates, spread over templates by `weights`, and evenly over answers and videos.
 
-    Within a template, and within a filled text, no answer is chosen more often than the second most frequent one could
-    be (once if there is no second). In a template of two answers both are thus equally frequent. The share of a
-    template with too few candidates is not redistributed: fewer than `total` are returned.
+    In a filled text, an answer is chosen at most as often as the text's second most frequent answer occurs among the
+    candidates (once if the text has only one answer). In a template, the most frequent answer is chosen at most once
+    more often than the second most frequent one. The share of a template with too few candidates is not redistributed:
+    fewer than `total` are returned.
     """
     by_template: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:

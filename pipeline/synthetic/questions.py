@@ -104,7 +104,11 @@ def _comparison(key: Callable[[Performer], int]) -> Callable[[Scene], Answers]:
 
 
 def _comparison_by_place(key: Callable[[Performer], int], is_named: bool) -> Callable[[Scene], Answers]:
-    """Return the same for pairs identified by their places, with (`is_named`) or without their instruments' names."""
+    """Return the answers to "is the A on the left more ... than the B on the right" for pairs that differ in `key`.
+
+    Pairs are audible and visible performers, each alone in its place. The fillers are the instrument and the place of
+    each one if `is_named`, else the places only ("the instrument on the left").
+    """
 
     def answers(scene: Scene) -> Answers:
         for one, other in permutations([p for p in _alone_in_place(scene) if p.is_audible], 2):

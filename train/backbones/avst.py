@@ -116,7 +116,13 @@ class Avst(nn.Module):
         return Answer(logits, {"match": MATCH_WEIGHT * self.match(grounded).loss()})
 
     def match(self, representation: Representation) -> Matches:
-        """Return the match logits of each step's own audio and map, and of its audio with `negatives`."""
+        """Return the match logits of each step's audio with its own map and with the map of `negatives`.
+
+        Both maps are pooled by spatial grounding with the step's audio, and both pairs are classified by the same head.
+        `negatives` [batch, time, channel, height, width] must not be None, and audio must be at the features level;
+        the logits are [batch, time, 2], class 1: they match. The mask is True for the steps that have both modalities.
+        Source: the audio-visual match of the paper's spatial grounding.
+        """
         assert representation.negatives is not None
         audio, visual = representation.features["audio"], self.steps(representation)["visual"]
         mask = representation.mask("audio", audio) & representation.mask("visual", visual)

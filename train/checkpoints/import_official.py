@@ -50,7 +50,7 @@ def import_checkpoint(
     store: str,
     vocabulary: Vocabulary | None = None,
 ) -> Imported:
-    """Convert the official `checkpoint` to a run in `out`, which can be evaluated.
+    """Convert the official `checkpoint` to a run in `out`; every `kind` except "grounding" can be evaluated.
 
     `annotations`: the official training file or a folder that contains it. The release numbers words and answers by
     their first appearance in this file; if the `vocabulary` of a manifest is given, they are reordered to match it.

@@ -34,11 +34,14 @@ def import_(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Convert an official CHECKPOINT to a run that 'mavqa-evaluate' can evaluate.
+    """Convert an official CHECKPOINT to a run.
 
-    avst is AVST; grounding, its pre-training for 'mavqa-train --start-from'; missing-avqa, the missing-modality method
-    on AVST; pstp, PSTP-Net. The release numbers words and answers by the official training file in --annotations; if
-    the manifest exists, they are reordered to match it. Only tensors are read from the checkpoint.
+    avst (AVST), missing-avqa (the missing-modality method on AVST) and pstp (PSTP-Net) become runs to evaluate with
+    'mavqa-evaluate'; grounding (AVST's grounding pre-training) becomes a run for 'mavqa-train --start-from'.
+
+    A checkpoint numbers words and answers by their first appearance in the official training file, which --annotations
+    provides. If the manifest exists, they are reordered to match its vocabulary. Only tensors are read from the
+    checkpoint.
 
     \b
     Examples:

@@ -165,8 +165,9 @@ class QuestionDataset:
     ) -> Batch:
         """Return one batch of the questions `rows`.
 
-        `masks` {question id: hidden modalities}: hidden modalities are not read. With a generator, negatives are
-        sampled, from the videos whose visual modality is not hidden from every question of the split.
+        `masks` {question id: hidden modalities}: hidden modalities are not read. With a generator, and for a model that
+        uses negatives, the batch has negatives: frames of other videos of the split, sampled with `generator`. A video
+        provides negatives only if the split has a question on it from which `masks` do not hide the visual modality.
         """
         rows = np.asarray(rows)
         questions = [self.questions[row] for row in rows]

@@ -36,7 +36,10 @@ Rates = dict[str, float]
 
 @dataclass(frozen=True)
 class Masks:
-    """Sampled missing modalities: `absent` {question id: hidden modalities}, at most one per question."""
+    """The questions that lose a modality: `absent` {question id: hidden modalities}.
+
+    `sample_masks` hides at most one modality per question; a mask file may hide both.
+    """
 
     seed: int
     unit: Unit
@@ -108,10 +111,13 @@ def check_rates(rates: Rates) -> Rates:
 
 
 def sample_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Unit = "question") -> Masks:
-    """Sample the questions in which a modality is hidden, by a hash of the seed and the question (or video) id.
+    """Sample the questions that lose a modality, by a hash of `seed` and the question id (or video id, by `unit`).
 
-    Hashes are uniform in [0, 1): audio is hidden below its rate, visual from 1 - its rate on. What is hidden at one
-    rate is therefore hidden at every higher rate, and no question loses both modalities.
+    `rates` {modality: share of the units in [0, 1]}; a modality without a rate is never hidden. Hashes are uniform in
+    [0, 1): audio is hidden below its rate, visual from 1 - its rate on. What is hidden at one rate is therefore hidden
+    at every higher rate of the same seed and unit, and no question loses both modalities.
+    Raises `UserError` if a rate is outside [0, 1] or the rates sum to more than 1.
+    Source: Fig. 5 of the ECCV 2024 missing-modality paper (rates); the nested sampling is ours.
     """
     check_rates(rates)
     absent: dict[str, tuple[str, ...]] = {}

@@ -59,9 +59,13 @@ def estimate_accuracy(counts: Sequence[Count]) -> Estimate:
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray, videos: Sequence[str], generator: np.random.Generator | None = None
 ) -> tuple[float, float]:
-    """Return the 95 % interval, in percent, of the mean of `values` [question] on `videos` [question].
+    """Return the 95 % interval (low, high), in percent, of the mean of `values`.
 
-    Videos are resampled with all their questions, from `generator` (default: a new one with seed 0).
+    `values`: float [question], such as 1 for a correct answer and 0 for a wrong one, or differences in [-1, 1].
+    `videos` [question]: the id of each question's video. `RESAMPLES` samples of the videos, with all their questions,
+    are drawn with replacement from `generator` (default: a new one with seed 0).
+    Raises ValueError if the two have different lengths.
+    Source: the percentile bootstrap, over clusters of questions.
     """
     sums, sizes = sum_by_video(values, videos)
     resamples = (generator or np.random.default_rng(0)).integers(len(sums), size=(RESAMPLES, len(sums)))

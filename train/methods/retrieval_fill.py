@@ -1,8 +1,7 @@
 """Retrieval: fill a missing modality with the features of the nearest training videos.
 
-The retrieval is not trained; the backbone is trained on the retrieved features.
-Source: ours, the simplest form of retrieval in place of generation, on which the newest work on AVQA with missing
-modalities builds; a feature store makes it cheap.
+The retrieval has no parameters to train; the backbone is trained on the retrieved features.
+Source: ours, a control for methods that generate features: nearest neighbours among the training videos.
 """
 
 from collections.abc import Iterable

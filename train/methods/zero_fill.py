@@ -43,5 +43,8 @@ class ZeroFill(nn.Module):
 
 
 def mean_fill(backbone: Backbone) -> ZeroFill:
-    """Return the method that fills a missing modality with the training mean of its stored features."""
+    """Return the method that fills a missing modality with the mean of its stored features over the training steps.
+
+    Source: mean imputation, a standard control that the ECCV 2024 paper does not report.
+    """
     return ZeroFill(backbone, missing_fill="mean")

@@ -78,21 +78,30 @@ class UNet(nn.Module):
 
 
 class StepEmbedding(nn.Module):
-    """Sinusoidal embedding of the diffusion step: sines, then cosines, with periods from 2 pi to 10,000 times that."""
+    """Sinusoidal embedding of the diffusion step: sines, then cosines, with periods from 2 pi to 10,000 times that.
+
+    `dim`: even, at least 4.
+    Source: Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020, appendix B (Transformer embedding).
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.frequency_count = dim // 2
 
     def forward(self, step: Tensor) -> Tensor:
-        """Return [row, dim] for steps int64 [row]."""
+        """Return float32 [row, dim] for `step`, int64 [row], the index of the diffusion step from 0."""
         decay = -math.log(LONGEST_PERIOD) / (self.frequency_count - 1)
         angles = step[:, None] * torch.exp(decay * torch.arange(self.frequency_count, device=step.device))
         return torch.cat((angles.sin(), angles.cos()), -1)
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with group norms, the first modulated by the step embedding, and a shortcut around both."""
+    """Two 3x3 convolutions with group norms, the first one modulated by the step embedding, and a shortcut around both.
+
+    x -> h = SiLU((scale + 1) norm(conv(x)) + shift) -> SiLU(norm(conv(h))) + shortcut(x). `out_width` is a multiple of
+    `NORM_GROUPS`; `embedded` is the width of the step embedding.
+    Source: `ResnetBlock` of denoising-diffusion-pytorch 1.9.4.
+    """
 
     def __init__(self, width: int, out_width: int, embedded: int) -> None:
         super().__init__()
@@ -111,14 +120,17 @@ class ResBlock(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Normalise the channels of each cell to a root mean square of 1, then multiply by a learned gain."""
+    """Normalise the channels of each cell to a root mean square of 1, then multiply by a learned gain per channel.
+
+    Source: `RMSNorm` of denoising-diffusion-pytorch 1.9.4.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(1, width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [row, channel, height, width]."""
+        """Return [row, channel, height, width] for an `x` of that shape; cells that are zero stay zero."""
         return F.normalize(x, dim=1) * self.gain * x.shape[1] ** 0.5
 
 
@@ -178,7 +190,12 @@ class DownLevel(nn.Module):
         self.change = nn.Conv2d(width, out_width, 3, padding=1) if innermost else halve
 
     def forward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the map for the next level and two maps for the skip connections."""
+        """Return the map for the next level, and two maps for the skip connections.
+
+        `x` [row, channel, height, width], `embedding` [row, embedded]. The first map is [row, out channel, height / 2,
+        width / 2], at the innermost level [row, out channel, height, width]; the skips have the shape of `x`.
+        Raises RuntimeError if height or width is odd, except at the innermost level.
+        """
         first = self.block1(x, embedding)
         second = self.block2(first, embedding)
         second = self.attention(second) + second
@@ -197,7 +214,11 @@ class UpLevel(nn.Module):
         self.change = conv if outermost else nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv)
 
     def forward(self, x: Tensor, second: Tensor, first: Tensor, embedding: Tensor) -> Tensor:
-        """Return the map for the next level; `second` and `first` are the skips of a `DownLevel`, in reverse order."""
+        """Return the map for the next level: [row, channel, 2 height, 2 width], not enlarged at the outermost level.
+
+        `x` [row, in channel, height, width], `embedding` [row, embedded]. `second` and `first` [row, channel, height,
+        width] are the skips of the `DownLevel` of this resolution, in reverse order.
+        """
         x = self.block1(torch.cat((x, second), 1), embedding)
         x = self.block2(torch.cat((x, first), 1), embedding)
         return self.change(self.attention(x) + x)

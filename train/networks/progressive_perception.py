@@ -73,7 +73,12 @@ class Selector(nn.Module):
 
 
 class HybridAttention(nn.Module):
-    """Self-attention, optionally summed with cross-attention to another sequence, then feed-forward; post-norm."""
+    """Self-attention, optionally summed with cross-attention to another sequence, then feed-forward; post-norm.
+
+    x <- LN(x + self-attention(x) + cross-attention(x, y)), then x <- LN(x + feed-forward(x)), with one head and dropout
+    on each term.
+    Source: the global-local perception of section 3 of the paper, and its fusion, which has no cross-attention.
+    """
 
     def __init__(self, channels: int, dropout: float, *, has_cross_attention: bool) -> None:
         super().__init__()
@@ -92,7 +97,12 @@ class HybridAttention(nn.Module):
         self.output_norm = nn.LayerNorm(channels)
 
     def forward(self, tokens: Tokens, other: Tokens | None = None, prompts: Tokens | None = None) -> Tokens:
-        """Return `tokens` after attention to themselves and to `other`; `prompts` are additional keys and values."""
+        """Return `tokens` [batch, token, channel], with the same mask, after attention to themselves and to `other`.
+
+        `other` [batch, other token, channel] requires `has_cross_attention`; without it, cross-attention is omitted.
+        `prompts` [batch, prompt, channel] are additional keys and values of the self-attention. Missing tokens are
+        never keys.
+        """
         keys = tokens if prompts is None else join([prompts, tokens])
         attended = tokens.values + self.dropout(_attend(self.self_attention, tokens, keys))
         if other is not None:
@@ -106,6 +116,13 @@ class Perception(nn.Module):
 
     If a modality is missing, its half of the segment vectors is zero and its other parts are omitted. Segments are used
     only as keys, so their projection has no bias: it would be the same for all of them.
+
+    - `patch_channels`: channels of the stored patches; `channels`: of the question and the steps.
+    - `heads`: of the selectors and of the audio-guided attention; global-local perception has one head.
+    - `segment_length`: steps per segment; a last segment that is shorter is padded with missing steps.
+    - `top_segments`, `top_patches`: how many segments, and how many patches of each of their steps, are selected.
+    - `layers`: layers of global-local perception.
+
     Source: section 3 of the paper. Differs from the released code: see `train.backbones.pstp.Pstp`.
     """
 
@@ -136,9 +153,11 @@ class Perception(nn.Module):
     def forward(self, question: Tensor, steps: dict[str, Tokens], patches: Tensor | None) -> dict[str, list[Tokens]]:
         """Return {modality: tokens to fuse in addition to its steps}.
 
-        The tokens are, in order: global-local steps, steps of the selected segments, and for visual the selected
-        regions and the audio-guided steps. `question` [batch, channel]; `steps` {modality: tokens}, zero where missing,
-        of one modality or both; `patches` [batch, time, patch, channel of the store], None if there are none.
+        `question` [batch, channel]; `steps` {modality: tokens [batch, time, channel]} of one modality or both, zero
+        where missing; `patches` [batch, time, patch, patch channel], None if visual is missing. With S = selected
+        segments x `segment_length` steps, the tokens are, in order: global-local steps [batch, time, channel] and the
+        steps of the selected segments [batch, S, channel]; for visual also the selected regions [batch, S x selected
+        patches, channel] and, if audio is available, the audio-guided steps [batch, S, channel].
         """
         segments, gates = self.select_segments(question, steps)
         gates = gates.repeat_interleave(self.segment_length, 1).unsqueeze(-1)

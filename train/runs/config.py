@@ -19,14 +19,17 @@ class TrainConfig(BaseModel):
 
     `objective`: "grounding" pre-trains the backbone on audio-visual matching instead of answers. `backbone_options` and
     `options`: keyword arguments of the backbone and of the method. `variant`: which version of both to build, if they
-    have several; "recommended" is the backbone's paper and the corrected method. `map_size`: pool feature maps to this
-    many cells per side (None: no pooling). `whiten`: scale the stored channels over the training videos to mean 0,
-    variance at most 1 and little correlation; seeded features need it, pretrained ones do not. `start_from`: name of a
-    run in the same folder whose trained backbone initialises this one. `decay_factor` multiplies the learning rate
-    after every `decay_epochs` epochs of a stage. `ema_decay`: decay of the exponential moving average of the weights,
-    which is then what is validated and saved; 0 disables it. `missing_rates`: {modality: share of the training
-    questions that lose it}, sampled per `unit` from `seed`. `inputs`: other than "all" trains a reference model
-    restricted to these inputs. `sizes`: filled in when the run starts.
+    have several; "recommended" is the backbone's paper and the corrected method. `training`: "staged" trains the stages
+    of a method that has them, one after the other; "joint" trains all parameters from the first epoch. `heads`:
+    attention heads of the backbone, except those that its paper fixes. `time_steps`: time steps read per video, spread
+    evenly over the stored seconds. `map_size`: pool feature maps to this many cells per side (None: no pooling).
+    `whiten`: scale the stored channels over the training videos to mean 0, variance at most 1 and little correlation;
+    seeded features need it, pretrained ones do not. `start_from`: name of a run in the same folder whose trained
+    backbone initialises this one. `decay_factor` multiplies the learning rate after every `decay_epochs` epochs of a
+    stage. `ema_decay`: decay of the exponential moving average of the weights, which is then what is validated and
+    saved; 0 disables it. `missing_rates`: {modality: share of the training questions that lose it}, sampled per `unit`
+    from `seed`. `inputs`: other than "all" trains a reference model restricted to these inputs. `sizes`: filled in when
+    the run starts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -204,7 +204,10 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Return the predictions written by `write_predictions`."""
+    """Return the predictions written by `write_predictions`, in the order of the file.
+
+    Raises `FileNotFoundError` if the file is missing, ValueError if a line is not a prediction.
+    """
     return [Prediction.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -110,7 +110,12 @@ def fit(
 
 
 def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> ModelSizes:
-    """Return the sizes of the configured model for the vocabulary of `manifest` and the store of `bank`."""
+    """Return the sizes of the configured model for the vocabulary of `manifest` and the store of `bank`.
+
+    Shapes are those of one time step, or one question, after pooling maps to `config.map_size`.
+    Raises `UserError` if the backbone is unknown, if the store does not contain one of its features, or if `map_size`
+    exceeds the stored maps.
+    """
     needs = needs_of(config.backbone)
     return ModelSizes(
         words=len(manifest.vocabulary.tokens),

@@ -16,8 +16,8 @@ class ImageTower(nn.Module):
     """CLIP's image encoder: all tokens, after the last layer norm and the projection.
 
     Source: Radford et al. 2021, section 2.4.
-    Differs from the released code: no difference; PSTP-Net's copy of CLIP must be edited by hand to return the class
-    token or all tokens (BUG-5.5).
+    Token 0 equals the output of open_clip's `encode_image`.
+    Differs from the released code: PSTP-Net's copy of CLIP returns token 0 only, unless it is edited (BUG-5.5).
     """
 
     def __init__(self, clip: "CLIP") -> None:

@@ -18,7 +18,8 @@ class VGGish(nn.Module):
 
     The output of the convolutions is flattened as (time, mel, channel).
     Source: Hershey et al. 2017 and its TF-slim release.
-    Differs from the released code: no difference; later upstream releases drop the last ReLU, MUSIC-AVQA's has it.
+    Equals the released code of MUSIC-AVQA's feature scripts, which has a ReLU after the last layer; later VGGish
+    releases do not.
     """
 
     def __init__(self) -> None:

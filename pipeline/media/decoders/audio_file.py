@@ -47,7 +47,7 @@ class AudioFileDecoder:
             kind = path.suffix.lower().removeprefix(".")
             reason = f"cannot be read as {kind} audio: corrupt, or not a {kind} file (libsndfile error {error.code})"
             return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
-        # Not with librosa.to_mono, which rejects a file for a single sample that is not finite.
+        # The mean over channels, not librosa.to_mono: that raises an error if a single sample is not finite.
         return _place(np.atleast_2d(channels).mean(axis=0), int(rate), request.seconds)
 
 

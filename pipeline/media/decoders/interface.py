@@ -21,7 +21,10 @@ class DecoderLoadError(UserError):
 
 
 class FrameError(Exception):
-    """A library is not used for a file, or fails on it. The message follows the name: 'decord cannot open the file'."""
+    """A frame library cannot decode a file, or is not used for this kind of file: PyAV decodes its frames instead.
+
+    The message is a predicate without its subject, the library's name: "cannot open the file".
+    """
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class FrameIndex:
     `starts`: presentation timestamps in seconds, edit lists applied, t0 not subtracted; `first_decodable`: index of the
     first frame that can be decoded. `is_only_stream`: whether the file has no other video stream, not even a cover
     image. `has_closed_gops`: whether it is certain that all groups of pictures are closed: no frame that follows a key
-    frame in the file depends on a frame before that key frame.
+    frame in the file depends on a frame before that key frame. `tolerance_seconds`: the largest allowed difference
+    between a timestamp of `starts` and the same frame's timestamp in the library.
     """
 
     stream_index: int

@@ -23,10 +23,12 @@ LATER_FRAMES = 2
 class PacketWindow:
     """Yield the packets of a file in their order, each with whether its frame may be sampled.
 
-    `rates`: the numbers of frames sampled per second. All frames may be sampled until `start` was called and a frame
-    was decoded. Every frame that may be sampled must be decoded, in presentation order; `mark_decoded` checks this,
-    because a decoder that guesses the reordering of B-frames may silently drop a frame, and a different one when other
-    frames are skipped.
+    `rates`: the numbers of frames sampled per second. Until `start` was called and a frame was decoded, every frame is
+    one that may be sampled.
+
+    Frames that may be sampled must all be decoded, in presentation order, which `mark_decoded` checks. In a stream that
+    does not declare how many B-frames it reorders, FFmpeg guesses the number and may drop a frame without an error;
+    skipping frames may change which one.
     """
 
     def __init__(self, packets: Iterator[av.Packet], video: av.VideoStream | None, rates: Sequence[int]) -> None:
