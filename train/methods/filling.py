@@ -8,12 +8,12 @@ import hashlib
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone
+from train.methods.losses import answer_losses, weighted_sum
 
 Fill = Literal["zeros", "randn", "mean"]
 
@@ -75,9 +75,8 @@ class Filling(nn.Module):
 
 def complete_losses(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
     """Return the scalar losses of a batch with both modalities: "answer", the backbone's own and "total", their sum."""
-    answer = backbone.answer(backbone.encode(batch))
-    losses = {"answer": F.cross_entropy(answer.logits, batch.answer), **answer.losses}
-    return losses | {"total": torch.stack(list(losses.values())).sum()}
+    losses = answer_losses(backbone, backbone.encode(batch), batch.answer)
+    return losses | {"total": weighted_sum(losses, {})}
 
 
 def _noise(shape: tuple[int, ...], key: str) -> Tensor:

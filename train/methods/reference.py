@@ -6,13 +6,12 @@ Source: the AVST paper's ablation by inputs (rows Q, A+Q, V+Q), the fair referen
 
 from dataclasses import replace
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
-from train.interfaces import Answer, Backbone
+from train.interfaces import Backbone, Representation
+from train.methods.losses import answer_losses, weighted_sum
 from train.networks.layers import LearnedConstants
 
 
@@ -36,15 +35,14 @@ class Reference(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", the backbone's own losses and "total"."""
-        answer = self._answer(batch)
-        losses = {"answer": F.cross_entropy(answer.logits, batch.answer), **answer.losses}
-        return losses | {"total": torch.stack(list(losses.values())).sum()}
+        losses = answer_losses(self.backbone, self._encode(batch), batch.answer)
+        return losses | {"total": weighted_sum(losses, {})}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]."""
-        return self._answer(batch).logits
+        return self.backbone.answer(self._encode(batch)).logits
 
-    def _answer(self, batch: Batch) -> Answer:
+    def _encode(self, batch: Batch) -> Representation:
         representation = self.backbone.encode(batch.without(*self.hidden))
         missing = tuple(m for m in MODALITIES if m not in representation.features)
-        return self.backbone.answer(replace(representation, pooled=self.constants(missing, len(batch))))
+        return replace(representation, pooled=self.constants(missing, len(batch)))
