@@ -32,7 +32,7 @@ class Avst(nn.Module):
     Features: audio [batch, time, channel] after the stem, visual [batch, time, channel, height, width] as stored. If
     the audio of a step is missing or not at the features level, all locations of its map have equal weights.
 
-    Source: sections 3.2-3.3 of the paper; 7,916,716 parameters with 93 words, 42 answers and 512 channels.
+    Source: the paper's spatial and temporal grounding; 7,916,716 parameters with 93 words, 42 answers and 512 channels.
     Differs from the released code: no unused layers; any number of steps and any map size; missing steps are masked
     out of attention, means and the match loss.
     """

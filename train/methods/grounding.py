@@ -1,7 +1,7 @@
 """Grounding pre-training: train the backbone to match audio and frames before it answers questions.
 
 It answers no questions; a run that does starts from its weights (`--start-from`). It reads stored maps.
-Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022, section 4.1 and release.
+Source: Li et al., "Learning to Answer Questions in Dynamic Audio-Visual Scenarios", CVPR 2022, and its release.
 """
 
 from collections.abc import Iterable

@@ -108,7 +108,7 @@ class SpatialGrounding(nn.Module):
     zero audio vector all cosines are equal and r is the plain mean of the normalised map: this is how a step without
     audio is grounded.
 
-    Source: AVST section 3.2. Differs from the released code: the normalised map is never stored.
+    Source: the spatial grounding module of AVST. Differs from the released code: the normalised map is never stored.
     """
 
     def __init__(self, channels: int) -> None:
