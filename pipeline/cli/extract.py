@@ -1,9 +1,7 @@
 """`mavqa-extract`: features of raw videos into a store, resumable. The work is in `pipeline.run.coordinator`."""
 
-import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +16,15 @@ from pipeline.cli.command import (
     plain_console,
     show_json,
 )
-from pipeline.errors import UserError
+from pipeline.cli.progress import Progress, show_progress
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
-from pipeline.machine import available_cores, sees_gpu
-from pipeline.media.decoders.registry import DECODERS, choose_decoder, open_decoder
+from pipeline.media.decoders.registry import DECODERS
 
 if TYPE_CHECKING:
-    from pipeline.run.coordinator import Progress, Summary
+    from pipeline.run.coordinator import Progress as RunProgress
+    from pipeline.run.coordinator import Summary
 
 FAILURES_SHOWN = 10
-# Networks on a GPU wait for frames: several decoder processes feed one worker.
-CORES_PER_GPU_WORKER = 4
 
 FEATURES = f"Comma-separated names. Of videos: {', '.join(EXTRACTORS)}; of questions: {', '.join(QUESTION_EXTRACTORS)}."
 
@@ -147,59 +143,28 @@ def _run(
     videos: Path | None,
     store: str | None,
     features: str,
-    weights: str,
-    normalisation: Any,
-    decoder: str,
-    device: str,
-    seconds: int | None,
-    padding: Any,
-    workers: int | None,
-    decoding_processes: int | None,
-    scheduler: str | None,
     break_lock: bool,
     retry_failed: bool,
     accept: tuple[str, ...],
+    **requested: Any,
 ) -> "Summary":
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.location import locate
 
-    if workers and scheduler:
-        raise UserError("--workers starts local workers, --scheduler uses existing ones: pass only one of them")
     loaded = load_manifest(manifest or Path("data_manifests") / dataset)
     folder = videos or _videos_folder(manifest, dataset)
     address = locate(store or Path("stores") / f"{dataset}.zarr").address
     # Slow imports, after the checks of the paths.
-    from pipeline.extractors.weights import hub_cache, parse_weights
-    from pipeline.run.cluster import GPU, ClusterOptions
     from pipeline.run.coordinator import RunOptions, extract
-    from pipeline.run.plan import ExtractionPlan, stored_choices
+    from pipeline.run.plan import Requested, make_plan
 
-    stored = stored_choices(address)
-    video_features, question_features = _split_features(features)
-    source = parse_weights(weights, hub_cache())
-    workers_device, own_device = _devices(device, scheduler)
-    cores_per_worker = CORES_PER_GPU_WORKER if workers_device == "cuda" else 1
-    plan = ExtractionPlan(
-        store=address,
-        features=video_features,
-        question_features=question_features,
-        weights=source,
-        decoder=_choose_decoder(decoder, stored.decoder),
-        device=workers_device,
-        question_device=own_device,
-        seconds=seconds or stored.seconds,
-        padding=padding,
-        normalisation=normalisation,
-        decoding_processes=decoding_processes or cores_per_worker,
-    )
-    label = GPU if scheduler and plan.device == "cuda" else ""
-    default_workers = math.ceil(available_cores() / cores_per_worker)
-    cluster = ClusterOptions(workers or default_workers, scheduler, label)
-    run = RunOptions(cluster, retry_failed, accept, break_lock)
-    if source.kind == "seeded":
-        click.echo("weights: seeded (random networks, for trials; not comparable with published features)", err=True)
-    with _progress_bars() as on_progress:
-        return extract(loaded, folder.absolute(), plan, run, on_progress)
+    names = [name.strip() for name in features.split(",") if name.strip()]
+    prepared = make_plan(address, Requested(features=names, **requested))
+    for note in prepared.notes:
+        click.echo(note, err=True)
+    options = RunOptions(prepared.cluster, retry_failed, accept, break_lock)
+    with show_progress() as shown:
+        return extract(loaded, folder.absolute(), prepared.plan, options, partial(_show_progress, shown))
 
 
 def _videos_folder(manifest: Path | None, dataset: str) -> Path:
@@ -208,81 +173,13 @@ def _videos_folder(manifest: Path | None, dataset: str) -> Path:
     return own if own and own.is_dir() else Path("data/videos") / dataset
 
 
-def _split_features(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the features of videos and those of questions in the comma-separated names `text`."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]
-    if unknown or not names:
-        known = ", ".join([*EXTRACTORS, *QUESTION_EXTRACTORS])
-        problem = f"unknown feature {', '.join(unknown)}" if unknown else "no feature is named"
-        raise UserError(f"--features {text!r}: {problem}: choose from {known}")
-    return tuple(n for n in names if n in EXTRACTORS), tuple(n for n in names if n in QUESTION_EXTRACTORS)
-
-
-def _choose_decoder(requested: str, stored: str) -> str:
-    """Return the name of the decoder, with `auto` resolved, and print it with the reason for the choice.
-
-    Raises `UserError` if the requested decoder, or the store's, does not load here.
-    """
-    name, reason = requested, "as requested"
-    if requested == "auto":
-        name, reason = (stored, "the store's decoder") if stored != "auto" else choose_decoder()
-    version = open_decoder(name).version()
-    click.echo(f"decoder: {name}, {reason}: {version}", err=True)
-    return name
-
-
-def _devices(name: str, scheduler: str | None) -> tuple[str, str]:
-    """Return the device of the workers, and that of this process, which computes the question features."""
-    if name == "cpu":
-        return name, name
-
-    here = "cuda" if sees_gpu() else "cpu"
-    if scheduler:
-        from pipeline.run.cluster import GPU, offers_label
-
-        return "cuda" if name == "cuda" or offers_label(scheduler, GPU) else "cpu", here
-    if name == "cuda" and here == "cpu":
-        raise UserError("--device cuda: torch finds no CUDA device here: install a driver, or pass --device cpu")
-    return here, here
-
-
-@contextmanager
-def _progress_bars() -> Iterator[Callable[["Progress"], None]]:
-    """Yield a function that shows progress, speed and remaining time on stderr, one line per unit."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("extracting {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failed]}"),
+def _show_progress(shown: Progress, progress: "RunProgress") -> None:
+    if progress.note:
+        shown.write(progress.note)
+    detail = (
+        f"{progress.failed} failed" if progress.failed else "" if progress.total is not None else "starting workers"
     )
-    bar = Bar(*columns, console=Console(stderr=True))
-    task_ids = {}
-
-    def show(progress: "Progress") -> None:
-        bar.start()
-        unit = progress.unit
-        if unit not in task_ids:
-            task_ids[unit] = bar.add_task(unit, total=None, rate="", failed="")
-        task = next(task for task in bar.tasks if task.id == task_ids[unit])
-        speed = task.finished_speed or task.speed
-        rate = f"{speed:.1f} {unit}/s" if speed else "" if progress.total is not None else "starting workers"
-        failed = f"{progress.failed} failed" if progress.failed else ""
-        bar.update(task.id, completed=progress.done, total=progress.total, rate=rate, failed=failed)
-        if progress.note:
-            bar.console.print(progress.note, markup=False, emoji=False)
-
-    try:
-        yield show
-    finally:
-        bar.stop()
+    shown.update(f"extracting {progress.unit}", progress.done, progress.total, progress.unit, detail)
 
 
 def _show(summary: "Summary") -> None:

@@ -4,6 +4,7 @@ The checks are made before any video is decoded.
 """
 
 import importlib.metadata
+import math
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,18 +12,22 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
-from pipeline.extractors.registry import make_extractor
-from pipeline.extractors.weights import WeightsSource
+from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor
+from pipeline.extractors.weights import WeightsSource, hub_cache, parse_weights
+from pipeline.machine import available_cores, sees_gpu
 from pipeline.manifests.manifest import Manifest
 from pipeline.media.decoder_process import Limits
-from pipeline.media.decoders.registry import open_decoder
+from pipeline.media.decoders.registry import choose_decoder, open_decoder
 from pipeline.media.timeline import FrameSize, Padding
+from pipeline.run.cluster import GPU, ClusterOptions, offers_label
 from pipeline.store.location import has_store, locate
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, spec_differences
 from pipeline.store.writer import FEATURES, StoreWriter
 
 THREADS_PER_WORKER = 1
+# Networks on a GPU wait for frames: several decoder processes feed one worker.
+CORES_PER_GPU_WORKER = 4
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,90 @@ def stored_choices(path: str) -> StoredChoices:
     store = open_store(path)
     decoders = [store.spec(name).constants["decoder"]["name"] for name in store.feature_names]
     return StoredChoices(store.seconds, decoders[0] if decoders else StoredChoices.decoder)
+
+
+@dataclass(frozen=True)
+class Requested:
+    """What the user asks of a run, with the meaning of the options of `mavqa-extract`; None: the default."""
+
+    features: Sequence[str] = ("resnet18-map", "vggish", "tokens")
+    weights: str = "pretrained"
+    decoder: str = "auto"
+    device: str = "auto"
+    seconds: int | None = None
+    padding: Padding = "pad"
+    normalisation: NormalisationChoice = "published"
+    workers: int | None = None
+    decoding_processes: int | None = None
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, the workers to run it on, and `notes` for the user on what was chosen."""
+
+    plan: ExtractionPlan
+    cluster: ClusterOptions
+    notes: tuple[str, ...]
+
+
+def make_plan(store: str, requested: Requested) -> Prepared:
+    """Return the plan of a run that extracts into `store`, with every default resolved.
+
+    Raises `UserError` if a feature is unknown, or if the weights, the decoder or the device are not available.
+    """
+    if requested.workers and requested.scheduler:
+        raise UserError("--workers starts local workers, --scheduler uses existing ones: pass only one of them")
+    stored = stored_choices(store)
+    features, question_features = split_features(requested.features)
+    weights = parse_weights(requested.weights, hub_cache())
+    device, question_device = _choose_devices(requested.device, requested.scheduler)
+    cores_per_worker = CORES_PER_GPU_WORKER if device == "cuda" else 1
+    decoder, reason = requested.decoder, "as requested"
+    if decoder == "auto":
+        decoder, reason = (stored.decoder, "the store's decoder") if stored.decoder != "auto" else choose_decoder()
+    notes = [f"decoder: {decoder}, {reason}: {open_decoder(decoder).version()}"]
+    if weights.kind == "seeded":
+        notes.append("weights: seeded (random networks, for trials; not comparable with published features)")
+    plan = ExtractionPlan(
+        store=store,
+        features=features,
+        question_features=question_features,
+        weights=weights,
+        decoder=decoder,
+        device=device,
+        question_device=question_device,
+        seconds=requested.seconds or stored.seconds,
+        padding=requested.padding,
+        normalisation=requested.normalisation,
+        decoding_processes=requested.decoding_processes or cores_per_worker,
+    )
+    label = GPU if requested.scheduler and device == "cuda" else ""
+    workers = requested.workers or math.ceil(available_cores() / cores_per_worker)
+    return Prepared(plan, ClusterOptions(workers, requested.scheduler, label), tuple(notes))
+
+
+def split_features(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the video features and the question features among `names`; raise `UserError` if one is unknown."""
+    unique = tuple(dict.fromkeys(names))
+    unknown = [name for name in unique if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]
+    if unknown or not unique:
+        known = ", ".join([*EXTRACTORS, *QUESTION_EXTRACTORS])
+        problem = f"unknown feature {', '.join(unknown)}" if unknown else "no feature is named"
+        raise UserError(f"--features {','.join(names)!r}: {problem}: choose from {known}")
+    return tuple(n for n in unique if n in EXTRACTORS), tuple(n for n in unique if n in QUESTION_EXTRACTORS)
+
+
+def _choose_devices(name: str, scheduler: str | None) -> tuple[str, str]:
+    """Return the device of the workers, and that of this process, which computes the question features."""
+    if name == "cpu":
+        return name, name
+    here = "cuda" if sees_gpu() else "cpu"
+    if scheduler:
+        return "cuda" if name == "cuda" or offers_label(scheduler, GPU) else "cpu", here
+    if name == "cuda" and here == "cpu":
+        raise UserError("--device cuda: torch finds no CUDA device here: install a driver, or pass --device cpu")
+    return here, here
 
 
 def check_manifest_fits(manifest: Manifest, plan: ExtractionPlan) -> None:

@@ -80,8 +80,8 @@ def test_with_a_scheduler_videos_use_the_workers_gpus_and_questions_the_local_de
         return Summary(plan.store, 2)
 
     monkeypatch.setattr(pipeline.run.coordinator, "extract", fake_extract)
-    monkeypatch.setattr("pipeline.run.cluster.offers_label", lambda scheduler, label: has_gpus)
-    monkeypatch.setattr("pipeline.cli.extract.sees_gpu", lambda: False)
+    monkeypatch.setattr("pipeline.run.plan.offers_label", lambda scheduler, label: has_gpus)
+    monkeypatch.setattr("pipeline.run.plan.sees_gpu", lambda: False)
     arguments = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", "--break-lock"]
     shown = CliRunner().invoke(extract, [*arguments, "--scheduler", "tcp://host:8786", "--device", device])
     assert shown.exit_code == 0, shown.output
@@ -113,7 +113,7 @@ def test_gpu_workers_are_fewer_and_have_several_decoder_processes(
         return Summary(plan.store, 2)
 
     monkeypatch.setattr(pipeline.run.coordinator, "extract", fake_extract)
-    monkeypatch.setattr("pipeline.cli.extract.sees_gpu", lambda: True)
+    monkeypatch.setattr("pipeline.run.plan.sees_gpu", lambda: True)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(10)), raising=False)
     arguments = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *options]
