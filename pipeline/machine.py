@@ -1,7 +1,14 @@
-"""The cores and the GPU of this machine. torch, whose import takes seconds, is imported only if there is a driver."""
+"""The cores, the GPU and the signals of this machine.
+
+torch, whose import takes seconds, is imported only if there is a driver of a GPU.
+"""
 
 import ctypes
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 DRIVER = "libcuda.so.1"
@@ -29,3 +36,19 @@ def loads(library: str) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def uninterrupted_children() -> Iterator[None]:
+    """Block SIGINT while child processes are started in the block; they and their own children never receive it.
+
+    Ctrl-C in a terminal is sent to all processes of a command. The parent alone handles it, after the block, and ends
+    its children.
+    """
+    # Starting the tracker later would unblock the signal.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

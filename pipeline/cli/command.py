@@ -1,14 +1,16 @@
-"""Shared parts of all commands of both stages: exit codes, common options, JSON on stdout, tables, a progress bar.
+"""Shared parts of all commands of both stages: exit codes, common options, JSON on stdout, tables.
 
-Exit codes: 0 success, 1 a bug, 2 invalid usage or input, 3 finished with recorded failures.
+Exit codes: 0 success, 1 a bug, 2 invalid usage or input, 3 finished with recorded failures, 130 interrupted (Ctrl-C).
 """
 
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +26,14 @@ SYSTEM_ERRORS = (PermissionError, NotADirectoryError, FileExistsError, IsADirect
 
 # Columns of a console that is not a terminal, so that tables are not cut.
 WIDEST_TABLE = 10_000
+_VERSION = click.Option(
+    ["--version"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, parameter, value: _show_version(ctx) if value else None,
+    help="Show the version and exit.",
+)
 # The exit code of commands that ended well, with failed videos in the store.
 FAILURES_RECORDED = 3
 
@@ -34,22 +44,62 @@ class InputError(click.ClickException):
     exit_code = 2
 
 
-class Command(click.Command):
-    """A command that reports a `UserError` or one of `SYSTEM_ERRORS` in one line on stderr, with exit code 2."""
+class Interrupted(click.ClickException):
+    """The user pressed Ctrl-C: one line on stderr that says how to go on, exit code 130."""
+
+    exit_code = 130
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line."""
+        click.echo(f"interrupted: {self.message}", file=file, err=True)
+
+
+class _WithVersion(click.Command):
+    """A command with `-h` and, unless it is a subcommand, `--version`."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the parameters of the command."""
+        return [*super().get_params(ctx), *([] if ctx.parent else [_VERSION])]
+
+
+class Command(_WithVersion):
+    """A command whose expected ends are one line on stderr: errors that users can fix, and Ctrl-C.
+
+    A `UserError` or one of `SYSTEM_ERRORS` has exit code 2, Ctrl-C has 130. `on_interrupt` says how to go on then.
+    Warnings of libraries are not shown, in child processes neither, unless the user asks Python for them.
+    """
+
+    def __init__(self, *arguments: Any, on_interrupt: str = "run the same command again", **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._on_interrupt = on_interrupt
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        hide_library_warnings()
         try:
             return super().invoke(ctx)
         except (UserError, *SYSTEM_ERRORS) as error:
             raise InputError(" ".join(str(error).split())) from None
+        except KeyboardInterrupt:
+            raise Interrupted(self._on_interrupt) from None
 
 
-class Group(click.Group):
+class Group(_WithVersion, click.Group):
     """A group of commands of class `Command`."""
 
     command_class = Command
     group_class = type
+
+
+def hide_library_warnings() -> None:
+    """Ignore warnings in this process and its children, unless -W or PYTHONWARNINGS is given."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
 
 
 class RenamedOption(click.Option):
@@ -112,14 +162,8 @@ def plain_console(stderr: bool = False) -> "Console":
     return console
 
 
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that updates a progress bar on stderr, shown until the block ends."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _show_version(ctx: click.Context) -> None:
+    from importlib.metadata import version
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    click.echo(f"mavqa {version('mavqa')}")
+    ctx.exit()

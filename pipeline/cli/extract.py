@@ -38,7 +38,9 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=EXAMPLES)
+@click.command(
+    cls=Command, epilog=EXAMPLES, on_interrupt="the store keeps what is done, run the same command again to resume"
+)
 @click.option(
     "--dataset",
     default="music-avqa",
@@ -176,10 +178,13 @@ def _videos_folder(manifest: Path | None, dataset: str) -> Path:
 def _show_progress(shown: Progress, progress: "RunProgress") -> None:
     if progress.note:
         shown.write(progress.note)
-    detail = (
-        f"{progress.failed} failed" if progress.failed else "" if progress.total is not None else "starting workers"
-    )
-    shown.update(f"extracting {progress.unit}", progress.done, progress.total, progress.unit, detail)
+    if progress.unit == "questions":
+        shown.update("encode", progress.done, progress.total, "questions")
+        return
+    shown.finish("encode")
+    failed = f"{progress.failed} failed" if progress.failed else ""
+    detail = "starting workers" if progress.total is None else failed
+    shown.update("extract", progress.done, progress.total, "videos", detail)
 
 
 def _show(summary: "Summary") -> None:

@@ -15,9 +15,9 @@ from pipeline.cli.command import (
     folder_option,
     json_option,
     plain_console,
-    progress_bar,
     show_json,
 )
+from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def inspect(
         return
     document = summarise_store(opened)
     if verify:
-        with progress_bar("verifying") as progress:
+        with show_task("verify", "rows") as progress:
             document["problems"] = verify_store(opened, progress)
     if as_json:
         show_json(document)
@@ -106,7 +106,7 @@ def _compare(store: "FeatureStore", reference: Path | None, feature: str | None,
 
     if reference is None or feature is None:
         raise UserError("--reference and --feature go together: pass the folder of arrays and the feature's name")
-    with progress_bar("comparing") as progress:
+    with show_task("compare", "videos") as progress:
         document = compare_with_reference(store, feature, reference, progress)
     if as_json:
         show_json(document)

@@ -16,9 +16,9 @@ from pipeline.cli.command import (
     file_option,
     folder_option,
     json_option,
-    progress_bar,
     show_json,
 )
+from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
 from pipeline.manifests.check import Finding, Report, check_manifest, count
 from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
@@ -68,7 +68,7 @@ def build() -> None:
 
 def _build_command(name: str, source: Source) -> click.Command:
     def run(out: Path, as_json: bool, **options: Any) -> None:
-        with progress_bar("hashing videos") as progress:
+        with show_task("hash", "videos") as progress:
             built = source.build(out.resolve().name, progress=progress, **options)
         save_manifest(built.manifest, out)
         _show(built, out, as_json)
@@ -139,7 +139,7 @@ def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: b
 
     name, defaults = _synthetic_defaults(out, settings)
     chosen = defaults | {key: value for key, value in numbers.items() if value is not None}
-    with progress_bar("rendering clips") as progress:
+    with show_task("synthesize", "clips") as progress:
         created = synthesize(out, **chosen, progress=progress, workers=workers or os.cpu_count() or 1, name=name)
     _show(Built(created), out, as_json)
 
@@ -172,7 +172,7 @@ def check(folder: Path, videos: Path | None, as_json: bool) -> None:
     checked = load_manifest(folder)
     defaults = (folder / "videos", Path("data/videos") / checked.name)
     videos = videos or next((default for default in defaults if default.is_dir()), None)
-    with progress_bar("hashing videos") as progress:
+    with show_task("hash", "videos") as progress:
         report = check_manifest(checked, videos, progress)
     if as_json:
         show_json({"manifest": str(folder), "videos": None if videos is None else str(videos), **report.to_json()})

@@ -3,46 +3,54 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 INTERVAL_SECONDS = 30.0
+# Shorter tasks have no line at their end.
+SHORTEST_SECONDS = 1.0
 
 
 @dataclass
 class _Task:
-    """The state of one task: `done` of `total` units (None: not known yet) since `started`, with a detail as text."""
+    """One task: `done` of `total` units at the time `updated`, `first` of them when it `started`.
+
+    `total` is None until it is known.
+    """
 
     unit: str
     started: float
-    first: int = 0
-    done: int = 0
-    total: int | None = None
+    updated: float
+    first: int
+    done: int
+    total: int | None
     detail: str = ""
-    is_shown: bool = field(default=False)
+    has_changed: bool = True
 
     def describe(self, name: str, now: float) -> str:
-        """Return the line of the task, such as `extract: 120/500 videos, 4.1 videos/s, 1:33 left, 2 failed`."""
+        """Return a line such as `extract: 120/500 videos, 4.1 videos/s, 1:33 left, 2 failed`."""
+        taken = now - self.started
         if self.total is None:
-            parts = [f"{name}: {self.detail or 'starting'}", f"{_clock(now - self.started)} so far"]
-            return ", ".join(parts)
-        rate = (self.done - self.first) / max(now - self.started, 1e-9)
+            return f"{name}: {self.detail or 'starting'}, {_clock(taken)} so far"
         parts = [f"{name}: {self.done:,}/{self.total:,} {self.unit}"]
-        if rate:
+        rate = (self.done - self.first) / max(taken, 1e-9)
+        if self.done >= self.total:
+            parts[0] += f" in {_clock(self.updated - self.started)}"
+        elif rate:
             parts.append(f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min")
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         return ", ".join([*parts, *([self.detail] if self.detail else [])])
 
 
 class Progress:
-    """Show the progress of named tasks; use `show_progress`."""
+    """The progress of named tasks. `bars`: show it as bars; None: as lines on `stream`, one per call of `report`."""
 
-    def __init__(self, stream: TextIO, bars: "Bars | None") -> None:
+    def __init__(self, stream: TextIO, bars: "Bars | None" = None) -> None:
         self._stream, self._bars = stream, bars
         self._tasks: dict[str, _Task] = {}
         self._bar_ids: dict[str, Any] = {}
@@ -51,15 +59,22 @@ class Progress:
     def update(self, name: str, done: int, total: int | None, unit: str, detail: str = "") -> None:
         """Set the state of the task `name`: `done` of `total` units, None while the total is not known."""
         with self._lock:
-            task = self._tasks.get(name)
+            task, now = self._tasks.get(name), time.monotonic()
             if task is None or (task.total is None and total is not None):
-                task = self._tasks[name] = _Task(unit, time.monotonic(), first=done)
-            task.done, task.total, task.detail = done, total, detail
-            task.is_shown = False
+                task = self._tasks[name] = _Task(unit, now, now, done, done, total)
+            task.updated, task.done, task.total, task.detail, task.has_changed = now, done, total, detail, True
         if self._bars is not None:
             if name not in self._bar_ids:
                 self._bar_ids[name] = self._bars.add_task(name, total=total, detail="")
             self._bars.update(self._bar_ids[name], completed=done, total=total, detail=detail)
+
+    def finish(self, name: str) -> None:
+        """Print the last line of the task `name`, if it is not finished yet and was not short."""
+        with self._lock:
+            task = self._tasks.pop(name, None)
+        now = time.monotonic()
+        if task is not None and self._bars is None and now - task.started >= SHORTEST_SECONDS:
+            self.write(task.describe(name, now))
 
     def write(self, text: str) -> None:
         """Print a line of its own, above the bars."""
@@ -69,28 +84,28 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def report(self) -> None:
-        """Print a line for each task that is not finished, or has changed since its last line."""
-        now = time.monotonic()
+        """Print a line for each task that has changed since its last line or has not begun."""
         with self._lock:
-            lines = []
-            for name, task in self._tasks.items():
-                is_finished = task.total is not None and task.done >= task.total
-                if not task.is_shown and not (is_finished and task.first >= task.done):
-                    lines.append(task.describe(name, now))
-                task.is_shown = is_finished
-        for line in lines:
-            self.write(line)
+            due = {name: task for name, task in self._tasks.items() if task.has_changed or task.total is None}
+            for task in due.values():
+                task.has_changed = False
+        for name, task in due.items():
+            self.write(task.describe(name, time.monotonic()))
+
+    def finish_all(self) -> None:
+        """Print the last line of every task."""
+        for name in list(self._tasks):
+            self.finish(name)
 
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Yield a `Progress` shown on stderr while the block runs; if that is no terminal, its last state is printed too."""
-    stream = sys.stderr
-    if stream.isatty():
+    """Yield a `Progress` shown on stderr while the block runs; lines also have the state at the end of the block."""
+    if sys.stderr.isatty():
         with _bars() as bars:
-            yield Progress(stream, bars)
+            yield Progress(sys.stderr, bars)
         return
-    progress, is_over = Progress(stream, None), threading.Event()
+    progress, is_over = Progress(sys.stderr), threading.Event()
 
     def report_regularly() -> None:
         while not is_over.wait(INTERVAL_SECONDS):
@@ -103,7 +118,14 @@ def show_progress() -> Iterator[Progress]:
     finally:
         is_over.set()
         thread.join()
-        progress.report()
+        progress.finish_all()
+
+
+@contextmanager
+def show_task(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, total) that shows the progress of a single task, in units such as "videos"."""
+    with show_progress() as progress:
+        yield lambda done, total: progress.update(name, done, total, unit)
 
 
 def _bars() -> "Bars":
@@ -118,7 +140,7 @@ def _bars() -> "Bars":
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
     )
-    return Bars(*columns, console=Console(stderr=True), transient=True)
+    return Bars(*columns, console=Console(stderr=True))
 
 
 def _clock(seconds: float) -> str:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.machine import uninterrupted_children
 
 PARTITIONS_IN_FLIGHT_PER_WORKER = 2
 
@@ -137,14 +138,15 @@ def _local_cluster(workers: int) -> Any:
     from distributed import LocalCluster
 
     try:
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        )
+        with uninterrupted_children():
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            )
     except RuntimeError as error:
         raise UserError(
             f"the {workers} local workers do not start ({error}): memory may be short, pass fewer --workers"

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.machine import uninterrupted_children
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, Video, Vocabulary, save_manifest
 from pipeline.manifests.templates import ANSWERS, SLOTS, build_vocabulary, fill
 from pipeline.synthetic.balance import Candidate, choose_balanced
@@ -151,7 +152,8 @@ def _write_clips(
         return
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        tasks = [pool.submit(_write_scene, scene, folder, seed) for scene in scenes]
+        with uninterrupted_children():
+            tasks = [pool.submit(_write_scene, scene, folder, seed) for scene in scenes]
         for done, task in enumerate(as_completed(tasks), start=1):
             yield task.result()
             progress(done, len(scenes))

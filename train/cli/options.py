@@ -3,13 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.command import Decorator, plain_console
+from pipeline.cli.progress import show_progress
 from pipeline.errors import UserError
 from pipeline.manifests.sources.registry import SOURCES
+
+if TYPE_CHECKING:
+    from train.training.fit import Progress as TrainingProgress
 
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Device to run on: cpu, cuda, or auto (a GPU if available)."
@@ -76,28 +80,29 @@ def report_left_out(questions: int) -> None:
 
 
 @contextmanager
-def training_progress() -> Iterator[Callable[[str, Any], None]]:
-    """Yield a function of (run's name, `train.training.fit.Progress`) that shows progress on stderr.
+def training_progress(runs: int = 1) -> "Iterator[Callable[[str, TrainingProgress | None], None]]":
+    """Yield a function of (run's name, its progress, or None at its end) that shows trainings on stderr.
 
-    A terminal shows a bar per run, other outputs get one line per epoch.
+    Losses are means over the epoch so far; the accuracies are those of the last validation.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with show_progress() as shown:
+        scores: dict[str, list[str]] = {}
+        ended: list[str] = []
+        if runs > 1:
+            shown.update("sweep", 0, runs, "runs")
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(run: str, progress: Any) -> None:
-            if run not in tasks:
-                tasks[run] = bars.add_task(run, total=progress.epochs * progress.steps)
+        def update(run: str, progress: "TrainingProgress | None") -> None:
+            if progress is None:
+                ended.append(run)
+                shown.finish(run)
+                if runs > 1:
+                    shown.update("sweep", len(ended), runs, "runs")
+                return
+            if progress.validation is not None:
+                scores[run] = [f"val {name} {accuracy:.2f}" for name, accuracy in progress.validation.items()]
             loss = progress.losses.get("total", float("nan"))
-            text = f"{run}  epoch {progress.epoch}/{progress.epochs}  loss {loss:.3f}"
-            steps_done = (progress.epoch - 1) * progress.steps + progress.step
-            bars.update(tasks[run], completed=steps_done, description=text)
-            if progress.validation is not None and not console.is_terminal:
-                scores = "  ".join(f"val {name} {accuracy:.2f}" for name, accuracy in progress.validation.items())
-                click.echo(f"{text}  {scores}", err=True)
+            detail = [f"epoch {progress.epoch}/{progress.epochs}", f"loss {loss:.3f}", *scores.get(run, [])]
+            done = (progress.epoch - 1) * progress.steps + progress.step
+            shown.update(run, done, progress.epochs * progress.steps, "steps", ", ".join(detail))
 
         yield update

@@ -17,7 +17,7 @@ from train.cli.options import (
 )
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, on_interrupt="finished runs and epochs are kept, run the same command again to go on")
 @click.argument("grid", type=click.Path(dir_okay=False, path_type=Path))
 @folder_option("--manifest", "Manifest folder.  [default: data_manifests/GRID]")
 @store_option("stores/GRID.zarr")
@@ -67,7 +67,7 @@ def sweep(
     from train.training.sweep import run_cells
 
     bank = FeatureBank(open_store(store))
-    with training_progress() as progress:
+    with training_progress(len(cells)) as progress:
         documents = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
     evaluation = evaluation or out.resolve().parent / "evaluation.json"
     replace_text(evaluation, json.dumps(documents, ensure_ascii=False, indent=1) + "\n")

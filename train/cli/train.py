@@ -21,7 +21,7 @@ from train.methods.registry import METHODS
 from train.runs.config import PRESETS, TrainConfig, make_config
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, on_interrupt="add --resume to the same command to go on after the last complete epoch")
 @click.option("--backbone", help=f"Model to train: {', '.join(BACKBONES)}.  [default: the preset's, else avst]")
 @click.option(
     "--method",

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError
-from pipeline.machine import available_cores
+from pipeline.machine import available_cores, uninterrupted_children
 
 Job = TypeVar("Job")
 Report = Callable[[Any], None]
@@ -69,7 +69,8 @@ def _start(work: Work[Job], job: Job, threads: int) -> tuple[Connection, BasePro
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run_job, args=(work, job, threads, theirs))
-    process.start()
+    with uninterrupted_children():
+        process.start()
     theirs.close()
     return ours, process
 

@@ -122,11 +122,12 @@ def run_cells(
     manifest: Manifest,
     bank: "FeatureBank",
     out: Path,
-    progress: "Callable[[str, Progress], None] | None" = None,
+    progress: "Callable[[str, Progress | None], None] | None" = None,
     jobs: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Train and evaluate each cell in `out`, skipping finished ones; return {run: its evaluation document}.
 
+    `progress`: a function of (name of a run, its progress, or None once it is trained and evaluated).
     `jobs`: number of cells to run in parallel; if above 1, each process opens the manifest and store of its cell's
     configuration. Raises `UserError` if a folder contains a run with other settings or on other questions.
     """
@@ -146,7 +147,7 @@ def run_cells(
 
 
 def _run_cell(
-    cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[Progress], None]"
+    cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[Progress | None], None]"
 ) -> None:
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.rate_curves import add_curves
@@ -161,9 +162,10 @@ def _run_cell(
         evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
     if cell.is_evaluated and cell.curves and not _has_curves(run, split):
         add_curves(run, manifest, split)
+    report(None)
 
 
-def _run_in_process(out: Path, cell: Cell, report: "Callable[[Progress], None]") -> None:
+def _run_in_process(out: Path, cell: Cell, report: "Callable[[Progress | None], None]") -> None:
     """Run a cell in a process of its own, which opens the data first."""
     _run_cell(cell, *_open_data(cell.config.manifest, cell.config.store), out, report)
 

@@ -1,0 +1,82 @@
+"""Ctrl-C in long commands: one line that says how to go on, exit code 130, and no process left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+BIN = Path(sys.executable).parent
+GRID = """
+preset = "demo"
+[settings]
+epochs = 100
+[[methods]]
+name = "zero-fill"
+[[methods]]
+name = "modality-dropout"
+"""
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small manifest `data`, its store `s.zarr` and a grid of long trainings."""
+    folder = tmp_path_factory.mktemp("interrupts")
+    extraction = ["mavqa-extract", "--manifest", "data", "--store", "s.zarr", "--weights", "seeded"]
+    for words in (["mavqa-manifest", "synthesize", "--out", "data", "--videos", "16", "--seconds", "2"], extraction):
+        subprocess.run([BIN / words[0], *words[1:]], cwd=folder, check=True, capture_output=True)
+    (folder / "grid.toml").write_text(GRID)
+    return folder
+
+
+def interrupt(folder: Path, words: list[str], is_due: Callable[[], bool]) -> str:
+    """Press Ctrl-C in the command `words` when `is_due`: all its processes receive SIGINT. Return its stderr."""
+    command = [str(BIN / words[0]), *words[1:]]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not is_due() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("command", "sign", "advice"),
+    [
+        ("mavqa-manifest synthesize --videos 400 --out out", "out/videos/*", "run the same command again"),
+        (
+            "mavqa-extract --manifest data --store out.zarr --weights seeded --seconds 2",
+            "out.zarr/features/resnet18-map",
+            "run the same command again to resume",
+        ),
+        (
+            "mavqa-train --preset demo --manifest data --store s.zarr --out run --epochs 99",
+            "run/last.safetensors",
+            "add --resume to the same command",
+        ),
+        (
+            "mavqa-sweep grid.toml --manifest data --store s.zarr --out runs --jobs 2",
+            "runs/*/last.safetensors",
+            "run the same command again to go on",
+        ),
+    ],
+    ids=["synthesize", "extract", "train", "sweep"],
+)
+def test_ctrl_c_ends_a_command_in_one_line(dataset: Path, command: str, sign: str, advice: str) -> None:
+    shown = interrupt(dataset, command.split(), lambda: any(dataset.glob(sign)))
+    lines = [line for line in shown.splitlines() if line.startswith("interrupted: ")]
+    assert shown.splitlines()[-1] == lines[-1]
+    assert len(lines) == 1
+    assert advice in lines[0]
+    assert "Traceback" not in shown
