@@ -21,8 +21,9 @@ def scripts() -> dict[str, click.Command]:
 
 
 def all_commands() -> list[list[str]]:
-    """Return every command, subcommands of groups included, as words."""
-    return [words for name, command in scripts().items() for words in _with_subcommands([name], command)]
+    """Return every command, subcommands of groups included, as words; `mavqa`, which has all of them, only once."""
+    own = {name: command for name, command in scripts().items() if name != "mavqa"}
+    return [["mavqa"], *(words for name, command in own.items() for words in _with_subcommands([name], command))]
 
 
 def _with_subcommands(words: list[str], command: click.Command) -> list[list[str]]:

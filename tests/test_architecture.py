@@ -10,7 +10,7 @@ import commands
 import paths
 import pytest
 
-SOURCES = [path for package in ("pipeline", "train") for path in sorted((paths.ROOT / package).rglob("*.py"))]
+SOURCES = [path for package in ("mavqa", "pipeline", "train") for path in sorted((paths.ROOT / package).rglob("*.py"))]
 TABLES = {
     "pipeline.extractors.registry": ("EXTRACTORS", "QUESTION_EXTRACTORS"),
     "pipeline.media.decoders.registry": ("DECODERS",),

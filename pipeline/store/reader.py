@@ -128,6 +128,25 @@ class FeatureStore:
         """Return the lazy array [video, time, ...] of `feature`."""
         return self._array(f"features/{feature}/values")
 
+    def read(self, feature: str, video_id: str) -> np.ndarray:
+        """Return [time, ...], `feature` of one video in the steps that the video has.
+
+        Raises `UserError` if the store does not have the video or the feature, or if it is not complete, with the
+        reason.
+        """
+        if video_id not in self.rows:
+            raise UserError(f"store {self.path} has no video {video_id!r}: it holds {len(self.video_ids)} others")
+        row = self.rows[video_id]
+        state = State(self.state(feature)[row])
+        if state is not State.COMPLETE:
+            reason = self.feature_reasons(feature)[row]
+            because = f" ({reason})" if reason else ""
+            raise UserError(f"store {self.path}: {feature} of video {video_id!r} is {state.name.lower()}{because}")
+        steps = int(self.steps(self.spec(feature).modality)[row])
+        path = f"features/{feature}/values"
+        with reporting_damage(self.path, path):
+            return np.asarray(self._array(path)[row, :steps])
+
     def spec(self, feature: str) -> FeatureSpec:
         """Return the spec under which `feature` was first extracted."""
         return FeatureSpec.from_json(self._attribute(f"features/{feature}", "spec"))

@@ -3,7 +3,7 @@
 Missing modalities are removed here, before any model: in a homogeneous batch a missing modality has no tensor.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -39,6 +39,30 @@ class Batch:
     video_id: tuple[str, ...]
     negatives: dict[str, Tensor] | None = None
     choices: Tensor | None = None
+
+    @classmethod
+    def concatenate(cls, batches: Sequence["Batch"]) -> "Batch":
+        """Return the rows of `batches` as one batch. The rows of a batch without a modality are NaN in its features."""
+
+        rows = [len(batch) for batch in batches]
+
+        def join(values: Sequence[Any], fill: float) -> Any:
+            example = next((value for value in values if value is not None), None)
+            if example is None:
+                return None
+            if isinstance(example, tuple):
+                return tuple(text for texts in values for text in texts)
+            if isinstance(example, dict):
+                return {name: join([value and value[name] for value in values], fill) for name in example}
+            return torch.cat(
+                [
+                    example.new_full((count, *example.shape[1:]), fill) if value is None else value
+                    for count, value in zip(rows, values, strict=True)
+                ]
+            )
+
+        fills = {field.name: 1.0 if field.name == "choices" else torch.nan for field in fields(cls)}
+        return cls(**{name: join([getattr(batch, name) for batch in batches], fill) for name, fill in fills.items()})
 
     def __len__(self) -> int:
         return len(self.question_id)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, Question
@@ -43,11 +44,11 @@ class ModelInputs:
     map_size: int | None = None
 
 
-class QuestionDataset:
+class QuestionDataset(Dataset[Batch]):
     """The questions of one split of a manifest, with the features that a model reads from one store.
 
     `questions` are in the order of the manifest; a row is an index into them. `answers`: int64 [question], -1 for an
-    answer outside the frozen list.
+    answer outside the frozen list. An item is a `Batch` of one question; `collate` joins items.
     Raises `UserError` if a video, a question or a feature is missing in the store or its extraction is not finished.
     """
 
@@ -85,6 +86,15 @@ class QuestionDataset:
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    def __getitem__(self, row: int) -> Batch:
+        """Return the question `row` as a batch of one, without negatives."""
+        return self.batch([range(len(self))[row]])
+
+    @staticmethod
+    def collate(items: Sequence[Batch]) -> Batch:
+        """Return the batch of `items`, as the `collate_fn` of a torch `DataLoader`. It need not be homogeneous."""
+        return Batch.concatenate(items)
 
     @cached_property
     def naturally_complete(self) -> np.ndarray:

@@ -118,6 +118,27 @@ def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
     assert store.state("loudness").tolist() == [0] * 18 + [State.ABSENT, 0]
 
 
+def test_one_video_is_read_in_the_steps_that_it_has(tmp_path: Path) -> None:
+    path, values = create_store(tmp_path / "s.zarr"), np.arange(12, dtype="float32").reshape(4, 3)
+    write_rows(path, "loudness", 16, {17: values})
+    states = {"audio": State.COMPLETE, "visual": State.ABSENT}
+    complete = VideoRecord(17, "abc", states, {"audio": 4, "visual": 0}, {"audio": "", "visual": "no frames"})
+    with StoreWriter(path, 5, "test") as writer:
+        writer.record_videos([complete])
+        reasons = {17: (State.COMPLETE, ""), 18: (State.FAILED, "decoder killed")}
+        writer.record_features([FeatureRecord(row, "loudness", *found) for row, found in reasons.items()])
+    store = open_store(path)
+    np.testing.assert_array_equal(store.read("loudness", "v17"), values)
+    for feature, video_id, reason in [
+        ("loudness", "v18", r"loudness of video 'v18' is failed \(decoder killed\)"),
+        ("loudness", "v3", "loudness of video 'v3' is pending"),
+        ("loudness", "v99", "has no video 'v99'"),
+        ("brightness", "v17", "has no features/brightness"),
+    ]:
+        with pytest.raises(UserError, match=reason):
+            store.read(feature, video_id)
+
+
 def test_a_new_state_replaces_a_failure_or_a_state_of_lower_rank(tmp_path: Path) -> None:
     path = create_store(tmp_path / "s.zarr", videos=1)
     found = [(State.FAILED, "once"), (State.FAILED, "twice"), (State.COMPLETE, ""), (State.FAILED, "gone")]

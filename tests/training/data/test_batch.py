@@ -64,6 +64,20 @@ def test_selecting_rows_selects_them_in_every_field():
     assert torch.equal(selected.audio_mask, batch.audio_mask[rows])
 
 
+def test_batches_are_joined_with_what_a_part_does_not_have_marked():
+    batch = replace(mixed_batch(), negatives=None)
+    offered = replace(batch.select(torch.arange(3)), choices=torch.eye(3, dtype=torch.bool))
+    joined = Batch.concatenate([offered, batch.select(torch.arange(3, 5)).without("audio"), batch])
+    assert joined.question_id == (*batch.question_id[:5], *batch.question_id)
+    assert joined.choices[:3].equal(torch.eye(3, dtype=torch.bool))
+    assert joined.choices[3:].all()
+    assert joined.audio["vggish"][3:5].isnan().all()
+    assert not joined.audio_mask[3:5].any()
+    torch.testing.assert_close(joined.visual["resnet18-map"][5:], batch.visual["resnet18-map"], equal_nan=True)
+    assert joined.negatives is None
+    assert Batch.concatenate([batch.without("audio"), batch.without("audio")]).audio is None
+
+
 def test_choices_are_split_with_their_rows():
     without_choices = mixed_batch()
     batch = replace(without_choices, choices=torch.arange(36).reshape(12, 3) % 5 == 0)

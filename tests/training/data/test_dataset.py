@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_store import CLASSES, SIZES, TEXTS, WORDS, make_manifest, make_store, offer
+from torch.utils.data import DataLoader
 
 from pipeline.errors import UserError
 from pipeline.store.schema import State, tokens_name
@@ -166,6 +167,26 @@ def test_one_bank_reads_a_feature_once_for_every_split():
 
 def test_naturally_complete_questions_are_marked():
     assert make_dataset().naturally_complete[:8].tolist() == [False] * 4 + [True] * 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_loader_gives_every_question_once_with_missing_modalities_masked(workers):
+    data = make_dataset(make_store(videos=10))
+    loader = DataLoader(data, batch_size=4, shuffle=True, collate_fn=data.collate, num_workers=workers)
+    batches = list(loader)
+    names = [name for batch in batches for name in batch.question_id]
+    assert sorted(names) == sorted(question.question_id for question in data.questions)
+    for batch in batches:
+        rows = [[question.question_id for question in data.questions].index(name) for name in batch.question_id]
+        expected = data.batch(rows)
+        for modality in ("audio", "visual"):
+            assert torch.equal(batch.mask(modality), expected.mask(modality))
+            for name, values in (expected.features(modality) or {}).items():
+                assert torch.equal(batch.features(modality)[name].nan_to_num(-9), values.nan_to_num(-9))
+        assert torch.equal(batch.question["tokens"], expected.question["tokens"])
+        assert torch.equal(batch.answer, expected.answer)
+    with pytest.raises(IndexError):
+        data[len(data)]
 
 
 def test_a_failed_video_is_neither_whatever_the_numbers_of_features_per_modality():

@@ -1,0 +1,89 @@
+"""Answer questions about videos with sound, also when audio or video is missing.
+
+This package has the public names of mavqa. Each is imported when it is first used, so that `import mavqa` is fast:
+
+- data: `load_manifest`, `open_store`, `dataset`, `log_mel`
+- the work of the commands: `extract`, `load_run`, `evaluate`, `read_results`
+- types: `Manifest`, `FeatureStore`, `QuestionDataset`, `Batch`, `ResultRow`, and `UserError`, which every function
+  raises for mistakes that a user can fix
+
+>>> import mavqa
+>>> store = mavqa.open_store("store.zarr")
+>>> store.read("resnet18-map", store.video_ids[0]).shape  # time step, channel, height, width
+(2, 512, 14, 14)
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mavqa.functions import dataset, evaluate, extract
+    from pipeline.errors import UserError
+    from pipeline.extractors.networks.log_mel import log_mel
+    from pipeline.manifests.manifest import Manifest, load_manifest
+    from pipeline.store.reader import FeatureStore, open_store
+    from train.data.batch import Batch
+    from train.data.dataset import QuestionDataset
+    from train.runs.folder import load_run
+    from train.runs.results import ResultRow, read_results
+
+__all__ = [
+    "Batch",
+    "FeatureStore",
+    "Manifest",
+    "QuestionDataset",
+    "ResultRow",
+    "UserError",
+    "dataset",
+    "evaluate",
+    "extract",
+    "load_manifest",
+    "load_run",
+    "log_mel",
+    "open_store",
+    "read_results",
+]
+
+_MODULES = {
+    "Batch": "train.data.batch",
+    "FeatureStore": "pipeline.store.reader",
+    "Manifest": "pipeline.manifests.manifest",
+    "QuestionDataset": "train.data.dataset",
+    "ResultRow": "train.runs.results",
+    "UserError": "pipeline.errors",
+    "dataset": "mavqa.functions",
+    "evaluate": "mavqa.functions",
+    "extract": "mavqa.functions",
+    "load_manifest": "pipeline.manifests.manifest",
+    "load_run": "train.runs.folder",
+    "log_mel": "pipeline.extractors.networks.log_mel",
+    "open_store": "pipeline.store.reader",
+    "read_results": "train.runs.results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'mavqa' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _check_packages() -> None:
+    """Raise ImportError if `pipeline` or `train` would be imported from elsewhere, such as a user's own `train.py`."""
+    place = Path(__file__).resolve().parent.parent
+    for package in ("pipeline", "train"):
+        found = find_spec(package)
+        origin = Path(found.origin or "").resolve() if found else None
+        if origin is None or origin.parent.parent != place:
+            shadow = f"{origin} shadows mavqa's package {package!r}" if origin else f"mavqa's {package!r} is missing"
+            raise ImportError(f"{shadow}: rename that file, or start Python in another folder")
+
+
+_check_packages()

@@ -1,0 +1,126 @@
+"""The functions of `mavqa` that join several parts: extract, dataset, evaluate."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.manifests.manifest import Manifest, load_manifest
+from pipeline.store.location import locate
+from pipeline.store.reader import FeatureStore, open_store
+from pipeline.store.schema import MODALITIES
+
+if TYPE_CHECKING:
+    from pipeline.run.coordinator import Progress, Summary
+    from train.data.dataset import QuestionDataset
+    from train.runs.results import ResultRow
+
+FEATURES = ("tokens", "vggish", "resnet18-map")
+
+
+def extract(
+    manifest: Manifest | str | Path,
+    videos: str | Path,
+    store: str | Path,
+    features: Sequence[str] = FEATURES,
+    *,
+    on_progress: "Callable[[Progress], None]" = lambda progress: None,
+    **options: Any,
+) -> "Summary":
+    """Extract what is pending of the features of a manifest's videos and questions into a store.
+
+    `options` are those of `mavqa-extract` with its defaults: `weights`, `decoder`, `device`, `seconds`, `padding`,
+    `normalisation`, `workers`, `decoding_processes`, `scheduler`, `retry_failed`, `accept`, `break_lock`. The local
+    workers are processes, so a script calls this under `if __name__ == "__main__":`. The summary has {feature: {state:
+    number of videos}} and the failures with their reasons. Raises `UserError` for what the command would refuse.
+
+    >>> summary = extract("data", "data/videos", "store.zarr", ["vggish", "tokens"], weights="seeded", seconds=2)
+    >>> summary.states["vggish"]["failed"], summary.is_complete
+    (0, True)
+    """
+    from pipeline.run.coordinator import RunOptions
+    from pipeline.run.coordinator import extract as run_extraction
+    from pipeline.run.plan import Requested, make_plan
+
+    of_run = {name: options.pop(name) for name in ("retry_failed", "accept", "break_lock") if name in options}
+    prepared = make_plan(locate(store).address, Requested(features=features, **options))
+    run = RunOptions(prepared.cluster, **of_run)
+    return run_extraction(_manifest(manifest), Path(videos).absolute(), prepared.plan, run, on_progress)
+
+
+def dataset(
+    store: FeatureStore | str | Path,
+    manifest: Manifest | str | Path,
+    split: str,
+    features: Sequence[str] = FEATURES,
+    *,
+    time_steps: int = 10,
+    map_size: int | None = None,
+) -> "QuestionDataset":
+    """Return the questions of one split with `features`, as a torch dataset for any model.
+
+    An item is a `Batch` of one question, `collate` joins items to a batch: of [batch, time, ...] per feature, with
+    masks [batch, time] that are False where a modality is missing. `time_steps` are spread evenly over the stored
+    seconds; maps are pooled to `map_size` x `map_size`, None keeps them. Raises `UserError` if the store does not have
+    a feature, a video or a question.
+
+    >>> from torch.utils.data import DataLoader
+    >>> questions = dataset("store.zarr", "data", "train", ["tokens", "vggish"], time_steps=2)
+    >>> batch = next(iter(DataLoader(questions, batch_size=64, collate_fn=questions.collate)))
+    >>> batch.audio["vggish"].shape, batch.audio_mask.shape, batch.answer.shape
+    (torch.Size([64, 2, 128]), torch.Size([64, 2]), torch.Size([64]))
+    """
+    from train.data.dataset import ModelInputs, QuestionDataset
+    from train.data.feature_bank import FeatureBank
+
+    opened = _store(store)
+    of_questions = {"tokens", *opened.question_feature_names}
+    modality_of = {name: "question" if name in of_questions else opened.spec(name).modality for name in features}
+    by_modality = {
+        modality: tuple(name for name in features if modality_of[name] == modality)
+        for modality in ("question", *MODALITIES)
+    }
+    inputs = ModelInputs(by_modality, time_steps, map_size=map_size)
+    return QuestionDataset(FeatureBank(opened), _manifest(manifest), split, inputs)
+
+
+def evaluate(
+    run: str | Path,
+    manifest: Manifest | str | Path | None = None,
+    store: FeatureStore | str | Path | None = None,
+    split: str | None = None,
+    *,
+    scenarios: Sequence[str] | None = None,
+    device: str = "auto",
+) -> "list[ResultRow]":
+    """Evaluate a trained run and return a row per scenario: of the run's method, and of each floor.
+
+    By default all scenarios of the test split (val, if there is none), with the manifest and the store of the training.
+    The rows are also appended to the run's results, as by `mavqa-evaluate`. Raises `UserError` for what the command
+    would refuse.
+
+    >>> rows = evaluate("runs/zero-fill", scenarios=["complete", "audio-missing"])
+    >>> [(row.method, row.scenario) for row in rows if row.kind == "model"]
+    [('zero-fill', 'complete'), ('zero-fill', 'audio-missing')]
+    """
+    from train.data.feature_bank import FeatureBank
+    from train.data.scenarios import ALL_SCENARIOS
+    from train.evaluation.evaluate_run import default_split, evaluate_run
+    from train.runs.device import choose_device
+    from train.runs.folder import read_config
+    from train.runs.results import RESULTS_FILE, read_results
+
+    run = Path(run)
+    config = read_config(run)
+    loaded, opened = _manifest(manifest or config.manifest), _store(store or config.store)
+    split = split or default_split(loaded)
+    device = str(choose_device(device))
+    evaluated = evaluate_run(run, loaded, FeatureBank(opened), split, scenarios or ALL_SCENARIOS, device=device)
+    return [row for row in read_results(run / RESULTS_FILE) if row.split == split and row.scenario in evaluated]
+
+
+def _manifest(manifest: Manifest | str | Path) -> Manifest:
+    return manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
+
+
+def _store(store: FeatureStore | str | Path) -> FeatureStore:
+    return store if isinstance(store, FeatureStore) else open_store(store)

@@ -1,0 +1,100 @@
+"""The package `mavqa`: its public names and their doctests, its one command, and files that shadow its packages."""
+
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import commands
+import paths
+import pytest
+from click.testing import CliRunner
+
+import mavqa
+from mavqa import functions
+from mavqa.__main__ import main
+
+BIN = Path(sys.executable).parent
+PUBLIC = [
+    *("Batch", "FeatureStore", "Manifest", "QuestionDataset", "ResultRow", "UserError"),
+    *("dataset", "evaluate", "extract", "load_manifest", "load_run", "log_mel", "open_store", "read_results"),
+]
+
+
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in `folder` as a user would who has installed mavqa."""
+    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+
+
+def test_the_public_names_are_exactly_these():
+    assert mavqa.__all__ == PUBLIC
+    assert {name for name in dir(mavqa) if not name.startswith("_")} - {"functions", *PUBLIC} == {
+        *("Any", "Path", "TYPE_CHECKING", "find_spec", "import_module")
+    }
+    for name in PUBLIC:
+        assert getattr(mavqa, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mavqa.nothing
+
+
+def test_names_for_type_checkers_are_those_of_the_runtime():
+    text = Path(mavqa.__file__).read_text()
+    block = text[text.index("if TYPE_CHECKING:") : text.index("__all__")]
+    for line in block.strip().splitlines()[1:]:
+        _, module, _, names = line.split(maxsplit=3)
+        for name in names.split(", "):
+            assert getattr(importlib.import_module(module), name) is getattr(mavqa, name)
+            assert mavqa._MODULES[name] == module
+    assert sorted(mavqa._MODULES) == PUBLIC
+    for package in ("mavqa", "pipeline", "train"):
+        assert (paths.ROOT / package / "py.typed").exists()
+
+
+def test_importing_mavqa_loads_nothing_heavy(tmp_path):
+    shown = python(tmp_path, "-c", "import sys, mavqa; print(sorted(set(sys.modules) & {'torch', 'zarr', 'click'}))")
+    assert shown.stdout == "[]\n", shown.stderr
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):
+    def run(*words: str) -> None:
+        subprocess.run([BIN / words[0], *words[1:]], cwd=tmp_path, check=True, capture_output=True)
+
+    run("mavqa-manifest", "synthesize", "--out", "data", "--videos", "16", "--seconds", "2")
+    run("mavqa-extract", "--manifest", "data", "--store", "store.zarr", "--weights", "seeded", "--seconds", "2")
+    trained = ("--method", "zero-fill", "--epochs", "1", "--out", "runs/zero-fill")
+    run("mavqa-train", "--manifest", "data", "--store", "store.zarr", "--preset", "demo", *trained)
+    monkeypatch.chdir(tmp_path)
+    for module in (mavqa, functions):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
+
+
+@pytest.mark.parametrize("name", ["train", "pipeline"])
+@pytest.mark.parametrize("words", [("-c", "import mavqa"), ("-m", "mavqa", "--help")], ids=["import", "command"])
+def test_a_file_that_shadows_a_package_is_named_and_not_run(tmp_path, name, words):
+    (tmp_path / f"{name}.py").write_text("open('was-run', 'w')")
+    ended = python(tmp_path, *words)
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("ImportError")]
+    advice = "rename that file, or start Python in another folder"
+    assert line.endswith(f"{name}.py shadows mavqa's package '{name}': {advice}")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_one_command_lists_and_runs_all(tmp_path):
+    names = [name.removeprefix("mavqa-") for name in commands.scripts() if name != "mavqa"]
+    shown = CliRunner().invoke(main, ["-h"])
+    listed = [line.split()[0] for line in shown.output.partition("Commands:")[2].strip().splitlines()]
+    assert sorted(listed) == sorted(names)
+    own, here = commands.scripts()["mavqa-train"], CliRunner().invoke(main, ["train", "--help"])
+    assert here.output.startswith("Usage: mavqa train [OPTIONS]\n")
+    options = CliRunner().invoke(own, ["--help"]).output.partition("\n")[2]
+    assert options.startswith(here.output.partition("\n")[2].rstrip())
+    assert CliRunner().invoke(main, ["nothing"]).exit_code == 2
+    assert CliRunner().invoke(main, ["--version"]).output.startswith("mavqa 0.")
+    failed = CliRunner().invoke(main, ["inspect", str(tmp_path / "no.zarr")])
+    assert failed.exit_code == 2
+    assert "no feature store" in failed.output
