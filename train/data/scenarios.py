@@ -29,6 +29,10 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
 NATURAL = "natural"
 ALL_SCENARIOS = (*SCENARIOS, NATURAL)
 
+# The two quantities of a user's text such as "audio=0.3", in error messages.
+RATE = "missing rate (share of the questions)"
+PART = "missing part (share of the seconds)"
+
 Unit = Literal["video", "question"]
 Rates = dict[str, float]
 
@@ -67,7 +71,7 @@ def parse_rates(text: str) -> Rates:
 
     Raises `UserError` if the text is invalid or the rates sum to more than 1.
     """
-    return check_rates(_parse(text))
+    return check_rates(_parse(text, RATE))
 
 
 def parse_parts(text: str | None) -> Rates | None:
@@ -77,33 +81,41 @@ def parse_parts(text: str | None) -> Rates | None:
     """
     if text is None:
         return None
-    parts = _parse(text)
+    parts = _parse(text, PART)
     for modality, share in parts.items():
-        check_rates({modality: share})
+        _check_share(modality, share, PART)
     return parts
 
 
-def _parse(text: str) -> Rates:
-    rates: Rates = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+def _parse(text: str, quantity: str) -> Rates:
+    """Return {modality: number} of a text such as "audio=0.3,visual=0.2"; errors name the `quantity`."""
+    shares: Rates = {}
+    for part in [part for part in map(str.strip, text.split(",")) if part] or [""]:
         modality, _, value = part.partition("=")
-        if modality not in MODALITIES or modality in rates:
-            raise UserError(f"missing rate {part!r}: pass audio=RATE, visual=RATE or both, each once")
+        if modality not in MODALITIES or modality in shares:
+            raise UserError(f"{quantity} {part!r}: pass audio=SHARE, visual=SHARE or both, each once")
         try:
-            rates[modality] = float(value)
+            shares[modality] = float(value)
         except ValueError:
-            raise UserError(f"missing rate {part!r}: {value!r} is not a number between 0 and 1") from None
-    return rates
+            raise UserError(f"{quantity} {part!r}: {value!r} is not a number between 0 and 1") from None
+    return shares
 
 
 def check_rates(rates: Rates) -> Rates:
-    """Return `rates`; raise `UserError` if one is outside [0, 1] or they sum to more than 1."""
+    """Return `rates`; raise `UserError` if one is outside [0, 1], of no modality, or they sum to more than 1."""
     for modality, rate in rates.items():
-        if not 0 <= rate <= 1:
-            raise UserError(f"missing rate {modality}={rate}: it must be between 0 and 1")
+        _check_share(modality, rate, RATE)
     if sum(rates.values()) > 1:
-        raise UserError(f"missing rates {rates} sum to more than 1: at most one modality per question is hidden")
+        listed = ",".join(f"{modality}={rate}" for modality, rate in rates.items())
+        raise UserError(f"{RATE} {listed}: they sum to more than 1, but at most one modality per question is hidden")
     return rates
+
+
+def _check_share(modality: str, share: object, quantity: str) -> None:
+    if modality not in MODALITIES:
+        raise UserError(f"{quantity} {modality}={share}: {modality!r} is no modality, use {' or '.join(MODALITIES)}")
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise UserError(f"{quantity} {modality}={share}: it must be a number between 0 and 1")
 
 
 def sample_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Unit = "question") -> Masks:

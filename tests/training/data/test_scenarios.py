@@ -48,9 +48,11 @@ def test_rates_are_parsed_from_text():
         "sound=0.1",
         "audio=0.1,audio=0.2",
         "audio=1.5",
+        "audio=nan",
         "audio=0.6,visual=0.6",
+        "",
     ):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=r"^missing rate \(share of the questions\) ['a]"):
             parse_rates(invalid)
 
 
@@ -113,6 +115,6 @@ def test_a_missing_span_has_its_share_of_the_steps_and_any_position(share: float
 def test_parts_may_cover_both_modalities_and_rates_may_not() -> None:
     assert parse_parts("audio=0.8,visual=0.7") == {"audio": 0.8, "visual": 0.7}
     assert parse_parts(None) is None
-    for invalid in ("audio=1.5", "smell=0.1", "audio"):
-        with pytest.raises(UserError):
+    for invalid in ("audio=1.5", "smell=0.1", "audio", ""):
+        with pytest.raises(UserError, match=r"^missing part \(share of the seconds\) ['a]"):
             parse_parts(invalid)
