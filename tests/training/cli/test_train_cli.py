@@ -123,6 +123,9 @@ def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_crea
         (["--variant", "imagined"], "imagined"),
         (["--device", "abacus"], "abacus"),
         (["--epochs", "0"], "0"),
+        (["--inputs", "question"], "--method zero-fill and --inputs question exclude each other"),
+        (["--method", "reference"], "method 'reference' only trains models restricted to some inputs"),
+        (["--missing-rate", ""], "missing rate"),
     ],
 )
 def test_an_invalid_option_is_an_error_with_its_value_and_exit_code_2(
