@@ -6,14 +6,15 @@ Source: Fig. 5 of the ECCV 2024 missing-modality paper (rates); nesting and hash
 
 import hashlib
 import json
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pipeline.errors import UserError
 from pipeline.files import replace_text
-from pipeline.manifests.manifest import Question
+from pipeline.manifests.manifest import Question, parse_json
 from pipeline.store.schema import MODALITIES
 
 OTHER = {"audio": "visual", "visual": "audio"}
@@ -157,20 +158,43 @@ def save_masks(masks: Masks, path: Path) -> None:
 def load_masks(path: Path) -> Masks:
     """Read a mask file.
 
-    Raises `UserError` if it does not exist, is invalid, has another format, or hides an unknown modality.
+    Raises `UserError` with the field, and with the question if it is about one, if the file does not exist or is
+    invalid, has another format, or hides an unknown modality.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        absent = {question: tuple(modalities) for question, modalities in record["absent"].items()}
-        masks = Masks(int(record["seed"]), record["unit"], check_rates(record["rates"]), absent)
-        is_known = record["format"] == MASK_FORMAT and masks.unit in ("video", "question")
+        record = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"mask file {path} does not exist: training with --missing-rate writes one") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"mask file {path} is invalid: {error}") from None
-    if not is_known or any(modalities not in SCENARIOS.values() for modalities in absent.values()):
-        raise UserError(f"mask file {path} has an unknown format, unit or modality")
-    return masks
+    except ValueError as error:
+        raise UserError(f"mask file {path} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"mask file {path} is not a JSON object with format, seed, unit, rates and absent")
+    try:
+        return _read_masks(record)
+    except UserError as error:
+        raise UserError(f"mask file {path}: {error}") from None
+
+
+def _read_masks(record: dict[str, Any]) -> Masks:
+    fields: dict[str, tuple[type, str, Sequence[object]]] = {
+        "format": (int, str(MASK_FORMAT), (MASK_FORMAT,)),
+        "seed": (int, "a whole number", ()),
+        "unit": (str, " or ".join(map(repr, get_args(Unit))), get_args(Unit)),
+        "rates": (dict, "{modality: share of the questions}", ()),
+        "absent": (dict, "{question id: list of modalities}", ()),
+    }
+    for name, (kind, expected, values) in fields.items():
+        if name not in record:
+            raise UserError(f"{name!r} is missing: it must be {expected}")
+        if not isinstance(record[name], kind) or (values and record[name] not in values):
+            raise UserError(f"{name!r} is {reprlib.repr(record[name])}: it must be {expected}")
+    for number, (question, modalities) in enumerate(record["absent"].items(), start=1):
+        if not isinstance(modalities, list) or tuple(modalities) not in SCENARIOS.values():
+            accepted = " or ".join(str(list(hidden)) for hidden in SCENARIOS.values())
+            found = reprlib.repr(modalities)
+            raise UserError(f"'absent', record {number}, question {question!r} is {found}: it must be {accepted}")
+    absent = {question: tuple(modalities) for question, modalities in record["absent"].items()}
+    return Masks(record["seed"], record["unit"], check_rates(record["rates"]), absent)
 
 
 def _hash(seed: int, name: str) -> float:
