@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError, one_line
 from pipeline.files import replace_text, staged
-from pipeline.manifests.manifest import Vocabulary
+from pipeline.manifests.manifest import Vocabulary, parse_json
 from train.backbones.registry import backbone_variants, make_backbone
 from train.interfaces import MissingModalityMethod
 from train.methods.grounding import GroundingPretraining
@@ -95,10 +95,10 @@ def read_vocabulary(run: Path) -> Vocabulary:
     """
     path = run / "vocabulary.json"
     try:
-        return Vocabulary.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Vocabulary.from_json(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the run again") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not a vocabulary ({one_line(error)}): train the run again") from None
 
 
