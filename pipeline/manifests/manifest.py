@@ -111,6 +111,10 @@ class Manifest:
         """The splits with questions, in the order train, val, test."""
         return tuple(split for split in SPLITS if split in self.questions)
 
+    def describe_splits(self) -> str:
+        """Return the splits and their numbers of questions for messages, such as "train (30), val (0)", or "none"."""
+        return ", ".join(f"{split} ({len(self.questions[split])})" for split in self.splits) or "none"
+
     def texts(self) -> list[str]:
         """Return the unique question texts over all splits, in order of first appearance."""
         return list(dict.fromkeys(q.text for split in self.splits for q in self.questions[split]))
@@ -232,7 +236,8 @@ def _open_text(path: Path) -> Iterator[TextIO]:
             yield file
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing: build the manifest with 'mavqa-manifest build', or pass its folder"
+            f"{path} is missing: build the manifest with 'mavqa-manifest build' (see its --help), "
+            "or pass another folder (--manifest)"
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None

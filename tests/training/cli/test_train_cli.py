@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_store import make_manifest, make_store
 
-from pipeline.manifests.manifest import save_manifest
+from pipeline.manifests.manifest import load_manifest, save_manifest
 from train.cli.evaluate import evaluate
 from train.cli.options import show_scenarios
 from train.cli.report import find_runs, report
@@ -105,12 +105,31 @@ def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_crea
     result = invoke("train")
     assert result.exit_code == 2
     assert "data_manifests/music-avqa" in result.output
-    assert "mavqa-manifest build music-avqa" in result.output
+    assert "'mavqa-manifest build music-avqa' (see its --help), or pass another --manifest" in result.output
     result = invoke("train", "--manifest", "data")
     assert result.exit_code == 2
     assert "stores/music-avqa.zarr" in result.output
-    assert "mavqa-extract --dataset music-avqa" in result.output
+    assert "'mavqa-extract --dataset music-avqa', or pass another --store" in result.output
     assert len(result.output.splitlines()) == 1
+    result = invoke("train", "--dataset", "mine")
+    assert "'mavqa-manifest build' (see its --help), or pass another --manifest" in result.output
+    result = invoke("train", "--dataset", "mine", "--manifest", "data")
+    assert "'mavqa-extract --manifest FOLDER --store stores/mine.zarr', or pass another --store" in result.output
+
+
+def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are(workplace: Path) -> None:
+    run_tiny_sweep()
+    run, whole = "b/runs/zero-fill-seed0", load_manifest(workplace / "data")
+    save_manifest(replace(whole, questions={"train": whole.questions["train"], "val": ()}), workplace / "part")
+    for options, problem in (
+        ((), "has no questions in test or val"),
+        (("--split", "val"), "split 'val' of manifest 'tiny' has no questions"),
+        (("--split", "test"), "has no split 'test'"),
+    ):
+        result = invoke("evaluate", run, "--manifest", "part", *options)
+        assert result.exit_code == 2, result.output
+        assert problem in result.output
+        assert f"its splits are train ({len(whole.questions['train'])}), val (0); pass" in result.output
 
 
 @pytest.mark.parametrize(
