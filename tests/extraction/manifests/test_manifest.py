@@ -158,6 +158,7 @@ def test_a_file_in_another_encoding_is_an_error(tmp_path, name):
 
 def test_the_error_of_a_missing_file_has_the_build_command(tmp_path):
     with pytest.raises(
-        UserError, match=r"dataset\.toml is missing: build .* \(see its --help\), or pass another folder \(--manifest\)$"
+        UserError,
+        match=r"dataset\.toml is missing: build .* \(see its --help\), or pass another folder \(--manifest\)$",
     ):
         load_manifest(tmp_path)
