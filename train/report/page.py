@@ -4,7 +4,6 @@ Accuracies come from each run's `results.jsonl`, gains and confusion matrices fr
 times from its log. The page loads no external resources.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -22,7 +21,7 @@ from train.report.rate_plots import draw_rate_curves, draw_rate_grids, rate_surf
 from train.report.recovery_plot import draw_recoveries, find_recoveries
 from train.report.tables import Block, build_blocks, group_by_split, line_identity, table_blocks
 from train.report.text import comma_separated, describe_interval, latex, markdown, percent
-from train.runs.log import METRICS, read_times
+from train.runs.log import read_metrics, read_times
 from train.runs.results import RESULTS_FILE, ResultRow, read_results
 
 PAGE_FILE = "index.html"
@@ -77,11 +76,9 @@ def read_curves(runs: Iterable[Path], blocks: Sequence[Block]) -> dict[str, dict
     labels = {row.run: line.label for block in blocks for line in block.lines for row in line.rows if line.seeds}
     curves: dict[str, dict[str, list[Curve]]] = {}
     for run in runs:
-        path = run / METRICS
-        if not path.exists() or run.resolve().name not in labels:
+        if run.resolve().name not in labels:
             continue
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for quantity, curve in _curves(records).items():
+        for quantity, curve in _curves(read_metrics(run)).items():
             if curve:
                 curves.setdefault(quantity, {}).setdefault(labels[run.resolve().name], []).append(curve)
     return curves

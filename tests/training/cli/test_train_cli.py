@@ -254,6 +254,32 @@ def test_the_error_for_a_corrupt_or_missing_vocabulary_has_its_file(workplace: P
         assert "vocabulary.json" in result.output
 
 
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("environment.json", "evaluate"),
+        ("vocabulary.json", "evaluate"),
+        ("config.json", "evaluate"),
+        ("results.jsonl", "report"),
+        ("metrics.jsonl", "report"),
+        ("times.json", "report"),
+        ("predictions-test-complete.jsonl", "report"),
+    ],
+)
+def test_the_error_for_a_corrupt_file_of_a_run_is_one_line_with_its_path(
+    workplace: Path, file: str, command: str
+) -> None:
+    run_tiny_sweep()
+    run = workplace / "b" / "runs" / "zero-fill-seed0"
+    for content in (b"{", b"[]", b"3", b'{"feature_weights": 3}', b"[" * 100_000, b"\xff"):
+        (run / file).write_bytes(content)
+        result = invoke("report", run, "--out", "r") if command == "report" else invoke(command, run)
+        assert result.exit_code == 2, result.output
+        (line,) = result.stderr.splitlines()
+        assert f"zero-fill-seed0/{file}" in line
+        assert "pydantic" not in line
+
+
 def test_an_unknown_scenario_and_a_corrupt_checkpoint_are_errors_with_exit_code_2(workplace: Path) -> None:
     run_tiny_sweep()
     run = workplace / "b" / "runs" / "zero-fill-seed0"
