@@ -1,8 +1,13 @@
 """Errors that the user can fix: wrong use or invalid input. Bugs of mavqa keep their tracebacks."""
 
 import errno
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 # Why the operating system refuses to write to a disk, and how to fix it.
 _DISK_ERRORS = {
@@ -23,6 +28,17 @@ class UserError(Exception):
 def one_line(error: BaseException) -> str:
     """Return the message of `error` on one line, cut to 300 characters; the name of its type if it has none."""
     return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__
+
+
+def describe_invalid(error: "ValidationError") -> str:
+    """Return the first problem of pydantic's `error`: the field with its value, and why it is invalid."""
+    first = error.errors()[0]
+    field, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    if not field:
+        return problem
+    return (
+        f"{field}: {problem}" if first["type"] == "missing" else f"{field} = {reprlib.repr(first['input'])}: {problem}"
+    )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ A table of plug-ins is {name: "module:attribute"}; a module is imported when its
 """
 
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
@@ -15,6 +15,9 @@ from pipeline.errors import UserError, one_line
 PLUGIN_GROUPS = tuple(
     f"mavqa.{kind}" for kind in ("datasets", "extractors", "question_extractors", "backbones", "methods")
 )
+
+# The types of an option's values, by the annotation of its parameter; a bool is no number.
+_VALUE_TYPES: dict[Any, tuple[type, ...]] = {int: (int,), float: (float, int), bool: (bool,), str: (str,)}
 
 
 def with_installed(group: str, own: Mapping[str, str]) -> dict[str, str]:
@@ -63,14 +66,22 @@ def choose_variant(kind: str, name: str, variants: Sequence[str], variant: str |
     return {"variant": variant or variants[0]} if variants else {}
 
 
-def check_options(kind: str, name: str, build: Callable[..., Any], options: Collection[str]) -> None:
-    """Raise `UserError` if one of `options` is no parameter of `build`, whose first parameter is not an option."""
-    parameters = list(signature(build).parameters.values())[1:]
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+def check_options(kind: str, name: str, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise `UserError` if one of `options` is no parameter of `build`, whose first parameter is not an option.
+
+    Values of parameters that are annotated with a number, a text or a bool must be such values.
+    """
+    parameters = {parameter.name: parameter for parameter in list(signature(build).parameters.values())[1:]}
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    known = [parameter.name for parameter in parameters]
-    for option in sorted(set(options) - set(known)):
-        raise UserError(f"{kind} {name!r} has no option {option!r}: its options are {', '.join(known) or 'none'}")
+    for option in sorted(set(options) - set(parameters)):
+        known = ", ".join(parameters) or "none"
+        raise UserError(f"{kind} {name!r} has no option {option!r}: its options are {known}")
+    for option, value in options.items():
+        expected = _VALUE_TYPES.get(parameters[option].annotation)
+        if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
+            names = " or ".join(accepted.__name__ for accepted in expected)
+            raise UserError(f"option {option!r} of {kind} {name!r} is {value!r}: it must be of type {names}")
 
 
 def _package(entry: EntryPoint) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline.cli.command import Command, folder_option, json_option, plain_console, show_json
+from pipeline.errors import UserError
 
 EXAMPLES = """\b
 Examples:
@@ -27,6 +28,9 @@ def doctor(weights: Path | None, as_json: bool) -> None:
     """
     from pipeline.extractors.weights import WeightsSource, hub_cache
     from pipeline.inspection.doctor import examine
+
+    if weights is not None and not weights.is_dir():
+        raise UserError(f"--weights {weights} does not exist: pass a folder of checkpoints")
 
     click.echo("checking ...", err=True)
     document = examine(WeightsSource("folder", weights) if weights else WeightsSource("pretrained", hub_cache()))

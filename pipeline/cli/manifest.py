@@ -146,14 +146,25 @@ def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: b
 
 def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str, int]]:
     """Return the dataset's name and its numbers, from the file `settings` if there is one."""
-    numbers = {"videos": 400, "seconds": 10, "seed": 0}
+    defaults, least = {"videos": 400, "seconds": 10, "seed": 0}, {"videos": 1, "seconds": 1, "seed": 0}
     if settings is None:
-        return out.resolve().name, numbers
+        return out.resolve().name, defaults
     try:
         document = tomllib.loads(settings.read_text(encoding="utf-8"))
-        return str(document["name"]), {key: int(document["synthesize"][key]) for key in numbers}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--settings {settings}: {error}: pass a dataset.toml with a table [synthesize]") from None
+    except FileNotFoundError:
+        raise UserError(f"--settings {settings} does not exist: pass a dataset.toml") from None
+    except ValueError as error:
+        raise UserError(f"--settings {settings} is not valid TOML: {error}") from None
+    table = document.get("synthesize")
+    if not isinstance(document.get("name"), str) or not isinstance(table, dict):
+        raise UserError(f"--settings {settings} has no text 'name' or no table [synthesize]: pass a dataset.toml")
+    for key in (*table, *least):
+        if key not in least:
+            raise UserError(f"--settings {settings}: [synthesize] {key} is unknown: choose one of {', '.join(least)}")
+        if type(table.get(key)) is not int or table[key] < least[key]:
+            found = repr(table[key]) if key in table else "missing"
+            raise UserError(f"--settings {settings}: [synthesize] {key} is {found}: set an integer from {least[key]}")
+    return document["name"], table
 
 
 @manifest.command()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-import pickle
+import re
 import tempfile
 import urllib.request
 from collections.abc import Mapping
@@ -217,7 +217,6 @@ def read_state(path: Path) -> "dict[str, Tensor]":
     Raises `UserError` if the file is not a state dict.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -225,12 +224,24 @@ def read_state(path: Path) -> "dict[str, Tensor]":
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} cannot be read as weights: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    except PermissionError:
+        raise
+    except Exception as error:  # noqa: BLE001  # for a corrupt file the readers raise errors of many types
+        why = "it is empty" if not path.stat().st_size else _why_unreadable(error)
+        raise UserError(
+            f"{path} cannot be read as weights: {why}; download it again, or save the network's state_dict() there"
+        ) from None
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise UserError(f"{path} is not a state dict of tensors: save the network's state_dict() itself")
     return {name: value.detach() for name, value in state.items()}
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Return why a file cannot be read, without torch's own messages, which name a number or advise unsafe loading."""
+    foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    return f"it contains {foreign[1]}, not only tensors" if foreign else "it is incomplete or corrupt"
 
 
 def _read_archive(path: Path) -> "dict[str, Tensor]":
@@ -256,12 +267,20 @@ def _select_tensors(
             for name in wanted
             if name in kept and kept[name].shape != wanted[name].shape
         ],
-        "not finite": [name for name in wanted if name in kept and not kept[name].isfinite().all()],
+        "not finite": [name for name in wanted if name in kept and not _is_finite(kept[name])],
     }
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
         raise UserError(f"{path} does not contain the weights of {network.name}: {listed}")
     return {name: kept[name].float() for name in wanted}
+
+
+def _is_finite(values: "Tensor") -> bool:
+    """Return whether the tensor is dense, real and finite."""
+    import torch
+
+    is_dense = values.layout == torch.strided and not values.is_meta and not values.is_complex()
+    return is_dense and bool(values.isfinite().all())
 
 
 def _shorten(names: list[str]) -> str:

@@ -7,10 +7,11 @@ Files: `dataset.toml`, `videos.csv`, `questions-<split>.jsonl`, `vocabulary.json
 import csv
 import io
 import json
+import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,6 +51,9 @@ class Question:
     choices: tuple[str, ...] | None = None
 
 
+_TEXT_FIELDS = tuple(member.name for member in fields(Question) if member.name != "choices")
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The frozen order of question tokens (`<pad>` is 0) and of answers: the input and output classes of a model.
@@ -74,9 +78,17 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Vocabulary":
-        """Return the vocabulary of a `to_json` record; raise KeyError, TypeError or ValueError for other records."""
-        tokens, answers = tuple(record["tokens"]), tuple(record["answers"])
-        return cls(tokens, answers, int(record.get("question_length", QUESTION_LENGTH)))
+        """Return the vocabulary of a `to_json` record; raise ValueError with the field for other records."""
+        if not isinstance(record, dict):
+            raise ValueError("it has no fields")
+        for name in ("tokens", "answers"):
+            words = record.get(name)
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError(f"field {name!r} is {'not a list of texts' if name in record else 'missing'}")
+        length = record.get("question_length", QUESTION_LENGTH)
+        if type(length) is not int or length < 1:
+            raise ValueError(f"field 'question_length' is {length!r}, not a number of words")
+        return cls(tuple(record["tokens"]), tuple(record["answers"]), length)
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,10 @@ class Manifest:
     def splits(self) -> tuple[str, ...]:
         """The splits with questions, in the order train, val, test."""
         return tuple(split for split in SPLITS if split in self.questions)
+
+    def describe_splits(self) -> str:
+        """Return the splits and their numbers of questions for messages, such as "train (30), val (0)", or "none"."""
+        return ", ".join(f"{split} ({len(self.questions[split])})" for split in self.splits) or "none"
 
     def texts(self) -> list[str]:
         """Return the unique question texts over all splits, in order of first appearance."""
@@ -150,6 +166,9 @@ def load_manifest(folder: Path) -> Manifest:
     for key in ("name", "release", "licence", "splits"):
         if key not in head:
             raise UserError(f"{folder / 'dataset.toml'}: {key!r} is missing: build the manifest again")
+    for key in ("name", "release", "licence", "source"):
+        if not isinstance(head.get(key, ""), str):
+            raise UserError(f"{folder / 'dataset.toml'}: {key} = {head[key]!r} is not text: put it in quotes")
     if not isinstance(head["splits"], list) or not set(map(str, head["splits"])) <= set(SPLITS):
         raise UserError(f"{folder / 'dataset.toml'}: invalid splits {head['splits']!r}: use {', '.join(SPLITS)}")
     _check_built(folder, head)
@@ -217,7 +236,8 @@ def _open_text(path: Path) -> Iterator[TextIO]:
             yield file
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing: build the manifest with 'mavqa-manifest build', or pass its folder"
+            f"{path} is missing: build the manifest with 'mavqa-manifest build' (see its --help), "
+            "or pass another folder (--manifest)"
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from None
@@ -260,16 +280,25 @@ def _read_questions(path: Path) -> list[Question]:
 def _read_question(line: str, where: str) -> Question:
     try:
         record = parse_json(line)
+        if not isinstance(record, dict):
+            raise ValueError("it has no fields")
         choices = record.pop("choices", None)
-        if not {*map(type, record.values()), *map(type, choices or ())} <= {str}:
-            raise TypeError("a value is not text")
+        for name in (name for name in _TEXT_FIELDS if name not in record):
+            raise ValueError(f"field {name!r} is missing")
+        for name, value in record.items():
+            if name not in _TEXT_FIELDS:
+                raise ValueError(f"field {name!r} is unknown, the fields are {', '.join((*_TEXT_FIELDS, 'choices'))}")
+            if not isinstance(value, str):
+                raise ValueError(f"field {name!r} is {reprlib.repr(value)}, not text")
+        if choices is not None and not (isinstance(choices, list) and all(isinstance(c, str) for c in choices)):
+            raise ValueError(f"field 'choices' is {reprlib.repr(choices)}, not a list of texts")
         return Question(**record, choices=None if choices is None else tuple(choices))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: not a question record: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not a question record: {error}; fix the line or build the manifest again") from None
 
 
 def _read_vocabulary(path: Path) -> Vocabulary:
     try:
         return Vocabulary.from_json(parse_json(_read_text(path)))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a vocabulary: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a vocabulary: {error}; build the manifest again") from None

@@ -82,9 +82,13 @@ class FeatureStore:
     def __init__(self, root: zarr.Group, path: str) -> None:
         self._root = root
         self.path = path
-        if "seconds" not in root.attrs:
-            raise UserError(f"store {path} has no attribute 'seconds': the store is corrupt, extract it again")
-        self.seconds = int(root.attrs["seconds"])
+        seconds = root.attrs.get("seconds")
+        if type(seconds) is not int or seconds < 1:
+            raise UserError(
+                f"store {path}: its attribute 'seconds' is {seconds!r}, not a number of seconds: the store is corrupt, "
+                "extract it again"
+            )
+        self.seconds = seconds
         stored_ids = self._read("videos/video_id")
         self.video_ids = [str(video_id) for video_id in stored_ids if video_id]
         self._check_rows_without_id([row for row, video_id in enumerate(stored_ids) if not video_id])
@@ -149,7 +153,7 @@ class FeatureStore:
 
     def spec(self, feature: str) -> FeatureSpec:
         """Return the spec under which `feature` was first extracted."""
-        return FeatureSpec.from_json(self._attribute(f"features/{feature}", "spec"))
+        return self._spec(f"features/{feature}")
 
     def fingerprint(self, feature: str) -> str:
         """Return the fingerprint of the feature's first spec."""
@@ -166,7 +170,7 @@ class FeatureStore:
 
     def question_spec(self, name: str) -> FeatureSpec:
         """Return the spec of the question feature `name`."""
-        return FeatureSpec.from_json(self._attribute(f"questions/{name}", "spec"))
+        return self._spec(f"questions/{name}")
 
     def _names_in(self, group: str) -> list[str]:
         """Return the names of the features of `group`, sorted, without those whose creation was killed."""
@@ -224,6 +228,23 @@ class FeatureStore:
         if kind not in names or name in (*names[kind], "text"):
             return "the store is corrupt"
         return f"it holds {', '.join(names[kind]) or 'none'}; extract it with mavqa-extract"
+
+    def _spec(self, path: str) -> FeatureSpec:
+        """Return the spec of the feature at `path`; a spec that was altered has another fingerprint."""
+        record, fingerprint = self._attribute(path, "spec"), self._attribute(path, "fingerprint")
+        try:
+            spec = FeatureSpec.from_json(record)
+        except ValueError as error:
+            raise UserError(
+                f"store {self.path}: the spec of {path} cannot be read ({error}): the store is corrupt, extract it "
+                "again"
+            ) from None
+        if spec.fingerprint != fingerprint:
+            raise UserError(
+                f"store {self.path}: the spec of {path} does not match its fingerprint: the store is corrupt, extract "
+                "it again"
+            )
+        return spec
 
     def _attribute(self, path: str, name: str) -> Any:
         attributes = self._group(path).attrs

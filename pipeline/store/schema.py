@@ -70,7 +70,11 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "FeatureSpec":
-        """Return the spec that `to_json` returned."""
+        """Return the spec that `to_json` returned; raise ValueError with the field for other records."""
+        kinds = {"name": str, "modality": str, "dims": list, "shape": list, "dtype": str, "constants": dict}
+        for name, kind in kinds.items():
+            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+                raise ValueError(f"{name!r} is missing or not of type {kind.__name__}")
         return cls(
             name=record["name"],
             modality=record["modality"],

@@ -208,8 +208,14 @@ class StoreWriter:
         feature = self._root.get(f"{group}/{name}")
         if not isinstance(feature, zarr.Group) or "spec" not in feature.attrs:
             return []
-        records = [feature.attrs["spec"], *(entry["spec"] for entry in feature.attrs.get("accepted", []))]
-        return [FeatureSpec.from_json(record) for record in records]
+        try:
+            records = [feature.attrs["spec"], *(entry["spec"] for entry in feature.attrs.get("accepted", []))]
+            return [FeatureSpec.from_json(record) for record in records]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"store {self._location.address}: the spec of {group}/{name} cannot be read ({error}): the store is "
+                "corrupt, extract it again"
+            ) from None
 
     def accept(self, spec: FeatureSpec, group: str = FEATURES) -> None:
         """Record another spec under which rows of a feature may be computed."""

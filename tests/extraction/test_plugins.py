@@ -67,13 +67,16 @@ def test_variants_are_chosen_by_name_and_the_first_is_the_default():
 
 
 def test_options_are_those_of_the_builder():
-    def build(config, width):
+    def build(config, width: int, rate: float = 0.5, names: tuple[str, ...] = (), is_wide: bool = False):
         """Build nothing."""
 
-    check_options("method", "ours", build, ["width"])
-    check_options("method", "ours", lambda config, **options: None, ["anything"])
-    with pytest.raises(UserError, match=r"has no option 'height': its options are width"):
-        check_options("method", "ours", build, ["width", "height"])
+    check_options("method", "ours", build, {"width": 3, "rate": 1, "names": ["a"], "is_wide": True})
+    check_options("method", "ours", lambda config, **options: None, {"anything": 1})
+    with pytest.raises(UserError, match=r"has no option 'height': its options are width, rate, names, is_wide"):
+        check_options("method", "ours", build, {"width": 3, "height": 4})
+    for value in ("3", 3.0, True, None):
+        with pytest.raises(UserError, match=rf"option 'width' of method 'ours' is {value!r}: it must be of type int"):
+            check_options("method", "ours", build, {"width": value})
 
 
 def test_an_extractor_has_the_name_under_which_it_is_registered(monkeypatch):

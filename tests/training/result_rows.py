@@ -54,7 +54,9 @@ def save(folder: Path, rows: list[ResultRow]) -> list[Path]:
     runs = sorted({folder / r.run for r in rows})
     for run in runs:
         append_results(run / "results.jsonl", [r for r in rows if r.run == run.name])
-        epochs = [{"epoch": e, "losses": {"total": 2.0 / e}, "validation": {"complete": e}} for e in (1, 2)]
+        epochs = [
+            {"epoch": e, "losses": {"total": 2.0 / e}, "validation": {"complete": e}, "selected": True} for e in (1, 2)
+        ]
         (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in epochs))
     return runs
 

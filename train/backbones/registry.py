@@ -38,7 +38,7 @@ def make_backbone(name: str, sizes: "ModelSizes", variant: str | None = None, **
     check_options("backbone", name, build, options)
     try:
         backbone: Backbone = build(sizes, **options)
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         raise UserError(f"backbone {name!r} cannot be built: {error}") from None
     return backbone
 

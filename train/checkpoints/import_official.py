@@ -4,7 +4,6 @@ Only tensors are unpickled. The mapping of the names is in `train.checkpoints.re
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.manifests.manifest import Vocabulary
+from pipeline.manifests.manifest import Vocabulary, parse_json
 from pipeline.manifests.templates import build_vocabulary, fill
 from train.backbones.sizes import ModelSizes
 from train.checkpoints.release_names import RELEASES, Release
@@ -87,9 +86,13 @@ def read_official(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist: pass the file of the official release") from None
+    except PermissionError:
+        raise
     except Exception as error:  # noqa: BLE001 - for a corrupt file the reader raises errors of many types
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} cannot be read as a checkpoint of tensors: {reason[:200]}") from None
+        why = "it is empty" if not path.stat().st_size else _why_unreadable(error)
+        raise UserError(
+            f"checkpoint {path} cannot be read: {why}; download it again, or save only the model's state_dict()"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in state.items()):
         raise UserError(f"{path} is not a state dict of tensors: save only the model's state_dict()")
     return {re.sub(r"^(module\.)+", "", name): values for name, values in state.items()}
@@ -116,11 +119,29 @@ def official_vocabulary(path: Path) -> Vocabulary:
     Source: the released data loaders. Raises `UserError` if the file is not an official training file.
     """
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-        texts = [fill(record["question_content"], json.loads(record["templ_values"])) for record in records]
-        return build_vocabulary(texts, [record["anser"] for record in records])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is not an official training file ({type(error).__name__}: {error})") from None
+        records = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not an official training file: it is not JSON ({error})") from None
+    if not isinstance(records, list):
+        raise UserError(f"{path} is not an official training file: it is not a list of records")
+    read = [_read_record(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
+    return build_vocabulary([text for text, _ in read], [answer for _, answer in read])
+
+
+def _read_record(record: Any, where: str) -> tuple[str, str]:
+    """Return the filled question and the answer of a record of an official training file."""
+    for key in ("question_content", "templ_values", "anser"):
+        if not isinstance(record, dict) or not isinstance(record.get(key), str):
+            raise UserError(f"{where} has no text {key!r}: pass an official training file")
+    try:
+        values = parse_json(record["templ_values"])
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ValueError("it is not a list of texts")
+        return fill(record["question_content"], values), record["anser"]
+    except ValueError as error:
+        raise UserError(f"{where}: templ_values {record['templ_values']!r} cannot be read: {error}") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def renumber(state: Mapping[str, Tensor], release: Release, old: Vocabulary, new: Vocabulary) -> dict[str, Tensor]:
@@ -180,6 +201,12 @@ def _map_state(
         raise UserError(f"{path} is not a checkpoint of {release.source}, or not of this training file: {details}")
     imported = {"mapped": len(state), "unused": tuple(unused), "unknown": tuple(unknown), "fresh": tuple(missing)}
     return {**initial, **{name: values.float() for name, values in state.items()}}, imported
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Return why a file cannot be read, without torch's own messages, which name a number or advise unsafe loading."""
+    foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    return f"it contains {foreign[1]}, not only tensors" if foreign else "it is incomplete or corrupt"
 
 
 def _write_run(

@@ -30,16 +30,21 @@ def require_store(store: str, dataset: str) -> str:
     from pipeline.store.location import has_store, locate
 
     if not has_store(locate(store)):
-        create = f"run 'mavqa-extract --dataset {dataset}', or " if dataset in SOURCES else ""
-        raise UserError(f"feature store {store} is missing: {create}pass another --store")
+        of_dataset = f"--dataset {dataset}" if dataset in SOURCES else f"--manifest FOLDER --store {store}"
+        raise UserError(
+            f"feature store {store} is missing: create it with 'mavqa-extract {of_dataset}', or pass another --store"
+        )
     return store
 
 
 def require_manifest(manifest: Path, dataset: str) -> Path:
     """Return `manifest`. Raises `UserError` with the command that builds it if it is missing."""
     if not (manifest / "dataset.toml").is_file():
-        build = f"run 'mavqa-manifest build {dataset} --out {manifest}', or " if dataset in SOURCES else ""
-        raise UserError(f"manifest {manifest} is missing: {build}pass another --manifest")
+        of_dataset = f" {dataset}" if dataset in SOURCES else ""
+        raise UserError(
+            f"manifest {manifest} is missing: build it with 'mavqa-manifest build{of_dataset}' (see its --help), "
+            "or pass another --manifest"
+        )
     return manifest
 
 

@@ -54,8 +54,10 @@ class QuestionDataset(Dataset[Batch]):
 
     def __init__(self, bank: FeatureBank, manifest: Manifest, split: str, inputs: ModelInputs) -> None:
         if split not in manifest.questions:
-            known = ", ".join(manifest.splits) or "none"
-            raise UserError(f"manifest {manifest.name!r} has no split {split!r}: it has {known}")
+            raise UserError(
+                f"manifest {manifest.name!r} has no split {split!r}: its splits are {manifest.describe_splits()}; pass "
+                "another --manifest, or build it again"
+            )
         store = bank.store
         self.questions = manifest.questions[split]
         self.steps = strided_steps(store.seconds, inputs.time_steps)

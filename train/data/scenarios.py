@@ -6,14 +6,15 @@ Source: Fig. 5 of the ECCV 2024 missing-modality paper (rates); nesting and hash
 
 import hashlib
 import json
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pipeline.errors import UserError
 from pipeline.files import replace_text
-from pipeline.manifests.manifest import Question
+from pipeline.manifests.manifest import Question, parse_json
 from pipeline.store.schema import MODALITIES
 
 OTHER = {"audio": "visual", "visual": "audio"}
@@ -29,6 +30,10 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
 SCENARIO_OF = {hidden: name for name, hidden in SCENARIOS.items()}
 NATURAL = "natural"
 ALL_SCENARIOS = (*SCENARIOS, NATURAL)
+
+# The two quantities of a user's text such as "audio=0.3", in error messages.
+RATE = "missing rate (share of the questions)"
+PART = "missing part (share of the seconds)"
 
 Unit = Literal["video", "question"]
 Rates = dict[str, float]
@@ -71,7 +76,7 @@ def parse_rates(text: str) -> Rates:
 
     Raises `UserError` if the text is invalid or the rates sum to more than 1.
     """
-    return check_rates(_parse(text))
+    return check_rates(_parse(text, RATE))
 
 
 def parse_parts(text: str | None) -> Rates | None:
@@ -81,33 +86,41 @@ def parse_parts(text: str | None) -> Rates | None:
     """
     if text is None:
         return None
-    parts = _parse(text)
+    parts = _parse(text, PART)
     for modality, share in parts.items():
-        check_rates({modality: share})
+        _check_share(modality, share, PART)
     return parts
 
 
-def _parse(text: str) -> Rates:
-    rates: Rates = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+def _parse(text: str, quantity: str) -> Rates:
+    """Return {modality: number} of a text such as "audio=0.3,visual=0.2"; errors name the `quantity`."""
+    shares: Rates = {}
+    for part in [part for part in map(str.strip, text.split(",")) if part] or [""]:
         modality, _, value = part.partition("=")
-        if modality not in MODALITIES or modality in rates:
-            raise UserError(f"missing rate {part!r}: pass audio=RATE, visual=RATE or both, each once")
+        if modality not in MODALITIES or modality in shares:
+            raise UserError(f"{quantity} {part!r}: pass audio=SHARE, visual=SHARE or both, each once")
         try:
-            rates[modality] = float(value)
+            shares[modality] = float(value)
         except ValueError:
-            raise UserError(f"missing rate {part!r}: {value!r} is not a number between 0 and 1") from None
-    return rates
+            raise UserError(f"{quantity} {part!r}: {value!r} is not a number between 0 and 1") from None
+    return shares
 
 
 def check_rates(rates: Rates) -> Rates:
-    """Return `rates`; raise `UserError` if one is outside [0, 1] or they sum to more than 1."""
+    """Return `rates`; raise `UserError` if one is outside [0, 1], of no modality, or they sum to more than 1."""
     for modality, rate in rates.items():
-        if not 0 <= rate <= 1:
-            raise UserError(f"missing rate {modality}={rate}: it must be between 0 and 1")
+        _check_share(modality, rate, RATE)
     if sum(rates.values()) > 1:
-        raise UserError(f"missing rates {rates} sum to more than 1: at most one modality per question is hidden")
+        listed = ",".join(f"{modality}={rate}" for modality, rate in rates.items())
+        raise UserError(f"{RATE} {listed}: they sum to more than 1, but at most one modality per question is hidden")
     return rates
+
+
+def _check_share(modality: str, share: object, quantity: str) -> None:
+    if modality not in MODALITIES:
+        raise UserError(f"{quantity} {modality}={share}: {modality!r} is no modality, use {' or '.join(MODALITIES)}")
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise UserError(f"{quantity} {modality}={share}: it must be a number between 0 and 1")
 
 
 def sample_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Unit = "question") -> Masks:
@@ -152,20 +165,43 @@ def save_masks(masks: Masks, path: Path) -> None:
 def load_masks(path: Path) -> Masks:
     """Read a mask file.
 
-    Raises `UserError` if it does not exist, is invalid, has another format, or hides an unknown modality.
+    Raises `UserError` with the field, and with the question if it is about one, if the file does not exist or is
+    invalid, has another format, or hides an unknown modality.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        absent = {question: tuple(modalities) for question, modalities in record["absent"].items()}
-        masks = Masks(int(record["seed"]), record["unit"], check_rates(record["rates"]), absent)
-        is_known = record["format"] == MASK_FORMAT and masks.unit in ("video", "question")
+        record = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"mask file {path} does not exist: training with --missing-rate writes one") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"mask file {path} is invalid: {error}") from None
-    if not is_known or any(modalities not in SCENARIOS.values() for modalities in absent.values()):
-        raise UserError(f"mask file {path} has an unknown format, unit or modality")
-    return masks
+    except ValueError as error:
+        raise UserError(f"mask file {path} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"mask file {path} is not a JSON object with format, seed, unit, rates and absent")
+    try:
+        return _read_masks(record)
+    except UserError as error:
+        raise UserError(f"mask file {path}: {error}") from None
+
+
+def _read_masks(record: dict[str, Any]) -> Masks:
+    fields: dict[str, tuple[type, str, Sequence[object]]] = {
+        "format": (int, str(MASK_FORMAT), (MASK_FORMAT,)),
+        "seed": (int, "a whole number", ()),
+        "unit": (str, " or ".join(map(repr, get_args(Unit))), get_args(Unit)),
+        "rates": (dict, "{modality: share of the questions}", ()),
+        "absent": (dict, "{question id: list of modalities}", ()),
+    }
+    for name, (kind, expected, values) in fields.items():
+        if name not in record:
+            raise UserError(f"{name!r} is missing: it must be {expected}")
+        if not isinstance(record[name], kind) or (values and record[name] not in values):
+            raise UserError(f"{name!r} is {reprlib.repr(record[name])}: it must be {expected}")
+    for number, (question, modalities) in enumerate(record["absent"].items(), start=1):
+        if not isinstance(modalities, list) or tuple(modalities) not in SCENARIOS.values():
+            accepted = " or ".join(str(list(hidden)) for hidden in SCENARIOS.values())
+            found = reprlib.repr(modalities)
+            raise UserError(f"'absent', record {number}, question {question!r} is {found}: it must be {accepted}")
+    absent = {question: tuple(modalities) for question, modalities in record["absent"].items()}
+    return Masks(record["seed"], record["unit"], check_rates(record["rates"]), absent)
 
 
 def _hash(seed: int, name: str) -> float:

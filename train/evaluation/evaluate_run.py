@@ -45,7 +45,10 @@ def default_split(manifest: Manifest) -> str:
     for split in ("test", "val"):
         if manifest.questions.get(split):
             return split
-    raise UserError(f"manifest {manifest.name!r} has no test or val split: pass the --split to evaluate")
+    raise UserError(
+        f"manifest {manifest.name!r} has no questions in test or val: its splits are {manifest.describe_splits()}; "
+        "pass one with questions as --split to mavqa-evaluate, or another --manifest"
+    )
 
 
 def evaluate_run(
@@ -64,7 +67,7 @@ def evaluate_run(
     seconds}; evaluate only a scenario, such as `partly-audio=0.5`, in which every video is missing a stretch of them.
     Scenarios without questions are omitted. Each row of the method is followed by the floors on the same questions.
     Raises `UserError` if the run has another vocabulary than the manifest, the store does not contain the manifest's
-    data, a scenario is unknown, or `masks` contain a question that is not in the split.
+    data, the split has no questions, a scenario is unknown, or `masks` contain a question that is not in the split.
     """
     method, config = load_run(run, device)
     if config.objective != "answer":
@@ -74,6 +77,11 @@ def evaluate_run(
         )
     _check_data(run, config, manifest, bank)
     dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size))
+    if not len(dataset):
+        raise UserError(
+            f"split {split!r} of manifest {manifest.name!r} has no questions: its splits are "
+            f"{manifest.describe_splits()}; pass another --split"
+        )
     answers = manifest.vocabulary.answers
     evaluations: list[Evaluation | None]
     recovery: dict[str, float] = {}

@@ -43,10 +43,10 @@ def add_curves(run: Path, manifest: Manifest, split: str, unit: Unit = "question
     missing = [scenario for scenario in _NEEDED if scenario not in rows]
     if missing:
         raise UserError(f"{run} has no results of {', '.join(missing)} on {split}: run 'mavqa-evaluate {run}' first")
-    answers = {
-        scenario: {p.question_id: p.prediction for p in read_predictions(predictions_path(run, split, scenario))}
-        for scenario in _NEEDED
-    }
+    answers: dict[str, dict[str, str]] = {}
+    for scenario in _NEEDED:
+        path, count = predictions_path(run, split, scenario), rows[scenario].accuracies.overall.questions
+        answers[scenario] = {p.question_id: p.prediction for p in read_predictions(path, count)}
     questions = [q for q in manifest.questions[split] if q.question_id in answers["complete"]]
     if any(hash_questions(questions) != rows[scenario].questions_sha256 for scenario in _NEEDED):
         raise UserError(

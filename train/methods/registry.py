@@ -51,7 +51,7 @@ def make_method(name: str, backbone: "Backbone", variant: str | None = None, **o
     check_options("method", name, build, options)
     try:
         method: MissingModalityMethod = build(backbone, **options)
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:
         raise UserError(f"method {name!r} cannot be built: {error}") from None
     return method
 

@@ -19,5 +19,7 @@ def predictions_by_seed(line: Line, block: Block, folders: Folders) -> dict[int,
         folder = folders.get((line_identity(row), row.seed))
         path = predictions_path(folder, block.split, block.scenario) if folder else None
         if path is not None and path.exists():
-            predictions[row.seed] = sorted(read_predictions(path), key=lambda prediction: prediction.question_id)
+            predictions[row.seed] = sorted(
+                read_predictions(path, row.accuracies.overall.questions), key=lambda prediction: prediction.question_id
+            )
     return predictions

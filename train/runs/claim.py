@@ -29,10 +29,10 @@ def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Feature
     path = run / DATA_FILE
     start = run.parent / config.start_from
     start_data = start / DATA_FILE
-    if config.start_from and start_data.exists() and start_data.read_text(encoding="utf-8") != text:
+    if config.start_from and start_data.exists() and start_data.read_bytes() != text.encode():
         raise UserError(f"cannot start from {start}: it was trained on other questions or features than {run} will be")
     if (run / "config.json").exists():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             raise UserError(
                 f"{run} contains a run on other questions or features than those of manifest {manifest.name!r} "
                 f"and store {bank.store.path}: remove it, or pass another --out"

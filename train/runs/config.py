@@ -3,15 +3,17 @@
 The values published by each paper are in `train.runs.presets`.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, describe_invalid
 from train.backbones.sizes import ModelSizes
+from train.data.scenarios import check_rates
 from train.runs.presets import PRESETS
 
 Inputs = Literal["all", "question", "audio,question", "visual,question"]
+INPUTS: tuple[str, ...] = get_args(Inputs)
 
 
 class TrainConfig(BaseModel):
@@ -82,6 +84,7 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
     overrides = {name: value for name, value in overrides.items() if value is not None}
+    _check_settings(overrides)
     if overrides.get("inputs", "all") != "all":
         overrides["method"] = "reference"
     base = PRESETS[preset]
@@ -89,10 +92,25 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     settings = {"preset": preset, **base.settings, **base.backbones.get(backbone, {}), **overrides}
     method = settings.get("method", TrainConfig.model_fields["method"].default)
     reference_options = {"inputs": settings["inputs"]} if method == "reference" and "inputs" in settings else {}
+    if method == "reference" and settings.get("inputs", "all") == "all":
+        raise UserError(
+            "method 'reference' only trains models restricted to some inputs: instead of the method, set the inputs "
+            f"(--inputs) to {' or '.join(map(repr, INPUTS[1:]))}"
+        )
     settings["options"] = {**base.options.get(method, {}), **reference_options, **overrides.get("options", {})}
     try:
         return TrainConfig(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise UserError(f"{name} = {first['input']!r}: {first['msg']}") from None
+        raise UserError(describe_invalid(error)) from None
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raise `UserError` if a name is unknown, the options are no table or the missing rates are invalid."""
+    known = [name for name in TrainConfig.model_fields if name != "sizes"]
+    for name, value in settings.items():
+        if name not in known:
+            raise UserError(f"setting {name} = {value!r} is unknown: choose one of {', '.join(known)}")
+    for name in ("options", "missing_rates"):
+        if not isinstance(settings.get(name, {}), dict):
+            raise UserError(f"{name} = {settings[name]!r}: pass a table of names and values")
+    check_rates(settings.get("missing_rates", {}))

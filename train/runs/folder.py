@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.errors import UserError, one_line
+from pipeline.errors import UserError, describe_invalid, one_line
 from pipeline.files import replace_text, staged
-from pipeline.manifests.manifest import Vocabulary
+from pipeline.manifests.manifest import Vocabulary, parse_json
 from train.backbones.registry import backbone_variants, make_backbone
 from train.interfaces import MissingModalityMethod
 from train.methods.grounding import GroundingPretraining
@@ -85,7 +86,8 @@ def read_config(run: Path) -> TrainConfig:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {run} is not a run folder, create one with mavqa-train") from None
     except ValueError as error:
-        raise UserError(f"{path} is not a run configuration: {one_line(error)}") from None
+        why = describe_invalid(error) if isinstance(error, ValidationError) else one_line(error)
+        raise UserError(f"{path} is not a run configuration ({why}): train the run again") from None
 
 
 def read_vocabulary(run: Path) -> Vocabulary:
@@ -95,10 +97,10 @@ def read_vocabulary(run: Path) -> Vocabulary:
     """
     path = run / "vocabulary.json"
     try:
-        return Vocabulary.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Vocabulary.from_json(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the run again") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not a vocabulary ({one_line(error)}): train the run again") from None
 
 
@@ -147,7 +149,9 @@ def read_environment(run: Path) -> dict[str, Any]:
     """
     path = run / ENVIRONMENT
     try:
-        environment: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        environment = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(environment, dict) or not isinstance(environment.get("feature_weights", {}), dict):
+            raise ValueError("it has not the fields of an environment")
         return environment
     except ValueError as error:
         raise UserError(f"{path} is corrupt ({one_line(error)}): remove it") from None

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import replace_text
+from pipeline.manifests.manifest import parse_json
 
 METRICS = "metrics.jsonl"
 TIMES = "times.json"
@@ -15,9 +16,25 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the metrics of each finished epoch, in order. Raises `UserError` if the file is corrupt."""
     path = run / METRICS
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        rows = [parse_json(line) for line in path.read_text().splitlines()] if path.exists() else []
     except ValueError as error:
         raise UserError(f"{path} is corrupt ({error}): remove {run} and train it again") from None
+    for number, row in enumerate(rows, start=1):
+        if not _is_epoch(row):
+            raise UserError(f"{path}:{number} has no metrics of an epoch: remove {run} and train it again")
+    return rows
+
+
+def _is_epoch(row: Any) -> bool:
+    """Return whether the row has the fields of an epoch that reports read."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("epoch"), int)
+        and isinstance(row.get("losses"), dict)
+        and isinstance(row["losses"].get("total"), (int, float))
+        and isinstance(row.get("validation"), dict)
+        and "selected" in row
+    )
 
 
 def best_validation(run: Path) -> dict[str, float]:
@@ -38,7 +55,7 @@ def read_times(run: Path) -> dict[int, float]:
     """
     path = run / TIMES
     try:
-        times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        times = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {int(epoch): float(seconds) for epoch, seconds in times.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is corrupt ({error}): remove it") from None

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, describe_invalid, one_line
 from pipeline.files import replace_text
-from pipeline.manifests.manifest import Question
+from pipeline.manifests.manifest import Question, parse_json
 
 FORMAT = 1
 RESULTS_FILE = "results.jsonl"
@@ -175,7 +175,7 @@ def hash_questions(questions: Iterable[Question]) -> str:
 
 def append_results(path: Path, rows: Iterable[ResultRow]) -> None:
     """Append `rows` to a results file, which is complete at every moment (staged, then renamed)."""
-    existing = path.read_text(encoding="utf-8") if path.exists() else ""
+    existing = "".join(line + "\n" for line in _read_lines(path)) if path.exists() else ""
     replace_text(path, existing + "".join(row.model_dump_json() + "\n" for row in rows))
 
 
@@ -187,7 +187,7 @@ def read_results(path: Path) -> list[ResultRow]:
     if not path.exists():
         raise UserError(f"{path} is missing: evaluate the run first with 'mavqa-evaluate {path.parent}'")
     rows: dict[tuple[str, str, str, str], ResultRow] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_read_lines(path), start=1):
         row = _parse(line, f"{path}:{number}")
         rows[row.key] = row
     return list(rows.values())
@@ -203,25 +203,49 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     replace_text(path, "".join(prediction.model_dump_json() + "\n" for prediction in predictions))
 
 
-def read_predictions(path: Path) -> list[Prediction]:
-    """Return the predictions written by `write_predictions`, in the order of the file.
+def read_predictions(path: Path, questions: int | None = None) -> list[Prediction]:
+    """Return the predictions written by `write_predictions`.
 
-    Raises `FileNotFoundError` if the file is missing, ValueError if a line is not a prediction.
+    Raises `UserError` with file and line if the file is missing or malformed, or if it does not have as many
+    predictions as `questions`.
     """
-    return [Prediction.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not path.exists():
+        raise UserError(f"{path} is missing: evaluate the run again with 'mavqa-evaluate {path.parent}'")
+    predictions = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        try:
+            predictions.append(Prediction.model_validate_json(line))
+        except ValidationError as error:
+            why = describe_invalid(error)
+            raise UserError(f"{path}:{number}: not a prediction ({why}): evaluate the run again") from None
+    if questions is not None and len(predictions) != questions:
+        raise UserError(
+            f"{path} has {len(predictions)} predictions, but {RESULTS_FILE} counts {questions} questions: evaluate the "
+            "run again"
+        )
+    return predictions
 
 
 def _count(hits: Sequence[bool]) -> Count:
     return Count(correct=sum(hits), questions=len(hits))
 
 
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a JSON-lines file; other line separators than the newline may occur in its texts."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is corrupt ({error}): remove it and evaluate the run again") from None
+    return lines if lines[-1] else lines[:-1]
+
+
 def _parse(line: str, place: str) -> ResultRow:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         format_ = record.get("format") if isinstance(record, dict) else None
         if format_ != FORMAT:
             raise UserError(f"{place}: unsupported result format {format_!r}, not {FORMAT}: evaluate the run again")
         return ResultRow.model_validate(record)
-    except (json.JSONDecodeError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{place}: not a result row ({first}): remove the line or evaluate the run again") from None
+    except ValueError as error:
+        why = describe_invalid(error) if isinstance(error, ValidationError) else one_line(error)
+        raise UserError(f"{place}: not a result row ({why}): remove the line or evaluate the run again") from None

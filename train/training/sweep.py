@@ -4,15 +4,16 @@ Finished runs are skipped, stopped ones are resumed.
 """
 
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, describe_invalid
 from pipeline.manifests.manifest import Manifest, load_manifest
 from train.data.scenarios import NATURAL, SCENARIOS
 from train.runs.config import TrainConfig, make_config
@@ -22,6 +23,17 @@ from train.training.parallel import run_jobs
 if TYPE_CHECKING:
     from train.data.feature_bank import FeatureBank
     from train.training.fit import Progress
+
+
+# What to use instead of these settings in a grid.
+_SET_ELSEWHERE = {
+    "preset": "the grid's preset",
+    "backbone": "the grid's backbones",
+    "seed": "the grid's seeds",
+    "manifest": "--manifest",
+    "store": "--store",
+    "device": "--device",
+}
 
 
 class Entry(BaseModel):
@@ -57,16 +69,26 @@ class Grid(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     curves: bool = False
     methods: tuple[Entry, ...] = Field(min_length=1)
+    _file: str = PrivateAttr("")
+
+    @property
+    def label(self) -> str:
+        """The grid in error messages: "grid" and its file, if it was read from one."""
+        return f"grid {self._file}" if self._file else "grid"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: its folder's name, its configuration, whether to evaluate it and at every missing rate."""
+    """One run of a grid: its folder's name, its configuration, whether to evaluate it and at every missing rate.
+
+    `place`: the entry of the grid, for error messages.
+    """
 
     name: str
     config: TrainConfig
     evaluate: bool = True
     curves: bool = False
+    place: str = "grid"
 
     @property
     def is_evaluated(self) -> bool:
@@ -77,15 +99,19 @@ class Cell:
 def read_grid(path: Path) -> Grid:
     """Read a grid file. Raises `UserError` with the file and the entry if it is missing, unknown or invalid."""
     try:
-        return Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        for name in document:
+            if name not in Grid.model_fields:
+                raise UserError(f"grid {path}: {name!r} is unknown: choose one of {', '.join(Grid.model_fields)}")
+        grid = Grid.model_validate(document)
     except FileNotFoundError:
         raise UserError(f"grid {path} is missing: pass a TOML file such as train/grids/demo.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"grid {path} is not valid TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"grid {path}: {entry}: {first['msg']} (got {first['input']!r})") from None
+        raise UserError(f"grid {path}: {describe_invalid(error)}") from None
+    grid._file = str(path)
+    return grid
 
 
 def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: str, device: str = "auto") -> list[Cell]:
@@ -93,27 +119,30 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
 
     A cell is named `<method>-seed<k>`, after `<backbone>-` if the grid has several. An entry's `start_from` is the name
     of an earlier entry; it means that entry's run with the same backbone and seed.
-    Raises `UserError` if a setting is unknown, a name is repeated or `start_from` is not an earlier entry.
+    Raises `UserError`, with the grid and the entry, if a setting is unknown, a name is repeated or `start_from` is not
+    an earlier entry.
     """
     location = {"manifest": manifest, "store": store, "device": device}
     cells = []
     for seed in grid.seeds if seeds is None else seeds:
         for backbone in grid.backbones:
             for entry in grid.methods:
-                settings = {**grid.settings, **entry.settings, **location}
-                config = make_config(grid.preset, **settings, backbone=backbone, seed=seed)
+                settings, place = {**grid.settings, **entry.settings}, f"{grid.label}, method {entry.name!r}"
+                with _naming(place):
+                    _check_settable(settings)
+                    config = make_config(grid.preset, **settings, **location, backbone=backbone, seed=seed)
                 prefix = f"{backbone}-" if len(grid.backbones) > 1 else ""
                 if config.start_from:
                     start_run = f"{prefix}{config.start_from}-seed{seed}"
                     config = config.model_copy(update={"start_from": start_run})
-                cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config, entry.evaluate, grid.curves))
+                cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config, entry.evaluate, grid.curves, place))
     names = [cell.name for cell in cells]
     for number, cell in enumerate(cells):
         if cell.config.start_from and cell.config.start_from not in names[:number]:
-            raise UserError(f"run {cell.name!r} starts from {cell.config.start_from!r}: name an earlier entry")
+            raise UserError(f"{cell.place} starts from {cell.config.start_from!r}: name an earlier entry")
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated:
-        raise UserError(f"the grid has two runs named {repeated!r}: use unique method names and seeds")
+        raise UserError(f"{grid.label} has two runs named {repeated!r}: use unique method names and seeds")
     return cells
 
 
@@ -144,6 +173,22 @@ def run_cells(
             _run_cell(cell, manifest, bank, out, partial(report, cell.name))
     split = default_split(manifest)
     return {cell.name: summarise_run(out / cell.name, split) for cell in cells if cell.is_evaluated}
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put `place` before the message of a `UserError` that the block raises."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def _check_settable(settings: Iterable[str]) -> None:
+    """Raise `UserError` if one of `settings` is what the rest of the grid, or an option of the command, sets."""
+    for name in settings:
+        if name in _SET_ELSEWHERE:
+            raise UserError(f"setting {name!r} cannot be set here: use {_SET_ELSEWHERE[name]}")
 
 
 def _run_cell(
@@ -189,7 +234,8 @@ def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBa
         config = cell.config.model_copy(update={"seed": 0})
         choose_device(config.device)
         if config not in checked:
-            build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
+            with _naming(cell.place):
+                build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
             checked.append(config)
 
 

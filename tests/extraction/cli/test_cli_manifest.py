@@ -184,9 +184,32 @@ def test_synthesize_passes_its_options(tmp_path, monkeypatch):
     settings.write_text('name = "small"\n[synthesize]\nvideos = 4\nseconds = 2\nseed = 9\n')
     assert run("synthesize", "--out", tmp_path, "--settings", settings, "--seed", 1).exit_code == 0
     assert (received["name"], received["videos"], received["seconds"], received["seed"]) == ("small", 4, 2, 1)
-    settings.write_text('name = "small"\n')
-    assert_one_line(run("synthesize", "--out", tmp_path, "--settings", settings), "synthesize")
     assert run("synthesize", "--out", tmp_path, "--videos", 0).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "dataset.toml does not exist: pass a dataset.toml"),
+        ("][", "dataset.toml is not valid TOML: Invalid statement"),
+        ('name = "small"', "dataset.toml has no text 'name' or no table [synthesize]"),
+        ('name = "small"\nsynthesize = 3', "no table [synthesize]"),
+        ("name = 3\n[synthesize]", "has no text 'name'"),
+        (
+            'name = "s"\n[synthesize]\nvideos = 4',
+            "dataset.toml: [synthesize] seconds is missing: set an integer from 1",
+        ),
+        ('name = "s"\n[synthesize]\nvideos = 4.5', "[synthesize] videos is 4.5: set an integer from 1"),
+        ('name = "s"\n[synthesize]\nseed = -1', "[synthesize] seed is -1: set an integer from 0"),
+        ('name = "s"\n[synthesize]\nclips = 4', "[synthesize] clips is unknown: choose one of videos, seconds, seed"),
+    ],
+)
+def test_the_error_for_invalid_settings_has_their_file_and_entry(tmp_path, text, message):
+    settings = tmp_path / "dataset.toml"
+    if text is not None:
+        settings.write_text(text)
+    assert_one_line(run("synthesize", "--out", tmp_path / "data", "--settings", settings), message)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def test_half_precision_files_are_read_as_float32(tmp_path):
         ({"extra": torch.zeros(1)}, "unexpected: extra"),
         ({"norm.bias": torch.zeros(3)}, r"wrong shape: norm.bias \[3\] instead of \[2\]"),
         ({"norm.bias": torch.tensor([0.0, float("nan")])}, "not finite: norm.bias"),
+        ({"norm.bias": torch.zeros(2).to_sparse()}, "not finite: norm.bias"),
     ],
 )
 def test_the_error_for_a_mismatching_state_names_the_tensor(tmp_path, change, message):
@@ -179,10 +181,40 @@ def test_files_that_are_not_weights_raise_and_run_no_code(tmp_path, name):
     assert not created.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
-def test_empty_and_foreign_files_raise(tmp_path, content):
-    (tmp_path / "tiny.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"tiny\.pth cannot be read"):
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"<html>not found</html>", "it is incomplete or corrupt"),
+        (b"no checkpoint", "it is incomplete or corrupt"),
+        (b"hi", "it is incomplete or corrupt"),
+    ],
+)
+@pytest.mark.parametrize("name", ["tiny.pth", "tiny.safetensors"])
+def test_empty_and_foreign_files_raise(tmp_path, name, content, why):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} cannot be read as weights: {why}; download it again, or save"):
+        load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_whatever_byte_of_a_file_is_corrupt_the_error_is_the_users(tmp_path, is_zip):
+    path = tmp_path / "tiny.pth"
+    torch.save(STATE, path, _use_new_zipfile_serialization=is_zip)
+    data = path.read_bytes()
+    for offset in range(0, len(data), 7):
+        for corrupt in (data[:offset], data[:offset] + bytes([data[offset] ^ 0x55]) + data[offset + 1 :]):
+            path.write_bytes(corrupt)
+            with suppress(UserError):
+                load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
+
+
+def test_a_file_with_more_than_tensors_raises_with_the_name_of_their_class(tmp_path):
+    torch.save({"conv.weight": Path("/")}, tmp_path / "tiny.pth")
+    with pytest.raises(UserError, match=r"it contains pathlib\.\w+, not only tensors"):
+        load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
+    torch.save({3: torch.zeros(1)}, tmp_path / "tiny.pth")
+    with pytest.raises(UserError, match="not a state dict of tensors"):
         load_state(WeightsSource("folder", tmp_path), Network("tiny", ()), STATE)
 
 

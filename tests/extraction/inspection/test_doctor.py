@@ -159,6 +159,12 @@ def test_weights_with_a_wrong_hash_are_reported(tmp_path: Path) -> None:
     assert entry["remedy"] == "delete it and download https://example.org/toy-1.pth"
 
 
+def test_a_weights_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(command, ["--weights", str(tmp_path / "nowhere")])
+    assert shown.exit_code == 2
+    assert shown.output == f"Error: --weights {tmp_path / 'nowhere'} does not exist: pass a folder of checkpoints\n"
+
+
 def test_all_networks_of_the_extractors_are_examined() -> None:
     assert [network.name for network in doctor.list_networks()] == ["clip-vit-b32", "r2plus1d", "resnet18", "vggish"]
 

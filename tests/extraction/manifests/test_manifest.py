@@ -59,6 +59,7 @@ def test_saving_again_removes_old_splits_and_keeps_comments(tmp_path):
     [
         ("dataset.toml", "format = 2", "format 2 is not supported, only 1"),
         ("dataset.toml", "format = 1", "'name' is missing"),
+        ("dataset.toml", 'format = 1\nname = 3\nrelease = ""\nlicence = ""\nsplits = []', "name = 3 is not text"),
         ("dataset.toml", "format = ", "not valid TOML"),
         (
             "dataset.toml",
@@ -73,8 +74,12 @@ def test_saving_again_removes_old_splits_and_keeps_comments(tmp_path):
         ("videos.csv", "video_id,path,sha256\na/,x,\n", "videos.csv:2: video id 'a/' is not a plain name"),
         ("videos.csv", "video_id,path,sha256\na,/x,\n", "videos.csv:2: video path '/x' leaves"),
         ("videos.csv", "video_id,path,sha256\na,x,\na,y,\n", "videos.csv:3: video id 'a' occurs twice"),
-        ("questions-train.jsonl", "{}\n", "questions-train.jsonl:1: not a question record"),
-        ("questions-train.jsonl", "\n[]\n", "questions-train.jsonl:2: not a question record"),
+        (
+            "questions-train.jsonl",
+            "{}\n",
+            "questions-train.jsonl:1: not a question record: field 'question_id' is missing",
+        ),
+        ("questions-train.jsonl", "\n[]\n", "questions-train.jsonl:2: not a question record: it has no fields"),
         ("questions-train.jsonl", "[" * 100_000, "jsonl:1: not a question record: nested too deeply"),
         ("questions-train.jsonl", f'{{"question_id": "{SURROGATE}"}}\n', "jsonl:1: not a question .* surrogates not"),
         (
@@ -82,9 +87,12 @@ def test_saving_again_removes_old_splits_and_keeps_comments(tmp_path):
             f'{{"tokens": ["{SURROGATE}"], "answers": []}}',
             "not a vocabulary: .* surrogates not allowed",
         ),
-        ("vocabulary.json", "{}", "not a vocabulary"),
-        ("vocabulary.json", "[]", "not a vocabulary"),
-        ("vocabulary.json", '{"tokens": [], "answers": [], "question_length": "x"}', "not a vocabulary"),
+        ("vocabulary.json", "{}", "not a vocabulary: field 'tokens' is missing"),
+        ("vocabulary.json", "[]", "not a vocabulary: it has no fields"),
+        ("vocabulary.json", '{"tokens": "abc", "answers": []}', "field 'tokens' is not a list of texts"),
+        ("vocabulary.json", '{"tokens": [], "answers": [1]}', "field 'answers' is not a list of texts"),
+        ("vocabulary.json", '{"tokens": [], "answers": [], "question_length": "x"}', "'question_length' is 'x', not a"),
+        ("vocabulary.json", '{"tokens": [], "answers": [], "question_length": 0}', "'question_length' is 0, not a"),
     ],
 )
 def test_the_error_of_a_malformed_file_has_its_name(tmp_path, file, text, message):
@@ -119,11 +127,24 @@ def test_the_error_of_dataset_toml_alone_has_the_source_of_the_rest(tmp_path, mi
         load_manifest(tmp_path)
 
 
-def test_a_question_id_that_is_not_text_is_an_error(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": None}, "field 'answer' is None, not text"),
+        ({"question_id": 1}, "field 'question_id' is 1, not text"),
+        ({"colour": "red"}, "field 'colour' is unknown, the fields are question_id, .*, modality, choices"),
+        ({"choices": "abc"}, "field 'choices' is 'abc', not a list of texts"),
+        ({"choices": {"yes": 1}}, "field 'choices' is {'yes': 1}, not a list of texts"),
+        ({"choices": ["yes", 1]}, r"field 'choices' is \['yes', 1\], not a list of texts"),
+        ({"answer": ...}, "field 'answer' is missing"),
+    ],
+)
+def test_the_error_for_a_question_has_its_line_and_field(tmp_path, changes, message):
     save_manifest(example(), tmp_path)
     path = tmp_path / "questions-train.jsonl"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "question_id": 1}))
-    with pytest.raises(UserError, match="a value is not text"):
+    record = {name: v for name, v in {**json.loads(path.read_text()), **changes}.items() if v is not ...}
+    path.write_text(path.read_text() + json.dumps(record))
+    with pytest.raises(UserError, match=f"questions-train.jsonl:2: not a question record: {message}; fix the line"):
         load_manifest(tmp_path)
 
 
@@ -136,5 +157,8 @@ def test_a_file_in_another_encoding_is_an_error(tmp_path, name):
 
 
 def test_the_error_of_a_missing_file_has_the_build_command(tmp_path):
-    with pytest.raises(UserError, match=r"dataset\.toml is missing: build the manifest"):
+    with pytest.raises(
+        UserError,
+        match=r"dataset\.toml is missing: build .* \(see its --help\), or pass another folder \(--manifest\)$",
+    ):
         load_manifest(tmp_path)

@@ -329,6 +329,43 @@ def test_a_missing_array_is_reported_as_corruption(tmp_path: Path, lost: str) ->
         read_indices(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (3, "cannot be read .'name' is missing or not of type str"),
+        ({"shape": 3}, "cannot be read .'shape' is missing or not of type list"),
+        ({"constants": None}, "cannot be read .'constants' is missing or not of type dict"),
+        ({"constants": {"weights": 3}}, "does not match its fingerprint"),
+        ({"shape": [9]}, "does not match its fingerprint"),
+    ],
+)
+def test_a_corrupt_spec_is_reported_as_corruption(tmp_path: Path, changes: object, message: str) -> None:
+    path = create_store(tmp_path / "s.zarr")
+    spec = {**LOUDNESS.to_json(), **changes} if isinstance(changes, dict) else changes
+    feature = zarr.open_group(path, mode="r+", use_consolidated=False)["features/loudness"]
+    feature.update_attributes({"spec": spec})
+    with StoreWriter(path, 5, "test") as writer:
+        writer.consolidate()
+    with pytest.raises(UserError, match=f"s.zarr: the spec of features/loudness {message}.*: the store is corrupt"):
+        open_store(path).spec("loudness")
+
+
+@pytest.mark.parametrize("attributes", [{"spec": {}}, {"accepted": 3}, {"accepted": [{"spec": {}}]}])
+def test_a_writer_reports_a_corrupt_spec(tmp_path: Path, attributes: dict) -> None:
+    path = create_store(tmp_path / "s.zarr")
+    zarr.open_group(path, mode="r+", use_consolidated=False)["features/loudness"].update_attributes(attributes)
+    with StoreWriter(path, 5, "test") as writer, pytest.raises(UserError, match="the spec of features/loudness cannot"):
+        writer.feature_specs("loudness")
+
+
+@pytest.mark.parametrize("seconds", ["x", 0, None, 2.5])
+def test_an_invalid_number_of_seconds_is_reported_as_corruption(tmp_path: Path, seconds: object) -> None:
+    path = create_store(tmp_path / "s.zarr")
+    zarr.open_group(path, mode="r+").update_attributes({"seconds": seconds})
+    with pytest.raises(UserError, match=f"'seconds' is {seconds!r}, not a number of seconds: the store is corrupt"):
+        open_store(path)
+
+
 def test_other_formats_other_lengths_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     path = create_store(tmp_path / "s.zarr")
     with pytest.raises(UserError, match="5 seconds per video, not 60"), StoreWriter(path, 60, "test"):

@@ -180,8 +180,10 @@ def test_files_that_do_not_fit_are_errors_before_anything_is_written(files, tmp_
         assert not (tmp_path / "run").exists()
 
     fails("does not exist", tmp_path / "nowhere.pt")
-    (tmp_path / "text.pt").write_text("no checkpoint")
-    fails("cannot be read", tmp_path / "text.pt")
+    (tmp_path / "text.pt").write_text("hi, no checkpoint")
+    fails("text.pt cannot be read: it is incomplete or corrupt; download it again", tmp_path / "text.pt")
+    (tmp_path / "nothing.pt").touch()
+    fails("nothing.pt cannot be read: it is empty", tmp_path / "nothing.pt")
     torch.save({"epoch": 3}, tmp_path / "odd.pt")
     fails("not a state dict", tmp_path / "odd.pt")
     torch.save({"fc_ans.bias": torch.zeros(42)}, tmp_path / "part.pt")
@@ -228,10 +230,28 @@ def test_corrupt_files_are_user_errors_whatever_the_reader_raises(files, tmp_pat
         (tmp_path / "bad.pt").write_bytes(data[:offset] + bytes([data[offset] ^ 0x55]) + data[offset + 1 :])
         with suppress(UserError):
             read_official(tmp_path / "bad.pt")
-    for text in ('[{"question_content": 3, "templ_values": "[]", "anser": "a"}]', "[" * 100_000):
-        (tmp_path / "train.json").write_text(text)
-        with pytest.raises(UserError, match="not an official training file"):
-            official_vocabulary(tmp_path / "train.json")
+
+
+RECORD = {"question_content": "Is it <X>?", "templ_values": '["loud"]', "anser": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, r"train.json is not an official training file: it is not JSON \(nested too deeply\)"),
+        ("{}", "train.json is not an official training file: it is not a list of records"),
+        ([RECORD, 3], "train.json, record 2 has no text 'question_content': pass an official"),
+        ([{**RECORD, "question_content": 3}], "train.json, record 1 has no text 'question_content'"),
+        ([{**RECORD, "anser": None}], "train.json, record 1 has no text 'anser'"),
+        ([{**RECORD, "templ_values": "3"}], "train.json, record 1: templ_values '3' cannot be read: .* list of texts"),
+        ([{**RECORD, "templ_values": "x"}], "train.json, record 1: templ_values 'x' cannot be read: Expecting value"),
+        ([{**RECORD, "templ_values": "[]"}], "train.json, record 1: template 'Is it <X>\\?' has 1 slots but 0 values"),
+    ],
+)
+def test_the_error_for_an_invalid_training_file_has_its_record_and_field(tmp_path, content, message):
+    (tmp_path / "train.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        official_vocabulary(tmp_path / "train.json")
 
 
 def test_unknown_tensors_are_reported_and_pickled_code_is_never_run(files, tmp_path):
@@ -239,7 +259,7 @@ def test_unknown_tensors_are_reported_and_pickled_code_is_never_run(files, tmp_p
     imported = import_checkpoint("avst", tmp_path / "more.pt", files, tmp_path / "run", "m", "s")
     assert imported.unknown == ("novelty",)
     torch.save({"fc_ans.bias": Path("/")}, tmp_path / "code.pt")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"cannot be read: it contains pathlib\.\w+, not only tensors"):
         read_official(tmp_path / "code.pt")
 
 

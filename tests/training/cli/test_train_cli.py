@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_store import make_manifest, make_store
 
-from pipeline.manifests.manifest import save_manifest
+from pipeline.manifests.manifest import load_manifest, save_manifest
 from train.cli.evaluate import evaluate
 from train.cli.options import show_scenarios
 from train.cli.report import find_runs, report
@@ -105,12 +105,31 @@ def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_crea
     result = invoke("train")
     assert result.exit_code == 2
     assert "data_manifests/music-avqa" in result.output
-    assert "mavqa-manifest build music-avqa" in result.output
+    assert "'mavqa-manifest build music-avqa' (see its --help), or pass another --manifest" in result.output
     result = invoke("train", "--manifest", "data")
     assert result.exit_code == 2
     assert "stores/music-avqa.zarr" in result.output
-    assert "mavqa-extract --dataset music-avqa" in result.output
+    assert "'mavqa-extract --dataset music-avqa', or pass another --store" in result.output
     assert len(result.output.splitlines()) == 1
+    result = invoke("train", "--dataset", "mine")
+    assert "'mavqa-manifest build' (see its --help), or pass another --manifest" in result.output
+    result = invoke("train", "--dataset", "mine", "--manifest", "data")
+    assert "'mavqa-extract --manifest FOLDER --store stores/mine.zarr', or pass another --store" in result.output
+
+
+def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are(workplace: Path) -> None:
+    run_tiny_sweep()
+    run, whole = "b/runs/zero-fill-seed0", load_manifest(workplace / "data")
+    save_manifest(replace(whole, questions={"train": whole.questions["train"], "val": ()}), workplace / "part")
+    for options, problem in (
+        ((), "has no questions in test or val"),
+        (("--split", "val"), "split 'val' of manifest 'tiny' has no questions"),
+        (("--split", "test"), "has no split 'test'"),
+    ):
+        result = invoke("evaluate", run, "--manifest", "part", *options)
+        assert result.exit_code == 2, result.output
+        assert problem in result.output
+        assert f"its splits are train ({len(whole.questions['train'])}), val (0); pass" in result.output
 
 
 @pytest.mark.parametrize(
@@ -123,6 +142,9 @@ def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_crea
         (["--variant", "imagined"], "imagined"),
         (["--device", "abacus"], "abacus"),
         (["--epochs", "0"], "0"),
+        (["--inputs", "question"], "--method zero-fill and --inputs question exclude each other"),
+        (["--method", "reference"], "method 'reference' only trains models restricted to some inputs"),
+        (["--missing-rate", ""], "missing rate"),
     ],
 )
 def test_an_invalid_option_is_an_error_with_its_value_and_exit_code_2(
@@ -230,6 +252,32 @@ def test_the_error_for_a_corrupt_or_missing_vocabulary_has_its_file(workplace: P
         result = invoke("evaluate", vocabulary.parent)
         assert result.exit_code == 2, result.output
         assert "vocabulary.json" in result.output
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("environment.json", "evaluate"),
+        ("vocabulary.json", "evaluate"),
+        ("config.json", "evaluate"),
+        ("results.jsonl", "report"),
+        ("metrics.jsonl", "report"),
+        ("times.json", "report"),
+        ("predictions-test-complete.jsonl", "report"),
+    ],
+)
+def test_the_error_for_a_corrupt_file_of_a_run_is_one_line_with_its_path(
+    workplace: Path, file: str, command: str
+) -> None:
+    run_tiny_sweep()
+    run = workplace / "b" / "runs" / "zero-fill-seed0"
+    for content in (b"{", b"[]", b"3", b'{"feature_weights": 3}', b"[" * 100_000, b"\xff"):
+        (run / file).write_bytes(content)
+        result = invoke("report", run, "--out", "r") if command == "report" else invoke(command, run)
+        assert result.exit_code == 2, result.output
+        (line,) = result.stderr.splitlines()
+        assert f"zero-fill-seed0/{file}" in line
+        assert "pydantic" not in line
 
 
 def test_an_unknown_scenario_and_a_corrupt_checkpoint_are_errors_with_exit_code_2(workplace: Path) -> None:

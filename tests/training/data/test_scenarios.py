@@ -48,9 +48,11 @@ def test_rates_are_parsed_from_text():
         "sound=0.1",
         "audio=0.1,audio=0.2",
         "audio=1.5",
+        "audio=nan",
         "audio=0.6,visual=0.6",
+        "",
     ):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=r"^missing rate \(share of the questions\) ['a]"):
             parse_rates(invalid)
 
 
@@ -86,18 +88,35 @@ def test_a_mask_file_round_trips_with_its_header(tmp_path):
     assert (header["seed"], header["unit"], header["rates"]) == (4, "video", {"audio": 0.3, "visual": 0.2})
 
 
+MASKS = {"format": 1, "seed": 1, "unit": "video", "rates": {"audio": 0.5}, "absent": {"p": [], "q": ["audio"]}}
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("content", "message"),
     [
-        "[]",
-        "{",
-        '{"format": 2, "seed": 1, "unit": "video", "rates": {}, "absent": {}}',
-        '{"format": 1, "seed": 1, "unit": "video", "rates": {}, "absent": {"q": ["smell"]}}',
+        ("[]", " is not a JSON object with format, seed"),
+        ("{", " is not JSON: Expecting"),
+        ("[" * 100_000, " is not JSON: nested too deeply"),
+        ({"format": 2}, ": 'format' is 2: it must be 1"),
+        ({"seed": "1"}, ": 'seed' is '1': it must be a whole number"),
+        ({"unit": "second"}, ": 'unit' is 'second': it must be 'video' or 'question'"),
+        ({"rates": [0.5]}, r": 'rates' is \[0.5\]: it must be {modality: share"),
+        ({"rates": {"smell": 0.5}}, r": missing rate .* smell=0.5: 'smell' is no modality"),
+        ({"rates": {"audio": "x"}}, ": missing rate .* audio=x: it must be a number"),
+        ({"absent": 3}, ": 'absent' is 3: it must be {question id: list of modalities}"),
+        (
+            {"absent": {"p": [], "q": ["smell"]}},
+            r": 'absent', record 2, question 'q' is \['smell'\]: .* or \['audio'\]",
+        ),
+        ({"absent": {"q": "audio"}}, ": 'absent', record 1, question 'q' is 'audio': it must be"),
+        ({"absent": {"q": [["audio"]]}}, ": 'absent', record 1, question 'q'"),
+        *[({name: None}, f": '{name}' is missing: it must be") for name in MASKS],
     ],
 )
-def test_an_invalid_mask_file_is_refused_by_name(tmp_path, text):
-    (tmp_path / "masks.json").write_text(text)
-    with pytest.raises(UserError, match=r"masks\.json"):
+def test_the_error_for_an_invalid_mask_file_has_its_field_and_value(tmp_path, content, message):
+    valid = content if isinstance(content, str) else {k: v for k, v in {**MASKS, **content}.items() if v is not None}
+    (tmp_path / "masks.json").write_text(valid if isinstance(valid, str) else json.dumps(valid))
+    with pytest.raises(UserError, match=rf"^mask file \S+masks\.json{message}"):
         load_masks(tmp_path / "masks.json")
 
 
@@ -113,6 +132,6 @@ def test_a_missing_span_has_its_share_of_the_steps_and_any_position(share: float
 def test_parts_may_cover_both_modalities_and_rates_may_not() -> None:
     assert parse_parts("audio=0.8,visual=0.7") == {"audio": 0.8, "visual": 0.7}
     assert parse_parts(None) is None
-    for invalid in ("audio=1.5", "smell=0.1", "audio"):
-        with pytest.raises(UserError):
+    for invalid in ("audio=1.5", "smell=0.1", "audio", ""):
+        with pytest.raises(UserError, match=r"^missing part \(share of the seconds\) ['a]"):
             parse_parts(invalid)

@@ -7,7 +7,7 @@ from result_rows import folders_of, row, save
 from train.report.confusion import MOST_ANSWERS, OTHERS, confusions_by_type, find_confusions
 from train.report.page import write_report
 from train.report.tables import build_blocks
-from train.runs.results import Prediction, predictions_path, write_predictions
+from train.runs.results import Accuracies, Count, Prediction, predictions_path, write_predictions
 
 
 def make_predictions(pairs: list[tuple[str, str]], question_type: str = "Audio Counting") -> list[Prediction]:
@@ -57,7 +57,9 @@ def test_types_are_in_their_order_and_predictions_without_a_type_are_ignored() -
 
 
 def test_seeds_are_pooled_and_the_page_shows_them(tmp_path: Path) -> None:
-    rows = [row(seed=seed) for seed in (0, 1)]
+    count = Count(correct=1, questions=2)
+    counts = Accuracies(overall=count, groups={"Audio": count}, types={"Audio Counting": count})
+    rows = [row(seed=seed, accuracies=counts) for seed in (0, 1)]
     for seed, result in enumerate(rows):
         pairs = [("one", "one"), ("two", "one" if seed else "two")]
         write_predictions(predictions_path(tmp_path / result.run, "test", "complete"), make_predictions(pairs))

@@ -60,15 +60,25 @@ def test_options_of_a_method_are_merged_into_the_presets():
 def test_inputs_other_than_all_select_the_method_reference():
     config = make_config("demo", inputs="question")
     assert (config.method, config.options) == ("reference", {"inputs": "question"})
-    with pytest.raises(UserError, match="reference"):
-        make_config("demo", method="reference")
+
+
+@pytest.mark.parametrize("overrides", [{}, {"inputs": "all"}])
+def test_the_method_reference_without_inputs_is_an_error_with_the_possible_inputs(overrides):
+    message = r"^method 'reference' only .* \(--inputs\) to 'question' or 'audio,question' or 'visual,question'$"
+    with pytest.raises(UserError, match=message):
+        make_config("demo", method="reference", **overrides)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"epochs": 0}, "epochs = 0"),
-        ({"epoch": 3}, "epoch = 3"),
+        ({"epoch": 3}, "setting epoch = 3 is unknown: choose one of .*, epochs, batch_size"),
+        ({"sizes": None, "seeds": [1]}, r"setting seeds = \[1\] is unknown"),
+        ({"options": 3}, "^options = 3: pass a table of names and values"),
+        ({"missing_rates": [1]}, r"^missing_rates = \[1\]: pass a table"),
+        ({"missing_rates": {"smell": 0.1}}, "smell=0.1: 'smell' is no modality, use audio or visual"),
+        ({"missing_rates": {"audio": "half"}}, "audio=half: it must be a number between 0 and 1"),
         ({"inputs": "smell"}, "inputs = 'smell'"),
         ({"training": "twice"}, "training = 'twice'"),
     ],

@@ -106,7 +106,7 @@ def test_rows_read_back_and_later_ones_replace_earlier_ones(tmp_path: Path) -> N
     assert len(path.read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("line", ["not json", '{"format": 1}', "[]", '{"format": 7}'])
+@pytest.mark.parametrize("line", ["not json", '{"format": 1}', "[]", '{"format": 7}', "[" * 100_000])
 def test_the_error_for_an_invalid_line_has_its_file_and_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"
     append_results(path, [row()])
@@ -126,3 +126,37 @@ def test_predictions_read_back(tmp_path: Path) -> None:
     write_predictions(path, predictions)
     assert path.name == "predictions-test-audio-missing.jsonl"
     assert read_predictions(path) == predictions
+
+
+def test_texts_may_contain_other_line_separators(tmp_path: Path) -> None:
+    predictions = [Prediction(question_id="1", video_id="v", prediction="a\u2028b", answer="c\x85", correct=False)]
+    write_predictions(tmp_path / "p.jsonl", predictions)
+    assert read_predictions(tmp_path / "p.jsonl", 1) == predictions
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{}", r"p.jsonl:2: not a prediction \(question_id: Field required\): evaluate the run again"),
+        (b"[]", "p.jsonl:2: not a prediction .Input should be an object"),
+        (b"{", "p.jsonl:2: not a prediction .Invalid JSON"),
+        (b"\xff", "p.jsonl is corrupt .*: remove it and evaluate the run again"),
+        (b"", "p.jsonl has 1 predictions, but results.jsonl counts 2 questions: evaluate the run again"),
+    ],
+)
+def test_the_error_for_corrupt_predictions_has_their_file_and_line(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "p.jsonl"
+    write_predictions(path, [Prediction(question_id="1", video_id="v", prediction="a", answer="a", correct=True)])
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(UserError, match=message):
+        read_predictions(path, 2)
+    with pytest.raises(UserError, match=r"nowhere.jsonl is missing: evaluate the run again"):
+        read_predictions(tmp_path / "nowhere.jsonl")
+
+
+def test_the_error_for_results_that_are_not_text_has_their_file(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"results\.jsonl is corrupt"):
+        read_results(tmp_path / "results.jsonl")
+    with pytest.raises(UserError, match=r"results\.jsonl is corrupt"):
+        append_results(tmp_path / "results.jsonl", [row()])

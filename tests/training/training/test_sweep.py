@@ -89,7 +89,7 @@ def test_every_committed_grid_has_known_methods_backbones_and_starting_runs(grid
     [
         ("methods = 3", "methods"),
         ("preset = 'demo'", "methods"),
-        ("colour = 'red'\n[[methods]]\nname = 'a'", "colour"),
+        ("colour = 'red'\n[[methods]]\nname = 'a'", "'colour' is unknown: choose one of preset, backbones, seeds"),
         ("[[methods]]\nmethod = 'rmm'", "name"),
         ("][", "not valid TOML"),
     ],
@@ -104,17 +104,60 @@ def test_the_error_for_an_invalid_grid_has_its_entry(tmp_path: Path, text: str, 
 def test_a_run_can_only_start_from_an_earlier_entry() -> None:
     for start in ("later", "first", "nowhere"):
         methods = [{"name": "first", "method": "zero-fill", "start_from": start}, {"name": "later", "method": "rmm"}]
-        with pytest.raises(UserError, match=f"starts from '{start}-seed0'"):
+        with pytest.raises(UserError, match=f"grid, method 'first' starts from '{start}-seed0'"):
             list_cells(Grid.model_validate({"methods": methods}), None, "m", "s")
 
 
 def test_an_unknown_setting_and_a_repeated_name_are_errors() -> None:
     unknown = Grid.model_validate({"methods": [{"name": "a", "method": "rmm", "colour": "red"}]})
-    with pytest.raises(UserError, match="colour"):
+    with pytest.raises(UserError, match=r"^grid, method 'a': setting colour = 'red' is unknown: choose one of"):
         list_cells(unknown, None, "m", "s")
     repeated = Grid.model_validate({"methods": [{"name": "a", "method": "rmm"}, {"name": "a", "method": "avr"}]})
     with pytest.raises(UserError, match="two runs named 'a-seed0'"):
         list_cells(repeated, None, "m", "s")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("epochs = 0", "epochs = 0: Input should be greater"),
+        ("seed = 3", "setting 'seed' cannot be set here: use the grid's seeds"),
+        ("[settings]\nseed = 3", "setting 'seed' cannot be set here: use the grid's seeds"),
+        ("backbone = 'pano'", "setting 'backbone' cannot be set here: use the grid's backbones"),
+        ("preset = 'demo'", "setting 'preset' cannot be set here: use the grid's preset"),
+        ("store = 's'", "setting 'store' cannot be set here: use --store"),
+        ("options = 3", "options = 3: pass a table"),
+        ("missing_rates = {audio = 2.0}", "missing rate .* audio=2.0"),
+        ("method = 'reference'", "method 'reference' only trains"),
+        ("start_from = 'b'", "starts from"),
+        ("[[methods]]\nname = 'zero-fill'", "two runs named"),
+    ],
+)
+def test_the_error_for_an_entry_of_a_grid_has_its_file(tmp_path: Path, settings: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[[methods]]\nname = 'zero-fill'\n{settings}\n")
+    with pytest.raises(UserError, match=rf"^grid \S+mine.toml.*{message}"):
+        list_cells(read_grid(path), None, "m", "s")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "telepathy"}, "grid, method 'telepathy': method 'telepathy' is unknown"),
+        (
+            {"name": "rmm", "options": {"slots": "x"}},
+            "grid, method 'rmm': option 'slots' of method 'rmm' is 'x': .* int",
+        ),
+        ({"name": "rmm", "heads": 3}, "grid, method 'rmm': backbone 'avst' cannot be built: .* divisible"),
+        ({"name": "rmm", "map_size": 99}, "grid, method 'rmm': map size 99"),
+    ],
+)
+def test_the_error_for_a_run_that_cannot_be_built_has_its_entry(
+    store: TinyStore, manifest: Manifest, tmp_path: Path, method: dict, message: str
+) -> None:
+    grid = GRID.model_validate({**GRID.model_dump(), "methods": [method]})
+    with pytest.raises(UserError, match=message):
+        run_cells(list_cells(grid, (0,), "m", "s", "cpu"), manifest, FeatureBank(store), tmp_path)
 
 
 def test_an_unknown_method_is_an_error_before_any_training(
