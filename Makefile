@@ -12,7 +12,7 @@ DEMO     := build/demo
 # Further arguments for the command of a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
 
-.PHONY: help setup demo backbones methods test lint lint-fast bench extract train clean
+.PHONY: help setup demo backbones methods test lint lint-fast docs bench extract train clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -57,6 +57,9 @@ lint-fast: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+docs: $(READY)  ## Build the documentation in build/docs; a warning is an error.
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs build/docs
 
 bench: $(READY) $(DEMO)/evaluation.json  ## Run all benchmarks on the output of make demo.
 	broken=0; for program in benchmarks/*.py; do $(BIN)/python $$program || broken=1; done; exit $$broken
