@@ -9,6 +9,7 @@ from pathlib import Path
 import commands
 import paths
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import mavqa
@@ -82,6 +83,26 @@ def test_a_file_that_shadows_a_package_is_named_and_not_run(tmp_path, name, word
     advice = "rename that file, or start Python in another folder"
     assert line.endswith(f"{name}.py shadows mavqa's package '{name}': {advice}")
     assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("mavqa-train --method rmm", ["rmm", "rmm-avr"]),
+        ("mavqa-train --backbone p", ["pano", "pstp"]),
+        (
+            "mavqa-extract --features tokens,clip-vit-b32-",
+            ["tokens,clip-vit-b32-sentence", "tokens,clip-vit-b32-words"],
+        ),
+        ("mavqa-manifest build music", ["music-avqa"]),
+        ("mavqa train --preset ps", ["pstp"]),
+    ],
+)
+def test_the_shell_completes_backbones_methods_features_and_commands(line, expected):
+    name, *words = line.split()
+    completion = ShellComplete(commands.scripts()[name], {}, name, "_COMPLETE")
+    found = [item.value for item in completion.get_completions(words[:-1], words[-1])]
+    assert found == expected
 
 
 def test_one_command_lists_and_runs_all(tmp_path):

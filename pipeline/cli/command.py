@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Decorator = Callable[[Any], Any]
+Completion = Callable[[click.Context, click.Parameter, str], list[str]]
 
 # Errors of the operating system that the user can fix, such as a folder without write permission; they name the path.
 SYSTEM_ERRORS = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
@@ -141,6 +142,16 @@ def folder_option(name: str, text: str, **settings: Any) -> Decorator:
 def file_option(name: str, text: str, **settings: Any) -> Decorator:
     """Return an option that takes the path of a file, which may be missing; `text` is its help."""
     return click.option(name, type=click.Path(dir_okay=False, path_type=Path), help=text, **settings)
+
+
+def complete_names(names: Iterable[str], separator: str = "") -> Completion:
+    """Return the shell completion of an option that takes one of `names`, or several joined by `separator`."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        before, found, last = incomplete.rpartition(separator) if separator else ("", "", incomplete)
+        return [before + found + name for name in names if name.startswith(last)]
+
+    return complete
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")

@@ -11,6 +11,7 @@ from pipeline.cli.command import (
     FAILURES_RECORDED,
     Command,
     RenamedOption,
+    complete_names,
     folder_option,
     json_option,
     plain_console,
@@ -50,7 +51,13 @@ Examples:
 @folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/DATASET]")
 @folder_option("--videos", "Folder of the videos.  [default: videos in --manifest, else data/videos/DATASET]")
 @click.option("--store", metavar="PATH-or-URL", help="Feature store to write.  [default: stores/DATASET.zarr]")
-@click.option("--features", default="resnet18-map,vggish,tokens", show_default=True, help=FEATURES)
+@click.option(
+    "--features",
+    default="resnet18-map,vggish,tokens",
+    show_default=True,
+    shell_complete=complete_names([*EXTRACTORS, *QUESTION_EXTRACTORS], separator=","),
+    help=FEATURES,
+)
 @click.option(
     "--weights",
     default="pretrained",
@@ -69,6 +76,7 @@ Examples:
     "--decoder",
     default="auto",
     show_default=True,
+    shell_complete=complete_names(["auto", *DECODERS]),
     help=f"Video decoder: auto, {', '.join(DECODERS)}. `auto`: PyAV for a new store, the store's decoder for an "
     "existing one.",
 )

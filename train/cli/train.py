@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.command import Command, folder_option, json_option, show_json
+from pipeline.cli.command import Command, complete_names, folder_option, json_option, show_json
 from pipeline.errors import UserError
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
@@ -21,12 +21,20 @@ from train.cli.options import (
 from train.methods.registry import METHODS
 from train.runs.config import PRESETS, TrainConfig, make_config
 
+# The reference models are chosen by their inputs (--inputs).
+CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
+
 
 @click.command(cls=Command, on_interrupt="add --resume to the same command to go on after the last complete epoch")
-@click.option("--backbone", help=f"Model to train: {', '.join(BACKBONES)}.  [default: the preset's, else avst]")
+@click.option(
+    "--backbone",
+    shell_complete=complete_names(BACKBONES),
+    help=f"Model to train: {', '.join(BACKBONES)}.  [default: the preset's, else avst]",
+)
 @click.option(
     "--method",
-    help=f"Missing-modality method: {', '.join(name for name in METHODS if name != 'reference')}.  "
+    shell_complete=complete_names(CHOSEN_BY_NAME),
+    help=f"Missing-modality method: {', '.join(CHOSEN_BY_NAME)}.  "
     f"[default: the preset's, else {TrainConfig.model_fields['method'].default}]",
 )
 @click.option("--dataset", default="music-avqa", show_default=True, help="Dataset name in the default paths below.")
