@@ -119,7 +119,7 @@ def evaluate(
 
 
 def _manifest(manifest: Manifest | str | Path) -> Manifest:
-    return manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
+    return manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
 
 
 def _store(store: FeatureStore | str | Path) -> FeatureStore:

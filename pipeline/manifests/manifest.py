@@ -155,11 +155,12 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
         replace_text(folder / "dataset.toml", head)
 
 
-def load_manifest(folder: Path) -> Manifest:
+def load_manifest(folder: str | Path) -> Manifest:
     """Return the manifest in `folder`.
 
     Raises `UserError` with the file and line if a file is missing, malformed or of another format version.
     """
+    folder = Path(folder)
     head = _read_toml(folder / "dataset.toml")
     if head.get("format") != FORMAT:
         raise UserError(f"{folder / 'dataset.toml'}: format {head.get('format')!r} is not supported, only {FORMAT}")

@@ -61,11 +61,12 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
     )
 
 
-def load_run(run: Path, device: str = "cpu") -> tuple[MissingModalityMethod, TrainConfig]:
+def load_run(run: str | Path, device: str = "cpu") -> tuple[MissingModalityMethod, TrainConfig]:
     """Return the trained method of `run` (its best epoch, in evaluation mode) and its configuration.
 
     Raises `UserError` if a file is missing, corrupt or does not match the configuration.
     """
+    run = Path(run)
     config = read_config(run)
     method = build_method(config)
     assert isinstance(method, nn.Module)

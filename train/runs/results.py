@@ -179,11 +179,12 @@ def append_results(path: Path, rows: Iterable[ResultRow]) -> None:
     replace_text(path, existing + "".join(row.model_dump_json() + "\n" for row in rows))
 
 
-def read_results(path: Path) -> list[ResultRow]:
+def read_results(path: str | Path) -> list[ResultRow]:
     """Return the last row of each key of a results file, in the order of first appearance.
 
     Raises `UserError` with file and line if it is missing, malformed or has another format.
     """
+    path = Path(path)
     if not path.exists():
         raise UserError(f"{path} is missing: evaluate the run first with 'mavqa-evaluate {path.parent}'")
     rows: dict[tuple[str, str, str, str], ResultRow] = {}
