@@ -75,13 +75,8 @@ def evaluate_run(
             f"run {run} is a pre-training ({config.objective}) without answers: train a run with "
             f"--start-from {run.name} and evaluate that one"
         )
-    _check_data(run, config, manifest, bank)
+    _check_data(run, config, manifest, bank, split)
     dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size))
-    if not len(dataset):
-        raise UserError(
-            f"split {split!r} of manifest {manifest.name!r} has no questions: its splits are "
-            f"{manifest.describe_splits()}; pass another --split"
-        )
     answers = manifest.vocabulary.answers
     evaluations: list[Evaluation | None]
     recovery: dict[str, float] = {}
@@ -172,8 +167,13 @@ def find_question_only(run: Path, row: ResultRow, question_only: Path | None = N
     return None
 
 
-def _check_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> None:
-    """Raise `UserError` if the features' weights or the vocabulary differ from those that the run was trained on."""
+def _check_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank, split: str) -> None:
+    """Raise `UserError` if the split is empty, or the features' weights or the vocabulary are not those of training."""
+    if manifest.questions.get(split) == ():
+        raise UserError(
+            f"split {split!r} of manifest {manifest.name!r} has no questions: its splits are "
+            f"{manifest.describe_splits()}; pass another --split"
+        )
     store = bank.store
     needs = needs_of(config.backbone)
     trained = read_environment(run).get("feature_weights", {})
