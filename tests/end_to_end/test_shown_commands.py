@@ -1,0 +1,156 @@
+"""Every command and every Python example that the pages show is run, on small stand-ins of the data that they name.
+
+In place of `pretrained` weights, which cannot be downloaded here, are seeded ones; presets have one epoch, new stores
+two seconds, and extraction runs in this process. What needs other machines, a GPU or hours is in `NOT_RUN`; its options
+are checked by `tests/test_pages.py`.
+"""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
+
+import commands
+import pages
+import paths
+import pytest
+from click.testing import CliRunner
+
+import pipeline.run.cluster
+import pipeline.run.plan
+import train.runs.presets
+from pipeline.extractors.weights import WeightsSource, parse_weights
+from pipeline.manifests.manifest import load_manifest
+from pipeline.run.plan import StoredChoices, stored_choices
+
+pytestmark = pytest.mark.slow
+
+# {pattern: why a command is not run}
+NOT_RUN = {
+    r"^mavqa(-[a-z]+)? (-h|--help)$|^make (?!extract|train)": "its help, or the set-up of a clone",
+    r"s3://|tcp://": "needs another machine",
+    r"--device cuda|torchcodec|decord": "needs a GPU, FFmpeg or an optional package",
+    r"train/grids/(?!demo)": "hours of training",
+}
+# Pages whose Python examples use the data of the quick start; the others have parts of packages.
+WITH_EXAMPLES = {"README.md", "python.md"}
+CHOICES = ["violin", "flute", "drum"]
+
+
+def write_annotations(source: Path, folder: Path) -> None:
+    """Write stand-ins of the published annotations for the videos of the manifest `source`."""
+    files = {"train": "avqa-train.json", "val": "avqa-val.json", "test": "avqa-test.json"}
+    balanced = {"train": "balance_train.json", "val": "balance_valid.json", "test": "balance_test.json"}
+    manifest = load_manifest(source)
+    for split, questions in manifest.questions.items():
+        records = [
+            {
+                "video_id": question.video_id,
+                "question_id": number,
+                "type": json.dumps(["Audio", "Counting"]),
+                "question_content": "Is there a <Object> sound?",
+                "templ_values": json.dumps(["flute"]),
+                "question_deleted": 0,
+                "anser": "yes" if number % 2 else "no",
+            }
+            for number, question in enumerate(questions)
+        ]
+        _write(folder / "MUSIC-AVQA" / "data" / "json_update" / files[split], records)
+        _write(folder / "MUSIC-AVQA-v2.0" / balanced[split], records)
+    for split, name in (("train", "train_qa.json"), ("val", "val_qa.json")):
+        records = [
+            {
+                "id": number,
+                "video_name": question.video_id,
+                "video_id": number,
+                "question_text": "What is heard?",
+                "multi_choice": CHOICES,
+                "answer": number % 3,
+                "question_relation": "Both",
+                "question_type": "Which",
+            }
+            for number, question in enumerate(manifest.questions[split])
+        ]
+        _write(folder / "AVQA" / name, records)
+    with (folder / "questions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "question", "answer", "split"])
+        for split, questions in manifest.questions.items():
+            writer.writerows([f"{q.video_id}.mp4", q.text, q.answer, split] for q in questions)
+
+
+def _write(path: Path, records: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(records))
+
+
+def run(line: str) -> None:
+    """Run a command line of mavqa in this process, `make extract` and `make train` as the commands that they run."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        shown = subprocess.run(["make", "-n", "-C", paths.ROOT, *words[1:]], capture_output=True, text=True, check=True)
+        (line,) = [line for line in shown.stdout.splitlines() if line.startswith(".venv/bin/mavqa-")]
+        words = shlex.split(line.removeprefix(".venv/bin/"))
+    ended = CliRunner().invoke(commands.scripts()[words[0]], [word for word in words[1:] if word])
+    assert ended.exit_code in {0, 3}, f"{line}\n{ended.output}\n{ended.exception!r}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Replace what would take hours or a network."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def parse_offline(text: str, cache: Path) -> WeightsSource:
+            return parse_weights("seeded" if text == "pretrained" else text, cache)
+
+        def local_cluster(workers: int):
+            from distributed import LocalCluster
+
+            return LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0)
+
+        def short(path: str) -> StoredChoices:
+            found = stored_choices(path)
+            return found if found != StoredChoices() else StoredChoices(seconds=2)
+
+        patch.setattr(pipeline.run.plan, "parse_weights", parse_offline)
+        patch.setattr(pipeline.run.plan, "stored_choices", short)
+        patch.setattr(pipeline.run.cluster, "_local_cluster", local_cluster)
+        presets = train.runs.presets.PRESETS
+        for name, preset in presets.items():
+            patch.setitem(presets, name, replace(preset, settings={**preset.settings, "epochs": 1, "batch_size": 32}))
+        yield
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, quick: None) -> Path:
+    """A folder with the annotations, videos, manifests, stores and runs that the pages name."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with chdir(folder):
+        run("mavqa-manifest synthesize --out clips-source --videos 16 --seconds 2 --workers 1")
+        write_annotations(folder / "clips-source", folder)
+        shutil.copytree("clips-source/videos", "clips")
+        for dataset in ("music-avqa", "music-avqa-v2", "avqa"):
+            shutil.copytree("clips", f"data/videos/{dataset}")
+        run("mavqa-manifest build music-avqa --annotations MUSIC-AVQA/data --out data_manifests/music-avqa")
+        run("mavqa-extract --dataset music-avqa")
+        run("mavqa-train --backbone avst --method rmm-avr")
+        run("mavqa-train --backbone avst --method zero-fill")
+        shutil.copytree(paths.ROOT / "train" / "grids", "train/grids")
+    return folder
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
+def test_the_commands_and_examples_of_a_page_run(page: Path, prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "place")
+    with chdir(tmp_path / "place"):
+        for language, text in pages.blocks(page):
+            if language == "python" and page.name in WITH_EXAMPLES:
+                exec(compile(text, page.name, "exec"), {"__name__": "__main__"})
+            for line in pages.commands_in(text) if not language else ():
+                if not any(re.search(pattern, line) for pattern in NOT_RUN):
+                    run(line)
