@@ -1,9 +1,14 @@
-"""Fixtures that several rooms share: where the real clips and annotations are, if they are there."""
+"""What all tests share: fixtures of the real clips and annotations, if they are there; settings of hypothesis."""
 
 from pathlib import Path
 
 import paths
 import pytest
+from hypothesis import settings
+
+# No test is about time: a busy machine is no failure.
+settings.register_profile("mavqa", deadline=None)
+settings.load_profile("mavqa")
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ def test_values_of_another_shape_or_of_more_seconds_are_refused(tmp_path: Path, 
         write_rows(path, "loudness", 0, {0: np.ones(shape, "float32")})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(order=st.permutations(range(20)), cuts=st.lists(st.integers(1, 19), max_size=3))
 def test_rows_written_in_any_order_and_parts_give_the_same_store(
     order: list[int], cuts: list[int], tmp_path_factory: pytest.TempPathFactory
