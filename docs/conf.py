@@ -18,4 +18,5 @@ myst_enable_extensions = ["colon_fence"]
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 default_role = "code"
+highlight_language = "none"
 nitpicky = False
