@@ -8,6 +8,11 @@ import paths
 PAGES = [paths.ROOT / "README.md", paths.ROOT / "CONTRIBUTING.md", *sorted((paths.ROOT / "docs").glob("*.md"))]
 
 
+def page(file: str) -> Path:
+    """Return the page of the documentation with this file name."""
+    return paths.ROOT / "docs" / file
+
+
 def name(page: Path) -> str:
     """Return the path of the page in the repository."""
     return str(page.relative_to(paths.ROOT))

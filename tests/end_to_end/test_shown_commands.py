@@ -1,8 +1,8 @@
 """Every command and every Python example that the pages show is run, on small stand-ins of the data that they name.
 
-In place of `pretrained` weights, which cannot be downloaded here, are seeded ones; presets have one epoch, new stores
-two seconds, and extraction runs in this process. What needs other machines, a GPU or hours is in `NOT_RUN`; its options
-are checked by `tests/test_pages.py`.
+In place of `pretrained` weights, which cannot be downloaded here, are seeded ones; presets have the sizes of the demo's
+and one epoch, new stores two seconds, and extraction runs in this process. What needs other machines, a GPU or hours is
+in `NOT_RUN`; its options are checked by `tests/test_pages.py`.
 """
 
 import csv
@@ -35,10 +35,12 @@ NOT_RUN = {
     r"^mavqa(-[a-z]+)? (-h|--help)$|^make (?!extract|train)": "its help, or the set-up of a clone",
     r"s3://|tcp://": "needs another machine",
     r"--device cuda|torchcodec|decord": "needs a GPU, FFmpeg or an optional package",
-    r"train/grids/(?!demo)": "hours of training",
+    r"train/grids/(?!demo)|build/": "hours of training, and their results",
 }
 # Pages whose Python examples use the data of the quick start; the others have parts of packages.
 WITH_EXAMPLES = {"README.md", "python.md"}
+# The runs that pages evaluate without training them first.
+PREPARED = ("mavqa-train --backbone avst --method rmm-avr", "mavqa-train --backbone avst --method zero-fill")
 CHOICES = ["violin", "flute", "drum"]
 
 
@@ -84,6 +86,14 @@ def write_annotations(source: Path, folder: Path) -> None:
             writer.writerows([f"{q.video_id}.mp4", q.text, q.answer, split] for q in questions)
 
 
+def _rename_a_video(manifest: Path, name: str) -> None:
+    """Give the first video of the manifest the name of a video of MUSIC-AVQA that the pages use."""
+    first = next(iter(load_manifest(manifest).videos)).video_id
+    for file in (manifest / "videos.csv", *manifest.glob("questions-*.jsonl")):
+        file.write_text(file.read_text().replace(first, name))
+    (manifest / "videos" / f"{first}.mp4").rename(manifest / "videos" / f"{name}.mp4")
+
+
 def _write(path: Path, records: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(records))
@@ -121,8 +131,10 @@ def quick():
         patch.setattr(pipeline.run.plan, "stored_choices", short)
         patch.setattr(pipeline.run.cluster, "_local_cluster", local_cluster)
         presets = train.runs.presets.PRESETS
+        demo = presets["demo"]
         for name, preset in presets.items():
-            patch.setitem(presets, name, replace(preset, settings={**preset.settings, "epochs": 1, "batch_size": 32}))
+            small = replace(demo, settings={**preset.settings, **demo.settings, "epochs": 1, "time_steps": 2})
+            patch.setitem(presets, name, small)
         yield
 
 
@@ -131,26 +143,37 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, quick: None) -> Path:
     """A folder with the annotations, videos, manifests, stores and runs that the pages name."""
     folder = tmp_path_factory.mktemp("prepared")
     with chdir(folder):
-        run("mavqa-manifest synthesize --out clips-source --videos 16 --seconds 2 --workers 1")
+        run("mavqa-manifest synthesize --out clips-source --videos 20 --seconds 2 --workers 1")
+        _rename_a_video(folder / "clips-source", "00000093")
         write_annotations(folder / "clips-source", folder)
         shutil.copytree("clips-source/videos", "clips")
-        for dataset in ("music-avqa", "music-avqa-v2", "avqa"):
+        for dataset in ("music-avqa", "music-avqa-v2", "avqa", "mine", "clips"):
             shutil.copytree("clips", f"data/videos/{dataset}")
         run("mavqa-manifest build music-avqa --annotations MUSIC-AVQA/data --out data_manifests/music-avqa")
         run("mavqa-extract --dataset music-avqa")
-        run("mavqa-train --backbone avst --method rmm-avr")
-        run("mavqa-train --backbone avst --method zero-fill")
+        run("mavqa-extract --dataset music-avqa --features clip-vit-b32,clip-vit-b32-sentence,clip-vit-b32-words")
+        for line in PREPARED:
+            run(line)
         shutil.copytree(paths.ROOT / "train" / "grids", "train/grids")
     return folder
 
 
-@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
-def test_the_commands_and_examples_of_a_page_run(page: Path, prepared: Path, tmp_path: Path) -> None:
+# Pages that are read one after the other; every other page begins with the folder `prepared`.
+TOGETHER = [pages.page("quickstart.md"), pages.page("python.md")]
+
+
+@pytest.mark.parametrize(
+    "read", [TOGETHER, *([page] for page in pages.PAGES if page not in TOGETHER)], ids=lambda read: pages.name(read[0])
+)
+def test_the_commands_and_examples_of_pages_run(read: list[Path], prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared, tmp_path / "place")
     with chdir(tmp_path / "place"):
-        for language, text in pages.blocks(page):
-            if language == "python" and page.name in WITH_EXAMPLES:
-                exec(compile(text, page.name, "exec"), {"__name__": "__main__"})
-            for line in pages.commands_in(text) if not language else ():
-                if not any(re.search(pattern, line) for pattern in NOT_RUN):
-                    run(line)
+        if any(line.startswith("mavqa-train") for page in read for line in pages.block_commands(page)):
+            shutil.rmtree("runs")
+        for page in read:
+            for language, text in pages.blocks(page):
+                if language == "python" and page.name in WITH_EXAMPLES:
+                    exec(compile(text, page.name, "exec"), {"__name__": "__main__"})
+                for line in pages.commands_in(text) if not language else ():
+                    if not any(re.search(pattern, line) for pattern in NOT_RUN):
+                        run(line)
