@@ -6,7 +6,7 @@ project = "mavqa"
 author = "the mavqa authors"
 version = release = version_of("mavqa")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
 html_theme = "furo"
 html_title = f"mavqa {version}"
 html_static_path = ["images"]
@@ -19,4 +19,5 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 default_role = "code"
 highlight_language = "none"
+smartquotes = False
 nitpicky = False

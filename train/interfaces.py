@@ -106,7 +106,7 @@ class Matches:
 class Backbone(Protocol):
     """A model that answers questions about videos and accepts each modality at three levels (`Representation`).
 
-    Implementations are `torch.nn.Module`s, built as `Class(sizes, **options)` with the `ModelSizes` of a run and the
+    An implementation is a `torch.nn.Module`, built as `Class(sizes, **options)` with the `ModelSizes` of a run and the
     user's options. A ValueError from the constructor is reported as sizes or options that do not fit. Weights are
     initialised from torch's default generator, which the caller seeds. A class with an attribute `variants` (names, the
     default first) is built with the option `variant`.
@@ -199,8 +199,8 @@ class Stage:
 class MissingModalityMethod(Protocol):
     """A method owns a backbone and decides what replaces a missing modality.
 
-    Implementations are `torch.nn.Module`s, built as `Class(backbone, **options)`; a class attribute `variants` works as
-    for backbones. Random numbers in training (dropout, noise, sampled missingness) must come from torch's default
+    An implementation is a `torch.nn.Module`, built as `Class(backbone, **options)`; a class attribute `variants` works
+    as for backbones. Random numbers in training (dropout, noise, sampled missingness) must come from torch's default
     generator, which the loop seeds before every epoch, so that a resumed run ends in the same weights.
 
     - `backbone`: a submodule of this name, so that another run can start from its weights.

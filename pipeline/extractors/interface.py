@@ -44,7 +44,7 @@ class FeatureExtractor(Protocol):
         ...
 
     def extract(self, media: Media) -> np.ndarray:
-        """Return [time, *shape] for a video whose modality is complete, one row per time step of that modality.
+        """Return `[time, *shape]` for a video whose modality is complete, one row per time step of that modality.
 
         Raises `FloatingPointError` if a value is not finite in `dtype`; the feature of this video then fails.
         """
@@ -82,7 +82,7 @@ class QuestionExtractor(Protocol):
         ...
 
     def extract(self, texts: Sequence[str]) -> np.ndarray:
-        """Return [question, *shape], one row per text; raise `FloatingPointError` if a value is not finite."""
+        """Return `[question, *shape]`, one row per text; raise `FloatingPointError` if a value is not finite."""
         ...
 
 

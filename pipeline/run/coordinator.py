@@ -56,7 +56,12 @@ class Progress:
 
 @dataclass
 class Summary:
-    """The state of the manifest's videos in the store, by feature, and the work of this run."""
+    """The state of the manifest's videos in the store, by feature, and the work of this run.
+
+    `store`: its address. `videos`, `questions`: the numbers of videos and of question texts of the manifest.
+    `extracted`: the number of videos that this run recorded. `states`: {feature: {state: number of videos}}.
+    `failures`: the `video_id`, `feature` and `reason` of each failed one.
+    """
 
     store: str
     videos: int

@@ -77,7 +77,12 @@ def read_steps(array: Any, videos: slice, steps: np.ndarray) -> np.ndarray:
 
 
 class FeatureStore:
-    """A feature store, opened for reading. Rows are videos (or unique question texts) in the store's own order."""
+    """A feature store, opened for reading. Rows are videos (or unique question texts) in the store's own order.
+
+    - `path`: the folder or URL.
+    - `seconds`: the number of time steps per video.
+    - `video_ids`: the id of each row; `rows` {video id: row}.
+    """
 
     def __init__(self, root: zarr.Group, path: str) -> None:
         self._root = root
@@ -113,7 +118,7 @@ class FeatureStore:
         return self._index(f"videos/steps_{modality}")
 
     def reasons(self, modality: str) -> list[str]:
-        """Return the reason why `modality` is not complete, one text per video, "" if it is."""
+        """Return one text per video: why `modality` is not complete, or which errors a complete one has; "" if none."""
         return [str(reason) for reason in self._index(f"videos/{modality}_reason")]
 
     def source_sha256(self) -> list[str]:
