@@ -6,7 +6,7 @@ Columns: `video`, `question`, `answer`; optional `type`, `modality`, `split`, `c
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import UserError
@@ -33,7 +33,8 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
     """Return the manifest of a CSV file; with a folder of `videos`, their paths and SHA-256 are filled in.
 
     Rows without a split are `train`. The modality of MUSIC-AVQA's nine types is implied; that of other types is
-    "unspecified" unless given. The vocabulary comes from the training split, or from all splits if there is none.
+    "unspecified" unless given. The vocabulary comes from the training split, or from all splits if there is none; it is
+    open if another split has words that training does not have.
     Raises `UserError` with the file and line of an error.
     """
     rows = list(_read_rows(csv))
@@ -50,6 +51,10 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
         if first != line:
             raise UserError(f"{csv}:{line}: question_id {question.question_id!r} is already used in line {first}")
         questions.setdefault(split, []).append(question)
+    vocabulary = freeze_vocabulary(questions)
+    new = _count_unknown(questions, set(vocabulary.tokens))
+    if new:
+        vocabulary = freeze_vocabulary(questions, is_open=True)
     found, missing = _find_videos(ids, videos, progress)
     manifest = Manifest(
         name=name,
@@ -57,14 +62,24 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
         licence="unknown",
         videos=found,
         questions={split: tuple(questions[split]) for split in SPLITS if split in questions},
-        vocabulary=freeze_vocabulary(questions),
+        vocabulary=vocabulary,
     )
     notes = () if videos is None else describe_missing(missing, videos)
+    if new:
+        notes = (
+            f"{new} questions of val or test have words that train has not: these and rare words are <unk>",
+            *notes,
+        )
     if not any(row.get("split") for _, row in rows):
         notes = ("no splits given: all questions are in 'train'", *notes)
     if unused := [column for column in rows[0][1] if column not in (*REQUIRED, *OPTIONAL)]:
         notes = (f"columns not used: {', '.join(unused)}", *notes)
     return Built(manifest, {"missing_videos": len(missing)} if videos else {}, notes)
+
+
+def _count_unknown(questions: Mapping[str, Sequence[Question]], tokens: set[str]) -> int:
+    """Return the number of questions with a word that is none of `tokens`."""
+    return sum(not tokens.issuperset(tokenise(q.text)) for members in questions.values() for q in members)
 
 
 def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:

@@ -47,7 +47,7 @@ def test_every_optional_column_is_read(tmp_path):
     assert (test.question_id, test.choices) == ("q7", ("red", "blue"))
     assert train.modality == "Audio"
     assert built.manifest.vocabulary.answers == ("two",)
-    assert built.notes == ("columns not used: remark",)
+    assert built.notes[0] == "columns not used: remark"
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,13 @@ def test_the_error_of_an_ambiguous_name_has_all_its_files(tmp_path):
     table = write(tmp_path, "video,question,answer\na,Who?,Ann\n")
     with pytest.raises(UserError, match=r"video 'a' is ambiguous in .* \(s/a\.mp4 or t/a\.mp4\): use its path"):
         build("mine", table, tmp_path / "clips")
+
+
+def test_the_vocabulary_is_open_if_another_split_has_other_words(tmp_path):
+    head, known = "video,question,answer,split\n", "a,Is it loud?,yes,train\na,Is it loud?,no,train\n"
+    closed = build("mine", write(tmp_path, head + known + "a,Is it loud?,no,test\n"))
+    assert not closed.manifest.vocabulary.is_open
+    assert not closed.notes
+    built = build("mine", write(tmp_path, head + known + "a,Is it quiet?,yes,test\n"))
+    assert built.manifest.vocabulary.tokens == ("<pad>", "<unk>", "Is", "it", "loud")
+    assert built.notes == ("1 questions of val or test have words that train has not: these and rare words are <unk>",)
