@@ -76,14 +76,21 @@ def __dir__() -> list[str]:
 
 
 def _check_packages() -> None:
-    """Raise ImportError if `pipeline` or `train` would be imported from elsewhere, such as a user's own `train.py`."""
+    """Raise ImportError if `pipeline` or `train` would be imported from elsewhere, such as a user's own `train.py`.
+
+    Neither is imported: the user's script must not run.
+    """
     place = Path(__file__).resolve().parent.parent
     for package in ("pipeline", "train"):
         found = find_spec(package)
-        origin = Path(found.origin or "").resolve() if found else None
-        if origin is None or origin.parent.parent != place:
-            shadow = f"{origin} shadows mavqa's package {package!r}" if origin else f"mavqa's {package!r} is missing"
-            raise ImportError(f"{shadow}: rename that file, or start Python in another folder")
+        if found is None:
+            raise ImportError(f"mavqa's package {package!r} is missing: install mavqa again")
+        # A folder without __init__.py has no origin.
+        file = Path(found.origin or next(iter(found.submodule_search_locations or ())))
+        if file.resolve() != place / package / "__init__.py":
+            raise ImportError(
+                f"{file} shadows mavqa's package {package!r}: rename it, or start Python in another folder"
+            )
 
 
 _check_packages()

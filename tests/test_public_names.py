@@ -73,16 +73,26 @@ def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):
         assert not found.failed
 
 
-@pytest.mark.parametrize("name", ["train", "pipeline"])
+@pytest.mark.parametrize("name", ["train.py", "pipeline.py", "train/__init__.py"])
 @pytest.mark.parametrize("words", [("-c", "import mavqa"), ("-m", "mavqa", "--help")], ids=["import", "command"])
 def test_a_file_that_shadows_a_package_is_named_and_not_run(tmp_path, name, words):
-    (tmp_path / f"{name}.py").write_text("open('was-run', 'w')")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("open('was-run', 'w')")
     ended = python(tmp_path, *words)
     assert ended.returncode == 1
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("ImportError")]
-    advice = "rename that file, or start Python in another folder"
-    assert line.endswith(f"{name}.py shadows mavqa's package '{name}': {advice}")
+    package = name[: name.index("." if "/" not in name else "/")]
+    advice = f"shadows mavqa's package {package!r}: rename it, or start Python in another folder"
+    assert line.endswith(f"{name} {advice}")
     assert not (tmp_path / "was-run").exists()
+
+
+def test_a_folder_of_data_that_shadows_a_package_is_named(tmp_path):
+    """In an editable installation, a folder without any Python file is enough."""
+    (tmp_path / "train" / "data").mkdir(parents=True)
+    ended = python(tmp_path, "-c", "import mavqa; from train.data.batch import Batch")
+    if ended.returncode:
+        assert ended.stderr.splitlines()[-1].startswith(f"ImportError: {tmp_path / 'train'} shadows mavqa's package")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ Examples:
     help="Name of the dataset, used in the defaults of --manifest, --videos and --store.",
 )
 @folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/DATASET]")
-@folder_option("--videos", "Folder of the videos.  [default: videos in --manifest, else data/videos/DATASET]")
+@folder_option("--videos", "Folder of the videos.  [default: videos in the manifest, else data/videos/DATASET]")
 @click.option("--store", metavar="PATH-or-URL", help="Feature store to write.  [default: stores/DATASET.zarr]")
 @click.option(
     "--features",
@@ -162,7 +162,7 @@ def _run(
     from pipeline.store.location import locate
 
     loaded = load_manifest(manifest or Path("data_manifests") / dataset)
-    folder = videos or _videos_folder(manifest, dataset)
+    folder = videos or _videos_folder(manifest or Path("data_manifests") / dataset, dataset)
     address = locate(store or Path("stores") / f"{dataset}.zarr").address
     # Slow imports, after the checks of the paths.
     from pipeline.run.coordinator import RunOptions, extract
@@ -177,10 +177,10 @@ def _run(
         return extract(loaded, folder.absolute(), prepared.plan, options, partial(_show_progress, shown))
 
 
-def _videos_folder(manifest: Path | None, dataset: str) -> Path:
+def _videos_folder(manifest: Path, dataset: str) -> Path:
     """Return the manifest's own folder of videos, to which `synthesize` writes, or else the dataset's default."""
-    own = manifest / "videos" if manifest else None
-    return own if own and own.is_dir() else Path("data/videos") / dataset
+    own = manifest / "videos"
+    return own if own.is_dir() else Path("data/videos") / dataset
 
 
 def _show_progress(shown: Progress, progress: "RunProgress") -> None:

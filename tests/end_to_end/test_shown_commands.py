@@ -7,11 +7,15 @@ in `NOT_RUN`; its options are checked by `tests/test_pages.py`.
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
-from contextlib import chdir
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +39,7 @@ NOT_RUN = {
     r"^mavqa(-[a-z]+)? (-h|--help)$|^make (?!extract|train)": "its help, or the set-up of a clone",
     r"s3://|tcp://": "needs another machine",
     r"--device cuda|torchcodec|decord": "needs a GPU, FFmpeg or an optional package",
+    r"^mavqa-import|official": "needs a published checkpoint: tests/training/checkpoints",
     r"train/grids/(?!demo)|build/": "hours of training, and their results",
 }
 # Pages whose Python examples use the data of the quick start; the others have parts of packages.
@@ -49,11 +54,11 @@ def write_annotations(source: Path, folder: Path) -> None:
     files = {"train": "avqa-train.json", "val": "avqa-val.json", "test": "avqa-test.json"}
     balanced = {"train": "balance_train.json", "val": "balance_valid.json", "test": "balance_test.json"}
     manifest = load_manifest(source)
-    for split, questions in manifest.questions.items():
+    for first, (split, questions) in enumerate(manifest.questions.items()):
         records = [
             {
                 "video_id": question.video_id,
-                "question_id": number,
+                "question_id": 10_000 * first + number,
                 "type": json.dumps(["Audio", "Counting"]),
                 "question_content": "Is there a <Object> sound?",
                 "templ_values": json.dumps(["flute"]),
@@ -67,7 +72,7 @@ def write_annotations(source: Path, folder: Path) -> None:
     for split, name in (("train", "train_qa.json"), ("val", "val_qa.json")):
         records = [
             {
-                "id": number,
+                "id": f"{split}-{number}",
                 "video_name": question.video_id,
                 "video_id": number,
                 "question_text": "What is heard?",
@@ -110,8 +115,8 @@ def run(line: str) -> None:
     assert ended.exit_code in {0, 3}, f"{line}\n{ended.output}\n{ended.exception!r}"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
+@contextmanager
+def stand_ins() -> Iterator[None]:
     """Replace what would take hours or a network."""
     with pytest.MonkeyPatch.context() as patch:
 
@@ -139,10 +144,10 @@ def quick():
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, quick: None) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the annotations, videos, manifests, stores and runs that the pages name."""
     folder = tmp_path_factory.mktemp("prepared")
-    with chdir(folder):
+    with chdir(folder), stand_ins():
         run("mavqa-manifest synthesize --out clips-source --videos 20 --seconds 2 --workers 1")
         _rename_a_video(folder / "clips-source", "00000093")
         write_annotations(folder / "clips-source", folder)
@@ -162,14 +167,54 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, quick: None) -> Path:
 TOGETHER = [pages.page("quickstart.md"), pages.page("python.md")]
 
 
-@pytest.mark.parametrize(
-    "read", [TOGETHER, *([page] for page in pages.PAGES if page not in TOGETHER)], ids=lambda read: pages.name(read[0])
-)
+READ = [TOGETHER, *([page] for page in pages.PAGES if page not in (*TOGETHER, pages.page("extending.md")))]
+
+
+@pytest.mark.parametrize("read", READ, ids=lambda read: pages.name(read[0]))
 def test_the_commands_and_examples_of_pages_run(read: list[Path], prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared, tmp_path / "place")
     with chdir(tmp_path / "place"):
         if any(line.startswith("mavqa-train") for page in read for line in pages.block_commands(page)):
             shutil.rmtree("runs")
+        run_pages(read)
+
+
+def test_the_package_of_the_page_on_extending_runs(prepared: Path, tmp_path: Path) -> None:
+    page = pages.page("extending.md")
+    shutil.copytree(prepared, tmp_path / "place")
+    package = tmp_path / "package"
+    information = package / "mavqa_lab-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mavqa-lab\nVersion: 1.0\n")
+    for language, text in pages.blocks(page):
+        if named := re.match(r"# (lab_\w+\.py|grid\.toml)\n", text):
+            (tmp_path / "place" if language == "toml" else package).joinpath(named[1]).write_text(text)
+        elif "entry-points" in text:
+            groups = tomllib.loads(text)["project"]["entry-points"]
+            lines = [
+                f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in table.items()) for group, table in groups.items()
+            ]
+            (information / "entry_points.txt").write_text("".join(lines))
+    questions = load_manifest(prepared / "clips-source").questions
+    splits = {
+        split: [{"video": q.video_id, "question": q.text, "answer": q.answer} for q in members]
+        for split, members in questions.items()
+    }
+    _write(tmp_path / "place" / "questions.json", splits)
+    # A process of its own: the registries read the entry points when they are imported. -P: not from the working
+    # directory, whose folder train has the grids.
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (package, tests, tests.parent)))}
+    program = "import pages, test_shown_commands as t; t.run_pages([pages.page('extending.md')])"
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=tmp_path / "place", env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+def run_pages(read: Iterable[Path]) -> None:
+    """Run the commands and Python examples of pages in the working directory, one after the other."""
+    with stand_ins():
         for page in read:
             for language, text in pages.blocks(page):
                 if language == "python" and page.name in WITH_EXAMPLES:

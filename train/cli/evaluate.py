@@ -121,8 +121,8 @@ def _open_data(manifest: Path, store: str) -> "tuple[Manifest, FeatureBank]":
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
 
-    loaded = load_manifest(require_manifest(manifest, manifest.name))
-    return loaded, FeatureBank(open_store(require_store(store, Path(store).stem)))
+    loaded = load_manifest(require_manifest(manifest))
+    return loaded, FeatureBank(open_store(require_store(store, manifest)))
 
 
 def _choose_masks(

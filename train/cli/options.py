@@ -25,22 +25,22 @@ def store_option(default: str) -> Decorator:
     return click.option("--store", metavar="PATH-or-URL", help=f"Feature store.  [default: {default}]")
 
 
-def require_store(store: str, dataset: str) -> str:
-    """Return `store`. Raises `UserError` with the command that creates it if it is missing."""
+def require_store(store: str, manifest: Path) -> str:
+    """Return `store`. Raises `UserError` with the command that creates it for `manifest` if it is missing."""
     from pipeline.store.location import has_store, locate
 
     if not has_store(locate(store)):
-        of_dataset = f"--dataset {dataset}" if dataset in SOURCES else f"--manifest FOLDER --store {store}"
         raise UserError(
-            f"feature store {store} is missing: create it with 'mavqa-extract {of_dataset}', or pass another --store"
+            f"feature store {store} is missing: create it with 'mavqa-extract --manifest {manifest} --store {store}', "
+            "or pass another --store"
         )
     return store
 
 
-def require_manifest(manifest: Path, dataset: str) -> Path:
+def require_manifest(manifest: Path) -> Path:
     """Return `manifest`. Raises `UserError` with the command that builds it if it is missing."""
     if not (manifest / "dataset.toml").is_file():
-        of_dataset = f" {dataset}" if dataset in SOURCES else ""
+        of_dataset = f" {manifest.name}" if manifest.name in SOURCES else ""
         raise UserError(
             f"manifest {manifest} is missing: build it with 'mavqa-manifest build{of_dataset}' (see its --help), "
             "or pass another --manifest"

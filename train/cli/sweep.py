@@ -56,8 +56,8 @@ def sweep(
     from train.training.sweep import list_cells, read_grid
 
     parsed = read_grid(grid)
-    manifest = require_manifest(manifest or Path("data_manifests") / grid.stem, grid.stem)
-    store = require_store(store or f"stores/{grid.stem}.zarr", grid.stem)
+    manifest = require_manifest(manifest or Path("data_manifests") / grid.stem)
+    store = require_store(store or f"stores/{grid.stem}.zarr", manifest)
     out = out or Path("build") / grid.stem / "runs"
     cells = list_cells(parsed, range(seeds) if seeds else None, str(manifest), store, device)
 

@@ -118,8 +118,8 @@ def train(
       mavqa-train --preset grounding
       mavqa-train --backbone avst --start-from avst-grounding-1
     """
-    manifest = require_manifest(manifest or Path("data_manifests") / dataset, dataset)
-    store = require_store(store or f"stores/{dataset}.zarr", dataset)
+    manifest = require_manifest(manifest or Path("data_manifests") / dataset)
+    store = require_store(store or f"stores/{dataset}.zarr", manifest)
     if settings["method"] not in (None, "reference") and settings["inputs"] != "all":
         raise UserError(
             f"--method {settings['method']} and --inputs {settings['inputs']} exclude each other: --inputs trains a "

@@ -109,12 +109,13 @@ def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_crea
     result = invoke("train", "--manifest", "data")
     assert result.exit_code == 2
     assert "stores/music-avqa.zarr" in result.output
-    assert "'mavqa-extract --dataset music-avqa', or pass another --store" in result.output
+    create = "mavqa-extract --manifest data --store stores/music-avqa.zarr"
+    assert f"'{create}', or pass another --store" in result.output
     assert len(result.output.splitlines()) == 1
     result = invoke("train", "--dataset", "mine")
     assert "'mavqa-manifest build' (see its --help), or pass another --manifest" in result.output
     result = invoke("train", "--dataset", "mine", "--manifest", "data")
-    assert "'mavqa-extract --manifest FOLDER --store stores/mine.zarr', or pass another --store" in result.output
+    assert "'mavqa-extract --manifest data --store stores/mine.zarr', or pass another --store" in result.output
 
 
 def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are(workplace: Path) -> None:
