@@ -1,6 +1,5 @@
 """The package `mavqa`: its public names and their doctests, its one command, and files that shadow its packages."""
 
-import doctest
 import importlib
 import subprocess
 import sys
@@ -13,10 +12,8 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import mavqa
-from mavqa import functions
 from mavqa.__main__ import main
 
-BIN = Path(sys.executable).parent
 PUBLIC = [
     *("Batch", "FeatureStore", "Manifest", "QuestionDataset", "ResultRow", "UserError"),
     *("dataset", "evaluate", "extract", "load_manifest", "load_run", "log_mel", "open_store", "read_results"),
@@ -55,22 +52,6 @@ def test_names_for_type_checkers_are_those_of_the_runtime():
 def test_importing_mavqa_loads_nothing_heavy(tmp_path):
     shown = python(tmp_path, "-c", "import sys, mavqa; print(sorted(set(sys.modules) & {'torch', 'zarr', 'click'}))")
     assert shown.stdout == "[]\n", shown.stderr
-
-
-@pytest.mark.slow
-def test_the_examples_of_the_docstrings_run(tmp_path, monkeypatch):
-    def run(*words: str) -> None:
-        subprocess.run([BIN / words[0], *words[1:]], cwd=tmp_path, check=True, capture_output=True)
-
-    run("mavqa-manifest", "synthesize", "--out", "data", "--videos", "16", "--seconds", "2")
-    run("mavqa-extract", "--manifest", "data", "--store", "store.zarr", "--weights", "seeded", "--seconds", "2")
-    trained = ("--method", "zero-fill", "--epochs", "1", "--out", "runs/zero-fill")
-    run("mavqa-train", "--manifest", "data", "--store", "store.zarr", "--preset", "demo", *trained)
-    monkeypatch.chdir(tmp_path)
-    for module in (mavqa, functions):
-        found = doctest.testmod(module)
-        assert found.attempted
-        assert not found.failed
 
 
 @pytest.mark.parametrize("name", ["train.py", "pipeline.py", "train/__init__.py"])

@@ -80,9 +80,9 @@ class Command(_WithVersion):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        hide_library_warnings()
         try:
-            return super().invoke(ctx)
+            with hidden_library_warnings():
+                return super().invoke(ctx)
         except (UserError, *SYSTEM_ERRORS) as error:
             raise InputError(" ".join(str(error).split())) from None
         except KeyboardInterrupt:
@@ -96,11 +96,22 @@ class Group(_WithVersion, click.Group):
     group_class = type
 
 
-def hide_library_warnings() -> None:
-    """Ignore warnings in this process and its children, unless -W or PYTHONWARNINGS is given."""
-    if not sys.warnoptions:
+@contextmanager
+def hidden_library_warnings() -> Iterator[None]:
+    """Ignore warnings in the block and in its child processes, unless -W or PYTHONWARNINGS is given."""
+    if sys.warnoptions:
+        yield
+        return
+    before = os.environ.get("PYTHONWARNINGS")
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONWARNINGS"]
+            if before is not None:
+                os.environ["PYTHONWARNINGS"] = before
 
 
 class RenamedOption(click.Option):

@@ -1,7 +1,7 @@
 """Every command and every Python example that the pages show is run, on small stand-ins of the data that they name.
 
 In place of `pretrained` weights, which cannot be downloaded here, are seeded ones; presets have the sizes of the demo's
-and one epoch, new stores two seconds, and extraction runs in this process. What needs other machines, a GPU or hours is
+and one epoch, new stores one second, and extraction runs in this process. What needs other machines, a GPU or hours is
 in `NOT_RUN`; its options are checked by `tests/test_pages.py`.
 """
 
@@ -29,7 +29,7 @@ import pipeline.run.cluster
 import pipeline.run.plan
 import train.runs.presets
 from pipeline.extractors.weights import WeightsSource, parse_weights
-from pipeline.manifests.manifest import load_manifest
+from pipeline.manifests.manifest import Question, load_manifest
 from pipeline.run.plan import StoredChoices, stored_choices
 
 pytestmark = pytest.mark.slow
@@ -49,12 +49,24 @@ PREPARED = ("mavqa-train --backbone avst --method rmm-avr", "mavqa-train --backb
 CHOICES = ["violin", "flute", "drum"]
 
 
+def split_questions(source: Path) -> dict[str, list[Question]]:
+    """Return {split: questions} of the manifest `source`, its videos split anew: six train, three val, three test.
+
+    Grounding needs several videos in val, and extraction takes as long as there are videos.
+    """
+    manifest = load_manifest(source)
+    questions = [question for split in manifest.splits for question in manifest.questions[split]]
+    order = sorted(video.video_id for video in manifest.videos)
+    videos = {"train": order[:6], "val": order[6:9], "test": order[9:]}
+    return {split: [q for q in questions if q.video_id in members] for split, members in videos.items()}
+
+
 def write_annotations(source: Path, folder: Path) -> None:
     """Write stand-ins of the published annotations for the videos of the manifest `source`."""
     files = {"train": "avqa-train.json", "val": "avqa-val.json", "test": "avqa-test.json"}
     balanced = {"train": "balance_train.json", "val": "balance_valid.json", "test": "balance_test.json"}
-    manifest = load_manifest(source)
-    for first, (split, questions) in enumerate(manifest.questions.items()):
+    splits = split_questions(source)
+    for first, (split, questions) in enumerate(splits.items()):
         records = [
             {
                 "video_id": question.video_id,
@@ -81,13 +93,13 @@ def write_annotations(source: Path, folder: Path) -> None:
                 "question_relation": "Both",
                 "question_type": "Which",
             }
-            for number, question in enumerate(manifest.questions[split])
+            for number, question in enumerate(splits[split])
         ]
         _write(folder / "AVQA" / name, records)
     with (folder / "questions.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "question", "answer", "split"])
-        for split, questions in manifest.questions.items():
+        for split, questions in splits.items():
             writer.writerows([f"{q.video_id}.mp4", q.text, q.answer, split] for q in questions)
 
 
@@ -130,7 +142,7 @@ def stand_ins() -> Iterator[None]:
 
         def short(path: str) -> StoredChoices:
             found = stored_choices(path)
-            return found if found != StoredChoices() else StoredChoices(seconds=2)
+            return found if found != StoredChoices() else StoredChoices(seconds=1)
 
         patch.setattr(pipeline.run.plan, "parse_weights", parse_offline)
         patch.setattr(pipeline.run.plan, "stored_choices", short)
@@ -148,7 +160,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the annotations, videos, manifests, stores and runs that the pages name."""
     folder = tmp_path_factory.mktemp("prepared")
     with chdir(folder), stand_ins():
-        run("mavqa-manifest synthesize --out clips-source --videos 20 --seconds 2 --workers 1")
+        run("mavqa-manifest synthesize --out clips-source --videos 12 --seconds 1 --workers 1")
         _rename_a_video(folder / "clips-source", "00000093")
         write_annotations(folder / "clips-source", folder)
         shutil.copytree("clips-source/videos", "clips")
@@ -195,10 +207,9 @@ def test_the_package_of_the_page_on_extending_runs(prepared: Path, tmp_path: Pat
                 f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in table.items()) for group, table in groups.items()
             ]
             (information / "entry_points.txt").write_text("".join(lines))
-    questions = load_manifest(prepared / "clips-source").questions
     splits = {
         split: [{"video": q.video_id, "question": q.text, "answer": q.answer} for q in members]
-        for split, members in questions.items()
+        for split, members in split_questions(prepared / "clips-source").items()
     }
     _write(tmp_path / "place" / "questions.json", splits)
     # A process of its own: the registries read the entry points when they are imported. -P: not from the working
