@@ -10,6 +10,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
 html_theme = "furo"
 html_title = f"mavqa {version}"
 html_static_path = ["images"]
+html_show_copyright = False
 
 # Headings are link targets, such as `methods.md#what-the-paper-leaves-open`; a broken one is a warning.
 myst_heading_anchors = 3

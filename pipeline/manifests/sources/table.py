@@ -172,7 +172,7 @@ SOURCE = Source(
     """Build a manifest from your own questions in a CSV file.
 
     Columns: video (a path in --videos, or a name without suffix), question, answer; optional: type, modality
-    (Audio, Visual or Audio-Visual), split (train, val or test), choices (separated by |), question_id.
+    (Audio, Visual or Audio-Visual), split (train, val or test), choices (separated by vertical bars), question_id.
 
     \b
     Example:
