@@ -25,6 +25,8 @@ import paths
 import pytest
 from click.testing import CliRunner
 
+import pipeline.extractors.networks.vggish
+import pipeline.extractors.resnet18
 import pipeline.run.cluster
 import pipeline.run.plan
 import train.runs.presets
@@ -147,6 +149,10 @@ def stand_ins() -> Iterator[None]:
         patch.setattr(pipeline.run.plan, "parse_weights", parse_offline)
         patch.setattr(pipeline.run.plan, "stored_choices", short)
         patch.setattr(pipeline.run.cluster, "_local_cluster", local_cluster)
+        # A batch is padded to its size, which is most of the time for clips of one second.
+        patch.setattr(pipeline.extractors.resnet18, "FRAMES_PER_BATCH", 1)
+        patch.setattr(pipeline.extractors.networks.vggish, "EXAMPLES_PER_BATCH", 1)
+        patch.setattr(pipeline.extractors.networks.vggish, "ROWS_PER_EMBEDDING", 1)
         presets = train.runs.presets.PRESETS
         demo = presets["demo"]
         for name, preset in presets.items():
