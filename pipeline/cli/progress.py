@@ -32,6 +32,11 @@ class _Task:
     detail: str = ""
     has_changed: bool = True
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the task has something to report; its last line is printed by `finish`."""
+        return self.total is None or (self.has_changed and self.done < self.total)
+
     def describe(self, name: str, now: float) -> str:
         """Return a line such as `extract: 120/500 videos, 4.1 videos/s, 1:33 left, 2 failed`."""
         taken = now - self.started
@@ -84,9 +89,9 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def report(self) -> None:
-        """Print a line for each task that has changed since its last line or has not begun."""
+        """Print a line for each task that is due: under way and changed since its last line, or not begun."""
         with self._lock:
-            due = {name: task for name, task in self._tasks.items() if task.has_changed or task.total is None}
+            due = {name: task for name, task in self._tasks.items() if task.is_due}
             for task in due.values():
                 task.has_changed = False
         for name, task in due.items():
