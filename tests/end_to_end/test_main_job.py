@@ -89,6 +89,8 @@ def test_videos_become_a_store_models_and_a_report(data: Path, tmp_path: Path) -
         assert found["floors"]["question_only"] is not None
     complete = {name: found["scenarios"]["complete"]["questions"] for name, found in evaluation.items()}
     assert len(set(complete.values())) == 1
+    config = json.loads((runs / "rmm-avr-seed0" / "config.json").read_text())
+    assert (config["manifest"], config["store"]) == (str(data), str(store))
     again = json.loads(run("mavqa-evaluate", runs / "rmm-avr-seed0", "--json"))
     assert again["scenarios"]["complete"] == evaluation["rmm-avr-seed0"]["scenarios"]["complete"]
     assert_parallel_jobs_give_the_same_losses(tmp_path, data, store)

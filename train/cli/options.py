@@ -26,15 +26,19 @@ def store_option(default: str) -> Decorator:
 
 
 def require_store(store: str, manifest: Path) -> str:
-    """Return `store`. Raises `UserError` with the command that creates it for `manifest` if it is missing."""
+    """Return the address of `store`, which is valid from every working directory.
+
+    Raises `UserError` with the command that creates it for `manifest` if it is missing.
+    """
     from pipeline.store.location import has_store, locate
 
-    if not has_store(locate(store)):
+    place = locate(store)
+    if not has_store(place):
         raise UserError(
             f"feature store {store} is missing: create it with 'mavqa-extract --manifest {manifest} --store {store}', "
             "or pass another --store"
         )
-    return store
+    return place.address
 
 
 def require_manifest(manifest: Path) -> Path:

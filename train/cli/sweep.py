@@ -59,7 +59,7 @@ def sweep(
     manifest = require_manifest(manifest or Path("data_manifests") / grid.stem)
     store = require_store(store or f"stores/{grid.stem}.zarr", manifest)
     out = out or Path("build") / grid.stem / "runs"
-    cells = list_cells(parsed, range(seeds) if seeds else None, str(manifest), store, device)
+    cells = list_cells(parsed, range(seeds) if seeds else None, str(manifest.absolute()), store, device)
 
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store

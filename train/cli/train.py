@@ -129,7 +129,7 @@ def train(
         from train.data.scenarios import parse_rates
 
         settings["missing_rates"] = parse_rates(missing_rate)
-    config = make_config(preset, manifest=str(manifest), store=store, **settings)
+    config = make_config(preset, manifest=str(manifest.absolute()), store=store, **settings)
     document = _train(config, out or Path("runs") / name_run(config), resume)
     if as_json:
         show_json(document)

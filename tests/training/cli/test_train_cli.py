@@ -326,3 +326,14 @@ def test_a_table_of_many_scenarios_is_not_cut_outside_a_terminal(capsys: pytest.
     shown = capsys.readouterr().err
     line = next(line for line in shown.splitlines() if line.strip().startswith("a-run-with"))
     assert line.split() == ["a-run-with-a-name-of-some-length", *(f"{10 + number}.00" for number in range(20))]
+
+
+def test_a_run_is_evaluated_from_another_working_directory(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_tiny_sweep()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    result = invoke("evaluate", str(workplace / "b" / "runs" / "zero-fill-seed0"))
+    assert result.exit_code == 0, result.output
