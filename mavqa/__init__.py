@@ -14,11 +14,13 @@ This package has the public names of mavqa. Each is imported when it is first us
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from mavqa.functions import dataset, evaluate, extract
     from pipeline.errors import UserError
     from pipeline.extractors.networks.log_mel import log_mel
@@ -64,15 +66,20 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'mavqa' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
-    return value
+# Not for type checkers: they would accept every name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return version("mavqa")
+        if name not in _MODULES:
+            raise AttributeError(f"module 'mavqa' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]
 
 
 def _check_packages() -> None:

@@ -42,7 +42,7 @@ def extract(
     from pipeline.run.plan import Requested, make_plan
 
     of_run = {name: options.pop(name) for name in ("retry_failed", "accept", "break_lock") if name in options}
-    prepared = make_plan(locate(store).address, Requested(features=features, **options))
+    prepared = make_plan(locate(store).address, Requested(features=_names(features), **options))
     run = RunOptions(prepared.cluster, **of_run)
     return run_extraction(_manifest(manifest), Path(videos).absolute(), prepared.plan, run, on_progress)
 
@@ -72,7 +72,7 @@ def dataset(
     from train.data.dataset import ModelInputs, QuestionDataset
     from train.data.feature_bank import FeatureBank
 
-    opened = _store(store)
+    features, opened = _names(features), _store(store)
     of_questions = {"tokens", *opened.question_feature_names}
     modality_of = {name: "question" if name in of_questions else opened.spec(name).modality for name in features}
     by_modality = {
@@ -109,13 +109,17 @@ def evaluate(
     from train.runs.folder import read_config
     from train.runs.results import RESULTS_FILE, read_results
 
-    run = Path(run)
+    run, scenarios = Path(run), _names(scenarios or ALL_SCENARIOS)
     config = read_config(run)
     loaded, opened = _manifest(manifest or config.manifest), _store(store or config.store)
     split = split or default_split(loaded)
     device = str(choose_device(device))
-    evaluated = evaluate_run(run, loaded, FeatureBank(opened), split, scenarios or ALL_SCENARIOS, device=device)
+    evaluated = evaluate_run(run, loaded, FeatureBank(opened), split, scenarios, device=device)
     return [row for row in read_results(run / RESULTS_FILE) if row.split == split and row.scenario in evaluated]
+
+
+def _names(names: Sequence[str]) -> Sequence[str]:
+    return [names] if isinstance(names, str) else names
 
 
 def _manifest(manifest: Manifest | str | Path) -> Manifest:

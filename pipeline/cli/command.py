@@ -56,7 +56,7 @@ class Interrupted(click.ClickException):
 
 
 class _WithVersion(click.Command):
-    """A command with `-h` and, unless it is a subcommand, `--version`."""
+    """A command with `-h` and `--version`."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -64,7 +64,7 @@ class _WithVersion(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the parameters of the command."""
-        return [*super().get_params(ctx), *([] if ctx.parent else [_VERSION])]
+        return [*super().get_params(ctx), _VERSION]
 
 
 class Command(_WithVersion):

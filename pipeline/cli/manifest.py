@@ -113,7 +113,7 @@ def _source_option(option: Option) -> Decorator:
     )
 
 
-@manifest.command()
+@manifest.command(on_interrupt="run the same command again, it starts over")
 @out_option
 @file_option("--settings", "TOML file with the dataset's name and, in a table [synthesize], videos, seconds and seed.")
 @click.option("--videos", type=click.IntRange(min=1), help="Number of clips.  [default: --settings, else 400]")

@@ -180,11 +180,12 @@ def append_results(path: Path, rows: Iterable[ResultRow]) -> None:
 
 
 def read_results(path: str | Path) -> list[ResultRow]:
-    """Return the last row of each key of a results file, in the order of first appearance.
+    """Return the last row of each key of a results file, or of a run's, in the order of first appearance.
 
     Raises `UserError` with file and line if it is missing, malformed or has another format.
     """
     path = Path(path)
+    path = path / RESULTS_FILE if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{path} is missing: evaluate the run first with 'mavqa-evaluate {path.parent}'")
     rows: dict[tuple[str, str, str, str], ResultRow] = {}
