@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.extractors.registry import DEFAULT_FEATURES
 from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.location import locate
 from pipeline.store.reader import FeatureStore, open_store
@@ -14,14 +15,12 @@ if TYPE_CHECKING:
     from train.data.dataset import QuestionDataset
     from train.runs.results import ResultRow
 
-FEATURES = ("tokens", "vggish", "resnet18-map")
-
 
 def extract(
     manifest: Manifest | str | Path,
     videos: str | Path,
     store: str | Path,
-    features: Sequence[str] = FEATURES,
+    features: Sequence[str] = DEFAULT_FEATURES,
     *,
     on_progress: "Callable[[Progress], None]" = lambda progress: None,
     **options: Any,
@@ -51,7 +50,7 @@ def dataset(
     store: FeatureStore | str | Path,
     manifest: Manifest | str | Path,
     split: str,
-    features: Sequence[str] = FEATURES,
+    features: Sequence[str] = DEFAULT_FEATURES,
     *,
     time_steps: int = 10,
     map_size: int | None = None,

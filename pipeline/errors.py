@@ -1,9 +1,11 @@
 """Errors that the user can fix: wrong use or invalid input. Bugs of mavqa keep their tracebacks."""
 
 import errno
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,6 +41,17 @@ def describe_invalid(error: "ValidationError") -> str:
     return (
         f"{field}: {problem}" if first["type"] == "missing" else f"{field} = {reprlib.repr(first['input'])}: {problem}"
     )
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Return why torch or safetensors cannot read a file of tensors, for messages.
+
+    Their own messages may name only a number, or advise unsafe loading.
+    """
+    if not path.stat().st_size:
+        return "it is empty"
+    foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    return f"it contains {foreign[1]}, not only tensors" if foreign else "it is incomplete or corrupt"
 
 
 @contextmanager

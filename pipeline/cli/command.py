@@ -102,16 +102,13 @@ def hidden_library_warnings() -> Iterator[None]:
     if sys.warnoptions:
         yield
         return
-    before = os.environ.get("PYTHONWARNINGS")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
         try:
             yield
         finally:
-            del os.environ["PYTHONWARNINGS"]
-            if before is not None:
-                os.environ["PYTHONWARNINGS"] = before
+            os.environ.pop("PYTHONWARNINGS", None)
 
 
 class RenamedOption(click.Option):

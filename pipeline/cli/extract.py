@@ -18,7 +18,7 @@ from pipeline.cli.command import (
     show_json,
 )
 from pipeline.cli.progress import Progress, show_progress
-from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
+from pipeline.extractors.registry import DEFAULT_FEATURES, EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.media.decoders.registry import DECODERS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ Examples:
 @click.option("--store", metavar="PATH-or-URL", help="Feature store to write.  [default: stores/DATASET.zarr]")
 @click.option(
     "--features",
-    default="resnet18-map,vggish,tokens",
+    default=",".join(DEFAULT_FEATURES),
     show_default=True,
     shell_complete=complete_names([*EXTRACTORS, *QUESTION_EXTRACTORS], separator=","),
     help=FEATURES,

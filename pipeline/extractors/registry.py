@@ -39,6 +39,10 @@ QUESTION_EXTRACTORS = with_installed(
 )
 
 
+# The features of AVST and of the other backbones that read its maps.
+DEFAULT_FEATURES = ("resnet18-map", "vggish", "tokens")
+
+
 def make_extractor(name: str, choice: "NormalisationChoice" = "published") -> "FeatureExtractor":
     """Return the video extractor `name`, not yet loaded.
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import tempfile
 import urllib.request
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, why_unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -227,7 +226,7 @@ def read_state(path: Path) -> "dict[str, Tensor]":
     except PermissionError:
         raise
     except Exception as error:  # noqa: BLE001  # for a corrupt file the readers raise errors of many types
-        why = "it is empty" if not path.stat().st_size else _why_unreadable(error)
+        why = why_unreadable(path, error)
         raise UserError(
             f"{path} cannot be read as weights: {why}; download it again, or save the network's state_dict() there"
         ) from None
@@ -236,12 +235,6 @@ def read_state(path: Path) -> "dict[str, Tensor]":
     ):
         raise UserError(f"{path} is not a state dict of tensors: save the network's state_dict() itself")
     return {name: value.detach() for name, value in state.items()}
-
-
-def _why_unreadable(error: Exception) -> str:
-    """Return why a file cannot be read, without torch's own messages, which name a number or advise unsafe loading."""
-    foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-    return f"it contains {foreign[1]}, not only tensors" if foreign else "it is incomplete or corrupt"
 
 
 def _read_archive(path: Path) -> "dict[str, Tensor]":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
-from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor
+from pipeline.extractors.registry import DEFAULT_FEATURES, EXTRACTORS, QUESTION_EXTRACTORS, make_extractor
 from pipeline.extractors.weights import WeightsSource, hub_cache, parse_weights
 from pipeline.machine import available_cores, sees_gpu
 from pipeline.manifests.manifest import Manifest
@@ -78,7 +78,7 @@ def stored_choices(path: str) -> StoredChoices:
 class Requested:
     """What the user asks of a run, with the meaning of the options of `mavqa-extract`; None: the default."""
 
-    features: Sequence[str] = ("resnet18-map", "vggish", "tokens")
+    features: Sequence[str] = DEFAULT_FEATURES
     weights: str = "pretrained"
     decoder: str = "auto"
     device: str = "auto"
@@ -107,7 +107,7 @@ def make_plan(store: str, requested: Requested) -> Prepared:
     if requested.workers and requested.scheduler:
         raise UserError("--workers starts local workers, --scheduler uses existing ones: pass only one of them")
     stored = stored_choices(store)
-    features, question_features = split_features(requested.features)
+    features, question_features = _split_features(requested.features)
     weights = parse_weights(requested.weights, hub_cache())
     device, question_device = _choose_devices(requested.device, requested.scheduler)
     cores_per_worker = CORES_PER_GPU_WORKER if device == "cuda" else 1
@@ -135,7 +135,7 @@ def make_plan(store: str, requested: Requested) -> Prepared:
     return Prepared(plan, ClusterOptions(workers, requested.scheduler, label), tuple(notes))
 
 
-def split_features(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _split_features(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the video features and the question features among `names`; raise `UserError` if one is unknown."""
     unique = tuple(dict.fromkeys(names))
     unknown = [name for name in unique if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]

@@ -52,7 +52,7 @@ CHOICES = ["violin", "flute", "drum"]
 
 
 def split_questions(source: Path) -> dict[str, list[Question]]:
-    """Return {split: questions} of the manifest `source`, its videos split anew: six train, three val, three test.
+    """Return {split: questions} of the manifest `source`, its videos split again: six train, three val, three test.
 
     Grounding needs several videos in val, and extraction takes as long as there are videos.
     """

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, why_unreadable
 from pipeline.manifests.manifest import Vocabulary, parse_json
 from pipeline.manifests.templates import build_vocabulary, fill
 from train.backbones.sizes import ModelSizes
@@ -89,7 +89,7 @@ def read_official(path: Path) -> dict[str, Tensor]:
     except PermissionError:
         raise
     except Exception as error:  # noqa: BLE001 - for a corrupt file the reader raises errors of many types
-        why = "it is empty" if not path.stat().st_size else _why_unreadable(error)
+        why = why_unreadable(path, error)
         raise UserError(
             f"checkpoint {path} cannot be read: {why}; download it again, or save only the model's state_dict()"
         ) from None
@@ -201,12 +201,6 @@ def _map_state(
         raise UserError(f"{path} is not a checkpoint of {release.source}, or not of this training file: {details}")
     imported = {"mapped": len(state), "unused": tuple(unused), "unknown": tuple(unknown), "fresh": tuple(missing)}
     return {**initial, **{name: values.float() for name, values in state.items()}}, imported
-
-
-def _why_unreadable(error: Exception) -> str:
-    """Return why a file cannot be read, without torch's own messages, which name a number or advise unsafe loading."""
-    foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-    return f"it contains {foreign[1]}, not only tensors" if foreign else "it is incomplete or corrupt"
 
 
 def _write_run(
