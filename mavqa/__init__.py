@@ -14,7 +14,6 @@ This package has the public names of mavqa. Each is imported when it is first us
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,9 +70,12 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":
+            from importlib.metadata import version
+
             return version("mavqa")
         if name not in _MODULES:
             raise AttributeError(f"module 'mavqa' has no attribute {name!r}")
+        check_packages()
         value = globals()[name] = getattr(import_module(_MODULES[name]), name)
         return value
 
@@ -82,7 +84,7 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
     """Raise ImportError if `pipeline` or `train` would be imported from elsewhere, such as a user's own `train.py`.
 
     Neither is imported: the user's script must not run.
@@ -91,13 +93,11 @@ def _check_packages() -> None:
     for package in ("pipeline", "train"):
         found = find_spec(package)
         if found is None:
-            raise ImportError(f"mavqa's package {package!r} is missing: install mavqa again")
+            raise ImportError(f"mavqa's package {package!r} is missing: install mavqa again", name="mavqa")
         # A folder without __init__.py has no origin.
         file = Path(found.origin or next(iter(found.submodule_search_locations or ())))
         if file.resolve() != place / package / "__init__.py":
             raise ImportError(
-                f"{file} shadows mavqa's package {package!r}: rename it, or start Python in another folder"
+                f"{file} shadows mavqa's package {package!r}: rename it, or start Python in another folder",
+                name="mavqa",
             )
-
-
-_check_packages()

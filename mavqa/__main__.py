@@ -1,48 +1,52 @@
-"""`mavqa`: all commands under one name, such as `mavqa train` for `mavqa-train`. The table is that of the package."""
+"""The start of `mavqa` and of all `mavqa-...` scripts.
 
-from importlib.metadata import EntryPoint, distribution
+Nothing slow is imported before Ctrl-C is handled, and nothing of mavqa before it is known that it is mavqa's own.
+"""
 
-import click
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-import mavqa  # noqa: F401  # checks that no other package is in the place of pipeline or train
-from pipeline.cli.command import Group
+from mavqa import check_packages
 
-PREFIX = "mavqa-"
-
-
-class Commands(Group):
-    """The installed commands `mavqa-NAME`, each imported when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands, in the order of the work."""
-        return [entry.name.removeprefix(PREFIX) for entry in _scripts()]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command `mavqa-NAME`, None if there is none."""
-        for entry in _scripts():
-            if entry.name == PREFIX + cmd_name:
-                command: click.Command = entry.load()
-                return command
-        return None
+INTERRUPTED = 130
 
 
-@click.group(cls=Commands, name="mavqa")
 def main() -> None:
-    """Answer questions about videos with sound, also when audio or video is missing.
+    """Run the command that the script is named after; `python -m mavqa` is `mavqa`.
 
-    \b
-    Examples:
-      mavqa manifest synthesize --out clips
-      mavqa extract --dataset music-avqa
-      mavqa train --backbone pano --method rmm-avr
-      mavqa train --help
+    The first Ctrl-C ends a command in order, a second one at once.
     """
+    signal.signal(signal.SIGINT, _interrupt)
+    name = Path(sys.argv[0]).stem
+    try:
+        check_packages()
+        from mavqa.commands import load, mavqa
+
+        command = load(name.removeprefix("mavqa-")) if name.startswith("mavqa-") else mavqa
+        command.main(prog_name=name if command is not mavqa else "mavqa")
+    except ImportError as error:
+        if error.name != "mavqa":
+            raise
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again\n")
+        sys.exit(INTERRUPTED)
 
 
-def _scripts() -> list[EntryPoint]:
-    entries = distribution("mavqa").entry_points.select(group="console_scripts")
-    return [entry for entry in entries if entry.name.startswith(PREFIX)]
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGINT, _exit_at_once)
+    raise KeyboardInterrupt
+
+
+def _exit_at_once(signum: int, frame: FrameType | None) -> NoReturn:
+    os.write(2, b"interrupted a second time: stopped at once\n")
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
-    main(prog_name="mavqa")
+    main()

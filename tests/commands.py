@@ -5,19 +5,16 @@ import tomllib
 import click
 import paths
 
+from mavqa.commands import COMMANDS, load, mavqa
+
 
 def project() -> dict:
     return tomllib.loads((paths.ROOT / "pyproject.toml").read_text())
 
 
-def load(entry: str) -> click.Command:
-    module, _, attribute = entry.partition(":")
-    return getattr(__import__(module, fromlist=[attribute]), attribute)
-
-
 def scripts() -> dict[str, click.Command]:
-    """Return {name: command} of all console scripts."""
-    return {name: load(entry) for name, entry in project()["project"]["scripts"].items()}
+    """Return {name of a console script: its command}."""
+    return {"mavqa": mavqa, **{f"mavqa-{name}": load(name) for name in COMMANDS}}
 
 
 def all_commands() -> list[list[str]]:

@@ -1,6 +1,8 @@
 """The package `mavqa`: its public names and their doctests, its one command, and files that shadow its packages."""
 
 import importlib
+import inspect
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,7 +15,8 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import mavqa
-from mavqa.__main__ import main
+from mavqa.commands import COMMANDS
+from mavqa.commands import mavqa as group
 
 PUBLIC = [
     *("Batch", "FeatureStore", "Manifest", "QuestionDataset", "ResultRow", "UserError"),
@@ -55,25 +58,48 @@ def test_importing_mavqa_loads_nothing_heavy(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train.py", "pipeline.py", "train/__init__.py"])
-@pytest.mark.parametrize("words", [("-c", "import mavqa"), ("-m", "mavqa", "--help")], ids=["import", "command"])
-def test_a_file_that_shadows_a_package_is_named_and_not_run(tmp_path, name, words):
+@pytest.mark.parametrize("start", ["import", "module", "script"])
+def test_a_file_that_shadows_a_package_is_named_and_not_run(tmp_path, name, start):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("open('was-run', 'w')")
-    ended = python(tmp_path, *words)
-    assert ended.returncode == 1
-    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("ImportError")]
     package = name[: name.index("." if "/" not in name else "/")]
-    advice = f"shadows mavqa's package {package!r}: rename it, or start Python in another folder"
-    assert line.endswith(f"{name} {advice}")
+    message = f"{tmp_path / name} shadows mavqa's package {package!r}: rename it, or start Python in another folder"
+    if start == "import":
+        ended = python(tmp_path, "-c", "import mavqa; print('imported'); mavqa.open_store")
+        assert (ended.returncode, ended.stdout) == (1, "imported\n")
+        assert ended.stderr.splitlines()[-1] == f"ImportError: {message}"
+    else:
+        words = [sys.executable, "-m", "mavqa"] if start == "module" else [Path(sys.executable).parent / "mavqa-train"]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        ended = subprocess.run([*words, "-h"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (2, f"Error: {message}\n")
     assert not (tmp_path / "was-run").exists()
 
 
-def test_a_folder_of_data_that_shadows_a_package_is_named(tmp_path):
-    """In an editable installation, a folder without any Python file is enough."""
+def test_a_folder_of_data_does_not_shadow_a_package(tmp_path):
     (tmp_path / "train" / "data").mkdir(parents=True)
-    ended = python(tmp_path, "-c", "import mavqa; from train.data.batch import Batch")
-    if ended.returncode:
-        assert ended.stderr.splitlines()[-1].startswith(f"ImportError: {tmp_path / 'train'} shadows mavqa's package")
+    ended = python(tmp_path, "-c", "import mavqa; mavqa.Batch; from train.data.batch import Batch")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_type_checkers_follow_the_installation(tmp_path):
+    (tmp_path / "script.py").write_text("import mavqa\nreveal_type(mavqa.open_store('a.zarr'))\n")
+    ended = python(tmp_path, "-m", "mypy", "script.py")
+    assert 'note: Revealed type is "pipeline.store.reader.FeatureStore"' in ended.stdout, ended.stdout
+
+
+def test_every_script_starts_in_one_place():
+    scripts = commands.project()["project"]["scripts"]
+    assert scripts == dict.fromkeys(["mavqa", *(f"mavqa-{name}" for name in COMMANDS)], "mavqa.__main__:main")
+
+
+def test_options_of_extract_are_those_of_the_command():
+    parameters = inspect.signature(mavqa.extract).parameters
+    options = commands.scripts()["mavqa-extract"].make_context("mavqa-extract", []).params
+    ours = ["manifest", "videos", "store", "features", "on_progress"]
+    assert sorted(parameters.keys() - set(ours)) == sorted(options.keys() - {*ours, "dataset", "as_json"})
+    for name in parameters.keys() - {*ours, "accept"}:
+        assert parameters[name].default == options[name], name
 
 
 @pytest.mark.parametrize(
@@ -87,6 +113,8 @@ def test_a_folder_of_data_that_shadows_a_package_is_named(tmp_path):
         ),
         ("mavqa-manifest build music", ["music-avqa"]),
         ("mavqa train --preset ps", ["pstp"]),
+        ("mavqa-evaluate run --scenario audio", ["audio-missing"]),
+        ("mavqa-sweep meth", ["methods"]),
     ],
 )
 def test_the_shell_completes_backbones_methods_features_and_commands(line, expected):
@@ -98,15 +126,15 @@ def test_the_shell_completes_backbones_methods_features_and_commands(line, expec
 
 def test_one_command_lists_and_runs_all(tmp_path):
     names = [name.removeprefix("mavqa-") for name in commands.scripts() if name != "mavqa"]
-    shown = CliRunner().invoke(main, ["-h"])
+    shown = CliRunner().invoke(group, ["-h"])
     listed = [line.split()[0] for line in shown.output.partition("Commands:")[2].strip().splitlines()]
     assert sorted(listed) == sorted(names)
-    own, here = commands.scripts()["mavqa-train"], CliRunner().invoke(main, ["train", "--help"])
+    own, here = commands.scripts()["mavqa-train"], CliRunner().invoke(group, ["train", "--help"])
     assert here.output.startswith("Usage: mavqa train [OPTIONS]\n")
     options = CliRunner().invoke(own, ["--help"]).output.partition("\n")[2]
     assert options.startswith(here.output.partition("\n")[2].rstrip())
-    assert CliRunner().invoke(main, ["nothing"]).exit_code == 2
-    assert CliRunner().invoke(main, ["--version"]).output.startswith("mavqa 0.")
-    failed = CliRunner().invoke(main, ["inspect", str(tmp_path / "no.zarr")])
+    assert CliRunner().invoke(group, ["nothing"]).exit_code == 2
+    assert CliRunner().invoke(group, ["--version"]).output.startswith("mavqa 0.")
+    failed = CliRunner().invoke(group, ["inspect", str(tmp_path / "no.zarr")])
     assert failed.exit_code == 2
     assert "no feature store" in failed.output

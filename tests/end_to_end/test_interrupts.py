@@ -80,3 +80,42 @@ def test_ctrl_c_ends_a_command_in_one_line(dataset: Path, command: str, sign: st
     assert len(lines) == 1
     assert advice in lines[0]
     assert "Traceback" not in shown
+
+
+STUCK = """
+import sys, time
+import mavqa.commands
+from mavqa.__main__ import main
+
+def load(name):
+    try:
+        print("loading", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("cleaning up", flush=True)
+        if sys.argv[1] == "long":
+            time.sleep(60)
+        raise
+
+mavqa.commands.load = load
+sys.argv[0] = "mavqa-train"
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("cleaning", "expected"),
+    [("short", "interrupted: run the same command again\n"), ("long", "interrupted a second time: stopped at once\n")],
+)
+def test_ctrl_c_before_a_command_runs_and_a_second_one_are_one_line(
+    tmp_path: Path, cleaning: str, expected: str
+) -> None:
+    words = [sys.executable, "-c", STUCK, cleaning]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "cleaning up\n"
+    if cleaning == "long":
+        process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=30)
+    assert (process.returncode, shown) == (130, expected)
