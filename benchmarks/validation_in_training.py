@@ -17,7 +17,7 @@ from statistics import mean
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
 from pipeline.store.reader import open_store
-from train.cli.options import training_progress
+from train.cli.options import runs_progress
 from train.data.feature_bank import FeatureBank
 from train.runs.log import best_validation
 from train.training.sweep import Grid, list_cells, read_grid, run_cells
@@ -73,7 +73,7 @@ def measure(
     entries = [entry for entry in demo.methods if entry.name == METHOD]
     grid = Grid(preset=demo.preset, backbones=demo.backbones, settings=demo.settings, methods=entries)
     cells = list_cells(grid, range(seeds), str(out / "data"), str(store))
-    with training_progress() as progress:
+    with runs_progress() as progress:
         documents = run_cells(cells, manifest, bank, out / "runs", progress, jobs)
     return [
         (mean(best_validation(out / "runs" / name).values()), document["scenarios"]["complete"]["overall"])

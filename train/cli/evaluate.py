@@ -1,12 +1,13 @@
 """`mavqa-evaluate`: evaluate a trained run in every scenario."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Command, file_option, folder_option, json_option, show_json
+from pipeline.cli.command import Command, complete_names, file_option, folder_option, json_option, show_json
 from pipeline.errors import UserError
 from train.cli.options import (
     device_option,
@@ -14,6 +15,7 @@ from train.cli.options import (
     require_manifest,
     require_run,
     require_store,
+    runs_progress,
     show_scenarios,
     store_option,
 )
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
     from train.data.scenarios import Masks
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Measure a trained run in every scenario.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--scenario",
     "scenarios",
     multiple=True,
+    shell_complete=complete_names(ALL_SCENARIOS),
     help=f"Scenario to evaluate: {', '.join(ALL_SCENARIOS)}; repeatable.  [default: all]",
 )
 @click.option(
@@ -103,9 +106,10 @@ def evaluate(
     if question_only is not None:
         read_results(question_only / RESULTS_FILE)
     requested = scenarios or ALL_SCENARIOS
-    evaluated = evaluate_run(
-        run, loaded, bank, split, requested, chosen_masks, str(choose_device(device)), parse_parts(missing_part)
-    )
+    name, chosen_device, parts = run.resolve().name, str(choose_device(device)), parse_parts(missing_part)
+    with runs_progress() as progress:
+        report = partial(progress, name)
+        evaluated = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, report)
     if curves:
         add_curves(run, loaded, split, unit)
     document = summarise_run(run, split, evaluated, question_only)
@@ -113,7 +117,7 @@ def evaluate(
     if as_json:
         show_json(document)
     else:
-        show_scenarios({run.resolve().name: document})
+        show_scenarios({name: document})
 
 
 def _open_data(manifest: Path, store: str) -> "tuple[Manifest, FeatureBank]":

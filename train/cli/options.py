@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.manifests.sources.registry import SOURCES
 
 if TYPE_CHECKING:
-    from train.training.fit import Progress as TrainingProgress
+    from train.training.sweep import RunProgress
 
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Device to run on: cpu, cuda, or auto (a GPU if available)."
@@ -89,21 +89,29 @@ def report_left_out(questions: int) -> None:
 
 
 @contextmanager
-def training_progress(runs: int = 1) -> "Iterator[Callable[[str, TrainingProgress | None], None]]":
-    """Yield a function of (run's name, its progress, or None at its end) that shows trainings on stderr.
+def runs_progress(runs: int = 1) -> "Iterator[Callable[[str, RunProgress], None]]":
+    """Yield a function of (run's name, its progress, or None at its end) that shows runs on stderr.
 
-    Losses are means over the epoch so far; the accuracies are those of the last validation.
+    A run is trained, then evaluated. Losses are means over the epoch so far; the accuracies are those of the last
+    validation.
     """
+    from train.evaluation.predict import EvaluationProgress
+
     with show_progress() as shown:
         scores: dict[str, list[str]] = {}
         ended: list[str] = []
         if runs > 1:
             shown.update("sweep", 0, runs, "runs")
 
-        def update(run: str, progress: "TrainingProgress | None") -> None:
+        def update(run: str, progress: "RunProgress") -> None:
+            if isinstance(progress, EvaluationProgress):
+                shown.finish(run)
+                shown.update(f"evaluate {run}", progress.done, progress.total, "answers")
+                return
             if progress is None:
                 ended.append(run)
                 shown.finish(run)
+                shown.finish(f"evaluate {run}")
                 if runs > 1:
                     shown.update("sweep", len(ended), runs, "runs")
                 return

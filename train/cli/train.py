@@ -14,9 +14,9 @@ from train.cli.options import (
     report_left_out,
     require_manifest,
     require_store,
+    runs_progress,
     show_scenarios,
     store_option,
-    training_progress,
 )
 from train.methods.registry import METHODS
 from train.runs.config import PRESETS, TrainConfig, make_config
@@ -25,7 +25,11 @@ from train.runs.config import PRESETS, TrainConfig, make_config
 CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 
 
-@click.command(cls=Command, on_interrupt="add --resume to the same command to go on after the last complete epoch")
+@click.command(
+    cls=Command,
+    short_help="Train a backbone with a method, and evaluate it.",
+    on_interrupt="add --resume to the same command to go on after the last complete epoch",
+)
 @click.option(
     "--backbone",
     shell_complete=complete_names(BACKBONES),
@@ -56,6 +60,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 )
 @click.option(
     "--variant",
+    shell_complete=complete_names(["paper", "recommended", "released"]),
     help="Version of the method and backbone: paper, released, or recommended (the backbone's paper and the corrected "
     "method).  "
     "[default: recommended]",
@@ -158,13 +163,14 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     device = str(choose_device(config.device))
     build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
     claim_data(run, config, manifest, bank)
-    with training_progress() as progress:
-        fit(config, manifest, bank, run, resume=resume, report=partial(progress, run.name))
-    click.echo(f"run: {run}", err=True)
-    if config.objective == "grounding":
-        return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}
-    split = default_split(manifest)
-    evaluate_run(run, manifest, bank, split, device=device)
+    with runs_progress() as progress:
+        report = partial(progress, run.name)
+        fit(config, manifest, bank, run, resume=resume, report=report)
+        click.echo(f"run: {run}", err=True)
+        if config.objective == "grounding":
+            return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}
+        split = default_split(manifest)
+        evaluate_run(run, manifest, bank, split, device=device, report=report)
     document = summarise_run(run, split)
     report_left_out(count_left_out(run, split))
     show_scenarios({run.name: document})

@@ -1,7 +1,7 @@
 """Evaluation of a run in every scenario, with its floors: result rows, predictions and a summary document."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,13 @@ from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import ALL_SCENARIOS, SCENARIO_OF, Masks, Rates
 from train.evaluation.floors import filled_majority, floor_training_questions, template_majority
-from train.evaluation.predict import BATCH_SIZE, Evaluation, evaluate, evaluate_scenarios, questions_of
+from train.evaluation.predict import (
+    BATCH_SIZE,
+    Evaluation,
+    EvaluationProgress,
+    evaluate,
+    questions_of,
+)
 from train.evaluation.recovery import measure_recovery
 from train.evaluation.statistics import bootstrap_interval
 from train.interfaces import MissingModalityMethod, inputs_of
@@ -60,12 +66,14 @@ def evaluate_run(
     masks: Masks | None = None,
     device: str = "cpu",
     parts: Rates | None = None,
+    report: Callable[[EvaluationProgress], None] | None = None,
 ) -> list[str]:
     """Evaluate the trained method of `run`, append rows to its results, write its predictions; return the scenarios.
 
     `masks`: evaluate only the scenario of these masks, named after their rates. `parts`: {modality: share of its
     seconds}; evaluate only a scenario, such as `partly-audio=0.5`, in which every video is missing a stretch of them.
     Scenarios without questions are omitted. Each row of the method is followed by the floors on the same questions.
+    `report` is called after each batch.
     Raises `UserError` if the run has another vocabulary than the manifest, the store does not contain the manifest's
     data, the split has no questions, a scenario is unknown, or `masks` contain a question that is not in the split.
     """
@@ -77,22 +85,12 @@ def evaluate_run(
         )
     _check_data(run, config, manifest, bank, split)
     dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size))
-    answers = manifest.vocabulary.answers
-    evaluations: list[Evaluation | None]
-    recovery: dict[str, float] = {}
-    if parts:
-        for modality, share in parts.items():
-            dataset = dataset.without_part(modality, share)
-        name = "partly-" + ",".join(f"{modality}={share:g}" for modality, share in sorted(parts.items()))
-        evaluations = [evaluate(method, dataset, name, answers, device=device, masks={})]
-    elif masks is None:
-        evaluations = [*evaluate_scenarios(method, dataset, answers, scenarios, device=device)]
-        if {evaluation.scenario for evaluation in evaluations if evaluation} & set(SCENARIO_OF.values()):
-            recovery = measure_recovery(method, dataset, questions_of(dataset, "complete"), BATCH_SIZE, device)
-    else:
+    if masks is not None:
         _check_masks(masks, manifest, split)
-        evaluations = [evaluate(method, dataset, masks.name, answers, device=device, masks=masks.absent)]
-    found = [evaluation for evaluation in evaluations if evaluation]
+    found = _evaluate(method, dataset, manifest.vocabulary.answers, scenarios, masks, parts, device, report)
+    recovery: dict[str, float] = {}
+    if masks is None and {evaluation.scenario for evaluation in found} & set(SCENARIO_OF.values()):
+        recovery = measure_recovery(method, dataset, questions_of(dataset, "complete"), BATCH_SIZE, device)
     floor_questions = floor_training_questions(manifest, split)
     left_out = int((~dataset.naturally_complete & ~dataset.naturally_incomplete).sum())
     rows = []
@@ -165,6 +163,40 @@ def find_question_only(run: Path, row: ResultRow, question_only: Path | None = N
             f"({row.split} {row.scenario}): pass one trained with --inputs question"
         )
     return None
+
+
+def _evaluate(
+    method: MissingModalityMethod,
+    dataset: QuestionDataset,
+    answers: Sequence[str],
+    scenarios: Sequence[str],
+    masks: Masks | None,
+    parts: Rates | None,
+    device: str,
+    report: Callable[[EvaluationProgress], None] | None,
+) -> list[Evaluation]:
+    """Evaluate the scenario of `parts`, else of `masks`, else `scenarios`; those without questions are omitted."""
+    hidden: dict[str, Mapping[str, Sequence[str]] | None] = dict.fromkeys(scenarios)
+    if parts:
+        for modality, share in parts.items():
+            dataset = dataset.without_part(modality, share)
+        hidden = {"partly-" + ",".join(f"{modality}={share:g}" for modality, share in sorted(parts.items())): {}}
+    elif masks is not None:
+        hidden = {masks.name: masks.absent}
+    total = sum(len(questions_of(dataset, scenario)) for scenario in hidden)
+    done = 0
+
+    def count(questions: int) -> None:
+        nonlocal done
+        done += questions
+        if report is not None:
+            report(EvaluationProgress(done, total))
+
+    evaluations = (
+        evaluate(method, dataset, scenario, answers, device=device, masks=hides, on_batch=count)
+        for scenario, hides in hidden.items()
+    )
+    return [evaluation for evaluation in evaluations if evaluation is not None]
 
 
 def _check_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank, split: str) -> None:

@@ -5,7 +5,7 @@ video form the scenario `natural`. Questions on videos that could not be extract
 Source: the test scenarios of the ECCV 2024 missing-modality paper (nothing of the missing modality is read).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,20 @@ from torch import Tensor
 
 from pipeline.manifests.manifest import Question
 from train.data.dataset import QuestionDataset
-from train.data.scenarios import ALL_SCENARIOS, NATURAL, hidden_in
+from train.data.scenarios import NATURAL, hidden_in
 from train.interfaces import MissingModalityMethod
 from train.runs.results import Accuracies, Prediction, tally
 
 BATCH_SIZE = 64
 UNANSWERED = -1
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """How far an evaluation is: `done` of `total` answers, one per question and scenario."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -67,11 +75,13 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     device: torch.device | str = "cpu",
     masks: Mapping[str, Sequence[str]] | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation | None:
     """Answer the questions of one scenario; None if the split has none of them.
 
     `answers`: the vocabulary that logits index. `masks`: {question id: hidden modalities}, used instead of the
-    scenario's, whose name is then arbitrary. The result does not depend on `batch_size`.
+    scenario's, whose name is then arbitrary. `on_batch` is called with the number of questions of each batch. The
+    result does not depend on `batch_size`.
     Raises `UserError` if the scenario is unknown and FloatingPointError if logits are not finite.
     """
     rows = questions_of(dataset, scenario)
@@ -80,21 +90,8 @@ def evaluate(
     questions = tuple(dataset.questions[row] for row in rows)
     if masks is None:
         masks = dict.fromkeys((q.question_id for q in questions), hidden_in(scenario))
-    indices = predict(method, dataset, rows, masks, batch_size, device)
+    indices = predict(method, dataset, rows, masks, batch_size, device, on_batch)
     return Evaluation(scenario, questions, tuple("" if index == UNANSWERED else answers[index] for index in indices))
-
-
-def evaluate_scenarios(
-    method: MissingModalityMethod,
-    dataset: QuestionDataset,
-    answers: Sequence[str],
-    scenarios: Sequence[str] = ALL_SCENARIOS,
-    batch_size: int = BATCH_SIZE,
-    device: torch.device | str = "cpu",
-) -> list[Evaluation]:
-    """Evaluate several scenarios; those without questions are omitted."""
-    evaluations = (evaluate(method, dataset, scenario, answers, batch_size, device) for scenario in scenarios)
-    return [evaluation for evaluation in evaluations if evaluation is not None]
 
 
 def predict(
@@ -104,6 +101,7 @@ def predict(
     masks: Mapping[str, Sequence[str]],
     batch_size: int,
     device: torch.device | str,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[int]:
     """Return the answer index of each row: the highest logit among the question's choices, the first one of equals.
 
@@ -122,6 +120,8 @@ def predict(
                 if not bool(torch.isfinite(logits).all()):
                     raise FloatingPointError(f"logits near question {batch.question_id[0]} are not finite")
                 indices += choose_answers(logits, batch.choices)
+                if on_batch is not None:
+                    on_batch(len(logits))
     finally:
         module.train(was_training)
     return indices

@@ -22,8 +22,11 @@ from train.training.parallel import run_jobs
 
 if TYPE_CHECKING:
     from train.data.feature_bank import FeatureBank
+    from train.evaluation.predict import EvaluationProgress
     from train.training.fit import Progress
 
+    # How far a run is: in training, in its evaluation, or at its end (None).
+    RunProgress = Progress | EvaluationProgress | None
 
 # What to use instead of these settings in a grid.
 _SET_ELSEWHERE = {
@@ -105,7 +108,9 @@ def read_grid(path: Path) -> Grid:
                 raise UserError(f"grid {path}: {name!r} is unknown: choose one of {', '.join(Grid.model_fields)}")
         grid = Grid.model_validate(document)
     except FileNotFoundError:
-        raise UserError(f"grid {path} is missing: pass a TOML file such as train/grids/demo.toml") from None
+        raise UserError(
+            f"grid {path} is missing: pass a TOML file, or the name of a bundled grid such as demo"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"grid {path} is not valid TOML: {error}") from None
     except ValidationError as error:
@@ -151,7 +156,7 @@ def run_cells(
     manifest: Manifest,
     bank: "FeatureBank",
     out: Path,
-    progress: "Callable[[str, Progress | None], None] | None" = None,
+    progress: "Callable[[str, RunProgress], None] | None" = None,
     jobs: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Train and evaluate each cell in `out`, skipping finished ones; return {run: its evaluation document}.
@@ -192,7 +197,7 @@ def _check_settable(settings: Iterable[str]) -> None:
 
 
 def _run_cell(
-    cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[Progress | None], None]"
+    cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[RunProgress], None]"
 ) -> None:
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.rate_curves import add_curves
@@ -204,13 +209,13 @@ def _run_cell(
     claim_data(run, cell.config, manifest, bank)
     fit(cell.config, manifest, bank, run, resume=True, report=report)
     if cell.is_evaluated and not _has_scenarios(run, split):
-        evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)))
+        evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)), report=report)
     if cell.is_evaluated and cell.curves and not _has_curves(run, split):
         add_curves(run, manifest, split)
     report(None)
 
 
-def _run_in_process(out: Path, cell: Cell, report: "Callable[[Progress | None], None]") -> None:
+def _run_in_process(out: Path, cell: Cell, report: "Callable[[RunProgress], None]") -> None:
     """Run a cell in a process of its own, which opens the data first."""
     _run_cell(cell, *_open_data(cell.config.manifest, cell.config.store), out, report)
 
