@@ -42,7 +42,7 @@ NOT_RUN = {
     r"s3://|tcp://": "needs another machine",
     r"--device cuda|torchcodec|decord": "needs a GPU, FFmpeg or an optional package",
     r"^mavqa-import|official": "needs a published checkpoint: tests/training/checkpoints",
-    r"train/grids/(?!demo)|build/": "hours of training, and their results",
+    r"mavqa-sweep table|build/": "hours of training, and their results",
 }
 # Pages whose Python examples use the data of the quick start; the others have parts of packages.
 WITH_EXAMPLES = {"README.md", "python.md"}

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.command import Command, folder_option
+from pipeline.cli.command import Command, folder_option, json_option, show_json
 from pipeline.errors import UserError
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Compare evaluated runs in tables and on one page.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @folder_option("--out", "Folder to write the page, tables and CSV files to.", required=True)
-def report(runs: tuple[Path, ...], out: Path) -> None:
+@json_option
+def report(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Compare evaluated RUNS in tables and on one self-contained page.
 
     Each of RUNS is a run folder or a folder of runs. Seeds of the same method are pooled. Writes index.html, tables.md,
@@ -24,8 +25,12 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
     """
     from train.report.page import write_report
 
-    page = write_report([run for folder in runs for run in find_runs(folder)], out)
-    click.echo(f"report: {page}", err=True)
+    found = [run for folder in runs for run in find_runs(folder)]
+    page = write_report(found, out)
+    if as_json:
+        show_json({"format": 1, "page": str(page), "runs": [str(run) for run in found]})
+    else:
+        click.echo(f"report: {page}", err=True)
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -5,20 +5,27 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.command import Command, file_option, folder_option
+from pipeline.cli.command import Command, complete_names, file_option, folder_option, json_option, show_json
 from pipeline.files import replace_text
 from train.cli.options import (
     device_option,
     require_manifest,
     require_store,
+    runs_progress,
     show_scenarios,
     store_option,
-    training_progress,
 )
 
+GRIDS = Path(__file__).parent.parent / "grids"
+BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
 
-@click.command(cls=Command, on_interrupt="finished runs and epochs are kept, run the same command again to go on")
-@click.argument("grid", type=click.Path(dir_okay=False, path_type=Path))
+
+@click.command(
+    cls=Command,
+    short_help="Train and evaluate a grid of runs.",
+    on_interrupt="finished runs and epochs are kept, run the same command again to go on",
+)
+@click.argument("grid", shell_complete=complete_names(BUNDLED))
 @folder_option("--manifest", "Manifest folder.  [default: data_manifests/GRID]")
 @store_option("stores/GRID.zarr")
 @folder_option("--out", "Folder to write the runs to.  [default: build/GRID/runs]")
@@ -34,8 +41,9 @@ from train.cli.options import (
     help="Number of runs to train in parallel, each on its share of the cores; faster for small models.",
 )
 @device_option
+@json_option
 def sweep(
-    grid: Path,
+    grid: str,
     manifest: Path | None,
     store: str | None,
     out: Path | None,
@@ -43,22 +51,25 @@ def sweep(
     seeds: int | None,
     jobs: int,
     device: str,
+    as_json: bool,
 ) -> None:
-    """Train and evaluate every run of GRID.toml (backbones x methods x seeds) on one store.
+    """Train and evaluate every run of GRID (backbones x methods x seeds) on one store.
 
-    Finished runs are kept, stopped ones are resumed.
+    GRID is a TOML file, or the name of one that is installed with mavqa: such as demo, methods or table1. Finished runs
+    are kept, stopped ones are resumed.
 
     \b
     Examples:
-      mavqa-sweep train/grids/demo.toml --manifest build/demo/data --store build/demo/store.zarr
+      mavqa-sweep demo --manifest build/demo/data --store build/demo/store.zarr
       mavqa-sweep my.toml --seeds 3 --jobs 2 --out runs/mine
     """
     from train.training.sweep import list_cells, read_grid
 
-    parsed = read_grid(grid)
-    manifest = require_manifest(manifest or Path("data_manifests") / grid.stem)
-    store = require_store(store or f"stores/{grid.stem}.zarr", manifest)
-    out = out or Path("build") / grid.stem / "runs"
+    file = GRIDS / f"{grid}.toml" if grid in BUNDLED and not Path(grid).is_file() else Path(grid)
+    parsed = read_grid(file)
+    manifest = require_manifest(manifest or Path("data_manifests") / file.stem)
+    store = require_store(store or f"stores/{file.stem}.zarr", manifest)
+    out = out or Path("build") / file.stem / "runs"
     cells = list_cells(parsed, range(seeds) if seeds else None, str(manifest.absolute()), store, device)
 
     from pipeline.manifests.manifest import load_manifest
@@ -67,9 +78,12 @@ def sweep(
     from train.training.sweep import run_cells
 
     bank = FeatureBank(open_store(store))
-    with training_progress(len(cells)) as progress:
+    with runs_progress(len(cells)) as progress:
         documents = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
     evaluation = evaluation or out.resolve().parent / "evaluation.json"
     replace_text(evaluation, json.dumps(documents, ensure_ascii=False, indent=1) + "\n")
-    show_scenarios(documents)
-    click.echo(f"evaluation: {evaluation}", err=True)
+    if as_json:
+        show_json(documents)
+    else:
+        show_scenarios(documents)
+        click.echo(f"evaluation: {evaluation}", err=True)

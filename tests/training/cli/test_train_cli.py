@@ -10,13 +10,15 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_store import make_manifest, make_store
 
+from pipeline.errors import UserError
 from pipeline.manifests.manifest import load_manifest, save_manifest
 from train.cli.evaluate import evaluate
 from train.cli.options import show_scenarios
 from train.cli.report import find_runs, report
-from train.cli.sweep import sweep
+from train.cli.sweep import GRIDS, sweep
 from train.cli.train import name_run, train
 from train.runs.config import PRESETS, make_config
+from train.runs.results import read_results
 
 COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "sweep": sweep}
 HEAVY = ("torch", "dask", "av", "torchvision", "matplotlib", "zarr", "lightning", "jinja2")
@@ -51,7 +53,7 @@ def invoke(command: str, *arguments: object) -> Result:
     return CliRunner().invoke(COMMANDS[command], [str(argument) for argument in arguments])
 
 
-def run_tiny_sweep() -> Result:
+def run_tiny_sweep(*options: str) -> Result:
     result = invoke(
         "sweep",
         "tiny.toml",
@@ -63,6 +65,7 @@ def run_tiny_sweep() -> Result:
         "b/runs",
         "--device",
         "cpu",
+        *options,
     )
     assert result.exit_code == 0, result.output
     return result
@@ -192,6 +195,35 @@ def test_sweep_evaluate_and_report_work_in_sequence(workplace: Path) -> None:
     assert reported.exit_code == 0, reported.output
     assert "r/index.html" in reported.stderr
     assert (workplace / "r" / "index.html").exists()
+    document = json.loads(invoke("report", "b/runs", "--out", "r", "--json").stdout)
+    runs = [f"b/runs/{name}" for name in documents]
+    assert document == {"format": 1, "page": "r/index.html", "runs": runs}
+
+
+def test_a_sweep_prints_its_evaluations_as_json_and_the_progress_of_each_run(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cli.progress.SHORTEST_SECONDS", 0.0)
+    swept = run_tiny_sweep("--json")
+    assert json.loads(swept.stdout) == json.loads((workplace / "b" / "evaluation.json").read_text())
+    scenarios = read_results(workplace / "b" / "runs" / "zero-fill-seed0" / "results.jsonl")
+    answers = sum(row.accuracies.overall.questions for row in scenarios if row.kind == "model")
+    lines = [line.partition(" in ")[0] for line in swept.stderr.splitlines()]
+    assert f"evaluate zero-fill-seed0: {answers}/{answers} answers" in lines
+    assert lines[-1] == "sweep: 2/2 runs"
+
+
+def test_a_bundled_grid_is_chosen_by_name_unless_a_file_has_it(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise UserError(f"read {path}")
+
+    monkeypatch.setattr("train.training.sweep.read_grid", refuse)
+    assert invoke("sweep", "table1").output == f"Error: read {GRIDS / 'table1.toml'}\n"
+    assert invoke("sweep", "own").output == "Error: read own\n"
+    (workplace / "table1").touch()
+    assert invoke("sweep", "table1").output == "Error: read table1\n"
 
 
 def test_evaluate_takes_the_question_only_floor_from_the_passed_run(workplace: Path) -> None:
