@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.extractors.registry import DEFAULT_FEATURES
 from pipeline.manifests.manifest import Manifest, load_manifest
@@ -11,8 +11,12 @@ from pipeline.store.reader import FeatureStore, open_store
 from pipeline.store.schema import MODALITIES
 
 if TYPE_CHECKING:
-    from pipeline.run.coordinator import Progress, Summary
+    from pipeline.extractors.interface import NormalisationChoice
+    from pipeline.media.timeline import Padding
+    from pipeline.run.coordinator import Progress as ExtractionProgress
+    from pipeline.run.coordinator import Summary
     from train.data.dataset import QuestionDataset
+    from train.evaluation.predict import EvaluationProgress
     from train.runs.results import ResultRow
 
 
@@ -22,15 +26,26 @@ def extract(
     store: str | Path,
     features: Sequence[str] = DEFAULT_FEATURES,
     *,
-    on_progress: "Callable[[Progress], None]" = lambda progress: None,
-    **options: Any,
+    weights: str | Path = "pretrained",
+    decoder: str = "auto",
+    device: str = "auto",
+    seconds: int | None = None,
+    padding: "Padding" = "pad",
+    normalisation: "NormalisationChoice" = "published",
+    workers: int | None = None,
+    decoding_processes: int | None = None,
+    scheduler: str | None = None,
+    retry_failed: bool = False,
+    accept: Sequence[str] = (),
+    break_lock: bool = False,
+    on_progress: "Callable[[ExtractionProgress], None]" = lambda progress: None,
 ) -> "Summary":
     """Extract what is pending of the features of a manifest's videos and questions into a store.
 
-    `options` are those of `mavqa-extract` with its defaults: `weights`, `decoder`, `device`, `seconds`, `padding`,
-    `normalisation`, `workers`, `decoding_processes`, `scheduler`, `retry_failed`, `accept`, `break_lock`. The local
-    workers are processes, so a script calls this under `if __name__ == "__main__":`. The summary has {feature: {state:
-    number of videos}} and the failures with their reasons. Raises `UserError` for what the command would refuse.
+    The options are those of `mavqa-extract`, with the same defaults; its messages name them `--weights` and so on. The
+    local workers are processes, so a script calls this under `if __name__ == "__main__":`. The summary has {feature:
+    {state: number of videos}} and the failures with their reasons. Raises `UserError` for what the command would
+    refuse.
 
     >>> summary = extract("data", "data/videos", "store.zarr", ["vggish", "tokens"], weights="seeded", seconds=2)
     >>> summary.states["vggish"]["failed"], summary.is_complete
@@ -40,10 +55,21 @@ def extract(
     from pipeline.run.coordinator import extract as run_extraction
     from pipeline.run.plan import Requested, make_plan
 
-    of_run = {name: options.pop(name) for name in ("retry_failed", "accept", "break_lock") if name in options}
-    prepared = make_plan(locate(store).address, Requested(features=_names(features), **options))
-    run = RunOptions(prepared.cluster, **of_run)
-    return run_extraction(_manifest(manifest), Path(videos).absolute(), prepared.plan, run, on_progress)
+    requested = Requested(
+        features=_names(features),
+        weights=str(weights),
+        decoder=decoder,
+        device=device,
+        seconds=seconds,
+        padding=padding,
+        normalisation=normalisation,
+        workers=workers,
+        decoding_processes=decoding_processes,
+        scheduler=scheduler,
+    )
+    prepared = make_plan(locate(store).address, requested)
+    options = RunOptions(prepared.cluster, retry_failed, tuple(_names(accept)), break_lock)
+    return run_extraction(_manifest(manifest), Path(videos).absolute(), prepared.plan, options, on_progress)
 
 
 def dataset(
@@ -54,13 +80,15 @@ def dataset(
     *,
     time_steps: int = 10,
     map_size: int | None = None,
+    memory_bytes: int = 8_000_000_000,
 ) -> "QuestionDataset":
     """Return the questions of one split with `features`, as a torch dataset for any model.
 
     An item is a `Batch` of one question, `collate` joins items to a batch: of [batch, time, ...] per feature, with
     masks [batch, time] that are False where a modality is missing. `time_steps` are spread evenly over the stored
-    seconds; maps are pooled to `map_size` x `map_size`, None keeps them. Raises `UserError` if the store does not have
-    a feature, a video or a question.
+    seconds; maps are pooled to `map_size` x `map_size`, None keeps them. Features are kept in memory up to
+    `memory_bytes` in total, the others are read from the store for each batch. Raises `UserError` if the store does not
+    have a feature, a video or a question.
 
     >>> from torch.utils.data import DataLoader
     >>> questions = dataset("store.zarr", "data", "train", ["tokens", "vggish"], time_steps=2)
@@ -79,7 +107,7 @@ def dataset(
         for modality in ("question", *MODALITIES)
     }
     inputs = ModelInputs(by_modality, time_steps, map_size=map_size)
-    return QuestionDataset(FeatureBank(opened), _manifest(manifest), split, inputs)
+    return QuestionDataset(FeatureBank(opened, memory_bytes), _manifest(manifest), split, inputs)
 
 
 def evaluate(
@@ -90,6 +118,7 @@ def evaluate(
     *,
     scenarios: Sequence[str] | None = None,
     device: str = "auto",
+    on_progress: "Callable[[EvaluationProgress], None] | None" = None,
 ) -> "list[ResultRow]":
     """Evaluate a trained run and return a row per scenario: of the run's method, and of each floor.
 
@@ -113,7 +142,8 @@ def evaluate(
     loaded, opened = _manifest(manifest or config.manifest), _store(store or config.store)
     split = split or default_split(loaded)
     device = str(choose_device(device))
-    evaluated = evaluate_run(run, loaded, FeatureBank(opened), split, scenarios, device=device)
+    bank = FeatureBank(opened)
+    evaluated = evaluate_run(run, loaded, bank, split, scenarios, device=device, report=on_progress)
     return [row for row in read_results(run / RESULTS_FILE) if row.split == split and row.scenario in evaluated]
 
 

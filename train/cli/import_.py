@@ -10,7 +10,7 @@ from train.checkpoints.release_names import RELEASES
 from train.cli.options import store_option
 
 
-@click.command(cls=Command, name="import")
+@click.command(cls=Command, name="import", short_help="Convert an official checkpoint to a run.")
 @click.argument("kind", type=click.Choice(list(RELEASES)))
 @click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
@@ -54,10 +54,13 @@ def import_(
     store = store or f"stores/{dataset}.zarr"
 
     from pipeline.manifests.manifest import load_manifest
+    from pipeline.store.location import locate
     from train.checkpoints.import_official import import_checkpoint
 
     vocabulary = load_manifest(manifest).vocabulary if (manifest / "vocabulary.json").is_file() else None
-    imported = import_checkpoint(kind, checkpoint, annotations, out, str(manifest), store, vocabulary)
+    imported = import_checkpoint(
+        kind, checkpoint, annotations, out, str(manifest.absolute()), locate(store).address, vocabulary
+    )
     if as_json:
         show_json(asdict(imported))
         return

@@ -36,12 +36,19 @@ class ModelInputs:
     - `time_steps`: the number of steps per video, spread evenly over the stored seconds.
     - `uses_negatives`: whether training uses frames of other videos.
     - `map_size`: maps are average-pooled to `map_size` x `map_size`; None keeps them as stored.
+
+    Raises `UserError` if a number is below 1.
     """
 
     features: Mapping[str, tuple[str, ...]]
     time_steps: int
     uses_negatives: bool = False
     map_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, number in (("time_steps", self.time_steps), ("map_size", self.map_size)):
+            if number is not None and number < 1:
+                raise UserError(f"{name} is {number}: pass at least 1")
 
 
 class QuestionDataset(Dataset[Batch]):
@@ -88,6 +95,10 @@ class QuestionDataset(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    def __repr__(self) -> str:
+        features = [*self._question_features, *(name for rows in self._rows.values() for name in rows)]
+        return f"<QuestionDataset: {len(self)} questions, {len(self.steps)} steps; {', '.join(features)}>"
 
     def __getitem__(self, row: int) -> Batch:
         """Return the question `row` as a batch of one, without negatives."""

@@ -28,6 +28,7 @@ from train.interfaces import MissingModalityMethod
 from train.methods.grounding import GroundingPretraining
 from train.methods.registry import make_method, method_variants
 from train.runs.config import TrainConfig
+from train.runs.device import choose_device
 from train.runs.log import read_metrics
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -64,7 +65,8 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
 def load_run(run: str | Path, device: str = "cpu") -> tuple[MissingModalityMethod, TrainConfig]:
     """Return the trained method of `run` (its best epoch, in evaluation mode) and its configuration.
 
-    Raises `UserError` if a file is missing, corrupt or does not match the configuration.
+    `device`: cpu, cuda, or auto, which is a GPU if one is available. Raises `UserError` if the device is not available,
+    or if a file is missing, corrupt or does not match the configuration.
     """
     run = Path(run)
     config = read_config(run)
@@ -75,7 +77,7 @@ def load_run(run: str | Path, device: str = "cpu") -> tuple[MissingModalityMetho
         method.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"{run / CHECKPOINT} does not match {run / 'config.json'}: {one_line(error)}") from None
-    method.to(device).eval()
+    method.to(choose_device(device)).eval()
     return method, config
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,8 +150,10 @@ def test_the_number_of_slots_and_steps_is_read_from_the_file(files, tmp_path):
     shapes["diffusion.betas"] = [5]
     torch.save(official_state(shapes), tmp_path / "small.pt")
     import_checkpoint("missing-avqa", tmp_path / "small.pt", files, tmp_path / "run", "m", "s")
-    method, config = load_run(tmp_path / "run")
+    method, config = load_run(tmp_path / "run", "auto")
     assert config.options == {"slots": 25, "steps": 5}
+    with pytest.raises(UserError, match="device 'gpu' is unknown"):
+        load_run(tmp_path / "run", "gpu")
     assert method.refiner.diffusion.steps == 5
 
 
@@ -266,9 +268,11 @@ def test_unknown_tensors_are_reported_and_pickled_code_is_never_run(files, tmp_p
 def test_the_command_reports_the_import_and_does_not_overwrite_a_run(files, tmp_path):
     arguments = ["avst", str(files / "avst.pt"), "--annotations", str(files), "--out", str(tmp_path / "run"), "--json"]
     arguments += ["--manifest", str(tmp_path / "no manifest")]
-    done = CliRunner().invoke(import_, arguments)
+    with chdir(tmp_path):
+        done = CliRunner().invoke(import_, [*arguments, "--store", "stores/a.zarr"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["mapped"] == 45
+    assert read_config(tmp_path / "run").store == str(tmp_path / "stores" / "a.zarr")
     again = CliRunner().invoke(import_, arguments)
     assert again.exit_code == 2
     assert "already contains a run" in again.stderr

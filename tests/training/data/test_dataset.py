@@ -255,3 +255,16 @@ def test_tokens_of_longer_questions_are_read_under_their_own_name():
     store.questions[tokens_name(WORDS, 20)] = np.full((2, 20), 3, np.int32)
     dataset = QuestionDataset(FeatureBank(store), longer, "train", inputs_of(make_backbone("avst", SIZES)))
     assert dataset.batch([6]).question["tokens"].shape == (1, 20)
+
+
+@pytest.mark.parametrize(("changes", "name"), [({"time_steps": 0}, "time_steps"), ({"map_size": 0}, "map_size")])
+def test_numbers_below_one_are_refused(changes, name):
+    with pytest.raises(UserError, match=f"{name} is 0: pass at least 1"):
+        ModelInputs(**{"features": {}, "time_steps": 4, **changes})
+
+
+def test_a_dataset_and_its_manifest_are_described_in_one_line():
+    dataset = make_dataset()
+    features = "tokens, vggish, resnet18-map"
+    assert repr(dataset) == f"<QuestionDataset: {len(dataset.questions)} questions, 4 steps; {features}>"
+    assert repr(make_manifest(make_store())).startswith("<Manifest ")
