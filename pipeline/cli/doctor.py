@@ -17,7 +17,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=EXAMPLES)
+@click.command(cls=Command, short_help="Report which decoders, GPU and weights are available.", epilog=EXAMPLES)
 @folder_option("--weights", "Folder of checkpoints, as for mavqa-extract.  [default: torch's cache]")
 @json_option
 def doctor(weights: Path | None, as_json: bool) -> None:

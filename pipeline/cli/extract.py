@@ -40,7 +40,10 @@ Examples:
 
 
 @click.command(
-    cls=Command, epilog=EXAMPLES, on_interrupt="the store keeps what is done, run the same command again to resume"
+    cls=Command,
+    short_help="Decode each video once and store its features.",
+    epilog=EXAMPLES,
+    on_interrupt="the store keeps what is done, run the same command again to resume",
 )
 @click.option(
     "--dataset",

@@ -35,7 +35,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=EXAMPLES)
+@click.command(cls=Command, short_help="Show, verify or compare a feature store.", epilog=EXAMPLES)
 @click.argument("store")
 @click.option("--verify", is_flag=True, help="Read all values and check that they match the recorded states.")
 @folder_option("--reference", "Folder of arrays to compare with, one <video id>.npy [time, ...] per video.")

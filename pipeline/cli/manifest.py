@@ -55,7 +55,7 @@ class SourceGroup(Group):
             return _broken_command(cmd_name, error)
 
 
-@manifest.group(cls=SourceGroup)
+@manifest.group(cls=SourceGroup, short_help="Build one from a release, a table or a folder.")
 def build() -> None:
     """Build a manifest from a published release, a CSV table or a folder of videos.
 
@@ -113,7 +113,7 @@ def _source_option(option: Option) -> Decorator:
     )
 
 
-@manifest.command(on_interrupt="run the same command again, it starts over")
+@manifest.command(short_help="Render the synthetic dataset.", on_interrupt="run the same command again, it starts over")
 @out_option
 @file_option("--settings", "TOML file with the dataset's name and, in a table [synthesize], videos, seconds and seed.")
 @click.option("--videos", type=click.IntRange(min=1), help="Number of clips.  [default: --settings, else 400]")
@@ -167,7 +167,7 @@ def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str
     return document["name"], table
 
 
-@manifest.command()
+@manifest.command(short_help="Check ids, answers, words and files.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @folder_option("--videos", "Folder of the videos.  [default: FOLDER/videos or data/videos/<dataset>, if it exists]")
 @json_option

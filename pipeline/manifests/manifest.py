@@ -106,6 +106,9 @@ class Manifest:
     vocabulary: Vocabulary = Vocabulary((PADDING_TOKEN,), ())
     source: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Manifest {self.name} ({self.release}): {len(self.videos)} videos; {self.describe_splits()}>"
+
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits with questions, in the order train, val, test."""

@@ -99,6 +99,10 @@ class FeatureStore:
         self._check_rows_without_id([row for row, video_id in enumerate(stored_ids) if not video_id])
         self.rows = {video_id: row for row, video_id in enumerate(self.video_ids)}
 
+    def __repr__(self) -> str:
+        features = ", ".join(self.feature_names + self.question_feature_names)
+        return f"<FeatureStore {self.path}: {len(self.video_ids)} videos of {self.seconds} s; {features}>"
+
     @property
     def feature_names(self) -> list[str]:
         """The names of the stored video features, sorted."""

@@ -192,10 +192,10 @@ SOURCE = Source(
         Option("test", "Test questions. Takes precedence over --annotations. Repeatable.", is_repeatable=True),
         Option("videos", "Folder searched for <video name>.*, to record paths and SHA-256.", "folder"),
     ),
-    """Build the manifest of AVQA (eight question types, multiple choice) from its published JSON files.
+    """Build the manifest of AVQA from its JSON files.
 
-    In --annotations a split is <split>_qa.json, or one file per type, such as train_Where.json. All splits found are
-    built; AVQA has train and val.
+    In --annotations a split is <split>_qa.json, or one file per question type, such as train_Where.json. All splits
+    found are built; AVQA has train and val, and multiple choice.
 
     \b
     Examples:

@@ -197,9 +197,9 @@ SOURCE = Source(
         Option("test", "Test questions. Takes precedence over --annotations."),
         Option("videos", "Folder searched for <video id>.*, to record paths and SHA-256.", "folder"),
     ),
-    """Build the manifest of a MUSIC-AVQA release from its published JSON files.
+    """Build the manifest of MUSIC-AVQA from its JSON files.
 
-    All splits found are built.
+    One release is built, with all splits found.
 
     \b
     Examples:

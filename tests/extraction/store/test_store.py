@@ -42,6 +42,7 @@ def read_indices(path: Path) -> None:
 
 def test_a_row_that_was_never_written_reads_as_missing(tmp_path: Path) -> None:
     store = open_store(create_store(tmp_path / "s.zarr"))
+    assert repr(store) == f"<FeatureStore {tmp_path / 's.zarr'}: 20 videos of 5 s; loudness, maps>"
     assert np.isnan(store.values("loudness")[:]).all()
     assert np.isnan(store.values("maps")[3]).all()
     assert (store.state("loudness") == State.PENDING).all()
