@@ -13,10 +13,8 @@ This package has the public names of mavqa. Each is imported when it is first us
 (2, 512, 14, 14)
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+# Type checkers take it as True. The module typing, like all others, is imported only when it is needed.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     __version__: str
@@ -68,11 +66,11 @@ _MODULES = {
 # Not for type checkers: they would accept every name.
 if not TYPE_CHECKING:
 
-    def __getattr__(name: str) -> Any:
-        if name == "__version__":
-            from importlib.metadata import version
+    def __getattr__(name):
+        from importlib import import_module, metadata
 
-            return version("mavqa")
+        if name == "__version__":
+            return metadata.version("mavqa")
         if name not in _MODULES:
             raise AttributeError(f"module 'mavqa' has no attribute {name!r}")
         check_packages()
@@ -89,6 +87,9 @@ def check_packages() -> None:
 
     Neither is imported: the user's script must not run.
     """
+    from importlib.util import find_spec
+    from pathlib import Path
+
     place = Path(__file__).resolve().parent.parent
     for package in ("pipeline", "train"):
         found = find_spec(package)

@@ -6,11 +6,12 @@ Nothing slow is imported before Ctrl-C is handled, and nothing of mavqa before i
 import os
 import signal
 import sys
-from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-from mavqa import check_packages
+from mavqa import TYPE_CHECKING, check_packages
+
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
 
 INTERRUPTED = 130
 
@@ -20,12 +21,12 @@ def main() -> None:
 
     The first Ctrl-C ends a command in order, a second one at once.
     """
-    signal.signal(signal.SIGINT, _interrupt)
-    name = Path(sys.argv[0]).stem
     try:
+        signal.signal(signal.SIGINT, _interrupt)
         check_packages()
         from mavqa.commands import load, mavqa
 
+        name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
         command = load(name.removeprefix("mavqa-")) if name.startswith("mavqa-") else mavqa
         command.main(prog_name=name if command is not mavqa else "mavqa")
     except ImportError as error:
@@ -38,12 +39,12 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(signum: int, frame: "FrameType | None") -> "NoReturn":
     signal.signal(signal.SIGINT, _exit_at_once)
     raise KeyboardInterrupt
 
 
-def _exit_at_once(signum: int, frame: FrameType | None) -> NoReturn:
+def _exit_at_once(signum: int, frame: "FrameType | None") -> "NoReturn":
     os.write(2, b"interrupted a second time: stopped at once\n")
     os._exit(INTERRUPTED)
 

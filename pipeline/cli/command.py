@@ -4,6 +4,7 @@ Exit codes: 0 success, 1 a bug, 2 invalid usage or input, 3 finished with record
 """
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -86,6 +87,9 @@ class Command(_WithVersion):
         except (UserError, *SYSTEM_ERRORS) as error:
             raise InputError(" ".join(str(error).split())) from None
         except KeyboardInterrupt:
+            # At exit, Python would report the unfinished tasks of Zarr's event loop.
+            logging.getLogger("asyncio").disabled = True
+            warnings.simplefilter("ignore")
             raise Interrupted(self._on_interrupt) from None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.machine import uninterrupted_children
+from pipeline.machine import exit_with_parent, uninterrupted_children
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, Video, Vocabulary, save_manifest
 from pipeline.manifests.templates import ANSWERS, SLOTS, build_vocabulary, fill
 from pipeline.synthetic.balance import Candidate, choose_balanced
@@ -150,7 +150,7 @@ def _write_clips(
             yield _write_scene(scene, folder, seed)
             progress(done, len(scenes))
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), exit_with_parent)
     try:
         with uninterrupted_children():
             tasks = [pool.submit(_write_scene, scene, folder, seed) for scene in scenes]

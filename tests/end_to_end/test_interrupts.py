@@ -119,3 +119,15 @@ def test_ctrl_c_before_a_command_runs_and_a_second_one_are_one_line(
         process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=30)
     assert (process.returncode, shown) == (130, expected)
+
+
+def test_workers_end_with_a_killed_command(tmp_path: Path) -> None:
+    words = [BIN / "mavqa-manifest", "synthesize", "--out", "data", "--videos", "400", "--workers", "2"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while not any(tmp_path.glob("data/videos/*")) and process.poll() is None:
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert (len(children) >= 2, alive) == (True, [])

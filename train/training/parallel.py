@@ -4,8 +4,6 @@ The processes share the cores evenly but no lock, so that a killed one blocks no
 """
 
 import multiprocessing
-import os
-import threading
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
@@ -13,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError
-from pipeline.machine import available_cores, uninterrupted_children
+from pipeline.machine import available_cores, exit_with_parent, uninterrupted_children
 
 Job = TypeVar("Job")
 Report = Callable[[Any], None]
@@ -89,14 +87,7 @@ def _run_job(work: Work[Job], job: Job, threads: int, connection: Connection) ->
     import torch
 
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def exit_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    exit_with_parent()
     try:
         work(job, lambda report: connection.send(("report", report)))
     except Exception as error:  # noqa: BLE001  # raised again in the parent

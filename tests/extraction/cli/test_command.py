@@ -27,9 +27,22 @@ def test_warnings_of_libraries_do_not_reach_users_nor_child_processes():
     assert dict(os.environ) == before
 
 
-def test_ctrl_c_is_one_line_that_says_how_to_go_on():
-    def work() -> None:
-        raise KeyboardInterrupt
+INTERRUPTED = """
+import asyncio
+from pipeline.cli.command import Command
 
-    shown = CliRunner().invoke(Command("work", callback=work, on_interrupt="add --resume"))
-    assert (shown.exit_code, shown.output) == (130, "interrupted: add --resume\n")
+def work():
+    loop = asyncio.new_event_loop()
+    loop.create_task(asyncio.sleep(60))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    globals()["never_awaited"] = asyncio.sleep(60)
+    raise KeyboardInterrupt
+
+Command("work", callback=work, on_interrupt="add --resume").main([])
+"""
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on_whatever_is_unfinished():
+    shown = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (130, "interrupted: add --resume\n")
