@@ -203,7 +203,6 @@ def _answer(decoder: Decoder, message: dict[str, Any], replies: int) -> None:
     path = Path(message["path"])
     record = message["request"]
     sizes = tuple(FrameSize(**size) for size in record.pop("frame_sizes"))
-    decoder.prepare(path)
     _limit_cpu(message["cpu_seconds"])
     _write(replies, _pack_header({"started": True}))
     try:

@@ -20,17 +20,6 @@ class FailingDecoder:
     def version(self):
         return "0"
 
-    def __init__(self):
-        self._prepared = None
-
-    def prepare(self, path):
-        if path.stem == "slow_to_load":
-            self._burn(2)
-        self._prepared = path
-
-    def has_video(self, path):
-        return False
-
     def decode(self, path, request):
         attempts = path.parent / f"{path.name}.attempts"
         with attempts.open("a") as file:
@@ -45,9 +34,6 @@ class FailingDecoder:
         sys.stdout.flush()
         os.write(1, b"noise of a C library on stdout\n")
         os.write(2, b"noise on stderr\n")
-
-    def slow_to_load(self, attempt):
-        assert self._prepared.stem == "slow_to_load"
 
     def ended(self, attempt):
         os.write(2, b"bye\n")
@@ -95,3 +81,8 @@ class FailingDecoder:
         start = time.process_time()
         while time.process_time() - start < seconds:
             pass
+
+
+class SlowToLoad(FailingDecoder):
+    def __init__(self):
+        self._burn(2)

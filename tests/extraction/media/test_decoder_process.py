@@ -133,8 +133,9 @@ def test_cpu_time_is_counted_per_file(process, tmp_path):
     assert len(set(attempts)) == 1
 
 
-def test_loading_libraries_for_a_file_does_not_count_as_its_cpu_time(process, tmp_path):
-    media, attempts = decode(process, tmp_path, "slow_to_load")
+def test_loading_the_decoder_does_not_count_as_cpu_time_of_a_file(tmp_path):
+    with DecoderProcess("failing_decoders:SlowToLoad", LIMITS) as process:
+        media, attempts = decode(process, tmp_path, "fine")
     assert media.visual.reason == ""
     assert len(attempts) == 1
 

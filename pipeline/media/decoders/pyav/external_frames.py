@@ -15,7 +15,7 @@ from av.format import Flags
 
 from pipeline.media.decoders.interface import FrameError, FrameIndex, FrameLibrary
 from pipeline.media.decoders.pyav.collectors import Event, ExternalFrame, display_matrix
-from pipeline.media.decoders.pyav.container import default_streams, demux_packets, open_file, tick
+from pipeline.media.decoders.pyav.container import default_streams, demux_packets, describe_error, open_file, tick
 from pipeline.media.decoders.pyav.nal_units import resets_decoder
 from pipeline.media.image import is_mirrored, is_transposed
 
@@ -105,5 +105,5 @@ def _read_packets(
     except av.error.MemoryError:
         raise
     except av.FFmpegError as error:
-        raise FrameError(f"is not used for corrupt streams: {error.strerror}") from None
+        raise FrameError(f"is not used for corrupt streams: {describe_error(error)}") from None
     return packets, first, delay, has_closed_gops
