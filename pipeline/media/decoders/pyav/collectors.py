@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
-from typing import cast
 
 import av
 import numpy as np
 
 from pipeline.media.decoders.pyav.container import Stream
+from pipeline.media.decoders.pyav.side_data import display_matrix
 from pipeline.media.image import fit, orient
 from pipeline.media.timeline import (
     AUDIO_COVERAGE,
@@ -227,12 +227,6 @@ def _to_image(frame: av.VideoFrame) -> np.ndarray:
     image = frame.to_ndarray(format="rgb24", threads=1)
     matrix = display_matrix(frame)
     return image if matrix is None else orient(image, matrix)
-
-
-def display_matrix(frame: av.VideoFrame) -> list[int] | None:
-    """Return the 3 x 3 display matrix of a frame, row by row; None if it has none."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return None if matrix is None else np.frombuffer(cast(bytes, matrix), np.int32).tolist()
 
 
 def _stack(rows: Sequence[dict[FrameSize, np.ndarray] | None], size: FrameSize) -> np.ndarray:
