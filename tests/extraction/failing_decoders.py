@@ -24,6 +24,7 @@ class FailingDecoder:
         attempts = path.parent / f"{path.name}.attempts"
         with attempts.open("a") as file:
             file.write(f"{os.getpid()}\n")
+        self._request = request
         getattr(self, path.stem.replace("-", "_"))(len(attempts.read_text().splitlines()))
         done = Track(State.COMPLETE, 1)
         frames = {size: np.full((1, size.size, size.size, 3), 7, np.uint8) for size in request.frame_sizes}
@@ -72,6 +73,14 @@ class FailingDecoder:
         blocks = []
         while True:
             blocks.append(np.ones(4_000_000, np.float64))
+
+    def visual_killed(self, attempt):
+        if self._request.frame_sizes:
+            self.killed(attempt)
+
+    def audio_buggy(self, attempt):
+        if self._request.wants_audio:
+            self.buggy(attempt)
 
     def buggy(self, attempt):
         raise ZeroDivisionError("a bug")
