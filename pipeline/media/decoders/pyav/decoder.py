@@ -39,6 +39,8 @@ HELD_EVENTS = 500
 HELD_FRAMES = 16
 # Not HEVC: there a frame of a higher temporal layer may depend on one that is marked as non-reference.
 SKIPPING_CODECS = ("h264",)
+# Audio streams without a container: FFmpeg counts their timestamps at the sample rate of the first frame.
+FORMATS_WITHOUT_TIMESTAMPS = frozenset({"aac", "ac3", "dts", "eac3", "loas", "mlp", "mp3", "truehd"})
 _fraction = lru_cache(Fraction)
 
 
@@ -132,6 +134,8 @@ class _DecodingPass:
         video = self._streams.get("video")
         can_skip = video is not None and video.codec_context is not None and video.codec_context.name in SKIPPING_CODECS
         self._skips_frames = skips_frames and can_skip
+        self._has_timestamps = container.format.name not in FORMATS_WITHOUT_TIMESTAMPS
+        self._has_started = False
         self._note = _describe_length(path)
         self._window: PacketWindow | None = None
         self._latest_pts: int | None = None
@@ -241,7 +245,7 @@ class _DecodingPass:
                 pts = packet.pts if packet.pts is not None else packet.dts
                 start = None if pts is None else pts * self._ticks[stream.type]
                 duration = (packet.duration or 0) * self._ticks[stream.type]
-                yield Event(stream.type, start, duration, error=describe_error(error))
+                yield Event(stream.type, self._timestamp(start), duration, error=describe_error(error))
             return
         for frame in frames:
             if stream.type == "video" and self._window is not None:
@@ -249,7 +253,14 @@ class _DecodingPass:
                 if self._window.has_skipped and frame.is_corrupt:
                     raise _UnsafeSkippingError
             start = start_of(frame, self._ticks[stream.type])
-            yield Event(stream.type, start, self._duration(frame, stream), frame)
+            yield Event(stream.type, self._timestamp(start), self._duration(frame, stream), frame)
+
+    def _timestamp(self, start: Fraction | None) -> Fraction | None:
+        """Return `start`, but None for a later event of a file without timestamps: it follows the previous event."""
+        if self._has_timestamps or not self._has_started:
+            self._has_started = True
+            return start
+        return None
 
     def _check_order(self, window: PacketWindow, pts: int | None) -> None:
         """Raise `_UnsafeSkippingError` if a frame has no timestamp, is out of order, or follows a missing frame."""
