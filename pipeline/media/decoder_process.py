@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import asdict, dataclass
+import traceback
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,7 +69,7 @@ class DecoderStartError(RuntimeError):
 
 
 class _DecoderLostError(Exception):
-    """The decoder process died or had to be killed while it decoded a file; the message is the reason."""
+    """The decoder process crashed, had to be killed, or has a bug that a file reached; the message is the reason."""
 
 
 class DecoderProcess:
@@ -94,21 +95,32 @@ class DecoderProcess:
         return None if self._process is None else self._process.pid
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
-        """Return the file's media; both tracks failed if two attempts crash or exceed a limit.
+        """Return the file's media. After an attempt that crashed or exceeded a limit, each modality is decoded alone.
+
+        The track of a modality whose second attempt also crashes or exceeds a limit is failed.
 
         Raises `DecoderStartError` if the decoder process cannot be started.
         """
         if path.is_file() and path.stat().st_size > self._limits.file_bytes:
             return fail_media(f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}")
-        reasons = []
-        for _ in range(ATTEMPTS):
-            self._send(path, request)
-            try:
-                return self._receive(request)
-            except _DecoderLostError as error:
-                self.close()
-                reasons.append(str(error))
-        return fail_media(f"{reasons[0]} twice" if len(set(reasons)) == 1 else f"{reasons[0]}, then {reasons[1]}")
+        try:
+            return self._attempt(path, request)
+        except _DecoderLostError as error:
+            return _join([self._attempt_again(path, part, str(error)) for part in _split(request)])
+
+    def _attempt(self, path: Path, request: DecodeRequest) -> Media:
+        self._send(path, request)
+        try:
+            return self._receive(request)
+        except _DecoderLostError:
+            self.close()
+            raise
+
+    def _attempt_again(self, path: Path, request: DecodeRequest, first: str) -> Media:
+        try:
+            return self._attempt(path, request)
+        except _DecoderLostError as error:
+            return fail_media(f"{first} twice" if first == str(error) else f"{first}, then {error}")
 
     def close(self) -> None:
         """End the decoder process."""
@@ -163,6 +175,8 @@ class DecoderProcess:
             reply = _read_header(self._replies, limits.wall_seconds)
             if "out_of_memory" in reply:
                 raise _DecoderLostError(f"needs more than {limits.memory_bytes / 1e9:g} GB of memory")
+            if "bug" in reply:
+                raise _DecoderLostError(f"internal error of decoder {self._decoder_name}, report it: {reply['bug']}")
             media = _read_media(self._replies, reply, limits.wall_seconds)
             self._is_idle = True
             return media
@@ -186,6 +200,19 @@ class DecoderProcess:
         return lines[-1].decode(errors="replace") if lines else ""
 
 
+def _split(request: DecodeRequest) -> tuple[DecodeRequest, ...]:
+    """Return one request for each requested modality, visual first."""
+    if not (request.frame_sizes and request.wants_audio):
+        return (request,)
+    return replace(request, wants_audio=False), replace(request, frame_sizes=())
+
+
+def _join(parts: list[Media]) -> Media:
+    """Return the media of the requests of `_split`."""
+    visual, audio = parts[0], parts[-1]
+    return replace(visual, audio=audio.audio, waveform=audio.waveform, sample_rate_hz=audio.sample_rate_hz)
+
+
 def serve(decoder_name: str, memory_bytes: int) -> None:
     """Run the decoder process: answer requests from stdin until the parent closes it or dies."""
     requests, replies = os.dup(0), os.dup(1)
@@ -203,13 +230,17 @@ def _answer(decoder: Decoder, message: dict[str, Any], replies: int) -> None:
     path = Path(message["path"])
     record = message["request"]
     sizes = tuple(FrameSize(**size) for size in record.pop("frame_sizes"))
-    decoder.prepare(path)
     _limit_cpu(message["cpu_seconds"])
     _write(replies, _pack_header({"started": True}))
     try:
         media = decoder.decode(path, DecodeRequest(frame_sizes=sizes, **record))
     except MemoryError:
         _write(replies, _pack_header({"out_of_memory": True}))
+        return
+    except Exception as error:  # noqa: BLE001  # a bug must not stop the run, and must not pass for a corrupt file
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        _write(replies, _pack_header({"bug": f"{type(error).__name__}: {error} ({where})"}))
         return
     _write_media(replies, media)
 

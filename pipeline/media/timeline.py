@@ -7,7 +7,7 @@ opened and timestamps read in `pipeline.media.decoders`.
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -313,6 +313,20 @@ class WaveformAssembler:
         waveform[~np.isfinite(waveform)] = 0
         first, end = max(0, self._span[0]), min(self._limit, self._span[1])
         return np.clip(waveform[: steps * self._rate], -1, 1), steps, float(covered / (end - first))
+
+    def parts(self) -> Iterator[tuple[Fraction, np.ndarray]]:
+        """Yield (start in seconds, samples) of each run of placed samples without a gap."""
+        run: list[np.ndarray] = []
+        begin = end = 0
+        for first, block in self._blocks:
+            if run and first != end:
+                yield self._t0 + Fraction(begin, self._rate), np.concatenate(run)
+                run = []
+            begin = begin if run else first
+            end = first + len(block)
+            run.append(block)
+        if run:
+            yield self._t0 + Fraction(begin, self._rate), np.concatenate(run)
 
     def _sample_index(self, moment: Fraction) -> int:
         """Return the index of the sample nearest to `moment`, the even one of two; integer arithmetic for speed."""

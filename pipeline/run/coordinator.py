@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.errors import reporting_full_disks
+from pipeline.errors import UserError, reporting_full_disks
 from pipeline.extractors.registry import make_extractor
 from pipeline.manifests.manifest import Manifest, Video
 from pipeline.manifests.media_files import refuse_links_out
@@ -29,7 +29,7 @@ from pipeline.run.plan import (
     match_spec,
     match_videos,
 )
-from pipeline.run.questions import update_questions
+from pipeline.run.questions import has_pending_questions, update_questions
 from pipeline.run.worker import (
     PartitionOutcome,
     describe_on_worker,
@@ -116,6 +116,13 @@ def extract(
         rows = match_videos(writer, manifest)
         run = _Run(writer, plan, options, on_progress)
         work = run.plan_work(manifest.videos, rows)
+        stored = len(writer.video_ids())
+        new = [video.video_id for video in manifest.videos if rows[video.video_id] >= stored]
+        if writer.is_read_only and (work or new or has_pending_questions(writer, manifest, plan.for_questions())):
+            raise UserError(
+                f"store {plan.store} cannot be written, and features of the manifest are pending: "
+                "copy it to a disk that can be written, or pass another --store"
+            )
         if work:
             check_videos_folder(videos_folder, manifest)
             refuse_links_out(videos_folder, (task.path for task in work))
@@ -126,10 +133,10 @@ def extract(
             options.accept,
             lambda done, total: on_progress(Progress(done, total, unit="questions")),
         )
-        stored = len(writer.video_ids())
-        writer.append_videos([video.video_id for video in manifest.videos if rows[video.video_id] >= stored])
+        writer.append_videos(new)
         extracted = run.work(work, videos_folder) if work else 0
-        writer.consolidate()
+        if not writer.is_read_only:
+            writer.consolidate()
         return _summarise(writer, manifest, rows, plan, extracted)
 
 

@@ -58,6 +58,13 @@ def update_questions(
         on_progress(done, len(missing))
 
 
+def has_pending_questions(writer: StoreWriter, manifest: Manifest, plan: ExtractionPlan) -> bool:
+    """Return whether the store does not have a text of the manifest, or a question feature of `plan` for one."""
+    if not set(manifest.texts()) <= {str(text) for text in writer.read_index("questions/text")}:
+        return True
+    return any(part.texts for part in _find_pending(writer, manifest, plan))
+
+
 def _find_pending(writer: StoreWriter, manifest: Manifest, plan: ExtractionPlan) -> Iterator[_Pending]:
     """Yield each question feature of `plan`; its network is loaded only if a text does not have the feature."""
     texts = manifest.texts()

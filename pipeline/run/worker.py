@@ -114,7 +114,10 @@ def _decode(
     else:
         media = decoder.decode(path, _request(extractors, plan, task))
         if _identify(path) != before:
-            problem = f"{path.name} was changed or replaced while it was decoded"
+            problem = (
+                f"{path.name} was changed or replaced while it was decoded: "
+                "pass --retry-failed when it is no longer written"
+            )
             media = fail_media(problem)
     tracks = {"visual": media.visual, "audio": media.audio}
     record = VideoRecord(
@@ -170,7 +173,10 @@ def _hash_file(path: Path, expected: str) -> tuple[str, str]:
     except OSError as error:
         return "", f"{path.name} cannot be read: {error.strerror}"
     if expected and found != expected:
-        return "", f"the file's sha256 is {found}, but the manifest or the video's other features have {expected}"
+        return "", (
+            f"the file's sha256 is {found}, but the manifest or the video's other features have {expected}: "
+            "restore that file and pass --retry-failed, or build the manifest again and use another --store"
+        )
     return found, ""
 
 

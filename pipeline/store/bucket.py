@@ -71,8 +71,10 @@ class Bucket:
             return int(self._files.du(f"{self._url}/{path}"))
 
     @contextmanager
-    def hold(self, break_lock: bool) -> Iterator[None]:
+    def hold(self, break_lock: bool) -> Iterator[bool]:
         """Create the lock object next to the store and delete it at the end; that of a killed writer remains.
+
+        Yields True: a store that cannot be written is refused.
 
         Raises `UserError` if another writer holds the lock, or if the server ignores `If-None-Match`.
         """
@@ -95,7 +97,7 @@ class Bucket:
                     "write to a folder and copy it there, or use a server that honours it"
                 )
         try:
-            yield
+            yield True
         finally:
             with _reporting_failures(self._url):
                 if self._files.cat_file(self._lock) == mine:

@@ -1,5 +1,6 @@
 """A feature store in a folder. Its lock is released when its owner dies; partial files end in `.partial`."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,9 @@ import filelock
 import zarr
 
 from pipeline.errors import UserError
+
+CANNOT_LOCK = (filelock.Timeout, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class Folder:
@@ -43,17 +47,23 @@ class Folder:
         return total
 
     @contextmanager
-    def hold(self, break_lock: bool) -> Iterator[None]:
-        """Lock a file next to the folder and remove partial files of killed writers.
+    def hold(self, break_lock: bool) -> Iterator[bool]:
+        """Lock a file next to the folder and remove partial files of killed writers; yield True.
 
-        The folder is created if it is missing; links to it share one lock. Raises `UserError` if another writer holds
-        the lock, or if the folder or the lock file cannot be created.
+        The folder is created if it is missing; links to it share one lock. False, without a lock: the folder contains a
+        store that cannot be written. Raises `UserError` if another writer holds the lock, or if the folder or the lock
+        file cannot be created.
         """
         lock = filelock.FileLock(self._linked_to.with_name(self._linked_to.name + ".lock"))
         try:
             self._linked_to.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-        except (filelock.Timeout, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno in READ_ONLY and "zarr.json" in self.names():
+                yield False
+                return
+            if not isinstance(error, CANNOT_LOCK):
+                raise
             if not isinstance(error, filelock.Timeout) or not os.path.exists(lock.lock_file):
                 raise UserError(f"store {self._path} cannot be created: pass another --store") from None
             raise UserError(
@@ -63,6 +73,6 @@ class Folder:
         try:
             for partial in self._path.rglob("*.partial"):
                 partial.unlink(missing_ok=True)
-            yield
+            yield True
         finally:
             lock.release()

@@ -33,8 +33,10 @@ class StoreLocation(Protocol):
         """Return the size of everything under `path`, in bytes."""
         ...
 
-    def hold(self, break_lock: bool) -> AbstractContextManager[None]:
-        """Hold the writer's lock during the block, and remove partial files of a killed writer.
+    def hold(self, break_lock: bool) -> AbstractContextManager[bool]:
+        """Hold the writer's lock during the block, and remove partial files of a killed writer; yield True.
+
+        False, without a lock: there is a store that cannot be written.
 
         `break_lock` takes over a lock whose writer was killed.
         Raises `UserError` if another writer holds the lock.

@@ -83,7 +83,8 @@ class StoreWriter:
 
     Use it as a context manager: it holds the store's lock, and creates the store if it is missing. `path`: a folder or
     a URL. `seconds`: time steps per video; they replace those of a store that has no features yet. `created_by`: name
-    and version of the program. `break_lock`: take over the lock of a killed writer.
+    and version of the program. `break_lock`: take over the lock of a killed writer. `is_read_only`, in the context: the
+    store cannot be written, so that only its reading methods may be called.
     Entering the context raises `UserError` if another writer holds the lock, if the store is corrupt, has another
     format or features of other `seconds`, or if `path` contains other files.
     """
@@ -94,9 +95,10 @@ class StoreWriter:
         self._seconds = seconds
         self._created_by = created_by
         self._hold = self._location.hold(break_lock)
+        self.is_read_only = False
 
     def __enter__(self) -> "StoreWriter":
-        self._hold.__enter__()
+        self.is_read_only = not self._hold.__enter__()
         try:
             self._root = self._open()
         except BaseException:
@@ -116,8 +118,8 @@ class StoreWriter:
             is_created = False
         if not is_created:
             self._create()
-        root = open_group(self.path, mode="r+")
-        for group in (FEATURES, QUESTIONS):
+        root = open_group(self.path, mode="r" if self.is_read_only else "r+")
+        for group in () if self.is_read_only else (FEATURES, QUESTIONS):
             _remove_incomplete_features(self._location, root, group)
         if int(root.attrs["seconds"]) != self._seconds:
             # The seconds are fixed by the first feature; an earlier run may have failed before it created one.

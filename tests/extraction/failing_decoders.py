@@ -20,21 +20,11 @@ class FailingDecoder:
     def version(self):
         return "0"
 
-    def __init__(self):
-        self._prepared = None
-
-    def prepare(self, path):
-        if path.stem == "slow_to_load":
-            self._burn(2)
-        self._prepared = path
-
-    def has_video(self, path):
-        return False
-
     def decode(self, path, request):
         attempts = path.parent / f"{path.name}.attempts"
         with attempts.open("a") as file:
             file.write(f"{os.getpid()}\n")
+        self._request = request
         getattr(self, path.stem.replace("-", "_"))(len(attempts.read_text().splitlines()))
         done = Track(State.COMPLETE, 1)
         frames = {size: np.full((1, size.size, size.size, 3), 7, np.uint8) for size in request.frame_sizes}
@@ -45,9 +35,6 @@ class FailingDecoder:
         sys.stdout.flush()
         os.write(1, b"noise of a C library on stdout\n")
         os.write(2, b"noise on stderr\n")
-
-    def slow_to_load(self, attempt):
-        assert self._prepared.stem == "slow_to_load"
 
     def ended(self, attempt):
         os.write(2, b"bye\n")
@@ -87,6 +74,14 @@ class FailingDecoder:
         while True:
             blocks.append(np.ones(4_000_000, np.float64))
 
+    def visual_killed(self, attempt):
+        if self._request.frame_sizes:
+            self.killed(attempt)
+
+    def audio_buggy(self, attempt):
+        if self._request.wants_audio:
+            self.buggy(attempt)
+
     def buggy(self, attempt):
         raise ZeroDivisionError("a bug")
 
@@ -95,3 +90,8 @@ class FailingDecoder:
         start = time.process_time()
         while time.process_time() - start < seconds:
             pass
+
+
+class SlowToLoad(FailingDecoder):
+    def __init__(self):
+        self._burn(2)

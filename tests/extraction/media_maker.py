@@ -83,7 +83,7 @@ def write_clip(
             else None
         )
         audio_stream: Any = container.add_stream(audio_codec, rate=rate, layout=layout) if audio else None
-        blocks = _audio_blocks(audio, rate, layout, audio_format) if audio else iter(())
+        blocks = audio_blocks(audio, rate, layout, audio_format) if audio else iter(())
         block = next(blocks, None)
         for number, start in enumerate(frame_starts):
             while block is not None and block.pts <= start * rate:
@@ -153,7 +153,8 @@ def _add_video(
     return stream
 
 
-def _audio_blocks(audio: tuple[float, float], rate: int, layout: str, audio_format: str) -> Any:
+def audio_blocks(audio: tuple[float, float], rate: int, layout: str, audio_format: str) -> Any:
+    """Yield frames of 1024 samples from `audio[0]` to `audio[1]` seconds, to be encoded."""
     samples = make_waveform(*audio, rate)
     channels = len(av.AudioLayout(layout).channels)
     first = round(audio[0] * rate)

@@ -1,14 +1,8 @@
-"""Audio-only files (wav, flac, ogg, mp3 ...), decoded by librosa at their own sample rate.
-
-The file is opened by soundfile before it is passed to librosa: librosa's own fallback for files that soundfile cannot
-open would start any decoder program that is installed on the machine.
-"""
+"""Audio files that FFmpeg cannot read, decoded by libsndfile at their own sample rate."""
 
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
 
 from pipeline.media.timeline import AUDIO_COVERAGE, DecodeRequest, Media, Track, WaveformAssembler
 from pipeline.store.schema import State
@@ -16,46 +10,33 @@ from pipeline.store.schema import State
 ABSENT = Track(State.ABSENT)
 
 
-class AudioFileDecoder:
-    """Decode audio-only files with librosa and soundfile."""
-
-    name = "librosa"
-
-    def version(self) -> str:
-        """Return the versions of librosa and soundfile."""
-        return f"librosa {version('librosa')} (soundfile {version('soundfile')})"
-
-    def prepare(self, path: Path) -> None:
-        """Import librosa, which takes seconds."""
-        import librosa.core.audio  # noqa: F401
-
-    def has_video(self, path: Path) -> bool:
-        """Return False: this decoder is used only for files without video."""
-        return False
-
-    def decode(self, path: Path, request: DecodeRequest) -> Media:
-        """Return the file's audio, mono and at most `request.seconds` long; the visual track is absent."""
-        if not request.wants_audio:
-            return Media(visual=ABSENT, audio=Track(State.PENDING))
-        import librosa
-        import soundfile
-
-        try:
-            with soundfile.SoundFile(path) as file:
-                channels, rate = librosa.load(file, sr=None, mono=False, duration=request.seconds)
-        except soundfile.LibsndfileError as error:
-            kind = path.suffix.lower().removeprefix(".")
-            reason = f"cannot be read as {kind} audio: corrupt, or not a {kind} file (libsndfile error {error.code})"
-            return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
-        # The mean over channels, not librosa.to_mono: that raises an error if a single sample is not finite.
-        return _place(np.atleast_2d(channels).mean(axis=0), int(rate), request.seconds)
+def reader_version() -> str:
+    """Return the version of soundfile, which includes libsndfile."""
+    return f"soundfile {version('soundfile')}"
 
 
-def _place(samples: np.ndarray, rate: int, seconds: int) -> Media:
-    assembler = WaveformAssembler(Fraction(0), seconds, rate)
-    assembler.add(Fraction(0), samples)
+def read_audio_file(path: Path, request: DecodeRequest, problem: str) -> Media | None:
+    """Return the file's audio, mono and at most `request.seconds` long; None if libsndfile cannot read it.
+
+    The reason of the track contains `problem`, what FFmpeg reported. libsndfile is not told the name, because it
+    believes suffixes, and does not read MP3: it takes other data for MP3 and returns noise; FFmpeg reads all MP3 files.
+    """
+    import soundfile
+
+    try:
+        with path.open("rb") as stream, soundfile.SoundFile(stream) as file:
+            if file.format == "MP3":
+                return None
+            if not request.wants_audio:
+                return Media(visual=ABSENT, audio=Track(State.PENDING))
+            rate = file.samplerate
+            samples = file.read(rate * request.seconds, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:
+        return None
+    assembler = WaveformAssembler(Fraction(0), request.seconds, rate)
+    assembler.add(Fraction(0), samples.mean(axis=1))
     waveform, steps, coverage = assembler.finish()
     if coverage < AUDIO_COVERAGE:
-        reason = f"only {coverage:.0%} of the samples are finite" if steps else "the file contains no audio"
-        return Media(visual=ABSENT, audio=Track(State.FAILED, reason=reason))
-    return Media(visual=ABSENT, audio=Track(State.COMPLETE, steps), waveform=waveform, sample_rate_hz=rate)
+        return None
+    audio = Track(State.COMPLETE, steps, f"audio read by libsndfile; FFmpeg: {problem}")
+    return Media(visual=ABSENT, audio=audio, waveform=waveform, sample_rate_hz=rate)

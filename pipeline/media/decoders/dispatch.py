@@ -1,23 +1,22 @@
-"""Selects the decoder of a file by its suffix and checks the decoded media."""
+"""Selects the reader of a file by its content and checks the decoded media."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.media.decoders.audio_file import read_audio_file, reader_version
 from pipeline.media.decoders.interface import Decoder
 from pipeline.media.timeline import DecodeRequest, Media, Track, fail_media
 from pipeline.store.schema import State
 
 # Rates that recorders use. Others come from corrupt headers and would need any amount of memory.
 SAMPLE_RATES_HZ = (1_000, 192_000)
-AUDIO_SUFFIXES = frozenset({".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 
 
 @dataclass(frozen=True)
-class DecoderBySuffix:
-    """Decode audio-only files, recognised by their suffix, with `audio` and all others with `container`."""
+class ContentDecoder:
+    """Decode every file with `container`, whatever its suffix; if that finds no usable stream, libsndfile is asked."""
 
     container: Decoder
-    audio: Decoder
 
     @property
     def name(self) -> str:
@@ -25,16 +24,8 @@ class DecoderBySuffix:
         return self.container.name
 
     def version(self) -> str:
-        """Return the versions of both decoders."""
-        return f"{self.container.version()}; {self.audio.version()}"
-
-    def prepare(self, path: Path) -> None:
-        """Load the libraries of the decoder for the file's suffix."""
-        (self.audio if _has_audio_suffix(path) else self.container).prepare(path)
-
-    def has_video(self, path: Path) -> bool:
-        """Return whether the file has a video stream."""
-        return self.container.has_video(path)
+        """Return the versions of both readers."""
+        return f"{self.container.version()}; {reader_version()}"
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media; both tracks are failed if the file has neither video nor audio.
@@ -45,8 +36,10 @@ class DecoderBySuffix:
             return fail_media("the file does not exist")
         if not path.stat().st_size:
             return fail_media("the file is empty (0 bytes)")
-        is_audio = _has_audio_suffix(path) and not self.container.has_video(path)
-        return _check((self.audio if is_audio else self.container).decode(path, request))
+        media = self.container.decode(path, request)
+        if media.audio.state in (State.ABSENT, State.FAILED) and media.visual.state is not State.COMPLETE:
+            media = read_audio_file(path, request, media.audio.reason or "no audio stream") or media
+        return _check(media)
 
 
 def _check(media: Media) -> Media:
@@ -58,7 +51,3 @@ def _check(media: Media) -> Media:
         reason = f"audio at {media.sample_rate_hz:,} Hz: supported sample rates are {lowest:,} to {highest:,} Hz"
         return Media(media.visual, Track(State.FAILED, reason=reason), media.frames)
     return media
-
-
-def _has_audio_suffix(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES

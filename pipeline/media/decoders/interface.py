@@ -67,7 +67,10 @@ class FrameLibrary(Protocol):
 
 
 class Decoder(Protocol):
-    """Decodes one media file to frames and a waveform."""
+    """Decodes one media file to frames and a waveform.
+
+    Its libraries are loaded when it is created, which does not count against the limits of a file.
+    """
 
     @property
     def name(self) -> str:
@@ -76,14 +79,6 @@ class Decoder(Protocol):
 
     def version(self) -> str:
         """Return the versions that the decoded values depend on, for the store's fingerprint."""
-        ...
-
-    def prepare(self, path: Path) -> None:
-        """Load the libraries that this file needs, so that their loading does not count against the file's limits."""
-        ...
-
-    def has_video(self, path: Path) -> bool:
-        """Return whether the file has a video stream (cover art does not count)."""
         ...
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:

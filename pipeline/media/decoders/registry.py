@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from pipeline.errors import UserError
-from pipeline.media.decoders.dispatch import DecoderBySuffix
+from pipeline.media.decoders.dispatch import ContentDecoder
 from pipeline.media.decoders.interface import Decoder
 
 PYAV = "pipeline.media.decoders.pyav.decoder:PyAVDecoder"
@@ -15,8 +15,6 @@ DECODERS = {
     "torchcodec-cuda": "pipeline.media.decoders.torchcodec:on_cuda",
     "decord": "pipeline.media.decoders.decord:Decord",
 }
-
-AUDIO_DECODER = "pipeline.media.decoders.audio_file:AudioFileDecoder"
 
 
 def open_decoder(name: str) -> Decoder:
@@ -29,7 +27,7 @@ def open_decoder(name: str) -> Decoder:
     if name not in DECODERS:
         raise UserError(f"unknown decoder {name!r}: choose one of {', '.join(sorted(DECODERS))}")
     library = {} if DECODERS[name] == PYAV else {"library": _load(DECODERS[name])}
-    return DecoderBySuffix(container=_load(PYAV, **library), audio=_load(AUDIO_DECODER))
+    return ContentDecoder(_load(PYAV, **library))
 
 
 def choose_decoder() -> tuple[str, str]:

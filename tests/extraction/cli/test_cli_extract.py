@@ -10,6 +10,7 @@ import pipeline.media.decoders.registry
 import pipeline.run.coordinator
 import pipeline.run.plan
 from pipeline.cli.extract import extract
+from pipeline.media.decoders.audio_file import reader_version
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.run.coordinator import Progress, RunOptions, Summary
 from pipeline.run.plan import ExtractionPlan, StoredChoices
@@ -182,7 +183,10 @@ def test_auto_keeps_the_decoder_of_the_store(
 ) -> None:
     make_unavailable(monkeypatch, "torchcodec")
     monkeypatch.setattr(pipeline.run.plan, "stored_choices", lambda path: StoredChoices(4, "decord"))
-    assert decoder_for(toy_manifest, tmp_path, plans) == ("decord", "decoder: decord, the store's decoder: 1; 1")
+    assert decoder_for(toy_manifest, tmp_path, plans) == (
+        "decord",
+        f"decoder: decord, the store's decoder: 1; {reader_version()}",
+    )
     assert decoder_for(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.media.decoders.dispatch import AUDIO_SUFFIXES
 from pipeline.media.decoders.pyav.decoder import PyAVDecoder
 from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize
@@ -115,28 +114,6 @@ def test_default_streams_are_decoded(decoder, tmp_path):
     assert backends.own_reason(decoder, media, "several streams") == ""
     assert np.all(media.frames[SIZE] == 200)
     assert np.all(media.waveform[:800] == 0.25)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("ogg", "libopus"), ("mp3", "mp3")]
-)
-def test_audio_only_file_is_decoded_by_librosa(decoder, tmp_path, suffix, codec):
-    path = tmp_path / f"clip.{suffix}"
-    media_maker.write_clip(path, audio=(0, 3), audio_codec=codec, audio_format="s16", rate=48_000)
-    media = decoder.decode(path, REQUEST)
-    assert f".{suffix}" in AUDIO_SUFFIXES
-    assert "librosa" in decoder.version()
-    assert (media.visual.state, media.audio.state) == (State.ABSENT, State.COMPLETE)
-    assert [media_maker.identify_audio(media.waveform, 48_000, step)[0] for step in range(3)] == [0, 1, 2]
-    two_seconds = decoder.decode(path, DecodeRequest(seconds=2))
-    assert len(two_seconds.waveform) == 2 * 48_000
-
-
-def test_video_in_a_file_with_an_audio_suffix_is_decoded(decoder, tmp_path):
-    clip = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(2), (0, 2))
-    path = clip.rename(tmp_path / "clip.wav")
-    media = decoder.decode(path, REQUEST)
-    assert (media.visual.state, media.audio.state) == (State.COMPLETE, State.COMPLETE)
 
 
 def test_error_for_an_unknown_decoder_lists_the_known_ones():

@@ -13,12 +13,14 @@ import numpy as np
 import paths
 import psutil
 import pytest
+from failing_decoders import FailingDecoder
 
 from pipeline.media.decoder_process import DecoderProcess, DecoderStartError, Limits
 from pipeline.media.decoders.registry import open_decoder
-from pipeline.media.timeline import DecodeRequest, FrameSize
+from pipeline.media.timeline import DecodeRequest, FrameSize, Track
 from pipeline.store.schema import State
 
+BUG_LINE = FailingDecoder.buggy.__code__.co_firstlineno + 1
 FAILING = "failing_decoders:FailingDecoder"
 SIZE = FrameSize("stretch", 64)
 REQUEST = DecodeRequest(seconds=2, frame_sizes=(SIZE,))
@@ -91,14 +93,18 @@ def test_one_process_decodes_many_files_whatever_they_print(process, tmp_path, c
         ),
         ("spinning", "used more than 1 s of CPU time twice"),
         ("bloating", "needs more than 0.2 GB of memory twice"),
-        ("buggy", "decoder exited with code 1 (ZeroDivisionError: a bug) twice"),
+        (
+            "buggy",
+            "internal error of decoder failing_decoders:FailingDecoder, report it: "
+            f"ZeroDivisionError: a bug (failing_decoders.py, line {BUG_LINE}) twice",
+        ),
     ],
 )
 def test_file_that_kills_its_process_or_exceeds_a_limit_twice_is_failed(process, tmp_path, name, reason):
     media, attempts = decode(process, tmp_path, name)
     assert (media.visual.state, media.audio.state) == (State.FAILED, State.FAILED)
     assert media.visual.reason == media.audio.reason == reason
-    assert len(set(attempts)) == 2
+    assert len(set(attempts)) == 3
     assert not any(psutil.pid_exists(pid) for pid in attempts)
     assert_is_fine(process, tmp_path)
 
@@ -112,10 +118,20 @@ def test_hanging_file_is_ended_by_the_wall_clock_limit(tmp_path, name):
         assert_is_fine(process, tmp_path)
 
 
-def test_file_that_killed_its_process_once_is_decoded_again(process, tmp_path):
+def test_file_that_killed_its_process_once_is_decoded_again_each_modality_alone(process, tmp_path):
     media, attempts = decode(process, tmp_path, "killed_once")
-    assert media.visual.state is State.COMPLETE
-    assert len(attempts) == 2
+    assert (media.visual, media.audio) == (Track(State.COMPLETE, 1), Track(State.COMPLETE, 1))
+    assert (list(media.frames), len(media.waveform), media.sample_rate_hz) == ([SIZE], 8000, 8000)
+    assert len(attempts) == 3
+
+
+@pytest.mark.parametrize(("name", "failed"), [("visual_killed", "visual"), ("audio_buggy", "audio")])
+def test_one_modality_that_crashes_does_not_fail_the_other(process, tmp_path, name, failed):
+    media, _ = decode(process, tmp_path, name)
+    states = {"visual": media.visual.state, "audio": media.audio.state}
+    assert states == dict.fromkeys(states, State.COMPLETE) | {failed: State.FAILED}
+    assert (bool(media.frames), len(media.waveform) > 0) == (failed == "audio", failed == "visual")
+    assert_is_fine(process, tmp_path)
 
 
 def test_process_that_died_between_files_does_not_count_as_an_attempt(process, tmp_path):
@@ -123,7 +139,7 @@ def test_process_that_died_between_files_does_not_count_as_an_attempt(process, t
     psutil.Process(pid).kill()
     media, attempts = decode(process, tmp_path, "killed_once")
     assert media.visual.state is State.COMPLETE
-    assert len(attempts) == 2
+    assert len(attempts) == 3
 
 
 def test_cpu_time_is_counted_per_file(process, tmp_path):
@@ -133,8 +149,9 @@ def test_cpu_time_is_counted_per_file(process, tmp_path):
     assert len(set(attempts)) == 1
 
 
-def test_loading_libraries_for_a_file_does_not_count_as_its_cpu_time(process, tmp_path):
-    media, attempts = decode(process, tmp_path, "slow_to_load")
+def test_loading_the_decoder_does_not_count_as_cpu_time_of_a_file(tmp_path):
+    with DecoderProcess("failing_decoders:SlowToLoad", LIMITS) as process:
+        media, attempts = decode(process, tmp_path, "fine")
     assert media.visual.reason == ""
     assert len(attempts) == 1
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import run_toys as run_toys_module
@@ -138,6 +139,26 @@ def test_a_disk_that_cannot_be_written_is_a_one_line_error(
         run_toys(toy_manifest, tmp_path / "store.zarr", features=("toy-audio",))
 
 
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_store_that_cannot_be_written_is_an_error_only_if_something_is_pending(
+    code: int, toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store.zarr"
+    run_toys(toy_manifest, store)
+    before = contents(store)
+    kept = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    assert run_toys(toy_manifest, store).extracted == 0
+    with pytest.raises(UserError, match="cannot be written, and features of the manifest are pending: copy it"):
+        run_toys(toy_manifest, store, features=("toy-image", "toy-clip"))
+    assert contents(store) == before
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == kept
+
+
 def test_a_store_whose_creation_was_killed_does_not_exist_yet(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     with pytest.MonkeyPatch.context() as patch:
@@ -191,7 +212,8 @@ def test_a_file_that_is_replaced_while_it_is_decoded_fails(toy_manifest: Path, t
         patch.setattr(DecoderProcess, "decode", decode)
         summary = run_toys(folder, store)
     reasons = {failure["video_id"]: failure["reason"] for failure in summary.failures}
-    assert reasons == {toys.videos[0].video_id: f"{first.name} was changed or replaced while it was decoded"}
+    cure = "pass --retry-failed when it is no longer written"
+    assert reasons == {toys.videos[0].video_id: f"{first.name} was changed or replaced while it was decoded: {cure}"}
     assert open_store(store).source_sha256()[0] == ""
 
 

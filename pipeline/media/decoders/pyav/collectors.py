@@ -3,16 +3,17 @@
 The display rotation is applied here because FFmpeg's libraries only report it.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
-from typing import cast
 
 import av
 import numpy as np
 
 from pipeline.media.decoders.pyav.container import Stream
+from pipeline.media.decoders.pyav.side_data import display_matrix
 from pipeline.media.image import fit, orient
 from pipeline.media.timeline import (
     AUDIO_COVERAGE,
@@ -35,6 +36,9 @@ SAMPLE_TYPES: dict[str, type[np.generic]] = {
     "flt": np.float32,
     "dbl": np.float64,
 }
+
+# Share of a stream's audio from which on its sample rate is one that the waveform may have.
+RATE_SHARE = 0.1
 
 AVFrame = av.VideoFrame | av.AudioFrame
 
@@ -182,31 +186,31 @@ class FrameCollector:
 
 
 class AudioCollector:
-    """Collects the samples of the audio stream as one mono waveform at the stream's own sample rate."""
+    """Collects the samples of the audio stream as one mono waveform, whose sample rate may change."""
 
     def __init__(self, stream: Stream | None, request: DecodeRequest, t0: Fraction) -> None:
         self._record = _Record("audio", start=t0)
         self._track = _track_without_decoding(stream, request.wants_audio, self._record.kind)
         self._rate = stream.sample_rate if isinstance(stream, av.AudioStream) and self._track is None else 0
         self._t0, self._seconds = t0, request.seconds
-        self._assembler: WaveformAssembler | None = None
+        self._assemblers: dict[int, WaveformAssembler] = {}
+        self._lost: list[tuple[Fraction, Fraction]] = []
 
     @property
     def is_done(self) -> bool:
         """Whether later events cannot change the result."""
-        return self._track is not None or (self._assembler is not None and self._assembler.is_done)
+        return self._track is not None or any(assembler.is_done for assembler in self._assemblers.values())
 
     def add(self, event: Event) -> None:
         """Add the next block of samples or lost packet."""
         start = self._record.add(event)
-        frame = event.frame
-        if self._assembler is None:
-            self._rate = frame.sample_rate if isinstance(frame, av.AudioFrame) else self._rate
-            self._assembler = WaveformAssembler(self._t0, self._seconds, self._rate)
-        if isinstance(frame, av.AudioFrame) and frame.sample_rate == self._rate:
-            self._assembler.add(start, _to_mono(frame))
-        else:
-            self._assembler.add_lost(start, event.duration)
+        if isinstance(event.frame, av.AudioFrame):
+            self._rate = event.frame.sample_rate
+            self._assembler().add(start, _to_mono(event.frame))
+            return
+        self._lost.append((start, event.duration))
+        if self._rate:
+            self._assembler().add_lost(start, event.duration)
 
     def finish(self, note: str) -> tuple[np.ndarray, int, Track]:
         """Return the waveform, its sample rate and the track; `note` reports an early end of the file."""
@@ -214,12 +218,38 @@ class AudioCollector:
         if self._track is not None:
             return empty, 0, self._track
         note = "" if self.is_done else note
-        waveform, steps, coverage = self._assembler.finish() if self._assembler else (empty, 0, 0.0)
+        rate, assembler = self._assemble()
+        waveform, steps, coverage = assembler.finish()
         if not steps:
             return empty, 0, self._record.fail("no audio could be decoded", note)
         if coverage < AUDIO_COVERAGE:
             return empty, 0, self._record.fail(f"only {coverage:.0%} of the audio could be decoded", note)
-        return waveform, self._rate, self._record.complete(steps, note)
+        return waveform, rate, self._record.complete(steps, note)
+
+    def _assembler(self) -> WaveformAssembler:
+        """Return the assembler of the current sample rate."""
+        if self._rate not in self._assemblers:
+            self._assemblers[self._rate] = WaveformAssembler(self._t0, self._seconds, self._rate)
+        return self._assemblers[self._rate]
+
+    def _assemble(self) -> tuple[int, WaveformAssembler]:
+        """Return the sample rate and the audio of the whole stream, with parts at other rates resampled to that rate.
+
+        It is the highest rate of at least a tenth of the audio: a corrupt packet may state any rate.
+        """
+        if len(self._assemblers) == 1:
+            return next(iter(self._assemblers.items()))
+        parts = [(*part, rate) for rate, assembler in self._assemblers.items() for part in assembler.parts()]
+        seconds: dict[int, float] = defaultdict(float)
+        for _, samples, rate in parts:
+            seconds[rate] += len(samples) / rate
+        common = max((rate for rate in seconds if seconds[rate] >= RATE_SHARE * sum(seconds.values())), default=0)
+        whole = WaveformAssembler(self._t0, self._seconds, common)
+        for start, samples, rate in sorted(parts, key=lambda part: part[0]):
+            whole.add(start, samples if rate == common else _resample(samples, rate, common))
+        for start, duration in self._lost:
+            whole.add_lost(start, duration)
+        return common, whole
 
 
 def _to_image(frame: av.VideoFrame) -> np.ndarray:
@@ -227,12 +257,6 @@ def _to_image(frame: av.VideoFrame) -> np.ndarray:
     image = frame.to_ndarray(format="rgb24", threads=1)
     matrix = display_matrix(frame)
     return image if matrix is None else orient(image, matrix)
-
-
-def display_matrix(frame: av.VideoFrame) -> list[int] | None:
-    """Return the 3 x 3 display matrix of a frame, row by row; None if it has none."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return None if matrix is None else np.frombuffer(cast(bytes, matrix), np.int32).tolist()
 
 
 def _stack(rows: Sequence[dict[FrameSize, np.ndarray] | None], size: FrameSize) -> np.ndarray:
@@ -260,3 +284,12 @@ def _to_mono(frame: av.AudioFrame) -> np.ndarray:
     elif issubclass(dtype, np.integer):
         mono = mono / -float(np.iinfo(dtype).min)
     return mono.astype(np.float32)
+
+
+def _resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Return a waveform [sample], float32, at another sample rate."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=new_rate)
+    blocks = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([block.to_ndarray()[0] for block in blocks])

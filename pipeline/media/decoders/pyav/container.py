@@ -8,12 +8,24 @@ from typing import cast
 import av
 from av.stream import Disposition
 
+from pipeline.media.decoders.pyav.wav_length import read_wav_length
+
 Stream = av.VideoStream | av.AudioStream
 
 
 def open_file(path: Path) -> av.container.InputContainer:
     """Open a local file; FFmpeg must not fetch anything else, such as the entries of a playlist."""
-    return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    options = {"protocol_whitelist": "file"}
+    length = read_wav_length(path)
+    if length is not None and length[1] > length[0]:
+        options["ignore_length"] = "1"
+    return av.open(f"file:{path}", metadata_errors="ignore", options=options)
+
+
+def describe_error(error: av.FFmpegError) -> str:
+    """Return FFmpeg's description of an error; for one that only a codec knows by its number, that the data is bad."""
+    description = str(error.strerror)
+    return "the decoder rejects the data" if description.startswith("Error number") else description
 
 
 def default_streams(container: av.container.InputContainer) -> dict[str, Stream]:

@@ -21,6 +21,7 @@ from pipeline.media.decoders.pyav.container import (
     Stream,
     default_streams,
     demux_packets,
+    describe_error,
     first_start,
     open_file,
     start_of,
@@ -30,6 +31,7 @@ from pipeline.media.decoders.pyav.external_frames import ExternalFrames
 from pipeline.media.decoders.pyav.frame_num import FrameNumbers
 from pipeline.media.decoders.pyav.frame_skipping import PacketWindow
 from pipeline.media.decoders.pyav.unused_packets import drop_unused_packets
+from pipeline.media.decoders.pyav.wav_length import read_wav_length
 from pipeline.media.timeline import DecodeRequest, Media, fail_media
 from pipeline.store.schema import State
 
@@ -37,6 +39,8 @@ HELD_EVENTS = 500
 HELD_FRAMES = 16
 # Not HEVC: there a frame of a higher temporal layer may depend on one that is marked as non-reference.
 SKIPPING_CODECS = ("h264",)
+# Audio streams without a container: FFmpeg counts their timestamps at the sample rate of the first frame.
+FORMATS_WITHOUT_TIMESTAMPS = frozenset({"aac", "ac3", "dts", "eac3", "loas", "mlp", "mp3", "truehd"})
 _fraction = lru_cache(Fraction)
 
 
@@ -56,17 +60,6 @@ class PyAVDecoder:
         """Return the versions of PyAV and its FFmpeg, after that of the library."""
         own = f"pyav {av.__version__} (ffmpeg {av.ffmpeg_version_info})"
         return own if self._library is None else f"{self._library.version()}; {own}"
-
-    def prepare(self, path: Path) -> None:
-        """Do nothing: PyAV was loaded with this module."""
-
-    def has_video(self, path: Path) -> bool:
-        """Return whether the file has a video stream; False if it cannot be opened."""
-        try:
-            with open_file(path) as container:
-                return "video" in default_streams(container)
-        except av.FFmpegError:
-            return False
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media; both tracks are failed if the file cannot be opened.
@@ -95,7 +88,7 @@ class PyAVDecoder:
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
-            return fail_media(f"cannot be opened: {error.strerror}")
+            return fail_media(f"cannot be opened: {describe_error(error)}")
         with container:
             video = default_streams(container).get("video")
             has_frames = request.frame_sizes and video is not None and video.codec_context is not None
@@ -141,7 +134,9 @@ class _DecodingPass:
         video = self._streams.get("video")
         can_skip = video is not None and video.codec_context is not None and video.codec_context.name in SKIPPING_CODECS
         self._skips_frames = skips_frames and can_skip
-        self._early_end = ""
+        self._has_timestamps = container.format.name not in FORMATS_WITHOUT_TIMESTAMPS
+        self._has_started = False
+        self._note = _describe_length(path)
         self._window: PacketWindow | None = None
         self._latest_pts: int | None = None
         self._external_events = None if external is None else external.events()
@@ -163,8 +158,8 @@ class _DecodingPass:
                     self._done.add(event.kind)
             if self._done >= self._streams.keys():
                 break
-        frames, visual_track = visual.finish(self._early_end)
-        waveform, sample_rate_hz, audio_track = audio.finish(self._early_end)
+        frames, visual_track = visual.finish(self._note)
+        waveform, sample_rate_hz, audio_track = audio.finish(self._note)
         return Media(visual_track, audio_track, frames, waveform, sample_rate_hz)
 
     def _find_start(self, events: Iterator[Event]) -> tuple[Fraction, list[Event]]:
@@ -207,7 +202,7 @@ class _DecodingPass:
         except av.FFmpegError as error:
             if self._window is not None:
                 raise _UnsafeSkippingError from None
-            self._early_end = f"reading stopped before the end of the file: {error.strerror}"
+            self._note = f"reading stopped before the end of the file: {describe_error(error)}"
         for stream in streams:
             yield from self._decode(stream, None)
         if self._window is not None and "video" not in self._done and not self._window.has_decoded_all:
@@ -250,7 +245,7 @@ class _DecodingPass:
                 pts = packet.pts if packet.pts is not None else packet.dts
                 start = None if pts is None else pts * self._ticks[stream.type]
                 duration = (packet.duration or 0) * self._ticks[stream.type]
-                yield Event(stream.type, start, duration, error=str(error.strerror))
+                yield Event(stream.type, self._timestamp(start), duration, error=describe_error(error))
             return
         for frame in frames:
             if stream.type == "video" and self._window is not None:
@@ -258,7 +253,14 @@ class _DecodingPass:
                 if self._window.has_skipped and frame.is_corrupt:
                     raise _UnsafeSkippingError
             start = start_of(frame, self._ticks[stream.type])
-            yield Event(stream.type, start, self._duration(frame, stream), frame)
+            yield Event(stream.type, self._timestamp(start), self._duration(frame, stream), frame)
+
+    def _timestamp(self, start: Fraction | None) -> Fraction | None:
+        """Return `start`, but None for a later event of a file without timestamps: it follows the previous event."""
+        if self._has_timestamps or not self._has_started:
+            self._has_started = True
+            return start
+        return None
 
     def _check_order(self, window: PacketWindow, pts: int | None) -> None:
         """Raise `_UnsafeSkippingError` if a frame has no timestamp, is out of order, or follows a missing frame."""
@@ -272,6 +274,12 @@ class _DecodingPass:
         if frame.duration:
             return frame.duration * self._ticks["video"]
         return 1 / (stream.guessed_rate or Fraction(25))
+
+
+def _describe_length(path: Path) -> str:
+    """Return by how much the audio of a WAV file is longer or shorter than its header states, "" if it is not."""
+    stated, available = read_wav_length(path) or (0, 0)
+    return "" if stated == available else f"the header states {stated} bytes of audio, the file contains {available}"
 
 
 def _claims_start_from(moment: Fraction, stream: Stream) -> bool:

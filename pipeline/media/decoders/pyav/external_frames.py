@@ -14,11 +14,14 @@ import numpy as np
 from av.format import Flags
 
 from pipeline.media.decoders.interface import FrameError, FrameIndex, FrameLibrary
-from pipeline.media.decoders.pyav.collectors import Event, ExternalFrame, display_matrix
-from pipeline.media.decoders.pyav.container import default_streams, demux_packets, open_file, tick
+from pipeline.media.decoders.pyav.collectors import Event, ExternalFrame
+from pipeline.media.decoders.pyav.container import default_streams, demux_packets, describe_error, open_file, tick
 from pipeline.media.decoders.pyav.nal_units import resets_decoder
+from pipeline.media.decoders.pyav.side_data import display_matrix
 from pipeline.media.image import is_mirrored, is_transposed
 
+# Their frames may have an orientation of their own (EXIF), which only PyAV's FFmpeg applies.
+CODECS_WITH_EXIF = frozenset({"mjpeg", "png", "webp"})
 # FFmpeg opens every address that these contain; only PyAV is restricted to local files.
 PLAYLISTS = frozenset({"concat", "dash", "hls", "imf", "sdp"})
 
@@ -35,7 +38,10 @@ class ExternalFrames:
     def __init__(self, library: FrameLibrary, path: Path) -> None:
         with open_file(path) as container:
             self._index, self._durations, first, self.delay = _index_frames(container)
+            codec = container.streams[self._index.stream_index].codec_context.name
         matrix = display_matrix(first)
+        if matrix is not None and codec in CODECS_WITH_EXIF:
+            raise FrameError("does not apply the orientation that frames of this file may have")
         if matrix is not None and is_mirrored(matrix):
             raise FrameError("applies the rotation but not the mirroring that this file requires")
         self._size = first.width, first.height
@@ -105,5 +111,5 @@ def _read_packets(
     except av.error.MemoryError:
         raise
     except av.FFmpegError as error:
-        raise FrameError(f"is not used for corrupt streams: {error.strerror}") from None
+        raise FrameError(f"is not used for corrupt streams: {describe_error(error)}") from None
     return packets, first, delay, has_closed_gops
