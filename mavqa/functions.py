@@ -28,9 +28,10 @@ def extract(
     """Extract what is pending of the features of a manifest's videos and questions into a store.
 
     `options` are those of `mavqa-extract` with its defaults: `weights`, `decoder`, `device`, `seconds`, `padding`,
-    `normalisation`, `workers`, `decoding_processes`, `scheduler`, `retry_failed`, `accept`, `break_lock`. The local
-    workers are processes, so a script calls this under `if __name__ == "__main__":`. The summary has {feature: {state:
-    number of videos}} and the failures with their reasons. Raises `UserError` for what the command would refuse.
+    `normalisation`, `workers`, `decoding_processes`, `max_cpu_seconds`, `max_memory_gb`, `max_pixels`, `max_file_gb`,
+    `scheduler`, `retry_failed`, `accept`, `break_lock`. The local workers are processes, so a script calls this under
+    `if __name__ == "__main__":`. The summary has {feature: {state: number of videos}} and the failures with their
+    reasons. Raises `UserError` for what the command would refuse.
 
     >>> summary = extract("data", "data/videos", "store.zarr", ["vggish", "tokens"], weights="seeded", seconds=2)
     >>> summary.states["vggish"]["failed"], summary.is_complete

@@ -27,6 +27,7 @@ class FailingDecoder:
         if path.stem == "slow_to_load":
             self._burn(2)
         self._prepared = path
+        self._on_frame = None
 
     def has_video(self, path):
         return False
@@ -35,6 +36,7 @@ class FailingDecoder:
         attempts = path.parent / f"{path.name}.attempts"
         with attempts.open("a") as file:
             file.write(f"{os.getpid()}\n")
+        self._on_frame = request.on_frame
         getattr(self, path.stem.replace("-", "_"))(len(attempts.read_text().splitlines()))
         done = Track(State.COMPLETE, 1)
         frames = {size: np.full((1, size.size, size.size, 3), 7, np.uint8) for size in request.frame_sizes}
@@ -81,6 +83,24 @@ class FailingDecoder:
         start = os.times().system
         while os.times().system - start < 0.4:
             os.urandom(1_000_000)
+
+    def slow(self, attempt):
+        for _ in range(3):
+            self._burn(0.8)
+            self._on_frame(10_000_000)
+
+    def endless(self, attempt):
+        while True:
+            self._burn(0.01)
+            self._on_frame(10_000_000)
+
+    def waiting(self, attempt):
+        for _ in range(3):
+            time.sleep(0.4)
+            self._on_frame(10_000_000)
+
+    def large(self, attempt):
+        np.ones(100_000_000, np.uint8)
 
     def bloating(self, attempt):
         blocks = []

@@ -10,6 +10,7 @@ import pipeline.media.decoders.registry
 import pipeline.run.coordinator
 import pipeline.run.plan
 from pipeline.cli.extract import extract
+from pipeline.media.decoder_process import Limits
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.run.coordinator import Progress, RunOptions, Summary
 from pipeline.run.plan import ExtractionPlan, StoredChoices
@@ -46,6 +47,17 @@ def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[E
     assert plans[0].features == ("resnet18-map", "vggish")
     assert plans[1].features == ("clip-vit-b32", "r2plus1d")
     assert plans[1].question_features == ("clip-vit-b32-words", "tokens")
+
+
+def test_limits_of_decoding_are_in_the_plan(toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan]) -> None:
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    limits = "--max-cpu-seconds 900 --max-memory-gb 2.5 --max-pixels 100000000 --max-file-gb 30".split()
+    assert CliRunner().invoke(extract, [*arguments, "--device", "cpu"]).exit_code == 0
+    assert CliRunner().invoke(extract, [*arguments, "--device", "cpu", *limits]).exit_code == 0
+    assert [plan.limits for plan in plans] == [
+        Limits(),
+        Limits(cpu_seconds=900, memory_bytes=2_500_000_000, max_pixels=100_000_000, file_bytes=30_000_000_000),
+    ]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--padding", "cycle"), ("--short", "cycle"), ("--padding", "pad")])
