@@ -307,7 +307,7 @@ class WaveformAssembler:
             return np.zeros(0, np.float32), 0, 0.0
         last, block = self._blocks[-1]
         steps = count_steps((last + len(block)) / self._rate, self._seconds)
-        waveform = np.full(self._limit, np.nan, np.float32)
+        waveform = np.full(max(steps * self._rate, last + len(block)), np.nan, np.float32)
         for index, block in self._blocks:
             waveform[index : index + len(block)] = block
         covered = np.isfinite(waveform).sum()
