@@ -1,6 +1,8 @@
 """`mavqa-extract`: the plan made from its options, and its progress lines."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -51,7 +53,7 @@ def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[E
 
 def test_limits_of_decoding_are_in_the_plan(toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan]) -> None:
     arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
-    limits = "--max-cpu-seconds 900 --max-memory-gb 2.5 --max-pixels 100000000 --max-file-gb 30".split()
+    limits = ["--max-cpu-seconds", "900", "--max-memory-gb", "2.5", "--max-pixels", "100000000", "--max-file-gb", "30"]
     assert CliRunner().invoke(extract, [*arguments, "--device", "cpu"]).exit_code == 0
     assert CliRunner().invoke(extract, [*arguments, "--device", "cpu", *limits]).exit_code == 0
     assert [plan.limits for plan in plans] == [
@@ -196,6 +198,19 @@ def test_auto_keeps_the_decoder_of_the_store(
     monkeypatch.setattr(pipeline.run.plan, "stored_choices", lambda path: StoredChoices(4, "decord"))
     assert decoder_for(toy_manifest, tmp_path, plans) == ("decord", "decoder: decord, the store's decoder: 1; 1")
     assert decoder_for(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
+
+
+@pytest.mark.parametrize("name", ["torchcodec:cuda", "no_such_module:Decoder", "json:decoder", ":Decoder", "json:"])
+def test_an_unknown_decoder_with_a_colon_is_one_line(
+    name: str, toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    shown = CliRunner().invoke(extract, [*arguments, "--device", "cpu", "--decoder", name])
+    assert (shown.exit_code, plans) == (2, [])
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith(f"Error: decoder {name!r} ")
+    assert line.endswith("choose one of decord, pyav, torchcodec, torchcodec-cuda, or the module:Class of your own")
 
 
 def test_a_decoder_that_does_not_load_is_refused_before_any_work(
