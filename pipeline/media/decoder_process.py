@@ -183,7 +183,9 @@ class DecoderProcess:
             while "cpu_seconds" in (reply := _read_header(self._replies, limits.wall_seconds)):
                 self._cpu_seconds = reply["cpu_seconds"]
             if "out_of_memory" in reply:
-                raise _DecoderLostError(f"needs more than {limits.memory_bytes / 1e9:g} GB of memory", "--max-memory-gb")
+                raise _DecoderLostError(
+                    f"needs more than {limits.memory_bytes / 1e9:g} GB of memory", "--max-memory-gb"
+                )
             media = _read_media(self._replies, reply, limits.wall_seconds)
             self._is_idle = True
             return media
@@ -225,7 +227,8 @@ def _answer(decoder: Decoder, message: dict[str, Any], replies: int) -> None:
     record = message["request"]
     sizes = tuple(FrameSize(**size) for size in record.pop("frame_sizes"))
     decoder.prepare(path)
-    allowance = _CpuAllowance(*message["cpu_seconds"], replies)
+    least, most = message["cpu_seconds"]
+    allowance = _CpuAllowance(least, most, replies)
     _write(replies, _pack_header({"started": True}))
     try:
         media = decoder.decode(path, DecodeRequest(frame_sizes=sizes, on_frame=allowance.add_frame, **record))
