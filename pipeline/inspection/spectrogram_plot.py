@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.extractors.networks.vggish_constants import BANDS, HIGHEST_HZ, LOWEST_HZ
-from pipeline.manifests.media_files import hash_files, split_suffix
+from pipeline.manifests.media_files import hash_files
+from pipeline.manifests.media_names import split_suffix
 from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, Media
 from pipeline.store.reader import FeatureStore

@@ -1,4 +1,4 @@
-"""The media files of a folder: their paths, video ids and SHA-256; and the files that are left out, with the reasons.
+"""The media files of a folder: their paths and SHA-256; and the files that are left out, with the reasons.
 
 Media are recognised by their suffix, files with another suffix by their first bytes.
 """
@@ -6,9 +6,8 @@ Media are recognised by their suffix, files with another suffix by their first b
 import hashlib
 import os
 import stat
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BufferedReader
@@ -18,19 +17,10 @@ from typing import TypeVar
 from pipeline.errors import UserError
 from pipeline.files import LARGEST_FILE_BYTES
 from pipeline.manifests.findings import Finding
-from pipeline.manifests.manifest import check_video_id
+from pipeline.manifests.media_names import check_name, split_suffix
 from pipeline.manifests.near_names import NearNames
 from pipeline.manifests.signatures import HEAD_BYTES, is_media
 
-MEDIA_SUFFIXES = frozenset(
-    (
-        *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v"),
-        *(".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt"),
-        *(".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"),
-        *(".aac", ".ac3", ".aif", ".aiff", ".amr", ".ape", ".au", ".caf", ".dts", ".eac3", ".flac", ".m4a", ".m4b"),
-        *(".mka", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav", ".weba", ".wma", ".wv"),
-    )
-)
 # The kinds of files that are left out as expected. Other kinds are media that cannot be used.
 HARMLESS = ("not media", "hidden", "repeated folder")
 HASHING_THREADS = 4
@@ -45,34 +35,6 @@ class Listing:
 
     paths: list[str]
     skipped: list[Finding]
-
-
-def split_suffix(path: str) -> tuple[str, str]:
-    """Return (`path` without its media suffix, the suffix); the suffix is "" if there is none."""
-    suffix = PurePosixPath(path).suffix
-    if suffix.lower() in MEDIA_SUFFIXES:
-        return path.removesuffix(suffix), suffix
-    return path, ""
-
-
-def check_name(path: str) -> str:
-    """Return `path`; raise `UserError` if it is not UTF-8 or contains a backslash or a control character."""
-    for character in path:
-        problem = _problem_of(character)
-        if problem:
-            raise UserError(f"video {path!r} has {problem} in its name: rename the file")
-    return path
-
-
-def _problem_of(character: str) -> str:
-    """Return what is wrong with a character of a file's name; "" if it is allowed."""
-    category = unicodedata.category(character)
-    if category == "Cs":
-        # Python decodes the byte 0xNN of a name that is not UTF-8 to U+DCNN.
-        return f"the byte 0x{ord(character) & 0xFF:02x}, which is not UTF-8,"
-    if category == "Cc":
-        return f"the control character U+{ord(character):04X}"
-    return "a backslash" if character == "\\" else ""
 
 
 def list_media(folder: Path) -> Listing:
@@ -97,9 +59,9 @@ def list_media(folder: Path) -> Listing:
     return Listing(sorted(paths), skipped)
 
 
-def refuse_unusable(folder: Path, paths: Iterable[str], skipped: Iterable[Finding]) -> None:
+def refuse_unusable(folder: Path, paths: Collection[str], skipped: Iterable[Finding]) -> None:
     """Raise `UserError` if `paths` is empty, with the first reason why media of `folder` were left out."""
-    if any(True for _ in paths):
+    if paths:
         return
     unusable = [finding for finding in skipped if finding.kind not in HARMLESS]
     if not unusable:
@@ -140,26 +102,6 @@ def _describe_link(folder: Path, path: str, place: str) -> str:
     )
 
 
-def name_videos(paths: Iterable[str]) -> tuple[dict[str, str], list[Finding]]:
-    """Return {path: video id}, and the paths that are left out because their id is that of an earlier one.
-
-    An id is the path without suffix, `/` replaced by `__`; ids that would clash keep the suffix. Raises `UserError` if
-    an id is not a plain name.
-    """
-    paths = list(dict.fromkeys(paths))
-    short = {path: split_suffix(path)[0].replace("/", "__") for path in paths}
-    counts = Counter(short.values())
-    ids = {path: short[path] if counts[short[path]] == 1 else path.replace("/", "__") for path in paths}
-    owners: dict[str, str] = {}
-    repeated = []
-    for path, video_id in ids.items():
-        owner = owners.setdefault(check_video_id(video_id), path)
-        if owner != path:
-            message = f"videos {owner!r} and {path!r} would both get the id {video_id!r}: rename one"
-            repeated.append(Finding("repeated id", path, message))
-    return {path: video_id for video_id, path in owners.items()}, repeated
-
-
 class MediaIndex:
     """An index of the media files of one folder by path, path without suffix, file name and stem."""
 
@@ -185,9 +127,9 @@ class MediaIndex:
             )
         return found[0] if found else None
 
-    def describe_near(self, names: Iterable[str]) -> str:
+    def describe_near(self, names: Collection[str]) -> str:
         """Return how many of the missing `names` nearly equal the name of a file, and the first; "" if none does."""
-        known = NearNames(self._by_key)
+        known = NearNames(self._by_key if names else ())
         near = [(name, *found) for name in names if (found := known.find(name))]
         if not near:
             return ""
@@ -280,9 +222,9 @@ def _recognise(folder: Path, path: str) -> str | Finding:
     """Return `path` if it is a media file that can be used, else why it is left out."""
     if not split_suffix(path)[1]:
         head = _read(folder, path, lambda file: file.read(HEAD_BYTES))
-        if isinstance(head, Finding):
+        if isinstance(head, Finding) and head.kind == "unreadable":
             return head
-        if not is_media(head):
+        if isinstance(head, Finding) or not is_media(head):
             return Finding("not media", path, f"{path!r} has neither a suffix nor a signature of media")
     try:
         return check_name(path)

@@ -8,9 +8,9 @@ from pipeline.manifests.media_files import (
     describe_unhashed,
     hash_files,
     list_media,
-    name_videos,
     refuse_unusable,
 )
+from pipeline.manifests.media_names import name_videos
 from pipeline.manifests.sources.interface import Built, Option, Source
 
 

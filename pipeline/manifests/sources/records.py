@@ -88,7 +88,7 @@ def locate_videos(names: dict[str, str], folder: Path, progress: Progress | None
     """
     index = MediaIndex(folder)
     found = {video_id: path for video_id, name in names.items() if (path := index.find(name))}
-    near = index.describe_near(name for video_id, name in names.items() if video_id not in found)
+    near = index.describe_near([name for video_id, name in names.items() if video_id not in found])
     if names and not found:
         example = next(iter(names.values()))
         fix = f"{near}: write them as the files are named" if near else "pass another"

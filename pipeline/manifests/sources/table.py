@@ -17,7 +17,8 @@ from pipeline.manifests.manifest import (
     check_relative_path,
     read_csv,
 )
-from pipeline.manifests.media_files import Progress, check_name, name_videos, split_suffix
+from pipeline.manifests.media_files import Progress
+from pipeline.manifests.media_names import check_name, name_videos, split_suffix
 from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.records import Located, locate_videos
 from pipeline.manifests.templates import GROUPS, TYPES, freeze_vocabulary, group_of, normalise, tokenise
