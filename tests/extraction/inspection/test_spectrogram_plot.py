@@ -12,7 +12,7 @@ from run_toys import SECONDS, run_toys
 
 from pipeline.cli.inspect import inspect
 from pipeline.extractors.networks.vggish_constants import HIGHEST_HZ
-from pipeline.inspection.spectrogram_plot import _find_id
+from pipeline.inspection import spectrogram_plot
 from pipeline.manifests.manifest import save_manifest
 from pipeline.manifests.sources.folder import build
 from pipeline.store.reader import FeatureStore, open_store
@@ -73,7 +73,7 @@ def test_nested_videos_are_found_by_their_path_and_by_their_content_if_several_i
     save_manifest(build("clips", tmp_path / "videos").manifest, tmp_path)
     run_toys(tmp_path, tmp_path / "store.zarr", ("toy-audio",), question_features=())
     nested = open_store(tmp_path / "store.zarr")
-    found = [_find_id(tmp_path / "videos" / path, nested) for path in paths]
+    found = [spectrogram_plot._find_id(tmp_path / "videos" / path, nested) for path in paths]
     assert found == ["a", "videos__a", "sub__deep__b"]
     assert plot(nested, tmp_path / "videos" / "sub" / "deep" / "b.mp4", tmp_path / "b.png").exit_code == 0
 
