@@ -96,7 +96,7 @@ class FailingDecoder:
 
     def waiting(self, attempt):
         for _ in range(3):
-            time.sleep(0.4)
+            time.sleep(0.8)
             self._on_frame(10_000_000)
 
     def large(self, attempt):

@@ -110,7 +110,7 @@ def test_a_file_that_yields_frames_forever_is_ended(tmp_path, monkeypatch):
 
 
 def test_the_wall_clock_limit_is_of_the_time_without_progress(tmp_path):
-    with DecoderProcess(FAILING, Limits(wall_seconds=1)) as process:
+    with DecoderProcess(FAILING, Limits(wall_seconds=2)) as process:
         media, attempts = decode(process, tmp_path, "waiting")
     assert media.visual.state is State.COMPLETE
     assert len(attempts) == 1
