@@ -135,7 +135,7 @@ def main() -> int:
 
 def write_copies(clips: Path, folder: Path, seeds: Any) -> None:
     """Write one corrupted copy per seed, named `<seed>-<mutation>-<clip>`; raise `UserError` if there is no clip."""
-    paths = [clips / path for path in list_media(clips)]
+    paths = [clips / path for path in list_media(clips).paths]
     paths = [path for path in paths if 0 < path.stat().st_size <= LARGEST_CLIP_BYTES]
     if not paths:
         raise UserError(f"{clips} contains no clip of at most {LARGEST_CLIP_BYTES / 1e6:g} MB: pass another --clips")

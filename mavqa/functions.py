@@ -34,6 +34,10 @@ def extract(
     normalisation: "NormalisationChoice" = "published",
     workers: int | None = None,
     decoding_processes: int | None = None,
+    max_cpu_seconds: int | None = None,
+    max_memory_gb: float = 1.5,
+    max_pixels: int = 64_000_000,
+    max_file_gb: float = 20.0,
     scheduler: str | None = None,
     retry_failed: bool = False,
     accept: Sequence[str] = (),
@@ -65,6 +69,10 @@ def extract(
         normalisation=normalisation,
         workers=workers,
         decoding_processes=decoding_processes,
+        max_cpu_seconds=max_cpu_seconds,
+        max_memory_gb=max_memory_gb,
+        max_pixels=max_pixels,
+        max_file_gb=max_file_gb,
         scheduler=scheduler,
     )
     prepared = make_plan(locate(store).address, requested)

@@ -1,8 +1,11 @@
-"""Atomic writing of files: under a staging name first, renamed last."""
+"""Atomic writing of files, under a staging name first and renamed last; the size up to which media are read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# Larger media files are neither hashed nor decoded, unless the user asks for it.
+LARGEST_FILE_BYTES = 20_000_000_000
 
 
 @contextmanager

@@ -36,7 +36,7 @@ _VERSION = click.Option(
     callback=lambda ctx, parameter, value: _show_version(ctx) if value else None,
     help="Show the version and exit.",
 )
-# The exit code of commands that ended well, with failed videos in the store.
+# The exit code of commands that ended well, with failed videos in the store or files left out of the manifest.
 FAILURES_RECORDED = 3
 
 

@@ -115,6 +115,29 @@ Examples:
     type=click.IntRange(1),
     help="Number of decoder processes of each worker.  [default: 1, on a GPU 4]",
 )
+@click.option(
+    "--max-cpu-seconds",
+    type=click.IntRange(1),
+    help="CPU time for decoding one file.  [default: 30 s per minute of --seconds, and 0.1 s per million pixels of its "
+    "decoded frames]",
+)
+@click.option(
+    "--max-memory-gb",
+    type=click.FloatRange(0, min_open=True),
+    default=1.5,
+    show_default=True,
+    help="Memory for decoding one file.",
+)
+@click.option(
+    "--max-pixels", type=click.IntRange(1), default=64_000_000, show_default=True, help="Largest frame, in pixels."
+)
+@click.option(
+    "--max-file-gb",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Largest file to decode.",
+)
 @click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler to use instead of local workers.")
 @click.option("--break-lock", is_flag=True, help="Take over the lock that a killed run left on an object store.")
 @click.option("--retry-failed", is_flag=True, help="Try failed videos again.")

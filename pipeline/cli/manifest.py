@@ -1,15 +1,18 @@
 """`mavqa-manifest`: build, synthesize and check manifests. The work is in `manifests` and `synthetic`."""
 
 import os
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.cli.command import (
+    FAILURES_RECORDED,
     Command,
     Decorator,
     Group,
@@ -20,8 +23,10 @@ from pipeline.cli.command import (
 )
 from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
-from pipeline.manifests.check import Finding, Report, check_manifest, count
+from pipeline.manifests.check import Report, check_manifest, count
+from pipeline.manifests.findings import Finding
 from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
+from pipeline.manifests.media_files import HARMLESS
 from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.registry import SOURCES, load_source
 
@@ -72,6 +77,9 @@ def _build_command(name: str, source: Source) -> click.Command:
             built = source.build(out.resolve().name, progress=progress, **options)
         save_manifest(built.manifest, out)
         _show(built, out, as_json)
+        if unusable := sum(finding.kind not in HARMLESS for finding in built.skipped):
+            click.echo(f"{unusable:,} media files or folders were left out: fix them and build again", err=True)
+            sys.exit(FAILURES_RECORDED)
 
     decorators = [*map(_source_option, source.options), out_option, json_option]
     for decorate in reversed(decorators):
@@ -197,14 +205,16 @@ def check(folder: Path, videos: Path | None, as_json: bool) -> None:
 def _show(built: Built, out: Path, as_json: bool) -> None:
     if as_json:
         head = {"manifest": str(out), "name": built.manifest.name, "release": built.manifest.release}
-        document = {**head, **count(built.manifest), "odd_records": built.counts, "notes": list(built.notes)}
-        show_json(document)
+        skipped = [asdict(finding) for finding in built.skipped]
+        messages = {"odd_records": built.counts, "notes": list(built.notes), "skipped": skipped}
+        show_json({**head, **count(built.manifest), **messages})
         return
     click.echo(f"{_describe(built.manifest)} -> {out}")
     for name, number in built.counts.items():
         click.echo(f"  {name.replace('_', ' ')}: {number:,}")
     for note in built.notes:
         click.echo(f"note: {note}", err=True)
+    _show_findings(built.skipped, "left out, ")
 
 
 def _describe(manifest: Manifest) -> str:

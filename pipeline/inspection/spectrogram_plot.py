@@ -1,5 +1,6 @@
 """Plot the mel spectrogram of a video's audio, with librosa, above its stored audio features."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.extractors.networks.vggish_constants import BANDS, HIGHEST_HZ, LOWEST_HZ
+from pipeline.manifests.media_files import hash_files
+from pipeline.manifests.media_names import split_suffix
 from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, Media
 from pipeline.store.reader import FeatureStore
@@ -18,15 +21,14 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".pdf", ".s
 def plot_spectrogram(video: Path, store: FeatureStore, image: Path) -> None:
     """Write a plot of `video`'s mel spectrogram and stored audio features, on a common axis of seconds, to `image`.
 
-    The name of the file without its suffix is the video id in the store. Raises `UserError` if the store does not
-    contain the video, its audio cannot be decoded, or the folder or format of `image` is invalid.
+    Raises `UserError` if the store does not contain the video, its audio cannot be decoded, or the folder or format of
+    `image` is invalid.
     """
     if not image.parent.is_dir():
         raise UserError(f"image {image}: folder {image.parent} does not exist: create it, or name another")
     if image.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"image {image}: unknown image format: end the name in {' or '.join(IMAGE_SUFFIXES)}")
-    if video.stem not in store.rows:
-        raise UserError(f"store {store.path} does not contain video {video.stem!r}: choose a video of the store")
+    video_id = _find_id(video, store)
     media = open_decoder("pyav").decode(video, DecodeRequest(seconds=store.seconds))
     if media.audio.state is not State.COMPLETE:
         why = f" ({media.audio.reason})" if media.audio.reason else ""
@@ -36,7 +38,7 @@ def plot_spectrogram(video: Path, store: FeatureStore, image: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    stored = _read_features(store, video.stem)
+    stored = _read_features(store, video_id)
     figure, axes = pyplot.subplots(
         1 + len(stored), 1, figsize=(10, 3 + 2 * len(stored)), sharex=True, layout="constrained"
     )
@@ -50,6 +52,23 @@ def plot_spectrogram(video: Path, store: FeatureStore, image: Path) -> None:
     np.atleast_1d(axes)[-1].set_xlabel("seconds")
     figure.savefig(image, dpi=110)
     pyplot.close(figure)
+
+
+def _find_id(video: Path, store: FeatureStore) -> str:
+    """Return the id of a video in the store: as manifests name its path, relative to one of the folders above it.
+
+    If several ids fit, it is the one of the same SHA-256. Raises `UserError` if no id fits.
+    """
+    parts = Path(os.path.abspath(video)).parts
+    names = ["__".join(parts[start:]) for start in range(1, len(parts))]
+    found = [name for full in names for name in (split_suffix(full)[0], full) if name in store.rows]
+    if not found:
+        raise UserError(f"store {store.path} does not contain video {video.stem!r}: choose a video of the store")
+    if len(found) > 1:
+        digests, _ = hash_files(video.parent, [video.name])
+        sources = store.source_sha256()
+        found = [name for name in found if sources[store.rows[name]] == digests.get(video.name)] or found
+    return found[0]
 
 
 def _plot_mel(axis: Any, media: Media) -> None:

@@ -13,20 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.manifests.findings import Finding
 from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video
 from pipeline.manifests.media_files import Progress, hash_files
+from pipeline.manifests.near_names import NearNames
 from pipeline.manifests.templates import tokenise
 
 TOLERATED = ("unknown answer", "answer is no choice", "unknown word")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem: its `kind`, the `subject` (an id, a word, a file) and a message."""
-
-    kind: str
-    subject: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -106,8 +99,11 @@ def _check_ids(manifest: Manifest) -> Iterator[Finding]:
             where = f"twice in {split!r}" if first == split else f"in {first!r} and in {split!r}"
             yield Finding("repeated id", question.question_id, f"question id {question.question_id!r} is {where}")
         seen[question.question_id] = split
+    near_names = NearNames(known) if unknown else None
     for video_id, where in unknown.items():
-        yield Finding("unknown video", video_id, f"video {video_id!r} of {where} is not in videos.csv")
+        near = near_names.find(video_id) if near_names else None
+        hint = f", which has {near[0]!r}: they differ in {near[1]}" if near else ""
+        yield Finding("unknown video", video_id, f"video {video_id!r} of {where} is not in videos.csv{hint}")
 
 
 def _check_answers(manifest: Manifest) -> Iterator[Finding]:
@@ -151,10 +147,13 @@ def _check_files(videos: tuple[Video, ...], folder: Path, progress: Progress | N
         if not os.path.isfile(folder / video.path):
             message = f"video {video.video_id!r}: no file {str(folder / video.path)!r}"
             yield Finding("missing file", video.video_id, message)
-    digests = hash_files(folder, [video.path for video in available if video.sha256], progress)
+    digests, unreadable = hash_files(folder, [video.path for video in available if video.sha256], progress)
+    yield from unreadable
     for video in available:
-        if video.sha256 and digests[video.path] != video.sha256:
-            message = f"video {video.video_id!r}: its file has sha256 {digests[video.path]}, not {video.sha256}"
+        digest = digests.get(video.path, video.sha256)
+        if digest != video.sha256:
+            found = f"sha256 {digest}" if digest else "another size"
+            message = f"video {video.video_id!r}: its file has {found}, not sha256 {video.sha256}"
             yield Finding("different file", video.video_id, message)
 
 

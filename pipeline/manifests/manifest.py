@@ -125,8 +125,11 @@ class Manifest:
 
 def check_video_id(video_id: str) -> str:
     """Return `video_id`; raise `UserError` if it is not safe as a file name."""
-    if video_id in ("", ".", "..") or "/" in video_id or "\\" in video_id or "\0" in video_id:
-        raise UserError(f"video id {video_id!r} is not a plain name: rename the video (no '/', '..' or empty id)")
+    if video_id in ("", ".", ".."):
+        raise UserError(f"video id {video_id!r} is not a plain name: rename the video")
+    for character, name in (("/", "slash"), ("\\", "backslash"), ("\0", "null character")):
+        if character in video_id:
+            raise UserError(f"video id {video_id!r} is not a plain name, it has a {name}: rename the video")
     return video_id
 
 
@@ -199,6 +202,23 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def read_csv(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (last line, values) of each row of a CSV file.
+
+    Raises `UserError` with the first line of a row whose quotes are not closed, or that is invalid otherwise.
+    """
+    rows = csv.reader(lines, strict=True)
+    while True:
+        first_line = rows.line_num + 1
+        try:
+            values = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{path}:{first_line}: not valid CSV ({error}): check the quotes of this line") from None
+        yield rows.line_num, values
+
+
 def _check_built(folder: Path, head: dict[str, Any]) -> None:
     """Raise `UserError` if the files of the questions are missing, as for datasets that we may not redistribute."""
     for name in ("videos.csv", *(f"questions-{split}.jsonl" for split in head["splits"]), "vocabulary.json"):
@@ -256,11 +276,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _read_videos(path: Path) -> list[Video]:
     with _open_text(path) as file:
-        rows = csv.reader(file)
-        if next(rows, None) != ["video_id", "path", "sha256"]:
+        rows = read_csv(file, path)
+        _, header = next(rows, (1, []))
+        if header != ["video_id", "path", "sha256"]:
             raise UserError(f"{path}:1: the columns are not video_id,path,sha256: build the manifest again")
         seen: set[str] = set()
-        return [_read_video(row, seen, f"{path}:{rows.line_num}") for row in rows]
+        return [_read_video(row, seen, f"{path}:{line}") for line, row in rows]
 
 
 def _read_video(row: list[str], seen: set[str], where: str) -> Video:

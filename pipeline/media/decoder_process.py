@@ -5,9 +5,10 @@ because a daemonic worker process may have no multiprocessing children. Requests
 stdin and stdout; replies are followed by raw array bytes. Everything that FFmpeg and other libraries print goes to a
 log file, whose last line is reported if the process dies.
 
-The kernel enforces the limits, so no polling can be too late: RLIMIT_CPU is set for every file; RLIMIT_DATA counts
-private writable memory, not mapped libraries, and makes an allocation fail before the machine starts to swap (Linux
-only). The parent enforces only the wall-clock limit, because a process that is stopped or waits uses no CPU time.
+The kernel enforces the limits, so no polling can be too late: RLIMIT_CPU is set for every file, and raised as its
+frames are decoded; RLIMIT_DATA counts private writable memory, not mapped libraries, and makes an allocation fail
+before the machine starts to swap (Linux only). The parent enforces only the wall-clock limit, because a process that is
+stopped or waits uses no CPU time.
 """
 
 import json
@@ -28,6 +29,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pipeline.files import LARGEST_FILE_BYTES
 from pipeline.media.decoders.interface import Decoder
 from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize, Media, Track, fail_media
@@ -35,6 +37,12 @@ from pipeline.store.schema import State
 
 ATTEMPTS = 2
 START_SECONDS = 300.0
+# CPU time for each second of requested media before any frame is decoded, for each decoded pixel (ten times what HEVC
+# of a high bit rate takes on a core of 2020), and at most, for each second.
+MIN_CPU_SECONDS = 10.0
+CPU_SECONDS_PER_SECOND = 0.5
+CPU_SECONDS_PER_PIXEL = 1e-7
+MOST_CPU_SECONDS_PER_SECOND = 20.0
 LENGTH = struct.Struct(">Q")
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -44,24 +52,27 @@ BOOT = (
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of decoding one file.
+    """The limits of decoding one file. They never change a decoded value, so no fingerprint contains them.
 
-    CPU seconds per minute of requested media (at least `min_cpu_seconds`) and per frame beyond one per second;
-    wall-clock seconds without a reply; bytes of memory on top of a fresh decoder process; bytes of the file itself.
+    CPU seconds, by default in proportion to the requested seconds and to the frames decoded so far; wall-clock seconds
+    without progress; bytes of memory on top of a fresh decoder process; bytes of the file itself; pixels of a frame.
     """
 
-    cpu_seconds_per_minute: float = 30.0
-    cpu_seconds_per_frame: float = 0.05
-    min_cpu_seconds: float = 10.0
+    cpu_seconds: int | None = None
     wall_seconds: float = 600.0
     memory_bytes: int = 1_500_000_000
-    file_bytes: int = 20_000_000_000
+    file_bytes: int = LARGEST_FILE_BYTES
+    max_pixels: int = DecodeRequest.max_pixels
 
-    def cpu_seconds(self, request: DecodeRequest) -> int:
-        """Return the CPU seconds allowed for `request`, rounded up."""
-        extra_frames = request.seconds * sum(size.per_second - 1 for size in request.frame_sizes)
-        media = max(self.min_cpu_seconds, self.cpu_seconds_per_minute * request.seconds / 60)
-        return math.ceil(media + self.cpu_seconds_per_frame * extra_frames)
+    def cpu_range(self, seconds: int) -> tuple[int, int]:
+        """Return the CPU seconds of a file of which `seconds` are requested: without any decoded frame, and at most.
+
+        What the file claims about its frames has no influence.
+        """
+        if self.cpu_seconds is not None:
+            return self.cpu_seconds, self.cpu_seconds
+        least = math.ceil(max(MIN_CPU_SECONDS, CPU_SECONDS_PER_SECOND * seconds))
+        return least, max(least, math.ceil(MOST_CPU_SECONDS_PER_SECOND * seconds))
 
 
 class DecoderStartError(RuntimeError):
@@ -69,7 +80,14 @@ class DecoderStartError(RuntimeError):
 
 
 class _DecoderLostError(Exception):
-    """The decoder process crashed, had to be killed, or has a bug that a file reached; the message is the reason."""
+    """The decoder process crashed, had to be killed, or has a bug that a file reached.
+
+    The message is the reason; `option` is that of the limit, if one was exceeded.
+    """
+
+    def __init__(self, reason: str, option: str = "") -> None:
+        super().__init__(reason)
+        self.option = option
 
 
 class DecoderProcess:
@@ -82,6 +100,7 @@ class DecoderProcess:
         self._log: Any = None
         self._requests = self._replies = -1
         self._is_idle = True
+        self._cpu_seconds = 0
 
     def __enter__(self) -> Self:
         return self
@@ -101,26 +120,26 @@ class DecoderProcess:
 
         Raises `DecoderStartError` if the decoder process cannot be started.
         """
-        if path.is_file() and path.stat().st_size > self._limits.file_bytes:
-            return fail_media(f"the file has {path.stat().st_size} bytes, more than {self._limits.file_bytes}")
         try:
             return self._attempt(path, request)
         except _DecoderLostError as error:
-            return _join([self._attempt_again(path, part, str(error)) for part in _split(request)])
+            return _join([self._attempt_again(path, part, error) for part in _split(request)])
 
     def _attempt(self, path: Path, request: DecodeRequest) -> Media:
         self._send(path, request)
         try:
-            return self._receive(request)
+            return self._receive()
         except _DecoderLostError:
             self.close()
             raise
 
-    def _attempt_again(self, path: Path, request: DecodeRequest, first: str) -> Media:
+    def _attempt_again(self, path: Path, request: DecodeRequest, first: _DecoderLostError) -> Media:
         try:
             return self._attempt(path, request)
-        except _DecoderLostError as error:
-            return fail_media(f"{first} twice" if first == str(error) else f"{first}, then {error}")
+        except _DecoderLostError as second:
+            reason = f"{first} twice" if str(first) == str(second) else f"{first}, then {second}"
+            options = " and ".join(dict.fromkeys(error.option for error in (first, second) if error.option))
+            return fail_media(f"{reason} (to allow more: {options})" if options else reason)
 
     def close(self) -> None:
         """End the decoder process."""
@@ -152,8 +171,11 @@ class DecoderProcess:
 
     def _send(self, path: Path, request: DecodeRequest) -> None:
         """Send the request and wait until decoding starts: a process that died before did not die of this file."""
-        cpu_seconds = self._limits.cpu_seconds(request)
-        message = _pack_header({"path": str(path), "cpu_seconds": cpu_seconds, "request": asdict(request)})
+        least, most = self._limits.cpu_range(request.seconds)
+        record = asdict(request)
+        del record["on_frame"]
+        message = _pack_header({"path": str(path), "cpu_seconds": [least, most], "request": record})
+        self._cpu_seconds = least
         cause = ""
         for _ in range(ATTEMPTS):
             self._ensure_started()
@@ -169,12 +191,15 @@ class DecoderProcess:
                 self.close()
         raise DecoderStartError(f"the process of decoder {self._decoder_name!r} does not start: {cause}")
 
-    def _receive(self, request: DecodeRequest) -> Media:
+    def _receive(self) -> Media:
         limits = self._limits
         try:
-            reply = _read_header(self._replies, limits.wall_seconds)
+            while "cpu_seconds" in (reply := _read_header(self._replies, limits.wall_seconds)):
+                self._cpu_seconds = reply["cpu_seconds"]
             if "out_of_memory" in reply:
-                raise _DecoderLostError(f"needs more than {limits.memory_bytes / 1e9:g} GB of memory")
+                raise _DecoderLostError(
+                    f"needs more than {limits.memory_bytes / 1e9:g} GB of memory", "--max-memory-gb"
+                )
             if "bug" in reply:
                 raise _DecoderLostError(f"internal error of decoder {self._decoder_name}, report it: {reply['bug']}")
             media = _read_media(self._replies, reply, limits.wall_seconds)
@@ -183,16 +208,16 @@ class DecoderProcess:
         except TimeoutError:
             raise _DecoderLostError(f"decoder did not answer for {limits.wall_seconds:g} s") from None
         except EOFError:
-            raise _DecoderLostError(self._explain_death(limits.cpu_seconds(request))) from None
+            raise self._explain_death() from None
 
-    def _explain_death(self, cpu_seconds: int) -> str:
+    def _explain_death(self) -> _DecoderLostError:
         assert self._process is not None
         code = self._process.wait()
         if code == -signal.SIGXCPU:
-            return f"used more than {cpu_seconds} s of CPU time"
+            return _DecoderLostError(f"used more than {self._cpu_seconds} s of CPU time", "--max-cpu-seconds")
         if code < 0:
-            return f"decoder killed by signal {-code} ({signal.Signals(-code).name})"
-        return f"decoder exited with code {code} ({self._last_log_line()})"
+            return _DecoderLostError(f"decoder killed by signal {-code} ({signal.Signals(-code).name})")
+        return _DecoderLostError(f"decoder exited with code {code} ({self._last_log_line()})")
 
     def _last_log_line(self) -> str:
         self._log.seek(0)
@@ -230,10 +255,11 @@ def _answer(decoder: Decoder, message: dict[str, Any], replies: int) -> None:
     path = Path(message["path"])
     record = message["request"]
     sizes = tuple(FrameSize(**size) for size in record.pop("frame_sizes"))
-    _limit_cpu(message["cpu_seconds"])
+    least, most = message["cpu_seconds"]
+    allowance = _CpuAllowance(least, most, replies)
     _write(replies, _pack_header({"started": True}))
     try:
-        media = decoder.decode(path, DecodeRequest(frame_sizes=sizes, **record))
+        media = decoder.decode(path, DecodeRequest(frame_sizes=sizes, on_frame=allowance.add_frame, **record))
     except MemoryError:
         _write(replies, _pack_header({"out_of_memory": True}))
         return
@@ -260,9 +286,31 @@ def _limit_memory(memory_bytes: int) -> None:
         _set_soft_limit(resource.RLIMIT_DATA, used + memory_bytes)
 
 
-def _limit_cpu(cpu_seconds: int) -> None:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _set_soft_limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu_seconds)
+class _CpuAllowance:
+    """The CPU time of one file in this process: `least` seconds, and more for every decoded pixel up to `most`.
+
+    Each second that was gained is reported to the parent, which thereby sees that decoding makes progress.
+    """
+
+    def __init__(self, least: int, most: int, replies: int) -> None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self._used_before = math.ceil(used.ru_utime + used.ru_stime)
+        self._least, self._most, self._replies = least, most, replies
+        self._pixels = self._gained = 0
+        self._limit(least)
+
+    def add_frame(self, pixels: int) -> None:
+        """Count a decoded frame."""
+        self._pixels += pixels
+        gained = int(self._pixels * CPU_SECONDS_PER_PIXEL)
+        if gained > self._gained:
+            self._gained = gained
+            allowed = min(self._least + gained, self._most)
+            self._limit(allowed)
+            _write(self._replies, _pack_header({"cpu_seconds": allowed}))
+
+    def _limit(self, cpu_seconds: int) -> None:
+        _set_soft_limit(resource.RLIMIT_CPU, self._used_before + cpu_seconds)
 
 
 def _set_soft_limit(limit: int, value: int) -> None:

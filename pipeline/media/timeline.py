@@ -50,7 +50,7 @@ class DecodeRequest:
     """What to decode of one file: at most `seconds` steps, the frames at each of `frame_sizes`, the audio.
 
     Without frame sizes the visual track is `pending` (or absent), without `wants_audio` the audio track. `max_pixels`
-    limits the height x width of a frame.
+    limits the height x width of a frame. `on_frame` is called with the height x width of each decoded frame.
 
     Raises `ValueError` if several frames per second are requested with the padding `released`, which selects one.
     """
@@ -60,6 +60,7 @@ class DecodeRequest:
     wants_audio: bool = True
     padding: Padding = "pad"
     max_pixels: int = 64_000_000
+    on_frame: Callable[[int], None] = field(default=lambda pixels: None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.padding == "released" and any(size.per_second > 1 for size in self.frame_sizes):
@@ -306,7 +307,7 @@ class WaveformAssembler:
             return np.zeros(0, np.float32), 0, 0.0
         last, block = self._blocks[-1]
         steps = count_steps((last + len(block)) / self._rate, self._seconds)
-        waveform = np.full(self._limit, np.nan, np.float32)
+        waveform = np.full(max(steps * self._rate, last + len(block)), np.nan, np.float32)
         for index, block in self._blocks:
             waveform[index : index + len(block)] = block
         covered = np.isfinite(waveform).sum()

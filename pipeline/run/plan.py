@@ -88,6 +88,20 @@ class Requested:
     workers: int | None = None
     decoding_processes: int | None = None
     scheduler: str | None = None
+    max_cpu_seconds: int | None = None
+    max_memory_gb: float = Limits.memory_bytes / 1e9
+    max_pixels: int = Limits.max_pixels
+    max_file_gb: float = Limits.file_bytes / 1e9
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of decoding one file."""
+        return Limits(
+            cpu_seconds=self.max_cpu_seconds,
+            memory_bytes=round(self.max_memory_gb * 1e9),
+            file_bytes=round(self.max_file_gb * 1e9),
+            max_pixels=self.max_pixels,
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,7 @@ def make_plan(store: str, requested: Requested) -> Prepared:
         seconds=requested.seconds or stored.seconds,
         padding=requested.padding,
         normalisation=requested.normalisation,
+        limits=requested.limits,
         decoding_processes=requested.decoding_processes or cores_per_worker,
     )
     label = GPU if requested.scheduler and device == "cuda" else ""

@@ -108,7 +108,7 @@ def _decode(
 ) -> tuple[VideoRecord, Media]:
     path = Path(task.path)
     before = _identify(path)
-    sha256, problem = _hash_file(path, task.sha256)
+    sha256, problem = _hash_file(path, task.sha256, plan.limits.file_bytes)
     if problem:
         media = fail_media(problem)
     else:
@@ -136,6 +136,7 @@ def _request(extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, task
         seconds=plan.seconds,
         frame_sizes=tuple(dict.fromkeys(size for size in sizes if size is not None)),
         padding=plan.padding,
+        max_pixels=plan.limits.max_pixels,
     )
 
 
@@ -161,13 +162,18 @@ def _identify(path: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _hash_file(path: Path, expected: str) -> tuple[str, str]:
-    """Return the file's SHA-256 and the reason why it cannot be used ("" if it can); special files are not opened."""
+def _hash_file(path: Path, expected: str, max_bytes: int) -> tuple[str, str]:
+    """Return the file's SHA-256 and the reason why it cannot be used ("" if it can).
+
+    Special files and files of more than `max_bytes` are not opened.
+    """
     try:
         if not path.is_file():
             if path.exists():
                 return "", f"{path.name} in the videos folder is not a regular file"
             return "", f"no file {path.name} in the videos folder"
+        if (size := path.stat().st_size) > max_bytes:
+            return "", f"the file has {size} bytes, more than {max_bytes} (to allow more: --max-file-gb)"
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

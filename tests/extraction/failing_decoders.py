@@ -69,6 +69,24 @@ class FailingDecoder:
         while os.times().system - start < 0.4:
             os.urandom(1_000_000)
 
+    def slow(self, attempt):
+        for _ in range(3):
+            self._burn(0.8)
+            self._request.on_frame(10_000_000)
+
+    def endless(self, attempt):
+        while True:
+            self._burn(0.01)
+            self._request.on_frame(10_000_000)
+
+    def waiting(self, attempt):
+        for _ in range(3):
+            time.sleep(0.8)
+            self._request.on_frame(10_000_000)
+
+    def large(self, attempt):
+        np.ones(100_000_000, np.uint8)
+
     def bloating(self, attempt):
         blocks = []
         while True:

@@ -127,6 +127,13 @@ def cut_by_edit_list(path: Path, seconds: int) -> None:
     path.write_bytes(data)
 
 
+def claim_duration(path: Path, seconds: int) -> None:
+    """Patch the header of a Matroska file to a duration of `seconds`."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">d", data, data.index(b"\x44\x89\x88") + 3, seconds * 1000.0)
+    path.write_bytes(data)
+
+
 def _timescale(data: bytearray, at: int) -> int:
     timescale: int = struct.unpack_from(">I", data, at + 16)[0]
     return timescale

@@ -15,7 +15,8 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_id
-from pipeline.manifests.media_files import Progress, split_suffix
+from pipeline.manifests.media_files import Progress
+from pipeline.manifests.media_names import split_suffix
 from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.records import number_copies, read_records, text_of, with_videos
 from pipeline.manifests.templates import AVQA_TYPES, freeze_vocabulary, normalise, tokenise

@@ -4,16 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.manifests.findings import Finding
 from pipeline.manifests.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Built:
-    """A manifest with messages for the user: `counts` of irregular records, and `notes`, one sentence each."""
+    """A manifest with messages for the user: `counts` of irregular records, and `notes`, one sentence each.
+
+    `skipped`: the files of the videos folder that are left out.
+    """
 
     manifest: Manifest
     counts: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    skipped: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Shared by the sources: reading published records, and looking up videos in a folder."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.manifests.findings import Finding
 from pipeline.manifests.manifest import Question, Video, parse_json
-from pipeline.manifests.media_files import MediaIndex, Progress, hash_files
+from pipeline.manifests.media_files import MediaIndex, Progress, describe_unhashed, hash_files
 from pipeline.manifests.sources.interface import Built
 
 
@@ -56,32 +57,51 @@ def with_videos(built: Built, folder: Path | None, progress: Progress | None) ->
     ids = sorted({question.video_id for question in questions})
     if folder is None:
         return replace(built, manifest=replace(built.manifest, videos=tuple(map(_expected_video, ids))))
-    videos, missing = locate_videos({video_id: video_id for video_id in ids}, folder, progress)
-    return Built(
-        replace(built.manifest, videos=videos),
-        {**built.counts, "missing_videos": len(missing)},
-        (*built.notes, *describe_missing(missing, folder)),
+    located = locate_videos({video_id: video_id for video_id in ids}, folder, progress)
+    return replace(
+        built,
+        manifest=replace(built.manifest, videos=located.videos),
+        counts={**built.counts, "missing_videos": located.missing},
+        notes=(*built.notes, *located.notes),
+        skipped=located.skipped,
     )
 
 
-def locate_videos(
-    names: dict[str, str], folder: Path, progress: Progress | None = None
-) -> tuple[tuple[Video, ...], tuple[str, ...]]:
-    """Return the videos of {id: name to look up}, with path and SHA-256 as found in `folder`, and the missing ids.
+@dataclass(frozen=True)
+class Located:
+    """Videos looked up in a folder.
+
+    `missing`: the number of videos that are missing or unreadable. `skipped`: files that are left out and may be
+    theirs.
+    """
+
+    videos: tuple[Video, ...]
+    missing: int = 0
+    notes: tuple[str, ...] = ()
+    skipped: tuple[Finding, ...] = ()
+
+
+def locate_videos(names: dict[str, str], folder: Path, progress: Progress | None = None) -> Located:
+    """Return the videos of {id: name to look up}, with path and SHA-256 as found in `folder`.
 
     A missing video gets the path `<id>.mp4` and no SHA-256. Raises `UserError` if all are missing.
     """
     index = MediaIndex(folder)
     found = {video_id: path for video_id, name in names.items() if (path := index.find(name))}
+    near = index.describe_near([name for video_id, name in names.items() if video_id not in found])
     if names and not found:
         example = next(iter(names.values()))
-        raise UserError(f"none of the {len(names)} videos (first: {example!r}) is in {str(folder)!r}: pass another")
-    digests = hash_files(folder, dict.fromkeys(found.values()), progress)
-    videos = (
-        Video(video_id, found[video_id], digests[found[video_id]]) if video_id in found else _expected_video(video_id)
-        for video_id in names
+        fix = f"{near}: write them as the files are named" if near else "pass another"
+        raise UserError(f"none of the {len(names)} videos (first: {example!r}) is in {str(folder)!r}: {fix}")
+    digests, unreadable = hash_files(folder, dict.fromkeys(found.values()), progress)
+    videos = {video_id: Video(video_id, path, digests[path]) for video_id, path in found.items() if path in digests}
+    missing = [video_id for video_id in names if video_id not in videos]
+    return Located(
+        tuple(videos.get(video_id) or _expected_video(video_id) for video_id in names),
+        len(missing),
+        (*_describe_missing(missing, near, folder), *describe_unhashed(digests)),
+        (*index.unusable, *unreadable) if missing else (),
     )
-    return tuple(videos), tuple(video_id for video_id in names if video_id not in found)
 
 
 def _expected_video(video_id: str) -> Video:
@@ -89,8 +109,9 @@ def _expected_video(video_id: str) -> Video:
     return Video(video_id, f"{video_id}.mp4")
 
 
-def describe_missing(missing: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """Return the note on the missing videos; empty if none are missing."""
+def _describe_missing(missing: Sequence[str], near: str, folder: Path) -> tuple[str, ...]:
+    """Return the notes on the missing videos; empty if none are missing."""
     if not missing:
         return ()
-    return (f"{len(missing)} videos are not in {str(folder)!r} (first: {missing[0]!r})",)
+    note = f"{len(missing)} videos are not in {str(folder)!r} (first: {missing[0]!r})"
+    return (note, f"of these, {near}: write them as the files are named") if near else (note,)

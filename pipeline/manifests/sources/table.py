@@ -4,7 +4,6 @@ Columns: `video`, `question`, `answer`; optional `type`, `modality`, `split`, `c
 `question_id`. `video` is a path in the videos folder with or without suffix, or a file name without suffix.
 """
 
-import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,10 +15,12 @@ from pipeline.manifests.manifest import (
     Question,
     Video,
     check_relative_path,
+    read_csv,
 )
-from pipeline.manifests.media_files import Progress, check_text, name_videos, split_suffix
+from pipeline.manifests.media_files import Progress
+from pipeline.manifests.media_names import check_name, name_videos, split_suffix
 from pipeline.manifests.sources.interface import Built, Option, Source
-from pipeline.manifests.sources.records import describe_missing, locate_videos
+from pipeline.manifests.sources.records import Located, locate_videos
 from pipeline.manifests.templates import GROUPS, TYPES, freeze_vocabulary, group_of, normalise, tokenise
 
 REQUIRED = ("video", "question", "answer")
@@ -55,16 +56,16 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
     new = _count_unknown(questions, set(vocabulary.tokens))
     if new:
         vocabulary = freeze_vocabulary(questions, is_open=True)
-    found, missing = _find_videos(ids, videos, progress)
+    located = _find_videos(ids, videos, progress)
     manifest = Manifest(
         name=name,
         release="table",
         licence="unknown",
-        videos=found,
+        videos=located.videos,
         questions={split: tuple(questions[split]) for split in SPLITS if split in questions},
         vocabulary=vocabulary,
     )
-    notes = () if videos is None else describe_missing(missing, videos)
+    notes = located.notes
     if new:
         notes = (
             f"{new} questions of val or test have words that train has not: these and rare words are <unk>",
@@ -74,7 +75,7 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
         notes = ("no splits given: all questions are in 'train'", *notes)
     if unused := [column for column in rows[0][1] if column not in (*REQUIRED, *OPTIONAL)]:
         notes = (f"columns not used: {', '.join(unused)}", *notes)
-    return Built(manifest, {"missing_videos": len(missing)} if videos else {}, notes)
+    return Built(manifest, {"missing_videos": located.missing} if videos else {}, notes, located.skipped)
 
 
 def _count_unknown(questions: Mapping[str, Sequence[Question]], tokens: set[str]) -> int:
@@ -90,8 +91,8 @@ def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
         raise UserError(f"table {str(table)!r} does not exist: pass an existing CSV file") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise UserError(f"table {str(table)!r} is not UTF-8 text: save it as CSV in UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = [column.strip().lower() for column in next(reader, [])]
+    rows = read_csv(io.StringIO(text, newline=""), table)
+    header = [column.strip().lower() for column in next(rows, (1, []))[1]]
     missing = [column for column in REQUIRED if column not in header]
     if missing:
         raise UserError(
@@ -99,17 +100,17 @@ def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
             f"expected {','.join(REQUIRED)} and optionally {','.join(OPTIONAL)}, separated by commas"
         )
     count = 0
-    for values in reader:
+    for line, values in rows:
         if not any(value.strip() for value in values):
             continue
         if len(values) != len(header):
-            raise UserError(f"{table}:{reader.line_num}: {len(values)} values for {len(header)} columns")
+            raise UserError(f"{table}:{line}: {len(values)} values for {len(header)} columns")
         row = {key: value.strip() for key, value in zip(header, values, strict=True)}
         for column in REQUIRED:
             if not row[column]:
-                raise UserError(f"{table}:{reader.line_num}: column {column!r} is empty: fill it in")
+                raise UserError(f"{table}:{line}: column {column!r} is empty: fill it in")
         row["video"] = str(PurePosixPath(row["video"]))
-        yield reader.line_num, row
+        yield line, row
         count += 1
     if not count:
         raise UserError(f"table {str(table)!r} contains no questions: add rows below its header")
@@ -119,11 +120,14 @@ def _name_rows(table: Path, rows: list[tuple[int, Row]]) -> dict[str, str]:
     """Return {value of the column `video`: video id}; raise `UserError` with the line of an invalid value."""
     for line, row in rows:
         try:
-            check_relative_path(check_text(row["video"]))
+            check_relative_path(check_name(row["video"]))
             name_videos([row["video"]])
         except UserError as error:
             raise UserError(f"{table}:{line}: {error}") from None
-    return name_videos(row["video"] for _, row in rows)
+    ids, repeated = name_videos(row["video"] for _, row in rows)
+    if repeated:
+        raise UserError(f"{table}: {repeated[0].message}")
+    return ids
 
 
 def _parse(row: Row, video_id: str, default_id: str) -> Question:
@@ -154,13 +158,11 @@ def _one_of(column: str, value: str, allowed: tuple[str, ...]) -> str:
     raise UserError(f"{column} {value!r} is not one of {', '.join(allowed)}")
 
 
-def _find_videos(
-    ids: dict[str, str], folder: Path | None, progress: Progress | None
-) -> tuple[tuple[Video, ...], tuple[str, ...]]:
+def _find_videos(ids: dict[str, str], folder: Path | None, progress: Progress | None) -> Located:
     if folder is not None:
         return locate_videos({video_id: name for name, video_id in ids.items()}, folder, progress)
     paths = {video_id: name if split_suffix(name)[1] else f"{name}.mp4" for name, video_id in ids.items()}
-    return tuple(Video(video_id, path) for video_id, path in paths.items()), ()
+    return Located(tuple(Video(video_id, path) for video_id, path in paths.items()))
 
 
 SOURCE = Source(

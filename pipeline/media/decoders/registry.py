@@ -1,9 +1,10 @@
 """The decoders by name. No library is imported before `open_decoder` is called."""
 
 from importlib import import_module
+from inspect import isfunction
 from typing import Any, cast
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.media.decoders.dispatch import ContentDecoder
 from pipeline.media.decoders.interface import Decoder
 
@@ -23,7 +24,7 @@ def open_decoder(name: str) -> Decoder:
     Raises `UserError` if the name is unknown, `DecoderLoadError` if the decoder does not load on this machine.
     """
     if ":" in name:
-        return cast(Decoder, _load(name))
+        return cast(Decoder, _find_custom(name)())
     if name not in DECODERS:
         raise UserError(f"unknown decoder {name!r}: choose one of {', '.join(sorted(DECODERS))}")
     library = {} if DECODERS[name] == PYAV else {"library": _load(DECODERS[name])}
@@ -37,6 +38,18 @@ def choose_decoder() -> tuple[str, str]:
     datasets; decord must be requested by name.
     """
     return "pyav", "the default: fastest on dataset clips, available on every machine"
+
+
+def _find_custom(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    known = f"choose one of {', '.join(sorted(DECODERS))}, or the module:Class of your own"
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"decoder {name!r} cannot be imported ({one_line(error)}): {known}") from None
+    if not hasattr(found, "decode") and not isfunction(found):
+        raise UserError(f"decoder {name!r} is not a class of decoders: {known}")
+    return found
 
 
 def _load(entry: str, **options: Any) -> Any:

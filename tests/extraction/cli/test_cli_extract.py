@@ -1,6 +1,8 @@
 """`mavqa-extract`: the plan made from its options, and its progress lines."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pipeline.media.decoders.registry
 import pipeline.run.coordinator
 import pipeline.run.plan
 from pipeline.cli.extract import extract
+from pipeline.media.decoder_process import Limits
 from pipeline.media.decoders.audio_file import reader_version
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.run.coordinator import Progress, RunOptions, Summary
@@ -47,6 +50,17 @@ def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[E
     assert plans[0].features == ("resnet18-map", "vggish")
     assert plans[1].features == ("clip-vit-b32", "r2plus1d")
     assert plans[1].question_features == ("clip-vit-b32-words", "tokens")
+
+
+def test_limits_of_decoding_are_in_the_plan(toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan]) -> None:
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    limits = ["--max-cpu-seconds", "900", "--max-memory-gb", "2.5", "--max-pixels", "100000000", "--max-file-gb", "30"]
+    assert CliRunner().invoke(extract, [*arguments, "--device", "cpu"]).exit_code == 0
+    assert CliRunner().invoke(extract, [*arguments, "--device", "cpu", *limits]).exit_code == 0
+    assert [plan.limits for plan in plans] == [
+        Limits(),
+        Limits(cpu_seconds=900, memory_bytes=2_500_000_000, max_pixels=100_000_000, file_bytes=30_000_000_000),
+    ]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--padding", "cycle"), ("--short", "cycle"), ("--padding", "pad")])
@@ -188,6 +202,19 @@ def test_auto_keeps_the_decoder_of_the_store(
         f"decoder: decord, the store's decoder: 1; {reader_version()}",
     )
     assert decoder_for(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
+
+
+@pytest.mark.parametrize("name", ["torchcodec:cuda", "no_such_module:Decoder", "json:decoder", ":Decoder", "json:"])
+def test_an_unknown_decoder_with_a_colon_is_one_line(
+    name: str, toy_manifest: Path, tmp_path: Path, plans: list[ExtractionPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    arguments = ["--manifest", str(toy_manifest), "--store", str(tmp_path / "s.zarr"), "--weights", "seeded"]
+    shown = CliRunner().invoke(extract, [*arguments, "--device", "cpu", "--decoder", name])
+    assert (shown.exit_code, plans) == (2, [])
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith(f"Error: decoder {name!r} ")
+    assert line.endswith("choose one of decord, pyav, torchcodec, torchcodec-cuda, or the module:Class of your own")
 
 
 def test_a_decoder_that_does_not_load_is_refused_before_any_work(

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import media_maker
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -11,6 +12,9 @@ from run_toys import SECONDS, run_toys
 
 from pipeline.cli.inspect import inspect
 from pipeline.extractors.networks.vggish_constants import HIGHEST_HZ
+from pipeline.inspection import spectrogram_plot
+from pipeline.manifests.manifest import save_manifest
+from pipeline.manifests.sources.folder import build
 from pipeline.store.reader import FeatureStore, open_store
 from pipeline.store.schema import State
 
@@ -59,6 +63,19 @@ def test_a_video_without_audio_and_an_unknown_video_raise(store, toy_manifest, t
     assert stranger.exit_code == 2
     assert "does not contain video 'stranger'" in stranger.output
     assert not (tmp_path / "none.png").exists()
+
+
+def test_nested_videos_are_found_by_their_path_and_by_their_content_if_several_ids_fit(tmp_path):
+    paths = ["a.mp4", "videos/a.mp4", "sub/deep/b.mp4"]
+    for seconds, path in enumerate(paths, start=1):
+        (tmp_path / "videos" / path).parent.mkdir(parents=True, exist_ok=True)
+        media_maker.write_clip(tmp_path / "videos" / path, audio=(0, seconds))
+    save_manifest(build("clips", tmp_path / "videos").manifest, tmp_path)
+    run_toys(tmp_path, tmp_path / "store.zarr", ("toy-audio",), question_features=())
+    nested = open_store(tmp_path / "store.zarr")
+    found = [spectrogram_plot._find_id(tmp_path / "videos" / path, nested) for path in paths]
+    assert found == ["a", "videos__a", "sub__deep__b"]
+    assert plot(nested, tmp_path / "videos" / "sub" / "deep" / "b.mp4", tmp_path / "b.png").exit_code == 0
 
 
 def test_the_json_document_contains_the_path_of_the_image(store, toy_manifest, tmp_path):

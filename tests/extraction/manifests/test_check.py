@@ -48,6 +48,7 @@ def test_a_valid_manifest_has_no_errors_and_is_counted():
     ("change", "found"),
     [
         ({"train": (question("1", "zz"), question("2", "zz"))}, [("unknown video", "zz")]),
+        ({"train": (question("1", "A"),)}, [("unknown video", "A")]),
         ({"train": (question("1"), question("1"))}, [("repeated id", "1")]),
         ({"train": (question("1"),), "test": (question("1"),)}, [("repeated id", "1")]),
         ({"test": (question(answer="perhaps"),)}, [("unknown answer", "perhaps")]),
@@ -110,3 +111,37 @@ def test_missing_and_changed_files_are_reported(tmp_path):
 def test_a_missing_videos_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="absent' does not exist"):
         check_manifest(VALID, tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "difference"),
+    [
+        ("00123", "123", "leading zeros"),
+        ("Clip", "clip", "case"),
+        ("caf\u00e9", "cafe\u0301", "Unicode normalisation (NFC against NFD)"),
+        ("Clip01", "clip1", "case and leading zeros"),
+    ],
+)
+def test_an_unknown_video_whose_id_nearly_matches_gets_a_hint(known, asked, difference):
+    manifest = replace(VALID, videos=(Video(known, "a.mp4"),), questions={"train": (question("1", asked),)})
+    found = next(finding for finding in check_manifest(manifest, None).errors if finding.kind == "unknown video")
+    assert found.message.endswith(f"is not in videos.csv, which has {known!r}: they differ in {difference}")
+
+
+def test_files_that_cannot_be_read_are_reported(tmp_path, monkeypatch):
+    def refuse(file, algorithm):
+        raise PermissionError(13, "Permission denied")
+
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").touch()
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
+    videos = tuple(replace(video, sha256="0") for video in VALID.videos)
+    assert kinds(replace(VALID, videos=videos), tmp_path)[-2:] == [("unreadable", "a.mp4"), ("unreadable", "b.mp4")]
+
+
+def test_a_file_too_large_to_be_hashed_is_another_file(tmp_path):
+    with (tmp_path / "a.mp4").open("wb") as file:
+        file.truncate(10**13)
+    videos = (Video("a", "a.mp4", "0"), VALID.videos[1])
+    found = check_manifest(replace(VALID, videos=videos), tmp_path).errors
+    assert "video 'a': its file has another size, not sha256 0" in [finding.message for finding in found]

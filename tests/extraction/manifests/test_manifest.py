@@ -67,6 +67,7 @@ def test_saving_again_removes_old_splits_and_keeps_comments(tmp_path):
             r"splits \['\.\./x'\]",
         ),
         ("videos.csv", "id,path\n", "videos.csv:1: the columns"),
+        ("videos.csv", 'video_id,path,sha256\na,a,\n"b,b,\n' + "c,c,\n" * 40_000, "videos.csv:3: not valid CSV"),
         ("videos.csv", "video_id,path,sha256\na\n", "videos.csv:2: 1 values"),
         ("videos.csv", "video_id,path,sha256\na,../x,\n", r"videos.csv:2: video path '\.\./x' leaves"),
         ("videos.csv", "video_id,path,sha256\n..,x,\n", r"videos.csv:2: video id '\.\.'"),

@@ -60,7 +60,8 @@ def test_every_optional_column_is_read(tmp_path):
         ("video,question,answer\na,Who?,\n", r"qa\.csv:2: column 'answer' is empty"),
         ("video,question,answer\na,?,Ann\n", r"qa\.csv:2: question '\?' has no words"),
         ("video,question,answer\n../a,Who?,Ann\n", r"qa\.csv:2: video path '\.\./a' leaves"),
-        ("video,question,answer\na\x1bb,Who?,Ann\n", r"qa\.csv:2: video 'a\\x1bb' has a control character in its name"),
+        ("video,question,answer\na\x1bb,Who?,Ann\n", r"qa\.csv:2: video 'a\\x1bb' has the control character U\+001B"),
+        ("video,question,answer\na\\b,Who?,Ann\n", r"qa\.csv:2: video 'a\\\\b' has a backslash in its name"),
         ("video,question,answer,split\na,Who?,Ann,dev\n", r"qa\.csv:2: split 'dev' is not one of train, v"),
         ("video,question,answer,modality\na,Who?,Ann,smell\n", r"qa\.csv:2: modality 'smell' is not one of"),
         ("video,question,answer,choices\na,Who?,Ann,Bob|Cid\n", r"qa\.csv:2: answer 'Ann' is not one of"),
@@ -73,6 +74,62 @@ def test_every_optional_column_is_read(tmp_path):
 def test_each_error_has_its_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         build("mine", write(tmp_path, text))
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])
+@pytest.mark.parametrize("column", ["question", "answer"])
+def test_a_quote_that_is_not_closed_is_reported_with_its_line(tmp_path, rows, column):
+    unclosed = 'c,"Who?,Ann\n' if column == "question" else 'c,Who?,"Ann\n'
+    text = "video,question,answer\na,Who?,Ann\n" + unclosed + "b,Who?,Ann\n" * rows
+    with pytest.raises(UserError, match=r"qa\.csv:3: not valid CSV \(.*\): check the quotes of this line"):
+        build("mine", write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("names", "files", "difference"),
+    [
+        (
+            ("93", "Clip", "ok"),
+            ("00000093.mp4", "other.mp4", "ok.mp4"),
+            "1 nearly match a file: '93' and '00000093.mp4'",
+        ),
+        (("CLIP", "ok"), ("clip.mp4", "ok.mp4"), "'CLIP' and 'clip.mp4' differ in case"),
+        (("sub/Clip007", "ok"), ("sub/clip7.mp4", "ok.mp4"), "differ in case and leading zeros"),
+        (("caf\u00e9", "ok"), ("cafe\u0301.mp4", "ok.mp4"), "differ in Unicode normalisation (NFC against NFD)"),
+    ],
+)
+def test_a_missing_video_whose_name_nearly_matches_a_file_gets_a_hint(tmp_path, names, files, difference):
+    for path in files:
+        (tmp_path / "clips" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clips" / path).write_bytes(path.encode())
+    rows = "".join(f"{name},Who?,Ann\n" for name in names)
+    built = build("mine", write(tmp_path, "video,question,answer\n" + rows), tmp_path / "clips")
+    assert any(difference in note for note in built.notes), built.notes
+
+
+def test_the_error_if_no_video_is_found_has_the_hint(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "007.mp4").touch()
+    with pytest.raises(
+        UserError, match=r"'7' and '007\.mp4' differ in leading zeros: write them as the files are named"
+    ):
+        build("mine", write(tmp_path, "video,question,answer\n7,Who?,Ann\n"), tmp_path / "clips")
+
+
+def test_an_unreadable_video_is_missing_and_listed_with_others_that_cannot_be_used(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(b"a")
+    (tmp_path / "clips" / "b.mp4").symlink_to(tmp_path / "clips" / "gone.mp4")
+    (tmp_path / "clips" / "c\\d.mp4").touch()
+    (tmp_path / "clips" / "notes.txt").touch()
+    head = "video,question,answer\na,Who?,Ann\n"
+    assert build("mine", write(tmp_path, head), tmp_path / "clips").skipped == ()
+    built = build("mine", write(tmp_path, head + "b,Who?,Ann\n"), tmp_path / "clips")
+    assert built.counts == {"missing_videos": 1}
+    assert [(found.kind, found.subject) for found in built.skipped] == [
+        ("invalid name", "c\\d.mp4"),
+        ("unreadable", "b.mp4"),
+    ]
 
 
 def test_a_missing_table_and_another_encoding_are_errors(tmp_path):

@@ -209,7 +209,7 @@ def test_corruption_of_all_media_data_fails_both_modalities(decoder, clip):
 def test_frame_with_too_many_pixels_is_failed(decoder, clip):
     media = decode(decoder, clip, DecodeRequest(frame_sizes=(SIZE,), max_pixels=192 * 128 - 1))
     assert (media.visual.state, media.audio.state) == (State.FAILED, State.COMPLETE)
-    assert media.visual.reason == "a frame of 192x128 has more than 24575 pixels"
+    assert media.visual.reason == "a frame of 192x128 has more than 24575 pixels (to allow more: --max-pixels)"
 
 
 def test_a_modality_that_is_not_requested_is_pending_and_does_not_move_t0(decoder, tmp_path):

@@ -1,5 +1,7 @@
 """A decoder that crashes, hangs or uses too much memory fails only that file and leaves no process behind."""
 
+import json
+import math
 import os
 import resource
 import signal
@@ -15,6 +17,7 @@ import psutil
 import pytest
 from failing_decoders import FailingDecoder
 
+from pipeline.media import decoder_process
 from pipeline.media.decoder_process import DecoderProcess, DecoderStartError, Limits
 from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest, FrameSize, Track
@@ -24,7 +27,7 @@ BUG_LINE = FailingDecoder.buggy.__code__.co_firstlineno + 1
 FAILING = "failing_decoders:FailingDecoder"
 SIZE = FrameSize("stretch", 64)
 REQUEST = DecodeRequest(seconds=2, frame_sizes=(SIZE,))
-LIMITS = Limits(min_cpu_seconds=1, wall_seconds=20, memory_bytes=200_000_000)
+LIMITS = Limits(cpu_seconds=1, wall_seconds=20, memory_bytes=200_000_000)
 
 
 @pytest.fixture
@@ -68,12 +71,61 @@ def test_a_minute_at_sixteen_frames_per_second_is_returned(tmp_path):
     assert [media_maker.read_number(image) for image in media.frames[clip]] == list(range(960))
 
 
-def test_more_frames_per_second_are_allowed_more_cpu_time():
-    limits = Limits(cpu_seconds_per_minute=30, min_cpu_seconds=10, cpu_seconds_per_frame=0.05)
-    clip = FrameSize("stretch", 112, per_second=16)
-    assert limits.cpu_seconds(DecodeRequest(seconds=60, frame_sizes=(SIZE,))) == 30
-    assert limits.cpu_seconds(DecodeRequest(seconds=60, frame_sizes=(SIZE, clip))) == 30 + 45
-    assert limits.cpu_seconds(DecodeRequest(seconds=2, frame_sizes=(SIZE,))) == 10
+def test_more_requested_seconds_are_allowed_more_cpu_time_unless_the_limit_is_given():
+    assert Limits().cpu_range(60) == (30, 1200)
+    assert Limits().cpu_range(2) == (10, 40)
+    assert Limits(cpu_seconds=7).cpu_range(60) == (7, 7)
+
+
+def test_cpu_time_grows_with_the_decoded_pixels_up_to_the_limit(monkeypatch):
+    limits, replies = [], []
+    monkeypatch.setattr(decoder_process, "_set_soft_limit", lambda limit, value: limits.append(value))
+    monkeypatch.setattr(decoder_process, "_write", lambda stream, data: replies.append(json.loads(data[8:])))
+    allowance = decoder_process._CpuAllowance(30, 33, 0)
+    for _ in range(6):
+        allowance.add_frame(3840 * 2160)
+    assert [limit - limits[0] for limit in limits] == [0, 1, 2, 3, 3]
+    assert replies == [{"cpu_seconds": seconds} for seconds in (31, 32, 33, 33)]
+
+
+@pytest.fixture
+def least_second(monkeypatch):
+    """Allow a file without decoded frames one second of CPU time."""
+    monkeypatch.setattr(decoder_process, "MIN_CPU_SECONDS", 1)
+    monkeypatch.setattr(decoder_process, "CPU_SECONDS_PER_SECOND", 0)
+
+
+@pytest.mark.usefixtures("least_second")
+def test_a_slow_file_is_decoded_as_long_as_it_yields_frames(tmp_path):
+    with DecoderProcess(FAILING) as process:
+        media, attempts = decode(process, tmp_path, "slow")
+    assert media.visual.state is State.COMPLETE
+    assert len(attempts) == 1
+
+
+@pytest.mark.usefixtures("least_second")
+def test_a_file_that_yields_frames_forever_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder_process, "MOST_CPU_SECONDS_PER_SECOND", 0.5)
+    with DecoderProcess(FAILING) as process:
+        media, _ = decode(process, tmp_path, "endless")
+    assert media.visual.reason == "used more than 1 s of CPU time twice (to allow more: --max-cpu-seconds)"
+
+
+def test_the_wall_clock_limit_is_of_the_time_without_progress(tmp_path):
+    with DecoderProcess(FAILING, Limits(wall_seconds=2)) as process:
+        media, attempts = decode(process, tmp_path, "waiting")
+    assert media.visual.state is State.COMPLETE
+    assert len(attempts) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the limits of another process")
+def test_frames_that_a_header_claims_buy_no_cpu_time(tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mkv", media_maker.steady(2), size=(64, 64))
+    media_maker.claim_duration(path, 10**9)
+    with DecoderProcess("pyav") as process:
+        assert process.decode(path, REQUEST).visual.steps == 2
+        decoding = psutil.Process(process.pid)
+        assert decoding.rlimit(psutil.RLIMIT_CPU)[0] <= math.ceil(sum(decoding.cpu_times()[:2])) + 10
 
 
 def test_one_process_decodes_many_files_whatever_they_print(process, tmp_path, capfd):
@@ -91,8 +143,8 @@ def test_one_process_decodes_many_files_whatever_they_print(process, tmp_path, c
             "killed_differently",
             "decoder killed by signal 9 (SIGKILL), then decoder killed by signal 11 (SIGSEGV)",
         ),
-        ("spinning", "used more than 1 s of CPU time twice"),
-        ("bloating", "needs more than 0.2 GB of memory twice"),
+        ("spinning", "used more than 1 s of CPU time twice (to allow more: --max-cpu-seconds)"),
+        ("bloating", "needs more than 0.2 GB of memory twice (to allow more: --max-memory-gb)"),
         (
             "buggy",
             "internal error of decoder failing_decoders:FailingDecoder, report it: "
@@ -188,14 +240,6 @@ def test_process_that_crashes_leaves_no_core_dump(process, tmp_path):
         assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, before)
-
-
-def test_too_large_file_is_not_opened(tmp_path):
-    path = tmp_path / "killed.mp4"
-    path.write_bytes(b"x" * 101)
-    with DecoderProcess(FAILING, Limits(file_bytes=100)) as process:
-        assert process.decode(path, REQUEST).visual.reason == "the file has 101 bytes, more than 100"
-    assert not (tmp_path / "killed.mp4.attempts").exists()
 
 
 def test_process_that_cannot_start_is_not_a_failure_of_the_file(tmp_path):

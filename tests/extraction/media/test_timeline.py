@@ -1,5 +1,6 @@
 """The time axis without files: selection of the frame and the audio of each second."""
 
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -226,3 +227,14 @@ def test_audio_longer_than_requested_is_truncated():
 
 def test_audio_that_starts_after_the_last_second_is_empty():
     assert assemble([(20, np.ones(100))])[1:] == (0, 0.0)
+
+
+def test_memory_of_the_waveform_is_that_of_the_file_not_of_the_requested_seconds():
+    assembler = WaveformAssembler(Fraction(0), 10_000, 44_100)
+    assembler.add(Fraction(0), np.ones(3 * 44_100, np.float32))
+    tracemalloc.start()
+    waveform, steps, _ = assembler.finish()
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (steps, len(waveform)) == (3, 3 * 44_100)
+    assert peak_bytes < 10_000_000

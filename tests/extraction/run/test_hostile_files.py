@@ -1,7 +1,9 @@
 """Runs over files that crash, hang or bloat the decoder process, or claim wrong sizes: each file fails alone."""
 
+import hashlib
 import struct
 from pathlib import Path
+from typing import Any
 
 import av
 import media_maker
@@ -15,6 +17,7 @@ from pipeline.manifests.manifest import save_manifest
 from pipeline.manifests.sources.folder import build
 from pipeline.media.decoder_process import DecoderProcess, Limits
 from pipeline.media.timeline import DecodeRequest, FrameSize, Track
+from pipeline.run.plan import Requested
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 
@@ -31,13 +34,6 @@ def folder(tmp_path: Path) -> Path:
 def make_manifest(folder: Path) -> Path:
     save_manifest(build("set", folder / "videos").manifest, folder)
     return folder
-
-
-def claim_duration(path: Path, seconds: int) -> None:
-    """Patch the header of a Matroska file to a duration of `seconds`."""
-    data = bytearray(path.read_bytes())
-    struct.pack_into(">d", data, data.index(b"\x44\x89\x88") + 3, seconds * 1000.0)
-    path.write_bytes(data)
 
 
 def claim_size(path: Path, side: int) -> None:
@@ -65,17 +61,43 @@ def test_files_that_kill_hang_or_bloat_the_decoder_fail_alone(folder: Path) -> N
     assert {failure["video_id"]: failure["reason"] for failure in summary.failures} == {
         "crashed": "decoder killed by signal 11 (SIGSEGV) twice",
         "hanging": "decoder did not answer for 2 s twice",
-        "bloating": "needs more than 0.2 GB of memory twice",
+        "bloating": "needs more than 0.2 GB of memory twice (to allow more: --max-memory-gb)",
     }
     assert summary.states["toy-audio"] == {"complete": 2, "failed": 3, "absent": 0, "pending": 0}
     assert verify_store(open_store(store)) == []
+
+
+def test_a_file_that_exceeded_a_limit_is_decoded_under_a_larger_one(folder: Path) -> None:
+    (folder / "videos" / "large.mp4").write_bytes(b"large")
+    store, manifest = folder / "store.zarr", make_manifest(folder)
+    options: dict[str, Any] = {"features": ("toy-audio",), "decoder": "failing_decoders:FailingDecoder"}
+    failed = run_toys(manifest, store, limits=Requested(max_memory_gb=0.05).limits, **options)
+    (failure,) = failed.failures
+    assert failure["reason"] == "needs more than 0.05 GB of memory twice (to allow more: --max-memory-gb)"
+    fingerprint = open_store(store).spec("toy-audio").fingerprint
+    assert run_toys(manifest, store, limits=Requested().limits, retry_failed=True, **options).is_complete
+    assert open_store(store).spec("toy-audio").fingerprint == fingerprint
+
+
+def test_a_file_of_ten_terabytes_is_neither_hashed_nor_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "videos" / "fine.mp4").write_bytes(b"fine")
+    manifest = make_manifest(folder)
+    (folder / "videos" / "fine.mp4").unlink()
+    with (folder / "videos" / "fine.mp4").open("wb") as file:
+        file.truncate(10**13)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *arguments: pytest.fail("the file is hashed"))
+    summary = run_toys(manifest, folder / "store.zarr", ("toy-audio",), decoder="failing_decoders:FailingDecoder")
+    (failure,) = summary.failures
+    expected = "the file has 10000000000000 bytes, more than 20000000000 (to allow more: --max-file-gb)"
+    assert failure["reason"] == expected
+    assert not (folder / "videos" / "fine.mp4.attempts").exists()
 
 
 def test_files_that_claim_a_wrong_duration_or_size_affect_no_other_file(folder: Path) -> None:
     videos = folder / "videos"
     for name in ("fine", "long"):
         media_maker.write_clip(videos / f"{name}.mkv", media_maker.steady(3), (0, 3), size=(64, 64))
-    claim_duration(videos / "long.mkv", CLAIMED_SECONDS)
+    media_maker.claim_duration(videos / "long.mkv", CLAIMED_SECONDS)
     with av.open(str(videos / "long.mkv")) as container:
         assert container.duration == CLAIMED_SECONDS * av.time_base, "the header claims the wrong duration"
     claim_size(videos / "wide.mov", 100_000)

@@ -153,10 +153,12 @@ class FrameCollector:
             for selector in self._selectors.values():
                 selector.add_lost(start, event.duration)
             return
-        if frame.width * frame.height > self._request.max_pixels:
-            size = f"{frame.width}x{frame.height}"
-            self._track = self._record.fail(f"a frame of {size} has more than {self._request.max_pixels} pixels")
+        pixels = frame.width * frame.height
+        if pixels > self._request.max_pixels:
+            why = f"a frame of {frame.width}x{frame.height} has more than {self._request.max_pixels} pixels"
+            self._track = self._record.fail(f"{why} (to allow more: --max-pixels)")
             return
+        self._request.on_frame(pixels)
         if self._is_counted:
             self._end = max(self._end, self._record.end)
         # Counted even if it is not selected: later frames up to the next IDR frame depend on it without being marked.
