@@ -24,6 +24,7 @@ from pipeline.media.timeline import (
     WaveformAssembler,
     count_steps,
     fill_lost_frames,
+    first_step,
 )
 from pipeline.store.schema import State
 
@@ -86,11 +87,16 @@ class _Record:
         self.duration = event.duration
         return self.start
 
-    def complete(self, steps: int, note: str) -> Track:
-        return Track(State.COMPLETE, steps, self._reason(note))
+    def complete(self, steps: int, first: int, note: str) -> Track:
+        late = f"the {self.kind} starts at second {first}" if first else ""
+        return Track(State.COMPLETE, steps, "; ".join(filter(None, [late, self._reason(note)])), first)
 
     def fail(self, why: str, note: str = "") -> Track:
         return Track(State.FAILED, reason="; ".join(filter(None, [why, self._reason(note)])))
+
+    def fail_empty(self, what: str, seconds: int, note: str) -> Track:
+        why = f"the first {seconds} seconds have no {what}" if self.decoded else f"no {what} could be decoded"
+        return self.fail(why, note)
 
     def _reason(self, note: str) -> str:
         lost = concealed = ""
@@ -167,15 +173,17 @@ class FrameCollector:
             return {}, self._track
         note = "" if self.is_done else note
         rows = {rate: selector.finish() for rate, selector in self._selectors.items()}
-        missing = [second for second, row in enumerate(rows[1]) if row is None]
-        if len(missing) == len(rows[1]):
-            return {}, self._record.fail("no frame could be decoded", note)
+        shown = [second for second, row in enumerate(rows[1]) if row is not None]
+        if not shown:
+            return {}, self._record.fail_empty("frame", self._request.seconds, note)
+        first = shown[0]
+        missing = [second for second, row in enumerate(rows[1]) if row is None and second > first]
         if missing:
             why = f"{len(missing)} of {len(rows[1])} seconds have no frame (first: second {missing[0]})"
             return {}, self._record.fail(why, note)
         steps = count_steps(float(self._end - self._t0), len(rows[1])) if self._is_counted else len(rows[1])
-        frames = {size: _stack(rows[size.per_second], size) for size in self._request.frame_sizes}
-        return frames, self._record.complete(steps, note)
+        frames = {size: _stack(rows[size.per_second], size, first) for size in self._request.frame_sizes}
+        return frames, self._record.complete(steps, first, note)
 
     def _fit(self, image: Callable[[], np.ndarray], rate: int) -> dict[FrameSize, np.ndarray]:
         return {size: fit(image(), size) for size in self._request.frame_sizes if size.per_second == rate}
@@ -189,6 +197,7 @@ class AudioCollector:
         self._track = _track_without_decoding(stream, request.wants_audio, self._record.kind)
         self._rate = stream.sample_rate if isinstance(stream, av.AudioStream) and self._track is None else 0
         self._t0, self._seconds = t0, request.seconds
+        self._is_counted = request.padding == "released"
         self._assembler: WaveformAssembler | None = None
 
     @property
@@ -215,11 +224,12 @@ class AudioCollector:
             return empty, 0, self._track
         note = "" if self.is_done else note
         waveform, steps, coverage = self._assembler.finish() if self._assembler else (empty, 0, 0.0)
-        if not steps:
-            return empty, 0, self._record.fail("no audio could be decoded", note)
+        if self._assembler is None or not steps:
+            return empty, 0, self._record.fail_empty("audio", self._seconds, note)
         if coverage < AUDIO_COVERAGE:
             return empty, 0, self._record.fail(f"only {coverage:.0%} of the audio could be decoded", note)
-        return waveform, self._rate, self._record.complete(steps, note)
+        first = 0 if self._is_counted else first_step(self._assembler.delay_seconds, steps)
+        return waveform, self._rate, self._record.complete(steps, first, note)
 
 
 def _to_image(frame: av.VideoFrame) -> np.ndarray:
@@ -235,9 +245,11 @@ def display_matrix(frame: av.VideoFrame) -> list[int] | None:
     return None if matrix is None else np.frombuffer(cast(bytes, matrix), np.int32).tolist()
 
 
-def _stack(rows: Sequence[dict[FrameSize, np.ndarray] | None], size: FrameSize) -> np.ndarray:
-    """Return uint8 [row, height, width, 3] of `rows`, which have at least one frame per second."""
-    return np.stack([row[size] for row in fill_lost_frames(rows, size.per_second) if row is not None])
+def _stack(rows: Sequence[dict[FrameSize, np.ndarray] | None], size: FrameSize, first: int) -> np.ndarray:
+    """Return uint8 [row, height, width, 3] of `rows`, black before second `first`, from which on each has a frame."""
+    late = first * size.per_second
+    stacked = np.stack([row[size] for row in fill_lost_frames(rows[late:], size.per_second) if row is not None])
+    return np.pad(stacked, ((late, 0), (0, 0), (0, 0), (0, 0))) if late else stacked
 
 
 def _to_mono(frame: av.AudioFrame) -> np.ndarray:
