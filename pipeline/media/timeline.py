@@ -281,6 +281,7 @@ class WaveformAssembler:
         self._blocks: list[tuple[int, np.ndarray]] = []
         self._end: int | None = None
         self._reached = 0
+        self._overlap = 0
 
     @property
     def is_done(self) -> bool:
@@ -294,6 +295,7 @@ class WaveformAssembler:
             first = self._end
         self._reached = max(self._reached, first + len(samples))
         free = max(0, self._end or 0)
+        self._overlap += max(0, min(free, first + len(samples)) - max(0, first))
         block = samples[max(0, free - first) :]
         first = max(first, free)
         self._end = first + len(block)
@@ -309,6 +311,11 @@ class WaveformAssembler:
     def delay_seconds(self) -> float:
         """The time from t0 to the first placed sample, 0 without any."""
         return self._blocks[0][0] / self._rate if self._blocks else 0.0
+
+    @property
+    def overlap_seconds(self) -> float:
+        """The duration of the samples that were dropped because others had been placed at their time."""
+        return self._overlap / self._rate
 
     def finish(self) -> tuple[np.ndarray, int, float]:
         """Return (waveform, steps, coverage).

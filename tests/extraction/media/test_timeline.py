@@ -213,6 +213,15 @@ def test_late_audio_starts_with_zeros_and_has_full_coverage():
     assert waveform[200:].all()
 
 
+def test_overlapping_audio_is_dropped_and_measured():
+    assembler = WaveformAssembler(Fraction(0), 10, 100)
+    for start, value in [(0, 0.1), (Fraction(1, 2), 0.2), (Fraction(3, 2), 0.3)]:
+        assembler.add(Fraction(start), np.full(100, value, np.float32))
+    waveform, _, _ = assembler.finish()
+    assert waveform[[99, 100, 149, 150]].tolist() == pytest.approx([0.1, 0.2, 0.2, 0.3])
+    assert assembler.overlap_seconds == 0.5
+
+
 def test_lost_audio_lowers_the_coverage_unless_it_is_before_the_first_sample():
     assert assemble([(second, np.ones(100)) for second in range(1, 6)], lost=[(0, 1)])[1:] == (6, 1)
     for lost in [(1, 1), (5, 1)]:

@@ -39,6 +39,9 @@ SAMPLE_TYPES: dict[str, type[np.generic]] = {
 
 AVFrame = av.VideoFrame | av.AudioFrame
 
+# Neighbouring frames change places in AVI, whose packets have no presentation timestamps.
+ORDER_SLACK_SECONDS = Fraction(1, 10)
+
 
 @dataclass(frozen=True)
 class ExternalFrame:
@@ -62,13 +65,17 @@ class Event:
 
 @dataclass
 class _Record:
-    """The decoding record of one stream: counts of decoded, concealed and lost frames, and the reason of the track."""
+    """The decoding record of one stream: counts of decoded, concealed and lost frames, and the reason of the track.
+
+    `dropped` says what was decoded but has no place on the time axis.
+    """
 
     kind: str
     decoded: int = 0
     concealed: int = 0
     lost: int = 0
     error: str = ""
+    dropped: str = ""
     start: Fraction = Fraction(0)
     duration: Fraction = Fraction(0)
 
@@ -105,7 +112,7 @@ class _Record:
             lost = f"{self.lost} of {count} {self.kind} packets could not be decoded: {self.error}"
         if self.concealed:
             concealed = f"FFmpeg concealed errors in {self.concealed} frame{'s' if self.concealed > 1 else ''}"
-        return "; ".join(filter(None, [lost, concealed, note]))
+        return "; ".join(filter(None, [lost, concealed, self.dropped, note]))
 
 
 def _track_without_decoding(stream: Stream | None, is_requested: bool, kind: str) -> Track | None:
@@ -135,6 +142,8 @@ class FrameCollector:
             rate: FrameSelector(t0, request.seconds, rate) for rate in rates
         }
         self._t0 = self._end = t0
+        self._latest: Fraction | None = None
+        self._out_of_order = 0
         if self._track is None and self._is_counted:
             frame_rate = stream.average_rate or stream.guessed_rate if stream is not None else None
             if frame_rate:
@@ -161,17 +170,23 @@ class FrameCollector:
             return
         if self._is_counted:
             self._end = max(self._end, self._record.end)
+        elif self._latest is not None and start < self._latest - ORDER_SLACK_SECONDS:
+            self._out_of_order += 1
+        self._latest = start if self._latest is None else max(self._latest, start)
         # Counted even if it is not selected: later frames up to the next IDR frame depend on it without being marked.
         self._record.concealed += isinstance(frame, av.VideoFrame) and frame.is_corrupt
         image = cache(frame.decode if isinstance(frame, ExternalFrame) else partial(_to_image, frame))
         for rate, selector in self._selectors.items():
             selector.add(start, event.duration, partial(self._fit, image, rate))
 
-    def finish(self, note: str) -> tuple[dict[FrameSize, np.ndarray], Track]:
-        """Return the frames by size and the track; `note` reports an early end of the file."""
+    def finish(self, early_end: str, repairs: str) -> tuple[dict[FrameSize, np.ndarray], Track]:
+        """Return the frames by size and the track; the arguments report an early end of the file, and repairs."""
         if self._track is not None:
             return {}, self._track
-        note = "" if self.is_done else note
+        note = repairs if self.is_done else "; ".join(filter(None, [repairs, early_end]))
+        if self._out_of_order:
+            plural = "s" if self._out_of_order > 1 else ""
+            self._record.dropped = f"{self._out_of_order} frame{plural} out of order dropped"
         rows = {rate: selector.finish() for rate, selector in self._selectors.items()}
         shown = [second for second, row in enumerate(rows[1]) if row is not None]
         if not shown:
@@ -217,12 +232,14 @@ class AudioCollector:
         else:
             self._assembler.add_lost(start, event.duration)
 
-    def finish(self, note: str) -> tuple[np.ndarray, int, Track]:
-        """Return the waveform, its sample rate and the track; `note` reports an early end of the file."""
+    def finish(self, early_end: str, repairs: str) -> tuple[np.ndarray, int, Track]:
+        """Return the waveform, its rate and the track; the arguments report an early end of the file, and repairs."""
         empty = np.zeros(0, np.float32)
         if self._track is not None:
             return empty, 0, self._track
-        note = "" if self.is_done else note
+        note = repairs if self.is_done else "; ".join(filter(None, [repairs, early_end]))
+        if self._assembler is not None and self._assembler.overlap_seconds:
+            self._record.dropped = f"{self._assembler.overlap_seconds:.2f} s of overlapping audio dropped"
         waveform, steps, coverage = self._assembler.finish() if self._assembler else (empty, 0, 0.0)
         if self._assembler is None or not steps:
             return empty, 0, self._record.fail_empty("audio", self._seconds, note)
