@@ -48,6 +48,10 @@ class Change(Protocol):
         """Return the steps that the altered store reports."""
         ...
 
+    def first_steps(self, firsts: np.ndarray) -> np.ndarray:
+        """Return the first steps that the altered store reports."""
+        ...
+
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
         """Return [step, ...]: the altered values of one video at `steps`."""
         ...
@@ -63,6 +67,10 @@ class Emptied:
     def steps(self, steps: np.ndarray) -> np.ndarray:
         """Return 0 for every video."""
         return np.zeros_like(steps)
+
+    def first_steps(self, firsts: np.ndarray) -> np.ndarray:
+        """Return 0 for every video."""
+        return np.zeros_like(firsts)
 
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
         """Return NaN [step, ...]."""
@@ -84,6 +92,10 @@ class Randomised:
         """Return a random number of steps for every video."""
         return np.random.default_rng(self.seed).integers(1, self.seconds + 1, len(steps)).astype(steps.dtype)
 
+    def first_steps(self, firsts: np.ndarray) -> np.ndarray:
+        """Return 0 for every video."""
+        return np.zeros_like(firsts)
+
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
         """Return normally distributed values [step, ...]."""
         generator = np.random.default_rng((self.seed, video))
@@ -104,6 +116,10 @@ class Swapped:
     def steps(self, steps: np.ndarray) -> np.ndarray:
         """Return the steps of the sources."""
         return steps[self.source]
+
+    def first_steps(self, firsts: np.ndarray) -> np.ndarray:
+        """Return the first steps of the sources."""
+        return firsts[self.source]
 
     def read(self, array: Any, spec: FeatureSpec, video: int, steps: np.ndarray) -> np.ndarray:
         """Return the values of the source [step, ...]."""
@@ -154,6 +170,11 @@ class AlteredStore:
         """Return the steps of `modality` [video]."""
         steps = self.store.steps(modality)
         return self.changes[modality].steps(steps) if modality in self.changes else steps
+
+    def first_steps(self, modality: str) -> np.ndarray:
+        """Return the first steps of `modality` [video]."""
+        firsts = self.store.first_steps(modality)
+        return self.changes[modality].first_steps(firsts) if modality in self.changes else firsts
 
     def values(self, feature: str) -> Any:
         """Return the array of `feature`, with the change of its modality."""

@@ -37,8 +37,8 @@ def compare_with_reference(
 
     `videos`, one entry per compared video, the least similar first: the cosine over all rows, the least cosine of a
     row and its index, the largest absolute difference and its row, the rows below `MIN_COSINE` (`rows_unlike`), the
-    numbers of steps (the common first ones are compared) and the order of the array's axes. A complete row of the
-    store with values that are not finite counts as unlike, and the numbers of its video are None.
+    numbers of steps from the video's first one on (the common ones are compared) and the order of the array's axes. A
+    complete row of the store with values that are not finite counts as unlike, and the numbers of its video are None.
     `refused`: arrays that are not of this feature. `only_in_store`, `only_in_reference`: videos missing from the other.
     `summary`: statistics over the videos with numbers; `videos_damaged` counts the others.
     Raises `UserError` if the feature or the folder does not exist, or if nothing could be compared.
@@ -51,9 +51,8 @@ def compare_with_reference(
     for done, video_id in enumerate(shared, start=1):
         try:
             reference, axes = _load(paths[video_id], store.values(feature).shape[2:], dims)
-            videos.append(
-                {"video_id": video_id, **_compare(_read_rows(store, feature, video_id), reference), "axes": axes}
-            )
+            rows, first = _read_rows(store, feature, video_id)
+            videos.append({"video_id": video_id, **_compare(rows, reference[first:], first), "axes": axes})
         except _MismatchError as error:
             refused.append({"video_id": video_id, "reason": str(error)})
         on_progress(done, len(shared))
@@ -132,23 +131,25 @@ def _orders(found: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[tuple[in
     yield from [identity] if identity in matching else [o for o in matching if o[0] == 0] or matching
 
 
-def _read_rows(store: FeatureStore, feature: str, video_id: str) -> np.ndarray:
-    """Return the rows [step, ...] of a complete video, without the fill values of a padded short video."""
-    row, spec = store.rows[video_id], store.spec(feature)
-    is_padded = spec.constants.get("sampling", {}).get("short", "pad") == "pad"
-    steps = int(store.steps(spec.modality)[row]) if is_padded else store.seconds
+def _read_rows(store: FeatureStore, feature: str, video_id: str) -> tuple[np.ndarray, int]:
+    """Return the rows [step, ...] of a complete video, without the fill values around them, and its first step."""
+    row = store.rows[video_id]
+    first, stop = (int(steps[row]) for steps in store.filled_steps(feature))
     with reporting_damage(store.path, f"features/{feature}/values"):
-        return np.asarray(store.values(feature)[row])[:steps]
+        return np.asarray(store.values(feature)[row])[first:stop], first
 
 
-def _compare(stored: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+def _compare(stored: np.ndarray, reference: np.ndarray, first: int) -> dict[str, Any]:
+    """Return the differences between two arrays [step, ...] whose first row is that of step `first`."""
     steps = min(len(stored), len(reference))
+    if not steps:
+        raise _MismatchError(f"has no row of step {first}, the video's first")
     products, scales, differences = np.full((steps, 3), np.nan), np.full((steps, 2), np.nan), np.full(steps, np.nan)
     for row in range(steps):
         own = stored[row].astype(np.float64).ravel()
         published = np.asarray(reference[row], np.float64).ravel()
         if not np.isfinite(published).all():
-            raise _MismatchError(f"row {row} contains values that are not finite")
+            raise _MismatchError(f"row {first + row} contains values that are not finite")
         if not np.isfinite(own).all():
             continue
         differences[row] = np.abs(own - published).max()
@@ -162,10 +163,10 @@ def _compare(stored: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
     return {
         "cosine": _number(_cosine(sums)),
         "least_cosine": _number(cosines.min()),
-        "least_cosine_row": int(cosines.argmin()),
+        "least_cosine_row": first + int(cosines.argmin()),
         "largest_difference": _number(differences.max()),
-        "largest_difference_row": int(differences.argmax()),
-        "rows_unlike": np.flatnonzero(~(cosines >= MIN_COSINE)).tolist(),
+        "largest_difference_row": first + int(differences.argmax()),
+        "rows_unlike": (first + np.flatnonzero(~(cosines >= MIN_COSINE))).tolist(),
         "steps_in_store": len(stored),
         "steps_in_reference": len(reference),
         "steps_compared": steps,

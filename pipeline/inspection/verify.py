@@ -36,24 +36,23 @@ def summarise_store(store: FeatureStore) -> dict[str, Any]:
 def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
     """Read every value of the store and return its problems, one line each; the list is empty if there are none.
 
-    A complete row must have finite values in its steps and the fill value after them (`pad`), or finite values in all
-    steps (`cycle`, `released`). An absent or failed row must have only the fill value. The states of features and
-    videos must agree. A pending row may have values, written before its run was stopped. A question must have all
-    values of a feature or none.
+    A complete row must have finite values in its steps and the fill value before and after them (`pad`), or finite
+    values in all steps (`cycle`, `released`). An absent or failed row must have only the fill value. The states of
+    features and videos must agree. A pending row may have values, written before its run was stopped. A question must
+    have all values of a feature or none.
     """
     problems = list(_question_problems(store))
     total = len(store.video_ids) * len(store.feature_names)
     for position, name in enumerate(store.feature_names):
         spec, states, values = store.spec(name), store.state(name), store.values(name)
-        is_padded = spec.constants.get("sampling", {}).get("short", "pad") == "pad"
-        steps = store.steps(spec.modality)
+        firsts, stops = store.filled_steps(name)
         presence = store.presence(spec.modality)
         for row, video_id in enumerate(store.video_ids):
-            expected = int(steps[row]) if is_padded else store.seconds
+            filled = slice(int(firsts[row]), int(stops[row]))
             try:
                 with reporting_damage(store.path, f"features/{name}/values"):
                     stored = values[row]
-                problem = _row_problem(stored, State(int(states[row])), State(int(presence[row])), expected)
+                problem = _row_problem(stored, State(int(states[row])), State(int(presence[row])), filled)
             except UserError as error:
                 problem = str(error)
             if problem:
@@ -62,7 +61,7 @@ def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = 
     return problems
 
 
-def _row_problem(values: np.ndarray, state: State, presence: State, steps: int) -> str:
+def _row_problem(values: np.ndarray, state: State, presence: State, filled: slice) -> str:
     is_missing = np.isnan(values).reshape(len(values), -1)
     if state is State.PENDING:
         return ""
@@ -70,14 +69,17 @@ def _row_problem(values: np.ndarray, state: State, presence: State, steps: int) 
         return "" if is_missing.all() else f"the state is {state.name.lower()}, but the row has values"
     if presence is not State.COMPLETE:
         return f"the feature is complete, but the modality is {presence.name.lower()}"
-    if steps < 1:
-        return f"the state is complete, but it has {steps} steps"
-    if is_missing[:steps].any():
-        incomplete = int(is_missing[:steps].any(axis=1).sum())
-        return f"the state is complete, but values are missing in {incomplete} of {steps} steps"
-    if not is_missing[steps:].all():
-        return f"the row has values after its {steps} steps"
-    return "" if np.isfinite(values[:steps]).all() else "the row has infinite values"
+    count = filled.stop - filled.start
+    if count < 1:
+        return f"the state is complete, but it has {count} steps"
+    incomplete = int(is_missing[filled].any(axis=1).sum())
+    if incomplete:
+        return f"the state is complete, but values are missing in {incomplete} of {count} steps"
+    if not is_missing[: filled.start].all():
+        return f"the row has values before its first step, {filled.start}"
+    if not is_missing[filled.stop :].all():
+        return f"the row has values after its {filled.stop} steps"
+    return "" if np.isfinite(values[filled]).all() else "the row has infinite values"
 
 
 def _question_problems(store: FeatureStore) -> Iterator[str]:

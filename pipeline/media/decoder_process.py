@@ -350,7 +350,7 @@ def _read_media(stream: int, header: dict[str, Any], wall_seconds: float) -> Med
 
 
 def _to_track(record: dict[str, Any]) -> Track:
-    return Track(State(record["state"]), record["steps"], record["reason"])
+    return Track(State(record["state"]), record["steps"], record["reason"], record["first"])
 
 
 def _pack_header(header: dict[str, Any]) -> bytes:

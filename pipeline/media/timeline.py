@@ -69,11 +69,15 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class Track:
-    """One modality of one decoded video: its state, its number of steps (0 unless complete), the reason."""
+    """One modality of one decoded video: its state, its steps (0 unless complete), the reason.
+
+    The modality has the steps `first` to `steps` - 1 of the time axis. `first` is not 0 if it starts late.
+    """
 
     state: State
     steps: int = 0
     reason: str = ""
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class Media:
     `frames[size]`: uint8 [time x per_second, height, width, 3], RGB, `size.per_second` rows for each of
     `visual.steps` steps (`seconds` steps for `released`). `waveform`: float32 [sample], mono in [-1, 1],
     starting at t0, `audio.steps` seconds long at `sample_rate_hz`, padded with zeros to whole seconds. Each is empty
-    unless its track is complete.
+    unless its track is complete. In the steps before the first one of their track, frames are black and the waveform
+    has no more than `DURATION_SLACK_SECONDS` of audio.
     """
 
     visual: Track
@@ -102,6 +107,11 @@ def fail_media(reason: str) -> Media:
 def count_steps(duration_seconds: float, seconds: int) -> int:
     """Return the number of steps of a modality that ends `duration_seconds` after t0: 1 to `seconds`."""
     return max(1, min(seconds, math.ceil(duration_seconds - DURATION_SLACK_SECONDS)))
+
+
+def first_step(delay_seconds: float, steps: int) -> int:
+    """Return the first step of a modality of `steps` steps that starts `delay_seconds` after t0."""
+    return max(0, min(steps - 1, math.floor(delay_seconds + DURATION_SLACK_SECONDS)))
 
 
 @dataclass
@@ -165,8 +175,8 @@ class FrameSelector(Generic[Frame]):
     def finish(self) -> list[Frame | None]:
         """Return `per_second` frames per step of the video's actual duration, None for each missing one.
 
-        Less than a second of lost frames at the end shortens the video; a longer lost end becomes steps without a
-        frame. The list is empty if there was no frame.
+        Steps before the first frame have none. Less than a second of lost frames at the end shortens the video; a
+        longer lost end becomes steps without a frame. The list is empty if there was no frame.
         """
         if self._current is None:
             return []
@@ -271,20 +281,22 @@ class WaveformAssembler:
         self._limit = seconds * sample_rate_hz
         self._blocks: list[tuple[int, np.ndarray]] = []
         self._end: int | None = None
-        self._span = (self._limit, 0)
+        self._reached = 0
+        self._overlap = 0
 
     @property
     def is_done(self) -> bool:
         """Whether audio, decoded or lost, has reached the end of the last requested second."""
-        return self._span[1] >= self._limit
+        return self._reached >= self._limit
 
     def add(self, start: Fraction, samples: np.ndarray) -> None:
         """Place the block `samples` [sample], float32, whose first sample is at `start`."""
         first = self._sample_index(start)
         if self._end is not None and abs(first - self._end) <= JITTER_SECONDS * self._rate:
             first = self._end
-        self._extend_span(first, first + len(samples))
+        self._reached = max(self._reached, first + len(samples))
         free = max(0, self._end or 0)
+        self._overlap += max(0, min(free, first + len(samples)) - max(0, first))
         block = samples[max(0, free - first) :]
         first = max(first, free)
         self._end = first + len(block)
@@ -294,14 +306,24 @@ class WaveformAssembler:
 
     def add_lost(self, start: Fraction, duration: Fraction) -> None:
         """Add audio that could not be decoded: it counts as missing unless other samples are placed there."""
-        self._extend_span(self._sample_index(start), self._sample_index(start + duration))
+        self._reached = max(self._reached, self._sample_index(start + duration))
+
+    @property
+    def delay_seconds(self) -> float:
+        """The time from t0 to the first placed sample, 0 without any."""
+        return self._blocks[0][0] / self._rate if self._blocks else 0.0
+
+    @property
+    def overlap_seconds(self) -> float:
+        """The duration of the samples that were dropped because others had been placed at their time."""
+        return self._overlap / self._rate
 
     def finish(self) -> tuple[np.ndarray, int, float]:
         """Return (waveform, steps, coverage).
 
         `waveform` float32 [sample] in [-1, 1] is `steps` whole seconds long, zero where no sample was placed;
-        `coverage` is the share of finite decoded samples among those from the first to the last within the requested
-        seconds. Without any sample: empty, 0 steps, coverage 0.
+        `coverage` is the share of finite decoded samples among those from the first placed one to the last, decoded or
+        lost, within the requested seconds. Without any sample: empty, 0 steps, coverage 0.
         """
         if not self._blocks:
             return np.zeros(0, np.float32), 0, 0.0
@@ -312,8 +334,9 @@ class WaveformAssembler:
             waveform[index : index + len(block)] = block
         covered = np.isfinite(waveform).sum()
         waveform[~np.isfinite(waveform)] = 0
-        first, end = max(0, self._span[0]), min(self._limit, self._span[1])
-        return np.clip(waveform[: steps * self._rate], -1, 1), steps, float(covered / (end - first))
+        first = self._blocks[0][0]
+        coverage = float(covered / (min(self._limit, self._reached) - first))
+        return np.clip(waveform[: steps * self._rate], -1, 1), steps, coverage
 
     def parts(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Yield (start in seconds, samples) of each run of placed samples without a gap."""
@@ -336,6 +359,3 @@ class WaveformAssembler:
         divisor = denominator * t0_denominator
         whole, rest = divmod((numerator * t0_denominator - t0_numerator * denominator) * self._rate, divisor)
         return whole + (2 * rest + whole % 2 > divisor)
-
-    def _extend_span(self, start: int, end: int) -> None:
-        self._span = (min(self._span[0], start), max(self._span[1], end))

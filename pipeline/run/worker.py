@@ -63,7 +63,7 @@ def extract_partition(plan: ExtractionPlan, spec_indices: dict[str, int], partit
     for task, (record, media) in zip(partition.videos, decoded, strict=True):
         videos.append(record)
         for name in task.features:
-            state, reason, values = _extract(tools.extractors[name], media, plan)
+            state, reason, values = _extract(tools.extractors[name], media, plan, tools.specs[name].fill_value)
             features.append(FeatureRecord(task.row, name, state, reason, spec_indices.get(name, 0)))
             if values is None:
                 # A stopped run may have written values of an earlier version of the file: overwrite them with fill.
@@ -126,6 +126,7 @@ def _decode(
         states={modality: track.state for modality, track in tracks.items()},
         steps={modality: track.steps for modality, track in tracks.items()},
         reasons={modality: track.reason for modality, track in tracks.items()},
+        firsts={modality: track.first for modality, track in tracks.items()},
     )
     return record, media
 
@@ -140,7 +141,9 @@ def _request(extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, task
     )
 
 
-def _extract(extractor: FeatureExtractor, media: Media, plan: ExtractionPlan) -> tuple[State, str, np.ndarray | None]:
+def _extract(
+    extractor: FeatureExtractor, media: Media, plan: ExtractionPlan, fill_value: float
+) -> tuple[State, str, np.ndarray | None]:
     track = media.visual if extractor.modality == "visual" else media.audio
     if track.state is not State.COMPLETE:
         return track.state, track.reason, None
@@ -149,7 +152,9 @@ def _extract(extractor: FeatureExtractor, media: Media, plan: ExtractionPlan) ->
     except FloatingPointError as error:
         return State.FAILED, f"{extractor.name}: {error}", None
     if plan.padding == "cycle":
-        values = values[np.arange(plan.seconds) % len(values)]
+        values = values[track.first + (np.arange(plan.seconds) - track.first) % (len(values) - track.first)]
+    elif track.first:
+        values = np.concatenate([np.full_like(values[: track.first], fill_value), values[track.first :]])
     return State.COMPLETE, "", values[: plan.seconds]
 
 

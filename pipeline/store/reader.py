@@ -48,7 +48,10 @@ def open_group(path: str | Path, mode: Any) -> zarr.Group:
         ) from None
     found = root.attrs.get(FORMAT_ATTRIBUTE)
     if found != STORE_FORMAT:
-        raise UserError(f"store {path} has format {found!r}, this program reads {STORE_FORMAT}: extract it again")
+        raise UserError(
+            f"store {path} has format {found!r}, this version of mavqa uses {STORE_FORMAT}: extract it again into "
+            "another --store, or use the version that wrote it"
+        )
     return root
 
 
@@ -118,8 +121,24 @@ class FeatureStore:
         return self._index(f"videos/{modality}")
 
     def steps(self, modality: str) -> np.ndarray:
-        """Return the number of steps of `modality` on the time axis, int32 [video]."""
+        """Return the end of `modality` on the time axis, int32 [video]: its last step + 1, 0 unless it is complete."""
         return self._index(f"videos/steps_{modality}")
+
+    def first_steps(self, modality: str) -> np.ndarray:
+        """Return the first step of `modality` on the time axis, int32 [video]: 0 unless it starts late."""
+        return self._index(f"videos/first_{modality}")
+
+    def filled_steps(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return (first, stop), each int32 [video]: the steps in which a complete row of `feature` has values.
+
+        They are the steps of the modality, or, where padding fills the others too, all steps of the store.
+        """
+        spec = self.spec(feature)
+        padding = spec.constants.get("sampling", {}).get("short", "pad")
+        if padding == "cycle" or (padding == "released" and spec.modality == "visual"):
+            whole = np.full(len(self.video_ids), self.seconds, np.int32)
+            return np.zeros_like(whole), whole
+        return self.first_steps(spec.modality), self.steps(spec.modality)
 
     def reasons(self, modality: str) -> list[str]:
         """Return one text per video: why `modality` is not complete, or which errors a complete one has; "" if none."""
@@ -142,7 +161,9 @@ class FeatureStore:
         return self._array(f"features/{feature}/values")
 
     def read(self, feature: str, video_id: str) -> np.ndarray:
-        """Return [time, ...], `feature` of one video in the steps that the video has.
+        """Return [time, ...], `feature` of one video: a row per step of the time axis, up to the modality's last one.
+
+        Rows before the first step of a modality that starts late are the fill value: NaN, or -1 for integers.
 
         Raises `UserError` if the store does not have the video or the feature, or if it is not complete, with the
         reason.

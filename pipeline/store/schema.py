@@ -3,7 +3,8 @@
 Layout (Zarr v3, readable with plain zarr, dask and xarray):
 
     attrs: mavqa_format, seconds, created_by
-    videos/     video_id, source_sha256, steps_visual, steps_audio, visual, audio, visual_reason, audio_reason   [video]
+    videos/     video_id, source_sha256   [video]
+                visual, steps_visual, first_visual, visual_reason, and the same of audio   [video]
     features/<name>/   values [video, time, ...]   state, reason, made_by [video]   attrs: spec, fingerprint, accepted
     questions/  text [question]   <name>/values [question, ...]   attrs: spec, fingerprint, accepted
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 FORMAT_ATTRIBUTE = "mavqa_format"
 VIDEOS_PER_PARTITION = 16
 ROWS_PER_INDEX_CHUNK = 65_536

@@ -8,7 +8,7 @@ Order: values, then the videos' states, then the feature's state, so that a row 
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,6 +42,8 @@ _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
     ("source_sha256", str, ""),
     ("steps_visual", "int32", 0),
     ("steps_audio", "int32", 0),
+    ("first_visual", "int32", 0),
+    ("first_audio", "int32", 0),
     ("visual", "uint8", 0),
     ("audio", "uint8", 0),
     ("visual_reason", str, ""),
@@ -58,13 +60,17 @@ _RANK = {State.PENDING: 0, State.FAILED: 1, State.ABSENT: 2, State.COMPLETE: 3}
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """The result of decoding one video: states, steps and reasons by modality, and the SHA-256 of its file."""
+    """The result of decoding one video by modality, and the SHA-256 of its file.
+
+    A modality has the steps `firsts` (0 unless it starts late) to `steps` - 1 of the time axis.
+    """
 
     row: int
     source_sha256: str
     states: dict[str, State]
     steps: dict[str, int]
     reasons: dict[str, str]
+    firsts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
 
 
 @dataclass(frozen=True)
@@ -244,6 +250,7 @@ class StoreWriter:
             stored = zip(records, _gather(array, rows), _gather(reasons, rows), strict=True)
             updated = [r for r, state, reason in stored if _is_update(r.states[modality], State(state), reason)]
             _scatter_some(self._root[f"videos/steps_{modality}"], {r.row: r.steps[modality] for r in updated})
+            _scatter_some(self._root[f"videos/first_{modality}"], {r.row: r.firsts[modality] for r in updated})
             _scatter_some(reasons, {r.row: r.reasons[modality] for r in updated})
             _scatter_some(array, {r.row: int(r.states[modality]) for r in updated})
 
@@ -252,7 +259,7 @@ class StoreWriter:
 
         The hash of a replaced file is written after this: if the run is killed in between, the video is pending.
         """
-        for name, empty in (("{}", 0), ("steps_{}", 0), ("{}_reason", "")):
+        for name, empty in (("{}", 0), ("steps_{}", 0), ("first_{}", 0), ("{}_reason", "")):
             for modality in MODALITIES:
                 _scatter_some(self._root[f"videos/{name.format(modality)}"], dict.fromkeys(rows, empty))
 

@@ -6,7 +6,7 @@ second. Blocks and tones survive lossy codecs.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,31 @@ def claim_duration(path: Path, seconds: int) -> None:
     data = bytearray(path.read_bytes())
     struct.pack_into(">d", data, data.index(b"\x44\x89\x88") + 3, seconds * 1000.0)
     path.write_bytes(data)
+
+
+def retime(
+    source: Path,
+    target: Path,
+    change: Callable[[str, int, Fraction, Fraction], tuple[Fraction, Fraction]],
+    **options: str,
+) -> Path:
+    """Copy the packets of `source` with the timestamps that `change` returns, in seconds.
+
+    `change` is called with the kind of stream, the number of the packet in it, its PTS and its DTS. `options` are those
+    of FFmpeg's muxer.
+    """
+    with av.open(str(source)) as packets, av.open(str(target), "w", options=options) as container:
+        streams = {stream.index: container.add_stream_from_template(stream) for stream in packets.streams}
+        counts = dict.fromkeys(streams, 0)
+        for packet in packets.demux():
+            if packet.size:
+                unit, index = packet.time_base, packet.stream.index
+                pts, dts = change(packet.stream.type, counts[index], packet.pts * unit, packet.dts * unit)
+                packet.pts, packet.dts = round(pts / unit), round(dts / unit)
+                counts[index] += 1
+                packet.stream = streams[index]
+                container.mux(packet)
+    return target
 
 
 def _timescale(data: bytearray, at: int) -> int:

@@ -72,6 +72,7 @@ class TinyStore:
     seconds: int = 8
     path: str = "tiny"
     reads: list[str] = field(default_factory=list)
+    firsts: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def rows(self) -> dict[str, int]:
@@ -86,6 +87,9 @@ class TinyStore:
 
     def steps(self, modality: str) -> np.ndarray:
         return self.step_counts[modality]
+
+    def first_steps(self, modality: str) -> np.ndarray:
+        return self.firsts.get(modality, np.zeros_like(self.step_counts[modality]))
 
     def state(self, feature: str) -> np.ndarray:
         return self.states["audio" if feature in AUDIO else "visual"]

@@ -258,7 +258,9 @@ class QuestionDataset(Dataset[Batch]):
         for_video, for_step = torch.rand((2, *shape), generator=generator, dtype=torch.float64).numpy()
         other = (for_video * (len(pool) - has_own)[:, None]).astype(np.int64)
         other += has_own[:, None] & (other >= own[:, None])
-        position = (for_step * self._available["visual"][pool].sum(1)[other]).astype(np.int64)
+        available = self._available["visual"][pool]
+        rank = (for_step * available.sum(1)[other]).astype(np.int64)
+        position = (~available).argsort(1, kind="stable")[other, rank]
         sampled = (pool[other].ravel(), position.ravel())
         return {name: table.gather(*sampled).unflatten(0, shape) for name, table in self._rows["visual"].items()}
 
@@ -335,7 +337,8 @@ def _find_available_steps(
             f"{store.video_ids[pending[0]]!r}: run mavqa-extract again to finish the store"
         )
     complete = (states == State.COMPLETE).all(0)
-    return complete[:, None] & (np.asarray(steps)[None, :] < store.steps(modality)[:, None])
+    firsts, stops = store.first_steps(modality)[:, None], store.steps(modality)[:, None]
+    return complete[:, None] & (firsts <= np.asarray(steps)) & (np.asarray(steps) < stops)
 
 
 def _states(store: "FeatureStore", modality: str, features: Sequence[str]) -> np.ndarray:

@@ -64,12 +64,13 @@ class StoreRows:
 
 
 class StoredFeature:
-    """One feature of a store: its array, and the number of steps that each video must have."""
+    """One feature of a store: its array, and the steps that each video must have."""
 
     def __init__(self, store: "FeatureStore", name: str) -> None:
         self._store, self._path = store, f"features/{name}/values"
         self._array = store.values(name)
-        self._step_counts = store.steps(store.spec(name).modality)
+        modality = store.spec(name).modality
+        self._firsts, self._stops = store.first_steps(modality), store.steps(modality)
         self.dtype = np.dtype(self._array.dtype)
 
     def read(self, videos: np.ndarray, steps: np.ndarray, map_size: int | None) -> Tensor:
@@ -85,7 +86,8 @@ class StoredFeature:
         if map_size is not None:
             pooled = F.adaptive_avg_pool2d(values.flatten(0, 1).float(), map_size)
             values = pooled.to(values.dtype).unflatten(0, values.shape[:2])
-        is_missing = values.flatten(2).isnan().any(2).numpy() & (steps < self._step_counts[videos, None])
+        is_available = (self._firsts[videos, None] <= steps) & (steps < self._stops[videos, None])
+        is_missing = values.flatten(2).isnan().any(2).numpy() & is_available
         if is_missing.any():
             video_id = self._store.video_ids[videos[is_missing.any(1)][0]]
             raise UserError(

@@ -12,7 +12,8 @@ from pipeline.cli.inspect import inspect
 from pipeline.errors import UserError
 from pipeline.inspection.compare import compare_with_reference
 from pipeline.store.reader import FeatureStore, open_store
-from pipeline.store.schema import State
+from pipeline.store.schema import FeatureSpec, State
+from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,29 @@ def test_only_the_common_first_steps_are_compared(store: FeatureStore, folder: P
     steps = {name: (v["steps_in_store"], v["steps_in_reference"], v["steps_compared"]) for name, v in found.items()}
     assert steps == {short: (4, 3, 3), long: (4, 6, 4)}
     assert all(video["largest_difference"] == 0 for video in found.values())
+
+
+def test_steps_before_the_first_one_are_not_compared(tmp_path: Path, folder: Path) -> None:
+    spec = FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {})
+    values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    values[:2] = np.nan
+    both, none = dict.fromkeys(("audio", "visual"), State.COMPLETE), dict.fromkeys(("audio", "visual"), "")
+    with StoreWriter(tmp_path / "s.zarr", 5, "test") as writer:
+        writer.append_videos(["long", "short"])
+        writer.ensure_feature(spec)
+        write_rows(tmp_path / "s.zarr", "loudness", 0, {0: values, 1: values})
+        writer.record_videos(
+            [VideoRecord(row, "", both, dict.fromkeys(both, 5), none, dict.fromkeys(both, 2)) for row in (0, 1)]
+        )
+        writer.record_features([FeatureRecord(row, "loudness", State.COMPLETE) for row in (0, 1)])
+    reference = np.nan_to_num(values)
+    reference[3] *= -1
+    np.save(folder / "long.npy", reference)
+    np.save(folder / "short.npy", reference[:2])
+    found = compare_with_reference(open_store(tmp_path / "s.zarr"), "loudness", folder)
+    (video,) = found["videos"]
+    assert (video["rows_unlike"], video["least_cosine_row"], video["steps_compared"]) == ([3], 3, 3)
+    assert found["refused"] == [{"video_id": "short", "reason": "has no row of step 2, the video's first"}]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """States and reasons of files that are missing a modality, corrupt, or not media files."""
 
 import logging
+import re
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 
 from pipeline.media.decoder_process import DecoderProcess, Limits
+from pipeline.media.decoders.pyav import collectors
 from pipeline.media.timeline import DecodeRequest, FrameSize, Track
 from pipeline.store.schema import State
 
@@ -185,6 +188,24 @@ def test_reason_counts_lost_packets(decoder, clip):
     assert [track.state for track in tracks] == [State.COMPLETE, State.COMPLETE]
     assert [track.steps for track in tracks] == [6, 6]
     assert any("could not be decoded" in track.reason for track in tracks)
+
+
+@pytest.mark.parametrize("kind", ["visual", "audio"])
+def test_steps_before_the_first_decodable_packet_are_no_steps(decoder, clip, monkeypatch, kind):
+    collector = {"visual": collectors.FrameCollector, "audio": collectors.AudioCollector}[kind]
+    add = collector.add
+
+    def lose_start(self, event):
+        add(self, replace(event, frame=None, error="broken") if event.start < 2.4 else event)
+
+    monkeypatch.setattr(collector, "add", lose_start)
+    media = decode(decoder, clip)
+    tracks = {"visual": media.visual, "audio": media.audio}
+    late = tracks.pop(kind)
+    assert (late.state, late.first, late.steps) == (State.COMPLETE, 2, 6)
+    name = {"visual": "video", "audio": "audio"}[kind]
+    assert re.match(rf"the {name} starts at second 2; \d+ of \d+ {name} packets could not be decoded", late.reason)
+    assert [(track.state, track.first, track.steps) for track in tracks.values()] == [(State.COMPLETE, 0, 6)]
 
 
 def test_corrupt_seconds_fail_both_modalities(decoder, clip):

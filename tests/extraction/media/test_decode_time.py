@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.media.decoders.pyav import collectors
 from pipeline.media.decoders.pyav import decoder as pyav_decoder
-from pipeline.media.timeline import DecodeRequest, FrameSize
+from pipeline.media.timeline import DecodeRequest, FrameSize, Track
 from pipeline.store.schema import State
 
 SIZE = FrameSize("stretch", 224)
@@ -27,7 +27,9 @@ def numbers(media):
     return [media_maker.read_number(image) for image in media.frames[SIZE]]
 
 
-def check(decoder, path, starts, seconds, *, origin=0.0, lead=0.0, silent=(), request=REQUEST, case=""):
+def check(
+    decoder, path, starts, seconds, *, origin=0.0, lead=0.0, silent=(), request=REQUEST, case="", audio_reason=""
+):
     """Decode and compare every step with the frames and audio that were written.
 
     `origin`: t0 in the media's own time; `lead`: seconds of an audio codec's priming samples before `origin`, if the
@@ -35,7 +37,7 @@ def check(decoder, path, starts, seconds, *, origin=0.0, lead=0.0, silent=(), re
     """
     media = decoder.decode(path, request)
     assert (media.visual.state, backends.own_reason(decoder, media, case)) == (State.COMPLETE, "")
-    assert (media.audio.state, media.audio.reason) == (State.COMPLETE, "")
+    assert (media.audio.state, media.audio.reason) == (State.COMPLETE, audio_reason)
     steps = range(seconds)
     assert numbers(media) == [media_maker.shown_at(starts, origin - lead + step + 0.5) for step in steps]
     for step in steps:
@@ -104,9 +106,12 @@ def test_both_streams_start_late(decoder, tmp_path):
 
 def test_audio_starts_later_than_the_video(decoder, tmp_path):
     starts = media_maker.steady(6, start=8)
-    path = media_maker.write_clip(tmp_path / "clip.mov", starts, (10, 14), **PCM)
-    media = check(decoder, path, starts, 6, origin=8.0, silent=(0, 1))
-    assert not media.waveform[: 2 * media.sample_rate_hz].any()
+    path = media_maker.write_clip(tmp_path / "clip.mov", starts, (10.4, 14), **PCM)
+    late = "the audio starts at second 2"
+    media = check(decoder, path, starts, 6, origin=8.0, silent=(0, 1, 2), audio_reason=late)
+    assert media.audio == Track(State.COMPLETE, 6, late, first=2)
+    assert not media.waveform[: round(2.39 * media.sample_rate_hz)].any()
+    assert media.waveform[round(2.41 * media.sample_rate_hz) :][:100].any()
 
 
 @pytest.mark.parametrize("origin", [0, 8])
@@ -120,12 +125,34 @@ def test_video_starts_later_than_the_audio(decoder, tmp_path, origin):
     assert seconds == [origin + step for step in range(6)]
 
 
-def test_seconds_before_the_first_frame_have_no_frame(decoder, tmp_path):
-    starts = media_maker.steady(4, start=2)
-    media = decoder.decode(media_maker.write_clip(tmp_path / "clip.mp4", starts, (0, 6)), REQUEST)
+def test_steps_before_the_first_frame_are_no_steps_of_the_video(decoder, tmp_path):
+    clip = FrameSize("stretch", 112, per_second=4)
+    starts = media_maker.steady(3, start=3.4)
+    path = media_maker.write_clip(tmp_path / "clip.mov", starts, (0, 6.4), **PCM)
+    media = decoder.decode(path, DecodeRequest(seconds=20, frame_sizes=(SIZE, clip)))
+    assert media.visual == Track(State.COMPLETE, 7, "the video starts at second 3", first=3)
+    assert media.audio == Track(State.COMPLETE, 7)
+    assert not media.frames[SIZE][:3].any()
+    assert numbers(media)[3:] == [media_maker.shown_at(starts, step + 0.5) for step in range(3, 7)]
+    assert media.frames[clip].shape[0] == 7 * 4
+    assert not media.frames[clip][: 3 * 4].any()
+    moments = [max(3.4, step + (part + 0.5) / 4) for step in range(3, 7) for part in range(4)]
+    found = [media_maker.read_number(image) for image in media.frames[clip][3 * 4 :]]
+    assert found == [media_maker.shown_at(starts, moment) for moment in moments]
+
+
+def test_a_modality_that_starts_after_the_requested_seconds_is_failed(decoder, tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mov", media_maker.steady(2, start=6), (0, 8), **PCM)
+    media = decoder.decode(path, DecodeRequest(seconds=5, frame_sizes=(SIZE,)))
     assert media.visual.state is State.FAILED
-    assert media.visual.reason == "2 of 6 seconds have no frame (first: second 0)"
-    assert media.audio.state is State.COMPLETE
+    assert media.visual.reason.startswith("the first 5 seconds have no frame")
+    assert media.audio == Track(State.COMPLETE, 5)
+
+
+def test_padding_released_counts_the_frames_of_a_video_that_starts_late(decoder, tmp_path):
+    path = media_maker.write_clip(tmp_path / "clip.mov", media_maker.steady(4, start=2), (3, 6), **PCM)
+    media = decoder.decode(path, DecodeRequest(seconds=4, frame_sizes=(SIZE,), padding="released"))
+    assert (numbers(media), media.visual.first, media.audio.first) == ([11, 37, 61, 87], 0, 0)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

@@ -16,6 +16,7 @@ from pipeline.media.timeline import (
     WaveformAssembler,
     count_steps,
     fill_lost_frames,
+    first_step,
 )
 
 HALF = Fraction(1, 2)
@@ -201,6 +202,11 @@ def test_a_block_starts_at_the_nearest_sample_or_the_even_one_of_two(t0):
         assert np.flatnonzero(waveform).tolist() == [sample], at
 
 
+@pytest.mark.parametrize(("delay", "first"), [(0, 0), (0.97, 0), (0.99, 1), (3.4, 3), (9.99, 9)])
+def test_first_step_of_a_modality_that_starts_late(delay, first):
+    assert first_step(delay, 10) == first
+
+
 def test_late_audio_starts_with_zeros_and_has_full_coverage():
     waveform, steps, coverage = assemble([(10, np.ones(100))], t0=8)
     assert (steps, coverage) == (3, 1)
@@ -208,8 +214,18 @@ def test_late_audio_starts_with_zeros_and_has_full_coverage():
     assert waveform[200:].all()
 
 
-def test_lost_audio_lowers_the_coverage_wherever_it_is():
-    for lost in [(0, 1), (1, 1), (5, 1)]:
+def test_overlapping_audio_is_dropped_and_measured():
+    assembler = WaveformAssembler(Fraction(0), 10, 100)
+    for start, value in [(0, 0.1), (Fraction(1, 2), 0.2), (Fraction(3, 2), 0.3)]:
+        assembler.add(Fraction(start), np.full(100, value, np.float32))
+    waveform, _, _ = assembler.finish()
+    assert waveform[[99, 100, 149, 150]].tolist() == pytest.approx([0.1, 0.2, 0.2, 0.3])
+    assert assembler.overlap_seconds == 0.5
+
+
+def test_lost_audio_lowers_the_coverage_unless_it_is_before_the_first_sample():
+    assert assemble([(second, np.ones(100)) for second in range(1, 6)], lost=[(0, 1)])[1:] == (6, 1)
+    for lost in [(1, 1), (5, 1)]:
         blocks = [(second, np.ones(100)) for second in range(6) if second != lost[0]]
         assert assemble(blocks, lost=[lost])[2] == pytest.approx(5 / 6)
 

@@ -108,15 +108,22 @@ def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
         states={"visual": State.COMPLETE, "audio": State.ABSENT},
         steps={"visual": 4, "audio": 0},
         reasons={"visual": "", "audio": "no audio stream"},
+        firsts={"visual": 2, "audio": 0},
     )
     with StoreWriter(path, 5, "test") as writer:
         writer.record_videos([record])
         writer.record_features([FeatureRecord(18, "loudness", State.ABSENT, "no audio stream")])
     store = open_store(path)
     assert store.presence("audio")[18] == State.ABSENT
-    assert store.steps("visual")[18] == 4
+    assert (store.first_steps("visual")[18], store.steps("visual")[18]) == (2, 4)
     assert store.reasons("audio")[17:19] == ["", "no audio stream"]
     assert store.state("loudness").tolist() == [0] * 18 + [State.ABSENT, 0]
+    with StoreWriter(path, 5, "test") as writer:
+        replaced = dict.fromkeys(("visual", "audio"), State.FAILED)
+        writer.record_videos(
+            [VideoRecord(18, "def", replaced, dict.fromkeys(replaced, 0), dict.fromkeys(replaced, ""))]
+        )
+    assert open_store(path).first_steps("visual")[18] == 0
 
 
 def test_one_video_is_read_in_the_steps_that_it_has(tmp_path: Path) -> None:
@@ -138,6 +145,33 @@ def test_one_video_is_read_in_the_steps_that_it_has(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UserError, match=reason):
             store.read(feature, video_id)
+
+
+def test_rows_before_the_first_step_are_missing_and_verified(tmp_path: Path) -> None:
+    path, values = create_store(tmp_path / "s.zarr"), np.arange(12, dtype="float32").reshape(4, 3)
+    values[:2] = np.nan
+    states = {"audio": State.COMPLETE, "visual": State.ABSENT}
+    write_rows(path, "loudness", 16, {17: values})
+    with StoreWriter(path, 5, "test") as writer:
+        late = {"audio": 2, "visual": 0}
+        steps, reasons = {"audio": 4, "visual": 0}, {"audio": "", "visual": ""}
+        writer.record_videos([VideoRecord(17, "abc", states, steps, reasons, late)])
+        writer.record_features([FeatureRecord(17, "loudness", State.COMPLETE)])
+    store = open_store(path)
+    assert verify_store(store) == []
+    np.testing.assert_array_equal(store.read("loudness", "v17"), values)
+    for row, problem in (
+        (1, "the row has values before its first step, 2"),
+        (3, "the state is complete, but values are missing in 1 of 2 steps"),
+        (4, "the row has values after its 4 steps"),
+    ):
+        changed = np.pad(values, ((0, 1), (0, 0)), constant_values=np.nan)
+        changed[row] = np.nan if row == 3 else 1
+        write_rows(path, "loudness", 16, {17: changed})
+        assert verify_store(open_store(path)) == [f"loudness of v17: {problem}"]
+    zarr.open_array(path / "videos/first_audio", mode="r+")[17] = 4
+    problem = "the state is complete, but it has 0 steps"
+    assert verify_store(open_store(path)) == [f"loudness of v17: {problem}"]
 
 
 def test_a_new_state_replaces_a_failure_or_a_state_of_lower_rank(tmp_path: Path) -> None:
@@ -371,9 +405,14 @@ def test_other_formats_other_lengths_and_foreign_folders_are_refused(tmp_path: P
     path = create_store(tmp_path / "s.zarr")
     with pytest.raises(UserError, match="5 seconds per video, not 60"), StoreWriter(path, 60, "test"):
         pass
-    zarr.open_group(path, mode="r+").update_attributes({"mavqa_format": 99})
-    with pytest.raises(UserError, match="format 99"):
-        open_store(path)
+    remedy = "extract it again into another --store, or use the version that wrote it"
+    for other in (1, 99):
+        zarr.open_group(path, mode="r+").update_attributes({"mavqa_format": other})
+        refusal = f"has format {other}, this version of mavqa uses 2: {remedy}"
+        with pytest.raises(UserError, match=refusal):
+            open_store(path)
+        with pytest.raises(UserError, match=refusal), StoreWriter(path, 5, "test"):
+            pass
     foreign = tmp_path / "holiday"
     foreign.mkdir()
     (foreign / "photo.jpg").touch()

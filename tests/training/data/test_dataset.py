@@ -55,6 +55,24 @@ def test_missing_modalities_and_steps_are_masked_and_nan():
         assert features[~mask].isnan().all()
 
 
+@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
+def test_steps_before_the_first_one_are_masked_and_never_negatives(memory_bytes):
+    store = make_store()
+    store.arrays["resnet18-map"][:] = 1
+    for modality, name in (("visual", "resnet18-map"), ("audio", "vggish")):
+        store.firsts[modality] = np.zeros(24, np.int32)
+        store.firsts[modality][3:14], store.arrays[name][3:14, :3] = 3, np.nan
+    dataset = make_dataset(store, memory_bytes=memory_bytes)
+    batch = dataset.batch([0, 6], torch.Generator().manual_seed(3))
+    assert batch.visual_mask.tolist() == [[True] * 4, [False, False, True, True]]
+    assert batch.audio_mask.tolist() == [[False] * 4, [False, False, True, True]]
+    assert batch.visual["resnet18-map"][1].flatten(1).isnan().all(1).tolist() == [True, True, False, False]
+    assert batch.audio["vggish"][1].isnan().all(1).tolist() == [True, True, False, False]
+    assert dataset.naturally_complete[6]
+    negatives = dataset.batch([8, 9, 20] * 20, torch.Generator().manual_seed(3)).negatives["resnet18-map"]
+    assert (negatives == 1).all()
+
+
 def test_a_modality_that_no_row_has_is_none():
     hidden = {q.question_id: ("audio",) for q in make_manifest(make_store()).questions["train"]}
     batch = make_dataset().batch([6, 7], masks=hidden)

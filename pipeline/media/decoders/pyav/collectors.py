@@ -25,6 +25,7 @@ from pipeline.media.timeline import (
     WaveformAssembler,
     count_steps,
     fill_lost_frames,
+    first_step,
 )
 from pipeline.store.schema import State
 
@@ -41,6 +42,9 @@ SAMPLE_TYPES: dict[str, type[np.generic]] = {
 RATE_SHARE = 0.1
 
 AVFrame = av.VideoFrame | av.AudioFrame
+
+# Neighbouring frames change places in AVI, whose packets have no presentation timestamps.
+ORDER_SLACK_SECONDS = Fraction(1, 10)
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,17 @@ class Event:
 
 @dataclass
 class _Record:
-    """The decoding record of one stream: counts of decoded, concealed and lost frames, and the reason of the track."""
+    """The decoding record of one stream: counts of decoded, concealed and lost frames, and the reason of the track.
+
+    `dropped` says what was decoded but has no place on the time axis.
+    """
 
     kind: str
     decoded: int = 0
     concealed: int = 0
     lost: int = 0
     error: str = ""
+    dropped: str = ""
     start: Fraction = Fraction(0)
     duration: Fraction = Fraction(0)
 
@@ -90,11 +98,16 @@ class _Record:
         self.duration = event.duration
         return self.start
 
-    def complete(self, steps: int, note: str) -> Track:
-        return Track(State.COMPLETE, steps, self._reason(note))
+    def complete(self, steps: int, first: int, note: str) -> Track:
+        late = f"the {self.kind} starts at second {first}" if first else ""
+        return Track(State.COMPLETE, steps, "; ".join(filter(None, [late, self._reason(note)])), first)
 
     def fail(self, why: str, note: str = "") -> Track:
         return Track(State.FAILED, reason="; ".join(filter(None, [why, self._reason(note)])))
+
+    def fail_empty(self, what: str, seconds: int, note: str) -> Track:
+        why = f"the first {seconds} seconds have no {what}" if self.decoded else f"no {what} could be decoded"
+        return self.fail(why, note)
 
     def _reason(self, note: str) -> str:
         lost = concealed = ""
@@ -103,7 +116,7 @@ class _Record:
             lost = f"{self.lost} of {count} {self.kind} packets could not be decoded: {self.error}"
         if self.concealed:
             concealed = f"FFmpeg concealed errors in {self.concealed} frame{'s' if self.concealed > 1 else ''}"
-        return "; ".join(filter(None, [lost, concealed, note]))
+        return "; ".join(filter(None, [lost, concealed, self.dropped, note]))
 
 
 def _track_without_decoding(stream: Stream | None, is_requested: bool, kind: str) -> Track | None:
@@ -133,6 +146,8 @@ class FrameCollector:
             rate: FrameSelector(t0, request.seconds, rate) for rate in rates
         }
         self._t0 = self._end = t0
+        self._latest: Fraction | None = None
+        self._out_of_order = 0
         if self._track is None and self._is_counted:
             frame_rate = stream.average_rate or stream.guessed_rate if stream is not None else None
             if frame_rate:
@@ -161,27 +176,35 @@ class FrameCollector:
         self._request.on_frame(pixels)
         if self._is_counted:
             self._end = max(self._end, self._record.end)
+        elif self._latest is not None and start < self._latest - ORDER_SLACK_SECONDS:
+            self._out_of_order += 1
+        self._latest = start if self._latest is None else max(self._latest, start)
         # Counted even if it is not selected: later frames up to the next IDR frame depend on it without being marked.
         self._record.concealed += isinstance(frame, av.VideoFrame) and frame.is_corrupt
         image = cache(frame.decode if isinstance(frame, ExternalFrame) else partial(_to_image, frame))
         for rate, selector in self._selectors.items():
             selector.add(start, event.duration, partial(self._fit, image, rate))
 
-    def finish(self, note: str) -> tuple[dict[FrameSize, np.ndarray], Track]:
-        """Return the frames by size and the track; `note` reports an early end of the file."""
+    def finish(self, note: str, repairs: str) -> tuple[dict[FrameSize, np.ndarray], Track]:
+        """Return the frames by size and the track; the arguments report how the file ends, and repairs."""
         if self._track is not None:
             return {}, self._track
-        note = "" if self.is_done else note
+        note = repairs if self.is_done else "; ".join(filter(None, [repairs, note]))
+        if self._out_of_order:
+            plural = "s" if self._out_of_order > 1 else ""
+            self._record.dropped = f"{self._out_of_order} frame{plural} out of order dropped"
         rows = {rate: selector.finish() for rate, selector in self._selectors.items()}
-        missing = [second for second, row in enumerate(rows[1]) if row is None]
-        if len(missing) == len(rows[1]):
-            return {}, self._record.fail("no frame could be decoded", note)
+        shown = [second for second, row in enumerate(rows[1]) if row is not None]
+        if not shown:
+            return {}, self._record.fail_empty("frame", self._request.seconds, note)
+        first = shown[0]
+        missing = [second for second, row in enumerate(rows[1]) if row is None and second > first]
         if missing:
             why = f"{len(missing)} of {len(rows[1])} seconds have no frame (first: second {missing[0]})"
             return {}, self._record.fail(why, note)
         steps = count_steps(float(self._end - self._t0), len(rows[1])) if self._is_counted else len(rows[1])
-        frames = {size: _stack(rows[size.per_second], size) for size in self._request.frame_sizes}
-        return frames, self._record.complete(steps, note)
+        frames = {size: _stack(rows[size.per_second], size, first) for size in self._request.frame_sizes}
+        return frames, self._record.complete(steps, first, note)
 
     def _fit(self, image: Callable[[], np.ndarray], rate: int) -> dict[FrameSize, np.ndarray]:
         return {size: fit(image(), size) for size in self._request.frame_sizes if size.per_second == rate}
@@ -195,6 +218,7 @@ class AudioCollector:
         self._track = _track_without_decoding(stream, request.wants_audio, self._record.kind)
         self._rate = stream.sample_rate if isinstance(stream, av.AudioStream) and self._track is None else 0
         self._t0, self._seconds = t0, request.seconds
+        self._is_counted = request.padding == "released"
         self._assemblers: dict[int, WaveformAssembler] = {}
         self._lost: list[tuple[Fraction, Fraction]] = []
 
@@ -214,19 +238,23 @@ class AudioCollector:
         if self._rate:
             self._assembler().add_lost(start, event.duration)
 
-    def finish(self, note: str) -> tuple[np.ndarray, int, Track]:
-        """Return the waveform, its sample rate and the track; `note` reports an early end of the file."""
+    def finish(self, note: str, repairs: str) -> tuple[np.ndarray, int, Track]:
+        """Return the waveform, its rate and the track; the arguments report how the file ends, and repairs."""
         empty = np.zeros(0, np.float32)
         if self._track is not None:
             return empty, 0, self._track
-        note = "" if self.is_done else note
+        note = repairs if self.is_done else "; ".join(filter(None, [repairs, note]))
         rate, assembler = self._assemble()
         waveform, steps, coverage = assembler.finish()
         if not steps:
-            return empty, 0, self._record.fail("no audio could be decoded", note)
+            return empty, 0, self._record.fail_empty("audio", self._seconds, note)
+        overlap_seconds = sum(each.overlap_seconds for each in dict.fromkeys([assembler, *self._assemblers.values()]))
+        if overlap_seconds:
+            self._record.dropped = f"{overlap_seconds:.2f} s of overlapping audio dropped"
         if coverage < AUDIO_COVERAGE:
             return empty, 0, self._record.fail(f"only {coverage:.0%} of the audio could be decoded", note)
-        return waveform, rate, self._record.complete(steps, note)
+        first = 0 if self._is_counted else first_step(assembler.delay_seconds, steps)
+        return waveform, rate, self._record.complete(steps, first, note)
 
     def _assembler(self) -> WaveformAssembler:
         """Return the assembler of the current sample rate."""
@@ -261,9 +289,11 @@ def _to_image(frame: av.VideoFrame) -> np.ndarray:
     return image if matrix is None else orient(image, matrix)
 
 
-def _stack(rows: Sequence[dict[FrameSize, np.ndarray] | None], size: FrameSize) -> np.ndarray:
-    """Return uint8 [row, height, width, 3] of `rows`, which have at least one frame per second."""
-    return np.stack([row[size] for row in fill_lost_frames(rows, size.per_second) if row is not None])
+def _stack(rows: Sequence[dict[FrameSize, np.ndarray] | None], size: FrameSize, first: int) -> np.ndarray:
+    """Return uint8 [row, height, width, 3] of `rows`, black before second `first`, from which on each has a frame."""
+    late = first * size.per_second
+    stacked = np.stack([row[size] for row in fill_lost_frames(rows[late:], size.per_second) if row is not None])
+    return np.pad(stacked, ((late, 0), (0, 0), (0, 0), (0, 0))) if late else stacked
 
 
 def _to_mono(frame: av.AudioFrame) -> np.ndarray:

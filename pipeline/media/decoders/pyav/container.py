@@ -1,6 +1,6 @@
 """Media files opened with PyAV: default streams, packets, time bases, and the start of a stream's first frame."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -61,16 +61,19 @@ def start_of(frame: av.VideoFrame | av.AudioFrame, tick: Fraction) -> Fraction |
     return None if timestamp is None else timestamp * tick
 
 
-def first_start(path: Path, stream: Stream) -> Fraction | None:
+def first_start(
+    path: Path, stream: Stream, repair: Callable[[Iterator[av.Packet]], Iterator[av.Packet]]
+) -> Fraction | None:
     """Return the timestamp of a stream's first frame, None if there is none; the file is read up to that frame.
 
+    `repair` yields the packets with their timestamps repaired.
     Raises `MemoryError` if the file needs more memory than the process may allocate.
     """
     with open_file(path) as container:
         own = cast(Stream, container.streams[stream.index])
         own.codec_context.thread_count = 1
         try:
-            for packet in demux_packets(container, [own]):
+            for packet in repair(demux_packets(container, [own])):
                 for frame in _decode_or_skip(own, packet):
                     start = start_of(frame, tick(own))
                     if start is not None:

@@ -30,6 +30,7 @@ from pipeline.media.decoders.pyav.container import (
 from pipeline.media.decoders.pyav.external_frames import ExternalFrames
 from pipeline.media.decoders.pyav.frame_num import FrameNumbers
 from pipeline.media.decoders.pyav.frame_skipping import PacketWindow
+from pipeline.media.decoders.pyav.repairs import DiscontinuityError, Repairs, check_timestamps, find_repairs
 from pipeline.media.decoders.pyav.unused_packets import drop_unused_packets
 from pipeline.media.decoders.pyav.wav_length import read_wav_length
 from pipeline.media.timeline import DecodeRequest, Media, fail_media
@@ -66,22 +67,38 @@ class PyAVDecoder:
 
         Raises `MemoryError` if the file needs more memory than the process may allocate.
         """
-        if self._library is None:
-            return self._decode_with_pyav(path, request)
         try:
-            return self._decode_once(path, request, skips_frames=False, library=self._library)
+            return self._decode(path, request, None)
+        except DiscontinuityError:
+            return self._decode(path, request, find_repairs(path, request.seconds))
+
+    def _decode(self, path: Path, request: DecodeRequest, repairs: Repairs | None) -> Media:
+        """Return the file's media; raise `DiscontinuityError` if `repairs` is None and repairs may be needed."""
+        if self._library is None:
+            return self._decode_with_pyav(path, request, repairs)
+        try:
+            if repairs:
+                raise FrameError("is not used for timestamps that leap or go back")
+            return self._decode_once(path, request, repairs, skips_frames=False, library=self._library)
         except FrameError as error:
-            media = self._decode_with_pyav(path, request)
+            media = self._decode_with_pyav(path, request, repairs)
             return _add_note(media, f"frames decoded by pyav: {self._library.name} {error}")
 
-    def _decode_with_pyav(self, path: Path, request: DecodeRequest) -> Media:
+    def _decode_with_pyav(self, path: Path, request: DecodeRequest, repairs: Repairs | None) -> Media:
         try:
-            return self._decode_once(path, request, skips_frames=request.padding != "released")
+            skips_frames = request.padding != "released" and not repairs
+            return self._decode_once(path, request, repairs, skips_frames=skips_frames)
         except _UnsafeSkippingError:
-            return self._decode_once(path, request, skips_frames=False)
+            return self._decode_once(path, request, repairs, skips_frames=False)
 
     def _decode_once(
-        self, path: Path, request: DecodeRequest, *, skips_frames: bool, library: FrameLibrary | None = None
+        self,
+        path: Path,
+        request: DecodeRequest,
+        repairs: Repairs | None,
+        *,
+        skips_frames: bool,
+        library: FrameLibrary | None = None,
     ) -> Media:
         try:
             container = open_file(path)
@@ -93,7 +110,8 @@ class PyAVDecoder:
             video = default_streams(container).get("video")
             has_frames = request.frame_sizes and video is not None and video.codec_context is not None
             external = ExternalFrames(library, path) if library is not None and has_frames else None
-            return _DecodingPass(path, container, request, self._thread_count, skips_frames, external).run()
+            decoding = _DecodingPass(path, container, request, self._thread_count, repairs, skips_frames, external)
+            return decoding.run()
 
 
 def _add_note(media: Media, note: str) -> Media:
@@ -121,10 +139,12 @@ class _DecodingPass:
         container: av.container.InputContainer,
         request: DecodeRequest,
         thread_count: int,
+        repairs: Repairs | None,
         skips_frames: bool,
         external: ExternalFrames | None = None,
     ) -> None:
         self._path, self._container, self._request = path, container, request
+        self._repairs = repairs
         self._streams = default_streams(container)
         for stream in self._streams.values():
             if stream.codec_context is not None:
@@ -137,6 +157,7 @@ class _DecodingPass:
         self._has_timestamps = container.format.name not in FORMATS_WITHOUT_TIMESTAMPS
         self._has_started = False
         self._note = _describe_length(path)
+        self._packet_counts = dict.fromkeys(self._streams, 0)
         self._window: PacketWindow | None = None
         self._latest_pts: int | None = None
         self._external_events = None if external is None else external.events()
@@ -158,8 +179,8 @@ class _DecodingPass:
                     self._done.add(event.kind)
             if self._done >= self._streams.keys():
                 break
-        frames, visual_track = visual.finish(self._note)
-        waveform, sample_rate_hz, audio_track = audio.finish(self._note)
+        frames, visual_track = visual.finish(self._note, self._describe_repairs("video"))
+        waveform, sample_rate_hz, audio_track = audio.finish(self._note, self._describe_repairs("audio"))
         return Media(visual_track, audio_track, frames, waveform, sample_rate_hz)
 
     def _find_start(self, events: Iterator[Event]) -> tuple[Fraction, list[Event]]:
@@ -183,10 +204,19 @@ class _DecodingPass:
             if known is not None and all(_claims_start_from(known, stream) for stream in missing):
                 break
             if len(held) >= HELD_EVENTS or video_frames >= HELD_FRAMES:
-                late = {stream.type: first_start(self._path, stream) for stream in missing}
+                late = {stream.type: first_start(self._path, stream, self._repair) for stream in missing}
                 first |= {kind: start for kind, start in late.items() if start is not None}
                 break
         return min(first.values(), default=Fraction(0)), held
+
+    def _repair(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        return check_timestamps(packets) if self._repairs is None else self._repairs.apply(packets)
+
+    def _describe_repairs(self, kind: str) -> str:
+        """Return what was changed in the timestamps of the packets that were decoded."""
+        if not self._repairs or kind not in self._streams:
+            return ""
+        return self._repairs.describe(self._streams[kind].index, self._packet_counts[kind])
 
     def _events(self) -> Iterator[Event]:
         """Yield the events of the file in its order, up to its end or the point where reading fails."""
@@ -210,7 +240,7 @@ class _DecodingPass:
 
     def _packets(self, streams: list[Stream]) -> Iterator[av.Packet]:
         """Yield the needed packets in the order of the file, and set which frames the video decoder may skip."""
-        packets = demux_packets(self._container, streams)
+        packets = self._repair(demux_packets(self._container, streams))
         video = self._streams.get("video")
         if not self._skips_frames or not isinstance(video, av.VideoStream):
             yield from packets
@@ -229,6 +259,7 @@ class _DecodingPass:
         """Yield the events of one packet, or the remaining ones of the stream if `packet` is None."""
         if stream.type in self._done:
             return
+        self._packet_counts[stream.type] += packet is not None
         if stream.type == "video" and self._external_events is not None:
             self._external_delay -= 1
             events = self._external_events
