@@ -87,18 +87,19 @@ def check_packages() -> None:
 
     Neither is imported: the user's script must not run.
     """
-    from importlib.util import find_spec
+    import sys
+    from importlib.machinery import PathFinder
     from pathlib import Path
 
     place = Path(__file__).resolve().parent.parent
     for package in ("pipeline", "train"):
-        found = find_spec(package)
-        if found is None:
-            raise ImportError(f"mavqa's package {package!r} is missing: install mavqa again", name="mavqa")
-        # A folder without __init__.py has no origin.
-        file = Path(found.origin or next(iter(found.submodule_search_locations or ())))
-        if file.resolve() != place / package / "__init__.py":
+        if package in sys.modules:
+            file = getattr(sys.modules[package], "__file__", None)
+        else:
+            file = getattr(PathFinder.find_spec(package), "origin", None)
+        if file is None or Path(file).resolve() != place / package / "__init__.py":
+            what = file or "a module without a file"
             raise ImportError(
-                f"{file} shadows mavqa's package {package!r}: rename it, or start Python in another folder",
+                f"{what} shadows mavqa's package {package!r}: rename it, or start Python in another folder",
                 name="mavqa",
             )

@@ -22,13 +22,18 @@ def main() -> None:
     The first Ctrl-C ends a command in order, a second one at once.
     """
     try:
-        signal.signal(signal.SIGINT, _interrupt)
+        # A command in the background of a script ignores Ctrl-C.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, _interrupt)
         check_packages()
-        from mavqa.commands import load, mavqa
+        from mavqa.commands import COMMANDS, load, mavqa
 
-        name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-        command = load(name.removeprefix("mavqa-")) if name.startswith("mavqa-") else mavqa
-        command.main(prog_name=name if command is not mavqa else "mavqa")
+        script, _ = os.path.splitext(os.path.basename(sys.argv[0]))
+        name = script.removeprefix("mavqa-")
+        if name in COMMANDS:
+            load(name).main(prog_name=script)
+        else:
+            mavqa.main(prog_name="mavqa")
     except ImportError as error:
         if error.name != "mavqa":
             raise

@@ -145,7 +145,7 @@ def evaluate(
     from train.runs.folder import read_config
     from train.runs.results import RESULTS_FILE, read_results
 
-    run, scenarios = Path(run), _names(scenarios or ALL_SCENARIOS)
+    run, scenarios = Path(run), _names(ALL_SCENARIOS if scenarios is None else scenarios)
     config = read_config(run)
     loaded, opened = _manifest(manifest or config.manifest), _store(store or config.store)
     split = split or default_split(loaded)

@@ -76,6 +76,13 @@ def test_a_file_that_shadows_a_package_is_named_and_not_run(tmp_path, name, star
     assert not (tmp_path / "was-run").exists()
 
 
+def test_a_module_without_a_file_in_place_of_a_package_is_refused(tmp_path):
+    stub = "import sys, types; sys.modules['train'] = types.ModuleType('train'); import mavqa; mavqa.open_store"
+    ended = python(tmp_path, "-c", stub)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("ImportError: a module without a file shadows mavqa's package")
+
+
 def test_a_folder_of_data_does_not_shadow_a_package(tmp_path):
     (tmp_path / "train" / "data").mkdir(parents=True)
     ended = python(tmp_path, "-c", "import mavqa; mavqa.Batch; from train.data.batch import Batch")
@@ -117,9 +124,14 @@ def test_options_of_extract_are_those_of_the_command():
         ("mavqa train --preset ps", ["pstp"]),
         ("mavqa-evaluate run --scenario audio", ["audio-missing"]),
         ("mavqa-sweep meth", ["methods"]),
+        ("mavqa-extract --dataset m", ["mine"]),
+        ("mavqa-train --start-from a", ["avst-1"]),
     ],
 )
-def test_the_shell_completes_backbones_methods_features_and_commands(line, expected):
+def test_the_shell_completes_names_of_parts_and_folders(line, expected, tmp_path, monkeypatch):
+    for folder in ("data_manifests/mine", "runs/avst-1", "runs/pano-1"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     name, *words = line.split()
     completion = ShellComplete(commands.scripts()[name], {}, name, "_COMPLETE")
     found = [item.value for item in completion.get_completions(words[:-1], words[-1])]

@@ -63,6 +63,11 @@ class _WithVersion(click.Command):
         super().__init__(*arguments, **settings)
         self.context_settings = {"help_option_names": ["-h", "--help"], **self.context_settings}
 
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """Parse the command line."""
+        with _one_line("run the same command again"):
+            return super().make_context(*arguments, **settings)
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the parameters of the command."""
         return [*super().get_params(ctx), _VERSION]
@@ -81,16 +86,8 @@ class Command(_WithVersion):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        try:
-            with hidden_library_warnings():
-                return super().invoke(ctx)
-        except (UserError, *SYSTEM_ERRORS) as error:
-            raise InputError(" ".join(str(error).split())) from None
-        except KeyboardInterrupt:
-            # At exit, Python would report the unfinished tasks of Zarr's event loop.
-            logging.getLogger("asyncio").disabled = True
-            warnings.simplefilter("ignore")
-            raise Interrupted(self._on_interrupt) from None
+        with _one_line(self._on_interrupt), hidden_library_warnings():
+            return super().invoke(ctx)
 
 
 class Group(_WithVersion, click.Group):
@@ -98,6 +95,25 @@ class Group(_WithVersion, click.Group):
 
     command_class = Command
     group_class = type
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Import and run one of the commands."""
+        with _one_line("run the same command again"):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_line(on_interrupt: str) -> Iterator[None]:
+    """Turn the expected ends of the block into errors that Click shows in one line."""
+    try:
+        yield
+    except (UserError, *SYSTEM_ERRORS) as error:
+        raise InputError(" ".join(str(error).split())) from None
+    except KeyboardInterrupt:
+        # At exit, Python would report the unfinished tasks of Zarr's event loop.
+        logging.getLogger("asyncio").disabled = True
+        warnings.simplefilter("ignore")
+        raise Interrupted(on_interrupt) from None
 
 
 @contextmanager
@@ -162,6 +178,15 @@ def complete_names(names: Iterable[str], separator: str = "") -> Completion:
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
         before, found, last = incomplete.rpartition(separator) if separator else ("", "", incomplete)
         return [before + found + name for name in names if name.startswith(last)]
+
+    return complete
+
+
+def complete_folders(parent: str) -> Completion:
+    """Return the shell completion of an option that takes the name of a folder in `parent`."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        return sorted(path.name for path in Path(parent).glob("*/") if path.name.startswith(incomplete))
 
     return complete
 

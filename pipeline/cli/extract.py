@@ -11,6 +11,7 @@ from pipeline.cli.command import (
     FAILURES_RECORDED,
     Command,
     RenamedOption,
+    complete_folders,
     complete_names,
     folder_option,
     json_option,
@@ -49,6 +50,7 @@ Examples:
     "--dataset",
     default="music-avqa",
     show_default=True,
+    shell_complete=complete_folders("data_manifests"),
     help="Name of the dataset, used in the defaults of --manifest, --videos and --store.",
 )
 @folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/DATASET]")

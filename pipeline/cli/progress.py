@@ -30,12 +30,11 @@ class _Task:
     done: int
     total: int | None
     detail: str = ""
-    has_changed: bool = True
 
     @property
     def is_due(self) -> bool:
-        """Whether the task has something to report; its last line is printed by `finish`."""
-        return self.total is None or (self.has_changed and self.done < self.total)
+        """Whether the task is under way; its last line is printed by `finish`."""
+        return self.total is None or self.done < self.total
 
     def describe(self, name: str, now: float) -> str:
         """Return a line such as `extract: 120/500 videos, 4.1 videos/s, 1:33 left, 2 failed`."""
@@ -49,6 +48,8 @@ class _Task:
         elif rate:
             parts.append(f"{rate:,.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:,.1f} {self.unit}/min")
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
+        else:
+            parts.append(f"{_clock(taken)} so far")
         return ", ".join([*parts, *([self.detail] if self.detail else [])])
 
 
@@ -67,18 +68,20 @@ class Progress:
             task, now = self._tasks.get(name), time.monotonic()
             if task is None or (task.total is None and total is not None):
                 task = self._tasks[name] = _Task(unit, now, now, done, done, total)
-            task.updated, task.done, task.total, task.detail, task.has_changed = now, done, total, detail, True
+            task.updated, task.done, task.total, task.detail = now, done, total, detail
         if self._bars is not None:
             if name not in self._bar_ids:
                 self._bar_ids[name] = self._bars.add_task(name, total=total, detail="")
             self._bars.update(self._bar_ids[name], completed=done, total=total, detail=detail)
 
     def finish(self, name: str) -> None:
-        """Print the last line of the task `name`, if it is not finished yet and was not short."""
+        """Print the last line of the task `name`, if it has a total, is not finished yet and was not short."""
         with self._lock:
             task = self._tasks.pop(name, None)
         now = time.monotonic()
-        if task is not None and self._bars is None and now - task.started >= SHORTEST_SECONDS:
+        if task is None or task.total is None or self._bars is not None:
+            return
+        if now - task.started >= SHORTEST_SECONDS:
             self.write(task.describe(name, now))
 
     def write(self, text: str) -> None:
@@ -89,11 +92,9 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def report(self) -> None:
-        """Print a line for each task that is due: under way and changed since its last line, or not begun."""
+        """Print a line for each task that is under way, also if it has not changed: a silent command looks hung."""
         with self._lock:
             due = {name: task for name, task in self._tasks.items() if task.is_due}
-            for task in due.values():
-                task.has_changed = False
         for name, task in due.items():
             self.write(task.describe(name, time.monotonic()))
 

@@ -170,7 +170,7 @@ class FeatureStore:
         """
         if video_id not in self.rows:
             raise UserError(f"store {self.path} has no video {video_id!r}: it holds {len(self.video_ids)} others")
-        row = self.rows[video_id]
+        row, _ = self.rows[video_id], self.spec(feature)
         state = State(self.state(feature)[row])
         if state is not State.COMPLETE:
             reason = self.feature_reasons(feature)[row]

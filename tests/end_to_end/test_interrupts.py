@@ -63,7 +63,7 @@ def interrupt(folder: Path, words: list[str], is_due: Callable[[], bool]) -> str
         (
             "mavqa-train --preset demo --manifest data --store s.zarr --out run --epochs 99",
             "run/last.safetensors",
-            "add --resume to the same command",
+            "run it with --resume to go on",
         ),
         (
             "mavqa-sweep grid.toml --manifest data --store s.zarr --out runs --jobs 2",
@@ -93,32 +93,43 @@ def load(name):
         time.sleep(60)
     except KeyboardInterrupt:
         print("cleaning up", flush=True)
-        if sys.argv[1] == "long":
+        if sys.argv[1] == "twice":
             time.sleep(60)
         raise
 
 mavqa.commands.load = load
-sys.argv[0] = "mavqa-train"
+sys.argv[0] = "mavqa" if sys.argv[1] == "train" else "mavqa-train"
 main()
 """
 
 
 @pytest.mark.parametrize(
-    ("cleaning", "expected"),
-    [("short", "interrupted: run the same command again\n"), ("long", "interrupted a second time: stopped at once\n")],
+    ("word", "expected"),
+    [
+        ("once", "interrupted: run the same command again\n"),
+        ("train", "interrupted: run the same command again\n"),
+        ("twice", "interrupted a second time: stopped at once\n"),
+    ],
 )
-def test_ctrl_c_before_a_command_runs_and_a_second_one_are_one_line(
-    tmp_path: Path, cleaning: str, expected: str
-) -> None:
-    words = [sys.executable, "-c", STUCK, cleaning]
+def test_ctrl_c_before_a_command_runs_and_a_second_one_are_one_line(tmp_path: Path, word: str, expected: str) -> None:
+    words = [sys.executable, "-c", STUCK, word]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "cleaning up\n"
-    if cleaning == "long":
+    if word == "twice":
         process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=30)
     assert (process.returncode, shown) == (130, expected)
+
+
+def test_a_command_in_the_background_of_a_script_ignores_ctrl_c(tmp_path: Path) -> None:
+    program = STUCK.replace("time.sleep(60)", "time.sleep(1); raise SystemExit(0)")
+    start = f"import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{program}"
+    process = subprocess.Popen([sys.executable, "-c", start, "once"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 0
 
 
 def test_workers_end_with_a_killed_command(tmp_path: Path) -> None:

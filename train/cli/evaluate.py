@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.command import Command, complete_names, file_option, folder_option, json_option, show_json
+from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
 from train.cli.options import (
     device_option,
@@ -111,7 +112,8 @@ def evaluate(
         report = partial(progress, name)
         evaluated = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, report)
     if curves:
-        add_curves(run, loaded, split, unit)
+        with show_task("curves", "points") as on_progress:
+            add_curves(run, loaded, split, unit, on_progress=on_progress)
     document = summarise_run(run, split, evaluated, question_only)
     report_left_out(count_left_out(run, split))
     if as_json:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.command import Command, folder_option, json_option, show_json
+from pipeline.cli.progress import show_progress
 from pipeline.errors import UserError
 
 
@@ -26,7 +27,9 @@ def report(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
     from train.report.page import write_report
 
     found = [run for folder in runs for run in find_runs(folder)]
-    page = write_report(found, out)
+    with show_progress() as progress:
+        progress.update("report", 0, None, "runs", f"comparing {len(found)} runs")
+        page = write_report(found, out)
     if as_json:
         show_json({"format": 1, "page": str(page), "runs": [str(run) for run in found]})
     else:

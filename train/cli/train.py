@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.command import Command, complete_names, folder_option, json_option, show_json
+from pipeline.cli.command import Command, complete_folders, complete_names, folder_option, json_option, show_json
 from pipeline.errors import UserError
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
@@ -28,7 +28,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 @click.command(
     cls=Command,
     short_help="Train a backbone with a method, and evaluate it.",
-    on_interrupt="add --resume to the same command to go on after the last complete epoch",
+    on_interrupt="run it with --resume to go on after the last complete epoch",
 )
 @click.option(
     "--backbone",
@@ -41,7 +41,13 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
     help=f"Missing-modality method: {', '.join(CHOSEN_BY_NAME)}.  "
     f"[default: the preset's, else {TrainConfig.model_fields['method'].default}]",
 )
-@click.option("--dataset", default="music-avqa", show_default=True, help="Dataset name in the default paths below.")
+@click.option(
+    "--dataset",
+    default="music-avqa",
+    show_default=True,
+    shell_complete=complete_folders("data_manifests"),
+    help="Dataset name in the default paths below.",
+)
 @folder_option("--manifest", "Manifest folder.  [default: data_manifests/DATASET]")
 @store_option("stores/DATASET.zarr")
 @folder_option("--out", "Run folder to write.  [default: runs/BACKBONE-METHOD-SEED]")
@@ -75,6 +81,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 @click.option(
     "--start-from",
     metavar="RUN",
+    shell_complete=complete_folders("runs"),
     help="Initialise the backbone from this run, which must be next to --out.  [default: random initialisation]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Number of training epochs.  [default: the preset's]")
@@ -163,10 +170,10 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     device = str(choose_device(config.device))
     build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
     claim_data(run, config, manifest, bank)
+    click.echo(f"run: {run}", err=True)
     with runs_progress() as progress:
         report = partial(progress, run.name)
         fit(config, manifest, bank, run, resume=resume, report=report)
-        click.echo(f"run: {run}", err=True)
         if config.objective == "grounding":
             return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}
         split = default_split(manifest)

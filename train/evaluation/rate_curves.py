@@ -6,6 +6,7 @@ Source: Fig. 5 of the ECCV 2024 missing-modality paper. The questions missing a 
 every higher rate, which the paper leaves open.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -34,9 +35,17 @@ def rate_grid() -> list[Rates]:
     return [{m: n / TENTHS for m, n in (("audio", a), ("visual", v)) if n} for a, v in pairs]
 
 
-def add_curves(run: Path, manifest: Manifest, split: str, unit: Unit = "question", seed: int = 0) -> list[str]:
+def add_curves(
+    run: Path,
+    manifest: Manifest,
+    split: str,
+    unit: Unit = "question",
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
     """Append a row to the run's results for every pair of `rate_grid`; return their scenarios.
 
+    `on_progress` receives (pairs done, pairs in total).
     Raises `UserError` if the run was not evaluated with each modality missing, or was evaluated on other questions.
     """
     rows = {row.scenario: row for row in read_results(run / RESULTS_FILE) if row.kind == "model" and row.split == split}
@@ -52,8 +61,8 @@ def add_curves(run: Path, manifest: Manifest, split: str, unit: Unit = "question
         raise UserError(
             f"{run} was evaluated on other questions than manifest {manifest.name!r} has: pass the manifest it used"
         )
-    curve = []
-    for rates in rate_grid():
+    curve, grid = [], rate_grid()
+    for done, rates in enumerate(grid, start=1):
         masks = sample_masks(questions, rates, seed, unit)
         predictions = [answers[SCENARIO_OF[masks.absent.get(q.question_id, ())]][q.question_id] for q in questions]
         hits = [prediction == q.answer for prediction, q in zip(predictions, questions, strict=True)]
@@ -64,5 +73,6 @@ def add_curves(run: Path, manifest: Manifest, split: str, unit: Unit = "question
             "interval": bootstrap_interval(hits, [q.video_id for q in questions]),
         }
         curve.append(rows["complete"].model_copy(update=point))
+        on_progress(done, len(grid))
     append_results(run / RESULTS_FILE, curve)
     return [row.scenario for row in curve]

@@ -187,7 +187,9 @@ def read_results(path: str | Path) -> list[ResultRow]:
     path = Path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"{path} is missing: evaluate the run first with 'mavqa-evaluate {path.parent}'")
+        evaluation = f"evaluate the run first with 'mavqa-evaluate {path.parent}'"
+        remedy = evaluation if path.name == RESULTS_FILE else "pass the folder of an evaluated run"
+        raise UserError(f"{path} is missing: {remedy}")
     rows: dict[tuple[str, str, str, str], ResultRow] = {}
     for number, line in enumerate(_read_lines(path), start=1):
         row = _parse(line, f"{path}:{number}")

@@ -28,7 +28,8 @@ def test_a_line_has_done_total_rate_time_left_and_detail(clock):
     clock[0] = 205
     progress.update("extract", 1_200, 4_000, "videos", "2 failed")
     progress.report()
-    progress.report()  # nothing has changed
+    clock[0] = 225
+    progress.report()  # nothing has changed: the rate falls
     clock[0] = 5_205
     progress.update("extract", 4_000, 4_000, "videos", "2 failed")
     clock[0] = 6_000
@@ -39,6 +40,7 @@ def test_a_line_has_done_total_rate_time_left_and_detail(clock):
     assert stream.getvalue().splitlines() == [
         "extract: starting workers, 0:05 so far",
         "extract: 1,200/4,000 videos, 2.0 videos/s, 23:20 left, 2 failed",
+        "extract: 1,200/4,000 videos, 1.7 videos/s, 28:00 left, 2 failed",
         "extract: 4,000/4,000 videos in 1:25:00, 2 failed",
     ]
 
@@ -47,10 +49,12 @@ def test_slow_work_has_its_rate_per_minute(clock):
     stream = io.StringIO()
     progress = Progress(stream)
     progress.update("sweep", 0, 4, "runs")
+    clock[0] = 130
+    progress.report()
     clock[0] = 220
     progress.update("sweep", 1, 4, "runs")
     progress.report()
-    assert stream.getvalue() == "sweep: 1/4 runs, 0.5 runs/min, 6:00 left\n"
+    assert stream.getvalue() == "sweep: 0/4 runs, 0:30 so far\nsweep: 1/4 runs, 0.5 runs/min, 6:00 left\n"
 
 
 def test_lines_come_while_the_work_goes_on_and_at_its_end(monkeypatch):
