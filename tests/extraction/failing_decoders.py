@@ -64,9 +64,9 @@ class FailingDecoder:
             pass
 
     def busy(self, attempt):
-        self._burn(0.4)
+        self._burn(0.3)
         start = os.times().system
-        while os.times().system - start < 0.4:
+        while os.times().system - start < 0.3:
             os.urandom(1_000_000)
 
     def slow(self, attempt):

@@ -42,8 +42,15 @@ def without_container(tmp_path, suffix, codec, parts):
     return join(tmp_path / f"clip.{suffix}", paths)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("aac", "aac"), ("mp3", "mp3"), ("ac3", "ac3")])
-@pytest.mark.parametrize("rates", [(48_000, 44_100), (44_100, 48_000), (32_000, 48_000)])
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rates"),
+    [
+        ("aac", "aac", (48_000, 44_100)),
+        ("mp3", "mp3", (44_100, 48_000)),
+        ("ac3", "ac3", (48_000, 44_100)),
+        ("ac3", "ac3", (32_000, 48_000)),
+    ],
+)
 def test_sample_rate_may_change(decoder, tmp_path, suffix, codec, rates):
     path = without_container(tmp_path, suffix, codec, [(rate, "mono") for rate in rates])
     media = decoder.decode(path, REQUEST)

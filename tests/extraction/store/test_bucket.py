@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import botocore.retryhandler
 import paths
 import pytest
 import s3fs
@@ -29,6 +30,8 @@ def server() -> Iterator[S3]:
     with s3() as started, pytest.MonkeyPatch.context() as patch:
         for name, value in started.environment.items():
             patch.setenv(name, value)
+        # The client retries without waiting for up to a second before.
+        patch.setattr(botocore.retryhandler, "delay_exponential", lambda base, growth_factor, attempts: 0)
         s3fs.S3FileSystem.clear_instance_cache()
         yield started
 
