@@ -84,11 +84,17 @@ def test_sample_rate_that_a_corrupt_packet_states_is_not_taken(decoder, tmp_path
     assert media.audio.steps == expected.audio.steps
 
 
-def test_audio_of_a_container_whose_rate_changes(decoder, tmp_path):
+def write_changing_audio(tmp_path, start, video=None):
+    """Write a transport stream: audio of seconds 0-3 at 48 kHz and 3-6 at 32 kHz from `start` on, and a video."""
     without_container(tmp_path, "aac", "aac", [(48_000, "mono"), (32_000, "mono")])
-    start = Fraction(0)
     with av.open(str(tmp_path / "clip.ts"), "w") as container, av.open(str(tmp_path / "0.aac")) as first:
         stream = container.add_stream_from_template(first.streams.audio[0])
+        if video is not None:
+            with av.open(str(video)) as source:
+                shown = container.add_stream_from_template(source.streams.video[0])
+                for packet in filter(lambda packet: packet.size, source.demux(video=0)):
+                    packet.stream = shown
+                    container.mux(packet)
         for index, rate in enumerate((48_000, 32_000)):
             with av.open(str(tmp_path / f"{index}.aac")) as part:
                 for packet in filter(lambda packet: packet.size, part.demux(audio=0)):
@@ -96,9 +102,25 @@ def test_audio_of_a_container_whose_rate_changes(decoder, tmp_path):
                     packet.stream = stream
                     container.mux(packet)
                     start += Fraction(1024, rate)
-    media = decoder.decode(tmp_path / "clip.ts", REQUEST)
+    return tmp_path / "clip.ts"
+
+
+def test_audio_of_a_container_whose_rate_changes(decoder, tmp_path):
+    media = decoder.decode(write_changing_audio(tmp_path, Fraction(0)), REQUEST)
     assert (media.audio.state, media.sample_rate_hz) == (State.COMPLETE, 48_000)
     assert tones(media)[:6] == list(range(6))
+
+
+@pytest.mark.parametrize("decoder", ["pyav"], indirect=True)
+def test_late_audio_whose_rate_changes_starts_at_its_first_step(decoder, tmp_path):
+    video = media_maker.write_clip(tmp_path / "video.ts", media_maker.steady(9, 5))
+    with av.open(str(video)) as container:
+        t0 = container.streams.video[0].start_time * container.streams.video[0].time_base
+    media = decoder.decode(write_changing_audio(tmp_path, t0 + 2, video), REQUEST)
+    assert (media.visual.state, media.visual.first) == (State.COMPLETE, 0)
+    assert (media.audio.state, media.audio.first, media.sample_rate_hz) == (State.COMPLETE, 2, 48_000)
+    assert media.audio.reason == "the audio starts at second 2"
+    assert tones(media)[2:8] == list(range(6))
 
 
 @pytest.mark.parametrize(
