@@ -29,6 +29,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pipeline.errors import one_line
 from pipeline.files import LARGEST_FILE_BYTES
 from pipeline.media.decoders.interface import Decoder
 from pipeline.media.decoders.registry import open_decoder
@@ -266,7 +267,7 @@ def _answer(decoder: Decoder, message: dict[str, Any], replies: int) -> None:
     except Exception as error:  # noqa: BLE001  # a bug must not stop the run, and must not pass for a corrupt file
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}"
-        _write(replies, _pack_header({"bug": f"{type(error).__name__}: {error} ({where})"}))
+        _write(replies, _pack_header({"bug": f"{type(error).__name__}: {one_line(error)} ({where})"}))
         return
     _write_media(replies, media)
 

@@ -248,8 +248,12 @@ def make_spec(
         },
     }
     if extractor.modality != "question":
-        constants["sampling"] = {"rule": _sampling_rule(getattr(extractor, "frame_size", None)), "short": plan.padding}
-        constants["decoder"] = {"name": plan.decoder, "version": open_decoder(plan.decoder).version()}
+        rule = _sampling_rule(getattr(extractor, "frame_size", None))
+        constants["sampling"] = {"rule": rule, "seconds": plan.seconds, "short": plan.padding}
+        constants["decoder"] = {
+            "name": plan.decoder,
+            "version": open_decoder(plan.decoder).version(extractor.modality),
+        }
     return FeatureSpec(extractor.name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
 
 
@@ -283,6 +287,8 @@ def match_spec(
 
 
 def _sampling_rule(size: FrameSize | None) -> str:
-    if size is None or size.per_second == 1:
+    if size is None:
+        return "audio of each second"
+    if size.per_second == 1:
         return "frame shown at the middle of each second"
     return f"frames shown at the middles of {size.per_second} equal parts of each second"

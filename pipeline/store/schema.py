@@ -50,7 +50,11 @@ class FeatureSpec:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON of this spec: equal fingerprints mean equal values."""
+        """SHA-256 of the canonical JSON of this spec.
+
+        Rows of equal fingerprints come from the same computation: their values differ at most by the rounding of
+        another CPU, or of another release of a library that the spec does not name.
+        """
         return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
 
     @property

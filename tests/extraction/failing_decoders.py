@@ -17,7 +17,7 @@ from pipeline.store.schema import State
 class FailingDecoder:
     name = "failing"
 
-    def version(self):
+    def version(self, modality="visual"):
         return "0"
 
     def decode(self, path, request):

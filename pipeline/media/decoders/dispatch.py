@@ -23,9 +23,10 @@ class ContentDecoder:
         """The name of the container decoder, which is the one that users choose."""
         return self.container.name
 
-    def version(self) -> str:
-        """Return the versions of both readers."""
-        return f"{self.container.version()}; {reader_version()}"
+    def version(self, modality: str = "visual") -> str:
+        """Return the versions of what decodes `modality`: audio may come from either reader."""
+        own = self.container.version(modality)
+        return own if modality == "visual" else f"{own}; {reader_version()}"
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media; both tracks are failed if the file has neither video nor audio.

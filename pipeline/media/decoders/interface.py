@@ -77,8 +77,8 @@ class Decoder(Protocol):
         """The decoder's key in the registry."""
         ...
 
-    def version(self) -> str:
-        """Return the versions that the decoded values depend on, for the store's fingerprint."""
+    def version(self, modality: str = "visual") -> str:
+        """Return the versions that the decoded values of `modality` depend on, for the store's fingerprint."""
         ...
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:

@@ -13,7 +13,6 @@ import pipeline.run.coordinator
 import pipeline.run.plan
 from pipeline.cli.extract import extract
 from pipeline.media.decoder_process import Limits
-from pipeline.media.decoders.audio_file import reader_version
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.run.coordinator import Progress, RunOptions, Summary
 from pipeline.run.plan import ExtractionPlan, StoredChoices
@@ -178,7 +177,7 @@ def make_unavailable(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     def load(entry: str, **options: Any) -> Any:
         if library in entry:
             raise DecoderLoadError(library, "it is missing", "install it")
-        return type("Fake", (), {"name": entry, "version": lambda self: "1"})()
+        return type("Fake", (), {"name": entry, "version": lambda self, modality="visual": "1"})()
 
     monkeypatch.setattr(pipeline.media.decoders.registry, "_load", load)
 
@@ -199,7 +198,7 @@ def test_auto_keeps_the_decoder_of_the_store(
     monkeypatch.setattr(pipeline.run.plan, "stored_choices", lambda path: StoredChoices(4, "decord"))
     assert decoder_for(toy_manifest, tmp_path, plans) == (
         "decord",
-        f"decoder: decord, the store's decoder: 1; {reader_version()}",
+        "decoder: decord, the store's decoder: 1",
     )
     assert decoder_for(toy_manifest, tmp_path, plans, "--decoder", "pyav")[0] == "pyav"
 

@@ -57,10 +57,10 @@ class PyAVDecoder:
         self.name = "pyav" if library is None else library.name
         av.logging.set_level(None)
 
-    def version(self) -> str:
-        """Return the versions of PyAV and its FFmpeg, after that of the library."""
+    def version(self, modality: str = "visual") -> str:
+        """Return the versions of PyAV and its FFmpeg, of frames after that of the library."""
         own = f"pyav {av.__version__} (ffmpeg {av.ffmpeg_version_info})"
-        return own if self._library is None else f"{self._library.version()}; {own}"
+        return own if self._library is None or modality == "audio" else f"{self._library.version()}; {own}"
 
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media; both tracks are failed if the file cannot be opened.
