@@ -12,7 +12,7 @@ DEMO     := build/demo
 # Further arguments for the command of a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
 
-.PHONY: help setup demo backbones methods test lint lint-fast docs bench extract train clean
+.PHONY: help setup demo backbones methods test nightly lint lint-fast docs bench extract train clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -50,6 +50,9 @@ methods: $(READY) $(DEMO)/evaluation.json  ## Train every method on the demo's v
 # The slow files come early in the order of their names; reordered by number of tests they would come last.
 test: $(READY) lint-fast  ## Run the test suite and the fast part of lint.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+nightly: $(READY)  ## Run the tests that are too long for every change.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly $(ARGS)
 
 lint: lint-fast  ## Check style, imports between layers and types.
 	$(BIN)/mypy

@@ -1,6 +1,7 @@
 """`mavqa-inspect`: summarise or verify a store, compare it with published arrays, plot a spectrogram."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from pipeline.inspection.verify import Problem
     from pipeline.store.reader import FeatureStore
 
 VIDEOS_SHOWN = 20
@@ -30,6 +32,7 @@ Examples:
   mavqa-inspect stores/music-avqa.zarr
   mavqa-inspect stores/music-avqa.zarr --json | jq .features
   mavqa-inspect stores/music-avqa.zarr --verify
+  mavqa-inspect stores/music-avqa.zarr --verify --repair
   mavqa-inspect stores/music-avqa.zarr --reference feats/vggish --feature vggish
   mavqa-inspect stores/music-avqa.zarr --spectrogram data/videos/music-avqa/00000093.mp4
 """
@@ -38,6 +41,7 @@ Examples:
 @click.command(cls=Command, short_help="Show, verify or compare a feature store.", epilog=EXAMPLES)
 @click.argument("store")
 @click.option("--verify", is_flag=True, help="Read all values and check that they match the recorded states.")
+@click.option("--repair", is_flag=True, help="With --verify: make corrupt rows pending; extract them again afterwards.")
 @folder_option("--reference", "Folder of arrays to compare with, one <video id>.npy [time, ...] per video.")
 @click.option("--feature", metavar="NAME", help="Feature to compare with the arrays in --reference.")
 @file_option("--spectrogram", "Plot this video's spectrogram above its stored audio features.", metavar="VIDEO")
@@ -51,6 +55,7 @@ Examples:
 def inspect(
     store: str,
     verify: bool,
+    repair: bool,
     reference: Path | None,
     feature: str | None,
     spectrogram: Path | None,
@@ -64,6 +69,9 @@ def inspect(
     from pipeline.inspection.verify import summarise_store, verify_store
     from pipeline.store.reader import open_store
 
+    if repair and not verify:
+        raise UserError("--repair makes pending what --verify finds: pass --verify as well")
+    problems: Sequence[Problem] = ()
     _check_options(verify, reference is not None or feature is not None, spectrogram, image)
     opened = open_store(store)
     if reference is not None or feature is not None:
@@ -82,12 +90,20 @@ def inspect(
     document = summarise_store(opened)
     if verify:
         with show_task("verify", "rows") as progress:
-            document["problems"] = verify_store(opened, progress)
+            problems = verify_store(opened, progress)
+        document["problems"] = [problem.message for problem in problems]
     if as_json:
         show_json(document)
     else:
         _show(store, document)
-    if document.get("problems"):
+    if repair and problems:
+        from pipeline.inspection.repair import make_pending
+
+        rows, question_features = make_pending(opened, problems)
+        click.echo(
+            f"{rows} rows and {question_features} question features are pending: run mavqa-extract again", err=True
+        )
+    elif document.get("problems"):
         raise InputError(f"store {store} is corrupt: {len(document['problems'])} problems, listed above")
 
 

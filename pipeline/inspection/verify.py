@@ -1,14 +1,18 @@
-"""Verify a store: complete rows have all their values, absent and failed rows have none. Nothing is repaired."""
+"""Verify a store: complete rows have the values that were computed, others have none. Nothing is repaired."""
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import zarr
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.store.location import locate
-from pipeline.store.reader import FeatureStore, reporting_damage
+from pipeline.store.reader import CORRUPT, FeatureStore, reporting_damage
 from pipeline.store.schema import State
+from pipeline.store.seal import METADATA, NOT_AS_SEALED, SEAL, compute_seal, digest_row, digest_rows, original_metadata
 
 
 def summarise_store(store: FeatureStore) -> dict[str, Any]:
@@ -22,43 +26,89 @@ def summarise_store(store: FeatureStore) -> dict[str, Any]:
             **{state.name.lower(): int((states == state).sum()) for state in State},
             "bytes_stored": locate(store.path).bytes_stored(f"features/{name}"),
             "fingerprint": store.fingerprint(name),
+            "digest": digest_rows(digest for digest in store.digests(name) if digest),
             "spec": spec.to_json(),
+            "accepted": [
+                {"rows": int((store.made_by(name) == index).sum()), "spec": other.to_json()}
+                for index, other in enumerate(store.specs(name))
+                if index
+            ],
         }
     return {
         "format": 1,
         "seconds": store.seconds,
         "videos": len(store.video_ids),
+        "digest": store.digest,
         "features": features,
         "failures": list(_failures(store)),
     }
 
 
-def verify_store(store: FeatureStore, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
-    """Read every value of the store and return its problems, one line each; the list is empty if there are none.
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a store.
 
-    A complete row must have finite values in its steps and the fill value before and after them (`pad`), or finite
-    values in all steps (`cycle`, `released`). An absent or failed row must have only the fill value. The states of
-    features and videos must agree. A pending row may have values, written before its run was stopped. A question must
-    have all values of a feature or none.
+    `feature`: the feature that it concerns, "" for the store itself. `row`: the row of a video, -1 for questions.
     """
-    problems = list(_question_problems(store))
+
+    message: str
+    feature: str = ""
+    row: int = -1
+
+
+def verify_store(
+    store: FeatureStore, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Problem]:
+    """Read everything in the store and return its problems; the list is empty if there are none.
+
+    A complete row must have its digest, finite values in its steps and the fill value before and after them (`pad`), or
+    finite values in all steps (`cycle`, `released`). Another row must have only the fill value, and no digest; one that
+    is pending may have values, written before its run was stopped. The states of features and videos must agree. A
+    question must have all values of a feature and its digest, or none. The metadata and index arrays must be those that
+    were sealed at the end of the last run, and the consolidated metadata a copy of the original.
+    """
+    problems = [*_seal_problems(store), *_question_problems(store)]
     total = len(store.video_ids) * len(store.feature_names)
     for position, name in enumerate(store.feature_names):
-        spec, states, values = store.spec(name), store.state(name), store.values(name)
+        spec, states, values, digests = store.spec(name), store.state(name), store.values(name), store.digests(name)
         firsts, stops = store.filled_steps(name)
         presence = store.presence(spec.modality)
         for row, video_id in enumerate(store.video_ids):
             filled = slice(int(firsts[row]), int(stops[row]))
+            state = State(int(states[row]))
             try:
                 with reporting_damage(store.path, f"features/{name}/values"):
                     stored = values[row]
-                problem = _row_problem(stored, State(int(states[row])), State(int(presence[row])), filled)
+                problem = _row_problem(stored, state, State(int(presence[row])), filled)
+                expected = digest_row(name, video_id, stored[: filled.stop]) if state is State.COMPLETE else ""
+                if not problem and state is not State.PENDING and digests[row] != expected:
+                    problem = "its values are not those that were computed for it: their digest differs"
             except UserError as error:
                 problem = str(error)
             if problem:
-                problems.append(f"{name} of {video_id}: {problem}")
+                problems.append(Problem(f"{name} of {video_id}: {problem}", name, row))
             on_progress(position * len(store.video_ids) + row + 1, total)
     return problems
+
+
+def _seal_problems(store: FeatureStore) -> Iterator[Problem]:
+    """Yield what is wrong with metadata and index arrays."""
+    location = locate(store.path)
+    try:
+        root = zarr.open_group(location.zarr_store(), mode="r", use_consolidated=False)
+        found = dict(original_metadata(location, root))
+        document = json.loads(location.read(METADATA))
+        seal = compute_seal(root)
+    except CORRUPT as error:
+        yield Problem(f"metadata or index arrays cannot be read: {one_line(error)}")
+        return
+    copies = (document.get("consolidated_metadata") or {}).get("metadata", {})
+    for path in sorted({*found, *copies} if copies else ()):
+        copy = {key: value for key, value in copies.get(path, {}).items() if key != "consolidated_metadata"}
+        if copy != found.get(path):
+            yield Problem(f"{path}: its metadata is not that of the consolidated copy")
+    if root.attrs.get(SEAL, seal) != seal:
+        yield Problem(NOT_AS_SEALED)
 
 
 def _row_problem(values: np.ndarray, state: State, presence: State, filled: slice) -> str:
@@ -82,22 +132,23 @@ def _row_problem(values: np.ndarray, state: State, presence: State, filled: slic
     return "" if np.isfinite(values[filled]).all() else "the row has infinite values"
 
 
-def _question_problems(store: FeatureStore) -> Iterator[str]:
+def _question_problems(store: FeatureStore) -> Iterator[Problem]:
     texts = list(store.question_rows) if store.question_feature_names else []
     for name in store.question_feature_names:
-        values, fill = store.question_values(name), store.question_spec(name).fill_value
+        values, digests = store.question_values(name), store.question_digests(name)
         for first in range(0, len(texts), values.chunks[0]):
             chunk = texts[first : first + values.chunks[0]]
             try:
                 with reporting_damage(store.path, f"questions/{name}/values"):
-                    rows = np.asarray(values[first : first + len(chunk)]).reshape(len(chunk), -1)
+                    rows = np.asarray(values[first : first + len(chunk)])
             except UserError as error:
-                yield f"{name} of the questions from {chunk[0]!r} to {chunk[-1]!r}: {error}"
+                yield Problem(f"{name} of the questions from {chunk[0]!r} to {chunk[-1]!r}: {error}", name)
                 continue
-            is_missing = np.isnan(rows) if np.isnan(fill) else rows == fill
-            is_partial = is_missing.any(axis=1) & ~is_missing.all(axis=1)
-            for row in np.flatnonzero(is_partial | np.isinf(rows).any(axis=1)):
-                yield f"{name} of question {chunk[row]!r}: some values are missing or infinite"
+            for text, row in zip(chunk, rows, strict=True):
+                if text in digests and digests[text] != digest_row(name, text, row):
+                    yield Problem(
+                        f"{name} of question {text!r}: its values are not those that were computed for it", name
+                    )
 
 
 def _failures(store: FeatureStore) -> Iterator[dict[str, str]]:

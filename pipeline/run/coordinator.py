@@ -135,8 +135,10 @@ def extract(
         )
         writer.append_videos(new)
         extracted = run.work(work, videos_folder) if work else 0
+        if run.has_lost_rows:
+            extracted += run.work(run.plan_work(manifest.videos, rows), videos_folder)
         if not writer.is_read_only:
-            writer.consolidate()
+            writer.seal()
         return _summarise(writer, manifest, rows, plan, extracted)
 
 
@@ -154,6 +156,8 @@ class _Run:
         self._plan = plan
         self._options = options
         self._on_progress = on_progress
+        # Rows of chunks that could not be read: they are pending again.
+        self.has_lost_rows = False
 
     def plan_work(self, videos: Sequence[Video], rows: dict[str, int]) -> list[VideoTask]:
         """Return the videos with a pending feature, in the order of their rows; paths are relative to the folder."""
@@ -205,6 +209,7 @@ class _Run:
             tasks = self._record_known(tasks)
             total = len(tasks)
             self._on_progress(Progress(0, total))
+            self._writer.unseal()
             partitions = plan_partitions(replace(task, path=os.path.join(folder, task.path)) for task in tasks)
             extract_one = partial(extract_on_worker, self._plan, folder, specs, spec_indices)
             return self._record_all(stream(workers, extract_one, partitions), total)
@@ -249,7 +254,9 @@ class _Run:
             videos = [video for outcome in finished for video in outcome.videos]
             if videos:
                 self._writer.record_videos(videos)
-                self._writer.record_features([feature for outcome in finished for feature in outcome.features])
+                features = [feature for outcome in finished for feature in outcome.features]
+                self._writer.record_features(features)
+                self.has_lost_rows |= any(feature.state is State.PENDING for feature in features)
             done += len(videos)
             failed += sum(State.FAILED in video.states.values() for video in videos)
             self._on_progress(Progress(done, total, failed))

@@ -24,6 +24,7 @@ from pipeline.run.partitions import Partition, VideoTask
 from pipeline.run.plan import THREADS_PER_WORKER, ExtractionPlan, make_spec
 from pipeline.store.location import has_store, locate
 from pipeline.store.schema import FeatureSpec, State, spec_differences
+from pipeline.store.seal import digest_row
 from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
 
 # Larger values are written at once; smaller ones share chunks and are written together at the end of a partition.
@@ -32,7 +33,10 @@ _KEEP_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class PartitionOutcome:
-    """The results of a partition, for the coordinator to record."""
+    """The results of a partition, for the coordinator to record.
+
+    A feature that is pending is one of a row whose values were lost, in a chunk that could not be read.
+    """
 
     videos: tuple[VideoRecord, ...]
     features: tuple[FeatureRecord, ...]
@@ -63,17 +67,21 @@ def extract_partition(plan: ExtractionPlan, spec_indices: dict[str, int], partit
     for task, (record, media) in zip(partition.videos, decoded, strict=True):
         videos.append(record)
         for name in task.features:
-            state, reason, values = _extract(tools.extractors[name], media, plan, tools.specs[name].fill_value)
-            features.append(FeatureRecord(task.row, name, state, reason, spec_indices.get(name, 0)))
+            spec = tools.specs[name]
+            state, reason, values = _extract(tools.extractors[name], media, plan, spec.fill_value)
             if values is None:
                 # A stopped run may have written values of an earlier version of the file: overwrite them with fill.
-                values = np.empty((0, *tools.specs[name].shape), tools.specs[name].dtype)
+                values = np.empty((0, *spec.shape))
+            values = np.asarray(values, spec.dtype)
+            digest = digest_row(name, task.video_id, values) if state is State.COMPLETE else ""
+            features.append(FeatureRecord(task.row, name, state, reason, spec_indices.get(name, 0), digest))
             if values.nbytes > _KEEP_BYTES:
-                write_rows(plan.store, name, partition.first_row, {task.row: values}, tools.specs[name].fingerprint)
+                write_rows(plan.store, name, partition.first_row, {task.row: values}, spec.fingerprint)
             else:
                 small.setdefault(name, {})[task.row] = values
     for name, rows in small.items():
-        write_rows(plan.store, name, partition.first_row, rows, tools.specs[name].fingerprint)
+        lost = write_rows(plan.store, name, partition.first_row, rows, tools.specs[name].fingerprint)
+        features += [FeatureRecord(row, name, State.PENDING) for row in sorted(lost)]
     return PartitionOutcome(tuple(videos), tuple(features))
 
 

@@ -65,6 +65,11 @@ class Bucket:
                 return set()
         return {name.rpartition("/")[2] for name in found} - {""}
 
+    def read(self, path: str) -> bytes:
+        """Return the content of the object at `path`."""
+        with _reporting_failures(self._url):
+            return bytes(self._files.cat_file(f"{self._url}/{path}"))
+
     def bytes_stored(self, path: str) -> int:
         """Return the size of all objects under `path`, in bytes."""
         with _reporting_failures(self._url):

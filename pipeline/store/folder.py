@@ -37,6 +37,10 @@ class Folder:
         folder = self._path / path
         return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
+    def read(self, path: str) -> bytes:
+        """Return the content of the file at `path`."""
+        return (self._path / path).read_bytes()
+
     def bytes_stored(self, path: str) -> int:
         """Return the size of all files under `path`, in bytes, except those that an active run renames meanwhile."""
         total = 0

@@ -29,6 +29,10 @@ class StoreLocation(Protocol):
         """Return the names directly under `path`."""
         ...
 
+    def read(self, path: str) -> bytes:
+        """Return the content of the file or object at `path`. Raises FileNotFoundError if it is missing."""
+        ...
+
     def bytes_stored(self, path: str) -> int:
         """Return the size of everything under `path`, in bytes."""
         ...

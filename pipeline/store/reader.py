@@ -15,10 +15,11 @@ import zarr
 from pipeline.errors import UserError, one_line
 from pipeline.store.location import locate
 from pipeline.store.schema import FORMAT_ATTRIBUTE, STORE_FORMAT, FeatureSpec, State
+from pipeline.store.seal import digest_rows
 
-_CORRUPT = (KeyError, ValueError, TypeError, OSError)
+CORRUPT = (KeyError, ValueError, TypeError, OSError)
 # What zarr and its codecs raise for truncated or altered chunks.
-_CORRUPT_VALUES = (RuntimeError, ValueError)
+CORRUPT_VALUES = (RuntimeError, ValueError)
 
 
 def open_store(path: str | Path) -> "FeatureStore":
@@ -42,7 +43,7 @@ def open_group(path: str | Path, mode: Any) -> zarr.Group:
         raise UserError(
             f"no feature store at {path}: create one with 'mavqa-extract --store {path}', or pass another --store"
         ) from None
-    except _CORRUPT as error:
+    except CORRUPT as error:
         raise UserError(
             f"store {path} cannot be read ({one_line(error)}): it is corrupt or not a feature store"
         ) from None
@@ -62,7 +63,7 @@ def reporting_damage(store: str | Path, path: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except _CORRUPT_VALUES as error:
+    except CORRUPT_VALUES as error:
         raise UserError(
             f"store {store}: {path} cannot be read ({one_line(error)}): the store is corrupt, extract it again"
         ) from None
@@ -176,10 +177,30 @@ class FeatureStore:
             reason = self.feature_reasons(feature)[row]
             because = f" ({reason})" if reason else ""
             raise UserError(f"store {self.path}: {feature} of video {video_id!r} is {state.name.lower()}{because}")
-        steps = int(self.steps(self.spec(feature).modality)[row])
+        modality = self.spec(feature).modality
+        first, stop = int(self.first_steps(modality)[row]), int(self.steps(modality)[row])
         path = f"features/{feature}/values"
         with reporting_damage(self.path, path):
-            return np.asarray(self._array(path)[row, :steps])
+            values = np.asarray(self._array(path)[row, :stop])
+        if np.isnan(values[first:]).any():
+            raise UserError(
+                f"store {self.path}: {path} has missing values for {video_id!r}, which is complete: the store is "
+                f"corrupt, list all faults with 'mavqa-inspect {self.path} --verify'"
+            )
+        return values
+
+    def digests(self, feature: str) -> list[str]:
+        """Return the digest of each complete row of `feature`, one text per video, "" for the other rows."""
+        return [str(digest) for digest in self._index(f"features/{feature}/digest")]
+
+    def made_by(self, feature: str) -> np.ndarray:
+        """Return the index of the spec under which each row of `feature` was computed, uint8 [video]; see `specs`."""
+        return self._index(f"features/{feature}/made_by")
+
+    def specs(self, feature: str) -> list[FeatureSpec]:
+        """Return the specs under which rows of `feature` were computed: the first, then the accepted ones."""
+        accepted = self._attribute(f"features/{feature}", "accepted")
+        return [self.spec(feature), *(FeatureSpec.from_json(entry["spec"]) for entry in accepted)]
 
     def spec(self, feature: str) -> FeatureSpec:
         """Return the spec under which `feature` was first extracted."""
@@ -197,6 +218,21 @@ class FeatureStore:
     def question_values(self, name: str) -> zarr.Array:
         """Return the lazy array [question, ...] of the question feature `name`."""
         return self._array(f"questions/{name}/values")
+
+    def question_digests(self, name: str) -> dict[str, str]:
+        """Return {question text: digest of its row} of the question feature `name`, for the texts that have it."""
+        digests = self._read(f"questions/{name}/digest")
+        return {text: str(digests[row]) for text, row in self.question_rows.items() if digests[row]}
+
+    @cached_property
+    def digest(self) -> str:
+        """One SHA-256 over all complete rows: the same for the same features of the same videos and questions.
+
+        It depends neither on the order of the rows, nor on how often a run was stopped.
+        """
+        rows = [digest for name in self.feature_names for digest in self.digests(name) if digest]
+        texts = [digest for name in self.question_feature_names for digest in self.question_digests(name).values()]
+        return digest_rows(rows + texts)
 
     def question_spec(self, name: str) -> FeatureSpec:
         """Return the spec of the question feature `name`."""
@@ -247,7 +283,7 @@ class FeatureStore:
             return self._root[path]
         except KeyError:
             raise UserError(f"store {self.path} has no {path}: {self._available(path)}") from None
-        except _CORRUPT as error:
+        except CORRUPT as error:
             raise UserError(
                 f"store {self.path}: {path} cannot be read ({one_line(error)}): the store is corrupt"
             ) from None

@@ -3,6 +3,7 @@
 The coordinator holds a `StoreWriter`, and with it the store's lock, and writes everything except feature values.
 Workers write only values, whole partitions of `VIDEOS_PER_PARTITION` aligned rows, through `write_rows`.
 Order: values, then the videos' states, then the feature's state, so that a row marked complete has its values.
+Every chunk has a checksum, every complete row a digest; the seal over the rest is written at the end of a run.
 """
 
 import sys
@@ -15,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from pipeline.errors import UserError
 from pipeline.store.location import StoreLocation, has_format, locate
-from pipeline.store.reader import open_group, reporting_damage
+from pipeline.store.reader import CORRUPT_VALUES, open_group, reporting_damage
 from pipeline.store.schema import (
     FORMAT_ATTRIBUTE,
     MODALITIES,
@@ -29,6 +30,7 @@ from pipeline.store.schema import (
     FeatureSpec,
     State,
 )
+from pipeline.store.seal import NOT_AS_SEALED, SEAL, compute_seal, digest_row
 
 SHARD_ROW_BYTES = 1_000_000
 QUESTION_CHUNK_BYTES = 4_000_000
@@ -51,8 +53,18 @@ _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
     ("video_id", str, ""),
 )
 
-# The members of a feature's group; a question feature has the first two.
-_FEATURE_MEMBERS = frozenset({"zarr.json", "values", "state", "reason", "made_by"})
+# The arrays of a video feature beside its values and coordinates; a question feature has the first.
+_FEATURE_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
+    ("digest", str, ""),
+    ("state", "uint8", 0),
+    ("reason", str, ""),
+    ("made_by", "uint8", 0),
+)
+# What a killed creation of a feature leaves: these have chunks only if the feature was created.
+_RECORDED = frozenset({"values", *(name for name, _, _ in _FEATURE_ARRAYS)})
+# Coordinates, by which xarray selects: one for the first axis of values, and the seconds.
+_COORDINATES = frozenset({"video", "time", "question"})
+_FEATURE_MEMBERS = _RECORDED | _COORDINATES | {"zarr.json"}
 
 # A new state replaces only a state of lower rank: a decoded video stays complete even if its file is deleted later.
 _RANK = {State.PENDING: 0, State.FAILED: 1, State.ABSENT: 2, State.COMPLETE: 3}
@@ -75,13 +87,17 @@ class VideoRecord:
 
 @dataclass(frozen=True)
 class FeatureRecord:
-    """The state of one feature of one video; `spec_index` is the index of its spec, 0 the feature's first."""
+    """The state of one feature of one video.
+
+    `spec_index`: the index of its spec, 0 the feature's first. `digest`: that of a complete row's values.
+    """
 
     row: int
     feature: str
     state: State
     reason: str = ""
     spec_index: int = 0
+    digest: str = ""
 
 
 class StoreWriter:
@@ -135,6 +151,7 @@ class StoreWriter:
                     f"pass --seconds {root.attrs['seconds']} or another --store"
                 )
             root.update_attributes({"seconds": self._seconds})
+            root.attrs.pop(SEAL, None)
         return root
 
     def _create(self) -> None:
@@ -176,18 +193,18 @@ class StoreWriter:
         """Append a pending row for each of `video_ids`; ids are written last, so that a killed append is repeated."""
         if not video_ids:
             return
+        self.unseal()
         known = len(self.video_ids())
         total = known + len(video_ids)
+        new = np.array(video_ids, dtype=object)
         for name in self.feature_names():
-            self._resize_feature(name, total)
+            for array in sorted(_RECORDED | {"video"}):
+                _resize(self._root[f"features/{name}/{array}"], total)
+            self._root[f"features/{name}/video"][known:total] = new
         for name, _, _ in _VIDEO_ARRAYS:
             _resize(self._root[f"videos/{name}"], total)
-        self._root["videos/video_id"][known:total] = np.array(video_ids, dtype=object)
+        self._root["videos/video_id"][known:total] = new
         self.consolidate()
-
-    def _resize_feature(self, name: str, total: int) -> None:
-        for array in ("values", "state", "reason", "made_by"):
-            _resize(self._root[f"features/{name}/{array}"], total)
 
     def ensure_feature(self, spec: FeatureSpec) -> None:
         """Create the arrays of a video or question feature if they are missing.
@@ -199,15 +216,19 @@ class StoreWriter:
         group = self._root.get(path)
         if isinstance(group, zarr.Group) and "spec" in group.attrs:
             return
-        rows = self._root["questions/text" if is_question else "videos/video_id"].shape[0]
+        self.unseal()
+        names = self.read_index("questions/text" if is_question else "videos/video_id")
+        rows, dimension = len(names), "question" if is_question else "video"
         store = self._root.store
         zarr.create_group(store, path=path, zarr_format=3, overwrite=True)
         _create_values(store, f"{path}/values", spec, (rows, *(() if is_question else (self._seconds,)), *spec.shape))
+        for name, dtype, fill in _FEATURE_ARRAYS[:1] if is_question else _FEATURE_ARRAYS:
+            _create_index(store, f"{path}/{name}", dtype, fill, dimension, rows)
+        _create_index(store, f"{path}/{dimension}", str, "", dimension, rows)[:] = names
         attributes: dict[str, Any] = {"spec": spec.to_json(), "fingerprint": spec.fingerprint}
         if not is_question:
+            _create_index(store, f"{path}/time", "int32", -1, "time", self._seconds)[:] = np.arange(self._seconds)
             attributes["accepted"] = []
-            for name, dtype, fill in (("state", "uint8", 0), ("reason", str, ""), ("made_by", "uint8", 0)):
-                _create_index(store, f"{path}/{name}", dtype, fill, "video", rows)
         zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
         self.consolidate()
 
@@ -227,6 +248,7 @@ class StoreWriter:
 
     def accept(self, spec: FeatureSpec, group: str = FEATURES) -> None:
         """Record another spec under which rows of a feature may be computed."""
+        self.unseal()
         feature = self._root[f"{group}/{spec.name}"]
         known = feature.attrs.get("accepted", [])
         accepted = [*known, {"spec": spec.to_json(), "fingerprint": spec.fingerprint}]
@@ -241,6 +263,7 @@ class StoreWriter:
         kept: it may report an error in a frame that only the earlier run decoded. If the file was replaced, they are
         reset first.
         """
+        self.unseal()
         rows = [record.row for record in records]
         sources = zip(records, _gather(self._root["videos/source_sha256"], rows), strict=True)
         self._forget([r.row for r, source in sources if source and r.source_sha256 not in ("", source)])
@@ -264,12 +287,20 @@ class StoreWriter:
                 _scatter_some(self._root[f"videos/{name.format(modality)}"], dict.fromkeys(rows, empty))
 
     def record_features(self, records: Sequence[FeatureRecord]) -> None:
-        """Record the states of features, after their reasons: the state is what makes a row complete."""
+        """Record the states of features, after all else: the state is what makes a row complete."""
         for name in sorted({record.feature for record in records}):
+            self.unseal()
             own = [record for record in records if record.feature == name]
+            _scatter_some(self._root[f"features/{name}/digest"], {record.row: record.digest for record in own})
             _scatter_some(self._root[f"features/{name}/reason"], {record.row: record.reason for record in own})
             _scatter_some(self._root[f"features/{name}/made_by"], {record.row: record.spec_index for record in own})
             _scatter_some(self._root[f"features/{name}/state"], {record.row: int(record.state) for record in own})
+
+    def forget_feature(self, name: str) -> None:
+        """Remove the question feature `name`; it is computed again when it is next extracted."""
+        self.unseal()
+        del self._root[f"{QUESTIONS}/{name}"]
+        self.consolidate()
 
     def append_questions(self, texts: Sequence[str]) -> dict[str, int]:
         """Append the unique texts that are not stored yet; return the row of every stored text."""
@@ -277,30 +308,55 @@ class StoreWriter:
         known = set(stored)
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            total = len(stored) + len(new)
+            self.unseal()
+            total, as_array = len(stored) + len(new), np.array(new, dtype=object)
             for name in sorted(self._root["questions"].group_keys()):
-                _resize(self._root[f"questions/{name}/values"], total)
+                for array in ("values", "digest", "question"):
+                    _resize(self._root[f"questions/{name}/{array}"], total)
+                self._root[f"questions/{name}/question"][len(stored) : total] = as_array
             _resize(self._root["questions/text"], total)
-            self._root["questions/text"][len(stored) : total] = np.array(new, dtype=object)
+            self._root["questions/text"][len(stored) : total] = as_array
             self.consolidate()
         return {text: row for row, text in enumerate([*stored, *new])}
 
     def question_texts(self, name: str) -> set[str]:
-        """Return the texts that have the question feature `name`: those whose row is not the fill value."""
-        path = f"questions/{name}/values"
-        array = self._root.get(path)
-        if not isinstance(array, zarr.Array):
+        """Return the texts that have the question feature `name`: those whose row has a digest."""
+        if not isinstance(self._root.get(f"questions/{name}"), zarr.Group):
             return set()
-        # A row is written at once, so its first value is enough; all values may not fit into memory.
-        with reporting_damage(self.path, path):
-            first = np.asarray(array[(slice(None), *[0] * (array.ndim - 1))])
-        missing = np.isnan(first) if first.dtype.kind == "f" else first == -1
-        texts = self.read_index("questions/text")
-        return {str(text) for text, is_missing in zip(texts, missing, strict=False) if not is_missing}
+        digests, texts = self.read_index(f"questions/{name}/digest"), self.read_index("questions/text")
+        return {str(text) for text, digest in zip(texts, digests, strict=False) if digest}
 
     def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
-        """Write the question feature `name` of `rows`, int64 [row], with values [row, ...]."""
-        _scatter(self._root[f"questions/{name}/values"], rows, values)
+        """Write the question feature `name` of `rows`, int64 [row], with values [row, ...], and then their digests."""
+        self.unseal()
+        array, texts = self._root[f"questions/{name}/values"], _gather(self._root["questions/text"], rows.tolist())
+        values = np.asarray(values, array.dtype)
+        _scatter(array, rows, values)
+        digests = [digest_row(name, str(text), row) for text, row in zip(texts, values, strict=True)]
+        _scatter(self._root[f"questions/{name}/digest"], rows, digests)
+
+    def unseal(self) -> None:
+        """Remove the seal: call it before the store is changed.
+
+        Raises `UserError` if the store is not as it was sealed: what is written next would hide that.
+        """
+        seal = self._root.attrs.get(SEAL)
+        if seal is None:
+            return
+        with reporting_damage(self.path, "an index array"):
+            is_as_sealed = seal == compute_seal(self._root)
+        if not is_as_sealed:
+            raise UserError(
+                f"store {self.path}: {NOT_AS_SEALED}: the store is corrupt, extract it again into another --store"
+            )
+        del self._root.attrs[SEAL]
+
+    def seal(self) -> None:
+        """Write the seal and the consolidated metadata: call it at the end of a run."""
+        if SEAL not in self._root.attrs:
+            with reporting_damage(self.path, "an index array"):
+                self._root.update_attributes({SEAL: compute_seal(self._root)})
+            self.consolidate()
 
     def consolidate(self) -> None:
         """Collect all metadata in one document at the root, which readers use."""
@@ -311,8 +367,10 @@ class StoreWriter:
 
 def write_rows(
     path: str | Path, feature: str, first_row: int, rows: dict[int, np.ndarray], fingerprint: str = ""
-) -> None:
+) -> set[int]:
     """Write values of one feature for rows of one partition; called by the worker that owns the partition.
+
+    Return the other rows whose values are lost: those of a chunk that cannot be read.
 
     `first_row` is the partition's first row; `rows` maps absolute rows to [time, ...] (shorter than the store's time
     axis: the rest stays the fill value). `fingerprint` is that of the spec under which they were computed.
@@ -332,12 +390,18 @@ def write_rows(
     if values.shards is not None:
         for row, array in rows.items():
             values[row : row + 1] = _padded(values, array)[None]
-        return
+        return set()
     stop = min(last_row, values.shape[0])
-    block = values[first_row:stop]
+    lost: set[int] = set()
+    try:
+        block = values[first_row:stop]
+    except CORRUPT_VALUES:
+        block = np.full((stop - first_row, *values.shape[1:]), values.fill_value, values.dtype)
+        lost = set(range(first_row, stop)) - rows.keys()
     for row, array in rows.items():
         block[row - first_row] = _padded(values, array)
     values[first_row:stop] = block
+    return lost
 
 
 def _padded(values: zarr.Array, array: np.ndarray) -> np.ndarray:
@@ -363,7 +427,8 @@ def _remove_incomplete_features(location: StoreLocation, root: zarr.Group, group
             found = root.get(path)
         if isinstance(found, zarr.Group) and "spec" in found.attrs:
             continue
-        if members - _FEATURE_MEMBERS or any(location.names(f"{path}/{member}") - {"zarr.json"} for member in members):
+        recorded = members & _RECORDED
+        if members - _FEATURE_MEMBERS or any(location.names(f"{path}/{name}") - {"zarr.json"} for name in recorded):
             raise UserError(
                 f"store {location.address}: {path} has values but no spec: the store is corrupt, extract it again"
             )
@@ -389,20 +454,24 @@ def _create_values(store: Any, path: str, spec: FeatureSpec, shape: tuple[int, .
         chunk_key_encoding={"name": "default", "separator": "."},
         dtype=dtype,
         fill_value=spec.fill_value,
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=dtype.itemsize),
+        compressors=(
+            BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=dtype.itemsize),
+            Crc32cCodec(),
+        ),
         dimension_names=("video", "time", *spec.dims) if video_feature else ("question", *spec.dims),
         zarr_format=3,
     )
 
 
-def _create_index(store: Any, path: str, dtype: Any, fill: Any, dimension: str, rows: int = 0) -> None:
-    zarr.create_array(
+def _create_index(store: Any, path: str, dtype: Any, fill: Any, dimension: str, rows: int = 0) -> zarr.Array:
+    return zarr.create_array(
         store,
         name=path,
         shape=(rows,),
         chunks=(ROWS_PER_INDEX_CHUNK,),
         dtype=dtype,
         fill_value=fill,
+        compressors=(ZstdCodec(), Crc32cCodec()),
         dimension_names=(dimension,),
         zarr_format=3,
     )

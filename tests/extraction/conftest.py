@@ -18,6 +18,16 @@ def toy_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def extracted_store(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the toy features of the toy dataset; tests copy it before they change it."""
+    from run_toys import run_toys
+
+    store = tmp_path_factory.mktemp("extracted") / "store.zarr"
+    run_toys(toy_manifest, store)
+    return store
+
+
 @pytest.fixture(params=["pyav", "torchcodec", "decord"])
 def decoder(request: pytest.FixtureRequest) -> Decoder:
     """Each decoder that runs on a CPU; skipped if it does not load."""

@@ -14,6 +14,7 @@ import zarr
 from pipeline.extractors.registry import make_extractor, make_question_extractor
 from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
+from pipeline.store.seal import digest_row
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 from train.backbones.registry import BACKBONES, needs_of
 from train.backbones.sizes import ModelSizes
@@ -211,7 +212,7 @@ def write_store(tiny, path: Path) -> None:
         )
         writer.record_features(
             [
-                FeatureRecord(row, name, State(int(tiny.states[modality][row])))
+                FeatureRecord(row, name, State(int(tiny.states[modality][row])), digest=_digest(tiny, modality, row))
                 for modality, name in FEATURES.items()
                 for row in range(len(tiny.video_ids))
             ]
@@ -219,4 +220,11 @@ def write_store(tiny, path: Path) -> None:
         rows = writer.append_questions(list(TEXTS.values()))
         writer.ensure_feature(tokens)
         writer.write_questions(tokens.name, np.array(list(rows.values())), tiny.questions[tokens.name])
-        writer.consolidate()
+        writer.seal()
+
+
+def _digest(tiny, modality: str, row: int) -> str:
+    name = FEATURES[modality]
+    if tiny.states[modality][row] != State.COMPLETE:
+        return ""
+    return digest_row(name, tiny.video_ids[row], tiny.arrays[name][row, : tiny.step_counts[modality][row]])

@@ -15,6 +15,7 @@ from pipeline.cli.inspect import inspect
 from pipeline.run.coordinator import Summary
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, State
+from pipeline.store.seal import digest_row
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 
 LOUDNESS = FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": 1})
@@ -30,11 +31,13 @@ def store(tmp_path: Path) -> Path:
         writer.append_videos(IDS)
         writer.ensure_feature(LOUDNESS)
         for row, state in STATES.items():
-            if state is State.COMPLETE:
-                write_rows(path, "loudness", row // 16 * 16, {row: np.full((5, 3), row + 1, "float32")})
+            values = np.full((5, 3), row + 1, "float32")
+            digest = digest_row("loudness", IDS[row], values) if state is State.COMPLETE else ""
+            if digest:
+                write_rows(path, "loudness", row // 16 * 16, {row: values})
             states, reasons = {"audio": state, "visual": State.ABSENT}, {"audio": "no [red]header", "visual": ""}
             writer.record_videos([VideoRecord(row, "", states, {"audio": 5, "visual": 0}, reasons)])
-            writer.record_features([FeatureRecord(row, "loudness", state)])
+            writer.record_features([FeatureRecord(row, "loudness", state, digest=digest)])
     return path
 
 

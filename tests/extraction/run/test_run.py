@@ -20,13 +20,6 @@ from pipeline.store.reader import open_group, open_store
 from pipeline.store.schema import State
 
 
-@pytest.fixture(scope="module")
-def extracted_store(toy_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("extracted") / "store.zarr"
-    run_toys(toy_manifest, store)
-    return store
-
-
 @pytest.fixture
 def store(extracted_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(extracted_store, tmp_path / "store.zarr"))
@@ -69,9 +62,11 @@ def test_verification_finds_missing_values_of_complete_rows_and_values_of_absent
     pending = zarr.open_group(store, mode="r+")["features/toy-image/state"]
     pending[0] = State.PENDING
     problems = verify_store(open_store(store))
-    assert len(problems) == 2
-    assert any("values are missing in 1 of 4 steps" in problem for problem in problems)
-    assert any("the state is absent" in problem for problem in problems)
+    messages = [problem.message for problem in problems]
+    assert len(messages) == 3
+    assert "index arrays" in messages[0]
+    assert any("values are missing in 1 of 4 steps" in message for message in messages)
+    assert any("the state is absent" in message for message in messages)
 
 
 def test_verification_finds_lost_steps_and_questions_with_missing_values(store: Path) -> None:
@@ -83,10 +78,13 @@ def test_verification_finds_lost_steps_and_questions_with_missing_values(store: 
     for chunk in (store / "features/toy-audio/values").glob("c.*"):
         chunk.unlink()
     (text,) = (text for text, row in open_store(store).question_rows.items() if row == 3)
-    problems = verify_store(open_store(store))
-    assert problems[0] == f"{tokens} of question {text!r}: some values are missing or infinite"
-    assert len(problems) == 20
-    assert problems[1].endswith("the state is complete, but it has 0 steps")
+    other = next(text for text, row in open_store(store).question_rows.items() if row == 4)
+    messages = [problem.message for problem in verify_store(open_store(store))]
+    assert "index arrays" in messages[0]
+    differs = "its values are not those that were computed for it"
+    assert messages[1:3] == [f"{tokens} of question {question!r}: {differs}" for question in (text, other)]
+    assert len(messages) == 22
+    assert messages[3].endswith("the state is complete, but it has 0 steps")
 
 
 def test_verification_names_the_questions_of_an_unreadable_chunk(store: Path) -> None:
@@ -94,8 +92,8 @@ def test_verification_names_the_questions_of_an_unreadable_chunk(store: Path) ->
     chunk.write_bytes(chunk.read_bytes()[:20])
     first, *_, last = open_store(store).question_rows
     (problem,) = verify_store(open_store(store))
-    assert f"of the questions from {first!r} to {last!r}: " in problem
-    assert "/values cannot be read" in problem
+    assert f"of the questions from {first!r} to {last!r}: " in problem.message
+    assert "/values cannot be read" in problem.message
 
 
 def test_other_questions_about_the_same_videos_extract_no_video(store: Path, manifest: Path) -> None:

@@ -312,8 +312,9 @@ def test_a_hung_worker_that_continues_after_the_store_was_created_again_writes_n
     store = tmp_path / "store.zarr"
     late = []
 
-    def hang(*arguments: Any) -> None:
+    def hang(*arguments: Any) -> set[int]:
         late.append(arguments)
+        return set()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.run.worker, "write_rows", hang)

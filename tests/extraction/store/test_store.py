@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.inspection.verify import verify_store
+from pipeline.inspection.verify import Problem, verify_store
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store, read_steps
 from pipeline.store.schema import FeatureSpec, State, spec_differences
+from pipeline.store.seal import digest_row
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 
 LOUDNESS = FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": 1})
@@ -156,7 +157,8 @@ def test_rows_before_the_first_step_are_missing_and_verified(tmp_path: Path) -> 
         late = {"audio": 2, "visual": 0}
         steps, reasons = {"audio": 4, "visual": 0}, {"audio": "", "visual": ""}
         writer.record_videos([VideoRecord(17, "abc", states, steps, reasons, late)])
-        writer.record_features([FeatureRecord(17, "loudness", State.COMPLETE)])
+        digest = digest_row("loudness", "v17", values)
+        writer.record_features([FeatureRecord(17, "loudness", State.COMPLETE, digest=digest)])
     store = open_store(path)
     assert verify_store(store) == []
     np.testing.assert_array_equal(store.read("loudness", "v17"), values)
@@ -168,10 +170,10 @@ def test_rows_before_the_first_step_are_missing_and_verified(tmp_path: Path) -> 
         changed = np.pad(values, ((0, 1), (0, 0)), constant_values=np.nan)
         changed[row] = np.nan if row == 3 else 1
         write_rows(path, "loudness", 16, {17: changed})
-        assert verify_store(open_store(path)) == [f"loudness of v17: {problem}"]
+        assert verify_store(open_store(path)) == [Problem(f"loudness of v17: {problem}", "loudness", 17)]
     zarr.open_array(path / "videos/first_audio", mode="r+")[17] = 4
     problem = "the state is complete, but it has 0 steps"
-    assert verify_store(open_store(path)) == [f"loudness of v17: {problem}"]
+    assert verify_store(open_store(path)) == [Problem(f"loudness of v17: {problem}", "loudness", 17)]
 
 
 def test_a_new_state_replaces_a_failure_or_a_state_of_lower_rank(tmp_path: Path) -> None:
@@ -449,7 +451,46 @@ def test_a_truncated_chunk_is_reported_as_corruption(tmp_path: Path, part: str) 
     chunk.write_bytes(chunk.read_bytes()[:12])
     message = f"{part} cannot be read"
     if part.endswith("values"):
-        assert any(message in problem for problem in verify_store(open_store(path)))
+        assert any(message in problem.message for problem in verify_store(open_store(path)))
     else:
         with pytest.raises(UserError, match=message):
             open_store(path).state("loudness")
+
+
+def test_xarray_selects_videos_seconds_and_questions_by_name(tmp_path: Path) -> None:
+    path, values = create_store(tmp_path / "s.zarr"), np.arange(15, dtype="float32").reshape(5, 3)
+    write_rows(path, "loudness", 16, {17: values})
+    with StoreWriter(path, 5, "test") as writer:
+        writer.append_videos(["late"])
+        writer.append_questions(["a?"])
+        writer.ensure_feature(WORDS)
+        rows = writer.append_questions(["b?"])
+        writer.write_questions("words", np.array([rows["b?"]]), np.full((1, 4), 7))
+    loudness = xarray.open_zarr(path, group="features/loudness")["values"]
+    np.testing.assert_array_equal(loudness.sel(video="v17", time=slice(2, 3)), values[2:4])
+    assert loudness.video.values.tolist() == [*(f"v{row}" for row in range(20)), "late"]
+    assert xarray.open_zarr(path, group="questions/words")["values"].sel(question="b?").values.tolist() == [7] * 4
+
+
+def test_a_chunk_that_cannot_be_read_is_named_and_its_other_rows_are_lost_when_it_is_written(tmp_path: Path) -> None:
+    path, values = create_store(tmp_path / "s.zarr"), np.ones((5, 3), "float32")
+    assert write_rows(path, "loudness", 16, {17: values}) == set()
+    (chunk,) = (path / "features/loudness/values").glob("c*")
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(ValueError, match="checksum"):
+        open_store(path).values("loudness")[17]
+    assert write_rows(path, "loudness", 16, {18: values}) == {16, 17, 19}
+    assert np.isnan(open_store(path).values("loudness")[17]).all()
+
+
+def test_a_store_that_is_not_as_it_was_sealed_is_not_written(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr")
+    with StoreWriter(path, 5, "test") as writer:
+        writer.seal()
+    zarr.open_array(path / "videos/steps_audio", mode="r+")[3] = 4
+    with StoreWriter(path, 5, "test") as writer:
+        assert writer.video_ids()
+        with pytest.raises(UserError, match=r"not those of the last run: the store is corrupt"):
+            writer.append_videos(["new"])
