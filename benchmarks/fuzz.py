@@ -102,11 +102,11 @@ class MeasuredProcess(DecoderProcess):
     def _is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def _receive(self, request: DecodeRequest) -> Media:
+    def _receive(self) -> Media:
         """Measure the time from the start of decoding: the loading of libraries does not count."""
         started = time.monotonic()
         try:
-            return super()._receive(request)
+            return super()._receive()
         finally:
             self._decoding_seconds += time.monotonic() - started
 
