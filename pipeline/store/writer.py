@@ -6,6 +6,7 @@ Order: values, then the videos' states, then the feature's state, so that a row 
 Every chunk has a checksum, every complete row a digest; the seal over the rest is written at the end of a run.
 """
 
+import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from pipeline.store.schema import (
     FeatureSpec,
     State,
 )
-from pipeline.store.seal import NOT_AS_SEALED, SEAL, compute_seal, digest_row
+from pipeline.store.seal import METADATA, NOT_AS_SEALED, SEAL, compute_seal, digest_row
 
 SHARD_ROW_BYTES = 1_000_000
 QUESTION_CHUNK_BYTES = 4_000_000
@@ -352,10 +353,13 @@ class StoreWriter:
         del self._root.attrs[SEAL]
 
     def seal(self) -> None:
-        """Write the seal and the consolidated metadata: call it at the end of a run."""
+        """Write the seal and the consolidated metadata, if they are missing: call it at the end of a run."""
         if SEAL not in self._root.attrs:
             with reporting_damage(self.path, "an index array"):
                 self._root.update_attributes({SEAL: compute_seal(self._root)})
+            self.consolidate()
+        elif not json.loads(self._location.read(METADATA)).get("consolidated_metadata"):
+            # A run was killed between the two.
             self.consolidate()
 
     def consolidate(self) -> None:

@@ -105,7 +105,7 @@ def test_the_options_of_a_dataset_have_their_types_and_defaults(tmp_path, monkey
     )
     monkeypatch.setitem(sources.SOURCES, "own", f"{__name__}:nothing")
     monkeypatch.setattr("pipeline.cli.manifest.load_source", lambda name: Source(build, options, "Mine."))
-    ended = CliRunner().invoke(load("pipeline.cli.manifest:manifest"), ["build", "own", "--out", str(tmp_path / "out")])
+    ended = CliRunner().invoke(load("manifest"), ["build", "own", "--out", str(tmp_path / "out")])
     assert ended.exit_code == 2
     assert received == {"rows": 3, "title": None, "tags": (), "folder": Path(tmp_path)}
 
@@ -113,11 +113,11 @@ def test_the_options_of_a_dataset_have_their_types_and_defaults(tmp_path, monkey
 def test_a_broken_dataset_leaves_the_help_of_the_others_alone(install, monkeypatch):
     install("broken_data", "[mavqa.datasets]\nown = broken_data:SOURCE\n", BROKEN)
     monkeypatch.setitem(sources.SOURCES, "own", "broken_data:SOURCE")
-    shown = CliRunner().invoke(load("pipeline.cli.manifest:manifest"), ["build", "--help"])
+    shown = CliRunner().invoke(load("manifest"), ["build", "--help"])
     assert shown.exit_code == 0
     assert "music-avqa" in shown.output
     assert "cannot be loaded" in shown.output
-    ended = CliRunner().invoke(load("pipeline.cli.manifest:manifest"), ["build", "own", "--anything", "1"])
+    ended = CliRunner().invoke(load("manifest"), ["build", "own", "--anything", "1"])
     assert ended.exit_code == 2
     assert "broken_data cannot be loaded: OSError: no licence" in ended.output
 

@@ -66,11 +66,11 @@ def displace_files(store: Path, count: int, seed: int) -> list[str]:
 
 
 def test_every_flipped_bit_is_found(store: Path) -> None:
-    assert flip_bits(store, 20, seed=1) == []
+    assert flip_bits(store, 12, seed=1) == []
 
 
 def test_every_removed_or_swapped_file_is_found(store: Path) -> None:
-    assert displace_files(store, 12, seed=1) == []
+    assert displace_files(store, 8, seed=1) == []
 
 
 @pytest.mark.nightly

@@ -1,7 +1,7 @@
 """Examination of timestamps without files: any sequence is examined, and parts follow one another."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.media.decoders.pyav.timestamps import NEIGHBOURS, PacketTimes, Timeline, examine
@@ -40,6 +40,7 @@ def test_any_timestamps_can_be_examined(data):
 
 
 @settings(max_examples=60)
+@example([(40, 0), (40, 12_560), (40, 1000)])  # the last part has packets in the time of the gap before the second
 @given(st.lists(st.tuples(st.integers(40, 200), st.integers(0, 10**6)), min_size=1, max_size=4))
 def test_parts_follow_one_another_in_both_streams(parts):
     """Video and audio of each part have the same clock, which starts anywhere.

@@ -56,7 +56,7 @@ def dataset(toy_manifest: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("feature", ["toy-image", "toy-audio"])
+@pytest.mark.parametrize("feature", ["toy-image", pytest.param("toy-audio", marks=pytest.mark.nightly)])
 def test_a_run_stopped_at_any_index_write_resumes_to_the_same_bytes(
     feature: str, dataset: Path, tmp_path: Path
 ) -> None:

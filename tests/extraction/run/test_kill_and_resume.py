@@ -1,5 +1,6 @@
 """A run killed at any moment and resumed leaves the same bytes as one that was never stopped."""
 
+import json
 import random
 import signal
 import subprocess
@@ -47,6 +48,18 @@ def test_killed_at_a_named_step_and_resumed_gives_the_same_bytes(
     store = tmp_path / "store.zarr"
     assert start(toy_manifest, store, step, when, count).wait() == -signal.SIGKILL
     assert contents(store) != uninterrupted
+    run_toys(toy_manifest, store)
+    assert contents(store) == uninterrupted
+
+
+def test_killed_between_the_seal_and_the_consolidated_metadata_gives_the_same_bytes(
+    toy_manifest: Path, uninterrupted: dict[str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store.zarr"
+    assert start(toy_manifest, store, "consolidate", "before", 6).wait() == -signal.SIGKILL
+    document = json.loads((store / "zarr.json").read_text())
+    assert "seal" in document["attributes"]
+    assert "consolidated_metadata" not in document
     run_toys(toy_manifest, store)
     assert contents(store) == uninterrupted
 

@@ -76,10 +76,10 @@ class Timeline:
         """Whether there are strays or several parts."""
         return len(self.firsts) > 1 or bool((self.part_of < 0).any())
 
-    @property
-    def steady(self) -> np.ndarray:
-        """The times of all packets that are no strays."""
-        return self.times[self.part_of >= 0]
+    def steady(self, around: slice) -> np.ndarray:
+        """Return the times of the packets at the positions `around` that are no strays."""
+        start, stop = np.searchsorted(self.positions, [around.start, np.inf if around.stop is None else around.stop])
+        return self.times[start:stop][self.part_of[start:stop] >= 0]
 
     def _find_strays(self) -> np.ndarray:
         """Return bool [packet]: its time is not among those of the packets around it, which continue one another."""
@@ -120,9 +120,13 @@ class Timeline:
         """Join the parts that only a genuine gap separates."""
         for number in range(len(self.firsts) - 1, 0, -1):
             end, start = self._times(number - 1).max() + self.usual, self._times(number).min()
-            heard = np.concatenate([[end], *(other.steady for other in others), [start]])
-            silence = np.diff(np.sort(heard[(heard >= end) & (heard <= start)])).max(initial=0)
-            continues = any((other.steady >= start).any() for other in others)
+            # What other parts contain, whose clock differs, is no evidence.
+            first, stop = self.positions[self.firsts[number - 1]], [*self.firsts[1:], None][number]
+            around = slice(first, None if stop is None else self.positions[stop])
+            steady = np.concatenate([[], *(other.steady(around) for other in others)])
+            heard = np.sort([end, *steady[(steady >= end) & (steady <= start)], start])
+            silence = np.diff(heard).max(initial=0)
+            continues = bool((steady >= start).any())
             limit = self._still if self._is_video and not continues else self._leap
             if end <= start and silence <= limit:
                 self._join(number)
