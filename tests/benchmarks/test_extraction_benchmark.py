@@ -2,10 +2,12 @@
 
 import extraction
 import numpy as np
+import pytest
 
 SECONDS = 2
 
 
+@pytest.mark.nightly
 def test_both_recipes_compute_the_same_features_and_promises_are_printed(tmp_path, capsys):
     clip = extraction.make_clip(tmp_path / "clip.mp4", SECONDS)
     found = extraction.measure(clip, tmp_path, SECONDS, 1)

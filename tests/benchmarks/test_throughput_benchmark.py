@@ -7,6 +7,7 @@ import throughput
 from throughput import Snapshot
 
 
+@pytest.mark.nightly
 def test_videos_are_counted_during_extraction(tmp_path):
     clip = media_maker.write_clip(tmp_path / "clip.mp4", media_maker.steady(6), (0, 6))
     memory.create_dataset(clip, tmp_path / "dataset", 3)

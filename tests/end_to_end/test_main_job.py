@@ -112,6 +112,7 @@ def test_a_run_killed_with_active_workers_resumes_to_the_same_bytes(data: Path, 
     assert contents(killed) == contents(expected)
 
 
+@pytest.mark.nightly
 def test_a_second_run_on_a_store_in_use_is_refused(data: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     first = start(*extraction(data, store))

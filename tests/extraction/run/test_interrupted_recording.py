@@ -72,6 +72,7 @@ def test_a_run_stopped_at_any_index_write_resumes_to_the_same_bytes(
     assert count > 8
 
 
+@pytest.mark.nightly
 def test_a_retry_of_a_replaced_file_stopped_at_any_index_write_resumes_to_the_same_bytes(
     dataset: Path, tmp_path: Path
 ) -> None:
