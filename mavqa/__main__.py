@@ -1,6 +1,7 @@
 """The start of `mavqa` and of all `mavqa-...` scripts.
 
-Nothing slow is imported before Ctrl-C is handled, and nothing of mavqa before it is known that it is mavqa's own.
+Nothing slow is imported before Ctrl-C is handled, and neither `pipeline` nor `train` before it is known that they are
+mavqa's own.
 """
 
 import os

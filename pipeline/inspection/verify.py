@@ -64,8 +64,9 @@ def verify_store(
     A complete row must have its digest, finite values in its steps and the fill value before and after them (`pad`), or
     finite values in all steps (`cycle`, `released`). Another row must have only the fill value, and no digest; one that
     is pending may have values, written before its run was stopped. The states of features and videos must agree. A
-    question must have all values of a feature and its digest, or none. The metadata and index arrays must be those that
-    were sealed at the end of the last run, and the consolidated metadata a copy of the original.
+    question that has a digest must have its values. The consolidated metadata must be a copy of the original, and the
+    metadata and index arrays those that were sealed at the end of the last run; a store whose run was stopped has no
+    seal to compare with.
     """
     problems = [*_seal_problems(store), *_question_problems(store)]
     total = len(store.video_ids) * len(store.feature_names)

@@ -1,8 +1,9 @@
 """Digests of what a store holds: of a row, of all rows, and the seal over everything but the values.
 
 A digest says that values are those that were computed, and of which video; the checksum of each chunk only that it is
-read as it was written. The seal covers metadata and index arrays, which checksums and digests do not; it is removed
-before the first change of a run and written at its end, so that a store without one was not left in order.
+read as it was written. The seal covers the metadata and all index arrays together, so that none was lost or exchanged.
+It is removed before the first change of a run and written at its end: a store without a seal is being written, or its
+run was stopped.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ def compute_seal(root: zarr.Group) -> str:
     attributes = {name: value for name, value in root.attrs.items() if name != SEAL}
     sealed = hashlib.sha256(canonical_json(attributes).encode())
     for path, node in _members(root):
-        sealed.update(f"{path}\n{canonical_json(_metadata(node))}\n".encode())
+        sealed.update(f"{path}\n{canonical_json(node.metadata.to_dict())}\n".encode())
         if isinstance(node, zarr.Array) and not path.endswith("/values"):
             values = np.asarray(node[:])
             sealed.update(values.tobytes() if values.dtype.kind in "iu" else canonical_json(values.tolist()).encode())
@@ -57,7 +58,3 @@ def original_metadata(location: StoreLocation, root: zarr.Group) -> Iterator[tup
 
 def _members(root: zarr.Group) -> list[tuple[str, Any]]:
     return sorted(root.members(max_depth=None), key=lambda member: member[0])
-
-
-def _metadata(node: zarr.Group | zarr.Array) -> Any:
-    return node.metadata.to_dict()

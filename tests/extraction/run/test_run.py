@@ -52,6 +52,15 @@ def test_the_store_records_absent_modalities_and_passes_verification(extracted_s
     json.dumps(document)
 
 
+def test_a_spec_has_the_seconds_and_what_its_own_modality_depends_on(extracted_store: Path) -> None:
+    store = open_store(extracted_store)
+    audio, visual = (store.spec(name).constants for name in ("toy-audio", "toy-image"))
+    assert audio["sampling"] == {"rule": "audio of each second", "seconds": 4, "short": "pad"}
+    assert visual["sampling"]["seconds"] == 4
+    assert "soundfile" in audio["decoder"]["version"]
+    assert "soundfile" not in visual["decoder"]["version"]
+
+
 def test_verification_finds_missing_values_of_complete_rows_and_values_of_absent_ones(store: Path) -> None:
     opened = open_store(store)
     complete = int(np.flatnonzero(opened.state("toy-audio") == State.COMPLETE)[0])

@@ -124,11 +124,11 @@ class Timeline:
             first, stop = self.positions[self.firsts[number - 1]], [*self.firsts[1:], None][number]
             around = slice(first, None if stop is None else self.positions[stop])
             steady = np.concatenate([[], *(other.steady(around) for other in others)])
-            heard = np.sort([end, *steady[(steady >= end) & (steady <= start)], start])
-            silence = np.diff(heard).max(initial=0)
+            meanwhile = np.sort([end, *steady[(steady >= end) & (steady <= start)], start])
+            longest_gap = np.diff(meanwhile).max(initial=0)
             continues = bool((steady >= start).any())
             limit = self._still if self._is_video and not continues else self._leap
-            if end <= start and silence <= limit:
+            if end <= start and longest_gap <= limit:
                 self._join(number)
 
     def needed_shift(self, number: int) -> float:
