@@ -4,11 +4,14 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 
 from pipeline.errors import UserError
 from pipeline.inspection.verify import verify_store
 from pipeline.store.reader import open_store
+from pipeline.store.schema import State
 
 
 def is_found(store: Path) -> bool:
@@ -71,6 +74,16 @@ def test_every_flipped_bit_is_found(store: Path) -> None:
 
 def test_every_removed_or_swapped_file_is_found(store: Path) -> None:
     assert displace_files(store, 8, seed=1) == []
+
+
+def test_rows_that_are_exchanged_with_valid_checksums_are_found_by_their_digests(store: Path) -> None:
+    opened = open_store(store)
+    complete = np.flatnonzero(opened.state("toy-audio") == State.COMPLETE)[:2]
+    values = zarr.open_array(store / "features/toy-audio/values", mode="r+")
+    values[complete[0]], values[complete[1]] = values[complete[1]], values[complete[0]]
+    problems = verify_store(open_store(store))
+    assert [(problem.feature, problem.row) for problem in problems] == [("toy-audio", row) for row in complete]
+    assert all("their digest differs" in problem.message for problem in problems)
 
 
 @pytest.mark.nightly
