@@ -49,7 +49,7 @@ from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.image import fit
 from pipeline.media.timeline import DecodeRequest, FrameSize
 from pipeline.run.partitions import Partition, VideoTask
-from pipeline.run.plan import ExtractionPlan
+from pipeline.run.settings import Settings
 from pipeline.run.worker import extract_partition, load_specs, request_large_pages
 from pipeline.store.reader import open_store
 from pipeline.store.writer import StoreWriter, write_rows
@@ -229,13 +229,14 @@ class MavqaRecipe:
     """What a worker does with a clip, writing to its own store; inside a `with` block decoded files are counted."""
 
     def __init__(self, clip: Path, store: Path, seconds: int) -> None:
-        """Create the store and the plan."""
+        """Create the store and the settings."""
         self.store, self.opened, self.runs = store, 0, 0
-        self._plan = ExtractionPlan(str(store), NAMES, (), SEEDED, "pyav", "cpu", seconds, "pad")
-        with StoreWriter(store, seconds, "benchmark") as writer:
+        self._settings = Settings(str(store), NAMES, SEEDED, "pyav", "cpu", seconds, "pad")
+        with StoreWriter(store, "benchmark") as writer:
+            writer.create(seconds)
             writer.append_videos(["clip"])
-            for spec in load_specs(self._plan).values():
-                writer.ensure_feature(spec)
+            for spec in load_specs(self._settings).values():
+                writer.add_spec(spec)
         self._partition = Partition(0, (VideoTask(0, "clip", str(clip), "", NAMES),))
         self._decode = DecoderProcess.decode
 
@@ -256,7 +257,7 @@ class MavqaRecipe:
     def run(self) -> None:
         """Extract the clip."""
         self.runs += 1
-        extract_partition(self._plan, {}, self._partition)
+        extract_partition(self._settings, {}, self._partition)
 
 
 class OfficialRecipe:

@@ -219,22 +219,18 @@ def extract_copies(folder: Path, measured: Measurements, decoder: str = "pyav") 
     import pipeline.extractors.registry
     import pipeline.run.coordinator
     import pipeline.run.worker
-    from pipeline.extractors.weights import WeightsSource
-    from pipeline.run.coordinator import RunOptions, extract
-    from pipeline.run.plan import ExtractionPlan
+    from pipeline.run.coordinator import extract
+    from pipeline.run.request import Request
 
     manifest = build("fuzz", folder / "videos").manifest
     save_manifest(manifest, folder)
     extractors = (MeanColour, Loudness)
-    plan = ExtractionPlan(
-        store=str(folder / "store.zarr"),
-        features=tuple(extractor.name for extractor in extractors),
-        question_features=(),
-        weights=WeightsSource("seeded"),
+    request = Request(
+        features=[extractor.name for extractor in extractors],
+        weights="seeded",
         decoder=decoder,
         device="cpu",
         seconds=SECONDS,
-        padding="pad",
     )
     registry = {extractor.name: f"{__name__}:{extractor.__name__}" for extractor in extractors}
     with (
@@ -247,7 +243,7 @@ def extract_copies(folder: Path, measured: Measurements, decoder: str = "pyav") 
             stream=_stream,
         ),
     ):
-        return extract(manifest, folder / "videos", plan, RunOptions(), _show_progress)
+        return extract(manifest, folder / "videos", str(folder / "store.zarr"), request, _show_progress)
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from pathlib import Path
 from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import Manifest, load_manifest
-from pipeline.run.plan import ExtractionPlan, make_spec
-from pipeline.run.questions import update_questions
+from pipeline.run.questions import find_missing_texts, load_questions, write_questions
+from pipeline.run.settings import Settings, make_spec
 from pipeline.store.reader import open_store
 from pipeline.store.schema import MODALITIES, State
 from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord
@@ -91,22 +91,15 @@ def describe_training(manifest: Manifest) -> str:
 
 def write_store(manifest: Manifest, path: Path) -> None:
     """Write a store of the manifest's question tokens in which audio and visual are absent for all videos."""
-    plan = ExtractionPlan(
-        store=str(path),
-        features=FEATURES,
-        question_features=("tokens",),
-        weights=WeightsSource("seeded"),
-        decoder="pyav",
-        device="cpu",
-        seconds=SECONDS,
-        padding="pad",
-    )
+    settings = Settings(str(path), FEATURES, WeightsSource("seeded"), "pyav", "cpu", SECONDS, "pad")
     path.parent.mkdir(parents=True, exist_ok=True)
     absent, no_steps = dict.fromkeys(MODALITIES, State.ABSENT), dict.fromkeys(MODALITIES, 0)
-    with StoreWriter(path, SECONDS, "mavqa benchmark") as writer:
+    with StoreWriter(path, "mavqa benchmark") as writer:
+        writer.create(SECONDS)
         for name in FEATURES:
-            writer.ensure_feature(make_spec(make_extractor(name), plan, ""))
-        update_questions(writer, manifest, plan)
+            writer.add_spec(make_spec(make_extractor(name), settings, ""))
+        missing = find_missing_texts(writer, manifest, ["tokens"])
+        write_questions(writer, manifest, load_questions(writer, missing, settings, ()))
         known = set(writer.video_ids())
         writer.append_videos([video.video_id for video in manifest.videos if video.video_id not in known])
         rows = range(len(writer.video_ids()))

@@ -106,18 +106,22 @@ def make_manifest(videos: int, questions_per_video: int) -> Manifest:
 def write_store(manifest: Path, path: Path) -> None:
     """Write the store that an extraction of `manifest` would write, with the values of one video for all."""
     from pipeline.extractors.registry import make_extractor
-    from pipeline.run.plan import make_spec
-    from pipeline.run.questions import update_questions
+    from pipeline.extractors.weights import WeightsSource
+    from pipeline.run.questions import find_missing_texts, load_questions, write_questions
+    from pipeline.run.settings import Settings, make_spec
     from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 
-    videos, plan = load_manifest(manifest).videos, _make_plan(path, FEATURES, ("tokens",))
+    loaded = load_manifest(manifest)
+    videos = loaded.videos
+    settings = Settings(str(path), FEATURES, WeightsSource("seeded"), "pyav", "cpu", 60, "pad")
     both = ("visual", "audio")
-    with StoreWriter(path, plan.seconds, "scale") as writer:
+    with StoreWriter(path, "scale") as writer:
+        writer.create(settings.seconds)
         writer.append_videos([video.video_id for video in videos])
         for name in FEATURES:
-            spec = make_spec(make_extractor(name), plan, "")
-            writer.ensure_feature(spec)
-            rows = {row: np.ones((plan.seconds, *spec.shape), spec.dtype) for row in range(VIDEOS_PER_PARTITION)}
+            spec = make_spec(make_extractor(name), settings, "")
+            writer.add_spec(spec)
+            rows = {row: np.ones((settings.seconds, *spec.shape), spec.dtype) for row in range(VIDEOS_PER_PARTITION)}
             write_rows(path, name, 0, {row: rows[row] for row in range(min(len(videos), VIDEOS_PER_PARTITION))})
             _link_others(path / "features" / name / "values", len(videos))
         writer.record_videos(
@@ -130,7 +134,8 @@ def write_store(manifest: Path, path: Path) -> None:
         )
         for name in FEATURES:
             writer.record_features([FeatureRecord(row, name, State.COMPLETE) for row in range(len(videos))])
-        update_questions(writer, load_manifest(manifest), plan)
+        missing = find_missing_texts(writer, loaded, ["tokens"])
+        write_questions(writer, loaded, load_questions(writer, missing, settings, ()))
 
 
 def _link_others(values: Path, videos: int) -> None:
@@ -141,13 +146,6 @@ def _link_others(values: Path, videos: int) -> None:
         target = values / first.name.replace("c.0.", f"c.{number}.", 1)
         if not target.exists():
             os.link(first, target)
-
-
-def _make_plan(store: Path, features: tuple[str, ...], question_features: tuple[str, ...] = ()) -> Any:
-    from pipeline.extractors.weights import WeightsSource
-    from pipeline.run.plan import ExtractionPlan
-
-    return ExtractionPlan(str(store), features, question_features, WeightsSource("seeded"), "pyav", "cpu", 60, "pad")
 
 
 def print_commands(manifest: Path, store: Path, repeats: int) -> None:
@@ -225,6 +223,7 @@ def measure_plan(manifest: Path) -> dict[str, Any]:
     import pipeline.extractors.registry
     import pipeline.run.coordinator
     from pipeline.media.decoders.registry import open_decoder
+    from pipeline.run.request import Request
 
     open_decoder("pyav").version()
     initial = _peak_bytes()
@@ -251,8 +250,8 @@ def measure_plan(manifest: Path) -> dict[str, Any]:
             stream=count,
         ),
     ):
-        plan = _make_plan(manifest / "store.zarr", (DummyExtractor.name,))
-        pipeline.run.coordinator.extract(dataset, videos, plan, pipeline.run.coordinator.RunOptions())
+        request = Request(features=[DummyExtractor.name], weights="seeded", device="cpu")
+        pipeline.run.coordinator.extract(dataset, videos, str(manifest / "store.zarr"), request)
     return {
         "partitions": partitions,
         "load_seconds": loaded_at - started,

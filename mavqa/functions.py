@@ -30,8 +30,8 @@ def extract(
     decoder: str = "auto",
     device: str = "auto",
     seconds: int | None = None,
-    padding: "Padding" = "pad",
-    normalisation: "NormalisationChoice" = "published",
+    padding: "Padding | None" = None,
+    normalisation: "NormalisationChoice | None" = None,
     workers: int | None = None,
     decoding_processes: int | None = None,
     max_cpu_seconds: int | None = None,
@@ -55,11 +55,10 @@ def extract(
     >>> summary.states["vggish"]["failed"], summary.is_complete
     (0, True)
     """
-    from pipeline.run.coordinator import RunOptions
     from pipeline.run.coordinator import extract as run_extraction
-    from pipeline.run.plan import Requested, make_plan
+    from pipeline.run.request import Request
 
-    requested = Requested(
+    request = Request(
         features=_names(features),
         weights=str(weights),
         decoder=decoder,
@@ -74,10 +73,11 @@ def extract(
         max_pixels=max_pixels,
         max_file_gb=max_file_gb,
         scheduler=scheduler,
+        retry_failed=retry_failed,
+        accept=_names(accept),
+        break_lock=break_lock,
     )
-    prepared = make_plan(locate(store).address, requested)
-    options = RunOptions(prepared.cluster, retry_failed, tuple(_names(accept)), break_lock)
-    return run_extraction(_manifest(manifest), Path(videos).absolute(), prepared.plan, options, on_progress)
+    return run_extraction(_manifest(manifest), Path(videos).absolute(), locate(store).address, request, on_progress)
 
 
 def dataset(

@@ -72,10 +72,8 @@ Examples:
 @click.option(
     "--normalisation",
     type=click.Choice(["published", "trained"]),
-    default="published",
-    show_default=True,
     help="Preprocessing constants of the features that have a choice, such as resnet18-map: published (MUSIC-AVQA's) "
-    "or trained (those of the weights).",
+    "or trained (those of the weights).  [default: published for a new store, else the store's]",
 )
 @click.option(
     "--decoder",
@@ -102,10 +100,8 @@ Examples:
     cls=RenamedOption,
     former=("--short",),
     type=click.Choice(["pad", "cycle", "released"]),
-    default="pad",
-    show_default=True,
     help="How to fill time steps after the end of a short video: pad (missing), cycle (repeat the video), released "
-    "(as the official script).",
+    "(as the official script).  [default: pad for a new store, else the store's]",
 )
 @click.option(
     "--workers",
@@ -181,9 +177,6 @@ def _run(
     videos: Path | None,
     store: str | None,
     features: str,
-    break_lock: bool,
-    retry_failed: bool,
-    accept: tuple[str, ...],
     **requested: Any,
 ) -> "Summary":
     from pipeline.manifests.manifest import load_manifest
@@ -193,16 +186,13 @@ def _run(
     folder = videos or _videos_folder(manifest or Path("data_manifests") / dataset, dataset)
     address = locate(store or Path("stores") / f"{dataset}.zarr").address
     # Slow imports, after the checks of the paths.
-    from pipeline.run.coordinator import RunOptions, extract
-    from pipeline.run.plan import Requested, make_plan
+    from pipeline.run.coordinator import extract
+    from pipeline.run.request import Request
 
     names = [name.strip() for name in features.split(",") if name.strip()]
-    prepared = make_plan(address, Requested(features=names, **requested))
-    for note in prepared.notes:
-        click.echo(note, err=True)
-    options = RunOptions(prepared.cluster, retry_failed, accept, break_lock)
     with show_progress() as shown:
-        return extract(loaded, folder.absolute(), prepared.plan, options, partial(_show_progress, shown))
+        request = Request(features=names, **requested)
+        return extract(loaded, folder.absolute(), address, request, partial(_show_progress, shown))
 
 
 def _videos_folder(manifest: Path, dataset: str) -> Path:
@@ -214,6 +204,10 @@ def _videos_folder(manifest: Path, dataset: str) -> Path:
 def _show_progress(shown: Progress, progress: "RunProgress") -> None:
     if progress.note:
         shown.write(progress.note)
+        return
+    if progress.unit == "MB":
+        shown.update(f"download {progress.file}", progress.done, progress.total, "MB")
+        return
     if progress.unit == "questions":
         shown.update("encode", progress.done, progress.total, "questions")
         return
@@ -230,7 +224,8 @@ def _show(summary: "Summary") -> None:
     for name, counts in summary.states.items():
         table.add_row(name, *(str(counts[state]) for state in ("complete", "absent", "failed", "pending")))
     console = plain_console(stderr=True)
-    console.print(table)
+    if summary.states:
+        console.print(table)
     for failure in summary.failures[:FAILURES_SHOWN]:
         console.print(f"failed: {failure['video_id']} ({failure['feature']}): {failure['reason']}")
     if len(summary.failures) > FAILURES_SHOWN:

@@ -197,4 +197,9 @@ def _show(store: str, document: dict[str, Any]) -> None:
     for problem in document.get("problems", []):
         console.print(f"problem: {problem}")
     if "problems" in document and not document["problems"]:
-        console.print("verified: complete rows have all their values, absent and failed rows have none")
+        console.print("verified: complete rows have the values that were computed, absent and failed rows have none")
+        if not document["is_sealed"]:
+            console.print(
+                "not verified: that no state or id was lost, because the last run was stopped; run it again to its end",
+                soft_wrap=True,
+            )

@@ -62,6 +62,7 @@ class CLIPTokens:
     shape = (50, 512)
     dtype = "float16"
     frame_size = FrameSize("crop", 224, shorter_side=224, filter="bicubic")
+    networks = (IMAGE_NETWORK,)
     _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
@@ -157,6 +158,7 @@ class CLIPSentence:
     modality = "question"
     uses_vocabulary = False
     uses_weights = True
+    networks = (TEXT_NETWORK,)
     dims = ("channel",)
     shape = (512,)
     dtype = "float32"
@@ -199,6 +201,7 @@ class CLIPWords:
     modality = "question"
     uses_vocabulary = False
     uses_weights = True
+    networks = (TEXT_NETWORK,)
     dims = ("token", "channel")
     shape = (CONTEXT, 512)
     dtype = "float16"

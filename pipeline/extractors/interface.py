@@ -17,6 +17,7 @@ class FeatureExtractor(Protocol):
 
     An instance is small and picklable until `load`: workers receive it and load it once. A class with an attribute
     `normalisations` {"published" | "trained": constants} is built with the keyword `normalisation`, one of its values.
+    The weights of an attribute `networks`, a tuple of `Network`, are downloaded before workers start.
 
     - `name`: the feature's name in the store, the one under which the extractor is registered.
     - `modality`: "audio" or "visual", the track that it reads.
@@ -57,7 +58,8 @@ class QuestionExtractor(Protocol):
     - `name`: the feature's name in the store, the one under which the extractor is registered; with a vocabulary,
       followed by a hyphen and what identifies the vocabulary. `modality` is "question".
     - `uses_vocabulary`: whether it needs a frozen vocabulary, its only argument.
-    - `uses_weights`: whether it runs a network. Features of the same network share one instance of it.
+    - `uses_weights`: whether it runs a network. Features of the same network share one instance of it. The weights of
+      an attribute `networks` are downloaded before it is loaded.
     - `dims`, `shape`, `dtype`: axes, lengths and type of one question.
     """
 

@@ -53,6 +53,7 @@ class R2Plus1D:
     shape = (512,)
     dtype = "float32"
     frame_size = FrameSize("stretch", 112, per_second=FRAMES_PER_CLIP)
+    networks = (NETWORK,)
     _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pipeline.plugins import load_plugin, with_installed
 if TYPE_CHECKING:
     from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
     from pipeline.manifests.manifest import Vocabulary
+    from pipeline.store.schema import FeatureSpec
 
 EXTRACTORS = with_installed(
     "mavqa.extractors",
@@ -56,6 +57,14 @@ def make_extractor(name: str, choice: "NormalisationChoice" = "published") -> "F
     if extractor.name != name:
         raise UserError(f"feature {name!r}: its extractor has the name {extractor.name!r}: register it as that")
     return extractor
+
+
+def find_normalisation(spec: "FeatureSpec") -> "NormalisationChoice | None":
+    """Return the choice of normalisation that gave the constants of `spec`; None if its extractor offers none."""
+    offered = getattr(load_plugin("feature", EXTRACTORS, spec.name), "normalisations", {})
+    extractors = {choice: make_extractor(spec.name, choice) for choice in offered}
+    found = [choice for choice, one in extractors.items() if one.constants() == spec.constants.get("extractor")]
+    return found[0] if found else None
 
 
 def make_question_extractor(name: str, vocabulary: "Vocabulary") -> "QuestionExtractor":

@@ -60,6 +60,7 @@ class ResNet18Map:
     shape = (512, 14, 14)
     dtype = "float16"
     frame_size = FrameSize("stretch", 224)
+    networks = (NETWORK,)
     _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:
@@ -112,6 +113,7 @@ class ResNet18Pooled:
     shape = (512,)
     dtype = "float32"
     frame_size = FrameSize("crop", 224, shorter_side=256)
+    networks = (NETWORK,)
     _network: "nn.Module | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:

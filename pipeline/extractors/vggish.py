@@ -63,6 +63,7 @@ class VGGishExtractor:
     shape = (128,)
     dtype = "float32"
     frame_size = None
+    networks = (NETWORK,)
     _network: "VGGish | None" = field(default=None, init=False, repr=False)
 
     def constants(self) -> dict[str, Any]:

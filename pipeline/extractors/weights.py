@@ -9,26 +9,24 @@ import json
 import math
 import os
 import tempfile
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import UserError, why_unreadable
+from pipeline.errors import UserError, one_line, why_unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DOWNLOAD_TIMEOUT_SECONDS = 60
-CHUNK_BYTES = 1 << 20
 NAMES_SHOWN = 3
 SHA256_DIGITS = 64
 MIN_PREFIX_DIGITS = 8
 
 Fan = Literal["in", "out"]
+OnDownload = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -173,9 +171,12 @@ def hash_state_dict(state: "Mapping[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
-def find_file(source: WeightsSource, network: Network) -> Path:
+def find_file(
+    source: WeightsSource, network: Network, on_progress: OnDownload = lambda name, done, total: None
+) -> Path:
     """Return the checkpoint file of `network` in the source's folder; a `pretrained` one is downloaded if missing.
 
+    `on_progress` receives the name of the downloaded file, the bytes done, and those in total (0 if not known).
     Raises `UserError` if it is missing or a file with a published name has another SHA-256.
     """
     assert source.folder is not None
@@ -183,7 +184,7 @@ def find_file(source: WeightsSource, network: Network) -> Path:
     if found is not None:
         return found
     if source.kind == "pretrained" and network.published:
-        return _download(network.published[0], source.folder)
+        return _download(network.published[0], source.folder, on_progress)
     names = ", ".join(accepted_files(source, network))
     raise UserError(f"{source.folder} has no weights of {network.name}: put one of these files there: {names}")
 
@@ -290,23 +291,46 @@ def _check_hash(path: Path, file: PublishedFile) -> None:
         )
 
 
-def _download(file: PublishedFile, folder: Path) -> Path:
+def _download(file: PublishedFile, folder: Path, on_progress: OnDownload) -> Path:
+    from pooch import HTTPDownloader
+
     path = folder / file.name
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=file.name, suffix=".partial", delete=False) as sink:
-        staging = Path(sink.name)
-        try:
-            with urllib.request.urlopen(file.url, timeout=DOWNLOAD_TIMEOUT_SECONDS) as source:
-                while chunk := source.read(CHUNK_BYTES):
-                    sink.write(chunk)
-            sink.flush()
-            _check_hash(staging, file)
-            staging.replace(path)
-        except (OSError, HTTPException) as error:
-            raise UserError(
-                f"{file.name} cannot be downloaded ({error}): put the file from {file.url} into {folder}, "
-                "or pass the folder that contains it"
-            ) from None
-        finally:
-            staging.unlink(missing_ok=True)
+    descriptor, partial_name = tempfile.mkstemp(dir=folder, prefix=file.name, suffix=".partial")
+    os.close(descriptor)
+    staging = Path(partial_name)
+    bar = _Bar(file.name, on_progress)
+    try:
+        HTTPDownloader(progressbar=bar, timeout=DOWNLOAD_TIMEOUT_SECONDS)(file.url, str(staging), None)
+        _check_hash(staging, file)
+        staging.replace(path)
+    except OSError as error:
+        # requests wraps the reason in the story of its retries.
+        reason = getattr(error.args[0] if error.args else error, "reason", None) or error
+        raise UserError(
+            f"{file.name} cannot be downloaded ({one_line(reason)}): put the file from {file.url} into {folder}, "
+            "or pass the folder that contains it"
+        ) from None
+    finally:
+        staging.unlink(missing_ok=True)
     return path
+
+
+class _Bar:
+    """A progress bar as pooch uses it, which reports to a function."""
+
+    def __init__(self, name: str, on_progress: OnDownload) -> None:
+        self._name, self._on_progress = name, on_progress
+        self.total = self._done = 0
+
+    def update(self, size: int) -> None:
+        """Add `size` bytes."""
+        self._done = min(self._done + size, self.total)
+        self._on_progress(self._name, self._done, self.total)
+
+    def reset(self) -> None:
+        """Begin again."""
+        self._done = 0
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""

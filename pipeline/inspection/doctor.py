@@ -138,7 +138,6 @@ def list_networks() -> list[Network]:
     for table in (EXTRACTORS, QUESTION_EXTRACTORS):
         for name in table:
             with suppress(UserError):
-                load_plugin("feature", table, name)
-                found = vars(import_module(table[name].partition(":")[0])).values()
-                networks |= {value.name: value for value in found if isinstance(value, Network)}
+                loaded = getattr(load_plugin("feature", table, name), "networks", ())
+                networks |= {network.name: network for network in loaded}
     return [networks[name] for name in sorted(networks)]

@@ -19,7 +19,7 @@ def make_pending(store: FeatureStore, problems: Collection[Problem]) -> tuple[in
         raise UserError(f"store {store.path} cannot be repaired ({general[0]}): extract it again into another --store")
     rows = [problem for problem in problems if problem.row >= 0]
     question_features = {problem.feature for problem in problems if problem.row < 0}
-    with StoreWriter(store.path, store.seconds, "") as writer:
+    with StoreWriter(store.path, "") as writer:
         writer.record_features([FeatureRecord(p.row, p.feature, State.PENDING) for p in rows])
         for name in sorted(question_features):
             writer.forget_feature(name)

@@ -38,6 +38,7 @@ def summarise_store(store: FeatureStore) -> dict[str, Any]:
         "format": 1,
         "seconds": store.seconds,
         "videos": len(store.video_ids),
+        "is_sealed": store.is_sealed,
         "digest": store.digest,
         "features": features,
         "failures": list(_failures(store)),

@@ -1,153 +1,118 @@
-"""What a run computes, and checks of it against the manifest, the videos folder and the store.
+"""What a run will do, decided from the request, the manifest and the store before anything is written."""
 
-The checks are made before any video is decoded.
-"""
-
-import importlib.metadata
 import math
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
-from pipeline.extractors.registry import DEFAULT_FEATURES, EXTRACTORS, QUESTION_EXTRACTORS, make_extractor
-from pipeline.extractors.weights import WeightsSource, hub_cache, parse_weights
+from pipeline.extractors.interface import FeatureExtractor, QuestionExtractor
+from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor
+from pipeline.extractors.weights import OnDownload, WeightsSource, find_file, hub_cache, parse_weights
 from pipeline.machine import available_cores, sees_gpu
 from pipeline.manifests.manifest import Manifest
-from pipeline.media.decoder_process import Limits
+from pipeline.manifests.media_files import refuse_links_out
 from pipeline.media.decoders.registry import choose_decoder, open_decoder
 from pipeline.media.timeline import FrameSize, Padding
+from pipeline.run.choices import inherit, stored_choices
 from pipeline.run.cluster import GPU, ClusterOptions, offers_label
+from pipeline.run.partitions import VideoTask
+from pipeline.run.pending import find_pending
+from pipeline.run.questions import PendingQuestions, find_missing_texts, load_questions
+from pipeline.run.request import Request
+from pipeline.run.settings import KNOWN_WHEN_LOADED, Settings, make_spec, match_spec
 from pipeline.store.location import has_store, locate
-from pipeline.store.reader import open_store
-from pipeline.store.schema import FeatureSpec, spec_differences
-from pipeline.store.writer import FEATURES, StoreWriter
+from pipeline.store.writer import FeatureRecord, StoreWriter
 
-THREADS_PER_WORKER = 1
+DEFAULT_SECONDS = 60
 # Networks on a GPU wait for frames: several decoder processes feed one worker.
 CORES_PER_GPU_WORKER = 4
 
 
 @dataclass(frozen=True)
-class ExtractionPlan:
-    """Everything a worker needs to know, as plain values: picklable, and the same on every machine.
+class Plan:
+    """The work of a run, of which nothing is done yet.
 
-    `features` are features of videos; `question_features` are features of question texts, computed by the coordinator.
-    `normalisation` selects the preprocessing constants of extractors that offer a choice. `device` is the workers'
-    device, `question_device` the coordinator's if it differs. `decoding_processes` is per worker.
+    `features`: the requested video features. `settings`: for the workers, with those of the features that they compute.
+    `rows`: {video id: row}, with those of the `new_videos`, which are appended. `tasks`: the videos to decode, with
+    paths relative to the videos folder. `known`: the states of features that need no decoding. `questions`: the
+    question features to compute, loaded. `notes`: for the user, on what was chosen.
     """
 
-    store: str
     features: tuple[str, ...]
-    question_features: tuple[str, ...]
-    weights: WeightsSource
-    decoder: str
-    device: str
-    seconds: int
-    padding: Padding
-    normalisation: NormalisationChoice = "published"
-    limits: Limits = field(default_factory=Limits)
-    question_device: str | None = None
-    decoding_processes: int = 1
-
-    def for_questions(self) -> "ExtractionPlan":
-        """Return the plan for the coordinator, which computes the question features itself."""
-        return replace(self, device=self.question_device or self.device)
-
-
-@dataclass(frozen=True)
-class StoredChoices:
-    """The settings that an existing store fixes, or the defaults of a new one (`auto`: not fixed)."""
-
-    seconds: int = 60
-    decoder: str = "auto"
-
-
-def stored_choices(path: str) -> StoredChoices:
-    """Return the seconds and the decoder of the store at `path`, or the defaults if there is no store."""
-    if not has_store(locate(path)):
-        return StoredChoices()
-    store = open_store(path)
-    decoders = [store.spec(name).constants["decoder"]["name"] for name in store.feature_names]
-    return StoredChoices(store.seconds, decoders[0] if decoders else StoredChoices.decoder)
-
-
-@dataclass(frozen=True)
-class Requested:
-    """What the user asks of a run, with the meaning of the options of `mavqa-extract`; None: the default."""
-
-    features: Sequence[str] = DEFAULT_FEATURES
-    weights: str = "pretrained"
-    decoder: str = "auto"
-    device: str = "auto"
-    seconds: int | None = None
-    padding: Padding = "pad"
-    normalisation: NormalisationChoice = "published"
-    workers: int | None = None
-    decoding_processes: int | None = None
-    scheduler: str | None = None
-    max_cpu_seconds: int | None = None
-    max_memory_gb: float = Limits.memory_bytes / 1e9
-    max_pixels: int = Limits.max_pixels
-    max_file_gb: float = Limits.file_bytes / 1e9
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of decoding one file."""
-        return Limits(
-            cpu_seconds=self.max_cpu_seconds,
-            memory_bytes=round(self.max_memory_gb * 1e9),
-            file_bytes=round(self.max_file_gb * 1e9),
-            max_pixels=self.max_pixels,
-        )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A plan, the workers to run it on, and `notes` for the user on what was chosen."""
-
-    plan: ExtractionPlan
+    settings: Settings
     cluster: ClusterOptions
+    rows: Mapping[str, int]
+    new_videos: tuple[str, ...]
+    tasks: tuple[VideoTask, ...]
+    known: tuple[FeatureRecord, ...]
+    questions: tuple[PendingQuestions, ...]
     notes: tuple[str, ...]
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is pending."""
+        return not (self.new_videos or self.tasks or self.known or self.questions)
 
-def make_plan(store: str, requested: Requested) -> Prepared:
-    """Return the plan of a run that extracts into `store`, with every default resolved.
 
-    Raises `UserError` if a feature is unknown, or if the weights, the decoder or the device are not available.
-    """
-    if requested.workers and requested.scheduler:
+def check_request(manifest: Manifest, videos_folder: Path, store: str, request: Request) -> None:
+    """Raise `UserError` if the request and the manifest cannot be right for any store, or the videos for a new one."""
+    features, _ = _split_features(request.features)
+    _check_manifest(manifest, features)
+    if request.workers and request.scheduler:
         raise UserError("--workers starts local workers, --scheduler uses existing ones: pass only one of them")
-    stored = stored_choices(store)
-    features, question_features = _split_features(requested.features)
-    weights = parse_weights(requested.weights, hub_cache())
-    device, question_device = _choose_devices(requested.device, requested.scheduler)
-    cores_per_worker = CORES_PER_GPU_WORKER if device == "cuda" else 1
-    decoder, reason = requested.decoder, "as requested"
-    if decoder == "auto":
-        decoder, reason = (stored.decoder, "the store's decoder") if stored.decoder != "auto" else choose_decoder()
-    notes = [f"decoder: {decoder}, {reason}: {open_decoder(decoder).version()}"]
-    if weights.kind == "seeded":
-        notes.append("weights: seeded (random networks, for trials; not comparable with published features)")
-    plan = ExtractionPlan(
-        store=store,
+    if features and not has_store(locate(store)):
+        _check_videos_folder(videos_folder, manifest)
+
+
+def make_plan(
+    writer: StoreWriter, manifest: Manifest, videos_folder: Path, request: Request, on_download: OnDownload
+) -> Plan:
+    """Return the plan of a run over the store of `writer`; weights that it needs are downloaded, nothing is written.
+
+    `request` has passed `check_request`. Raises `UserError` if it, the manifest, the videos folder and the store do not
+    fit each other, or if the weights, the decoder or the device are not available.
+    """
+    features, question_features = _split_features(request.features)
+    stored = stored_choices([writer.feature_specs(name)[0] for name in writer.feature_names()])
+    decoder, why = _choose_decoder(request.decoder, stored["decoder"], features)
+    device, question_device = _choose_devices(request.device, request.scheduler)
+    settings = _settle(writer, features, request, stored, decoder, device)
+    extractors = {name: make_extractor(name, settings.normalisation) for name in features}
+    _check_padding(extractors, settings.padding)
+    rows = _match_videos(writer, manifest) if features else {}
+    modalities = {name: extractor.modality for name, extractor in extractors.items()}
+    tasks, known = find_pending(writer, manifest.videos if features else (), rows, modalities, request.retry_failed)
+    computed = _list_computed(writer, features, tasks, known)
+    for name in features:
+        if name not in computed:
+            spec = make_spec(extractors[name], settings, None)
+            match_spec(writer, spec, request.accept, KNOWN_WHEN_LOADED)
+    missing = find_missing_texts(writer, manifest, question_features)
+    new_videos = tuple(list(rows)[len(writer.video_ids()) :])
+    if writer.is_read_only and (tasks or known or new_videos or any(texts for _, texts in missing)):
+        raise UserError(
+            f"store {writer.path} cannot be written, and features of the manifest are pending: "
+            "copy it to a disk that can be written, or pass another --store"
+        )
+    if tasks:
+        _check_videos_folder(videos_folder, manifest)
+        refuse_links_out(videos_folder, (task.path for task in tasks))
+    loaded = [extractors[name] for name in computed] + [extractor for extractor, texts in missing if texts]
+    _find_weights(settings.weights, loaded, on_download)
+    return Plan(
         features=features,
-        question_features=question_features,
-        weights=weights,
-        decoder=decoder,
-        device=device,
-        question_device=question_device,
-        seconds=requested.seconds or stored.seconds,
-        padding=requested.padding,
-        normalisation=requested.normalisation,
-        limits=requested.limits,
-        decoding_processes=requested.decoding_processes or cores_per_worker,
+        settings=replace(settings, features=computed),
+        cluster=_choose_cluster(request, device),
+        rows=rows,
+        new_videos=new_videos,
+        tasks=tuple(tasks),
+        known=tuple(known),
+        questions=load_questions(writer, missing, replace(settings, device=question_device), request.accept),
+        notes=tuple(_describe_choices(settings, why, is_decoding=bool(computed))) if loaded else (),
     )
-    label = GPU if requested.scheduler and device == "cuda" else ""
-    workers = requested.workers or math.ceil(available_cores() / cores_per_worker)
-    return Prepared(plan, ClusterOptions(workers, requested.scheduler, label), tuple(notes))
 
 
 def _split_features(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -159,6 +124,53 @@ def _split_features(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, .
         problem = f"unknown feature {', '.join(unknown)}" if unknown else "no feature is named"
         raise UserError(f"--features {','.join(names)!r}: {problem}: choose from {known}")
     return tuple(n for n in unique if n in EXTRACTORS), tuple(n for n in unique if n in QUESTION_EXTRACTORS)
+
+
+def _settle(
+    writer: StoreWriter,
+    features: Collection[str],
+    request: Request,
+    stored: Mapping[str, Mapping[str, Any]],
+    decoder: str,
+    device: str,
+) -> Settings:
+    """Return the settings of all `features`; raise `UserError` if they do not fit the store."""
+    seconds = request.seconds or writer.seconds or DEFAULT_SECONDS
+    if writer.feature_names() and seconds != writer.seconds:
+        raise UserError(
+            f"store {writer.path} has {writer.seconds} seconds per video, not {seconds}: "
+            f"pass --seconds {writer.seconds} or another --store"
+        )
+    return Settings(
+        store=writer.path,
+        features=tuple(features),
+        weights=parse_weights(request.weights, hub_cache()),
+        decoder=decoder,
+        device=device,
+        seconds=seconds,
+        padding=request.padding or inherit("padding", stored["padding"], features) or "pad",
+        normalisation=request.normalisation
+        or inherit("normalisation", stored["normalisation"], features)
+        or "published",
+        limits=request.limits,
+        decoding_processes=request.decoding_processes or _cores_per_worker(device),
+    )
+
+
+def _choose_decoder(requested: str, stored: Mapping[str, str], features: Collection[str]) -> tuple[str, str]:
+    """Return the name of the decoder, and why it was chosen."""
+    if requested != "auto":
+        return requested, "as requested"
+    found = inherit("decoder", stored, features)
+    return (found, "the store's decoder") if found else choose_decoder()
+
+
+def _describe_choices(settings: Settings, why_decoder: str, is_decoding: bool) -> Iterator[str]:
+    """Yield a line for the user on each choice that was not asked for, or that makes features incomparable."""
+    if is_decoding:
+        yield f"decoder: {settings.decoder}, {why_decoder}: {open_decoder(settings.decoder).version()}"
+    if settings.weights.kind == "seeded":
+        yield "weights: seeded (random networks, for trials; not comparable with published features)"
 
 
 def _choose_devices(name: str, scheduler: str | None) -> tuple[str, str]:
@@ -173,9 +185,37 @@ def _choose_devices(name: str, scheduler: str | None) -> tuple[str, str]:
     return here, here
 
 
-def check_manifest_fits(manifest: Manifest, plan: ExtractionPlan) -> None:
+def _choose_cluster(request: Request, device: str) -> ClusterOptions:
+    label = GPU if request.scheduler and device == "cuda" else ""
+    workers = request.workers or math.ceil(available_cores() / _cores_per_worker(device))
+    return ClusterOptions(workers, request.scheduler, label)
+
+
+def _cores_per_worker(device: str) -> int:
+    return CORES_PER_GPU_WORKER if device == "cuda" else 1
+
+
+def _list_computed(
+    writer: StoreWriter, features: Collection[str], tasks: Collection[VideoTask], known: Collection[FeatureRecord]
+) -> tuple[str, ...]:
+    """Return those of `features` that workers compute, or that are new and need a spec to be recorded."""
+    decoded = {name for task in tasks for name in task.features}
+    new = {record.feature for record in known} - set(writer.feature_names())
+    return tuple(name for name in features if name in decoded | new)
+
+
+def _find_weights(
+    weights: WeightsSource, extractors: Collection[FeatureExtractor | QuestionExtractor], on_download: OnDownload
+) -> None:
+    """Download the weights of `extractors` that are missing, so that not every worker does; raise `UserError`."""
+    networks = {network.name: network for one in extractors for network in getattr(one, "networks", ())}
+    for network in networks.values() if weights.kind != "seeded" else ():
+        find_file(weights, network, on_download)
+
+
+def _check_manifest(manifest: Manifest, features: Collection[str]) -> None:
     """Raise `UserError` if the manifest has no videos, or a question without text or about an unlisted video."""
-    if plan.features and not manifest.videos:
+    if features and not manifest.videos:
         raise UserError(f"the manifest of {manifest.name} lists no videos: build it again, or fix its videos.csv")
     known = {video.video_id for video in manifest.videos}
     for split in manifest.splits:
@@ -189,18 +229,18 @@ def check_manifest_fits(manifest: Manifest, plan: ExtractionPlan) -> None:
                 )
 
 
-def check_padding(plan: ExtractionPlan) -> None:
+def _check_padding(extractors: Mapping[str, FeatureExtractor], padding: Padding) -> None:
     """Raise `UserError` if a feature samples several frames per second under the padding `released`."""
-    sizes = {name: make_extractor(name).frame_size for name in plan.features if plan.padding == "released"}
-    for name, size in sizes.items():
-        if size is not None and size.per_second > 1:
+    for name, extractor in extractors.items():
+        size: FrameSize | None = getattr(extractor, "frame_size", None)
+        if padding == "released" and size is not None and size.per_second > 1:
             raise UserError(
                 f"--padding released counts single frames, but {name} samples {size.per_second} per second: "
                 f"pass --padding pad or cycle, or remove {name} from --features"
             )
 
 
-def check_videos_folder(folder: Path, manifest: Manifest) -> None:
+def _check_videos_folder(folder: Path, manifest: Manifest) -> None:
     """Raise `UserError` if `folder` is missing or contains none of the manifest's videos."""
     source = f" (from {manifest.source})" if manifest.source else ""
     remedy = (
@@ -215,7 +255,7 @@ def check_videos_folder(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
+def _match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
     """Return {video id: row} of the store, with the rows that the manifest's new videos will get.
 
     Raises `UserError` if a video's file differs from the one that the store was extracted from.
@@ -232,63 +272,3 @@ def match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
                 f"{video.sha256}: use another --store, or the manifest that this store was extracted with"
             )
     return rows
-
-
-def make_spec(
-    extractor: FeatureExtractor | QuestionExtractor, plan: ExtractionPlan, weights_sha256: str
-) -> FeatureSpec:
-    """Return the spec of the feature that `extractor` computes under `plan` with weights of the given hash."""
-    constants = {
-        "extractor": extractor.constants(),
-        "weights": {**plan.weights.constants(), "sha256": weights_sha256},
-        "machine": {
-            "device": plan.device.split(":")[0],
-            "torch": importlib.metadata.version("torch").split("+")[0],
-            "threads": THREADS_PER_WORKER,
-        },
-    }
-    if extractor.modality != "question":
-        rule = _sampling_rule(getattr(extractor, "frame_size", None))
-        constants["sampling"] = {"rule": rule, "seconds": plan.seconds, "short": plan.padding}
-        constants["decoder"] = {
-            "name": plan.decoder,
-            "version": open_decoder(plan.decoder).version(extractor.modality),
-        }
-    return FeatureSpec(extractor.name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)
-
-
-def match_spec(
-    writer: StoreWriter,
-    spec: FeatureSpec,
-    accepted: Collection[str],
-    ignore: Sequence[str] = (),
-    group: str = FEATURES,
-    is_idle: bool = False,
-) -> int:
-    """Return the index of `spec` among the feature's stored specs; 0 if the feature is new.
-
-    A spec that differs is recorded if `accepted` contains the feature, unless the run is idle, that is, computes no row
-    (`spec` is incomplete then). `ignore` names constants that are not compared.
-    Raises `UserError` with the differences if the feature was not accepted.
-    """
-    known = writer.feature_specs(spec.name, group)
-    matches = [index for index, other in enumerate(known) if not spec_differences(other, spec, tuple(ignore))]
-    if matches or not known:
-        return matches[0] if matches else 0
-    if spec.name in accepted:
-        if not is_idle:
-            writer.accept(spec, group)
-        return len(known)
-    listed = "; ".join(spec_differences(known[0], spec, tuple(ignore)))
-    raise UserError(
-        f"feature {spec.name} in {writer.path} was computed with other settings: {listed}. Use the same settings, "
-        f"another --store, or --accept {spec.name} to allow both in one feature"
-    )
-
-
-def _sampling_rule(size: FrameSize | None) -> str:
-    if size is None:
-        return "audio of each second"
-    if size.per_second == 1:
-        return "frame shown at the middle of each second"
-    return f"frames shown at the middles of {size.per_second} equal parts of each second"

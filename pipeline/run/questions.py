@@ -1,6 +1,6 @@
 """Features of question texts, computed for the texts that do not have them yet. Rows are texts, not questions."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,8 +10,7 @@ from pipeline.errors import UserError
 from pipeline.extractors.interface import QuestionExtractor
 from pipeline.extractors.registry import make_question_extractor
 from pipeline.manifests.manifest import Manifest
-from pipeline.run.plan import ExtractionPlan, make_spec, match_spec
-from pipeline.run.worker import limit_threads
+from pipeline.run.settings import KNOWN_WHEN_LOADED, Settings, limit_threads, make_spec, match_spec
 from pipeline.store.schema import FeatureSpec
 from pipeline.store.writer import QUESTIONS, StoreWriter
 
@@ -20,35 +19,71 @@ ROWS_PER_BLOCK = 64
 
 
 @dataclass(frozen=True)
-class _Pending:
-    """One question feature, its spec, and the texts that do not have it yet."""
+class PendingQuestions:
+    """A question feature, loaded, with its spec and the spec's index, and the texts that do not have it yet."""
 
     extractor: QuestionExtractor
     spec: FeatureSpec
+    spec_index: int
     texts: frozenset[str]
 
 
-def update_questions(
+def find_missing_texts(
+    writer: StoreWriter, manifest: Manifest, names: Sequence[str]
+) -> list[tuple[QuestionExtractor, frozenset[str]]]:
+    """Return, for each of the question features `names`, its extractor and the texts that do not have it yet.
+
+    Raises `UserError` if one of them cannot be encoded.
+    """
+    found, texts = [], manifest.texts()
+    for name in names:
+        extractor = make_question_extractor(name, manifest.vocabulary)
+        done = writer.question_texts(extractor.name)
+        missing = [text for text in texts if text not in done]
+        extractor.check(missing)
+        found.append((extractor, frozenset(missing)))
+    return found
+
+
+def load_questions(
+    writer: StoreWriter,
+    missing: Sequence[tuple[QuestionExtractor, frozenset[str]]],
+    settings: Settings,
+    accepted: Collection[str],
+) -> tuple[PendingQuestions, ...]:
+    """Load the extractors of features that some text does not have; return what is to be computed.
+
+    Raises `UserError` if the weights cannot be used, or if stored features were computed with other settings and are
+    not `accepted`.
+    """
+    pending = []
+    for extractor, texts in missing:
+        weights_sha256 = extractor.load(settings.weights, settings.device) if texts else None
+        ignored: Sequence[str] = () if texts else KNOWN_WHEN_LOADED
+        if not extractor.uses_weights:
+            ignored = ("weights", "machine")
+        spec = make_spec(extractor, settings, weights_sha256)
+        index = match_spec(writer, spec, accepted, ignored, QUESTIONS)
+        if texts:
+            pending.append(PendingQuestions(extractor, spec, index, texts))
+    return tuple(pending)
+
+
+def write_questions(
     writer: StoreWriter,
     manifest: Manifest,
-    plan: ExtractionPlan,
-    accepted: Sequence[str] = (),
+    pending: Sequence[PendingQuestions],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Append the manifest's texts to the store and compute those question features of `plan` that they do not have.
+    """Append the manifest's texts to the store and compute the `pending` question features.
 
     Texts are encoded once, in blocks, so that memory does not grow with their number; `on_progress` receives (texts
-    done, texts in total). Raises `UserError` before anything is written if a text or the weights cannot be used, or if
-    stored features were computed with other settings and `accepted` does not contain them.
+    done, texts in total).
     """
-    texts = manifest.texts()
-    pending = list(_find_pending(writer, manifest, plan)) if texts else []
     limit_threads()
+    rows = writer.append_questions(manifest.texts())
     for part in pending:
-        match_spec(writer, part.spec, accepted, _not_compared(part), QUESTIONS, is_idle=not part.texts)
-    rows = writer.append_questions(texts)
-    for part in pending:
-        writer.ensure_feature(part.spec)
+        writer.add_spec(part.spec, part.spec_index)
     missing = set().union(*(part.texts for part in pending))
     done = 0
     for block in _blocks(missing, rows):
@@ -58,32 +93,6 @@ def update_questions(
         on_progress(done, len(missing))
 
 
-def has_pending_questions(writer: StoreWriter, manifest: Manifest, plan: ExtractionPlan) -> bool:
-    """Return whether the store does not have a text of the manifest, or a question feature of `plan` for one."""
-    if not set(manifest.texts()) <= {str(text) for text in writer.read_index("questions/text")}:
-        return True
-    return any(part.texts for part in _find_pending(writer, manifest, plan))
-
-
-def _find_pending(writer: StoreWriter, manifest: Manifest, plan: ExtractionPlan) -> Iterator[_Pending]:
-    """Yield each question feature of `plan`; its network is loaded only if a text does not have the feature."""
-    texts = manifest.texts()
-    for name in plan.question_features:
-        extractor = make_question_extractor(name, manifest.vocabulary)
-        done = writer.question_texts(extractor.name)
-        missing = [text for text in texts if text not in done]
-        extractor.check(missing)
-        sha256 = extractor.load(plan.weights, plan.device) if missing else ""
-        yield _Pending(extractor, make_spec(extractor, plan, sha256), frozenset(missing))
-
-
-def _not_compared(part: _Pending) -> tuple[str, ...]:
-    """Return the constants that do not affect the values, or that are known only after loading."""
-    if not part.extractor.uses_weights:
-        return ("weights", "machine")
-    return () if part.texts else ("weights.sha256", "machine")
-
-
 def _blocks(texts: Iterable[str], rows: dict[str, int]) -> Iterator[list[str]]:
     """Yield `texts` in the order of their rows, in blocks of aligned rows of the store."""
     ordered = sorted(texts, key=rows.__getitem__)
@@ -91,7 +100,7 @@ def _blocks(texts: Iterable[str], rows: dict[str, int]) -> Iterator[list[str]]:
         yield list(block)
 
 
-def _write_block(writer: StoreWriter, part: _Pending, texts: list[str], rows: dict[str, int]) -> None:
+def _write_block(writer: StoreWriter, part: PendingQuestions, texts: list[str], rows: dict[str, int]) -> None:
     if not texts:
         return
     try:
@@ -100,4 +109,4 @@ def _write_block(writer: StoreWriter, part: _Pending, texts: list[str], rows: di
         raise UserError(
             f"feature {part.spec.name}: {error} for questions such as {texts[0]!r}: use other --weights"
         ) from None
-    writer.write_questions(part.spec.name, np.array([rows[text] for text in texts]), values)
+    writer.write_questions(part.spec.name, np.array([rows[text] for text in texts]), values, part.spec_index)

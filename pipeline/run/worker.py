@@ -7,7 +7,6 @@ import functools
 import hashlib
 import os
 import platform
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipeline.media.decoder_process import DecoderProcess
 from pipeline.media.prefetch import prefetch
 from pipeline.media.timeline import DecodeRequest, Media, fail_media
 from pipeline.run.partitions import Partition, VideoTask
-from pipeline.run.plan import THREADS_PER_WORKER, ExtractionPlan, make_spec
+from pipeline.run.settings import Settings, limit_threads, make_spec
 from pipeline.store.location import has_store, locate
 from pipeline.store.schema import FeatureSpec, State, spec_differences
 from pipeline.store.seal import digest_row
@@ -49,26 +48,26 @@ class _Tools:
     specs: dict[str, FeatureSpec]
 
 
-def load_specs(plan: ExtractionPlan) -> dict[str, FeatureSpec]:
-    """Load the networks of `plan`; return {feature: complete spec}, with weights and machine."""
-    return _tools(plan).specs
+def load_specs(settings: Settings) -> dict[str, FeatureSpec]:
+    """Load the networks of `settings`; return {feature: complete spec}, with weights and machine."""
+    return _tools(settings).specs
 
 
-def extract_partition(plan: ExtractionPlan, spec_indices: dict[str, int], partition: Partition) -> PartitionOutcome:
+def extract_partition(settings: Settings, spec_indices: dict[str, int], partition: Partition) -> PartitionOutcome:
     """Decode the videos of `partition`, compute their features, write the values, and return the records.
 
     `spec_indices`: {feature: index of this run's spec among the stored ones}.
     """
-    tools = _tools(plan)
+    tools = _tools(settings)
     videos: list[VideoRecord] = []
     features: list[FeatureRecord] = []
     small: dict[str, dict[int, np.ndarray]] = {}
-    decoded = prefetch(tools.decoders, partial(_decode, tools.extractors, plan), partition.videos)
+    decoded = prefetch(tools.decoders, partial(_decode, tools.extractors, settings), partition.videos)
     for task, (record, media) in zip(partition.videos, decoded, strict=True):
         videos.append(record)
         for name in task.features:
             spec = tools.specs[name]
-            state, reason, values = _extract(tools.extractors[name], media, plan, spec.fill_value)
+            state, reason, values = _extract(tools.extractors[name], media, settings, spec.fill_value)
             if values is None:
                 # A stopped run may have written values of an earlier version of the file: overwrite them with fill.
                 values = np.empty((0, *spec.shape))
@@ -76,24 +75,24 @@ def extract_partition(plan: ExtractionPlan, spec_indices: dict[str, int], partit
             digest = digest_row(name, task.video_id, values) if state is State.COMPLETE else ""
             features.append(FeatureRecord(task.row, name, state, reason, spec_indices.get(name, 0), digest))
             if values.nbytes > _KEEP_BYTES:
-                write_rows(plan.store, name, partition.first_row, {task.row: values}, spec.fingerprint)
+                write_rows(settings.store, name, partition.first_row, {task.row: values}, spec.fingerprint)
             else:
                 small.setdefault(name, {})[task.row] = values
     for name, rows in small.items():
-        lost = write_rows(plan.store, name, partition.first_row, rows, tools.specs[name].fingerprint)
+        lost = write_rows(settings.store, name, partition.first_row, rows, tools.specs[name].fingerprint)
         features += [FeatureRecord(row, name, State.PENDING) for row in sorted(lost)]
     return PartitionOutcome(tuple(videos), tuple(features))
 
 
 @functools.lru_cache(maxsize=1)
-def _tools(plan: ExtractionPlan) -> _Tools:
+def _tools(settings: Settings) -> _Tools:
     """Load the networks, once per worker process."""
     request_large_pages()
-    extractors = {name: make_extractor(name, plan.normalisation) for name in plan.features}
-    hashes = {name: extractor.load(plan.weights, plan.device) for name, extractor in extractors.items()}
+    extractors = {name: make_extractor(name, settings.normalisation) for name in settings.features}
+    hashes = {name: extractor.load(settings.weights, settings.device) for name, extractor in extractors.items()}
     limit_threads()
-    decoders = tuple(DecoderProcess(plan.decoder, plan.limits) for _ in range(plan.decoding_processes))
-    specs = {name: make_spec(extractor, plan, hashes[name]) for name, extractor in extractors.items()}
+    decoders = tuple(DecoderProcess(settings.decoder, settings.limits) for _ in range(settings.decoding_processes))
+    specs = {name: make_spec(extractor, settings, hashes[name]) for name, extractor in extractors.items()}
     return _Tools(decoders, extractors, specs)
 
 
@@ -105,22 +104,16 @@ def request_large_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def limit_threads() -> None:
-    """Set torch's threads, if torch is loaded, to the number in the specs: it changes the last bits of results."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(THREADS_PER_WORKER)
-
-
 def _decode(
-    extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, decoder: DecoderProcess, task: VideoTask
+    extractors: dict[str, FeatureExtractor], settings: Settings, decoder: DecoderProcess, task: VideoTask
 ) -> tuple[VideoRecord, Media]:
     path = Path(task.path)
     before = _identify(path)
-    sha256, problem = _hash_file(path, task.sha256, plan.limits.file_bytes)
+    sha256, problem = _hash_file(path, task.sha256, settings.limits.file_bytes)
     if problem:
         media = fail_media(problem)
     else:
-        media = decoder.decode(path, _request(extractors, plan, task))
+        media = decoder.decode(path, _request(extractors, settings, task))
         if _identify(path) != before:
             problem = (
                 f"{path.name} was changed or replaced while it was decoded: "
@@ -139,18 +132,18 @@ def _decode(
     return record, media
 
 
-def _request(extractors: dict[str, FeatureExtractor], plan: ExtractionPlan, task: VideoTask) -> DecodeRequest:
+def _request(extractors: dict[str, FeatureExtractor], settings: Settings, task: VideoTask) -> DecodeRequest:
     sizes = [extractors[name].frame_size for name in task.features]
     return DecodeRequest(
-        seconds=plan.seconds,
+        seconds=settings.seconds,
         frame_sizes=tuple(dict.fromkeys(size for size in sizes if size is not None)),
-        padding=plan.padding,
-        max_pixels=plan.limits.max_pixels,
+        padding=settings.padding,
+        max_pixels=settings.limits.max_pixels,
     )
 
 
 def _extract(
-    extractor: FeatureExtractor, media: Media, plan: ExtractionPlan, fill_value: float
+    extractor: FeatureExtractor, media: Media, settings: Settings, fill_value: float
 ) -> tuple[State, str, np.ndarray | None]:
     track = media.visual if extractor.modality == "visual" else media.audio
     if track.state is not State.COMPLETE:
@@ -159,11 +152,11 @@ def _extract(
         values = extractor.extract(media)
     except FloatingPointError as error:
         return State.FAILED, f"{extractor.name}: {error}", None
-    if plan.padding == "cycle":
-        values = values[track.first + (np.arange(plan.seconds) - track.first) % (len(values) - track.first)]
+    if settings.padding == "cycle":
+        values = values[track.first + (np.arange(settings.seconds) - track.first) % (len(values) - track.first)]
     elif track.first:
         values = np.concatenate([np.full_like(values[: track.first], fill_value), values[track.first :]])
-    return State.COMPLETE, "", values[: plan.seconds]
+    return State.COMPLETE, "", values[: settings.seconds]
 
 
 def _identify(path: Path) -> tuple[int, ...]:
@@ -199,29 +192,31 @@ def _hash_file(path: Path, expected: str, max_bytes: int) -> tuple[str, str]:
     return found, ""
 
 
-def describe_on_worker(plan: ExtractionPlan, folder: Path) -> dict[str, FeatureSpec]:
-    """Check that this worker sees the shared videos folder and store; return {feature: complete spec}."""
-    shared = {"videos folder": (folder, folder.is_dir()), "store": (plan.store, has_store(locate(plan.store)))}
-    for what, (place, is_visible) in shared.items():
+def describe_on_worker(settings: Settings, folder: Path, has_shared_store: bool = True) -> dict[str, FeatureSpec]:
+    """Check that this worker sees the shared videos folder, and the store if there is one; return the specs."""
+    shared: list[tuple[str, object, bool]] = [("videos folder", folder, folder.is_dir())]
+    if has_shared_store:
+        shared.append(("store", settings.store, has_store(locate(settings.store))))
+    for what, place, is_visible in shared:
         if not is_visible:
             raise UserError(
                 f"worker {platform.node()} sees no {what} at {place}: use one that every worker sees at the same path"
             )
-    return load_specs(plan)
+    return load_specs(settings)
 
 
 def extract_on_worker(
-    plan: ExtractionPlan,
+    settings: Settings,
     folder: Path,
     specs: dict[str, FeatureSpec],
     spec_indices: dict[str, int],
     partition: Partition,
 ) -> PartitionOutcome:
     """Extract a partition on a worker; raise `UserError` if the worker would compute other values than `specs`."""
-    for name, own in describe_on_worker(plan, folder).items():
+    for name, own in describe_on_worker(settings, folder).items():
         if differing := spec_differences(specs[name], own):
             raise UserError(
                 f"worker {platform.node()} computes {name} differently: {'; '.join(differing)}. "
                 "Install the same versions and weights on all workers"
             )
-    return extract_partition(plan, spec_indices, partition)
+    return extract_partition(settings, spec_indices, partition)

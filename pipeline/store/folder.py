@@ -54,9 +54,9 @@ class Folder:
     def hold(self, break_lock: bool) -> Iterator[bool]:
         """Lock a file next to the folder and remove partial files of killed writers; yield True.
 
-        The folder is created if it is missing; links to it share one lock. False, without a lock: the folder contains a
-        store that cannot be written. Raises `UserError` if another writer holds the lock, or if the folder or the lock
-        file cannot be created.
+        The folder is created if it is missing, and removed if it stays empty; links to it share one lock. False,
+        without a lock: the folder contains a store that cannot be written. Raises `UserError` if another writer holds
+        the lock, or if the folder or the lock file cannot be created.
         """
         lock = filelock.FileLock(self._linked_to.with_name(self._linked_to.name + ".lock"))
         try:
@@ -79,4 +79,7 @@ class Folder:
                 partial.unlink(missing_ok=True)
             yield True
         finally:
+            # Of a store that was not created, nothing remains.
+            with suppress(OSError):
+                self._linked_to.rmdir()
             lock.release()

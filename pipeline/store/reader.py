@@ -15,7 +15,7 @@ import zarr
 from pipeline.errors import UserError, one_line
 from pipeline.store.location import locate
 from pipeline.store.schema import FORMAT_ATTRIBUTE, STORE_FORMAT, FeatureSpec, State
-from pipeline.store.seal import digest_rows
+from pipeline.store.seal import SEAL, digest_rows
 
 CORRUPT = (KeyError, ValueError, TypeError, OSError)
 # What zarr and its codecs raise for truncated or altered chunks.
@@ -52,6 +52,12 @@ def open_group(path: str | Path, mode: Any) -> zarr.Group:
         raise UserError(
             f"store {path} has format {found!r}, this version of mavqa uses {STORE_FORMAT}: extract it again into "
             "another --store, or use the version that wrote it"
+        )
+    seconds = root.attrs.get("seconds")
+    if type(seconds) is not int or seconds < 1:
+        raise UserError(
+            f"store {path}: its attribute 'seconds' is {seconds!r}, not a number of seconds: the store is corrupt, "
+            "extract it again"
         )
     return root
 
@@ -91,13 +97,7 @@ class FeatureStore:
     def __init__(self, root: zarr.Group, path: str) -> None:
         self._root = root
         self.path = path
-        seconds = root.attrs.get("seconds")
-        if type(seconds) is not int or seconds < 1:
-            raise UserError(
-                f"store {path}: its attribute 'seconds' is {seconds!r}, not a number of seconds: the store is corrupt, "
-                "extract it again"
-            )
-        self.seconds = seconds
+        self.seconds = int(root.attrs["seconds"])
         stored_ids = self._read("videos/video_id")
         self.video_ids = [str(video_id) for video_id in stored_ids if video_id]
         self._check_rows_without_id([row for row, video_id in enumerate(stored_ids) if not video_id])
@@ -134,12 +134,11 @@ class FeatureStore:
 
         They are the steps of the modality, or, where padding fills the others too, all steps of the store.
         """
-        spec = self.spec(feature)
-        padding = spec.constants.get("sampling", {}).get("short", "pad")
-        if padding == "cycle" or (padding == "released" and spec.modality == "visual"):
-            whole = np.full(len(self.video_ids), self.seconds, np.int32)
-            return np.zeros_like(whole), whole
-        return self.first_steps(spec.modality), self.steps(spec.modality)
+        modality = self.spec(feature).modality
+        paddings = [spec.constants.get("sampling", {}).get("short", "pad") for spec in self.specs(feature)]
+        fills_all = [padding == "cycle" or (padding == "released" and modality == "visual") for padding in paddings]
+        is_whole = np.array(fills_all)[self.made_by(feature)]
+        return np.where(is_whole, 0, self.first_steps(modality)), np.where(is_whole, self.seconds, self.steps(modality))
 
     def reasons(self, modality: str) -> list[str]:
         """Return one text per video: why `modality` is not complete, or which errors a complete one has; "" if none."""
@@ -195,12 +194,14 @@ class FeatureStore:
 
     def made_by(self, feature: str) -> np.ndarray:
         """Return the index of the spec under which each row of `feature` was computed, uint8 [video]; see `specs`."""
-        return self._index(f"features/{feature}/made_by")
+        made_by = self._index(f"features/{feature}/made_by")
+        if made_by.max(initial=0) >= len(self.specs(feature)):
+            raise UserError(f"store {self.path}: features/{feature}/made_by names no spec: the store is corrupt")
+        return made_by
 
     def specs(self, feature: str) -> list[FeatureSpec]:
         """Return the specs under which rows of `feature` were computed: the first, then the accepted ones."""
-        accepted = self._attribute(f"features/{feature}", "accepted")
-        return [self.spec(feature), *(FeatureSpec.from_json(entry["spec"]) for entry in accepted)]
+        return self._specs(f"features/{feature}")
 
     def spec(self, feature: str) -> FeatureSpec:
         """Return the spec under which `feature` was first extracted."""
@@ -224,6 +225,11 @@ class FeatureStore:
         digests = self._read(f"questions/{name}/digest")
         return {text: str(digests[row]) for text, row in self.question_rows.items() if digests[row]}
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the last run came to its end, so that metadata and index arrays can be compared with its seal."""
+        return SEAL in self._root.attrs
+
     @cached_property
     def digest(self) -> str:
         """One SHA-256 over all complete rows: the same for the same features of the same videos and questions.
@@ -235,8 +241,14 @@ class FeatureStore:
         return digest_rows(rows + texts)
 
     def question_spec(self, name: str) -> FeatureSpec:
-        """Return the spec of the question feature `name`."""
+        """Return the spec under which the question feature `name` was first extracted."""
         return self._spec(f"questions/{name}")
+
+    def question_specs(self, name: str) -> dict[str, FeatureSpec]:
+        """Return {question text: the spec under which its row of the feature `name` was computed}."""
+        specs = self._specs(f"questions/{name}")
+        made_by = self._read(f"questions/{name}/made_by")
+        return {text: specs[made_by[self.question_rows[text]]] for text in self.question_digests(name)}
 
     def _names_in(self, group: str) -> list[str]:
         """Return the names of the features of `group`, sorted, without those whose creation was killed."""
@@ -311,6 +323,10 @@ class FeatureStore:
                 "it again"
             )
         return spec
+
+    def _specs(self, path: str) -> list[FeatureSpec]:
+        accepted = self._attribute(path, "accepted")
+        return [self._spec(path), *(FeatureSpec.from_json(entry["spec"]) for entry in accepted)]
 
     def _attribute(self, path: str, name: str) -> Any:
         attributes = self._group(path).attrs

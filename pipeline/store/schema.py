@@ -6,7 +6,7 @@ Layout (Zarr v3, readable with plain zarr, dask and xarray):
     videos/     video_id, source_sha256   [video]
                 visual, steps_visual, first_visual, visual_reason, and the same of audio   [video]
     features/<name>/   values [video, time, ...]   state, reason, made_by [video]   attrs: spec, fingerprint, accepted
-    questions/  text [question]   <name>/values [question, ...]   attrs: spec, fingerprint, accepted
+    questions/  text [question]   <name>/values [question, ...]   made_by [question]   attrs: as those of features
 """
 
 import hashlib

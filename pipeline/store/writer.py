@@ -54,13 +54,9 @@ _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
     ("video_id", str, ""),
 )
 
-# The arrays of a video feature beside its values and coordinates; a question feature has the first.
-_FEATURE_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
-    ("digest", str, ""),
-    ("state", "uint8", 0),
-    ("reason", str, ""),
-    ("made_by", "uint8", 0),
-)
+# The arrays of a feature beside its values and coordinates: of every one, and of a video feature only.
+_QUESTION_ARRAYS: tuple[tuple[str, Any, Any], ...] = (("digest", str, ""), ("made_by", "uint8", 0))
+_FEATURE_ARRAYS = (*_QUESTION_ARRAYS, ("state", "uint8", 0), ("reason", str, ""))
 # What a killed creation of a feature leaves: these have chunks only if the feature was created.
 _RECORDED = frozenset({"values", *(name for name, _, _ in _FEATURE_ARRAYS)})
 # Coordinates, by which xarray selects: one for the first axis of values, and the seconds.
@@ -104,21 +100,21 @@ class FeatureRecord:
 class StoreWriter:
     """The single writer of a store: creates it, appends videos and questions, records states, consolidates metadata.
 
-    Use it as a context manager: it holds the store's lock, and creates the store if it is missing. `path`: a folder or
-    a URL. `seconds`: time steps per video; they replace those of a store that has no features yet. `created_by`: name
-    and version of the program. `break_lock`: take over the lock of a killed writer. `is_read_only`, in the context: the
-    store cannot be written, so that only its reading methods may be called.
-    Entering the context raises `UserError` if another writer holds the lock, if the store is corrupt, has another
-    format or features of other `seconds`, or if `path` contains other files.
+    Use it as a context manager: it holds the store's lock. If there is no store, it reads as an empty one until
+    `create`, which every other writing method needs. `path`: a folder or a URL. `created_by`: name and version of the
+    program. `break_lock`: take over the lock of a killed writer. `is_read_only`, in the context: the store cannot be
+    written, so that only its reading methods may be called.
+    Entering the context raises `UserError` if another writer holds the lock, if the store is corrupt or has another
+    format, or if `path` contains other files.
     """
 
-    def __init__(self, path: str | Path, seconds: int, created_by: str, break_lock: bool = False) -> None:
+    def __init__(self, path: str | Path, created_by: str, break_lock: bool = False) -> None:
         self.path = str(path)
         self._location = locate(path)
-        self._seconds = seconds
         self._created_by = created_by
         self._hold = self._location.hold(break_lock)
         self.is_read_only = False
+        self._is_new = False
 
     def __enter__(self) -> "StoreWriter":
         self.is_read_only = not self._hold.__enter__()
@@ -139,24 +135,39 @@ class StoreWriter:
             is_created = has_format(self._location)
         except ValueError:
             is_created = False
-        if not is_created:
-            self._create()
+        self._is_new = not is_created
+        if self._is_new:
+            self._check_is_free()
+            return _create_empty(zarr.storage.MemoryStore())
         root = open_group(self.path, mode="r" if self.is_read_only else "r+")
         for group in () if self.is_read_only else (FEATURES, QUESTIONS):
             _remove_incomplete_features(self._location, root, group)
-        if int(root.attrs["seconds"]) != self._seconds:
-            # The seconds are fixed by the first feature; an earlier run may have failed before it created one.
-            if list(root[FEATURES].group_keys()):
-                raise UserError(
-                    f"store {self.path} has {root.attrs['seconds']} seconds per video, not {self._seconds}: "
-                    f"pass --seconds {root.attrs['seconds']} or another --store"
-                )
-            root.update_attributes({"seconds": self._seconds})
-            root.attrs.pop(SEAL, None)
         return root
 
-    def _create(self) -> None:
-        """Create an empty store; the format is written last, so that an interrupted creation is repeated."""
+    @property
+    def seconds(self) -> int | None:
+        """The time steps per video; None if there is no store."""
+        return None if self._is_new else int(self._root.attrs["seconds"])
+
+    def create(self, seconds: int) -> None:
+        """Create the store, with `seconds` time steps per video, if there is none.
+
+        They replace those of a store that has no video features yet. Raises ValueError if they differ from those of a
+        store that has.
+        """
+        if self._is_new:
+            attributes = {FORMAT_ATTRIBUTE: STORE_FORMAT, "seconds": seconds, "created_by": self._created_by}
+            # The format is written last: it makes this a feature store.
+            _create_empty(self._location.zarr_store()).update_attributes(attributes)
+            self._root, self._is_new = open_group(self.path, mode="r+"), False
+        elif self.seconds != seconds:
+            if self.feature_names():
+                raise ValueError(f"store {self.path} has {self.seconds} seconds per video, not {seconds}")
+            self.unseal()
+            self._root.update_attributes({"seconds": seconds})
+
+    def _check_is_free(self) -> None:
+        """Raise `UserError` if the place of a new store has anything that a killed creation does not leave."""
         names = self._location.names
         filled = "c" in names("videos/video_id") or names("features") - {"zarr.json"}
         foreign = names() - {"zarr.json", "videos", "features", "questions"}
@@ -167,15 +178,6 @@ class StoreWriter:
                 else "a folder but not a feature store"
             )
             raise UserError(f"{self.path} is {what}: pass another --store")
-        store = self._location.zarr_store()
-        root = zarr.create_group(store, zarr_format=3, overwrite=True)
-        for group in ("videos", "features", "questions"):
-            root.create_group(group)
-        for name, dtype, fill in _VIDEO_ARRAYS:
-            _create_index(store, f"videos/{name}", dtype, fill, "video")
-        _create_index(store, "questions/text", str, "", "question")
-        attributes = {FORMAT_ATTRIBUTE: STORE_FORMAT, "seconds": self._seconds, "created_by": self._created_by}
-        root.update_attributes(attributes)
 
     def video_ids(self) -> list[str]:
         """Return the ids of the appended videos, without the empty ids that a killed append leaves at the end."""
@@ -207,29 +209,38 @@ class StoreWriter:
         self._root["videos/video_id"][known:total] = new
         self.consolidate()
 
-    def ensure_feature(self, spec: FeatureSpec) -> None:
-        """Create the arrays of a video or question feature if they are missing.
-
-        The attributes are written last: they mark the feature as created.
-        """
-        is_question = spec.modality == "question"
-        path = f"{QUESTIONS if is_question else FEATURES}/{spec.name}"
-        group = self._root.get(path)
-        if isinstance(group, zarr.Group) and "spec" in group.attrs:
+    def add_spec(self, spec: FeatureSpec, index: int = 0) -> None:
+        """Record `spec` as that with this index of its feature, if it has none; the first creates the feature."""
+        group = QUESTIONS if spec.modality == "question" else FEATURES
+        known = len(self.feature_specs(spec.name, group))
+        if index < known:
+            return
+        if not known:
+            self._create_feature(spec, group)
             return
         self.unseal()
+        feature = self._root[f"{group}/{spec.name}"]
+        added = {"spec": spec.to_json(), "fingerprint": spec.fingerprint}
+        feature.update_attributes({"accepted": [*feature.attrs["accepted"], added]})
+        self.consolidate()
+
+    def _create_feature(self, spec: FeatureSpec, group: str) -> None:
+        """Create the arrays of a feature. The attributes are written last: they mark it as created."""
+        self.unseal()
+        is_question = group == QUESTIONS
+        path = f"{group}/{spec.name}"
         names = self.read_index("questions/text" if is_question else "videos/video_id")
         rows, dimension = len(names), "question" if is_question else "video"
         store = self._root.store
         zarr.create_group(store, path=path, zarr_format=3, overwrite=True)
-        _create_values(store, f"{path}/values", spec, (rows, *(() if is_question else (self._seconds,)), *spec.shape))
-        for name, dtype, fill in _FEATURE_ARRAYS[:1] if is_question else _FEATURE_ARRAYS:
+        seconds = int(self._root.attrs["seconds"])
+        _create_values(store, f"{path}/values", spec, (rows, *(() if is_question else (seconds,)), *spec.shape))
+        for name, dtype, fill in _QUESTION_ARRAYS if is_question else _FEATURE_ARRAYS:
             _create_index(store, f"{path}/{name}", dtype, fill, dimension, rows)
         _create_index(store, f"{path}/{dimension}", str, "", dimension, rows)[:] = names
-        attributes: dict[str, Any] = {"spec": spec.to_json(), "fingerprint": spec.fingerprint}
         if not is_question:
-            _create_index(store, f"{path}/time", "int32", -1, "time", self._seconds)[:] = np.arange(self._seconds)
-            attributes["accepted"] = []
+            _create_index(store, f"{path}/time", "int32", -1, "time", seconds)[:] = np.arange(seconds)
+        attributes = {"spec": spec.to_json(), "fingerprint": spec.fingerprint, "accepted": []}
         zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
         self.consolidate()
 
@@ -239,22 +250,13 @@ class StoreWriter:
         if not isinstance(feature, zarr.Group) or "spec" not in feature.attrs:
             return []
         try:
-            records = [feature.attrs["spec"], *(entry["spec"] for entry in feature.attrs.get("accepted", []))]
+            records = [feature.attrs["spec"], *(entry["spec"] for entry in feature.attrs["accepted"])]
             return [FeatureSpec.from_json(record) for record in records]
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"store {self._location.address}: the spec of {group}/{name} cannot be read ({error}): the store is "
                 "corrupt, extract it again"
             ) from None
-
-    def accept(self, spec: FeatureSpec, group: str = FEATURES) -> None:
-        """Record another spec under which rows of a feature may be computed."""
-        self.unseal()
-        feature = self._root[f"{group}/{spec.name}"]
-        known = feature.attrs.get("accepted", [])
-        accepted = [*known, {"spec": spec.to_json(), "fingerprint": spec.fingerprint}]
-        feature.update_attributes({"accepted": accepted})
-        self.consolidate()
 
     def record_videos(self, records: Sequence[VideoRecord]) -> None:
         """Record the results of decoding: call it after the values are written, before `record_features`.
@@ -312,7 +314,7 @@ class StoreWriter:
             self.unseal()
             total, as_array = len(stored) + len(new), np.array(new, dtype=object)
             for name in sorted(self._root["questions"].group_keys()):
-                for array in ("values", "digest", "question"):
+                for array in ("values", "question", *(array for array, _, _ in _QUESTION_ARRAYS)):
                     _resize(self._root[f"questions/{name}/{array}"], total)
                 self._root[f"questions/{name}/question"][len(stored) : total] = as_array
             _resize(self._root["questions/text"], total)
@@ -327,12 +329,13 @@ class StoreWriter:
         digests, texts = self.read_index(f"questions/{name}/digest"), self.read_index("questions/text")
         return {str(text) for text, digest in zip(texts, digests, strict=False) if digest}
 
-    def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+    def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray, spec_index: int = 0) -> None:
         """Write the question feature `name` of `rows`, int64 [row], with values [row, ...], and then their digests."""
         self.unseal()
         array, texts = self._root[f"questions/{name}/values"], _gather(self._root["questions/text"], rows.tolist())
         values = np.asarray(values, array.dtype)
         _scatter(array, rows, values)
+        _scatter(self._root[f"questions/{name}/made_by"], rows, np.full(len(rows), spec_index))
         digests = [digest_row(name, str(text), row) for text, row in zip(texts, values, strict=True)]
         _scatter(self._root[f"questions/{name}/digest"], rows, digests)
 
@@ -354,6 +357,8 @@ class StoreWriter:
 
     def seal(self) -> None:
         """Write the seal and the consolidated metadata, if they are missing: call it at the end of a run."""
+        if self._is_new:
+            return
         if SEAL not in self._root.attrs:
             with reporting_damage(self.path, "an index array"):
                 self._root.update_attributes({SEAL: compute_seal(self._root)})
@@ -414,6 +419,17 @@ def _padded(values: zarr.Array, array: np.ndarray) -> np.ndarray:
     full = np.full(values.shape[1:], values.fill_value, dtype=values.dtype)
     full[: len(array)] = array
     return full
+
+
+def _create_empty(store: Any) -> zarr.Group:
+    """Create the groups and arrays of a store without videos and features, and return its root."""
+    root = zarr.create_group(store, zarr_format=3, overwrite=True)
+    for group in ("videos", FEATURES, QUESTIONS):
+        root.create_group(group)
+    for name, dtype, fill in _VIDEO_ARRAYS:
+        _create_index(store, f"videos/{name}", dtype, fill, "video")
+    _create_index(store, "questions/text", str, "", "question")
+    return root
 
 
 def _remove_incomplete_features(location: StoreLocation, root: zarr.Group, group: str) -> None:

@@ -32,7 +32,6 @@ import pipeline.run.plan
 import train.runs.presets
 from pipeline.extractors.weights import WeightsSource, parse_weights
 from pipeline.manifests.manifest import Question, load_manifest
-from pipeline.run.plan import StoredChoices, stored_choices
 
 pytestmark = pytest.mark.slow
 
@@ -142,12 +141,8 @@ def stand_ins() -> Iterator[None]:
 
             return LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0)
 
-        def short(path: str) -> StoredChoices:
-            found = stored_choices(path)
-            return found if found != StoredChoices() else StoredChoices(seconds=1)
-
         patch.setattr(pipeline.run.plan, "parse_weights", parse_offline)
-        patch.setattr(pipeline.run.plan, "stored_choices", short)
+        patch.setattr(pipeline.run.plan, "DEFAULT_SECONDS", 1)
         patch.setattr(pipeline.run.cluster, "_local_cluster", local_cluster)
         # A batch is padded to its size, which is most of the time for clips of one second.
         patch.setattr(pipeline.extractors.resnet18, "FRAMES_PER_BATCH", 1)

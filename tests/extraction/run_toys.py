@@ -24,8 +24,8 @@ import pipeline.store.writer as writer
 from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import load_manifest
 from pipeline.run.cluster import ClusterOptions
-from pipeline.run.coordinator import Progress, RunOptions, Summary, extract
-from pipeline.run.plan import ExtractionPlan
+from pipeline.run.coordinator import Progress, Summary, extract
+from pipeline.run.request import Request
 
 SECONDS = 4
 STEPS = {
@@ -61,30 +61,22 @@ def run_toys(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **options: Any,
 ) -> Summary:
-    """Extract the toy features of `manifest` into `store`, in this process or on the option `cluster`.
+    """Extract the toy features of `manifest` into `store`, in this process or on the cluster of the option `scheduler`.
 
-    `options` are options of the plan or of the run.
+    `options`: those of `Request`; `weights` as their source; `limits` of decoding; `question_features`.
     """
-    plan_options = (
-        *("seconds", "padding", "decoder", "weights", "question_features", "normalisation", "limits"),
-        "decoding_processes",
-    )
-    changes = {name: options.pop(name) for name in plan_options if name in options}
-    settings: dict[str, Any] = {
-        "seconds": SECONDS,
-        "padding": "pad",
-        "decoder": "pyav",
-        "weights": WeightsSource("seeded"),
-        "question_features": ("tokens",),
-        **changes,
-    }
-    plan = ExtractionPlan(store=str(store), features=features, device="cpu", **settings)
+    weights = options.pop("weights", WeightsSource("seeded"))
+    limits = options.pop("limits", None)
+    names = (*features, *options.pop("question_features", ("tokens",)))
     in_process = patch.multiple(pipeline.run.coordinator, connect=connect, query_workers=query_workers, stream=stream)
+    request = Request(features=names, device="cpu", **{"seconds": SECONDS, **options})
     with (
         patch.dict(pipeline.extractors.registry.EXTRACTORS, {**toy_extractors.TABLE, **toy_extractors.OPTIONAL}),
-        nullcontext() if "cluster" in options else in_process,
+        patch("pipeline.run.plan.parse_weights", lambda text, cache: weights),
+        patch.object(Request, "limits", limits) if limits else nullcontext(),
+        nullcontext() if "scheduler" in options else in_process,
     ):
-        return extract(load_manifest(manifest), manifest / "videos", plan, RunOptions(**options), on_progress)
+        return extract(load_manifest(manifest), manifest / "videos", str(store), request, on_progress)
 
 
 def contents(store: Path) -> dict[str, str]:

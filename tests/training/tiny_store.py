@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from writing import writing
 
 from pipeline.extractors.registry import make_extractor, make_question_extractor
 from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
 from pipeline.store.seal import digest_row
-from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
+from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
 from train.backbones.registry import BACKBONES, needs_of
 from train.backbones.sizes import ModelSizes
 
@@ -188,10 +189,10 @@ FEATURES = {"audio": "vggish", "visual": "resnet18-map"}
 def write_store(tiny, path: Path) -> None:
     """Write a tiny store to `path` in the order of an extraction: values, videos, states."""
     tokens = FeatureSpec(tokens_name(WORDS), "question", ("token",), (3,), "int32", {})
-    with StoreWriter(path, tiny.seconds, "test") as writer:
+    with writing(path, tiny.seconds) as writer:
         writer.append_videos(tiny.video_ids)
         for name in FEATURES.values():
-            writer.ensure_feature(tiny.spec(name))
+            writer.add_spec(tiny.spec(name))
         for modality, name in FEATURES.items():
             complete = np.flatnonzero(tiny.states[modality] == State.COMPLETE)
             for first in range(0, len(tiny.video_ids), VIDEOS_PER_PARTITION):
@@ -218,7 +219,7 @@ def write_store(tiny, path: Path) -> None:
             ]
         )
         rows = writer.append_questions(list(TEXTS.values()))
-        writer.ensure_feature(tokens)
+        writer.add_spec(tokens)
         writer.write_questions(tokens.name, np.array(list(rows.values())), tiny.questions[tokens.name])
         writer.seal()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner, Result
+from writing import writing
 
 from pipeline.cli.extract import _show as show_summary
 from pipeline.cli.inspect import inspect
@@ -16,7 +17,7 @@ from pipeline.run.coordinator import Summary
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec, State
 from pipeline.store.seal import digest_row
-from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
+from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
 
 LOUDNESS = FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": 1})
 IDS = ["[bold]a[bold]", ":cat:", "[odd] c", *(f"v{row}" for row in range(3, 17))]
@@ -27,9 +28,9 @@ STATES = {0: State.COMPLETE, 1: State.COMPLETE, 2: State.FAILED, 16: State.COMPL
 def store(tmp_path: Path) -> Path:
     """Three complete videos (the last in a separate chunk), one failed, 13 pending; some ids look like markup."""
     path = tmp_path / "s.zarr"
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.append_videos(IDS)
-        writer.ensure_feature(LOUDNESS)
+        writer.add_spec(LOUDNESS)
         for row, state in STATES.items():
             values = np.full((5, 3), row + 1, "float32")
             digest = digest_row("loudness", IDS[row], values) if state is State.COMPLETE else ""
@@ -72,7 +73,7 @@ def test_missing_ids_of_videos_with_features_are_reported_as_corruption(
 def test_a_killed_append_is_not_reported_as_corruption(store: Path) -> None:
     for path in ("videos/video_id", "features/loudness/state"):
         zarr.open_group(store, mode="r+", use_consolidated=False)[path].resize(40)
-    with StoreWriter(store, 5, "test") as writer:
+    with writing(store, 5) as writer:
         writer.consolidate()
     assert open_store(store).video_ids == IDS
 
@@ -217,3 +218,14 @@ def test_the_summary_counts_videos_and_rows(store: Path, folder: Path) -> None:
     (folder / "v16.npy").unlink()
     summary = json.loads(run_inspect(store, "--reference", folder, "--feature", "loudness", "--json").stdout)["summary"]
     assert summary["row_cosine_least"] == videos[":cat:"]["least_cosine"] < summary["cosine_least"]
+
+
+def test_verification_says_what_it_cannot_check_after_a_stopped_run(store: Path) -> None:
+    shown = run_inspect(store, "--verify")
+    assert shown.exit_code == 0
+    assert "verified: complete rows have the values that were computed" in shown.stdout
+    assert "not verified: that no state or id was lost, because the last run was stopped" in shown.stdout
+    with writing(store, 5) as writer:
+        writer.seal()
+    assert "not verified" not in run_inspect(store, "--verify").stdout
+    assert json.loads(run_inspect(store, "--json").stdout)["is_sealed"]

@@ -3,8 +3,11 @@
 import hashlib
 import os
 import pickle
+import threading
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from pipeline.extractors.weights import (
     Network,
     PublishedFile,
     WeightsSource,
+    find_file,
     hash_state_dict,
     hub_cache,
     load_state,
@@ -32,6 +36,18 @@ def publish(folder: Path, url: str | None = None) -> Network:
     torch.save(STATE, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Network("tiny", (PublishedFile(path.name, url or path.as_uri(), digest),), unused=("fc.*",))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A folder, and the address at which a server offers its files."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{running.server_port}/tiny-published.pth"
+        running.shutdown()
 
 
 def test_a_published_file_in_the_folder_is_used(tmp_path):
@@ -55,9 +71,8 @@ def test_a_file_is_checked_against_a_published_hash_prefix(tmp_path):
         replace(full, sha256=full.sha256[:8], kind="torchscript")
 
 
-def test_a_published_file_is_downloaded_checked_and_cached(tmp_path):
-    (tmp_path / "server").mkdir()
-    network = publish(tmp_path / "server")
+def test_a_published_file_is_downloaded_checked_and_cached(server, tmp_path):
+    network = publish(*server)
     cache = tmp_path / "new" / "cache"
     state = load_state(WeightsSource("pretrained", cache), network, STATE)
     assert hash_state_dict(state) == hash_state_dict(STATE)
@@ -65,6 +80,15 @@ def test_a_published_file_is_downloaded_checked_and_cached(tmp_path):
     (cache / "tiny-published.pth").rename(cache / "another.pth")
     load_state(WeightsSource("pretrained", cache), network, STATE)
     assert {path.name for path in cache.iterdir()} == {"tiny-published.pth", "another.pth"}
+
+
+def test_the_progress_of_a_download_is_reported_in_bytes(server, tmp_path):
+    network = publish(*server)
+    shown = []
+    find_file(WeightsSource("pretrained", tmp_path / "cache"), network, lambda *state: shown.append(state))
+    size = (server[0] / "tiny-published.pth").stat().st_size
+    assert shown[-1] == ("tiny-published.pth", size, size)
+    assert all(0 < done <= size for _, done, _ in shown)
 
 
 def test_the_error_for_a_wrong_hash_names_the_file_and_both_hashes(tmp_path):
@@ -79,10 +103,9 @@ def test_the_error_for_a_wrong_hash_names_the_file_and_both_hashes(tmp_path):
     assert str(path) in str(raised.value)
 
 
-def test_a_download_with_a_wrong_hash_raises_and_leaves_no_file(tmp_path):
-    (tmp_path / "server").mkdir()
-    network = publish(tmp_path / "server")
-    (tmp_path / "server" / "tiny-published.pth").write_bytes(b"a captive portal's page")
+def test_a_download_with_a_wrong_hash_raises_and_leaves_no_file(server, tmp_path):
+    network = publish(*server)
+    (server[0] / "tiny-published.pth").write_bytes(b"a captive portal's page")
     with pytest.raises(UserError, match=network.published[0].sha256):
         load_state(WeightsSource("pretrained", tmp_path / "cache"), network, STATE)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -79,9 +79,10 @@ def test_the_supported_convolutions_of_the_networks_are_replaced(extractor, coun
 def test_torch_uses_large_memory_pages_in_a_worker():
     # torch then aligns large tensors to memory pages, for which it requests 2 MB pages.
     code = """
-from pipeline.run.worker import ExtractionPlan, load_specs
+from pipeline.run.settings import Settings
+from pipeline.run.worker import load_specs
 from pipeline.extractors.weights import WeightsSource
-load_specs(ExtractionPlan("none.zarr", ("vggish",), (), WeightsSource("seeded"), "pyav", "cpu", 1, "pad"))
+load_specs(Settings("none.zarr", ("vggish",), WeightsSource("seeded"), "pyav", "cpu", 1, "pad"))
 import torch
 print([torch.empty(2**24, dtype=torch.uint8).data_ptr() % 2**12 for _ in range(3)])
 """

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from run_toys import run_toys
+from writing import writing
 
 from pipeline.cli.inspect import inspect
 from pipeline.errors import UserError
 from pipeline.inspection.compare import compare_with_reference
 from pipeline.store.reader import FeatureStore, open_store
 from pipeline.store.schema import FeatureSpec, State
-from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
+from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,9 @@ def test_steps_before_the_first_one_are_not_compared(tmp_path: Path, folder: Pat
     values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     values[:2] = np.nan
     both, none = dict.fromkeys(("audio", "visual"), State.COMPLETE), dict.fromkeys(("audio", "visual"), "")
-    with StoreWriter(tmp_path / "s.zarr", 5, "test") as writer:
+    with writing(tmp_path / "s.zarr", 5) as writer:
         writer.append_videos(["long", "short"])
-        writer.ensure_feature(spec)
+        writer.add_spec(spec)
         write_rows(tmp_path / "s.zarr", "loudness", 0, {0: values, 1: values})
         writer.record_videos(
             [VideoRecord(row, "", both, dict.fromkeys(both, 5), none, dict.fromkeys(both, 2)) for row in (0, 1)]

@@ -55,7 +55,7 @@ def test_a_run_with_a_killed_and_a_hung_worker_gives_the_bytes_of_a_local_run(
         processes.start_worker("killed", MAVQA_TOY_SIGNAL="SIGKILL")
         processes.start_worker("hung", MAVQA_TOY_SIGNAL="SIGSTOP")
         wait_for_workers(processes, 3)
-        summary = run_toys(wide_manifest, store, cluster=ClusterOptions(scheduler=processes.address))
+        summary = run_toys(wide_manifest, store, scheduler=processes.address)
         assert summary.is_complete
         assert summary.extracted == 60
         assert processes.running["killed"].poll() == -signal.SIGKILL
@@ -225,7 +225,7 @@ def test_a_worker_of_another_version_ends_the_run_after_a_while(
     with scheduler(tmp_path) as processes:
         processes.start_worker("old", MAVQA_TOY_MISSING="describe_on_worker")
         with pytest.raises(UserError, match=r"no worker answers, 1 died .* the same version of mavqa everywhere"):
-            run_toys(toy_manifest, tmp_path / "store.zarr", cluster=ClusterOptions(scheduler=processes.address))
+            run_toys(toy_manifest, tmp_path / "store.zarr", scheduler=processes.address)
 
 
 def fail(error: Exception, item: int = 0) -> None:
@@ -290,6 +290,7 @@ def test_a_worker_that_does_not_see_the_shared_folders_is_refused(
 ) -> None:
     folder, store = tmp_path / "toys", tmp_path / "store.zarr"
     shutil.copytree(toy_manifest, folder)
+    run_toys(folder, store, features=("toy-audio",))
     hidden = folder / "videos" if what == "videos folder" else store
 
     def ask_elsewhere(client: None, question: Callable[[], Any]) -> Any:

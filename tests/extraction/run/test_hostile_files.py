@@ -17,7 +17,6 @@ from pipeline.manifests.manifest import save_manifest
 from pipeline.manifests.sources.folder import build
 from pipeline.media.decoder_process import DecoderProcess, Limits
 from pipeline.media.timeline import DecodeRequest, FrameSize, Track
-from pipeline.run.plan import Requested
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 
@@ -71,11 +70,11 @@ def test_a_file_that_exceeded_a_limit_is_decoded_under_a_larger_one(folder: Path
     (folder / "videos" / "large.mp4").write_bytes(b"large")
     store, manifest = folder / "store.zarr", make_manifest(folder)
     options: dict[str, Any] = {"features": ("toy-audio",), "decoder": "failing_decoders:FailingDecoder"}
-    failed = run_toys(manifest, store, limits=Requested(max_memory_gb=0.05).limits, **options)
+    failed = run_toys(manifest, store, max_memory_gb=0.05, **options)
     (failure,) = failed.failures
     assert failure["reason"] == "needs more than 0.05 GB of memory twice (to allow more: --max-memory-gb)"
     fingerprint = open_store(store).spec("toy-audio").fingerprint
-    assert run_toys(manifest, store, limits=Requested().limits, retry_failed=True, **options).is_complete
+    assert run_toys(manifest, store, retry_failed=True, **options).is_complete
     assert open_store(store).spec("toy-audio").fingerprint == fingerprint
 
 

@@ -209,12 +209,12 @@ def test_several_frames_per_second_are_refused_with_padding_released(toy_manifes
     assert not store.exists()
 
 
-def test_a_store_with_one_normalisation_refuses_the_other(toy_manifest: Path, tmp_path: Path) -> None:
+def test_a_run_inherits_the_normalisation_of_the_store_and_refuses_another(toy_manifest: Path, tmp_path: Path) -> None:
     store = tmp_path / "store.zarr"
     run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")
     with pytest.raises(UserError, match=r"toy-clip .* extractor\.normalisation is 2 in the store, 1 here"):
-        run_toys(toy_manifest, store, features=("toy-clip",))
-    run_toys(toy_manifest, store, features=("toy-clip",), normalisation="trained")
+        run_toys(toy_manifest, store, features=("toy-clip",), normalisation="published")
+    assert run_toys(toy_manifest, store, features=("toy-clip",)).extracted == 0
 
 
 def test_a_file_with_another_sha256_and_a_missing_file_are_recorded_failures(

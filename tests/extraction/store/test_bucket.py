@@ -14,13 +14,13 @@ import pytest
 import s3fs
 from run_toys import contents, run_toys
 from s3_process import BUCKET, S3, s3
+from writing import writing
 
 from pipeline.errors import UserError
 from pipeline.inspection.verify import summarise_store, verify_store
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store
 from pipeline.store.schema import FeatureSpec
-from pipeline.store.writer import StoreWriter
 
 DRIVER = paths.EXTRACTION / "run_toys.py"
 
@@ -106,13 +106,13 @@ def test_the_lock_of_a_killed_run_refuses_the_next_one_until_it_is_broken(
 
 def test_a_second_writer_and_a_server_that_ignores_conditions_are_refused(server: S3) -> None:
     url = f"s3://{BUCKET}/two.zarr"
-    with StoreWriter(url, 5, "test"):
-        with pytest.raises(UserError, match="is being written by another run"), StoreWriter(url, 5, "test"):
+    with writing(url, 5):
+        with pytest.raises(UserError, match="is being written by another run"), writing(url, 5):
             pass
         assert has_lock(url)
     assert not has_lock(url)
     server.set_proxy(ignore_conditions=1)
-    with pytest.raises(UserError, match="the server ignores 'If-None-Match'"), StoreWriter(url, 5, "test"):
+    with pytest.raises(UserError, match="the server ignores 'If-None-Match'"), writing(url, 5):
         pass
     server.set_proxy(ignore_conditions=0)
     assert not has_lock(url)
@@ -121,15 +121,15 @@ def test_a_second_writer_and_a_server_that_ignores_conditions_are_refused(server
 def test_a_lock_created_without_confirmation_is_recognised_as_own(server: S3) -> None:
     url = f"s3://{BUCKET}/unconfirmed.zarr"
     server.set_proxy(lose_writes=1)
-    with StoreWriter(url, 5, "test"):
+    with writing(url, 5):
         assert has_lock(url)
     assert not has_lock(url)
 
 
 def test_a_writer_whose_lock_was_broken_does_not_delete_the_new_lock(server: S3) -> None:
     url = f"s3://{BUCKET}/broken.zarr"
-    with StoreWriter(url, 5, "test"):
-        other = StoreWriter(url, 5, "test", break_lock=True)
+    with writing(url, 5):
+        other = writing(url, 5, break_lock=True)
         other.__enter__()
     assert has_lock(url)
     other.__exit__(None, None, None)
@@ -138,7 +138,7 @@ def test_a_writer_whose_lock_was_broken_does_not_delete_the_new_lock(server: S3)
 
 def test_break_lock_without_a_lock_is_allowed(server: S3) -> None:
     url = f"s3://{BUCKET}/free.zarr"
-    with StoreWriter(url, 5, "test", break_lock=True):
+    with writing(url, 5, break_lock=True):
         assert has_lock(url)
     assert not has_lock(url)
 
@@ -154,9 +154,9 @@ def test_objects_written_by_others_are_listed_at_once(server: S3) -> None:
 def test_an_incomplete_feature_is_removed_and_foreign_objects_are_kept(server: S3) -> None:
     url, files = f"s3://{BUCKET}/incomplete.zarr", s3fs.S3FileSystem(use_listings_cache=False)
     put_folder(files, "incomplete.zarr/")
-    with StoreWriter(url, 5, "test") as writer:
+    with writing(url, 5) as writer:
         writer.append_videos(["a"])
-        writer.ensure_feature(FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {}))
+        writer.add_spec(FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {}))
     for foreign in ("Thumbs.db", "notes/mine.txt"):
         files.pipe_file(f"{url}/features/{foreign}", b"")
     before = stored(url)
@@ -164,13 +164,13 @@ def test_an_incomplete_feature_is_removed_and_foreign_objects_are_kept(server: S
     metadata = files.cat_file(f"{complete}/zarr.json")
     files.pipe_file(f"{incomplete}/values/zarr.json", files.cat_file(f"{complete}/values/zarr.json"))
     files.pipe_file(f"{incomplete}/zarr.json", json.dumps(json.loads(metadata) | {"attributes": {}}).encode())
-    with StoreWriter(url, 5, "test") as writer:
+    with writing(url, 5) as writer:
         assert writer.feature_names() == ["loudness"]
     assert stored(url) == before
 
 
 def test_a_program_that_read_a_bucket_ends_without_output(server: S3) -> None:
-    with StoreWriter(f"s3://{BUCKET}/read.zarr", 5, "test"):
+    with writing(f"s3://{BUCKET}/read.zarr", 5):
         pass
     program = f"from pipeline.store.reader import open_store; open_store('s3://{BUCKET}/read.zarr')"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=paths.ROOT)
@@ -180,7 +180,7 @@ def test_a_program_that_read_a_bucket_ends_without_output(server: S3) -> None:
 def test_missing_stores_and_invalid_urls_are_one_line_errors(server: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no feature store at s3://bucket/none.zarr"):
         open_store(f"s3://{BUCKET}/none.zarr")
-    with pytest.raises(UserError, match="bucket does not exist"), StoreWriter("s3://no-such/none.zarr", 5, "test"):
+    with pytest.raises(UserError, match="bucket does not exist"), writing("s3://no-such/none.zarr", 5):
         pass
     for invalid in ("gs://bucket/a.zarr", "s3://bucket", "s3:///a.zarr"):
         with pytest.raises(UserError, match=r"use a path or a URL such as s3://bucket/name.zarr"):

@@ -13,14 +13,15 @@ import xarray
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from writing import writing
 
 from pipeline.errors import UserError
 from pipeline.inspection.verify import Problem, verify_store
 from pipeline.store.location import locate
 from pipeline.store.reader import open_store, read_steps
-from pipeline.store.schema import FeatureSpec, State, spec_differences
+from pipeline.store.schema import STORE_FORMAT, FeatureSpec, State, spec_differences
 from pipeline.store.seal import digest_row
-from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
+from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
 
 LOUDNESS = FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": 1})
 MAPS = FeatureSpec("maps", "visual", ("channel", "height", "width"), (8, 160, 160), "float16", {"version": 1})
@@ -28,10 +29,10 @@ WORDS = FeatureSpec("words", "question", ("token",), (4,), "int32", {})
 
 
 def create_store(path: Path, videos: int = 20) -> Path:
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.append_videos([f"v{number}" for number in range(videos)])
-        writer.ensure_feature(LOUDNESS)
-        writer.ensure_feature(MAPS)
+        writer.add_spec(LOUDNESS)
+        writer.add_spec(MAPS)
     return path
 
 
@@ -111,7 +112,7 @@ def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
         reasons={"visual": "", "audio": "no audio stream"},
         firsts={"visual": 2, "audio": 0},
     )
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.record_videos([record])
         writer.record_features([FeatureRecord(18, "loudness", State.ABSENT, "no audio stream")])
     store = open_store(path)
@@ -119,7 +120,7 @@ def test_states_reasons_and_steps_are_recorded_by_row(tmp_path: Path) -> None:
     assert (store.first_steps("visual")[18], store.steps("visual")[18]) == (2, 4)
     assert store.reasons("audio")[17:19] == ["", "no audio stream"]
     assert store.state("loudness").tolist() == [0] * 18 + [State.ABSENT, 0]
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         replaced = dict.fromkeys(("visual", "audio"), State.FAILED)
         writer.record_videos(
             [VideoRecord(18, "def", replaced, dict.fromkeys(replaced, 0), dict.fromkeys(replaced, ""))]
@@ -132,7 +133,7 @@ def test_one_video_is_read_in_the_steps_that_it_has(tmp_path: Path) -> None:
     write_rows(path, "loudness", 16, {17: values})
     states = {"audio": State.COMPLETE, "visual": State.ABSENT}
     complete = VideoRecord(17, "abc", states, {"audio": 4, "visual": 0}, {"audio": "", "visual": "no frames"})
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.record_videos([complete])
         reasons = {17: (State.COMPLETE, ""), 18: (State.FAILED, "decoder killed")}
         writer.record_features([FeatureRecord(row, "loudness", *found) for row, found in reasons.items()])
@@ -153,7 +154,7 @@ def test_rows_before_the_first_step_are_missing_and_verified(tmp_path: Path) -> 
     values[:2] = np.nan
     states = {"audio": State.COMPLETE, "visual": State.ABSENT}
     write_rows(path, "loudness", 16, {17: values})
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         late = {"audio": 2, "visual": 0}
         steps, reasons = {"audio": 4, "visual": 0}, {"audio": "", "visual": ""}
         writer.record_videos([VideoRecord(17, "abc", states, steps, reasons, late)])
@@ -182,7 +183,7 @@ def test_a_new_state_replaces_a_failure_or_a_state_of_lower_rank(tmp_path: Path)
     seen = []
     for state, reason in found:
         states, reasons = dict.fromkeys(("visual", "audio"), state), dict.fromkeys(("visual", "audio"), reason)
-        with StoreWriter(path, 5, "test") as writer:
+        with writing(path, 5) as writer:
             writer.record_videos([VideoRecord(0, "abc", states, {"visual": 0, "audio": 0}, reasons)])
         store = open_store(path)
         seen.append((State(store.presence("audio")[0]), store.reasons("audio")[0]))
@@ -193,7 +194,7 @@ def test_nothing_is_written_for_a_modality_that_was_not_decoded(tmp_path: Path) 
     path = create_store(tmp_path / "s.zarr", videos=2)
     both = {"visual": State.COMPLETE, "audio": State.COMPLETE}
     steps, reasons = {"visual": 2, "audio": 3}, {"visual": "errors were concealed", "audio": ""}
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.record_videos([VideoRecord(0, "abc", both, steps, reasons)])
         before = {file: file.stat().st_mtime_ns for file in path.glob("videos/*visual*/c/0")}
         pending = both | {"visual": State.PENDING}
@@ -204,18 +205,18 @@ def test_nothing_is_written_for_a_modality_that_was_not_decoded(tmp_path: Path) 
 
 def test_all_accepted_specs_are_kept(tmp_path: Path) -> None:
     versions = [FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
-    with StoreWriter(create_store(tmp_path / "s.zarr", videos=1), 5, "test") as writer:
-        for version in versions[1:]:
-            writer.accept(version)
+    with writing(create_store(tmp_path / "s.zarr", videos=1), 5) as writer:
+        for index, version in enumerate(versions):
+            writer.add_spec(version, index)
         assert writer.feature_specs("loudness") == versions
 
 
 @pytest.mark.parametrize("dtype", ["int32", "float16"])
 def test_questions_without_a_feature_are_recognised_by_its_fill_value(tmp_path: Path, dtype: str) -> None:
     spec = FeatureSpec("words", "question", ("token",), (4,), dtype, {})
-    with StoreWriter(tmp_path / "s.zarr", 5, "test") as writer:
+    with writing(tmp_path / "s.zarr", 5) as writer:
         writer.append_questions(["who plays", "how many"])
-        writer.ensure_feature(spec)
+        writer.add_spec(spec)
         writer.write_questions("words", np.array([1]), np.zeros((1, 4), dtype))
         assert writer.question_texts("words") == {"how many"}
 
@@ -223,9 +224,9 @@ def test_questions_without_a_feature_are_recognised_by_its_fill_value(tmp_path: 
 def test_appended_videos_and_questions_do_not_change_existing_rows(tmp_path: Path) -> None:
     path = create_store(tmp_path / "s.zarr")
     write_rows(path, "loudness", 16, {19: np.full((5, 3), 7, "float32")})
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         assert writer.append_questions(["who plays", "how many"]) == {"who plays": 0, "how many": 1}
-        writer.ensure_feature(WORDS)
+        writer.add_spec(WORDS)
         writer.write_questions("words", np.array([1]), np.full((1, 4), 5, "int32"))
         writer.append_videos(["late"])
         assert writer.append_questions(["how many", "where"])["where"] == 2
@@ -239,12 +240,12 @@ def test_appended_videos_and_questions_do_not_change_existing_rows(tmp_path: Pat
 def test_a_second_writer_is_refused_while_the_first_is_active(tmp_path: Path) -> None:
     path = create_store(tmp_path / "s.zarr")
     with (
-        StoreWriter(path, 5, "test"),
+        writing(path, 5),
         pytest.raises(UserError, match="another run"),
-        StoreWriter(path, 5, "test"),
+        writing(path, 5),
     ):
         pass
-    with StoreWriter(path, 5, "test"):
+    with writing(path, 5):
         pass
 
 
@@ -254,16 +255,17 @@ def test_a_writer_creates_missing_folders_and_removes_partial_files_of_a_killed_
     for partial in ("zarr.0.partial", "features/loudness/values/c.0.0.0.1.partial"):
         (path / partial).parent.mkdir(exist_ok=True)
         (path / partial).touch()
-    with StoreWriter(path, 5, "test"):
+    with writing(path, 5):
         assert {file for file in path.rglob("*") if file.is_file()} == complete
 
 
 def test_a_writer_that_refuses_a_store_releases_its_lock(tmp_path: Path) -> None:
     path = create_store(tmp_path / "s.zarr")
-    refused = StoreWriter(path, 60, "test")
-    with pytest.raises(UserError, match="5 seconds per video"), refused:
+    zarr.open_group(path, mode="r+").update_attributes({"mavqa_format": 99})
+    with pytest.raises(UserError, match="has format 99"), writing(path, 5):
         pass
-    with StoreWriter(path, 5, "test"):
+    zarr.open_group(path, mode="r+").update_attributes({"mavqa_format": STORE_FORMAT})
+    with writing(path, 5):
         pass
 
 
@@ -272,7 +274,7 @@ def test_a_writer_that_refuses_a_store_releases_its_lock(tmp_path: Path) -> None
 def test_an_unwritable_folder_is_refused(folder: str) -> None:
     with (
         pytest.raises(UserError, match=r"s\.zarr cannot be created: pass"),
-        StoreWriter(f"{folder}/s.zarr", 5, "test"),
+        writing(f"{folder}/s.zarr", 5),
     ):
         pass
 
@@ -283,7 +285,7 @@ def test_a_path_that_cannot_become_a_folder_is_refused(tmp_path: Path, path: str
     (tmp_path / "loop.zarr").symlink_to("loop.zarr")
     with (
         pytest.raises(UserError, match="cannot be created: pass"),
-        StoreWriter(tmp_path / path, 5, "test"),
+        writing(tmp_path / path, 5),
     ):
         pass
 
@@ -303,12 +305,12 @@ def test_a_second_writer_through_a_link_is_refused(tmp_path: Path) -> None:
     link.parent.mkdir()
     link.symlink_to(path)
     with (
-        StoreWriter(path, 5, "test"),
+        writing(path, 5),
         pytest.raises(UserError, match="another run"),
-        StoreWriter(link, 5, "test"),
+        writing(link, 5),
     ):
         pass
-    with StoreWriter(link, 5, "test"):
+    with writing(link, 5):
         pass
 
 
@@ -339,7 +341,7 @@ def test_corruption_is_one_error_and_the_writer_changes_nothing(tmp_path: Path) 
     files = sorted(str(file) for file in path.rglob("*"))
     with pytest.raises(UserError, match="corrupt"):
         open_store(path)
-    with pytest.raises(UserError, match="corrupt"), StoreWriter(path, 5, "test"):
+    with pytest.raises(UserError, match="corrupt"), writing(path, 5):
         pass
     assert sorted(str(file) for file in path.rglob("*")) == files
 
@@ -350,7 +352,7 @@ def test_a_store_without_root_metadata_is_not_created_again(tmp_path: Path, lost
     (path / "zarr.json").unlink()
     shutil.rmtree(path / lost)
     files = sorted(str(file) for file in path.rglob("*"))
-    with pytest.raises(UserError, match="without its root metadata: it is corrupt"), StoreWriter(path, 5, "test"):
+    with pytest.raises(UserError, match="without its root metadata: it is corrupt"), writing(path, 5):
         pass
     assert sorted(str(file) for file in path.rglob("*")) == files
 
@@ -381,7 +383,7 @@ def test_a_corrupt_spec_is_reported_as_corruption(tmp_path: Path, changes: objec
     spec = {**LOUDNESS.to_json(), **changes} if isinstance(changes, dict) else changes
     feature = zarr.open_group(path, mode="r+", use_consolidated=False)["features/loudness"]
     feature.update_attributes({"spec": spec})
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.consolidate()
     with pytest.raises(UserError, match=f"s.zarr: the spec of features/loudness {message}.*: the store is corrupt"):
         open_store(path).spec("loudness")
@@ -391,7 +393,7 @@ def test_a_corrupt_spec_is_reported_as_corruption(tmp_path: Path, changes: objec
 def test_a_writer_reports_a_corrupt_spec(tmp_path: Path, attributes: dict) -> None:
     path = create_store(tmp_path / "s.zarr")
     zarr.open_group(path, mode="r+", use_consolidated=False)["features/loudness"].update_attributes(attributes)
-    with StoreWriter(path, 5, "test") as writer, pytest.raises(UserError, match="the spec of features/loudness cannot"):
+    with writing(path, 5) as writer, pytest.raises(UserError, match="the spec of features/loudness cannot"):
         writer.feature_specs("loudness")
 
 
@@ -405,7 +407,7 @@ def test_an_invalid_number_of_seconds_is_reported_as_corruption(tmp_path: Path, 
 
 def test_other_formats_other_lengths_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     path = create_store(tmp_path / "s.zarr")
-    with pytest.raises(UserError, match="5 seconds per video, not 60"), StoreWriter(path, 60, "test"):
+    with pytest.raises(ValueError, match="5 seconds per video, not 60"), writing(path, 60):
         pass
     remedy = "extract it again into another --store, or use the version that wrote it"
     for other in (1, 99):
@@ -413,12 +415,12 @@ def test_other_formats_other_lengths_and_foreign_folders_are_refused(tmp_path: P
         refusal = f"has format {other}, this version of mavqa uses 2: {remedy}"
         with pytest.raises(UserError, match=refusal):
             open_store(path)
-        with pytest.raises(UserError, match=refusal), StoreWriter(path, 5, "test"):
+        with pytest.raises(UserError, match=refusal), writing(path, 5):
             pass
     foreign = tmp_path / "holiday"
     foreign.mkdir()
     (foreign / "photo.jpg").touch()
-    with pytest.raises(UserError, match="not a feature store"), StoreWriter(foreign, 5, "test"):
+    with pytest.raises(UserError, match="not a feature store"), writing(foreign, 5):
         pass
     with pytest.raises(UserError, match="no feature store at"):
         open_store(tmp_path / "nothing")
@@ -426,10 +428,10 @@ def test_other_formats_other_lengths_and_foreign_folders_are_refused(tmp_path: P
 
 def test_the_seconds_of_a_store_are_those_of_the_run_that_creates_its_first_feature(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
-    with StoreWriter(path, 60, "test") as writer:
+    with writing(path, 60) as writer:
         writer.append_videos(["a"])
-    with StoreWriter(path, 5, "test") as writer:
-        writer.ensure_feature(LOUDNESS)
+    with writing(path, 5) as writer:
+        writer.add_spec(LOUDNESS)
     assert open_store(path).seconds == 5
     assert open_store(path).values("loudness").shape[1] == 5
 
@@ -445,7 +447,7 @@ def test_differences_name_the_constant_and_both_values() -> None:
 def test_a_truncated_chunk_is_reported_as_corruption(tmp_path: Path, part: str) -> None:
     path = create_store(tmp_path / "s.zarr")
     write_rows(path, "loudness", 0, {0: np.random.default_rng(0).normal(size=(5, 3)).astype("float32")})
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.record_features([FeatureRecord(0, "loudness", State.COMPLETE)])
     chunk = next(file for file in (path / part).rglob("*") if file.is_file() and file.name != "zarr.json")
     chunk.write_bytes(chunk.read_bytes()[:12])
@@ -460,10 +462,10 @@ def test_a_truncated_chunk_is_reported_as_corruption(tmp_path: Path, part: str) 
 def test_xarray_selects_videos_seconds_and_questions_by_name(tmp_path: Path) -> None:
     path, values = create_store(tmp_path / "s.zarr"), np.arange(15, dtype="float32").reshape(5, 3)
     write_rows(path, "loudness", 16, {17: values})
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.append_videos(["late"])
         writer.append_questions(["a?"])
-        writer.ensure_feature(WORDS)
+        writer.add_spec(WORDS)
         rows = writer.append_questions(["b?"])
         writer.write_questions("words", np.array([rows["b?"]]), np.full((1, 4), 7))
     loudness = xarray.open_zarr(path, group="features/loudness")["values"]
@@ -487,10 +489,10 @@ def test_a_chunk_that_cannot_be_read_is_named_and_its_other_rows_are_lost_when_i
 
 def test_a_store_that_is_not_as_it_was_sealed_is_not_written(tmp_path: Path) -> None:
     path = create_store(tmp_path / "s.zarr")
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         writer.seal()
     zarr.open_array(path / "videos/steps_audio", mode="r+")[3] = 4
-    with StoreWriter(path, 5, "test") as writer:
+    with writing(path, 5) as writer:
         assert writer.video_ids()
         with pytest.raises(UserError, match=r"not those of the last run: the store is corrupt"):
             writer.append_videos(["new"])
