@@ -65,9 +65,9 @@ def verify_store(
     A complete row must have its digest, finite values in its steps and the fill value before and after them (`pad`), or
     finite values in all steps (`cycle`, `released`). Another row must have only the fill value, and no digest; one that
     is pending may have values, written before its run was stopped. The states of features and videos must agree. A
-    question that has a digest must have its values. The consolidated metadata must be a copy of the original, and the
-    metadata and index arrays those that were sealed at the end of the last run; a store whose run was stopped has no
-    seal to compare with.
+    question that has a digest must have its values. Metadata and index arrays must be those that were sealed at the end
+    of the last run, and the consolidated metadata a copy of the original; a store whose run was stopped has no seal to
+    compare with.
     """
     problems = [*_seal_problems(store), *_question_problems(store)]
     total = len(store.video_ids) * len(store.feature_names)
@@ -104,12 +104,15 @@ def _seal_problems(store: FeatureStore) -> Iterator[Problem]:
     except CORRUPT as error:
         yield Problem(f"metadata or index arrays cannot be read: {one_line(error)}")
         return
+    if SEAL not in root.attrs:
+        # A stopped run leaves index arrays and a consolidated copy of which each may be older than the other.
+        return
     copies = (document.get("consolidated_metadata") or {}).get("metadata", {})
     for path in sorted({*found, *copies} if copies else ()):
         copy = {key: value for key, value in copies.get(path, {}).items() if key != "consolidated_metadata"}
         if copy != found.get(path):
             yield Problem(f"{path}: its metadata is not that of the consolidated copy")
-    if root.attrs.get(SEAL, seal) != seal:
+    if root.attrs[SEAL] != seal:
         yield Problem(NOT_AS_SEALED)
 
 

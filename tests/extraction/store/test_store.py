@@ -203,6 +203,12 @@ def test_nothing_is_written_for_a_modality_that_was_not_decoded(tmp_path: Path) 
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
+def test_a_stopped_append_leaves_nothing_that_verification_reports(tmp_path: Path) -> None:
+    path = create_store(tmp_path / "s.zarr", videos=3)
+    zarr.open_group(path, mode="r+", use_consolidated=False)["features/loudness/digest"].resize(5)
+    assert verify_store(open_store(path)) == []
+
+
 def test_all_accepted_specs_are_kept(tmp_path: Path) -> None:
     versions = [FeatureSpec("loudness", "audio", ("channel",), (3,), "float32", {"version": at}) for at in (1, 2, 3)]
     with writing(create_store(tmp_path / "s.zarr", videos=1), 5) as writer:
