@@ -9,6 +9,7 @@ from pipeline.extractors.weights import WeightsSource
 from pipeline.media.timeline import FrameSize, Media
 
 NormalisationChoice = Literal["published", "trained"]
+AudioChoice = Literal["resampled", "released"]
 Loaded = TypeVar("Loaded")
 
 
@@ -17,7 +18,9 @@ class FeatureExtractor(Protocol):
 
     An instance is small and picklable until `load`: workers receive it and load it once. A class with an attribute
     `normalisations` {"published" | "trained": constants} is built with the keyword `normalisation`, one of its values.
-    The weights of an attribute `networks`, a tuple of `Network`, are downloaded before workers start.
+    A class with an attribute `audio_choices`, which lists "resampled" and "released", is built with the keyword
+    `audio`, one of them, and keeps it as attribute: "released" reads `Media.released_waveform`. The weights of an
+    attribute `networks`, a tuple of `Network`, are downloaded before workers start.
 
     - `name`: the feature's name in the store, the one under which the extractor is registered.
     - `modality`: "audio" or "visual", the track that it reads.

@@ -3,13 +3,13 @@
 The groups of entry points are `mavqa.extractors` and `mavqa.question_extractors`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.plugins import load_plugin, with_installed
 
 if TYPE_CHECKING:
-    from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
+    from pipeline.extractors.interface import AudioChoice, FeatureExtractor, NormalisationChoice, QuestionExtractor
     from pipeline.manifests.manifest import Vocabulary
     from pipeline.store.schema import FeatureSpec
 
@@ -44,16 +44,23 @@ QUESTION_EXTRACTORS = with_installed(
 DEFAULT_FEATURES = ("resnet18-map", "vggish", "tokens")
 
 
-def make_extractor(name: str, choice: "NormalisationChoice" = "published") -> "FeatureExtractor":
+def make_extractor(
+    name: str, choice: "NormalisationChoice" = "published", audio: "AudioChoice" = "resampled"
+) -> "FeatureExtractor":
     """Return the video extractor `name`, not yet loaded.
 
     `choice`: which preprocessing constants to use, those of the published features or those of the network's
-    training; only extractors with an attribute `normalisations` have the choice.
+    training; only extractors with an attribute `normalisations` have the choice. `audio`: the waveform to read; only
+    extractors with an attribute `audio_choices` have the choice.
     Raises `UserError`, naming the known extractors, if `name` is unknown, or if the extractor has another name.
     """
     factory = load_plugin("feature", EXTRACTORS, name)
-    offered = getattr(factory, "normalisations", None)
-    extractor: FeatureExtractor = factory(normalisation=offered[choice]) if offered else factory()
+    choices: dict[str, Any] = {}
+    if offered := getattr(factory, "normalisations", None):
+        choices["normalisation"] = offered[choice]
+    if hasattr(factory, "audio_choices"):
+        choices["audio"] = audio
+    extractor: FeatureExtractor = factory(**choices)
     if extractor.name != name:
         raise UserError(f"feature {name!r}: its extractor has the name {extractor.name!r}: register it as that")
     return extractor

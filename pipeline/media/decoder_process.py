@@ -236,7 +236,7 @@ def _split(request: DecodeRequest) -> tuple[DecodeRequest, ...]:
 def _join(parts: list[Media]) -> Media:
     """Return the media of the requests of `_split`."""
     visual, audio = parts[0], parts[-1]
-    return replace(visual, audio=audio.audio, waveform=audio.waveform, sample_rate_hz=audio.sample_rate_hz)
+    return replace(audio, visual=visual.visual, frames=visual.frames)
 
 
 def serve(decoder_name: str, memory_bytes: int) -> None:
@@ -321,7 +321,7 @@ def _set_soft_limit(limit: int, value: int) -> None:
 
 
 def _write_media(replies: int, media: Media) -> None:
-    arrays = [*media.frames.values(), media.waveform]
+    arrays = [*media.frames.values(), media.waveform, media.released_waveform]
     header = {
         "visual": asdict(media.visual),
         "audio": asdict(media.audio),
@@ -344,9 +344,10 @@ def _read_media(stream: int, header: dict[str, Any], wall_seconds: float) -> Med
     return Media(
         visual=_to_track(header["visual"]),
         audio=_to_track(header["audio"]),
-        frames=dict(zip(sizes, arrays[:-1], strict=True)),
-        waveform=arrays[-1],
+        frames=dict(zip(sizes, arrays[:-2], strict=True)),
+        waveform=arrays[-2],
         sample_rate_hz=header["sample_rate_hz"],
+        released_waveform=arrays[-1],
     )
 
 

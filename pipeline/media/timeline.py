@@ -49,8 +49,9 @@ class FrameSize:
 class DecodeRequest:
     """What to decode of one file: at most `seconds` steps, the frames at each of `frame_sizes`, the audio.
 
-    Without frame sizes the visual track is `pending` (or absent), without `wants_audio` the audio track. `max_pixels`
-    limits the height x width of a frame. `on_frame` is called with the height x width of each decoded frame.
+    Without frame sizes the visual track is `pending` (or absent), without `wants_audio` the audio track. With
+    `wants_released_audio` the audio is also returned as the official features heard it. `max_pixels` limits the
+    height x width of a frame. `on_frame` is called with the height x width of each decoded frame.
 
     Raises `ValueError` if several frames per second are requested with the padding `released`, which selects one.
     """
@@ -58,6 +59,7 @@ class DecodeRequest:
     seconds: int = 60
     frame_sizes: tuple[FrameSize, ...] = ()
     wants_audio: bool = True
+    wants_released_audio: bool = False
     padding: Padding = "pad"
     max_pixels: int = 64_000_000
     on_frame: Callable[[int], None] = field(default=lambda pixels: None, compare=False, repr=False)
@@ -86,9 +88,11 @@ class Media:
 
     `frames[size]`: uint8 [time x per_second, height, width, 3], RGB, `size.per_second` rows for each of
     `visual.steps` steps (`seconds` steps for `released`). `waveform`: float32 [sample], mono in [-1, 1],
-    starting at t0, `audio.steps` seconds long at `sample_rate_hz`, padded with zeros to whole seconds. Each is empty
-    unless its track is complete. In the steps before the first one of their track, frames are black and the waveform
-    has no more than `DURATION_SLACK_SECONDS` of audio.
+    starting at t0, `audio.steps` seconds long at `sample_rate_hz`, padded with zeros to whole seconds.
+    `released_waveform`: float32 [sample], as long, at 16 kHz, starting with the first audio of the file whatever its
+    timestamp (`pipeline.media.released_audio`); only if requested. Each is empty unless its track is complete. In the
+    steps before the first one of their track, frames are black and the waveform has no more than
+    `DURATION_SLACK_SECONDS` of audio.
     """
 
     visual: Track
@@ -96,6 +100,7 @@ class Media:
     frames: dict[FrameSize, np.ndarray] = field(default_factory=dict)
     waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     sample_rate_hz: int = 0
+    released_waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 def fail_media(reason: str) -> Media:

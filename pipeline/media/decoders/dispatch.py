@@ -31,14 +31,16 @@ class ContentDecoder:
     def decode(self, path: Path, request: DecodeRequest) -> Media:
         """Return the file's media; both tracks are failed if the file has neither video nor audio.
 
-        The audio track is also failed if its sample rate is outside `SAMPLE_RATES_HZ`.
+        The audio track is also failed if its sample rate is outside `SAMPLE_RATES_HZ`. Where released audio is
+        requested, libsndfile is not asked: moviepy reads with FFmpeg only.
         """
         if not path.is_file():
             return fail_media("the file does not exist")
         if not path.stat().st_size:
             return fail_media("the file is empty (0 bytes)")
         media = self.container.decode(path, request)
-        if media.audio.state in (State.ABSENT, State.FAILED) and media.visual.state is not State.COMPLETE:
+        is_readable = media.visual.state is State.COMPLETE or media.audio.state not in (State.ABSENT, State.FAILED)
+        if not is_readable and not request.wants_released_audio:
             media = read_audio_file(path, request, media.audio.reason or "no audio stream") or media
         return _check(media)
 

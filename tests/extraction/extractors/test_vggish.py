@@ -1,6 +1,7 @@
 """VGGish: golden log-mel values, an independent forward pass, batching and invalid waveforms."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from pipeline.errors import UserError
 from pipeline.extractors.networks.log_mel import log_mel, mel_matrix
 from pipeline.extractors.networks.vggish import VGGish
+from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.vggish import VGGishExtractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.media.timeline import Media, Track
@@ -190,6 +193,24 @@ def test_a_waveform_that_is_not_finite_raises(seeded):
     waveform[5] = np.nan
     with pytest.raises(FloatingPointError):
         seeded.extract(make_media(waveform))
+
+
+def test_released_audio_is_read_in_place_of_the_waveform(seeded):
+    released = make_extractor("vggish", audio="released")
+    released._network = seeded._network
+    media = replace(make_media(noise(2)), released_waveform=noise(2, seed=1))
+    np.testing.assert_array_equal(seeded.extract(media), seeded.extract(make_media(noise(2))))
+    np.testing.assert_array_equal(released.extract(media), seeded.extract(make_media(noise(2, seed=1))))
+    with pytest.raises(UserError, match="supplies no released audio: pass --decoder pyav"):
+        released.extract(make_media(noise(2)))
+
+
+def test_released_audio_has_constants_of_its_own():
+    default, released = (make_extractor("vggish", audio=choice).constants() for choice in ("resampled", "released"))
+    assert default == make_extractor("vggish").constants()
+    assert "audio" not in default
+    changed = {key for key in released if released[key] != default.get(key)}
+    assert changed == {"audio", "resampling", "sampling"}
 
 
 def test_extract_before_load_raises():

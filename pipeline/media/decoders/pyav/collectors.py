@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.media.decoders.pyav.container import Stream
 from pipeline.media.decoders.pyav.side_data import display_matrix
+from pipeline.media.decoders.pyav.stereo import StereoCollector
 from pipeline.media.image import fit, orient
 from pipeline.media.timeline import (
     AUDIO_COVERAGE,
@@ -221,14 +222,26 @@ class AudioCollector:
         self._is_counted = request.padding == "released"
         self._assemblers: dict[int, WaveformAssembler] = {}
         self._lost: list[tuple[Fraction, Fraction]] = []
+        self._stereo = StereoCollector(request.seconds) if request.wants_released_audio else None
 
     @property
     def is_done(self) -> bool:
         """Whether later events cannot change the result."""
-        return self._track is not None or any(assembler.is_done for assembler in self._assemblers.values())
+        if self._track is not None:
+            return True
+        return self._is_decided and (self._stereo is None or self._stereo.is_done)
+
+    @property
+    def _is_decided(self) -> bool:
+        """Whether later events cannot change the waveform on the time axis."""
+        return any(assembler.is_done for assembler in self._assemblers.values())
 
     def add(self, event: Event) -> None:
         """Add the next block of samples or lost packet."""
+        if self._stereo is not None and isinstance(event.frame, av.AudioFrame):
+            self._stereo.add(event.frame)
+        if self._is_decided:
+            return
         start = self._record.add(event)
         if isinstance(event.frame, av.AudioFrame):
             self._rate = event.frame.sample_rate
@@ -243,7 +256,7 @@ class AudioCollector:
         empty = np.zeros(0, np.float32)
         if self._track is not None:
             return empty, 0, self._track
-        note = repairs if self.is_done else "; ".join(filter(None, [repairs, note]))
+        note = repairs if self._is_decided else "; ".join(filter(None, [repairs, note]))
         rate, assembler = self._assemble()
         waveform, steps, coverage = assembler.finish()
         if not steps:
@@ -255,6 +268,12 @@ class AudioCollector:
             return empty, 0, self._record.fail(f"only {coverage:.0%} of the audio could be decoded", note)
         first = 0 if self._is_counted else first_step(assembler.delay_seconds, steps)
         return waveform, rate, self._record.complete(steps, first, note)
+
+    def finish_released(self, track: Track, duration_microseconds: int | None) -> tuple[np.ndarray, Track]:
+        """Return the released audio, empty unless it was requested, and `track`, the result of `finish`, for it."""
+        if self._stereo is None:
+            return np.zeros(0, np.float32), track
+        return self._stereo.finish(track, duration_microseconds)
 
     def _assembler(self) -> WaveformAssembler:
         """Return the assembler of the current sample rate."""

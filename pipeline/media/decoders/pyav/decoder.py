@@ -181,7 +181,8 @@ class _DecodingPass:
                 break
         frames, visual_track = visual.finish(self._note, self._describe_repairs("video"))
         waveform, sample_rate_hz, audio_track = audio.finish(self._note, self._describe_repairs("audio"))
-        return Media(visual_track, audio_track, frames, waveform, sample_rate_hz)
+        released, audio_track = audio.finish_released(audio_track, self._container.duration)
+        return Media(visual_track, audio_track, frames, waveform, sample_rate_hz, released)
 
     def _find_start(self, events: Iterator[Event]) -> tuple[Fraction, list[Event]]:
         """Return t0, the smallest timestamp of the streams' first frames, and the events read to find it.
