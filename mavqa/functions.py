@@ -11,7 +11,7 @@ from pipeline.store.reader import FeatureStore, open_store
 from pipeline.store.schema import MODALITIES
 
 if TYPE_CHECKING:
-    from pipeline.extractors.interface import NormalisationChoice
+    from pipeline.extractors.interface import AudioChoice, NormalisationChoice
     from pipeline.media.timeline import Padding
     from pipeline.run.coordinator import Progress as ExtractionProgress
     from pipeline.run.coordinator import Summary
@@ -32,6 +32,7 @@ def extract(
     seconds: int | None = None,
     padding: "Padding | None" = None,
     normalisation: "NormalisationChoice | None" = None,
+    audio: "AudioChoice | None" = None,
     workers: int | None = None,
     decoding_processes: int | None = None,
     max_cpu_seconds: int | None = None,
@@ -66,6 +67,7 @@ def extract(
         seconds=seconds,
         padding=padding,
         normalisation=normalisation,
+        audio=audio,
         workers=workers,
         decoding_processes=decoding_processes,
         max_cpu_seconds=max_cpu_seconds,

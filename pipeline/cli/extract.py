@@ -76,6 +76,13 @@ Examples:
     "or trained (those of the weights).  [default: published for a new store, else the store's]",
 )
 @click.option(
+    "--audio",
+    type=click.Choice(["resampled", "released"]),
+    help="Waveform of the features that have a choice, such as vggish: resampled (with a low-pass filter) or released "
+    "(as moviepy wrote it for the official features, for imported checkpoints).  [default: resampled for a new store, "
+    "else the store's]",
+)
+@click.option(
     "--decoder",
     default="auto",
     show_default=True,

@@ -3,6 +3,7 @@
 The groups of entry points are `mavqa.extractors` and `mavqa.question_extractors`.
 """
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
@@ -45,11 +46,11 @@ DEFAULT_FEATURES = ("resnet18-map", "vggish", "tokens")
 
 
 def make_extractor(
-    name: str, choice: "NormalisationChoice" = "published", audio: "AudioChoice" = "resampled"
+    name: str, normalisation: "NormalisationChoice" = "published", audio: "AudioChoice" = "resampled"
 ) -> "FeatureExtractor":
     """Return the video extractor `name`, not yet loaded.
 
-    `choice`: which preprocessing constants to use, those of the published features or those of the network's
+    `normalisation`: which preprocessing constants to use, those of the published features or those of the network's
     training; only extractors with an attribute `normalisations` have the choice. `audio`: the waveform to read; only
     extractors with an attribute `audio_choices` have the choice.
     Raises `UserError`, naming the known extractors, if `name` is unknown, or if the extractor has another name.
@@ -57,7 +58,7 @@ def make_extractor(
     factory = load_plugin("feature", EXTRACTORS, name)
     choices: dict[str, Any] = {}
     if offered := getattr(factory, "normalisations", None):
-        choices["normalisation"] = offered[choice]
+        choices["normalisation"] = offered[normalisation]
     if hasattr(factory, "audio_choices"):
         choices["audio"] = audio
     extractor: FeatureExtractor = factory(**choices)
@@ -66,12 +67,22 @@ def make_extractor(
     return extractor
 
 
-def find_normalisation(spec: "FeatureSpec") -> "NormalisationChoice | None":
-    """Return the choice of normalisation that gave the constants of `spec`; None if its extractor offers none."""
-    offered = getattr(load_plugin("feature", EXTRACTORS, spec.name), "normalisations", {})
-    extractors = {choice: make_extractor(spec.name, choice) for choice in offered}
-    found = [choice for choice, one in extractors.items() if one.constants() == spec.constants.get("extractor")]
-    return found[0] if found else None
+def find_choices(spec: "FeatureSpec") -> dict[str, str]:
+    """Return {option: choice} of the choices with which the extractor of `spec` has its constants; {} if it has none.
+
+    The options are `normalisation` and `audio`.
+    """
+    factory = load_plugin("feature", EXTRACTORS, spec.name)
+    offered = {
+        option: tuple(getattr(factory, attribute))
+        for option, attribute in (("normalisation", "normalisations"), ("audio", "audio_choices"))
+        if hasattr(factory, attribute)
+    }
+    for chosen in product(*offered.values()):
+        choices = dict(zip(offered, chosen, strict=True))
+        if make_extractor(spec.name, **choices).constants() == spec.constants.get("extractor"):
+            return choices
+    return {}
 
 
 def make_question_extractor(name: str, vocabulary: "Vocabulary") -> "QuestionExtractor":

@@ -1,11 +1,11 @@
-"""What a run inherits from the store: the decoder, the padding and the normalisation of its features."""
+"""What a run inherits from the store: the decoder, the padding, the normalisation and the audio of its features."""
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
 from pipeline.errors import UserError
-from pipeline.extractors.registry import EXTRACTORS, find_normalisation
+from pipeline.extractors.registry import EXTRACTORS, find_choices
 from pipeline.store.schema import FeatureSpec
 
 Choice = TypeVar("Choice", bound=str)
@@ -13,7 +13,7 @@ Choice = TypeVar("Choice", bound=str)
 
 def stored_choices(specs: Collection[FeatureSpec]) -> dict[str, dict[str, str]]:
     """Return {option: {feature: choice}} of the specs under which the features of a store were first extracted."""
-    choices: dict[str, dict[str, str]] = {"decoder": {}, "padding": {}, "normalisation": {}}
+    choices: dict[str, dict[str, str]] = {"decoder": {}, "padding": {}, "normalisation": {}, "audio": {}}
     for spec in specs:
         if "decoder" in spec.constants:
             choices["decoder"][spec.name] = spec.constants["decoder"]["name"]
@@ -21,8 +21,8 @@ def stored_choices(specs: Collection[FeatureSpec]) -> dict[str, dict[str, str]]:
             choices["padding"][spec.name] = spec.constants["sampling"]["short"]
         # A plug-in that does not load does not matter to the other features.
         with suppress(UserError):
-            if spec.name in EXTRACTORS and (normalisation := find_normalisation(spec)):
-                choices["normalisation"][spec.name] = normalisation
+            for option, choice in find_choices(spec).items() if spec.name in EXTRACTORS else ():
+                choices[option][spec.name] = choice
     return choices
 
 

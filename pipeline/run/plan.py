@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.extractors.interface import FeatureExtractor, QuestionExtractor
-from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor
+from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.extractors.weights import OnDownload, WeightsSource, find_file, hub_cache, parse_weights
 from pipeline.machine import available_cores, sees_gpu
 from pipeline.manifests.manifest import Manifest
@@ -22,7 +22,7 @@ from pipeline.run.partitions import VideoTask
 from pipeline.run.pending import find_pending
 from pipeline.run.questions import PendingQuestions, find_missing_texts, load_questions
 from pipeline.run.request import Request
-from pipeline.run.settings import KNOWN_WHEN_LOADED, Settings, make_spec, match_spec
+from pipeline.run.settings import KNOWN_WHEN_LOADED, Settings, make_extractors, make_spec, match_spec
 from pipeline.store.location import has_store, locate
 from pipeline.store.writer import FeatureRecord, StoreWriter
 
@@ -80,7 +80,7 @@ def make_plan(
     decoder, why = _choose_decoder(request.decoder, stored["decoder"], features)
     device, question_device = _choose_devices(request.device, request.scheduler)
     settings = _settle(writer, features, request, stored, decoder, device)
-    extractors = {name: make_extractor(name, settings.normalisation) for name in features}
+    extractors = make_extractors(settings)
     _check_padding(extractors, settings.padding)
     rows = _match_videos(writer, manifest) if features else {}
     modalities = {name: extractor.modality for name, extractor in extractors.items()}
@@ -152,6 +152,7 @@ def _settle(
         normalisation=request.normalisation
         or inherit("normalisation", stored["normalisation"], features)
         or "published",
+        audio=request.audio or inherit("audio", stored["audio"], features) or "resampled",
         limits=request.limits,
         decoding_processes=request.decoding_processes or _cores_per_worker(device),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.extractors.interface import NormalisationChoice
+from pipeline.extractors.interface import AudioChoice, NormalisationChoice
 from pipeline.extractors.registry import DEFAULT_FEATURES
 from pipeline.media.decoder_process import Limits
 from pipeline.media.timeline import Padding
@@ -20,6 +20,7 @@ class Request:
     seconds: int | None = None
     padding: Padding | None = None
     normalisation: NormalisationChoice | None = None
+    audio: AudioChoice | None = None
     workers: int | None = None
     decoding_processes: int | None = None
     scheduler: str | None = None

@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import UserError
-from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
+from pipeline.extractors.interface import AudioChoice, FeatureExtractor, NormalisationChoice, QuestionExtractor
+from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.media.decoder_process import Limits
 from pipeline.media.decoders.registry import open_decoder
@@ -24,7 +25,7 @@ class Settings:
     """Everything that a worker needs to know, as plain values: picklable, and the same on every machine.
 
     `store`: its address. `features`: the video features that this run computes. `normalisation` selects the
-    preprocessing constants of extractors that offer a choice. `decoding_processes` is per worker.
+    preprocessing constants, `audio` the waveform of extractors that offer a choice. `decoding_processes` is per worker.
     """
 
     store: str
@@ -35,6 +36,7 @@ class Settings:
     seconds: int
     padding: Padding
     normalisation: NormalisationChoice = "published"
+    audio: AudioChoice = "resampled"
     limits: Limits = field(default_factory=Limits)
     decoding_processes: int = 1
 
@@ -43,6 +45,11 @@ def limit_threads() -> None:
     """Set torch's threads, if torch is loaded, to the number in the specs: it changes the last bits of results."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(THREADS_PER_WORKER)
+
+
+def make_extractors(settings: Settings) -> dict[str, FeatureExtractor]:
+    """Return the extractors of the settings' features, not yet loaded."""
+    return {name: make_extractor(name, settings.normalisation, settings.audio) for name in settings.features}
 
 
 def make_spec(

@@ -15,12 +15,11 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.extractors.interface import FeatureExtractor
-from pipeline.extractors.registry import make_extractor
 from pipeline.media.decoder_process import DecoderProcess
 from pipeline.media.prefetch import prefetch
 from pipeline.media.timeline import DecodeRequest, Media, fail_media
 from pipeline.run.partitions import Partition, VideoTask
-from pipeline.run.settings import Settings, limit_threads, make_spec
+from pipeline.run.settings import Settings, limit_threads, make_extractors, make_spec
 from pipeline.store.location import has_store, locate
 from pipeline.store.schema import FeatureSpec, State, spec_differences
 from pipeline.store.seal import digest_row
@@ -88,7 +87,7 @@ def extract_partition(settings: Settings, spec_indices: dict[str, int], partitio
 def _tools(settings: Settings) -> _Tools:
     """Load the networks, once per worker process."""
     request_large_pages()
-    extractors = {name: make_extractor(name, settings.normalisation) for name in settings.features}
+    extractors = make_extractors(settings)
     hashes = {name: extractor.load(settings.weights, settings.device) for name, extractor in extractors.items()}
     limit_threads()
     decoders = tuple(DecoderProcess(settings.decoder, settings.limits) for _ in range(settings.decoding_processes))
@@ -134,9 +133,11 @@ def _decode(
 
 def _request(extractors: dict[str, FeatureExtractor], settings: Settings, task: VideoTask) -> DecodeRequest:
     sizes = [extractors[name].frame_size for name in task.features]
+    audio = [getattr(extractors[name], "audio", "resampled") for name in task.features]
     return DecodeRequest(
         seconds=settings.seconds,
         frame_sizes=tuple(dict.fromkeys(size for size in sizes if size is not None)),
+        wants_released_audio="released" in audio,
         padding=settings.padding,
         max_pixels=settings.limits.max_pixels,
     )

@@ -34,6 +34,7 @@ class ToyImage:
 class ToyAudio:
     """The loudness of each second and its log: float32 [time, channel 2], small enough for one chunk per partition."""
 
+    audio_choices: ClassVar[tuple[str, ...]] = ("resampled", "released")
     name = "toy-audio"
     modality = "audio"
     dims = ("channel",)
@@ -41,14 +42,18 @@ class ToyAudio:
     dtype = "float32"
     frame_size = None
 
+    def __init__(self, audio: str = "resampled") -> None:
+        self.audio = audio
+
     def constants(self) -> dict[str, Any]:
-        return {"version": 1}
+        return {"version": 1} | ({"audio": self.audio} if self.audio == "released" else {})
 
     def load(self, weights: WeightsSource, device: str) -> str:
         return ""
 
     def extract(self, media: Media) -> np.ndarray:
-        seconds = media.waveform[: media.audio.steps * media.sample_rate_hz].reshape(media.audio.steps, -1)
+        waveform = media.released_waveform if self.audio == "released" else media.waveform
+        seconds = waveform.reshape(media.audio.steps, -1)
         loudness = np.sqrt((seconds**2).mean(axis=1))
         return np.stack([loudness, np.log(loudness + 1e-3)], axis=1).astype(np.float32)
 

@@ -53,11 +53,12 @@ def test_options_become_a_plan(toy_manifest: Path, tmp_path: Path, plans: list[P
     assert CliRunner().invoke(extract, [*arguments, "--device", "cpu"]).exit_code == 0
     vocabulary = load_manifest(toy_manifest).vocabulary
     features = "clip-vit-b32, clip-vit-b32-words,r2plus1d,tokens"
-    others = ["--normalisation", "trained", "--features", features, "--device", "cpu"]
+    others = ["--normalisation", "trained", "--audio", "released", "--features", features, "--device", "cpu"]
     assert CliRunner().invoke(extract, [*arguments, *others]).exit_code == 0
     assert [plan.settings.normalisation for plan in plans] == ["published", "trained"]
     assert plans[0].features == ("resnet18-map", "vggish")
     assert plans[1].features == ("clip-vit-b32", "r2plus1d")
+    assert [plan.settings.audio for plan in plans] == ["resampled", "released"]
     names = [part.spec.name for part in plans[1].questions]
     assert names == ["clip-vit-b32-words", tokens_name(vocabulary.tokens, vocabulary.question_length)]
 
@@ -198,7 +199,7 @@ def test_auto_keeps_the_decoder_of_the_store(
     toy_manifest: Path, tmp_path: Path, plans: list[Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_unavailable(monkeypatch, "torchcodec")
-    choices = {"decoder": {"other": "decord"}, "padding": {}, "normalisation": {}}
+    choices = {"decoder": {"other": "decord"}, "padding": {}, "normalisation": {}, "audio": {}}
     monkeypatch.setattr(pipeline.run.plan, "stored_choices", lambda specs: choices)
     assert decoder_for(toy_manifest, tmp_path, plans) == (
         "decord",

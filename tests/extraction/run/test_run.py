@@ -217,6 +217,20 @@ def test_a_run_inherits_the_normalisation_of_the_store_and_refuses_another(toy_m
     assert run_toys(toy_manifest, store, features=("toy-clip",)).extracted == 0
 
 
+def test_released_audio_is_another_feature_of_the_same_videos(toy_manifest: Path, tmp_path: Path) -> None:
+    stores = {choice: tmp_path / f"{choice}.zarr" for choice in ("resampled", "released")}
+    for choice, store in stores.items():
+        run_toys(toy_manifest, store, features=("toy-audio",), audio=choice)
+    with pytest.raises(UserError, match=r"toy-audio .* extractor\.audio is released in the store, nothing here"):
+        run_toys(toy_manifest, stores["released"], features=("toy-audio",), audio="resampled")
+    resampled, released = (open_store(str(store)) for store in stores.values())
+    np.testing.assert_array_equal(resampled.steps("audio"), released.steps("audio"))
+    np.testing.assert_array_equal(resampled.state("toy-audio"), released.state("toy-audio"))
+    video = np.flatnonzero(resampled.state("toy-audio") == State.COMPLETE)[0]
+    loudness = [store.values("toy-audio")[video, 0, 0] for store in (resampled, released)]
+    assert loudness[1] == pytest.approx(loudness[0] * 0.5**0.5, rel=0.02)  # Mono audio, 3 dB quieter.
+
+
 def test_a_file_with_another_sha256_and_a_missing_file_are_recorded_failures(
     toy_manifest: Path, tmp_path: Path
 ) -> None:
