@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -73,8 +74,8 @@ def _run_exclusively(task: Callable[..., Outcome], *arguments: Any) -> Outcome:
 def connect(options: ClusterOptions) -> Iterator[Workers]:
     """Yield the workers of a local cluster, which is closed after the block, or of the given scheduler.
 
-    Raises `UserError` if no scheduler answers, if it has no workers or none that offers the resource, or if it would
-    wait forever for a worker that hangs.
+    Raises `UserError` if no scheduler answers, if it has another version of mavqa, if it has no workers or none that
+    offers the resource, or if it would wait forever for a worker that hangs.
     """
     if options.scheduler:
         from distributed.utils import silence_logging_cmgr
@@ -109,7 +110,10 @@ def _existing_workers(client: Any, options: ClusterOptions) -> Workers:
             "start it with DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL='60 s'"
         )
     try:
+        client.run_on_scheduler(_version_check())
         client.wait_for_workers(1, timeout=options.wait_seconds)
+    except metadata.PackageNotFoundError as error:
+        raise UserError(f"{named} runs without {error.name}: install the same version of mavqa everywhere") from None
     except TimeoutError:
         raise UserError(f"{named} has no workers: start some with 'dask worker {options.scheduler}'") from None
     workers = Workers(client, options.label)
@@ -157,8 +161,8 @@ def query_workers(workers: Workers, task: Callable[[], Outcome]) -> Outcome:
     """Run `task` on every worker that joins and return the first answer.
 
     The other workers load their networks meanwhile, which takes tens of seconds.
-    Raises `UserError` if mavqa is not installed on the scheduler or a worker, if workers repeatedly die before they
-    answer, or if no worker is left and none joins.
+    Raises `UserError` if a worker has another version of mavqa, if workers repeatedly die before they answer, or if no
+    worker is left and none joins.
     """
     from distributed import KilledWorker, as_completed
 
@@ -171,7 +175,8 @@ def query_workers(workers: Workers, task: Callable[[], Outcome]) -> Outcome:
         for address in gone:
             futures.pop(address).cancel()
         for address in connected - futures.keys():
-            futures[address] = workers.submit(task, where=[address])
+            check = workers.client.submit(_version_check(), pure=False, workers=[address])
+            futures[address] = workers.submit(_run_after, check, task, where=[address])
             answers.add(futures[address])
         lost, last_seen = lost + len(gone), time.monotonic() if connected else last_seen
         if lost >= max(LOST_BEFORE_ANSWER, len(connected)) or time.monotonic() - last_seen > SECONDS_WITHOUT_WORKERS:
@@ -183,14 +188,30 @@ def query_workers(workers: Workers, task: Callable[[], Outcome]) -> Outcome:
             first: Outcome = _result(answer)
         except KilledWorker:
             raise _lost_workers_error(lost + 1) from None
-        except (ImportError, AttributeError, RuntimeError) as error:
-            if not _is_loading_error(error):
-                raise
-            cause = error.__cause__ or error
+        except metadata.PackageNotFoundError as error:
             raise UserError(
-                f"the scheduler or a worker cannot load mavqa ({cause}): install it there, the same version everywhere"
+                f"a worker runs without {error.name}: install the same version of mavqa everywhere"
             ) from None
         return first
+
+
+def _version_check() -> Callable[[], None]:
+    """Return a function that raises `PackageNotFoundError` where this version of mavqa is not installed.
+
+    It is local because Dask then sends its code: a process without mavqa could not import it.
+    """
+    own = metadata.version("mavqa")
+
+    def check() -> None:
+        if own not in {found.version for found in metadata.distributions(name="mavqa")}:
+            raise metadata.PackageNotFoundError(f"mavqa {own}")
+
+    return check
+
+
+def _run_after(check: None, task: Callable[[], Outcome]) -> Outcome:
+    """Run `task` on a worker that passed the check: one that cannot import mavqa dies of such a task."""
+    return task()
 
 
 def _lost_workers_error(lost: int) -> UserError:
@@ -198,13 +219,6 @@ def _lost_workers_error(lost: int) -> UserError:
         f"no worker answers, {lost} died before answering: give each more memory (about 3 GB) or start fewer, and "
         "install the same version of mavqa everywhere; their logs have the details"
     )
-
-
-def _is_loading_error(error: Exception) -> bool:
-    """Return whether a task could not be unpickled, as opposed to having failed."""
-    if isinstance(error, RuntimeError):
-        return "deserialization" in str(error)
-    return isinstance(error, ModuleNotFoundError) or str(error).startswith("Can't get attribute")
 
 
 def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[Item]) -> Iterator[Outcome | None]:
