@@ -23,6 +23,9 @@ SECONDS_WITHOUT_WORKERS = 60.0
 # By default Dask makes malloc return every freed page at once; the page faults cost a third of the networks' time.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
 
+# Only this machine reaches local workers.
+HOST = "127.0.0.1"
+
 # The name of a GPU in 'dask worker --resources "GPU=1"'.
 GPU = "GPU"
 
@@ -37,13 +40,15 @@ class ClusterOptions:
     """Where to run: a number of local worker processes, or a scheduler's address.
 
     A task on a scheduler takes one unit of the resource `label` ("" for none), so that each GPU has one model.
-    `wait_seconds`: how long to wait for the first worker of a scheduler.
+    `wait_seconds`: how long to wait for the first worker of a scheduler. Local workers share the `gpus` in turn, each
+    seeing a single one; they are values of CUDA_VISIBLE_DEVICES.
     """
 
     workers: int = 1
     scheduler: str | None = None
     label: str = ""
     wait_seconds: float = 60.0
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,29 +137,34 @@ def _local_client(options: ClusterOptions) -> Iterator[Any]:
 
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
-        _local_cluster(options.workers) as cluster,
+        _local_cluster(options) as cluster,
         Client(cluster) as client,
     ):
         yield client
 
 
-def _local_cluster(workers: int) -> Any:
-    from distributed import LocalCluster
+def _local_cluster(options: ClusterOptions) -> Any:
+    from distributed import Nanny, Scheduler, SpecCluster
 
+    common = {"nthreads": 1, "memory_limit": 0, "host": HOST, "silence_logs": logging.CRITICAL}
+    workers = {
+        number: {"cls": Nanny, "options": {**common, "env": environment}}
+        for number, environment in enumerate(_worker_environments(options))
+    }
+    scheduler = {"cls": Scheduler, "options": {"port": 0, "host": HOST, "dashboard": False}}
     try:
         with uninterrupted_children():
-            return LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=None,
-                memory_limit=0,
-                silence_logs=logging.CRITICAL,
-            )
+            return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
     except RuntimeError as error:
         raise UserError(
-            f"the {workers} local workers do not start ({error}): memory may be short, pass fewer --workers"
+            f"the {options.workers} local workers do not start ({error}): memory may be short, pass fewer --workers"
         ) from None
+
+
+def _worker_environments(options: ClusterOptions) -> list[dict[str, str]]:
+    """Return the environment variables of each local worker that are its own."""
+    gpus = options.gpus
+    return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {} for n in range(options.workers)]
 
 
 def query_workers(workers: Workers, task: Callable[[], Outcome]) -> Outcome:

@@ -125,6 +125,23 @@ def test_torch_is_queried_for_a_gpu_only_if_a_driver_is_installed(
     assert len(queries) == 2
 
 
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [(None, ("0", "1")), ("3, 5", ("3", "5")), ("GPU-4f,MIG-a0,-1,7", ("GPU-4f", "MIG-a0"))],
+)
+def test_each_visible_gpu_is_named_as_in_the_environment(
+    variable: str | None, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "sees_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert machine.visible_gpus() == expected
+    monkeypatch.setattr(machine, "sees_gpu", lambda: False)
+    assert machine.visible_gpus() == ()
+
+
 def test_weights_in_the_folder_are_found(tmp_path: Path) -> None:
     (tmp_path / "toy-1.pth").write_bytes(b"1")
     assert doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))["file"] == str(tmp_path / "toy-1.pth")

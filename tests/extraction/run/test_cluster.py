@@ -31,7 +31,7 @@ import pipeline.run.worker
 from pipeline.errors import UserError
 from pipeline.inspection.verify import verify_store
 from pipeline.manifests.manifest import load_manifest, save_manifest
-from pipeline.run.cluster import ClusterOptions, connect, offers_label, query_workers, stream
+from pipeline.run.cluster import ClusterOptions, _worker_environments, connect, offers_label, query_workers, stream
 from pipeline.store.reader import open_store
 
 
@@ -161,13 +161,20 @@ def test_a_local_worker_that_dies_before_answering_is_replaced_a_few_times(
     monkeypatch.setattr("pipeline.run.cluster.LOST_BEFORE_ANSWER", 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
-    with connect(ClusterOptions(workers=1)) as workers:
+    with connect(ClusterOptions(workers=1, gpus=("GPU-1",))) as workers:
         environment = query_workers(workers, partial(die, tmp_path, times=1))
         assert len(list(tmp_path.iterdir())) == 1
         assert environment["OMP_NUM_THREADS"] == "1"
+        assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-1"
         assert "MALLOC_TRIM_THRESHOLD_" not in environment
         with pytest.raises(UserError, match="no worker answers, 2 died before answering: give each more memory"):
             query_workers(workers, partial(die, tmp_path, times=100))
+
+
+def test_local_workers_share_the_gpus_in_turn() -> None:
+    found = _worker_environments(ClusterOptions(workers=3, gpus=("2", "5")))
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in found] == ["2", "5", "2"]
+    assert _worker_environments(ClusterOptions(workers=2)) == [{}, {}]
 
 
 KILLED_RUN = """
