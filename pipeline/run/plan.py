@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.extractors.interface import FeatureExtractor, NormalisationChoice, QuestionExtractor
 from pipeline.extractors.registry import DEFAULT_FEATURES, EXTRACTORS, QUESTION_EXTRACTORS, make_extractor
 from pipeline.extractors.weights import WeightsSource, hub_cache, parse_weights
-from pipeline.machine import available_cores, sees_gpu
+from pipeline.machine import available_cores, sees_gpu, visible_gpus
 from pipeline.manifests.manifest import Manifest
 from pipeline.media.decoder_process import Limits
 from pipeline.media.decoders.registry import choose_decoder, open_decoder
@@ -146,8 +146,9 @@ def make_plan(store: str, requested: Requested) -> Prepared:
         decoding_processes=requested.decoding_processes or cores_per_worker,
     )
     label = GPU if requested.scheduler and device == "cuda" else ""
-    workers = requested.workers or math.ceil(available_cores() / cores_per_worker)
-    return Prepared(plan, ClusterOptions(workers, requested.scheduler, label), tuple(notes))
+    gpus = visible_gpus() if device == "cuda" and not requested.scheduler else ()
+    workers = requested.workers or max(len(gpus), math.ceil(available_cores() / cores_per_worker))
+    return Prepared(plan, ClusterOptions(workers, requested.scheduler, label, gpus=gpus), tuple(notes))
 
 
 def _split_features(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

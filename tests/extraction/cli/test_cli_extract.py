@@ -108,26 +108,33 @@ def test_with_a_scheduler_videos_use_the_workers_gpus_and_questions_the_local_de
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "gpus", "expected"),
     [
-        (("--device", "cpu"), (10, 1)),
-        (("--device", "auto"), (3, 4)),
-        (("--device", "auto", "--workers", "2", "--decoding-processes", "7"), (2, 7)),
+        (("--device", "cpu"), 8, (10, 1, 0)),
+        (("--device", "auto"), 1, (3, 4, 1)),
+        (("--device", "auto"), 8, (8, 4, 8)),
+        (("--device", "auto", "--workers", "2", "--decoding-processes", "7"), 8, (2, 7, 8)),
     ],
 )
-def test_gpu_workers_are_fewer_and_have_several_decoder_processes(
-    options: tuple[str, ...], expected: tuple[int, int], toy_manifest: Path, monkeypatch: pytest.MonkeyPatch
+def test_gpu_workers_are_fewer_but_one_per_gpu_and_have_several_decoder_processes(
+    options: tuple[str, ...],
+    gpus: int,
+    expected: tuple[int, int, int],
+    toy_manifest: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    started: list[tuple[int, int]] = []
+    started: list[tuple[int, int, int]] = []
 
     def fake_extract(
         manifest: Any, folder: Path, plan: ExtractionPlan, options: RunOptions, on_progress: Any
     ) -> Summary:
-        started.append((options.cluster.workers, plan.decoding_processes))
+        assert plan.device == ("cuda" if options.cluster.gpus else "cpu")
+        started.append((options.cluster.workers, plan.decoding_processes, len(options.cluster.gpus)))
         return Summary(plan.store, 2)
 
     monkeypatch.setattr(pipeline.run.coordinator, "extract", fake_extract)
     monkeypatch.setattr("pipeline.run.plan.sees_gpu", lambda: True)
+    monkeypatch.setattr("pipeline.run.plan.visible_gpus", lambda: tuple(map(str, range(gpus))))
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(10)), raising=False)
     arguments = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", "new.zarr", *options]
