@@ -31,6 +31,18 @@ def sees_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def visible_gpus() -> tuple[str, ...]:
+    """Return, for each GPU that torch sees, the value of CUDA_VISIBLE_DEVICES that makes it the only visible one."""
+    if not sees_gpu():
+        return ()
+    import torch
+
+    count = torch.cuda.device_count()
+    # The variable may end with invalid entries, which hide all GPUs after them.
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return tuple(name.strip() for name in names[:count])
+
+
 def loads(library: str) -> bool:
     """Return whether the system's loader finds and loads a shared library."""
     try:

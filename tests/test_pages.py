@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import import_module
 
 import click
 import commands
@@ -75,6 +76,14 @@ def test_the_listed_rooms_are_those_of_the_package(package: str) -> None:
         if contract.get("containers") == [package]
     )
     assert listed == [name for layer in contract["layers"] for name in re.split(r" [|:] ", layer)]
+
+
+@pytest.mark.parametrize("name", ["torchcodec", "decord"])
+def test_the_cases_that_a_decoder_cannot_decode_are_those_of_its_table(name: str) -> None:
+    page = pages.page("decoders.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^### {name}\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    listed = dict(re.findall(r"^\| (.+?) \| (.+) \|$", section, re.MULTILINE)[1:])
+    assert listed == import_module(f"pipeline.media.decoders.{name}").EXCEPTIONS
 
 
 def test_make_targets_that_the_pages_name_exist() -> None:

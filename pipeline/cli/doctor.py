@@ -23,8 +23,8 @@ Examples:
 def doctor(weights: Path | None, as_json: bool) -> None:
     """Report the decoders, libraries, GPU, plug-ins and weights that extraction can use on this machine.
 
-    For each missing one, a line says how to get it. Nothing is downloaded or changed. The exit code is 0 even if
-    something is missing: PyAV, which is installed with mavqa, decodes every file.
+    For each missing one, a line says why and how to get it. Nothing is downloaded or changed. The exit code is 0 even
+    if something is missing: PyAV, which is installed with mavqa, decodes every file.
     """
     from pipeline.extractors.weights import WeightsSource, hub_cache
     from pipeline.inspection.doctor import examine
@@ -44,21 +44,17 @@ def _show(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     rows = list(_rows(document))
-    table = Table("component", "available", "version, file or reason")
+    table = Table("component", "version or file")
     for component, entry, details in rows:
-        table.add_row(component, *(("yes", details) if entry["is_there"] else ("no", entry["why"])))
+        if entry["is_there"]:
+            table.add_row(component, details)
     console = plain_console()
     console.print(table)
     for component, entry, _ in rows:
         if not entry["is_there"]:
-            console.print(f"to get {component}: {entry['remedy']}", soft_wrap=True)
+            console.print(f"missing: {component} ({entry['why']}): {entry['remedy']}", soft_wrap=True)
     auto = document["auto"]
     console.print(f"--decoder auto uses {auto['name']} for a new store: {auto['why']}", soft_wrap=True)
-    for name, entry in document["decoders"].items():
-        if entry["exceptions"] and entry["is_there"]:
-            console.print(f"cases that {name} leaves to pyav or handles differently:")
-            for case, explanation in entry["exceptions"].items():
-                console.print(f"  {case}: {explanation}", soft_wrap=True)
 
 
 def _rows(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -113,7 +113,8 @@ Examples:
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Number of local worker processes.  [default: one per core, on a GPU one per four cores]",
+    help="Number of local worker processes.  [default: one per core; with GPUs one per four cores, at least one per "
+    "GPU]",
 )
 @click.option(
     "--decoding-processes",

@@ -110,8 +110,8 @@ def examine_weights(network: Network, source: WeightsSource) -> dict[str, Any]:
         return entry | {"is_there": True, "file": str(found)}
     download = "; mavqa-extract downloads it when online" if url and source.kind == "pretrained" else ""
     from_url = f", for example from {url}" if url else ""
-    remedy = f"put {' or '.join(accepted)} into {source.folder}{from_url}{download}"
-    return entry | {"is_there": False, "why": "missing", "remedy": remedy}
+    remedy = f"put {' or '.join(accepted)} there{from_url}{download}"
+    return entry | {"is_there": False, "why": f"not in {source.folder}", "remedy": remedy}
 
 
 def examine_plugins() -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ SECONDS_WITHOUT_WORKERS = 60.0
 # By default Dask makes malloc return every freed page at once; the page faults cost a third of the networks' time.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
 
+# Only this machine reaches local workers.
+HOST = "127.0.0.1"
+
 # The name of a GPU in 'dask worker --resources "GPU=1"'.
 GPU = "GPU"
 
@@ -36,13 +40,15 @@ class ClusterOptions:
     """Where to run: a number of local worker processes, or a scheduler's address.
 
     A task on a scheduler takes one unit of the resource `label` ("" for none), so that each GPU has one model.
-    `wait_seconds`: how long to wait for the first worker of a scheduler.
+    `wait_seconds`: how long to wait for the first worker of a scheduler. Local workers share the `gpus` in turn, each
+    seeing a single one; they are values of CUDA_VISIBLE_DEVICES.
     """
 
     workers: int = 1
     scheduler: str | None = None
     label: str = ""
     wait_seconds: float = 60.0
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,8 @@ def _run_exclusively(task: Callable[..., Outcome], *arguments: Any) -> Outcome:
 def connect(options: ClusterOptions) -> Iterator[Workers]:
     """Yield the workers of a local cluster, which is closed after the block, or of the given scheduler.
 
-    Raises `UserError` if no scheduler answers, if it has no workers or none that offers the resource, or if it would
-    wait forever for a worker that hangs.
+    Raises `UserError` if no scheduler answers, if it has another version of mavqa, if it has no workers or none that
+    offers the resource, or if it would wait forever for a worker that hangs.
     """
     if options.scheduler:
         from distributed.utils import silence_logging_cmgr
@@ -109,7 +115,10 @@ def _existing_workers(client: Any, options: ClusterOptions) -> Workers:
             "start it with DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL='60 s'"
         )
     try:
+        client.run_on_scheduler(_version_check())
         client.wait_for_workers(1, timeout=options.wait_seconds)
+    except metadata.PackageNotFoundError as error:
+        raise UserError(f"{named} runs without {error.name}: install the same version of mavqa everywhere") from None
     except TimeoutError:
         raise UserError(f"{named} has no workers: start some with 'dask worker {options.scheduler}'") from None
     workers = Workers(client, options.label)
@@ -128,37 +137,42 @@ def _local_client(options: ClusterOptions) -> Iterator[Any]:
 
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
-        _local_cluster(options.workers) as cluster,
+        _local_cluster(options) as cluster,
         Client(cluster) as client,
     ):
         yield client
 
 
-def _local_cluster(workers: int) -> Any:
-    from distributed import LocalCluster
+def _local_cluster(options: ClusterOptions) -> Any:
+    from distributed import Nanny, Scheduler, SpecCluster
 
+    common = {"nthreads": 1, "memory_limit": 0, "host": HOST, "silence_logs": logging.CRITICAL}
+    workers = {
+        number: {"cls": Nanny, "options": {**common, "env": environment}}
+        for number, environment in enumerate(_worker_environments(options))
+    }
+    scheduler = {"cls": Scheduler, "options": {"port": 0, "host": HOST, "dashboard": False}}
     try:
         with uninterrupted_children():
-            return LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=None,
-                memory_limit=0,
-                silence_logs=logging.CRITICAL,
-            )
+            return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
     except RuntimeError as error:
         raise UserError(
-            f"the {workers} local workers do not start ({error}): memory may be short, pass fewer --workers"
+            f"the {options.workers} local workers do not start ({error}): memory may be short, pass fewer --workers"
         ) from None
+
+
+def _worker_environments(options: ClusterOptions) -> list[dict[str, str]]:
+    """Return the environment variables of each local worker that are its own."""
+    gpus = options.gpus
+    return [{"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {} for n in range(options.workers)]
 
 
 def query_workers(workers: Workers, task: Callable[[], Outcome]) -> Outcome:
     """Run `task` on every worker that joins and return the first answer.
 
     The other workers load their networks meanwhile, which takes tens of seconds.
-    Raises `UserError` if mavqa is not installed on the scheduler or a worker, if workers repeatedly die before they
-    answer, or if no worker is left and none joins.
+    Raises `UserError` if a worker has another version of mavqa, if workers repeatedly die before they answer, or if no
+    worker is left and none joins.
     """
     from distributed import KilledWorker, as_completed
 
@@ -171,7 +185,8 @@ def query_workers(workers: Workers, task: Callable[[], Outcome]) -> Outcome:
         for address in gone:
             futures.pop(address).cancel()
         for address in connected - futures.keys():
-            futures[address] = workers.submit(task, where=[address])
+            check = workers.client.submit(_version_check(), pure=False, workers=[address])
+            futures[address] = workers.submit(_run_after, check, task, where=[address])
             answers.add(futures[address])
         lost, last_seen = lost + len(gone), time.monotonic() if connected else last_seen
         if lost >= max(LOST_BEFORE_ANSWER, len(connected)) or time.monotonic() - last_seen > SECONDS_WITHOUT_WORKERS:
@@ -183,14 +198,30 @@ def query_workers(workers: Workers, task: Callable[[], Outcome]) -> Outcome:
             first: Outcome = _result(answer)
         except KilledWorker:
             raise _lost_workers_error(lost + 1) from None
-        except (ImportError, AttributeError, RuntimeError) as error:
-            if not _is_loading_error(error):
-                raise
-            cause = error.__cause__ or error
+        except metadata.PackageNotFoundError as error:
             raise UserError(
-                f"the scheduler or a worker cannot load mavqa ({cause}): install it there, the same version everywhere"
+                f"a worker runs without {error.name}: install the same version of mavqa everywhere"
             ) from None
         return first
+
+
+def _version_check() -> Callable[[], None]:
+    """Return a function that raises `PackageNotFoundError` where this version of mavqa is not installed.
+
+    It is local because Dask then sends its code: a process without mavqa could not import it.
+    """
+    own = metadata.version("mavqa")
+
+    def check() -> None:
+        if own not in {found.version for found in metadata.distributions(name="mavqa")}:
+            raise metadata.PackageNotFoundError(f"mavqa {own}")
+
+    return check
+
+
+def _run_after(check: None, task: Callable[[], Outcome]) -> Outcome:
+    """Run `task` on a worker that passed the check: one that cannot import mavqa dies of such a task."""
+    return task()
 
 
 def _lost_workers_error(lost: int) -> UserError:
@@ -198,13 +229,6 @@ def _lost_workers_error(lost: int) -> UserError:
         f"no worker answers, {lost} died before answering: give each more memory (about 3 GB) or start fewer, and "
         "install the same version of mavqa everywhere; their logs have the details"
     )
-
-
-def _is_loading_error(error: Exception) -> bool:
-    """Return whether a task could not be unpickled, as opposed to having failed."""
-    if isinstance(error, RuntimeError):
-        return "deserialization" in str(error)
-    return isinstance(error, ModuleNotFoundError) or str(error).startswith("Can't get attribute")
 
 
 def stream(workers: Workers, task: Callable[[Item], Outcome], items: Iterator[Item]) -> Iterator[Outcome | None]:

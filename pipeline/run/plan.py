@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.extractors.interface import FeatureExtractor, QuestionExtractor
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.extractors.weights import OnDownload, WeightsSource, find_file, hub_cache, parse_weights
-from pipeline.machine import available_cores, sees_gpu
+from pipeline.machine import available_cores, sees_gpu, visible_gpus
 from pipeline.manifests.manifest import Manifest
 from pipeline.manifests.media_files import refuse_links_out
 from pipeline.media.decoders.registry import choose_decoder, open_decoder
@@ -188,8 +188,9 @@ def _choose_devices(name: str, scheduler: str | None) -> tuple[str, str]:
 
 def _choose_cluster(request: Request, device: str) -> ClusterOptions:
     label = GPU if request.scheduler and device == "cuda" else ""
-    workers = request.workers or math.ceil(available_cores() / _cores_per_worker(device))
-    return ClusterOptions(workers, request.scheduler, label)
+    gpus = visible_gpus() if device == "cuda" and not request.scheduler else ()
+    workers = request.workers or max(len(gpus), math.ceil(available_cores() / _cores_per_worker(device)))
+    return ClusterOptions(workers, request.scheduler, label, gpus=gpus)
 
 
 def _cores_per_worker(device: str) -> int:

@@ -14,6 +14,7 @@ from pipeline.media.decoders.interface import DecoderLoadError, FrameError, Fram
 
 INSTALL = "pip install 'mavqa[decord]' (available for x86-64 processors only)"
 
+# Also listed in docs/decoders.md.
 EXCEPTIONS = {
     "av1": "its FFmpeg has no AV1 decoder: PyAV decodes these files",
     "late start": "counts time from the start of the stream: t0 is PyAV's, decord's timestamps are only compared",
@@ -27,9 +28,9 @@ EXCEPTIONS = {
     "damaged": "fails if it cannot decode a packet that leads to a sampled frame: PyAV decodes all frames of the file",
     "unread damage": "does not notice a corrupt packet that leads to no sampled frame",
     "mirrored": "applies the file's rotation but not its mirroring: PyAV decodes these files",
-    "deep or odd pictures": "more than 8 bits per colour, or an odd width or height: its FFmpeg converts these frames "
+    "deep or odd frames": "more than 8 bits per colour, or an odd width or height: its FFmpeg converts these frames "
     "to RGB differently from PyAV's, by some levels on average and more at edges",
-    "interlaced pictures": "its FFmpeg converts both fields of a frame to RGB together, PyAV's each one alone: colours "
+    "interlaced frames": "its FFmpeg converts both fields of a frame to RGB together, PyAV's each one alone: colours "
     "differ at edges",
     "untimed": "needs a unique timestamp for each packet, which packed MPEG-4 in AVI does not have: PyAV decodes these "
     "files",

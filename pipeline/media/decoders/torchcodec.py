@@ -16,18 +16,19 @@ from pipeline.media.decoders.interface import DecoderLoadError, FrameError, Fram
 INSTALL = "pip install 'mavqa[torchcodec]'"
 FFMPEG = "install FFmpeg's libraries, 4 to 9: apt-get install ffmpeg, or conda install ffmpeg"
 
+# Also listed in docs/decoders.md.
 EXCEPTIONS = {
     "damaged": "fails if it cannot decode a packet that leads to a sampled frame: PyAV decodes all frames of the file",
     "unread damage": "does not notice a corrupt packet that leads to no sampled frame",
     "mirrored": "applies the file's rotation but not its mirroring: PyAV decodes these files",
-    "deep or odd pictures": "more than 8 bits per colour, or an odd width or height: its FFmpeg converts these frames "
+    "deep or odd frames": "more than 8 bits per colour, or an odd width or height: its FFmpeg converts these frames "
     "to RGB differently from PyAV's, by some levels on average and more at edges",
-    "interlaced pictures": "its FFmpeg converts both fields of a frame to RGB together, PyAV's each one alone: colours "
+    "interlaced frames": "its FFmpeg converts both fields of a frame to RGB together, PyAV's each one alone: colours "
     "differ at edges",
     "untimed": "needs a unique timestamp for each packet, which packed MPEG-4 in AVI does not have: PyAV decodes these "
     "files",
     "transport stream": "seeks to wrong frames in transport streams: PyAV decodes these files",
-    "gaps in the sound": "joins audio blocks without regard to their timestamps: PyAV decodes the audio",
+    "gaps in the audio": "joins audio blocks without regard to their timestamps: PyAV decodes the audio",
 }
 
 

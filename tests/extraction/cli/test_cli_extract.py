@@ -116,28 +116,33 @@ def test_with_a_scheduler_videos_use_the_workers_gpus_and_questions_the_local_de
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "gpus", "expected"),
     [
-        (("--device", "cpu"), (10, 1)),
-        (("--device", "auto"), (3, 4)),
-        (("--device", "auto", "--workers", "2", "--decoding-processes", "7"), (2, 7)),
+        (("--device", "cpu"), 8, (10, 1, 0)),
+        (("--device", "auto"), 1, (3, 4, 1)),
+        (("--device", "auto"), 8, (8, 4, 8)),
+        (("--device", "auto", "--workers", "2", "--decoding-processes", "7"), 8, (2, 7, 8)),
     ],
 )
-def test_gpu_workers_are_fewer_and_have_several_decoder_processes(
+def test_gpu_workers_are_fewer_but_one_per_gpu_and_have_several_decoder_processes(
     options: tuple[str, ...],
-    expected: tuple[int, int],
+    gpus: int,
+    expected: tuple[int, int, int],
     toy_manifest: Path,
     tmp_path: Path,
     plans: list[Plan],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pipeline.run.plan.sees_gpu", lambda: True)
+    monkeypatch.setattr("pipeline.run.plan.visible_gpus", lambda: tuple(map(str, range(gpus))))
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(10)), raising=False)
     arguments = ["--manifest", str(toy_manifest), "--weights", "seeded", "--store", str(tmp_path / "s.zarr"), *options]
     shown = CliRunner().invoke(extract, arguments)
     assert shown.exit_code == 0, shown.output
-    assert [(plan.cluster.workers, plan.settings.decoding_processes) for plan in plans] == [expected]
+    (plan,) = plans
+    assert plan.settings.device == ("cuda" if plan.cluster.gpus else "cpu")
+    assert (plan.cluster.workers, plan.settings.decoding_processes, len(plan.cluster.gpus)) == expected
 
 
 def test_workers_together_with_a_scheduler_are_refused(toy_manifest: Path, plans: list[Plan]) -> None:

@@ -125,6 +125,23 @@ def test_torch_is_queried_for_a_gpu_only_if_a_driver_is_installed(
     assert len(queries) == 2
 
 
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [(None, ("0", "1")), ("3, 5", ("3", "5")), ("GPU-4f,MIG-a0,-1,7", ("GPU-4f", "MIG-a0"))],
+)
+def test_each_visible_gpu_is_named_as_in_the_environment(
+    variable: str | None, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "sees_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert machine.visible_gpus() == expected
+    monkeypatch.setattr(machine, "sees_gpu", lambda: False)
+    assert machine.visible_gpus() == ()
+
+
 def test_weights_in_the_folder_are_found(tmp_path: Path) -> None:
     (tmp_path / "toy-1.pth").write_bytes(b"1")
     assert doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))["file"] == str(tmp_path / "toy-1.pth")
@@ -132,9 +149,9 @@ def test_weights_in_the_folder_are_found(tmp_path: Path) -> None:
 
 def test_the_remedy_for_missing_weights_names_files_folder_and_url(tmp_path: Path) -> None:
     entry = doctor.examine_weights(NETWORK, WeightsSource("folder", tmp_path))
-    assert (entry["is_there"], entry["why"]) == (False, "missing")
+    assert (entry["is_there"], entry["why"]) == (False, f"not in {tmp_path}")
     assert entry["remedy"] == (
-        f"put toy-1.pth or toy.safetensors or toy.pth into {tmp_path}, for example from https://example.org/toy-1.pth"
+        "put toy-1.pth or toy.safetensors or toy.pth there, for example from https://example.org/toy-1.pth"
     )
 
 
@@ -144,8 +161,7 @@ def test_custom_weights_are_accepted_in_a_folder_but_not_in_the_cache(tmp_path: 
     entry = doctor.examine_weights(NETWORK, WeightsSource("pretrained", tmp_path))
     assert not entry["is_there"]
     assert entry["remedy"] == (
-        f"put toy-1.pth into {tmp_path}, for example from https://example.org/toy-1.pth; "
-        "mavqa-extract downloads it when online"
+        "put toy-1.pth there, for example from https://example.org/toy-1.pth; mavqa-extract downloads it when online"
     )
 
 
@@ -176,8 +192,12 @@ def test_the_table_and_the_json_document_agree(monkeypatch: pytest.MonkeyPatch, 
     assert (table.exit_code, shown.exit_code) == (0, 0)
     document = json.loads(shown.stdout)
     assert document["decoders"]["pyav"]["is_there"]
-    assert f"to get decoder decord: {document['decoders']['decord']['remedy']}" in table.stdout
-    assert f"to get weights vggish: {document['weights']['vggish']['remedy']}" in table.stdout
+    decord, vggish = document["decoders"]["decord"], document["weights"]["vggish"]
+    missing = [line for line in table.stdout.splitlines() if "decord" in line or "vggish" in line]
+    assert missing == [
+        f"missing: decoder decord ({decord['why']}): {decord['remedy']}",
+        f"missing: weights vggish ({vggish['why']}): {vggish['remedy']}",
+    ]
     assert "mavqa-extract downloads it" not in table.stdout
     assert f"--decoder auto uses {document['auto']['name']}" in table.stdout
     assert document["gpu"].keys() == {"cuda", "nvdec"}

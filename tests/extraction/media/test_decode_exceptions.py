@@ -162,7 +162,7 @@ def show_mirrored(library, tmp_path):
     assert_decoded_by_pyav(library, path, "not the mirroring")
 
 
-def show_deep_or_odd_pictures(library, tmp_path):
+def show_deep_or_odd_frames(library, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
     for name, size, pix_fmt in (
         ("deep", (80, 60), "yuv420p10le"),
@@ -185,7 +185,7 @@ def show_deep_or_odd_pictures(library, tmp_path):
         assert name == "even" or library.name == "torchcodec" or difference.max() > 0
 
 
-def show_interlaced_pictures(library, tmp_path):
+def show_interlaced_frames(library, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     for flags in (0, Flags.interlaced_dct | Flags.interlaced_me):
         path = tmp_path / f"{int(flags)}.mkv"
@@ -208,7 +208,7 @@ def show_untimed(library, tmp_path):
     assert_decoded_by_pyav(library, path, "timestamps" if library.name == "decord" else "returned the frame at")
 
 
-def show_gaps_in_the_sound(library, tmp_path):
+def show_gaps_in_the_audio(library, tmp_path):
     from torchcodec.decoders import AudioDecoder
 
     path = tmp_path / "clip.mkv"
