@@ -114,7 +114,9 @@ class Stopped(BaseException):
 contents = st.builds(
     Content, st.integers(0, 3), st.integers(0, 3), st.integers(0, 9), st.sampled_from([False] * 3 + [True])
 )
+few = st.lists(contents, max_size=9)
 features = st.sampled_from([("seen",), ("heard",), ("seen", "heard")])
+versions = st.sampled_from([1, 1, 2])
 
 
 class StoreModel(RuleBasedStateMachine):
@@ -129,6 +131,7 @@ class StoreModel(RuleBasedStateMachine):
         # {video id: its contents in the order in which its file had them}.
         self.history: dict[str, list[Content]] = {}
         self.version = 1
+        self.add_videos([Content(2, 2, 1), Content(0, 3, 2), Content(1, 0, 3), Content(1, 1, 4, is_broken=True)])
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -183,18 +186,14 @@ class StoreModel(RuleBasedStateMachine):
             return set()
         return {spec.constants["extractor"]["version"] for spec in open_store(self.path).specs(name)}
 
-    @rule(new=st.lists(contents, min_size=1, max_size=9))
     def add_videos(self, new: list[Content]) -> None:
         for content in new:
             self.write(f"v{len(self.history)}", content)
 
-    @rule(version=st.integers(1, 2))
-    def update_the_extractors(self, version: int) -> None:
+    @rule(names=features, new=few, version=versions, accept=st.booleans(), retry=st.booleans())
+    def extract(self, names: tuple[str, ...], new: list[Content], version: int, accept: bool, retry: bool) -> None:
+        self.add_videos(new)
         self.version = version
-
-    @precondition(lambda self: self.history)
-    @rule(names=features, accept=st.booleans(), retry=st.booleans())
-    def extract(self, names: tuple[str, ...], accept: bool, retry: bool) -> None:
         is_refused = not accept and any(v and self.version not in v for v in map(self.stored_versions, names))
         if is_refused:
             before = run_toys.contents(self.path)
@@ -211,9 +210,10 @@ class StoreModel(RuleBasedStateMachine):
                 state = store.state(name)[store.rows[video_id]]
                 assert state in {content.state(MODALITIES[name]) for content in possible}, (name, video_id)
 
-    @precondition(lambda self: self.history)
-    @rule(names=features, stop_at=st.integers(1, 60))
-    def extract_until_stopped(self, names: tuple[str, ...], stop_at: int) -> None:
+    @rule(names=features, new=few, version=versions, stop_at=st.sampled_from(range(1, 50)))
+    def extract_until_stopped(self, names: tuple[str, ...], new: list[Content], version: int, stop_at: int) -> None:
+        self.add_videos(new)
+        self.version = version
         with suppress(Stopped):
             self.run(names, names, stop_at=stop_at)
 
