@@ -12,7 +12,7 @@ DEMO     := build/demo
 # Further arguments for the command of a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
 
-.PHONY: help setup demo backbones methods test nightly lint lint-fast docs bench extract train clean
+.PHONY: help setup demo backbones methods test nightly versions lint lint-fast docs bench extract train clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -51,8 +51,17 @@ methods: $(READY) $(DEMO)/evaluation.json  ## Train every method on the demo's v
 test: $(READY) lint-fast  ## Run the test suite and the fast part of lint.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-nightly: $(READY)  ## Run the tests that are too long for every change.
+nightly: $(READY)  ## Run the tests that are too long for every change, then make versions.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly $(ARGS)
+	$(MAKE) versions
+
+# Each in a new environment under build/, of about 7 GB.
+versions: $(READY)  ## Run the test suite with the lowest and with the newest allowed versions of the dependencies.
+	for resolution in lowest-direct highest; do \
+	  $(BIN)/uv venv --quiet --clear --python $(BIN)/python build/$$resolution && \
+	  $(BIN)/uv pip install --quiet --python build/$$resolution/bin/python --resolution $$resolution --editable '.[dev]' && \
+	  OMP_NUM_THREADS=1 build/$$resolution/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || exit 1; \
+	done
 
 lint: lint-fast  ## Check style, imports between layers and types.
 	$(BIN)/mypy
