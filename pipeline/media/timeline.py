@@ -18,7 +18,8 @@ import numpy as np
 from pipeline.store.schema import State
 
 DURATION_SLACK_SECONDS = 0.02
-AUDIO_COVERAGE = 0.9
+# The least share of what a modality has that must be decoded and have a place on the time axis.
+COVERAGE = 0.9
 JITTER_SECONDS = 0.02
 
 Frame = TypeVar("Frame")

@@ -4,7 +4,7 @@ from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.media.timeline import AUDIO_COVERAGE, DecodeRequest, Media, Track, WaveformAssembler
+from pipeline.media.timeline import COVERAGE, DecodeRequest, Media, Track, WaveformAssembler
 from pipeline.store.schema import State
 
 ABSENT = Track(State.ABSENT)
@@ -36,7 +36,7 @@ def read_audio_file(path: Path, request: DecodeRequest, problem: str) -> Media |
     assembler = WaveformAssembler(Fraction(0), request.seconds, rate)
     assembler.add(Fraction(0), samples.mean(axis=1))
     waveform, steps, coverage = assembler.finish()
-    if coverage < AUDIO_COVERAGE:
+    if coverage < COVERAGE:
         return None
     audio = Track(State.COMPLETE, steps, f"audio read by libsndfile; FFmpeg: {problem}")
     return Media(visual=ABSENT, audio=audio, waveform=waveform, sample_rate_hz=rate)

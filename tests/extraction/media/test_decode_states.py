@@ -123,7 +123,7 @@ def test_samples_that_are_not_finite_are_missing_and_too_many_fail_the_audio(dec
     one, many = (decode(decoder, tmp_path / f"{name}.wav") for name in ("one", "many"))
     assert one.audio.state is State.COMPLETE
     assert np.flatnonzero(one.waveform != 0.25).tolist() == [100]
-    assert many.audio == Track(State.FAILED, reason="only 75% of the audio could be decoded")
+    assert many.audio == Track(State.FAILED, reason="only 75% of its time has audio that could be decoded")
 
 
 def test_playlist_does_not_cause_a_download(decoder, tmp_path):
@@ -214,7 +214,7 @@ def test_corrupt_seconds_fail_both_modalities(decoder, clip):
     assert media.visual.state is State.FAILED
     assert "have no frame" in media.visual.reason
     assert media.audio.state is State.FAILED
-    assert "of the audio could be decoded" in media.audio.reason
+    assert "of its time has audio that could be decoded" in media.audio.reason
     assert media.frames == {}
     assert len(media.waveform) == 0
 

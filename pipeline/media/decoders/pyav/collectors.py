@@ -17,7 +17,7 @@ from pipeline.media.decoders.pyav.side_data import display_matrix
 from pipeline.media.decoders.pyav.stereo import StereoCollector
 from pipeline.media.image import fit, orient
 from pipeline.media.timeline import (
-    AUDIO_COVERAGE,
+    COVERAGE,
     DecodeRequest,
     FrameSelector,
     FrameSize,
@@ -148,7 +148,8 @@ class FrameCollector:
         }
         self._t0 = self._end = t0
         self._latest: Fraction | None = None
-        self._out_of_order = 0
+        # Frames that do not start later than the ones before: they are never shown.
+        self._unplaced = 0
         if self._track is None and self._is_counted:
             frame_rate = stream.average_rate or stream.guessed_rate if stream is not None else None
             if frame_rate:
@@ -177,8 +178,8 @@ class FrameCollector:
         self._request.on_frame(pixels)
         if self._is_counted:
             self._end = max(self._end, self._record.end)
-        elif self._latest is not None and start < self._latest - ORDER_SLACK_SECONDS:
-            self._out_of_order += 1
+        elif self._latest is not None:
+            self._unplaced += start == self._latest or start < self._latest - ORDER_SLACK_SECONDS
         self._latest = start if self._latest is None else max(self._latest, start)
         # Counted even if it is not selected: later frames up to the next IDR frame depend on it without being marked.
         self._record.concealed += isinstance(frame, av.VideoFrame) and frame.is_corrupt
@@ -191,9 +192,12 @@ class FrameCollector:
         if self._track is not None:
             return {}, self._track
         note = repairs if self.is_done else "; ".join(filter(None, [repairs, note]))
-        if self._out_of_order:
-            plural = "s" if self._out_of_order > 1 else ""
-            self._record.dropped = f"{self._out_of_order} frame{plural} out of order dropped"
+        if self._unplaced > (1 - COVERAGE) * self._record.decoded:
+            why = f"{self._unplaced} of {self._record.decoded} frames have timestamps that repeat or go back"
+            return {}, self._record.fail(why, note)
+        if self._unplaced:
+            plural = "s" if self._unplaced > 1 else ""
+            self._record.dropped = f"{self._unplaced} frame{plural} out of order dropped"
         rows = {rate: selector.finish() for rate, selector in self._selectors.items()}
         shown = [second for second, row in enumerate(rows[1]) if row is not None]
         if not shown:
@@ -264,8 +268,10 @@ class AudioCollector:
         overlap_seconds = sum(each.overlap_seconds for each in dict.fromkeys([assembler, *self._assemblers.values()]))
         if overlap_seconds:
             self._record.dropped = f"{overlap_seconds:.2f} s of overlapping audio dropped"
-        if coverage < AUDIO_COVERAGE:
-            return empty, 0, self._record.fail(f"only {coverage:.0%} of the audio could be decoded", note)
+        if coverage < COVERAGE:
+            return empty, 0, self._record.fail(f"only {coverage:.0%} of its time has audio that could be decoded", note)
+        if overlap_seconds > (1 - COVERAGE) * (overlap_seconds + len(waveform) / rate):
+            return empty, 0, self._record.fail("the audio has timestamps that repeat or go back", note)
         first = 0 if self._is_counted else first_step(assembler.delay_seconds, steps)
         return waveform, rate, self._record.complete(steps, first, note)
 
