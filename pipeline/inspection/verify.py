@@ -65,11 +65,11 @@ def verify_store(
     A complete row must have its digest, finite values in its steps and the fill value before and after them (`pad`), or
     finite values in all steps (`cycle`, `released`). Another row must have only the fill value, and no digest; one that
     is pending may have values, written before its run was stopped. The states of features and videos must agree. A
-    question that has a digest must have its values. Metadata and index arrays must be those that were sealed at the end
-    of the last run, and the consolidated metadata a copy of the original; a store whose run was stopped has no seal to
-    compare with.
+    question that has a digest must have its values. Coordinates must be the store's ids, texts and seconds. Metadata
+    and index arrays must be those that were sealed at the end of the last run, and the consolidated metadata a copy of
+    the original; a store whose run was stopped has no seal to compare with.
     """
-    problems = [*_seal_problems(store), *_question_problems(store)]
+    problems = [*_seal_problems(store), *_coordinate_problems(store), *_question_problems(store)]
     total = len(store.video_ids) * len(store.feature_names)
     for position, name in enumerate(store.feature_names):
         spec, states, values, digests = store.spec(name), store.state(name), store.values(name), store.digests(name)
@@ -114,6 +114,19 @@ def _seal_problems(store: FeatureStore) -> Iterator[Problem]:
             yield Problem(f"{path}: its metadata is not that of the consolidated copy")
     if root.attrs[SEAL] != seal:
         yield Problem(NOT_AS_SEALED)
+
+
+def _coordinate_problems(store: FeatureStore) -> Iterator[Problem]:
+    """Yield the coordinates that are not those of the store: xarray would select other rows by them."""
+    expected: dict[str, list[Any]] = {
+        "video": store.video_ids,
+        "time": list(range(store.seconds)),
+        "question": list(store.question_rows),
+    }
+    for path, rows in store.coordinates():
+        name = path.rpartition("/")[2]
+        if rows[: len(expected[name])] != expected[name]:
+            yield Problem(f"{path}: the coordinate is not that of the store's rows")
 
 
 def _row_problem(values: np.ndarray, state: State, presence: State, filled: slice) -> str:

@@ -15,7 +15,8 @@ def stored_choices(specs: Collection[FeatureSpec]) -> dict[str, dict[str, str]]:
     """Return {option: {feature: choice}} of the specs under which the features of a store were first extracted."""
     choices: dict[str, dict[str, str]] = {"decoder": {}, "padding": {}, "normalisation": {}, "audio": {}}
     for spec in specs:
-        if "decoder" in spec.constants:
+        # Audio is read by PyAV unless the decoder is the user's own.
+        if "decoder" in spec.constants and (spec.modality == "visual" or ":" in spec.constants["decoder"]["name"]):
             choices["decoder"][spec.name] = spec.constants["decoder"]["name"]
         if "sampling" in spec.constants:
             choices["padding"][spec.name] = spec.constants["sampling"]["short"]

@@ -32,9 +32,9 @@ def find_pending(
     reasons = {name: _read(writer, f"videos/{name}_reason", total) for name in MODALITIES}
     sources = _read(writer, "videos/source_sha256", total)
     # A video without any recorded feature is decoded: a run may have been killed while it recorded the video.
-    is_recorded = _has_any_in_state(writer, total, (State.COMPLETE, State.ABSENT, State.FAILED))
+    is_recorded = has_any_in_state(writer, total, (State.COMPLETE, State.ABSENT, State.FAILED))
     # Other features of a video need the same file.
-    is_fixed = _has_any_in_state(writer, total, (State.COMPLETE, State.ABSENT))
+    is_fixed = has_any_in_state(writer, total, (State.COMPLETE, State.ABSENT))
     final = (State.ABSENT,) if retry_failed else (State.ABSENT, State.FAILED)
     tasks, records = [], []
     for task in pending:
@@ -67,7 +67,7 @@ def _list_pending(
             yield VideoTask(row, video.video_id, video.path, video.sha256, missing)
 
 
-def _has_any_in_state(writer: StoreWriter, total: int, wanted: Collection[State]) -> np.ndarray:
+def has_any_in_state(writer: StoreWriter, total: int, wanted: Collection[State]) -> np.ndarray:
     """Return whether some stored feature has one of the states `wanted`, bool [video] for `total` videos."""
     found = np.zeros(total, dtype=bool)
     for name in writer.feature_names():

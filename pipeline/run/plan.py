@@ -19,11 +19,12 @@ from pipeline.media.timeline import FrameSize, Padding
 from pipeline.run.choices import inherit, stored_choices
 from pipeline.run.cluster import GPU, ClusterOptions, offers_label
 from pipeline.run.partitions import VideoTask
-from pipeline.run.pending import find_pending
+from pipeline.run.pending import find_pending, has_any_in_state
 from pipeline.run.questions import PendingQuestions, find_missing_texts, load_questions
 from pipeline.run.request import Request
 from pipeline.run.settings import KNOWN_WHEN_LOADED, Settings, make_extractors, make_spec, match_spec
 from pipeline.store.location import has_store, locate
+from pipeline.store.schema import State
 from pipeline.store.writer import FeatureRecord, StoreWriter
 
 DEFAULT_SECONDS = 60
@@ -91,6 +92,9 @@ def make_plan(
             spec = make_spec(extractors[name], settings, None)
             match_spec(writer, spec, request.accept, KNOWN_WHEN_LOADED)
     missing = find_missing_texts(writer, manifest, question_features)
+    computable = {*features, *(extractor.name for extractor, _ in missing), *question_features}
+    if unknown := sorted(set(request.accept) - computable):
+        raise UserError(f"--accept {unknown[0]}: this run has no such feature: it has {', '.join(sorted(computable))}")
     new_videos = tuple(list(rows)[len(writer.video_ids()) :])
     if writer.is_read_only and (tasks or known or new_videos or any(texts for _, texts in missing)):
         raise UserError(
@@ -260,14 +264,16 @@ def _check_videos_folder(folder: Path, manifest: Manifest) -> None:
 def _match_videos(writer: StoreWriter, manifest: Manifest) -> dict[str, int]:
     """Return {video id: row} of the store, with the rows that the manifest's new videos will get.
 
-    Raises `UserError` if a video's file differs from the one that the store was extracted from.
+    Raises `UserError` if a video's file differs from the one that its features were computed from. A file of which no
+    feature could be computed may be replaced.
     """
     stored = writer.video_ids()
     rows = {video_id: row for row, video_id in enumerate(stored)}
     found = writer.read_index("videos/source_sha256")
+    is_fixed = has_any_in_state(writer, len(stored), (State.COMPLETE, State.ABSENT))
     for video in manifest.videos:
         row = rows.setdefault(video.video_id, len(rows))
-        known = str(found[row]) if row < len(stored) else ""
+        known = str(found[row]) if row < len(stored) and is_fixed[row] else ""
         if known and video.sha256 and known != video.sha256:
             raise UserError(
                 f"video {video.video_id}: the store was extracted from a file with sha256 {known}, the manifest lists "

@@ -10,7 +10,7 @@ from pipeline.extractors.interface import AudioChoice, FeatureExtractor, Normali
 from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.media.decoder_process import Limits
-from pipeline.media.decoders.registry import open_decoder
+from pipeline.media.decoders.registry import DECODERS, open_decoder
 from pipeline.media.timeline import FrameSize, Padding
 from pipeline.store.schema import FeatureSpec, spec_differences
 from pipeline.store.writer import FEATURES, StoreWriter
@@ -71,7 +71,9 @@ def make_spec(
     if extractor.modality != "question":
         rule = _sampling_rule(getattr(extractor, "frame_size", None))
         constants["sampling"] = {"rule": rule, "seconds": settings.seconds, "short": settings.padding}
-        constants["decoder"] = {"name": settings.decoder}
+        # Audio is read by PyAV, whichever of the registered decoders reads the frames.
+        reads_with_pyav = extractor.modality == "audio" and settings.decoder in DECODERS
+        constants["decoder"] = {"name": "pyav" if reads_with_pyav else settings.decoder}
         if is_loaded:
             constants["decoder"]["version"] = open_decoder(settings.decoder).version(extractor.modality)
     return FeatureSpec(extractor.name, extractor.modality, extractor.dims, extractor.shape, extractor.dtype, constants)

@@ -225,6 +225,14 @@ class FeatureStore:
         digests = self._read(f"questions/{name}/digest")
         return {text: str(digests[row]) for text, row in self.question_rows.items() if digests[row]}
 
+    def coordinates(self) -> Iterator[tuple[str, list[Any]]]:
+        """Yield the path and the values of each coordinate: `video` and `time` of a feature, `question` of another."""
+        for name in self.feature_names:
+            for axis in ("video", "time"):
+                yield f"features/{name}/{axis}", self._read(f"features/{name}/{axis}").tolist()
+        for name in self.question_feature_names:
+            yield f"questions/{name}/question", self._read(f"questions/{name}/question").tolist()
+
     @property
     def is_sealed(self) -> bool:
         """Whether the last run came to its end, so that metadata and index arrays can be compared with its seal."""

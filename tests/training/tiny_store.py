@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from writing import writing
 
 from pipeline.extractors.registry import make_extractor, make_question_extractor
 from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video, Vocabulary
 from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
 from pipeline.store.seal import digest_row
-from pipeline.store.writer import FeatureRecord, VideoRecord, write_rows
+from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 from train.backbones.registry import BACKBONES, needs_of
 from train.backbones.sizes import ModelSizes
 
@@ -189,7 +188,8 @@ FEATURES = {"audio": "vggish", "visual": "resnet18-map"}
 def write_store(tiny, path: Path) -> None:
     """Write a tiny store to `path` in the order of an extraction: values, videos, states."""
     tokens = FeatureSpec(tokens_name(WORDS), "question", ("token",), (3,), "int32", {})
-    with writing(path, tiny.seconds) as writer:
+    with StoreWriter(path, "test") as writer:
+        writer.create(tiny.seconds)
         writer.append_videos(tiny.video_ids)
         for name in FEATURES.values():
             writer.add_spec(tiny.spec(name))

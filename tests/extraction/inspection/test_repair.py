@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 from run_toys import run_toys
 
@@ -11,6 +13,7 @@ from pipeline.cli.inspect import inspect
 from pipeline.inspection.verify import verify_store
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
+from pipeline.store.writer import FeatureRecord, StoreWriter
 
 
 @pytest.fixture
@@ -50,11 +53,9 @@ def test_corrupt_rows_and_questions_are_extracted_again(store: Path, toy_manifes
 def test_a_resumed_run_extracts_the_other_rows_of_a_corrupt_chunk_again(store: Path, toy_manifest: Path) -> None:
     digest = open_store(store).digest
     damage(min((store / "features/toy-audio/values").glob("c*")))
-    problems = [problem for problem in verify_store(open_store(store)) if problem.row == 0]
-    assert len(problems) == 1
-    from pipeline.inspection.repair import make_pending
-
-    assert make_pending(open_store(store), problems) == (1, 0)
+    with StoreWriter(store, "test") as writer:
+        writer.record_features([FeatureRecord(0, "toy-audio", State.PENDING)])
+        writer.seal()
     run_toys(toy_manifest, store)
     repaired = open_store(store)
     assert verify_store(repaired) == []
@@ -69,3 +70,23 @@ def test_a_store_whose_index_is_corrupt_is_not_repaired(store: Path) -> None:
     assert "cannot be repaired (its metadata or index arrays" in shown
     assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     assert run_inspect(store, "--repair")[0] == 2
+
+
+def test_values_of_a_row_that_must_have_none_are_removed(store: Path, toy_manifest: Path) -> None:
+    digest = open_store(store).digest
+    absent = int(np.flatnonzero(open_store(store).state("toy-image") == State.ABSENT)[0])
+    values = store / "features/toy-image/values"
+    shutil.copy(values / "c.0.0.0.0.0", values / f"c.{absent}.0.0.0.0")
+    assert run_inspect(store, "--verify", "--repair")[0] == 0
+    run_toys(toy_manifest, store)
+    assert verify_store(open_store(store)) == []
+    assert open_store(store).digest == digest
+
+
+@pytest.mark.parametrize("path", ["features/toy-audio/video", "features/toy-audio/time"])
+def test_a_coordinate_of_other_rows_is_found_without_a_seal(store: Path, path: str) -> None:
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    del root.attrs["seal"]
+    root[path][:] = root[path][:][::-1].copy()
+    (problem,) = verify_store(open_store(store))
+    assert problem.message == f"{path}: the coordinate is not that of the store's rows"

@@ -1,5 +1,6 @@
 """A run is decided before it writes: each feature is idle by itself, choices are inherited, refusals leave no trace."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,40 @@ def test_weights_are_downloaded_once_before_the_workers_start(
     with pytest.raises(UserError, match=r"empty has no weights of toy: put one of these files there: toy\.pth"):
         run_toys(few, store, features=("toy-audio",), weights=WeightsSource("folder", tmp_path / "empty"))
     assert not store.exists()
+
+
+def test_a_corrupt_file_is_replaced_by_a_good_one_under_a_new_manifest(few: Path, tmp_path: Path) -> None:
+    store, loaded = tmp_path / "store.zarr", load_manifest(few)
+    videos = few / "videos"
+    originals = {path.name: path.read_bytes() for path in videos.iterdir()}
+    videos.unlink()
+    videos.mkdir()
+    for name, data in originals.items():
+        (videos / name).write_bytes(data)
+    first, *others = loaded.videos
+    (videos / first.path).write_bytes(b"an incomplete download")
+    bad = replace(first, sha256=hashlib.sha256(b"an incomplete download").hexdigest())
+    save_manifest(replace(loaded, videos=(bad, *others)), few)
+    assert not run_toys(few, store, features=("toy-image",)).is_complete
+    (videos / first.path).write_bytes(originals[first.path])
+    save_manifest(loaded, few)
+    assert run_toys(few, store, features=("toy-image",)).extracted == 0
+    assert run_toys(few, store, features=("toy-image",), retry_failed=True).is_complete
+    assert open_store(store).source_sha256()[0] == first.sha256
+    save_manifest(replace(loaded, videos=(bad, *others)), few)
+    with pytest.raises(UserError, match="the store was extracted from a file with sha256"):
+        run_toys(few, store, features=("toy-image",))
+
+
+def test_accepting_a_feature_that_the_run_does_not_have_is_refused(few: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--accept nosuch: this run has no such feature: it has .*toy-audio"):
+        run_toys(few, tmp_path / "store.zarr", features=("toy-audio",), accept=("nosuch",))
+
+
+def test_audio_features_name_the_decoder_of_their_audio(few: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    run_toys(few, store, features=("toy-audio",), decoder="decord")
+    run_toys(few, store, features=("toy-image",))
+    opened = open_store(store)
+    assert [opened.spec(name).constants["decoder"]["name"] for name in ("toy-audio", "toy-image")] == ["pyav", "pyav"]
+    assert run_toys(few, store, features=("toy-audio",), decoder="torchcodec").extracted == 0

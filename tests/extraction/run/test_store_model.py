@@ -253,7 +253,8 @@ class StoreModel(RuleBasedStateMachine):
         problems = verify_store(store)
         rows, _ = make_pending(store, problems)
         assert rows
-        self.run(tuple({problem.feature for problem in problems}), ("seen", "heard"))
+        names = tuple({problem.feature for problem in problems})
+        self.run(names, accept=names)
 
     @invariant()
     def what_is_complete_is_right(self) -> None:

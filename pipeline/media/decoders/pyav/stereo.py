@@ -3,8 +3,6 @@
 FFmpeg's resampler does the conversion, with its defaults: each channel of mono audio has 0.7071 of its level.
 """
 
-from dataclasses import replace
-
 import av
 import numpy as np
 
@@ -58,8 +56,11 @@ class StereoCollector:
         duration = duration_microseconds or len(decoded) * 1_000_000 // DECODED_HZ
         waveform = release_audio(decoded, duration, track.steps)
         if len(waveform) < (track.steps - 1) * RELEASED_HZ:
-            note = f"the released audio ends after {len(waveform) / RELEASED_HZ:g} s, the duration that the file states"
-            track = replace(track, reason="; ".join(filter(None, [track.reason, note])))
+            why = (
+                f"the released audio ends after {len(waveform) / RELEASED_HZ:g} s, the duration that the file states, "
+                f"but the file has {track.steps} s"
+            )
+            return empty, Track(State.FAILED, reason="; ".join(filter(None, [why, track.reason])))
         return np.pad(waveform, (0, track.steps * RELEASED_HZ - len(waveform))), track
 
     def _convert(self, frame: av.AudioFrame | None) -> None:
