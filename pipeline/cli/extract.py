@@ -168,6 +168,7 @@ def extract(as_json: bool, **options: Any) -> None:
                 "store": summary.store,
                 "videos": summary.videos,
                 "extracted": summary.extracted,
+                "encoded": summary.encoded,
                 "questions": summary.questions,
                 "features": summary.states,
                 "failures": summary.failures,
@@ -238,5 +239,7 @@ def _show(summary: "Summary") -> None:
         console.print(f"failed: {failure['video_id']} ({failure['feature']}): {failure['reason']}")
     if len(summary.failures) > FAILURES_SHOWN:
         console.print(f"... and {len(summary.failures) - FAILURES_SHOWN} more: mavqa-inspect {summary.store}")
-    work = f"{summary.extracted} videos extracted" if summary.extracted else "nothing to extract"
-    click.echo(f"{summary.store}: {work}; {summary.videos} videos, {summary.questions} question texts", err=True)
+    counts = {"videos extracted": summary.extracted, "question texts encoded": summary.encoded}
+    work = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    of_manifest = f"{summary.videos} videos, {summary.questions} question texts"
+    click.echo(f"{summary.store}: {work or 'nothing to extract'}; {of_manifest}", err=True)

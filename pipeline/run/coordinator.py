@@ -50,14 +50,16 @@ class Summary:
     """The state of the manifest's videos in the store, by feature, and the work of this run.
 
     `store`: its address. `videos`, `questions`: the numbers of videos and of question texts of the manifest.
-    `extracted`: the number of videos that this run recorded. `states`: {feature: {state: number of videos}}.
-    `failures`: the `video_id`, `feature` and `reason` of each failed one.
+    `extracted`, `encoded`: the numbers of videos that this run recorded, and of question texts that it encoded.
+    `states`: {feature: {state: number of videos}}. `failures`: the `video_id`, `feature` and `reason` of each failed
+    one.
     """
 
     store: str
     videos: int
     extracted: int = 0
     questions: int = 0
+    encoded: int = 0
     states: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
 
@@ -196,7 +198,8 @@ def _batch_outcomes(outcomes: Iterator[PartitionOutcome | None]) -> Iterator[lis
 
 
 def _summarise(writer: StoreWriter, manifest: Manifest, plan: Plan, extracted: int) -> Summary:
-    summary = Summary(plan.settings.store, len(manifest.videos), extracted, len(manifest.texts()))
+    encoded = set().union(*(part.texts for part in plan.questions))
+    summary = Summary(plan.settings.store, len(manifest.videos), extracted, len(manifest.texts()), len(encoded))
     for name in plan.features:
         own = np.array([plan.rows[video.video_id] for video in manifest.videos], dtype=np.int64)
         states = writer.read_index(f"features/{name}/state")[own]

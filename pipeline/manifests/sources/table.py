@@ -93,6 +93,10 @@ def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
         raise UserError(f"table {str(table)!r} is not UTF-8 text: save it as CSV in UTF-8") from None
     rows = read_csv(io.StringIO(text, newline=""), table)
     header = [column.strip().lower() for column in next(rows, (1, []))[1]]
+    if repeated := [column for column in dict.fromkeys(header) if header.count(column) > 1]:
+        raise UserError(
+            f"{table}:1: column {repeated[0]!r} is there {header.count(repeated[0])} times: keep one of them"
+        )
     missing = [column for column in REQUIRED if column not in header]
     if missing:
         raise UserError(

@@ -53,6 +53,7 @@ def test_every_optional_column_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("video,question,answer,Answer\na,b,c,d\n", r"qa\.csv:1: column 'answer' is there 2 times: keep one of them"),
         ("video;question;answer\na;b;c\n", r"qa\.csv:1: column 'video' is missing in 'video;q"),
         ("", r"qa\.csv:1: column 'video' is missing"),
         ("video,question,answer\n\n", "contains no questions"),

@@ -107,7 +107,8 @@ def test_only_features_with_something_to_compute_are_loaded(
 def test_questions_alone_need_no_videos(few: Path, tmp_path: Path) -> None:
     (few / "videos").unlink()
     store = tmp_path / "store.zarr"
-    run_toys(few, store, features=())
+    summary = run_toys(few, store, features=())
+    assert (summary.extracted, summary.encoded) == (0, 1)
     opened = open_store(store)
     assert (opened.video_ids, len(opened.question_rows)) == ([], 1)
     assert opened.question_feature_names[0].startswith("tokens-")
