@@ -10,7 +10,7 @@ import zarr
 
 from pipeline.errors import UserError, one_line
 from pipeline.store.location import locate
-from pipeline.store.reader import CORRUPT, FeatureStore, reporting_damage
+from pipeline.store.reader import CORRUPT, CORRUPT_VALUES, FeatureStore, reporting_damage
 from pipeline.store.schema import State
 from pipeline.store.seal import METADATA, NOT_AS_SEALED, SEAL, compute_seal, digest_row, digest_rows, original_metadata
 
@@ -101,7 +101,7 @@ def _seal_problems(store: FeatureStore) -> Iterator[Problem]:
         found = dict(original_metadata(location, root))
         document = json.loads(location.read(METADATA))
         seal = compute_seal(root)
-    except CORRUPT as error:
+    except (*CORRUPT, *CORRUPT_VALUES) as error:
         yield Problem(f"metadata or index arrays cannot be read: {one_line(error)}")
         return
     if SEAL not in root.attrs:

@@ -86,6 +86,13 @@ def test_rows_that_are_exchanged_with_valid_checksums_are_found_by_their_digests
     assert all("their digest differs" in problem.message for problem in problems)
 
 
+def test_a_chunk_of_values_in_the_place_of_an_index_chunk_is_found(store: Path) -> None:
+    chunk, index = min((store / "features/toy-audio/values").glob("c*")), store / "features/toy-audio/digest/c/0"
+    assert index.is_file()
+    shutil.copy(chunk, index)
+    assert is_found(store)
+
+
 @pytest.mark.nightly
 def test_three_hundred_flipped_bits_and_fifty_displaced_files_are_found(store: Path) -> None:
     assert flip_bits(store, 300, seed=2) == []
