@@ -330,7 +330,10 @@ class StoreWriter:
         return {str(text) for text, digest in zip(texts, digests, strict=False) if digest}
 
     def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray, spec_index: int = 0) -> None:
-        """Write the question feature `name` of `rows`, int64 [row], with values [row, ...], and then their digests."""
+        """Write the question feature `name` of `rows`, int64 [row], with values [row, ...], and then their digests.
+
+        `spec_index`: the index of the spec under which they were computed.
+        """
         self.unseal()
         array, texts = self._root[f"questions/{name}/values"], _gather(self._root["questions/text"], rows.tolist())
         values = np.asarray(values, array.dtype)
