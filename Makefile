@@ -57,11 +57,11 @@ nightly: $(READY)  ## Run the tests that are too long for every change, then mak
 
 # Each in a new environment under build/, of about 7 GB.
 versions: $(READY)  ## Run the test suite with the lowest and with the newest allowed versions of the dependencies.
-	for resolution in lowest-direct highest; do \
+	broken=0; for resolution in lowest-direct highest; do \
 	  $(BIN)/uv venv --quiet --clear --python $(BIN)/python build/$$resolution && \
 	  $(BIN)/uv pip install --quiet --python build/$$resolution/bin/python --resolution $$resolution --editable '.[dev]' && \
-	  OMP_NUM_THREADS=1 build/$$resolution/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || exit 1; \
-	done
+	  OMP_NUM_THREADS=1 build/$$resolution/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || broken=1; \
+	done; exit $$broken
 
 lint: lint-fast  ## Check style, imports between layers and types.
 	$(BIN)/mypy
