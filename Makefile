@@ -32,7 +32,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## The main job on synthetic videos: generate, extract, train, compare, report (SEEDS=1, JOBS=1).
 	$(BIN)/mavqa-manifest synthesize --settings data_manifests/demo/dataset.toml --out $(DEMO)/data
 	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded --seconds 3 --decoder pyav
-	$(BIN)/mavqa-sweep train/grids/demo.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/runs --seeds $(SEEDS) --jobs $(JOBS)
+	$(BIN)/mavqa-sweep train/grids/demo.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/runs --seeds $(SEEDS) --jobs $(JOBS) \
+	  --evaluation $(DEMO)/evaluation.json
 	$(BIN)/mavqa-report $(DEMO)/runs --out $(DEMO)/report
 
 backbones: $(READY) $(DEMO)/evaluation.json  ## Train the four backbones and the baseline on the demo's videos, three seeds each (JOBS=1).

@@ -145,7 +145,6 @@ def evaluate(
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.runs.device import choose_device
     from train.runs.folder import read_config
-    from train.runs.results import RESULTS_FILE, read_results
 
     run, scenarios = Path(run), _names(ALL_SCENARIOS if scenarios is None else scenarios)
     config = read_config(run)
@@ -153,8 +152,7 @@ def evaluate(
     split = split or default_split(loaded)
     device = str(choose_device(device))
     bank = FeatureBank(opened)
-    evaluated = evaluate_run(run, loaded, bank, split, scenarios, device=device, report=on_progress)
-    return [row for row in read_results(run / RESULTS_FILE) if row.split == split and row.scenario in evaluated]
+    return evaluate_run(run, loaded, bank, split, scenarios, device=device, report=on_progress)
 
 
 def _names(names: Sequence[str]) -> Sequence[str]:

@@ -3,7 +3,7 @@
 Index arrays (ids, states, steps) are read completely: a store of 9,288 videos opens in well under a second.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -192,6 +192,11 @@ class FeatureStore:
         """Return the digest of each complete row of `feature`, one text per video, "" for the other rows."""
         return [str(digest) for digest in self._index(f"features/{feature}/digest")]
 
+    def digest_of(self, feature: str, video_ids: Iterable[str]) -> str:
+        """Return one SHA-256 over the complete rows of `feature` of these videos; their order does not matter."""
+        digests = self.digests(feature)
+        return digest_rows(digests[self.rows[video_id]] for video_id in set(video_ids))
+
     def made_by(self, feature: str) -> np.ndarray:
         """Return the index of the spec under which each row of `feature` was computed, uint8 [video]; see `specs`."""
         made_by = self._index(f"features/{feature}/made_by")
@@ -224,6 +229,11 @@ class FeatureStore:
         """Return {question text: digest of its row} of the question feature `name`, for the texts that have it."""
         digests = self._read(f"questions/{name}/digest")
         return {text: str(digests[row]) for text, row in self.question_rows.items() if digests[row]}
+
+    def question_digest_of(self, name: str, texts: Iterable[str]) -> str:
+        """Return one SHA-256 over the rows of `name` of these question texts; their order does not matter."""
+        digests = self.question_digests(name)
+        return digest_rows(digests[text] for text in set(texts))
 
     def coordinates(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield the path and the values of each coordinate: `video` and `time` of a feature, `question` of another."""

@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 
 from pipeline.manifests.templates import TYPES
-from train.report.tables import line_identity
 from train.runs.results import (
     Accuracies,
     Count,
     Feature,
+    Prediction,
     ResultRow,
-    append_results,
+    predictions_path,
+    read_predictions,
+    read_results,
+    save_results,
 )
 
 
@@ -32,7 +35,6 @@ def row(method: str = "zero-fill", seed: int = 0, correct: int = 8, **changes: o
     fields = {
         "kind": "model",
         "run": f"{method}-{changes.get('variant', '')}{changes.get('inputs', '')}{seed}",
-        "split": "test",
         "scenario": "complete",
         "method": method,
         "backbone": "avst",
@@ -42,18 +44,25 @@ def row(method: str = "zero-fill", seed: int = 0, correct: int = 8, **changes: o
         "dataset": "demo",
         "release": "1",
         "training": {"epochs": 3},
-        "features": {"vggish": Feature(fingerprint="ab" * 32, weights="seeded")},
-        "questions_sha256": "00",
         "accuracies": accuracies(correct),
         **changes,
     }
+    subject = {
+        "run_id": str(fields["run"]),
+        "checkpoint_sha256": "cc" * 32,
+        "split": "test",
+        "questions_sha256": "00",
+        "seconds": 60,
+        "features": {"vggish": Feature(fingerprint="ab" * 32, weights="seeded", sha256="dd" * 32)},
+    }
+    fields["subject"] = {name: fields.pop(name, value) for name, value in subject.items()}
     return ResultRow.model_validate(fields)
 
 
 def save(folder: Path, rows: list[ResultRow]) -> list[Path]:
     runs = sorted({folder / r.run for r in rows})
     for run in runs:
-        append_results(run / "results.jsonl", [r for r in rows if r.run == run.name])
+        save_results(run, [r for r in rows if r.run == run.name])
         epochs = [
             {"epoch": e, "losses": {"total": 2.0 / e}, "validation": {"complete": e}, "selected": True} for e in (1, 2)
         ]
@@ -61,5 +70,11 @@ def save(folder: Path, rows: list[ResultRow]) -> list[Path]:
     return runs
 
 
-def folders_of(rows: list[ResultRow], folder: Path) -> dict[tuple[str, int], Path]:
-    return {(line_identity(row), row.seed): folder / row.run for row in rows}
+def folders_of(rows: list[ResultRow], folder: Path) -> dict[str, Path]:
+    return {row.key: folder / row.run for row in rows}
+
+
+def stored_predictions(run: Path, scenario: str, split: str = "test") -> list[Prediction]:
+    """Return the predictions of the only evaluation of a run in a scenario."""
+    (found,) = [r for r in read_results(run) if (r.kind, r.split, r.scenario) == ("model", split, scenario)]
+    return read_predictions(predictions_path(run, found), found.accuracies.overall)

@@ -26,9 +26,10 @@ def tiny_config(**overrides):
     return make_config(**{**TINY, **overrides})
 
 
-def train(run: Path, store=None, report=None, resume=False, **overrides):
+def train(run: Path, store=None, report=None, resume=False, keep_state=True, **overrides):
     store = make_store(videos=60) if store is None else store
-    return fit(tiny_config(**overrides), make_manifest(store), FeatureBank(store), run, resume=resume, report=report)
+    config, manifest, bank = tiny_config(**overrides), make_manifest(store), FeatureBank(store)
+    return fit(config, manifest, bank, run, resume=resume, keep_state=keep_state, report=report)
 
 
 class Killed(Exception):

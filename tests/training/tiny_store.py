@@ -4,7 +4,8 @@ The store has every feature that a registered backbone reads. The answer to ever
 audible class in each of `AUDIO`, the visible class in each of `VISUAL`.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -105,6 +106,14 @@ class TinyStore:
 
     def fingerprint(self, feature: str) -> str:
         return self.spec(feature).fingerprint
+
+    def digest_of(self, feature: str, video_ids: Iterable[str]) -> str:
+        rows = sorted(self.rows[video_id] for video_id in set(video_ids))
+        return hashlib.sha256(self.arrays[feature][rows].tobytes()).hexdigest()
+
+    def question_digest_of(self, name: str, texts: Iterable[str]) -> str:
+        rows = sorted(self.question_rows[text] for text in set(texts))
+        return hashlib.sha256(self.questions[name][rows].tobytes()).hexdigest()
 
     def question_values(self, name: str) -> zarr.Array:
         return zarr.array(self.questions[name])

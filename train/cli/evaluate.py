@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 @store_option("the run's")
 @folder_option("--manifest", "Manifest folder.  [default: the run's]")
 @folder_option("--question-only", "Run to take the question-only floor from.  [default: a matching run next to RUN]")
+@folder_option("--out", "Folder to write the results and predictions to.  [default: RUN]")
 @device_option
 @json_option
 def evaluate(
@@ -76,6 +77,7 @@ def evaluate(
     store: str | None,
     manifest: Path | None,
     question_only: Path | None,
+    out: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -90,32 +92,34 @@ def evaluate(
       mavqa-evaluate runs/avst-rmm-avr-1 --missing-rate audio=0.3,visual=0.2 --unit video
       mavqa-evaluate runs/avst-rmm-avr-1 --missing-part audio=0.5
       mavqa-evaluate runs/avst-rmm-avr-1 --curves
+      mavqa-evaluate /shared/runs/avst-rmm-avr-1 --out evaluations/avst-rmm-avr-1
     """
     require_run(run)
-    from train.evaluation.evaluate_run import count_left_out, default_split, evaluate_run, summarise_run
+    from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.rate_curves import add_curves
+    from train.evaluation.summary import summarise_rows
     from train.runs.device import choose_device
     from train.runs.folder import read_config
     from train.runs.results import RESULTS_FILE, read_results
 
-    config = read_config(run)
+    config, out = read_config(run), out or run
     loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store)
     split = split or default_split(loaded)
     if sum(map(bool, (masks, missing_rate, missing_part))) > 1:
         raise UserError("--masks, --missing-rate and --missing-part exclude each other: pass only one of them")
-    chosen_masks = _choose_masks(run, loaded.questions.get(split, ()), f"-{split}", masks, missing_rate, unit)
+    chosen_masks = _choose_masks(out, loaded.questions.get(split, ()), f"-{split}", masks, missing_rate, unit)
     if question_only is not None:
         read_results(question_only / RESULTS_FILE)
     requested = scenarios or ALL_SCENARIOS
     name, chosen_device, parts = run.resolve().name, str(choose_device(device)), parse_parts(missing_part)
     with runs_progress() as progress:
         report = partial(progress, name)
-        evaluated = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, report)
+        rows = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, report, out=out)
     if curves:
         with show_task("curves", "points") as on_progress:
-            add_curves(run, loaded, split, unit, on_progress=on_progress)
-    document = summarise_run(run, split, evaluated, question_only)
-    report_left_out(count_left_out(run, split))
+            add_curves(out, rows[0], loaded, unit, on_progress=on_progress)
+    document = summarise_rows(rows, question_only, near=run)
+    report_left_out(document["left_out"])
     if as_json:
         show_json(document)
     else:
@@ -132,9 +136,9 @@ def _open_data(manifest: Path, store: str) -> "tuple[Manifest, FeatureBank]":
 
 
 def _choose_masks(
-    run: Path, questions: "Sequence[Question]", suffix: str, file: Path | None, rate: str | None, unit: Any
+    out: Path, questions: "Sequence[Question]", suffix: str, file: Path | None, rate: str | None, unit: Any
 ) -> "Masks | None":
-    """Return the masks of `file`, or new ones sampled at `rate` and saved in the run; None without either."""
+    """Return the masks of `file`, or new ones sampled at `rate` and saved in `out`; None without either."""
     from train.data.scenarios import load_masks, parse_rates, sample_masks, save_masks
 
     if file is not None:
@@ -142,5 +146,5 @@ def _choose_masks(
     if rate is None:
         return None
     masks = sample_masks(questions, parse_rates(rate), 0, unit)
-    save_masks(masks, run / f"{masks.name}{suffix}.json")
+    save_masks(masks, out / f"{masks.name}{suffix}.json")
     return masks

@@ -15,6 +15,9 @@ from pipeline.manifests.sources.registry import SOURCES
 if TYPE_CHECKING:
     from train.training.sweep import RunProgress
 
+# What the table adds to a split that the run's training used.
+_NOTES = {"": "", "selection": " (the epoch was selected on it)", "training": " (trained on it)"}
+
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Device to run on: cpu, cuda, or auto (a GPU if available)."
 )
@@ -68,7 +71,9 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     scenarios = list(dict.fromkeys(name for document in documents.values() for name in document["scenarios"]))
-    table = Table(title="Overall accuracy, %", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    splits = {f"{document['split']}{_NOTES[document['seen_in_training']]}" for document in documents.values()}
+    title = f"Overall accuracy, %, {', '.join(sorted(splits))}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for name in scenarios:
         table.add_column(name.replace("-", "\n", 1), justify="right", vertical="bottom")

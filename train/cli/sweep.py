@@ -29,7 +29,7 @@ BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
 @folder_option("--manifest", "Manifest folder.  [default: data_manifests/GRID]")
 @store_option("stores/GRID.zarr")
 @folder_option("--out", "Folder to write the runs to.  [default: build/GRID/runs]")
-@file_option("--evaluation", "JSON file for the results of all runs.  [default: evaluation.json next to --out]")
+@file_option("--evaluation", "JSON file for the results of all runs.  [default: evaluation.json in --out]")
 @click.option(
     "--seeds", type=click.IntRange(min=1), help="Number of seeds to train, from 0.  [default: the grid's seeds]"
 )
@@ -80,7 +80,7 @@ def sweep(
     bank = FeatureBank(open_store(store))
     with runs_progress(len(cells)) as progress:
         documents = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
-    evaluation = evaluation or out.resolve().parent / "evaluation.json"
+    evaluation = evaluation or out / "evaluation.json"
     replace_text(evaluation, json.dumps(documents, ensure_ascii=False, indent=1) + "\n")
     if as_json:
         show_json(documents)

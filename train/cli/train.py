@@ -1,10 +1,12 @@
 """`mavqa-train`: train a backbone with a method on a store, and evaluate it."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pipeline.cli.command import Command, complete_folders, complete_names, folder_option, json_option, show_json
 from pipeline.errors import UserError
@@ -20,7 +22,9 @@ from train.cli.options import (
 )
 from train.methods.registry import METHODS
 from train.runs.config import PRESETS, TrainConfig, make_config
+from train.runs.identity import is_run_folder
 
+DEFAULT_DATASET = "music-avqa"
 # The reference models are chosen by their inputs (--inputs).
 CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 
@@ -43,14 +47,14 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 )
 @click.option(
     "--dataset",
-    default="music-avqa",
+    default=DEFAULT_DATASET,
     show_default=True,
     shell_complete=complete_folders("data_manifests"),
     help="Dataset name in the default paths below.",
 )
 @folder_option("--manifest", "Manifest folder.  [default: data_manifests/DATASET]")
 @store_option("stores/DATASET.zarr")
-@folder_option("--out", "Run folder to write.  [default: runs/BACKBONE-METHOD-SEED]")
+@folder_option("--out", "Run folder to write.  [default: runs/BACKBONE-METHOD-SEED, with other settings in between]")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -102,7 +106,12 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
     "--missing-rate",
     help="Share of the training questions that lose a modality, such as audio=0.3,visual=0.2.  [default: none]",
 )
-@click.option("--resume", is_flag=True, help="Resume the run in --out; a finished run is only evaluated.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Resume the run in --out with its own settings; a finished run is only evaluated.",
+)
+@click.option("--keep-state", is_flag=True, help="Keep the optimiser's state (last.safetensors) of a finished run.")
 @json_option
 def train(
     dataset: str,
@@ -112,6 +121,7 @@ def train(
     preset: str,
     missing_rate: str | None,
     resume: bool,
+    keep_state: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -129,9 +139,8 @@ def train(
       mavqa-train --inputs question --out runs/question-only-2 --seed 2
       mavqa-train --preset grounding
       mavqa-train --backbone avst --start-from avst-grounding-1
+      mavqa-train --resume --out runs/avst-rmm-avr-1
     """
-    manifest = require_manifest(manifest or Path("data_manifests") / dataset)
-    store = require_store(store or f"stores/{dataset}.zarr", manifest)
     if settings["method"] not in (None, "reference") and settings["inputs"] != "all":
         raise UserError(
             f"--method {settings['method']} and --inputs {settings['inputs']} exclude each other: --inputs trains a "
@@ -141,44 +150,82 @@ def train(
         from train.data.scenarios import parse_rates
 
         settings["missing_rates"] = parse_rates(missing_rate)
-    config = make_config(preset, manifest=str(manifest.absolute()), store=store, **settings)
-    document = _train(config, out or Path("runs") / name_run(config), resume)
+    if resume and out and is_run_folder(out):
+        config = _recorded_config(out, preset=preset, manifest=manifest, store=store, **settings)
+    else:
+        manifest = require_manifest(manifest or Path("data_manifests") / dataset)
+        store = require_store(store or f"stores/{dataset}.zarr", manifest)
+        config = make_config(preset, manifest=str(manifest.absolute()), store=store, **settings)
+    document = _train(config, out, resume, keep_state)
     if as_json:
         show_json(document)
 
 
-def name_run(config: TrainConfig) -> str:
-    """Return the default name of a run: backbone, method (or the inputs of a reference model) and seed."""
+def _recorded_config(run: Path, manifest: Path | None, store: str | None, **settings: Any) -> TrainConfig:
+    """Return the configuration that `run` was started with; its data and device may be elsewhere now.
+
+    Raises `UserError` if another setting was given on the command line and differs.
+    """
+    from train.runs.folder import read_config
+
+    config, context = read_config(run), click.get_current_context()
+    for name, value in settings.items():
+        source = context.get_parameter_source("missing_rate" if name == "missing_rates" else name)
+        is_given = source is not ParameterSource.DEFAULT and name != "device"
+        recorded = getattr(config, name)
+        if is_given and value != recorded:
+            raise UserError(f"{run} was started with {name} {recorded!r}, not {value!r}: pass another --out")
+    place = require_manifest(manifest.absolute() if manifest else Path(config.manifest))
+    given = {"manifest": str(place), "store": require_store(store or config.store, place)}
+    is_device_given = context.get_parameter_source("device") is not ParameterSource.DEFAULT
+    return config.model_copy(update={**given, **({"device": settings["device"]} if is_device_given else {})})
+
+
+def name_run(config: TrainConfig, dataset: str) -> str:
+    """Return the default name of a run: backbone, method (or the inputs of a reference model) and seed.
+
+    Before the seed stands what is not the default: preset, variant, missing rates, the run to start from, the dataset.
+    """
     method = config.method if config.inputs == "all" else f"{config.inputs.replace(',', '-')}-only"
     method = "grounding" if config.objective == "grounding" else method
-    return f"{config.backbone}-{method}-{config.seed}"
+    defaults = TrainConfig.model_fields
+    parts = [
+        config.backbone,
+        method,
+        "" if config.preset in (defaults["preset"].default, method) else config.preset,
+        "" if config.variant == defaults["variant"].default else config.variant,
+        "-".join(f"missing-{modality}-{rate:g}" for modality, rate in sorted(config.missing_rates.items())),
+        f"from-{config.start_from}" if config.start_from else "",
+        "" if dataset == DEFAULT_DATASET else re.sub(r"[^\w.]+", "-", dataset),
+        str(config.seed),
+    ]
+    return "-".join(part for part in parts if part)
 
 
-def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
+def _train(config: TrainConfig, out: Path | None, resume: bool, keep_state: bool) -> dict[str, Any]:
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
-    from train.evaluation.evaluate_run import count_left_out, default_split, evaluate_run, summarise_run
-    from train.runs.claim import claim_data
+    from train.evaluation.evaluate_run import default_split, evaluate_run
+    from train.evaluation.summary import summarise_rows
     from train.runs.device import choose_device
-    from train.runs.folder import build_method
     from train.runs.log import best_validation
-    from train.training.fit import fit, measure_sizes
+    from train.training.fit import fit
 
-    manifest = load_manifest(Path(config.manifest))
-    bank = FeatureBank(open_store(config.store))
     device = str(choose_device(config.device))
-    build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
-    claim_data(run, config, manifest, bank)
+    manifest = load_manifest(Path(config.manifest))
+    run = out or Path("runs") / name_run(config, manifest.name)
+    bank = FeatureBank(open_store(config.store))
+    # Before hours of training, not after them.
+    split = default_split(manifest) if config.objective == "answer" else ""
     click.echo(f"run: {run}", err=True)
     with runs_progress() as progress:
         report = partial(progress, run.name)
-        fit(config, manifest, bank, run, resume=resume, report=report)
+        fit(config, manifest, bank, run, resume=resume, keep_state=keep_state, report=report)
         if config.objective == "grounding":
             return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}
-        split = default_split(manifest)
-        evaluate_run(run, manifest, bank, split, device=device, report=report)
-    document = summarise_run(run, split)
-    report_left_out(count_left_out(run, split))
+        rows = evaluate_run(run, manifest, bank, split, device=device, report=report)
+    document = summarise_rows(rows, near=run)
+    report_left_out(document["left_out"])
     show_scenarios({run.name: document})
     return document

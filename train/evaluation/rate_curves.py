@@ -6,21 +6,23 @@ Source: Fig. 5 of the ECCV 2024 missing-modality paper. The questions missing a 
 every higher rate, which the paper leaves open.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.manifests.manifest import Manifest
-from train.data.scenarios import SCENARIO_OF, SCENARIOS, Rates, Unit, sample_masks
+from pipeline.files import locked
+from pipeline.manifests.manifest import Manifest, Question
+from train.data.scenarios import SCENARIO_OF, SCENARIOS, Masks, Rates, Unit, sample_masks
 from train.evaluation.statistics import bootstrap_interval
+from train.evaluation.subject import describe_masks
 from train.runs.results import (
     RESULTS_FILE,
     Masking,
-    append_results,
-    hash_questions,
+    ResultRow,
     predictions_path,
     read_predictions,
-    read_results,
+    read_rows,
+    save_results,
     tally,
 )
 
@@ -36,43 +38,61 @@ def rate_grid() -> list[Rates]:
 
 
 def add_curves(
-    run: Path,
+    folder: Path,
+    evaluated: ResultRow,
     manifest: Manifest,
-    split: str,
     unit: Unit = "question",
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[str]:
-    """Append a row to the run's results for every pair of `rate_grid`; return their scenarios.
+    *,
+    keep: bool = False,
+) -> list[ResultRow]:
+    """Add a row for every pair of `rate_grid` to the results in `folder`; return these rows.
 
-    `on_progress` receives (pairs done, pairs in total).
-    Raises `UserError` if the run was not evaluated with each modality missing, or was evaluated on other questions.
+    `evaluated`: a row of the evaluation to compute them from, on the questions of `manifest`. `keep`: do not compute
+    again what `folder` has. `on_progress` receives (pairs done, pairs in total).
+    Raises `UserError` if the run was not evaluated with each modality missing.
     """
-    rows = {row.scenario: row for row in read_results(run / RESULTS_FILE) if row.kind == "model" and row.split == split}
+    stored = [row for row in read_rows(folder / RESULTS_FILE) if row.kind == "model"]
+    stored = [row for row in stored if row.subject == evaluated.subject]
+    rows = {row.scenario: row for row in stored if row.masking is None}
     missing = [scenario for scenario in _NEEDED if scenario not in rows]
     if missing:
-        raise UserError(f"{run} has no results of {', '.join(missing)} on {split}: run 'mavqa-evaluate {run}' first")
+        raise UserError(
+            f"{folder} has no results of {', '.join(missing)} on {evaluated.split}: evaluate these scenarios first"
+        )
     answers: dict[str, dict[str, str]] = {}
     for scenario in _NEEDED:
-        path, count = predictions_path(run, split, scenario), rows[scenario].accuracies.overall.questions
-        answers[scenario] = {p.question_id: p.prediction for p in read_predictions(path, count)}
-    questions = [q for q in manifest.questions[split] if q.question_id in answers["complete"]]
-    if any(hash_questions(questions) != rows[scenario].questions_sha256 for scenario in _NEEDED):
-        raise UserError(
-            f"{run} was evaluated on other questions than manifest {manifest.name!r} has: pass the manifest it used"
-        )
-    curve, grid = [], rate_grid()
-    for done, rates in enumerate(grid, start=1):
-        masks = sample_masks(questions, rates, seed, unit)
-        predictions = [answers[SCENARIO_OF[masks.absent.get(q.question_id, ())]][q.question_id] for q in questions]
-        hits = [prediction == q.answer for prediction, q in zip(predictions, questions, strict=True)]
-        point = {
-            "scenario": masks.name,
-            "masking": Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed),
-            "accuracies": tally(questions, predictions),
-            "interval": bootstrap_interval(hits, [q.video_id for q in questions]),
-        }
-        curve.append(rows["complete"].model_copy(update=point))
-        on_progress(done, len(grid))
-    append_results(run / RESULTS_FILE, curve)
-    return [row.scenario for row in curve]
+        predictions = read_predictions(predictions_path(folder, rows[scenario]), rows[scenario].accuracies.overall)
+        answers[scenario] = {p.question_id: p.prediction for p in predictions}
+    questions = [q for q in manifest.questions[evaluated.split] if q.question_id in answers["complete"]]
+    masks_of = [sample_masks(questions, rates, seed, unit) for rates in rate_grid()]
+    curve = []
+    for done, masks in enumerate(masks_of, start=1):
+        masking = describe_masks(masks)
+        found = next((row for row in stored if keep and row.masking == masking), None)
+        curve.append(found or _curve_row(rows["complete"], questions, answers, masks, masking))
+        on_progress(done, len(masks_of))
+    with locked(folder, "another training or evaluation"):
+        save_results(folder, curve)
+    return curve
+
+
+def _curve_row(
+    complete: ResultRow,
+    questions: Sequence[Question],
+    answers: Mapping[str, Mapping[str, str]],
+    masks: Masks,
+    masking: Masking,
+) -> ResultRow:
+    """Return the row of one pair of rates, from the `answers` {scenario: {question id: prediction}}."""
+    predictions = [answers[SCENARIO_OF[masks.absent.get(q.question_id, ())]][q.question_id] for q in questions]
+    hits = [prediction == q.answer for prediction, q in zip(predictions, questions, strict=True)]
+    point = {
+        "scenario": masks.name,
+        "masking": masking,
+        "accuracies": tally(questions, predictions),
+        "interval": bootstrap_interval(hits, [q.video_id for q in questions]),
+        "recovery": None,
+    }
+    return complete.model_copy(update=point)

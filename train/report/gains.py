@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import UserError
 from train.evaluation.statistics import RESAMPLES, bootstrap_interval, sum_by_video
 from train.report.predictions import Folders, predictions_by_seed
 from train.report.tables import Block, Line
@@ -58,7 +59,7 @@ def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
     Only methods with the same backbone are compared.
     """
     trained = [line for line in block.lines if line.role != "floor"]
-    predictions = {line.label: predictions_by_seed(line, block, folders) for line in trained}
+    predictions = {line.label: predictions_by_seed(line, folders) for line in trained}
     gains: dict[str, dict[str, Gain]] = {}
     methods = [line for line in trained if line.role == "method"]
     for baseline in (line for line in methods if line.method in BASELINES):
@@ -67,12 +68,19 @@ def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
             seeds = sorted(of_line.keys() & of_baseline.keys())
             if line is baseline or not seeds or line.rows[0].backbone != baseline.rows[0].backbone:
                 continue
+            _check_same_questions([of[seed] for of in (of_line, of_baseline) for seed in seeds])
             differences = [_hits(of_line[seed]) - _hits(of_baseline[seed]) for seed in seeds]
             videos = [prediction.video_id for prediction in of_line[seeds[0]]]
             share = _share_of_gap(predictions, line.label, baseline.label, _find_reference(block, line))
             gain = paired_gain(np.mean(differences, axis=0), videos, share)
             gains.setdefault(baseline.label, {})[line.label] = gain
     return gains
+
+
+def _check_same_questions(runs: Sequence[Sequence[Prediction]]) -> None:
+    """Raise `UserError` unless the predictions of all runs are of the same questions in the same order."""
+    if len({tuple(prediction.question_id for prediction in predictions) for predictions in runs}) > 1:
+        raise UserError("the stored predictions of two runs are of different questions: evaluate the runs again")
 
 
 def _hits(predictions: Sequence[Prediction]) -> np.ndarray:

@@ -19,7 +19,7 @@ from train.report.predictions import Folders
 from train.report.published import comparable_rows
 from train.report.rate_plots import draw_rate_curves, draw_rate_grids, rate_surfaces
 from train.report.recovery_plot import draw_recoveries, find_recoveries
-from train.report.tables import Block, build_blocks, group_by_split, line_identity, table_blocks
+from train.report.tables import Block, build_blocks, group_by_split, table_blocks
 from train.report.text import comma_separated, describe_interval, latex, markdown, percent
 from train.runs.log import read_metrics, read_times
 from train.runs.results import RESULTS_FILE, ResultRow, read_results
@@ -32,8 +32,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 
     Raises `UserError` if a run has no results or the runs do not fit in one table.
     """
-    pairs = [(run, row) for run in runs for row in read_results(run / RESULTS_FILE)]
-    rows = [row for _, row in pairs]
+    folders = {row.key: run for run in runs for row in read_results(run / RESULTS_FILE)}
+    rows = list({row.key: row for run in runs for row in read_results(run / RESULTS_FILE)}.values())
     if not rows:
         raise UserError(f"{', '.join(map(str, runs))}: no result rows: evaluate the runs with 'mavqa-evaluate'")
     blocks = build_blocks(rows)
@@ -41,10 +41,9 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     replace_text(out / "tables.md", markdown(blocks))
     replace_text(out / "tables.tex", latex(blocks))
     replace_text(out / "results.csv", comma_separated(blocks))
-    folders = {(line_identity(row), row.seed): run for run, row in pairs if row.kind == "model"}
     parts = [_section(members, folders) for members in group_by_split(blocks)]
     replace_text(out / "gains.csv", gains_csv(part["tested"] for part in parts))
-    replace_text(out / PAGE_FILE, _render_page(blocks, parts, read_curves(runs, blocks), folders))
+    replace_text(out / PAGE_FILE, _render_page(blocks, parts, read_curves(blocks, folders), folders))
     return out / PAGE_FILE
 
 
@@ -54,7 +53,7 @@ def _render_page(
     curves: dict[str, dict[str, list[Curve]]],
     folders: Folders,
 ) -> str:
-    """Return the HTML of the page; `curves` as for `draw_training_curves`, `folders` as for `predictions_by_seed`."""
+    """Return the HTML of the page; `curves` as for `draw_training_curves`, `folders` {key of a row: its folder}."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("train.report", "")
@@ -62,25 +61,25 @@ def _render_page(
     environment.filters["percent"] = percent
     environment.filters["interval"] = describe_interval
     rows = [row for block in blocks for line in block.lines for row in line.rows]
+    features = [(name, feature) for row in rows for name, feature in row.subject.features.items()]
     return environment.get_template("report.html").render(
         parts=parts,
         curves=draw_training_curves(curves, colours_of(blocks)) if curves else "",
-        features=sorted({(n, f.weights, f.fingerprint) for row in rows for n, f in row.features.items()}),
-        seeded=sorted({n for row in rows for n, f in row.features.items() if f.weights == "seeded"}),
+        features=sorted({(name, f.weights, f.fingerprint, f.sha256) for name, f in features}),
+        seeded=sorted({name for name, f in features if f.weights == "seeded"}),
         runs=_runs(rows, folders),
     )
 
 
-def read_curves(runs: Iterable[Path], blocks: Sequence[Block]) -> dict[str, dict[str, list[Curve]]]:
+def read_curves(blocks: Sequence[Block], folders: Folders) -> dict[str, dict[str, list[Curve]]]:
     """Return the training loss and the validation accuracy of every run: {quantity: {label: one curve per seed}}."""
-    labels = {row.run: line.label for block in blocks for line in block.lines for row in line.rows if line.seeds}
+    lines = [(line.label, row) for block in blocks for line in block.lines if line.seeds for row in line.rows]
+    runs = {row.subject.run_id: (label, folders[row.key]) for label, row in lines if row.key in folders}
     curves: dict[str, dict[str, list[Curve]]] = {}
-    for run in runs:
-        if run.resolve().name not in labels:
-            continue
-        for quantity, curve in _curves(read_metrics(run)).items():
+    for label, folder in runs.values():
+        for quantity, curve in _curves(read_metrics(folder)).items():
             if curve:
-                curves.setdefault(quantity, {}).setdefault(labels[run.resolve().name], []).append(curve)
+                curves.setdefault(quantity, {}).setdefault(label, []).append(curve)
     return curves
 
 
@@ -104,6 +103,7 @@ def _section(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
         "dataset": blocks[0].dataset,
         "release": blocks[0].release,
         "split": blocks[0].split,
+        "distinction": blocks[0].distinction,
         "blocks": [
             {
                 "block": block,
@@ -163,12 +163,14 @@ def _runs(rows: Iterable[ResultRow], folders: Folders) -> list[dict[str, Any]]:
     """Return the variables of each run in the table of runs; `seconds` is the median over its epochs."""
     names = ("run", "backbone", "method", "variant", "inputs", "seed", "parameters", "sees", "trains_on")
     runs = []
-    for row in {row.run: row for row in rows if row.kind == "model"}.values():
-        run = folders.get((line_identity(row), row.seed))
+    for row in {row.subject.run_id: row for row in rows if row.kind == "model"}.values():
+        run = folders.get(row.key)
         times = read_times(run) if run else {}
         runs.append(
             {
                 **{name: getattr(row, name) for name in names},
+                "id": row.subject.run_id,
+                "checkpoint": row.subject.checkpoint_sha256,
                 "seconds": median(times.values()) if times else None,
                 "training": ", ".join(f"{key} {value}" for key, value in _flatten(row.training)),
             }

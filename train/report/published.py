@@ -68,6 +68,6 @@ def comparable_rows(block: Block) -> list[PublishedRow]:
 
 
 def _are_comparable(rows: Sequence[ResultRow]) -> bool:
-    is_seeded = any(feature.weights == "seeded" for row in rows for feature in row.features.values())
+    is_seeded = any(feature.weights == "seeded" for row in rows for feature in row.subject.features.values())
     shares = (row.accuracies.overall.questions / QUESTIONS.get(row.release, math.inf) for row in rows)
     return not is_seeded and all(LEAST_SHARE <= share <= 1 for share in shares)

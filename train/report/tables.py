@@ -1,10 +1,11 @@
 """Tables from result rows: a block per dataset, split and scenario, with the paper's columns.
 
-The seeds of a method are pooled; rows on different questions are rejected.
+The seeds of a method are pooled; rows on different questions or seconds are in different blocks.
 Source: Tables 1 (MUSIC-AVQA) and 2 (AVQA) of the ECCV 2024 missing-modality paper. The paper exchanges its audio-visual
 columns "Loc" and "Cnt"; here each accuracy is under its own name.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,9 +19,13 @@ from train.evaluation.statistics import Estimate, estimate_accuracy
 from train.runs.results import Accuracies, Count, Masking, ResultRow
 
 FLOORS = ("template-majority", "filled-majority")
+# Digits of a hash that is printed to tell things of the same name apart.
+HASH_LENGTH = 8
 ROLES = ("floor", "reference", "method")
 
 Role = Literal["floor", "reference", "method"]
+# Dataset, release, split, hash of the questions, seconds, scenario.
+_Place = tuple[str, str, str, str, int, str]
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Block:
-    """All lines of one dataset, release, split and scenario."""
+    """All lines of one scenario on the same questions and seconds of a dataset, release and split.
+
+    `distinction`: what tells the questions or seconds from others of this split, for headings; "" if there are none.
+    """
 
     dataset: str
     release: str
     split: str
+    questions_sha256: str
+    seconds: int
     scenario: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
+    distinction: str = ""
 
     @property
     def multiple_choice(self) -> int:
@@ -73,7 +84,22 @@ class Block:
     def questions(self) -> str:
         """The number of questions per run, and of multiple-choice ones among them, as text."""
         text = f"{self.lines[0].rows[0].accuracies.overall.questions} questions"
-        return f"{text}, {self.multiple_choice} of them multiple choice" if self.multiple_choice else text
+        text = f"{text}, {self.multiple_choice} of them multiple choice" if self.multiple_choice else text
+        return f"{text}; {self.use_in_training}" if self.use_in_training else text
+
+    @property
+    def title(self) -> str:
+        """The heading of the block's table."""
+        return f"{self.dataset} {self.release}, {self.split}{self.distinction}: {self.scenario}"
+
+    @property
+    def use_in_training(self) -> str:
+        """What the training of runs used these questions for, as text; "" if it did not use them."""
+        rows = [row for line in self.lines for row in line.rows if row.kind == "model"]
+        runs: dict[str, str] = {row.subject.run_id: row.seen for row in rows}
+        uses = {"selection": "the epoch was selected on them", "training": "trained on them"}
+        counts = [(list(runs.values()).count(use), text) for use, text in uses.items()]
+        return ", ".join(f"in {count} of {len(runs)} runs {text}" for count, text in counts if count)
 
     def is_below_floor(self, line: Line, column: Column) -> bool:
         """Return whether a model's accuracy in a column is below that of the template majority, which uses no video."""
@@ -87,26 +113,32 @@ class Block:
 def build_blocks(rows: Iterable[ResultRow]) -> list[Block]:
     """Group rows into blocks, scenarios in their usual order, and pool the seeds of each method.
 
-    Raises `UserError` if two runs of a block answered different questions or two runs of a line share a seed.
+    Rows on different questions or seconds are in different blocks. Raises `UserError` if two runs of a line share a
+    seed.
     """
-    grouped: dict[tuple[str, str, str, str], list[ResultRow]] = {}
+    rows = list(rows)
+    scenarios = _name_scenarios(rows)
+    grouped: dict[_Place, list[ResultRow]] = {}
     for row in rows:
-        grouped.setdefault((row.dataset, row.release, row.split, row.scenario), []).append(row)
-    labels = _labels([row for rows in grouped.values() for row in rows])
+        subject = row.subject
+        place = (row.dataset, row.release, row.split, subject.questions_sha256, subject.seconds, scenarios[row.key])
+        grouped.setdefault(place, []).append(row)
+    labels, distinctions = _labels(rows), _distinguish(grouped)
 
-    def order(key: tuple[str, str, str, str]) -> tuple[str, str, str, int, str]:
-        dataset, release, split, scenario = key
+    def order(place: _Place) -> tuple[object, ...]:
+        *split, scenario = place
         rank = ALL_SCENARIOS.index(scenario) if scenario in ALL_SCENARIOS else len(ALL_SCENARIOS)
-        return (dataset, release, split, rank, scenario)
+        return (*split, rank, scenario)
 
-    return [_block(key, grouped[key], labels) for key in sorted(grouped, key=order)]
+    return [_block(place, grouped[place], labels, distinctions[place]) for place in sorted(grouped, key=order)]
 
 
 def group_by_split(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Return the blocks of each dataset, release and split together."""
-    groups: dict[tuple[str, str, str], list[Block]] = {}
+    """Return the blocks of each dataset, release and split together, and apart if their questions or seconds differ."""
+    groups: dict[tuple[object, ...], list[Block]] = {}
     for block in blocks:
-        groups.setdefault((block.dataset, block.release, block.split), []).append(block)
+        key = (block.dataset, block.release, block.split, block.questions_sha256, block.seconds)
+        groups.setdefault(key, []).append(block)
     return list(groups.values())
 
 
@@ -148,14 +180,56 @@ def pool_counts(accuracies: Accuracies, column: Column) -> Count | None:
     return Count(correct=sum(c.correct for c in counts), questions=sum(c.questions for c in counts))
 
 
-def _block(key: tuple[str, str, str, str], rows: list[ResultRow], labels: dict[str, str]) -> Block:
-    _check_same_questions(rows)
-    columns = columns_of(rows)
-    groups: dict[str, list[ResultRow]] = {}
+def _name_scenarios(rows: Sequence[ResultRow]) -> dict[str, str]:
+    """Return {row's key: its scenario}, with a hash if masks of the same name hide different modalities."""
+    hashes: dict[str, set[str]] = {}
     for row in rows:
-        groups.setdefault(line_identity(row), []).append(row)
-    lines = [_line(labels[identity], members, columns) for identity, members in groups.items()]
-    return Block(*key, columns, tuple(sorted(lines, key=_line_order)))
+        if row.masking:
+            hashes.setdefault(row.subject.questions_sha256 + row.scenario, set()).add(row.masking.sha256)
+    is_ambiguous = {name for name, of_name in hashes.items() if len(of_name) > 1}
+    return {
+        row.key: f"{row.scenario} [{row.masking.sha256[:HASH_LENGTH]}]"
+        if row.masking and row.subject.questions_sha256 + row.scenario in is_ambiguous
+        else row.scenario
+        for row in rows
+    }
+
+
+def _distinguish(places: Iterable[_Place]) -> dict[_Place, str]:
+    """Return the distinction of each block."""
+    variants: dict[tuple[str, str, str], set[tuple[str, int]]] = {}
+    for dataset, release, split, questions, seconds, _ in places:
+        variants.setdefault((dataset, release, split), set()).add((questions, seconds))
+    distinctions = {}
+    for place in places:
+        dataset, release, split, questions, seconds, _ = place
+        of_split = variants[dataset, release, split]
+        has_many_questions, has_many_seconds = (len(set(values)) > 1 for values in zip(*of_split, strict=True))
+        parts = [f"{seconds} s per video"] if has_many_seconds else []
+        parts += [f"questions {questions[:HASH_LENGTH]}"] if has_many_questions else []
+        distinctions[place] = f" ({', '.join(parts)})" if parts else ""
+    return distinctions
+
+
+def _block(place: _Place, rows: list[ResultRow], labels: dict[str, str], distinction: str) -> Block:
+    columns = columns_of(rows)
+    groups: dict[tuple[str, str], list[ResultRow]] = {}
+    for row in rows:
+        groups.setdefault((line_identity(row), _features_hash(row)), []).append(row)
+    uses = Counter(identity for identity, _ in groups)
+    lines = []
+    for (identity, features), members in groups.items():
+        label = labels[identity] + (f" [features {features}]" if uses[identity] > 1 else "")
+        lines.append(_line(label, members, columns))
+    return Block(*place, columns, tuple(sorted(lines, key=_line_order)), distinction)
+
+
+def _features_hash(row: ResultRow) -> str:
+    """Return a short hash of the stored values that a model was evaluated on; "" for a floor."""
+    if row.kind == "floor":
+        return ""
+    hashes = json.dumps({name: feature.sha256 for name, feature in row.subject.features.items()}, sort_keys=True)
+    return hashlib.sha256(hashes.encode()).hexdigest()[:HASH_LENGTH]
 
 
 def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...]) -> Line:
@@ -179,8 +253,8 @@ def line_identity(row: ResultRow) -> str:
     """Return the key of a row's line, common to all its seeds: model, training and features; a floor's accuracies."""
     if row.kind == "floor":
         return json.dumps([row.kind, row.method, row.accuracies.model_dump()])
-    features = {name: feature.fingerprint for name, feature in row.features.items()}
-    key = [row.kind, row.backbone, row.method, row.variant, row.inputs, row.training, features]
+    features = {name: feature.fingerprint for name, feature in row.subject.features.items()}
+    key = [row.kind, row.backbone, row.method, row.variant, row.inputs, row.training, row.trained_on_sha256, features]
     return json.dumps(key, sort_keys=True)
 
 
@@ -212,17 +286,6 @@ def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:
 def _line_order(line: Line) -> tuple[int, int]:
     rank = FLOORS.index(line.method) if line.method in FLOORS else len(FLOORS)
     return (ROLES.index(line.role), rank)
-
-
-def _check_same_questions(rows: list[ResultRow]) -> None:
-    first = rows[0]
-    for row in rows[1:]:
-        if row.questions_sha256 != first.questions_sha256:
-            counts = f"{first.accuracies.overall.questions} and {row.accuracies.overall.questions}"
-            raise UserError(
-                f"runs {first.run!r} and {row.run!r} answered different questions in {row.split} "
-                f"{row.scenario} ({counts} of them): evaluate both with one manifest, or report them separately"
-            )
 
 
 def _check_distinct_seeds(rows: list[ResultRow]) -> None:

@@ -12,6 +12,7 @@ from train.report.tables import Block, Line, pool_counts, table_blocks
 CSV_FIELDS = (
     *("dataset", "release", "split", "scenario", "row", "role", "backbone", "method", "variant", "inputs"),
     *("column", "accuracy", "low", "high", "interval", "seeds", "correct", "questions"),
+    *("seconds", "questions_sha256", "checkpoints"),
 )
 
 
@@ -62,15 +63,15 @@ def _markdown_block(block: Block) -> str:
     heads = ["", *(column.label for column in block.columns), "95 % interval", "seeds"]
     rows = [_line_cells(block, line) for line in block.lines] + _published_cells(block)
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    title = f"## {block.dataset} {block.release}, {block.split}: {block.scenario}\n"
-    questions = [f"{block.questions}\n"] if block.multiple_choice else []
+    title = f"## {block.title}\n"
+    questions = [f"{block.questions}\n"] if block.multiple_choice or block.use_in_training else []
     return "\n".join([title, *questions, *(f"| {' | '.join(cells)} |" for cells in table), ""])
 
 
 def _latex_block(block: Block) -> str:
     heads = ["", *(column.label for column in block.columns), r"95\,\% interval", "seeds"]
     rows = [_line_cells(block, line) for line in block.lines] + _published_cells(block)
-    title = f"{block.dataset} {block.release}, {block.split}: {block.scenario}; {block.questions}"
+    title = f"{block.title}; {block.questions}"
     body = [_latex_row(heads), r"\midrule", *map(_latex_row, rows)]
     return "\n".join(
         [
@@ -137,6 +138,9 @@ def _csv_records(block: Block, line: Line) -> list[dict[str, str | int]]:
                 "accuracy": f"{cell.mean:.4f}",
                 "interval": cell.interval,
                 "seeds": " ".join(map(str, line.seeds)),
+                "seconds": block.seconds,
+                "questions_sha256": block.questions_sha256,
+                "checkpoints": " ".join(row.subject.checkpoint_sha256 for row in line.rows if line.seeds),
                 "correct": sum(count.correct for count in counts),
                 "questions": sum(count.questions for count in counts),
             }

@@ -1,42 +1,68 @@
 """The data of a run: the questions and the features that it was trained on, recorded before it is trained."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import replace_text
-from pipeline.manifests.manifest import Manifest
+from pipeline.manifests.manifest import Manifest, parse_json
 from pipeline.store.schema import MODALITIES
 from train.backbones.registry import needs_of
 from train.data.feature_bank import FeatureBank
 from train.runs.config import TrainConfig
+from train.runs.identity import DATA, is_run_folder
 from train.runs.results import hash_questions
 
-DATA_FILE = "data.json"
+TRAINING_SPLITS = ("train", "val")
 
 
-def claim_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> None:
-    """Record the questions and features of `run` before it is trained (`data.json`).
+def describe_data(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> dict[str, Any]:
+    """Return what a run is trained on, by content: questions, words and answers, seconds, features and their rows."""
+    needs, store = needs_of(config.backbone), bank.store
+    names = [name for modality in MODALITIES for name in needs[modality]]
+    videos = {q.video_id for split in TRAINING_SPLITS for q in manifest.questions.get(split, ())} & store.rows.keys()
+    return {
+        "questions": {split: hash_questions(manifest.questions[split]) for split in manifest.splits},
+        "vocabulary": manifest.vocabulary.to_json(),
+        "seconds": store.seconds,
+        "features": {name: store.fingerprint(name) for name in names},
+        "rows": {name: store.digest_of(name, videos) for name in names},
+    }
 
-    Raises `UserError` if the folder contains a run on other data (resuming it would mix two datasets), or if the run to
-    start from used other data (its words may differ, and its training questions may be test questions here).
+
+def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
+    """Raise `UserError` unless a training on `data` fits in the folder `run`, and to the run that it starts from.
+
+    A started run on other data would be resumed with two datasets. A run to start from that used other questions may
+    number other words, and its training questions may be test questions here.
     """
-    needs = needs_of(config.backbone)
-    features = {name: bank.store.fingerprint(name) for m in MODALITIES for name in needs[m]}
-    questions = {split: hash_questions(manifest.questions[split]) for split in manifest.splits}
-    claim = {"questions": questions, "vocabulary": manifest.vocabulary.to_json(), "features": features}
-    text = json.dumps(claim, ensure_ascii=False, indent=1) + "\n"
-    path = run / DATA_FILE
     start = run.parent / config.start_from
-    start_data = start / DATA_FILE
-    if config.start_from and start_data.exists() and start_data.read_bytes() != text.encode():
+    known = {name: value for name, value in read_data(start).items() if name != "rows"} if config.start_from else {}
+    if not _fits(known, data):
         raise UserError(f"cannot start from {start}: it was trained on other questions or features than {run} will be")
-    if (run / "config.json").exists():
-        if not path.exists() or path.read_bytes() != text.encode():
+    if is_run_folder(run):
+        recorded = read_data(run)
+        if not recorded or not _fits(recorded, data):
             raise UserError(
-                f"{run} contains a run on other questions or features than those of manifest {manifest.name!r} "
-                f"and store {bank.store.path}: remove it, or pass another --out"
+                f"{run} contains a run on other questions or features than those of manifest {config.manifest} "
+                f"and store {config.store}: remove it, or pass another --out"
             )
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text)
+
+
+def read_data(run: Path) -> dict[str, Any]:
+    """Return what `describe_data` returned before the training of `run`; {} if that is unknown, as of an imported run.
+
+    Raises `UserError` if the file is corrupt.
+    """
+    path = run / DATA
+    try:
+        data = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(data, dict) or not isinstance(data.get("questions", {}), dict):
+            raise ValueError("it has not the fields of a run's data")
+        return data
+    except ValueError as error:
+        raise UserError(f"{path} is corrupt ({error}): train the run again") from None
+
+
+def _fits(recorded: dict[str, Any], data: dict[str, Any]) -> bool:
+    """Return whether the data are those recorded; earlier versions recorded fewer fields."""
+    return all(data.get(name) == value for name, value in recorded.items())

@@ -1,12 +1,13 @@
 """A run's folder: write its files, and load the trained model back.
 
-    config.json  vocabulary.json  environment.json  masks-train.json (with missing rates)
+    config.json  data.json  vocabulary.json  environment.json  masks-train.json (with missing rates)
     metrics.jsonl  times.json (seconds per epoch; the only file that is not reproducible)
-    checkpoint.safetensors (best epoch)  last.safetensors (last epoch, with the optimiser, for resume)
+    checkpoint.safetensors (best epoch)  last.safetensors (last epoch, with the optimiser; until the last epoch)
 
 Every file is written under a staging name and renamed, so that a run can be killed at any time. No file is a pickle.
 """
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -16,8 +17,8 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.errors import UserError, describe_invalid, one_line
@@ -29,14 +30,14 @@ from train.methods.grounding import GroundingPretraining
 from train.methods.registry import make_method, method_variants
 from train.runs.config import TrainConfig
 from train.runs.device import choose_device
+from train.runs.identity import CHECKPOINT, CONFIG, DATA, LOCATION_SETTINGS, is_run_folder
 from train.runs.log import read_metrics
 
-CHECKPOINT = "checkpoint.safetensors"
 ENVIRONMENT = "environment.json"
 LAST = "last.safetensors"
 LIBRARIES = ("torch", "numpy", "zarr", "safetensors")
-# Settings that may differ between two runs of the same training.
-_LOCATION_SETTINGS = {"device", "manifest", "store", "sizes"}
+# A safetensors file begins with the length of its header, which is JSON.
+HEADER_LENGTH_BYTES = 8
 
 
 def build_method(config: TrainConfig) -> MissingModalityMethod:
@@ -68,22 +69,28 @@ def load_run(run: str | Path, device: str = "cpu") -> tuple[MissingModalityMetho
     `device`: cpu, cuda, or auto, which is a GPU if one is available. Raises `UserError` if the device is not available,
     or if a file is missing, corrupt or does not match the configuration.
     """
-    run = Path(run)
+    method, config, _ = load_hashed_run(Path(run), device)
+    return method, config
+
+
+def load_hashed_run(run: Path, device: str = "cpu") -> tuple[MissingModalityMethod, TrainConfig, str]:
+    """Return the method and configuration of `load_run`, and the SHA-256 of the checkpoint that was loaded."""
     config = read_config(run)
     method = build_method(config)
     assert isinstance(method, nn.Module)
-    tensors, _ = read_tensors(run / CHECKPOINT)
+    content = _read_bytes(run / CHECKPOINT)
+    tensors, _ = _parse_tensors(content, run / CHECKPOINT)
     try:
         method.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{run / CHECKPOINT} does not match {run / 'config.json'}: {one_line(error)}") from None
+        raise UserError(f"{run / CHECKPOINT} does not match {run / CONFIG}: {one_line(error)}") from None
     method.to(choose_device(device)).eval()
-    return method, config
+    return method, config, hashlib.sha256(content).hexdigest()
 
 
 def read_config(run: Path) -> TrainConfig:
     """Return the configuration of `run`. Raises `UserError` if the folder is not a run."""
-    path = run / "config.json"
+    path = run / CONFIG
     try:
         return TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -112,19 +119,30 @@ def is_finished(run: Path, config: TrainConfig) -> bool:
 
     Raises `UserError` if the folder contains a run with other settings (devices and paths may differ).
     """
-    if not (run / "config.json").exists():
+    if not is_run_folder(run):
         return False
-    if read_config(run).model_dump(exclude=_LOCATION_SETTINGS) != config.model_dump(exclude=_LOCATION_SETTINGS):
+    if read_config(run).model_dump(exclude=set(LOCATION_SETTINGS)) != config.model_dump(exclude=set(LOCATION_SETTINGS)):
         raise UserError(f"{run} contains a run with other settings (its config.json): pass another --out, or remove it")
     return len(read_metrics(run)) >= config.epochs and (run / CHECKPOINT).exists()
 
 
-def write_start(run: Path, config: TrainConfig, vocabulary: Vocabulary, environment: dict[str, Any]) -> None:
-    """Write the files known before the first epoch; `config.json` last, so that it marks a complete folder."""
+def write_start(
+    run: Path,
+    config: TrainConfig,
+    vocabulary: Vocabulary,
+    environment: dict[str, Any],
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Write the files known before the first epoch; `config.json` last, so that it marks a complete folder.
+
+    `data`: what the run is trained on (`train.runs.claim.describe_data`); None if that is not known.
+    """
     run.mkdir(parents=True, exist_ok=True)
+    if data is not None:
+        replace_text(run / DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
     replace_text(run / "vocabulary.json", json.dumps(vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
     replace_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
-    replace_text(run / "config.json", config.model_dump_json(indent=1) + "\n")
+    replace_text(run / CONFIG, config.model_dump_json(indent=1) + "\n")
 
 
 def describe_environment(device: torch.device, fingerprints: dict[str, str], weights: dict[str, str]) -> dict[str, Any]:
@@ -163,8 +181,8 @@ def read_environment(run: Path) -> dict[str, Any]:
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:
     """Write named tensors and JSON `facts` as one safetensors file, renamed to `path` when complete."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with staged(path) as staging:
-        save_file(contiguous, staging, metadata={"facts": json.dumps(facts or {})})
+    with staged(path) as staging:  # `save_file` would let only the owner read it
+        staging.write_bytes(save(contiguous, metadata={"facts": json.dumps(facts or {})}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -172,12 +190,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises `UserError` if it is missing or corrupt.
     """
+    return _parse_tensors(_read_bytes(path), path)
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {}).get("facts", "{}"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the run, or resume it") from None
+
+
+def _parse_tensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        tensors = load(content)
+        length = int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
+        header = parse_json(content[HEADER_LENGTH_BYTES:][:length].decode())
+        return tensors, parse_json(header.get("__metadata__", {}).get("facts", "{}"))
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is corrupt ({one_line(error)}): train the run again") from None
 

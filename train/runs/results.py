@@ -1,8 +1,9 @@
 """The results of an evaluation on disk: result rows and predictions, as JSON lines.
 
-`results.jsonl` has one row per (run, method, split, scenario); a later row replaces an earlier one with the same key.
-Rows contain integer counts, not percentages: a report computes every accuracy from them.
-`predictions-<split>-<scenario>.jsonl` has the prediction of each question, for paired tests.
+`results.jsonl` has one row per method, scenario and `Subject`: what was evaluated on what, by content. A later row with
+the same key replaces an earlier one, whatever the folder's name. Rows contain integer counts, not percentages: a report
+computes every accuracy from them. `predictions-<split>-<scenario>-<key>.jsonl` has the prediction of each question, for
+paired tests.
 Source: the accuracies of the MUSIC-AVQA scripts (types and groups pool questions).
 """
 
@@ -17,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import UserError, describe_invalid, one_line
 from pipeline.files import replace_text
 from pipeline.manifests.manifest import Question, parse_json
+from train.runs.identity import CHECKPOINT, is_current, is_run_folder
 
-FORMAT = 1
+FORMAT = 2
+KEY_LENGTH = 12
 RESULTS_FILE = "results.jsonl"
 
 
@@ -77,31 +80,55 @@ class Prediction(BaseModel):
 
 
 class Feature(BaseModel):
-    """The origin of a stored feature: its fingerprint, and the kind of weights it was extracted with."""
+    """A stored feature: its fingerprint, the kind of weights it was extracted with, a hash of its rows.
+
+    `sha256`: over the rows of the evaluated videos, or questions (`pipeline.store.reader.FeatureStore.digest_of`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fingerprint: str
     weights: str
+    sha256: str
 
 
 class Masking(BaseModel):
-    """How the questions that lose a modality were sampled: `train.data.scenarios.Masks` without the questions."""
+    """How the questions that lose a modality were sampled: `train.data.scenarios.Masks`, a hash for its questions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rates: dict[str, float]
     unit: str
     seed: int
+    sha256: str
+
+
+class Subject(BaseModel):
+    """What was evaluated on what, by content: the same in a renamed or moved folder.
+
+    `run_id`, `checkpoint_sha256`: of the run (`train.runs.identity`). `questions_sha256`: of the split's questions, and
+    which of them are in which scenarios (`hash_questions`); only rows with equal hashes are comparable. `seconds`: the
+    time steps per video of the store. `features`: {stored feature: its origin}.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    checkpoint_sha256: str
+    split: str
+    questions_sha256: str
+    seconds: int
+    features: dict[str, Feature]
 
 
 class ResultRow(BaseModel):
     """The result of one method on one scenario of one split.
 
-    `kind`: "model" (trained), or "floor" (uses no video). `training`: the training settings, including missing rates.
-    `features`: {stored feature: its origin}. `questions_sha256`: hash of the evaluated questions (`hash_questions`);
-    only rows with equal hashes are comparable. `left_out`: number of questions of the split whose video could not be
-    extracted; no scenario includes them. `multiple_choice`: number of questions answered among their choices.
+    `kind`: "model" (trained), or "floor" (uses no video). `run`: the name of the folder. `training`: the training
+    settings, including missing rates. `trained_on_sha256`: hash of the training questions of the model or floor; "" if
+    they are not known. `seen`: what training used these questions for: "training", "selection" (of the epoch), or "".
+    `left_out`: number of questions of the split whose video could not be extracted; no scenario includes them.
+    `multiple_choice`: number of questions answered among their choices.
     `masking`: how the questions that lose a modality were sampled; None if the scenario treats all questions alike.
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
     the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `recovery`: error of the
@@ -111,10 +138,10 @@ class ResultRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     kind: Literal["model", "floor"]
     run: str
-    split: str
+    subject: Subject
     scenario: str
     method: str
     backbone: str
@@ -124,8 +151,8 @@ class ResultRow(BaseModel):
     dataset: str
     release: str
     training: dict[str, Any]
-    features: dict[str, Feature]
-    questions_sha256: str
+    trained_on_sha256: str = ""
+    seen: Literal["", "selection", "training"] = ""
     left_out: int = 0
     multiple_choice: int = 0
     masking: Masking | None = None
@@ -137,9 +164,16 @@ class ResultRow(BaseModel):
     accuracies: Accuracies
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """The key of the row: a later row with the same key replaces this one."""
-        return (self.run, self.method, self.split, self.scenario)
+    def split(self) -> str:
+        """The evaluated split."""
+        return self.subject.split
+
+    @property
+    def key(self) -> str:
+        """The key of the row, 12 hex digits: a later row with the same key replaces this one."""
+        masking = self.masking and self.masking.model_dump()
+        parts = [self.subject.model_dump(), self.kind, self.method, self.scenario, masking]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
 
 def tally(questions: Sequence[Question], predictions: Sequence[str]) -> Accuracies:
@@ -164,42 +198,77 @@ def tally(questions: Sequence[Question], predictions: Sequence[str]) -> Accuraci
     )
 
 
-def hash_questions(questions: Iterable[Question]) -> str:
-    """Return the SHA-256 of the questions, their choices and true answers; their order does not matter."""
+def hash_questions(questions: Sequence[Question], groups: Sequence[str] | None = None) -> str:
+    """Return the SHA-256 of the questions, their choices and true answers; their order does not matter.
+
+    `groups`: a further text per question, such as the scenarios that it is in.
+    """
     lines = sorted(
-        json.dumps([q.question_id, q.video_id, q.text, q.answer, *([] if q.choices is None else [q.choices])])
-        for q in questions
+        json.dumps([q.question_id, q.video_id, q.text, q.answer, *([] if q.choices is None else [q.choices])]) + group
+        for q, group in zip(questions, groups or [""] * len(questions), strict=True)
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def append_results(path: Path, rows: Iterable[ResultRow]) -> None:
-    """Append `rows` to a results file, which is complete at every moment (staged, then renamed)."""
-    existing = "".join(line + "\n" for line in _read_lines(path)) if path.exists() else ""
-    replace_text(path, existing + "".join(row.model_dump_json() + "\n" for row in rows))
+def save_results(folder: Path, rows: Sequence[ResultRow]) -> None:
+    """Add `rows`, all of one run, to the results file of `folder`, which is complete at every moment.
+
+    What they replace is removed with its predictions: rows with the same key, rows of other checkpoints of the run, and
+    in a run folder rows of other runs.
+    """
+    path, run_id = folder / RESULTS_FILE, rows[0].subject.run_id
+    is_run, keys, checkpoint = is_run_folder(folder), {row.key for row in rows}, rows[0].subject.checkpoint_sha256
+    kept: list[ResultRow] = []
+    replaced: list[ResultRow] = []
+    for row in read_rows(path) if path.exists() else ():
+        is_other_run = row.subject.run_id != run_id
+        is_obsolete = is_run if is_other_run else row.subject.checkpoint_sha256 != checkpoint
+        (replaced if is_obsolete else kept).append(row)
+    kept = [row for row in kept if row.key not in keys]
+    replace_text(path, "".join(row.model_dump_json() + "\n" for row in (*kept, *rows)))
+    for row in replaced:
+        predictions_path(folder, row).unlink(missing_ok=True)
 
 
 def read_results(path: str | Path) -> list[ResultRow]:
-    """Return the last row of each key of a results file, or of a run's, in the order of first appearance.
+    """Return the rows of a results file, or of a run; a run's rows have the present name of its folder.
 
-    Raises `UserError` with file and line if it is missing, malformed or has another format.
+    Raises `UserError` with file and line if it is missing or malformed, or if it is of an earlier checkpoint than the
+    one in its run folder.
     """
     path = Path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
+    rows = read_rows(path)
+    if not rows:
+        raise UserError(f"{path} has no results of this version of mavqa: run 'mavqa-evaluate {path.parent}'")
+    if not is_run_folder(path.parent):
+        return rows
+    for row in rows:
+        if not is_current(path.parent, row.subject.run_id, row.subject.checkpoint_sha256):
+            raise UserError(
+                f"{path} has results of an earlier checkpoint than {path.parent / CHECKPOINT}: evaluate it again with "
+                f"'mavqa-evaluate {path.parent}'"
+            )
+    return [row.model_copy(update={"run": path.parent.resolve().name}) for row in rows]
+
+
+def read_rows(path: Path) -> list[ResultRow]:
+    """Return the last row of each key of a results file, whichever checkpoint it is of.
+
+    Rows of the first format are ignored: they do not say what they are of. Raises `UserError` with file and line if
+    the file is missing or malformed.
+    """
     if not path.exists():
         evaluation = f"evaluate the run first with 'mavqa-evaluate {path.parent}'"
         remedy = evaluation if path.name == RESULTS_FILE else "pass the folder of an evaluated run"
         raise UserError(f"{path} is missing: {remedy}")
-    rows: dict[tuple[str, str, str, str], ResultRow] = {}
-    for number, line in enumerate(_read_lines(path), start=1):
-        row = _parse(line, f"{path}:{number}")
-        rows[row.key] = row
-    return list(rows.values())
+    found = (_parse(line, f"{path}:{number}") for number, line in enumerate(_read_lines(path), start=1))
+    return list({row.key: row for row in found if row is not None}.values())
 
 
-def predictions_path(run: Path, split: str, scenario: str) -> Path:
-    """Return the path of the predictions of one evaluation."""
-    return run / f"predictions-{split}-{scenario}.jsonl"
+def predictions_path(folder: Path, row: ResultRow) -> Path:
+    """Return the path of the predictions that `row` counts."""
+    return folder / f"predictions-{row.split}-{row.scenario}-{row.key}.jsonl"
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -207,11 +276,11 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     replace_text(path, "".join(prediction.model_dump_json() + "\n" for prediction in predictions))
 
 
-def read_predictions(path: Path, questions: int | None = None) -> list[Prediction]:
+def read_predictions(path: Path, count: Count | None = None) -> list[Prediction]:
     """Return the predictions written by `write_predictions`.
 
-    Raises `UserError` with file and line if the file is missing or malformed, or if it does not have as many
-    predictions as `questions`.
+    Raises `UserError` with file and line if the file is missing or malformed, or if its predictions have another
+    `count` than their row.
     """
     if not path.exists():
         raise UserError(f"{path} is missing: evaluate the run again with 'mavqa-evaluate {path.parent}'")
@@ -222,10 +291,11 @@ def read_predictions(path: Path, questions: int | None = None) -> list[Predictio
         except ValidationError as error:
             why = describe_invalid(error)
             raise UserError(f"{path}:{number}: not a prediction ({why}): evaluate the run again") from None
-    if questions is not None and len(predictions) != questions:
+    correct = sum(prediction.correct for prediction in predictions)
+    if count is not None and (correct, len(predictions)) != (count.correct, count.questions):
         raise UserError(
-            f"{path} has {len(predictions)} predictions, but {RESULTS_FILE} counts {questions} questions: evaluate the "
-            "run again"
+            f"{path} has {correct} correct of {len(predictions)} predictions, {RESULTS_FILE} {count.correct} of "
+            f"{count.questions}: evaluate the run again"
         )
     return predictions
 
@@ -243,10 +313,13 @@ def _read_lines(path: Path) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _parse(line: str, place: str) -> ResultRow:
+def _parse(line: str, place: str) -> ResultRow | None:
+    """Return the row in `line`; None for one of the first format."""
     try:
         record = parse_json(line)
         format_ = record.get("format") if isinstance(record, dict) else None
+        if format_ == 1:
+            return None
         if format_ != FORMAT:
             raise UserError(f"{place}: unsupported result format {format_!r}, not {FORMAT}: evaluate the run again")
         return ResultRow.model_validate(record)

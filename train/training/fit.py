@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.files import locked
 from pipeline.manifests.manifest import Manifest
 from pipeline.store.schema import MODALITIES
 from train.backbones.registry import needs_of
@@ -35,10 +36,10 @@ from train.interfaces import (
     SupportsStages,
     inputs_of,
 )
+from train.runs.claim import check_data, describe_data
 from train.runs.config import TrainConfig
 from train.runs.device import choose_device
 from train.runs.folder import (
-    CHECKPOINT,
     LAST,
     build_method,
     describe_environment,
@@ -48,6 +49,7 @@ from train.runs.folder import (
     write_start,
     write_tensors,
 )
+from train.runs.identity import CHECKPOINT, is_run_folder
 from train.runs.log import write_metrics, write_time
 from train.training.ema import WeightAverage
 from train.training.initialise import start_from, whiten_inputs
@@ -78,6 +80,7 @@ def fit(
     run: Path,
     *,
     resume: bool = False,
+    keep_state: bool = False,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[MissingModalityMethod, TrainConfig]:
     """Train a run on the train split and return its best epoch, loaded from the checkpoint.
@@ -86,26 +89,30 @@ def fit(
     over the method's selection scenarios, on the questions of the val split with naturally complete videos; if there
     are none, on those with naturally incomplete videos. Without a val split the last epoch is kept. With an `ema_decay`
     the averaged weights are validated, saved and returned. `resume` continues a started run after its last complete
-    epoch and gives the weights of an uninterrupted run.
+    epoch and gives the weights of an uninterrupted run. `keep_state`: keep `last.safetensors`
+    of a finished run.
 
-    Raises `UserError` if `run` contains a different run, or any run without `resume`; if the store does not contain the
-    manifest's data; if there are no questions to train on or to select an epoch on; if the loss is not finite.
+    Raises `UserError` if `run` contains a different run, or any run without `resume`; if another process uses it; if
+    the store does not contain the manifest's data; if there are no questions to train on or to select an epoch on; if
+    the loss is not finite. Nothing is written before all but the last are known.
     """
     device = choose_device(config.device)
     config = config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)})
-    if is_finished(run, config) and resume:
-        return load_run(run, str(device))
-    if not resume and (run / "config.json").exists():
-        raise UserError(f"{run} already contains a run: pass --resume to resume it, or another --out")
-    torch.manual_seed(config.seed)
-    method = build_method(config)
-    loop = _Loop(config, method, manifest, bank, run, device)
-    if config.start_from:
-        start_from(loop.module, run.parent / config.start_from)
-    elif config.whiten:
-        whiten_inputs(method.backbone, loop.train, loop.masks)
-    write_start(run, config, manifest.vocabulary, describe_environment(device, *loop.provenance()))
-    loop.run_epochs(report or (lambda progress: None))
+    data = describe_data(config, manifest, bank)
+    if not _has_finished(run, config, data, resume):
+        torch.manual_seed(config.seed)
+        method = build_method(config)
+        loop = _Loop(config, method, manifest, bank, run, device)
+        if config.start_from:
+            start_from(loop.module, run.parent / config.start_from)
+        elif config.whiten:
+            whiten_inputs(method.backbone, loop.train, loop.masks)
+        with locked(run, "another training or evaluation"):
+            if not _has_finished(run, config, data, resume):
+                write_start(run, config, manifest.vocabulary, describe_environment(device, *loop.provenance()), data)
+                loop.run_epochs(report or (lambda progress: None))
+    if not keep_state:
+        (run / LAST).unlink(missing_ok=True)
     return load_run(run, str(device))
 
 
@@ -173,13 +180,10 @@ class _Loop:
         self.val = self._dataset(manifest, "val") if "val" in manifest.questions else None
         self.scenarios = self._selection_scenarios()
         self.plan = plan_stages(method, config.training, config.epochs)
-        masks = sample_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
-        self.masks = masks.absent
+        self.sampled = sample_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
+        self.masks = self.sampled.absent
         self.is_masked = np.array([q.question_id in self.masks for q in self.train.questions], dtype=bool)
         self.rows = self._training_rows()
-        if config.missing_rates:
-            run.mkdir(parents=True, exist_ok=True)
-            save_masks(masks, run / "masks-train.json")
         self.metrics: list[dict[str, Any]] = []
         self.steps = 0
         self.best = -math.inf
@@ -204,6 +208,8 @@ class _Loop:
 
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
         """Train from the last complete epoch of the run folder to the last epoch of the configuration."""
+        if self.config.missing_rates:
+            save_masks(self.sampled, self.run / "masks-train.json")
         stored = self._restore()
         if not self.metrics and isinstance(self.method, SupportsPreparation):
             self.method.prepare(*self._preparation_batches())
@@ -243,14 +249,23 @@ class _Loop:
         return QuestionDataset(self.bank, manifest, split, inputs_of(self.method.backbone, self.config.map_size))
 
     def _training_rows(self) -> np.ndarray:
-        if self.method.trains_on == "videos":
-            return _one_per_video(self.train)
-        is_used = self.train.answers.numpy() >= 0
-        if self.method.trains_on == "complete":
-            is_used &= self.train.naturally_complete & ~self.is_masked
-        if not is_used.any():
-            raise UserError(f"no training question is left for method {self.config.method!r}: lower --missing-rate")
-        return np.flatnonzero(is_used)
+        """Return the questions that the method trains on. Raises `UserError`, with the cause, if there are none."""
+        train, trains_on = self.train, self.method.trains_on
+        is_extracted = train.naturally_complete | train.naturally_incomplete
+        conditions = [("no video of the train split was extracted", is_extracted)]
+        if trains_on != "all":
+            conditions.append(("no video of the train split has both audio and video", train.naturally_complete))
+        if trains_on != "videos":
+            no_answer = "no answer of the train split is in the vocabulary, build the manifest again"
+            conditions.append((no_answer, train.answers.numpy() >= 0))
+        if trains_on == "complete":
+            conditions.append(("every question loses a modality, lower --missing-rate", ~self.is_masked))
+        is_used = np.ones(len(train), dtype=bool)
+        for cause, is_met in conditions:
+            is_used &= is_met
+            if not is_used.any():
+                raise UserError(f"method {self.config.method!r} has no questions to train on: {cause}")
+        return _one_per_video(train) if trains_on == "videos" else np.flatnonzero(is_used)
 
     def _start_stage(self, stage: Stage) -> torch.optim.Adam:
         """Notify the method, unfreeze only the stage's parameters, and return a new optimiser."""
@@ -343,6 +358,11 @@ class _Loop:
             return self.method.selection_scenarios
         if self.val.naturally_incomplete.any():
             return (NATURAL,)
+        if not len(self.val):
+            raise UserError(
+                "the val split has no questions, so no epoch can be selected: add some, or remove the split from the "
+                "manifest to keep the last epoch"
+            )
         raise UserError("no video of the val split was extracted, so no epoch can be selected: extract its videos")
 
     def _resume_state(self, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
@@ -367,6 +387,14 @@ class _Loop:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{name}/{key}" in moments:
                     optimiser.state[parameter][key] = moments[f"{name}/{key}"].to(self.device)
+
+
+def _has_finished(run: Path, config: TrainConfig, data: dict[str, Any], resume: bool) -> bool:
+    """Return whether the training in `run` has finished. Raises `UserError` if `run` cannot be trained or resumed."""
+    check_data(run, config, data)
+    if not resume and is_run_folder(run):
+        raise UserError(f"{run} already contains a run: pass --resume to resume it, or another --out")
+    return is_finished(run, config)
 
 
 def _select(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,9 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from pipeline.errors import UserError, describe_invalid
 from pipeline.manifests.manifest import Manifest, load_manifest
-from train.data.scenarios import NATURAL, SCENARIOS
 from train.runs.config import TrainConfig, make_config
-from train.runs.results import RESULTS_FILE, read_results
 from train.training.parallel import run_jobs
 
 if TYPE_CHECKING:
@@ -165,9 +163,10 @@ def run_cells(
     `jobs`: number of cells to run in parallel; if above 1, each process opens the manifest and store of its cell's
     configuration. Raises `UserError` if a folder contains a run with other settings or on other questions.
     """
-    from train.evaluation.evaluate_run import default_split, summarise_run
+    from train.evaluation.evaluate_run import default_split, evaluate_run
+    from train.evaluation.summary import summarise_rows
 
-    cells = list(cells)
+    cells, split = list(cells), default_split(manifest)
     report = progress or (lambda run, progress: None)
     _check_buildable(cells, manifest, bank)
     if jobs > 1:
@@ -176,8 +175,12 @@ def run_cells(
     else:
         for cell in cells:
             _run_cell(cell, manifest, bank, out, partial(report, cell.name))
-    split = default_split(manifest)
-    return {cell.name: summarise_run(out / cell.name, split) for cell in cells if cell.is_evaluated}
+    documents = {}
+    for cell in cells:
+        if cell.is_evaluated:
+            rows = evaluate_run(out / cell.name, manifest, bank, split, keep=True)
+            documents[cell.name] = summarise_rows(rows, near=out / cell.name)
+    return documents
 
 
 @contextmanager
@@ -199,20 +202,27 @@ def _check_settable(settings: Iterable[str]) -> None:
 def _run_cell(
     cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[RunProgress], None]"
 ) -> None:
-    from train.evaluation.evaluate_run import default_split, evaluate_run
-    from train.evaluation.rate_curves import add_curves
-    from train.runs.claim import claim_data
-    from train.runs.device import choose_device
     from train.training.fit import fit
 
-    run, split = out / cell.name, default_split(manifest)
-    claim_data(run, cell.config, manifest, bank)
-    fit(cell.config, manifest, bank, run, resume=True, report=report)
-    if cell.is_evaluated and not _has_scenarios(run, split):
-        evaluate_run(run, manifest, bank, split, device=str(choose_device(cell.config.device)), report=report)
-    if cell.is_evaluated and cell.curves and not _has_curves(run, split):
-        add_curves(run, manifest, split)
+    fit(cell.config, manifest, bank, out / cell.name, resume=True, report=report)
+    if cell.is_evaluated:
+        _evaluate_cell(cell, manifest, bank, out, report)
     report(None)
+
+
+def _evaluate_cell(
+    cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[RunProgress], None]"
+) -> None:
+    """Evaluate a trained cell, and at every missing rate if its grid has curves, unless that was done."""
+    from train.evaluation.evaluate_run import default_split, evaluate_run
+    from train.evaluation.rate_curves import add_curves
+    from train.runs.device import choose_device
+
+    run, split, device = out / cell.name, default_split(manifest), str(choose_device(cell.config.device))
+    rows = evaluate_run(run, manifest, bank, split, device=device, report=report, keep=True)
+    # A split without complete videos has no curves.
+    if cell.curves and any(row.scenario == "complete" for row in rows):
+        add_curves(run, rows[0], manifest, keep=True)
 
 
 def _run_in_process(out: Path, cell: Cell, report: "Callable[[RunProgress], None]") -> None:
@@ -242,20 +252,3 @@ def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBa
             with _naming(cell.place):
                 build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
             checked.append(config)
-
-
-def _has_curves(run: Path, split: str) -> bool:
-    """Return whether the results have a row for every pair of rates; mavqa-evaluate may have added single ones."""
-    from train.evaluation.rate_curves import rate_grid
-
-    maskings = [row.masking for row in read_results(run / RESULTS_FILE) if row.split == split and row.masking]
-    rates_found = [masking.rates for masking in maskings if (masking.unit, masking.seed) == ("question", 0)]
-    return all(rates in rates_found for rates in rate_grid())
-
-
-def _has_scenarios(run: Path, split: str) -> bool:
-    """Return whether the results have every scenario, or only `natural`, as in a split without complete videos."""
-    path = run / RESULTS_FILE
-    rows = read_results(path) if path.exists() else []
-    scenarios = {row.scenario for row in rows if row.split == split and row.kind == "model" and not row.masking}
-    return scenarios >= SCENARIOS.keys() or scenarios == {NATURAL}

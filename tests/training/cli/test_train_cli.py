@@ -100,8 +100,11 @@ def test_the_defaults_of_train_are_the_documented_ones() -> None:
     config = make_config()
     assert (config.backbone, config.method, config.variant, config.seed) == ("avst", "rmm-avr", "recommended", 1)
     assert make_config("pstp").backbone == "pstp"
-    assert name_run(config) == "avst-rmm-avr-1"
-    assert name_run(make_config(inputs="audio,question", seed=3)) == "avst-audio-question-only-3"
+    assert name_run(config, "music-avqa") == "avst-rmm-avr-1"
+    assert name_run(make_config(inputs="audio,question", seed=3), "music-avqa") == "avst-audio-question-only-3"
+    assert name_run(make_config("grounding"), "music-avqa") == "avst-grounding-1"
+    varied = make_config("demo", variant="released", missing_rates={"audio": 0.3}, start_from="pairs", seed=2)
+    assert name_run(varied, "my set/2") == "avst-rmm-avr-demo-released-missing-audio-0.3-from-pairs-my-set-2-2"
 
 
 def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_create_them(workplace: Path) -> None:
@@ -167,10 +170,10 @@ def test_train_writes_an_evaluated_run_and_prints_one_json_document(workplace: P
     result = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4, "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    assert document["run"] == "avst-zero-fill-4"
+    assert document["run"] == "avst-zero-fill-demo-tiny-4"
     assert set(document["scenarios"]) == {"complete", "audio-missing", "visual-missing", "both-missing"}
     assert "both" in result.stderr
-    assert (workplace / "runs" / "avst-zero-fill-4" / "results.jsonl").exists()
+    assert (workplace / "runs" / "avst-zero-fill-demo-tiny-4" / "results.jsonl").exists()
     again = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4)
     assert again.exit_code == 2
     assert "--resume" in again.output
@@ -179,7 +182,7 @@ def test_train_writes_an_evaluated_run_and_prints_one_json_document(workplace: P
 
 def test_sweep_evaluate_and_report_work_in_sequence(workplace: Path) -> None:
     swept = run_tiny_sweep()
-    documents = json.loads((workplace / "b" / "evaluation.json").read_text())
+    documents = json.loads((workplace / "b" / "runs" / "evaluation.json").read_text())
     assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
     assert "evaluation.json" in swept.stderr
 
@@ -205,7 +208,7 @@ def test_a_sweep_prints_its_evaluations_as_json_and_the_progress_of_each_run(
 ) -> None:
     monkeypatch.setattr("pipeline.cli.progress.SHORTEST_SECONDS", 0.0)
     swept = run_tiny_sweep("--json")
-    assert json.loads(swept.stdout) == json.loads((workplace / "b" / "evaluation.json").read_text())
+    assert json.loads(swept.stdout) == json.loads((workplace / "b" / "runs" / "evaluation.json").read_text())
     scenarios = read_results(workplace / "b" / "runs" / "zero-fill-seed0" / "results.jsonl")
     answers = sum(row.accuracies.overall.questions for row in scenarios if row.kind == "model")
     lines = [line.partition(" in ")[0] for line in swept.stderr.splitlines()]
@@ -296,7 +299,7 @@ def test_the_error_for_a_corrupt_or_missing_vocabulary_has_its_file(workplace: P
         ("results.jsonl", "report"),
         ("metrics.jsonl", "report"),
         ("times.json", "report"),
-        ("predictions-test-complete.jsonl", "report"),
+        ("predictions-test-complete-*.jsonl", "report"),
     ],
 )
 def test_the_error_for_a_corrupt_file_of_a_run_is_one_line_with_its_path(
@@ -304,6 +307,7 @@ def test_the_error_for_a_corrupt_file_of_a_run_is_one_line_with_its_path(
 ) -> None:
     run_tiny_sweep()
     run = workplace / "b" / "runs" / "zero-fill-seed0"
+    (file,) = (path.name for path in run.glob(file))
     for content in (b"{", b"[]", b"3", b'{"feature_weights": 3}', b"[" * 100_000, b"\xff"):
         (run / file).write_bytes(content)
         result = invoke("report", run, "--out", "r") if command == "report" else invoke(command, run)
@@ -354,8 +358,18 @@ def test_evaluate_accepts_one_of_rates_masks_and_parts(workplace: Path) -> None:
 def test_a_table_of_many_scenarios_is_not_cut_outside_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"scenario-{number}" for number in range(20)]
     scenarios = {name: {"overall": 10.0 + number} for number, name in enumerate(names)}
-    show_scenarios({"a-run-with-a-name-of-some-length": {"scenarios": scenarios, "floors": {}}})
+    show_scenarios(
+        {
+            "a-run-with-a-name-of-some-length": {
+                "split": "val",
+                "seen_in_training": "selection",
+                "scenarios": scenarios,
+                "floors": {},
+            }
+        }
+    )
     shown = capsys.readouterr().err
+    assert "Overall accuracy, %, val (the epoch was selected on it)" in shown
     line = next(line for line in shown.splitlines() if line.strip().startswith("a-run-with"))
     assert line.split() == ["a-run-with-a-name-of-some-length", *(f"{10 + number}.00" for number in range(20))]
 

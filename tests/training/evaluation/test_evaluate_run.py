@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from result_rows import stored_predictions
 from tiny_run import tiny_config, train
 from tiny_store import WORDS, TinyStore, make_manifest, make_store, offer
 
@@ -12,7 +13,6 @@ from pipeline.errors import UserError
 from pipeline.store.schema import FeatureSpec, tokens_name
 from train.data.feature_bank import FeatureBank
 from train.evaluation.evaluate_run import evaluate_run
-from train.runs.results import predictions_path, read_predictions, read_results
 from train.training.fit import fit
 
 
@@ -32,7 +32,7 @@ def test_features_of_other_weights_are_an_error_with_both_hashes(tmp_path: Path)
     store.__class__ = StoreWithWeights
     train(tmp_path / "run", store, epochs=1)
     manifest, bank = make_manifest(store), FeatureBank(store)
-    assert evaluate_run(tmp_path / "run", manifest, bank, "val", ("complete",)) == ["complete"]
+    assert evaluate_run(tmp_path / "run", manifest, bank, "val", ("complete",))[0].scenario == "complete"
     store.weights = "bbbb"
     with pytest.raises(UserError, match="weights aaaa, store tiny has weights bbbb"):
         evaluate_run(tmp_path / "run", manifest, bank, "val", ("complete",))
@@ -43,14 +43,14 @@ def test_rows_count_multiple_choice_questions_and_floors_answer_among_the_choice
     train(tmp_path / "run", store, epochs=1)
     manifest = make_manifest(store)
     choices = {q.question_id: (q.answer, "kazoo") for q in manifest.questions["val"][:9]}
-    evaluate_run(tmp_path / "run", offer(manifest, choices), FeatureBank(store), "val", ("complete", "audio-missing"))
-    rows = read_results(tmp_path / "run" / "results.jsonl")
+    offered = offer(manifest, choices)
+    rows = evaluate_run(tmp_path / "run", offered, FeatureBank(store), "val", ("complete", "audio-missing"))
     assert {row.multiple_choice for row in rows} == {9}
-    predictions = read_predictions(predictions_path(tmp_path / "run", "val", "audio-missing"))
+    predictions = stored_predictions(tmp_path / "run", "audio-missing", "val")
     assert all(prediction.correct for prediction in predictions[:9])
     with_choices = [row.accuracies.overall for row in rows if row.kind == "floor"]
-    evaluate_run(tmp_path / "run", manifest, FeatureBank(store), "val", ("complete", "audio-missing"))
-    plain = [row.accuracies.overall for row in read_results(tmp_path / "run" / "results.jsonl") if row.kind == "floor"]
+    rows = evaluate_run(tmp_path / "run", manifest, FeatureBank(store), "val", ("complete", "audio-missing"))
+    plain = [row.accuracies.overall for row in rows if row.kind == "floor"]
     assert all(a.correct > b.correct for a, b in zip(with_choices, plain, strict=True))
 
 
@@ -60,6 +60,6 @@ def test_a_run_is_evaluated_only_with_its_own_question_length(tmp_path: Path) ->
     manifest = make_manifest(store)
     longer = replace(manifest, vocabulary=replace(manifest.vocabulary, question_length=20))
     fit(tiny_config(epochs=1), longer, FeatureBank(store), tmp_path / "run")
-    assert evaluate_run(tmp_path / "run", longer, FeatureBank(store), "val", ("complete",)) == ["complete"]
+    assert evaluate_run(tmp_path / "run", longer, FeatureBank(store), "val", ("complete",))[0].scenario == "complete"
     with pytest.raises(UserError, match="another vocabulary"):
         evaluate_run(tmp_path / "run", manifest, FeatureBank(store), "val", ("complete",))

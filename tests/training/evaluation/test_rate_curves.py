@@ -2,11 +2,10 @@
 
 import itertools
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from result_rows import row, save
+from result_rows import row, save, stored_predictions
 from tiny_store import TinyStore, make_manifest, make_store
 
 from pipeline.errors import UserError
@@ -19,7 +18,7 @@ from train.evaluation.rate_curves import add_curves, rate_grid
 from train.report.page import write_report
 from train.report.rate_plots import rate_surfaces
 from train.report.tables import build_blocks
-from train.runs.results import Masking, predictions_path, read_results
+from train.runs.results import Masking, read_results
 from train.training.sweep import Grid, list_cells, run_cells
 
 GRID = Grid.model_validate(
@@ -62,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, store: TinyStore, manifest: M
     assert not any(scenario.startswith("masked") for scenario in scenarios)
     assert not (out / "start-seed0" / "results.jsonl").exists()
     complete, audio_missing = (
-        predictions_path(out / "zero-fill-seed0", "test", name).read_text() for name in ("complete", "audio-missing")
+        stored_predictions(out / "zero-fill-seed0", name) for name in ("complete", "audio-missing")
     )
     assert complete != audio_missing, "a model with equal answers in all scenarios would make every curve test pass"
     return out
@@ -88,7 +87,7 @@ def test_a_point_of_a_curve_equals_an_evaluation_under_its_masks(
     masks = sample_masks(manifest.questions["test"], rates, seed=0)
     point = rows_of(run)[masks.name]
     (run / "results.jsonl").unlink()
-    assert evaluate_run(run, manifest, FeatureBank(store), masks=masks) == [masks.name]
+    assert evaluate_run(run, manifest, FeatureBank(store), masks=masks)[0].scenario == masks.name
     assert rows_of(run)[masks.name] == point
 
 
@@ -101,22 +100,19 @@ def test_a_missing_rate_of_one_equals_the_scenario(runs: Path) -> None:
 def test_curves_can_be_sampled_per_video_with_another_seed(runs: Path, manifest: Manifest, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs / "zero-fill-seed0", run)
-    assert "masked-audio=0.5-video-seed2" in add_curves(run, manifest, "test", unit="video", seed=2)
-    assert rows_of(run)["masked-audio=0.5-video-seed2"].masking == Masking(rates={"audio": 0.5}, unit="video", seed=2)
+    curve = add_curves(run, rows_of(run)["complete"], manifest, unit="video", seed=2)
+    assert "masked-audio=0.5-video-seed2" in [row.scenario for row in curve]
+    masking = rows_of(run)["masked-audio=0.5-video-seed2"].masking
+    assert (masking.rates, masking.unit, masking.seed) == ({"audio": 0.5}, "video", 2)
 
 
-def test_other_questions_and_missing_scenarios_are_errors(
-    runs: Path, store: TinyStore, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_missing_scenarios_are_an_error(runs: Path, store: TinyStore, manifest: Manifest, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs / "zero-fill-seed0", run)
-    other = replace(manifest, questions={**manifest.questions, "test": manifest.questions["test"][1:]})
-    with pytest.raises(UserError, match="other questions"):
-        add_curves(run, other, "test")
     (run / "results.jsonl").unlink()
-    evaluate_run(run, manifest, FeatureBank(store), scenarios=["complete", "audio-missing"])
+    rows = evaluate_run(run, manifest, FeatureBank(store), scenarios=["complete", "audio-missing"])
     with pytest.raises(UserError, match="no results of visual-missing"):
-        add_curves(run, manifest, "test")
+        add_curves(run, rows[0], manifest)
 
 
 def test_seeds_that_start_from_a_run_of_their_own_seed_are_pooled(runs: Path, tmp_path: Path) -> None:
@@ -137,7 +133,7 @@ def test_seeds_that_start_from_a_run_of_their_own_seed_are_pooled(runs: Path, tm
 
 def test_only_the_longest_curve_is_plotted_and_only_lines_evaluated_at_its_rates(tmp_path: Path) -> None:
     def masked(rate: float, unit: str = "question", correct: int = 8) -> object:
-        masking = Masking(rates={"audio": rate}, unit=unit, seed=0)
+        masking = Masking(rates={"audio": rate}, unit=unit, seed=0, sha256=f"{rate}{unit}")
         return row("zero-fill", correct=correct, scenario=f"masked-{rate}-{unit}", masking=masking)
 
     rows = [row("zero-fill", correct=9), row("rmm"), masked(0.5), masked(1.0), masked(0.5, "video", 1)]
@@ -152,8 +148,8 @@ def test_a_part_of_every_video_can_be_missing(runs: Path, store: TinyStore, mani
     run = tmp_path / "run"
     shutil.copytree(runs / "zero-fill-seed0", run)
     bank = FeatureBank(store)
-    assert evaluate_run(run, manifest, bank, parts={"visual": 0.5}) == ["partly-visual=0.5"]
-    assert evaluate_run(run, manifest, bank, parts={"visual": 0.0}) == ["partly-visual=0"]
+    assert evaluate_run(run, manifest, bank, parts={"visual": 0.5})[0].scenario == "partly-visual=0.5"
+    assert evaluate_run(run, manifest, bank, parts={"visual": 0.0})[0].scenario == "partly-visual=0"
     rows = rows_of(run)
     assert rows["partly-visual=0"].accuracies == rows["complete"].accuracies
-    assert rows["partly-visual=0.5"].questions_sha256 == rows["complete"].questions_sha256
+    assert rows["partly-visual=0.5"].subject == rows["complete"].subject

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tiny_run import tiny_config, train
+from tiny_run import train
 from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
 from train.data.feature_bank import FeatureBank
 from train.evaluation.evaluate_run import evaluate_run
 from train.interfaces import Matches
-from train.runs.claim import claim_data
 from train.runs.log import best_validation, read_metrics
 
 
@@ -58,7 +57,6 @@ def test_resumes_to_the_same_weights(tmp_path):
 def test_a_run_starts_from_pre_training_which_cannot_be_evaluated(tmp_path):
     store = make_store(videos=60)
     manifest, bank = make_manifest(store), FeatureBank(store)
-    claim_data(tmp_path / "pairs", tiny_config(objective="grounding"), manifest, bank)
     first, _ = train(tmp_path / "pairs", store, objective="grounding", epochs=1)
     second, _ = train(tmp_path / "second", store, epochs=1, learning_rate=1e-12, start_from="pairs")
     stem = "audio_stem.layers.0.weight"

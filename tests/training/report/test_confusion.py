@@ -59,10 +59,12 @@ def test_types_are_in_their_order_and_predictions_without_a_type_are_ignored() -
 def test_seeds_are_pooled_and_the_page_shows_them(tmp_path: Path) -> None:
     count = Count(correct=1, questions=2)
     counts = Accuracies(overall=count, groups={"Audio": count}, types={"Audio Counting": count})
-    rows = [row(seed=seed, accuracies=counts) for seed in (0, 1)]
+    both = Count(correct=2, questions=2)
+    all_correct = Accuracies(overall=both, groups={"Audio": both}, types={"Audio Counting": both})
+    rows = [row(seed=seed, accuracies=counts if seed else all_correct) for seed in (0, 1)]
     for seed, result in enumerate(rows):
         pairs = [("one", "one"), ("two", "one" if seed else "two")]
-        write_predictions(predictions_path(tmp_path / result.run, "test", "complete"), make_predictions(pairs))
+        write_predictions(predictions_path(tmp_path / result.run, result), make_predictions(pairs))
     (confusions,) = find_confusions(build_blocks(rows), folders_of(rows, tmp_path))
     assert (confusions.scenario, confusions.label) == ("complete", "zero-fill")
     assert confusions.types[0].questions == (2, 2)

@@ -15,8 +15,8 @@ from train.runs.results import (
     Count,
     Prediction,
     ResultRow,
-    append_results,
     predictions_path,
+    save_results,
     write_predictions,
 )
 
@@ -32,7 +32,7 @@ def save_run(folder: Path, correct: int, method: str = "zero-fill", seed: int = 
         Prediction(question_id=str(n), video_id=str(n), prediction="yes", answer="yes", correct=n < correct)
         for n in range(QUESTIONS)
     ]
-    write_predictions(predictions_path(folder / result.run, "test", "audio-missing"), predictions)
+    write_predictions(predictions_path(folder / result.run, result), predictions)
     return result
 
 
@@ -143,6 +143,6 @@ def test_renamed_runs_with_equal_names_in_two_folders_use_their_own_predictions(
     rows = [save_run(tmp_path / "a", 10), save_run(tmp_path / "b", 30, "rmm", run="zero-fill-0")]
     for folder, result in zip("ab", rows, strict=True):
         (tmp_path / folder / result.run).rename(tmp_path / folder / "renamed")
-        append_results(tmp_path / folder / "renamed" / "results.jsonl", [result])
+        save_results(tmp_path / folder / "renamed", [result])
     text = write_report([tmp_path / "a" / "renamed", tmp_path / "b" / "renamed"], tmp_path / "out").read_text()
     assert "+50.00" in text

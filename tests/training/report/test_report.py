@@ -15,10 +15,10 @@ from pipeline.manifests.templates import COLUMNS, TYPES
 from train.report.page import write_report
 from train.report.published import QUESTIONS, PublishedRow, comparable_rows, read_published
 from train.report.recovery_plot import find_recoveries
-from train.report.tables import build_blocks, columns_of
+from train.report.tables import build_blocks, columns_of, group_by_split
 from train.report.text import comma_separated, latex, markdown
 from train.runs.log import write_time
-from train.runs.results import Accuracies, Count, Feature, ResultRow
+from train.runs.results import Accuracies, Count, Feature, Masking, ResultRow
 
 GOLDEN = paths.GOLDEN / "report_tables.md"
 PAPER = (
@@ -134,9 +134,42 @@ def test_two_runs_with_the_same_seed_are_an_error() -> None:
         build_blocks([row(run="a"), row(run="b")])
 
 
-def test_runs_on_different_questions_are_an_error() -> None:
-    with pytest.raises(UserError, match="different questions"):
-        build_blocks([row(), row("rmm", questions_sha256="11")])
+@pytest.mark.parametrize(
+    ("changes", "distinctions"),
+    [
+        ({"questions_sha256": "11"}, [" (questions 00)", " (questions 11)"]),
+        ({"seconds": 10}, [" (10 s per video)", " (60 s per video)"]),
+    ],
+)
+def test_runs_on_different_questions_or_seconds_are_in_different_tables(
+    changes: dict[str, object], distinctions: list[str]
+) -> None:
+    blocks = build_blocks([row(), row("rmm", **changes)])
+    assert [block.distinction for block in blocks] == distinctions
+    assert [len(block.lines) for block in blocks] == [1, 1]
+    assert len(group_by_split(blocks)) == 2
+    assert f"test{distinctions[0]}: complete" in markdown(blocks)
+
+
+def test_seeds_on_other_feature_values_or_training_questions_are_not_pooled() -> None:
+    other = {"vggish": Feature(fingerprint="ab" * 32, weights="seeded", sha256="ee" * 32)}
+    (block,) = build_blocks([row(), row(seed=1, features=other)])
+    assert [line.seeds for line in block.lines] == [(0,), (1,)]
+    assert all("[features " in line.label for line in block.lines)
+    (block,) = build_blocks([row(), row(seed=1, trained_on_sha256="11")])
+    assert [line.seeds for line in block.lines] == [(0,), (1,)]
+
+
+def test_masks_of_one_name_that_hide_different_modalities_are_two_scenarios() -> None:
+    maskings = [Masking(rates={"audio": 0.5}, unit="question", seed=0, sha256=text) for text in ("aa", "bb")]
+    rows = [row(scenario="masked-audio=0.5", masking=masking) for masking in maskings]
+    assert [block.scenario for block in build_blocks(rows)] == ["masked-audio=0.5 [aa]", "masked-audio=0.5 [bb]"]
+
+
+def test_questions_that_training_used_are_marked() -> None:
+    (block,) = build_blocks([row(seen="selection"), row("rmm")])
+    assert block.questions.endswith("; in 1 of 2 runs the epoch was selected on them")
+    assert block.questions in markdown([block])
 
 
 def test_runs_with_different_training_settings_are_not_pooled() -> None:
@@ -187,7 +220,7 @@ def test_the_page_is_self_contained_and_warns_of_seeded_weights(tmp_path: Path) 
 
 
 def test_pretrained_weights_give_no_warning_and_names_are_escaped(tmp_path: Path) -> None:
-    features = {"<b>": Feature(fingerprint="ab", weights="pretrained")}
+    features = {"<b>": Feature(fingerprint="ab", weights="pretrained", sha256="dd")}
     page = write_report(save(tmp_path, [row(features=features)]), tmp_path / "out")
     assert "Seeded weights" not in page.read_text()
     assert "&lt;b&gt;" in page.read_text()
@@ -234,14 +267,14 @@ def accuracies_of(questions: int) -> Accuracies:
 
 
 def test_published_rows_are_shown_only_next_to_the_same_questions() -> None:
-    pretrained = {"vggish": Feature(fingerprint="ab" * 32, weights="file")}
+    pretrained = {"vggish": Feature(fingerprint="ab" * 32, weights="file", sha256="dd")}
     same = {"dataset": "music-avqa", "release": "json_update", "scenario": "audio-missing", "features": pretrained}
     same["accuracies"] = accuracies_of(9_129)
     (block,) = build_blocks([row(**same)])
     assert [r.method for r in comparable_rows(block)] == [
         *("rmm-avr", "prompts", "shaspec", "actionmae", "drfuse", "avr")
     ]
-    seeded = {"vggish": Feature(fingerprint="ab" * 32, weights="seeded")}
+    seeded = {"vggish": Feature(fingerprint="ab" * 32, weights="seeded", sha256="dd")}
     for change in (
         *({"dataset": "demo"}, {"release": "v2"}, {"scenario": "both-missing"}, {"split": "val"}),
         *({"accuracies": accuracies_of(9_129 * 98 // 100)}, {"accuracies": accuracies_of(9_185)}, {"features": seeded}),

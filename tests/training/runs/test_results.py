@@ -16,11 +16,12 @@ from train.runs.results import (
     Feature,
     Prediction,
     ResultRow,
-    append_results,
+    Subject,
     hash_questions,
     predictions_path,
     read_predictions,
     read_results,
+    save_results,
     tally,
     write_predictions,
 )
@@ -30,12 +31,21 @@ def question(type_: str, answer: str) -> Question:
     return Question("1", "v", "Q?", "Q?", answer, type_, type_.rsplit(" ", 1)[0])
 
 
-def row(run: str = "r", scenario: str = "complete", correct: int = 1) -> ResultRow:
+def row(
+    run: str = "r", scenario: str = "complete", correct: int = 1, checkpoint: str = "cc", questions: str = "00"
+) -> ResultRow:
     count = Count(correct=correct, questions=4)
     return ResultRow(
         kind="model",
         run=run,
-        split="test",
+        subject=Subject(
+            run_id="aa",
+            checkpoint_sha256=checkpoint,
+            split="test",
+            questions_sha256=questions,
+            seconds=60,
+            features={"vggish": Feature(fingerprint="ab", weights="seeded", sha256="dd")},
+        ),
         scenario=scenario,
         method="zero-fill",
         backbone="avst",
@@ -45,8 +55,6 @@ def row(run: str = "r", scenario: str = "complete", correct: int = 1) -> ResultR
         dataset="demo",
         release="1",
         training={"missing_rate": {}},
-        questions_sha256="00",
-        features={"vggish": Feature(fingerprint="ab", weights="seeded")},
         accuracies=Accuracies(overall=count, groups={"Audio": count}, types={"Audio Counting": count}),
     )
 
@@ -100,16 +108,46 @@ def test_the_document_has_percentages_and_counts() -> None:
 
 def test_rows_read_back_and_later_ones_replace_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "run" / "results.jsonl"
-    append_results(path, [row(), row(scenario="audio-missing")])
-    append_results(path, [row(correct=4)])
-    assert read_results(path) == [row(correct=4), row(scenario="audio-missing")]
-    assert len(path.read_text().splitlines()) == 3
+    save_results(path.parent, [row(), row(scenario="audio-missing")])
+    save_results(path.parent, [row(correct=4)])
+    assert read_results(path) == [row(scenario="audio-missing"), row(correct=4)]
 
 
-@pytest.mark.parametrize("line", ["not json", '{"format": 1}', "[]", '{"format": 7}', "[" * 100_000])
+def test_rows_of_another_name_are_replaced_and_rows_on_other_questions_kept(tmp_path: Path) -> None:
+    save_results(tmp_path, [row("before")])
+    save_results(tmp_path, [row("renamed", correct=2), row("renamed", questions="11")])
+    assert [(r.run, r.accuracies.overall.correct) for r in read_results(tmp_path)] == [("renamed", 2), ("renamed", 1)]
+
+
+def test_rows_of_an_earlier_checkpoint_go_with_their_predictions(tmp_path: Path) -> None:
+    earlier, other_run = row(checkpoint="cc"), row().model_copy(update={"subject": subject_of_another_run()})
+    for result in (earlier, other_run):
+        save_results(tmp_path, [result])
+        write_predictions(predictions_path(tmp_path, result), [])
+    later = row(scenario="audio-missing", checkpoint="dd")
+    save_results(tmp_path, [later])
+    assert read_results(tmp_path) == [other_run, later]
+    assert not predictions_path(tmp_path, earlier).exists()
+    assert predictions_path(tmp_path, other_run).exists()
+
+
+def subject_of_another_run() -> Subject:
+    return row().subject.model_copy(update={"run_id": "bb"})
+
+
+def test_rows_of_the_first_format_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"format": 1, "run": "r"}\n')
+    with pytest.raises(UserError, match="no results of this version of mavqa"):
+        read_results(path)
+    save_results(tmp_path, [row()])
+    assert read_results(path) == [row()]
+
+
+@pytest.mark.parametrize("line", ["not json", '{"format": 2}', "[]", '{"format": 7}', "[" * 100_000])
 def test_the_error_for_an_invalid_line_has_its_file_and_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "results.jsonl"
-    append_results(path, [row()])
+    save_results(tmp_path, [row()])
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(UserError, match=r"results\.jsonl:2"):
         read_results(path)
@@ -122,16 +160,16 @@ def test_the_error_for_a_missing_file_has_the_command_that_creates_it(tmp_path: 
 
 def test_predictions_read_back(tmp_path: Path) -> None:
     predictions = [Prediction(question_id="7#2", video_id="v", prediction="two", answer="drei Flöten", correct=False)]
-    path = predictions_path(tmp_path, "test", "audio-missing")
+    path = predictions_path(tmp_path, row(scenario="audio-missing"))
     write_predictions(path, predictions)
-    assert path.name == "predictions-test-audio-missing.jsonl"
+    assert path.name == f"predictions-test-audio-missing-{row(scenario='audio-missing').key}.jsonl"
     assert read_predictions(path) == predictions
 
 
 def test_texts_may_contain_other_line_separators(tmp_path: Path) -> None:
     predictions = [Prediction(question_id="1", video_id="v", prediction="a\u2028b", answer="c\x85", correct=False)]
     write_predictions(tmp_path / "p.jsonl", predictions)
-    assert read_predictions(tmp_path / "p.jsonl", 1) == predictions
+    assert read_predictions(tmp_path / "p.jsonl", Count(correct=0, questions=1)) == predictions
 
 
 @pytest.mark.parametrize(
@@ -141,7 +179,7 @@ def test_texts_may_contain_other_line_separators(tmp_path: Path) -> None:
         (b"[]", "p.jsonl:2: not a prediction .Input should be an object"),
         (b"{", "p.jsonl:2: not a prediction .Invalid JSON"),
         (b"\xff", "p.jsonl is corrupt .*: remove it and evaluate the run again"),
-        (b"", "p.jsonl has 1 predictions, but results.jsonl counts 2 questions: evaluate the run again"),
+        (b"", "p.jsonl has 1 correct of 1 predictions, results.jsonl 1 of 2: evaluate the run again"),
     ],
 )
 def test_the_error_for_corrupt_predictions_has_their_file_and_line(tmp_path: Path, line: bytes, message: str) -> None:
@@ -149,7 +187,7 @@ def test_the_error_for_corrupt_predictions_has_their_file_and_line(tmp_path: Pat
     write_predictions(path, [Prediction(question_id="1", video_id="v", prediction="a", answer="a", correct=True)])
     path.write_bytes(path.read_bytes() + line)
     with pytest.raises(UserError, match=message):
-        read_predictions(path, 2)
+        read_predictions(path, Count(correct=1, questions=2))
     with pytest.raises(UserError, match=r"nowhere.jsonl is missing: evaluate the run again"):
         read_predictions(tmp_path / "nowhere.jsonl")
 
@@ -159,4 +197,4 @@ def test_the_error_for_results_that_are_not_text_has_their_file(tmp_path: Path) 
     with pytest.raises(UserError, match=r"results\.jsonl is corrupt"):
         read_results(tmp_path / "results.jsonl")
     with pytest.raises(UserError, match=r"results\.jsonl is corrupt"):
-        append_results(tmp_path / "results.jsonl", [row()])
+        save_results(tmp_path, [row()])

@@ -95,6 +95,8 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     written = (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns
     train(tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == written
+    train(tmp_path / "run", resume=True, keep_state=False)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
     assert is_finished(tmp_path / "run", tiny_config())
 
 
@@ -275,7 +277,7 @@ def test_without_a_val_split_the_last_epoch_is_kept(tmp_path):
         ({"method": "magic"}, "method 'magic' is unknown"),
         ({"variant": "paper"}, "have no variant 'paper'"),
         ({"device": "tpu9"}, "device 'tpu9'"),
-        ({"missing_rates": {"audio": 1.0}}, "no training question is left"),
+        ({"missing_rates": {"audio": 1.0}}, "every question loses a modality, lower --missing-rate"),
     ],
 )
 def test_invalid_settings_are_one_line_errors_before_anything_is_written(tmp_path, overrides, message):

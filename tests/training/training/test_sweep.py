@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from result_rows import stored_predictions
 from tiny_store import CLASSES, TinyStore, make_manifest, make_store
 
 import train.training.fit
@@ -14,12 +15,13 @@ from pipeline.manifests.manifest import Manifest
 from train.backbones.registry import BACKBONES
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import sample_masks
-from train.evaluation.evaluate_run import evaluate_run, summarise_run
+from train.evaluation.evaluate_run import evaluate_run
 from train.evaluation.rate_curves import rate_grid
 from train.evaluation.statistics import bootstrap_interval
+from train.evaluation.summary import summarise_rows
 from train.methods.registry import METHODS
 from train.report.page import write_report
-from train.runs.results import predictions_path, read_predictions, read_results
+from train.runs.results import read_results
 from train.training.sweep import Cell, Grid, list_cells, read_grid, run_cells
 
 TINY = {"epochs": 2, "channels": 16, "heads": 2, "time_steps": 4, "batch_size": 16, "device": "cpu"}
@@ -182,7 +184,7 @@ def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]
 def test_the_document_has_the_documented_keys_and_its_floors(swept: tuple[Path, dict[str, dict]]) -> None:
     documents = swept[1]
     document = documents["zero-fill-seed0"]
-    assert set(document) == {"run", "split", "scenarios", "floors"}
+    assert set(document) == {"run", "split", "seen_in_training", "left_out", "scenarios", "floors"}
     scenario = document["scenarios"]["audio-missing"]
     assert set(scenario) == {"overall", "questions", "groups", "types"}
     assert set(scenario["types"]["Audio Counting"]) == {"accuracy", "correct", "questions"}
@@ -201,7 +203,7 @@ def test_a_question_only_model_gives_the_same_answers_in_every_scenario(swept: t
 def test_predictions_are_saved_for_every_scenario(swept: tuple[Path, dict[str, dict]]) -> None:
     out, documents = swept
     for scenario in SCENARIOS:
-        saved = read_predictions(predictions_path(out / "zero-fill-seed0", "test", scenario))
+        saved = stored_predictions(out / "zero-fill-seed0", scenario)
         expected = documents["zero-fill-seed0"]["scenarios"][scenario]["overall"]
         assert 100 * sum(p.correct for p in saved) / len(saved) == expected
         assert {p.prediction for p in saved} <= set(CLASSES)
@@ -214,9 +216,9 @@ def test_the_results_have_floors_on_the_same_questions(swept: tuple[Path, dict[s
         if row.split == "test" and row.scenario in SCENARIOS
     ]
     assert len(rows) == 3 * len(SCENARIOS)
-    assert len({row.questions_sha256 for row in rows}) == 1
+    assert len({row.subject.questions_sha256 for row in rows}) == 1
     assert {row.kind for row in rows if row.method == "filled-majority"} == {"floor"}
-    assert set(rows[0].features) == {"vggish", "resnet18-map"}
+    assert set(rows[0].subject.features) == {"vggish", "resnet18-map"}
 
 
 def test_a_second_sweep_does_not_train_or_evaluate(
@@ -255,7 +257,7 @@ def test_rows_record_the_missing_modalities_and_videos_of_the_training(swept: tu
 def test_a_row_has_the_bootstrap_interval_of_its_predictions(swept: tuple[Path, dict[str, dict]]) -> None:
     run = swept[0] / "zero-fill-seed0"
     for row in (row for row in read_results(run / "results.jsonl") if row.split == "test" and not row.masking):
-        predictions = read_predictions(predictions_path(run, "test", row.scenario))
+        predictions = stored_predictions(run, row.scenario)
         interval = bootstrap_interval([p.correct for p in predictions], [p.video_id for p in predictions])
         assert row.interval == (interval if row.kind == "model" else None)
 
@@ -297,17 +299,16 @@ def test_masks_form_a_scenario_of_their_own(
 ) -> None:
     run = swept[0] / "zero-fill-seed0"
     masks = sample_masks(manifest.questions["test"], {"audio": 0.5}, seed=3)
-    assert evaluate_run(run, manifest, FeatureBank(store), masks=masks) == ["masked-audio=0.5-seed3"]
-    assert list(summarise_run(run, "test", ["masked-audio=0.5-seed3"])["scenarios"]) == ["masked-audio=0.5-seed3"]
+    rows = evaluate_run(run, manifest, FeatureBank(store), masks=masks)
+    assert list(summarise_rows(rows)["scenarios"]) == ["masked-audio=0.5-seed3"]
 
 
 def test_natural_questions_are_a_separate_scenario_in_the_results(
     swept: tuple[Path, dict[str, dict]], store: TinyStore, manifest: Manifest
 ) -> None:
     run = swept[0] / "zero-fill-seed0"
-    evaluated = evaluate_run(run, manifest, FeatureBank(store), "train")
-    assert evaluated == [*SCENARIOS, "natural"]
-    scenarios = summarise_run(run, "train")["scenarios"]
+    scenarios = summarise_rows(evaluate_run(run, manifest, FeatureBank(store), "train"))["scenarios"]
+    assert list(scenarios) == [*SCENARIOS, "natural"]
     assert scenarios["natural"]["questions"] == 4
     assert scenarios["complete"]["questions"] == len(manifest.questions["train"]) - 4
 
@@ -315,7 +316,7 @@ def test_natural_questions_are_a_separate_scenario_in_the_results(
 def test_the_question_only_floor_must_be_from_a_question_only_run(swept: tuple[Path, dict[str, dict]]) -> None:
     run = swept[0] / "zero-fill-seed0"
     with pytest.raises(UserError, match="not a question-only run with seed 0"):
-        summarise_run(run, "test", ["complete"], question_only=run)
+        summarise_rows(read_results(run), question_only=run)
 
 
 def test_the_runs_of_a_sweep_can_be_reported(swept: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""What an evaluation is of: the fields of its result rows, all computed from contents."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.manifests.manifest import Manifest
+from pipeline.store.schema import MODALITIES, FeatureSpec
+from train.backbones.registry import needs_of
+from train.data.dataset import QuestionDataset
+from train.data.scenarios import NATURAL, Masks
+from train.evaluation.predict import questions_of
+from train.interfaces import MissingModalityMethod
+from train.runs.claim import read_data
+from train.runs.config import TrainConfig
+from train.runs.identity import run_id
+from train.runs.results import Feature, Masking, Subject, hash_questions
+
+if TYPE_CHECKING:
+    from pipeline.store.reader import FeatureStore
+
+_NOT_TRAINING = {"backbone", "method", "variant", "inputs", "seed", "device", "manifest", "store", "sizes"}
+
+
+def identify_subject(
+    run: Path, config: TrainConfig, dataset: QuestionDataset, store: "FeatureStore", split: str, checkpoint_sha256: str
+) -> Subject:
+    """Return the subject of an evaluation of `run` on the questions and features of `dataset`."""
+    needs = needs_of(config.backbone)
+    questions, groups = dataset.questions, ["left out"] * len(dataset)
+    for scenario in ("complete", NATURAL):
+        for row in questions_of(dataset, scenario):
+            groups[row] = scenario
+    features = {}
+    for name in (name for modality in MODALITIES for name in needs[modality]):
+        digest = store.digest_of(name, (q.video_id for q in questions))
+        weights = _kind_of_weights(store.spec(name))
+        features[name] = Feature(fingerprint=store.fingerprint(name), weights=weights, sha256=digest)
+    for name in (name for name in needs["question"] if name != "tokens"):
+        spec, digest = store.question_spec(name), store.question_digest_of(name, (q.text for q in questions))
+        features[name] = Feature(fingerprint=spec.fingerprint, weights=_kind_of_weights(spec), sha256=digest)
+    return Subject(
+        run_id=run_id(run),
+        checkpoint_sha256=checkpoint_sha256,
+        split=split,
+        questions_sha256=hash_questions(questions, groups),
+        seconds=store.seconds,
+        features=features,
+    )
+
+
+def describe_run(
+    run: Path,
+    config: TrainConfig,
+    method: MissingModalityMethod,
+    manifest: Manifest,
+    dataset: QuestionDataset,
+    split: str,
+) -> dict[str, Any]:
+    """Return the fields that the rows of all scenarios share."""
+    module: Any = method
+    trained_on = read_data(run).get("questions", {})
+    uses = {trained_on.get("val"): "selection", trained_on.get("train"): "training"}
+    return {
+        "run": run.resolve().name,
+        "method": config.method,
+        "backbone": config.backbone,
+        "variant": config.variant,
+        "inputs": config.inputs,
+        "seed": config.seed,
+        "dataset": manifest.name,
+        "release": manifest.release,
+        # All seeds of a method start from runs that differ only in their seed.
+        "training": {
+            **config.model_dump(exclude=_NOT_TRAINING),
+            "start_from": re.sub(rf"-(seed)?{config.seed}$", "", config.start_from),
+        },
+        "trained_on_sha256": trained_on.get("train", ""),
+        "seen": uses.get(hash_questions(manifest.questions[split]), ""),
+        "left_out": int((~dataset.naturally_complete & ~dataset.naturally_incomplete).sum()),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "sees": method.sees,
+        "trains_on": method.trains_on,
+    }
+
+
+def describe_masks(masks: Masks) -> Masking:
+    """Return how `masks` were sampled, and the hash of what they hide."""
+    hidden = json.dumps({question: list(modalities) for question, modalities in masks.absent.items()}, sort_keys=True)
+    digest = hashlib.sha256(hidden.encode()).hexdigest()
+    return Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed, sha256=digest)
+
+
+def _kind_of_weights(spec: FeatureSpec) -> str:
+    weights = spec.constants.get("weights", {})
+    return str(weights.get("weights", "none")) if isinstance(weights, dict) else str(weights)
