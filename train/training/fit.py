@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.files import locked
 from pipeline.manifests.manifest import Manifest
 from pipeline.store.schema import MODALITIES
@@ -378,8 +378,11 @@ class _Loop:
         if not (self.run / LAST).exists():
             return {}
         tensors, facts = read_tensors(self.run / LAST)
-        self.module.load_state_dict(_select("model/", tensors))
-        self.metrics, self.best = facts["metrics"], facts["best"]
+        try:
+            self.module.load_state_dict(_select("model/", tensors))
+            self.metrics, self.best = facts["metrics"], facts["best"]
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"{self.run / LAST} does not fit the run ({one_line(error)}): train it again") from None
         return tensors
 
     def _restore_moments(self, optimiser: torch.optim.Adam, moments: dict[str, Tensor]) -> None:

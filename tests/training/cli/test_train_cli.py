@@ -7,68 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-from tiny_store import make_manifest, make_store
+from click.testing import CliRunner
+from workplace import COMMANDS, invoke, run_tiny_sweep
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import load_manifest, save_manifest
 from train.cli.evaluate import evaluate
 from train.cli.options import show_scenarios
-from train.cli.report import find_runs, report
-from train.cli.sweep import GRIDS, sweep
+from train.cli.report import find_runs
+from train.cli.sweep import GRIDS
 from train.cli.train import name_run, train
-from train.runs.config import PRESETS, make_config
+from train.runs.config import make_config
 from train.runs.results import read_results
 
-COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "sweep": sweep}
 HEAVY = ("torch", "dask", "av", "torchvision", "matplotlib", "zarr", "lightning", "jinja2")
-GRID = """
-preset = "demo"
-settings = {epochs = 1}
-[[methods]]
-name = "question-only"
-inputs = "question"
-[[methods]]
-name = "zero-fill"
-method = "zero-fill"
-"""
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a manifest, a grid and a store (in memory, opened as the folder `store.zarr`)."""
-    store = make_store()
-    save_manifest(make_manifest(store), tmp_path / "data")
-    (tmp_path / "store.zarr").mkdir()
-    (tmp_path / "store.zarr" / "zarr.json").touch()
-    (tmp_path / "tiny.toml").write_text(GRID)
-    monkeypatch.setattr("pipeline.store.reader.open_store", lambda path: store)
-    small = replace(PRESETS["demo"], settings={"channels": 16, "heads": 2, "time_steps": 4})
-    monkeypatch.setitem(PRESETS, "demo", small)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def invoke(command: str, *arguments: object) -> Result:
-    return CliRunner().invoke(COMMANDS[command], [str(argument) for argument in arguments])
-
-
-def run_tiny_sweep(*options: str) -> Result:
-    result = invoke(
-        "sweep",
-        "tiny.toml",
-        "--manifest",
-        "data",
-        "--store",
-        "store.zarr",
-        "--out",
-        "b/runs",
-        "--device",
-        "cpu",
-        *options,
-    )
-    assert result.exit_code == 0, result.output
-    return result
 
 
 @pytest.mark.parametrize("command", COMMANDS)

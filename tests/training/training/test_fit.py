@@ -23,7 +23,7 @@ from train.data.feature_bank import FeatureBank
 from train.data.scenarios import load_masks
 from train.interfaces import Stage, inputs_of
 from train.methods.registry import METHODS
-from train.runs.folder import is_finished, load_run
+from train.runs.folder import is_finished, load_run, write_tensors
 from train.runs.log import read_metrics, read_times
 from train.training.fit import fit, measure_accuracy, plan_stages
 
@@ -88,6 +88,19 @@ def test_a_run_killed_with_sigkill_resumes_to_the_same_bytes(tmp_path):
     torch.set_num_threads(threads)
     for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "uninterrupted" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("facts", [{}, {"metrics": [], "best": 0.0}])
+def test_a_state_that_does_not_fit_the_run_is_one_line(tmp_path, facts):
+    def stop(progress):
+        if progress.validation is not None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path / "run", report=stop)
+    write_tensors(tmp_path / "run" / "last.safetensors", {"model/x": torch.zeros(1)} if facts else {}, facts)
+    with pytest.raises(UserError, match=r"last\.safetensors does not fit the run"):
+        train(tmp_path / "run", resume=True)
 
 
 def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
