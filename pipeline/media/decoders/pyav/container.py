@@ -8,7 +8,7 @@ from typing import cast
 import av
 from av.stream import Disposition
 
-from pipeline.media.decoders.pyav.wav_length import read_wav_length
+from pipeline.media.decoders.pyav.extent import read_extent
 
 Stream = av.VideoStream | av.AudioStream
 
@@ -16,8 +16,8 @@ Stream = av.VideoStream | av.AudioStream
 def open_file(path: Path) -> av.container.InputContainer:
     """Open a local file; FFmpeg must not fetch anything else, such as the entries of a playlist."""
     options = {"protocol_whitelist": "file"}
-    length = read_wav_length(path)
-    if length is not None and length[1] > length[0]:
+    extent = read_extent(path)
+    if extent is not None and extent.has_more_audio:
         options["ignore_length"] = "1"
     return av.open(f"file:{path}", metadata_errors="ignore", options=options)
 

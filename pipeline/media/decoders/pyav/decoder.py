@@ -27,12 +27,12 @@ from pipeline.media.decoders.pyav.container import (
     start_of,
     tick,
 )
+from pipeline.media.decoders.pyav.extent import read_extent
 from pipeline.media.decoders.pyav.external_frames import ExternalFrames
 from pipeline.media.decoders.pyav.frame_num import FrameNumbers
 from pipeline.media.decoders.pyav.frame_skipping import PacketWindow
 from pipeline.media.decoders.pyav.repairs import DiscontinuityError, Repairs, check_timestamps, find_repairs
 from pipeline.media.decoders.pyav.unused_packets import drop_unused_packets
-from pipeline.media.decoders.pyav.wav_length import read_wav_length
 from pipeline.media.timeline import DecodeRequest, Media, fail_media
 from pipeline.store.schema import State
 
@@ -156,7 +156,7 @@ class _DecodingPass:
         self._skips_frames = skips_frames and can_skip
         self._has_timestamps = container.format.name not in FORMATS_WITHOUT_TIMESTAMPS
         self._has_started = False
-        self._note = _describe_length(path)
+        self._note = ""
         self._packet_counts = dict.fromkeys(self._streams, 0)
         self._window: PacketWindow | None = None
         self._latest_pts: int | None = None
@@ -228,6 +228,7 @@ class _DecodingPass:
             for packet in self._packets(streams):
                 if packet.size:
                     yield from self._decode(cast(Stream, packet.stream), packet)
+            self._note = _describe_extent(self._path)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
@@ -308,10 +309,10 @@ class _DecodingPass:
         return 1 / (stream.guessed_rate or Fraction(25))
 
 
-def _describe_length(path: Path) -> str:
-    """Return by how much the audio of a WAV file is longer or shorter than its header states, "" if it is not."""
-    stated, available = read_wav_length(path) or (0, 0)
-    return "" if stated == available else f"the header states {stated} bytes of audio, the file contains {available}"
+def _describe_extent(path: Path) -> str:
+    """Return how the end that a file states differs from its own, "" if it does not or the file does not state it."""
+    extent = read_extent(path)
+    return "" if extent is None else extent.describe()
 
 
 def _claims_start_from(moment: Fraction, stream: Stream) -> bool:
