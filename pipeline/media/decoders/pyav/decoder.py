@@ -151,7 +151,9 @@ class _DecodingPass:
                 stream.codec_context.thread_count = thread_count
         self._ticks = {kind: tick(stream) for kind, stream in self._streams.items()}
         self._done = {kind for kind, stream in self._streams.items() if stream.codec_context is None}
-        video = self._streams.get("video")
+        video, audio = self._streams.get("video"), self._streams.get("audio")
+        is_decodable = isinstance(audio, av.AudioStream) and audio.codec_context is not None
+        self._first_sample_rate = audio.sample_rate if is_decodable else 0
         can_skip = video is not None and video.codec_context is not None and video.codec_context.name in SKIPPING_CODECS
         self._skips_frames = skips_frames and can_skip
         self._has_timestamps = container.format.name not in FORMATS_WITHOUT_TIMESTAMPS
@@ -285,8 +287,17 @@ class _DecodingPass:
                 self._check_order(self._window, frame.pts)
                 if self._window.has_skipped and frame.is_corrupt:
                     raise _UnsafeSkippingError
-            start = start_of(frame, self._ticks[stream.type])
+            is_interpolated = isinstance(frame, av.AudioFrame) and self._is_interpolated(packet, frame)
+            start = None if is_interpolated else start_of(frame, self._ticks[stream.type])
             yield Event(stream.type, self._timestamp(start), self._duration(frame, stream), frame)
+
+    def _is_interpolated(self, packet: av.Packet | None, frame: av.AudioFrame) -> bool:
+        """Return whether FFmpeg calculated the timestamp of a frame at another sample rate than the frame's.
+
+        It divides the packets of MPEG-TS and MPEG-PS, whose parts have no position in the file, and counts their
+        timestamps at the sample rate with which the stream begins.
+        """
+        return packet is not None and packet.pos is None and frame.sample_rate != self._first_sample_rate
 
     def _timestamp(self, start: Fraction | None) -> Fraction | None:
         """Return `start`, but None for a later event of a file without timestamps: it follows the previous event."""
