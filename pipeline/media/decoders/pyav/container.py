@@ -15,11 +15,16 @@ Stream = av.VideoStream | av.AudioStream
 
 def open_file(path: Path) -> av.container.InputContainer:
     """Open a local file; FFmpeg must not fetch anything else, such as the entries of a playlist."""
-    options = {"protocol_whitelist": "file"}
-    extent = read_extent(path)
+    container = _open(path)
+    extent = read_extent(path) if container.format.name == "wav" else None
     if extent is not None and extent.has_more_audio:
-        options["ignore_length"] = "1"
-    return av.open(f"file:{path}", metadata_errors="ignore", options=options)
+        container.close()
+        return _open(path, ignore_length="1")
+    return container
+
+
+def _open(path: Path, **options: str) -> av.container.InputContainer:
+    return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file", **options})
 
 
 def describe_error(error: av.FFmpegError) -> str:

@@ -152,8 +152,8 @@ class _DecodingPass:
         self._ticks = {kind: tick(stream) for kind, stream in self._streams.items()}
         self._done = {kind for kind, stream in self._streams.items() if stream.codec_context is None}
         video, audio = self._streams.get("video"), self._streams.get("audio")
-        is_decodable = isinstance(audio, av.AudioStream) and audio.codec_context is not None
-        self._first_sample_rate = audio.sample_rate if is_decodable else 0
+        has_rate = isinstance(audio, av.AudioStream) and audio.codec_context is not None
+        self._first_sample_rate = cast(av.AudioStream, audio).sample_rate if has_rate else 0
         can_skip = video is not None and video.codec_context is not None and video.codec_context.name in SKIPPING_CODECS
         self._skips_frames = skips_frames and can_skip
         self._has_timestamps = container.format.name not in FORMATS_WITHOUT_TIMESTAMPS

@@ -2,7 +2,7 @@
 
 FFmpeg reads no further than the chunks of a file state. Recorders that were stopped and programs that write to a pipe
 leave a size that is too small, a truncated file has less than its last chunk states, and in files joined by `cat` the
-second one is ignored. WAV, RF64, W64, AIFF, CAF and MP4 are examined; chunks within chunks are not.
+second one is ignored. WAV, RF64, W64, AIFF, CAF and MP4 are examined. Truncation at the end of a chunk is not noticed.
 """
 
 import os
@@ -102,15 +102,9 @@ def read_extent(path: Path) -> Extent | None:
             return None
         end, has_media, size_in_ds64 = layout.begin, False, None
         while file_size - end > layout.header_bytes:
-            # Writers forget padding, or add it where none is due.
-            positions = (end + -end % layout.alignment, end, end + 1)
-            chunks = (_read_chunk(file, layout, position, file_size) for position in positions)
-            chunk = next(filter(None, chunks), None)
-            is_restart = chunk is not None and chunk.name == layout.restart
-            if has_media and (chunk is None or is_restart):
-                return Extent(end, file_size, is_restart, layout.can_continue)
-            if chunk is None:
-                return None
+            chunk = _find_chunk(file, layout, end, file_size)
+            if chunk is None or (has_media and chunk.name == layout.restart):
+                return Extent(end, file_size, chunk is not None, layout.can_continue) if has_media else None
             size = chunk.size
             if chunk.name == b"ds64":
                 file.seek(chunk.begin + 8)
@@ -119,19 +113,24 @@ def read_extent(path: Path) -> Extent | None:
                 has_media = True
                 if size == SIZE_IN_DS64 and size_in_ds64 is not None:
                     size = size_in_ds64
-                elif size <= 0 or max(PLACEHOLDER_BYTES, file_size - chunk.begin) <= size:
+                elif size == 0 or size >= max(PLACEHOLDER_BYTES, file_size - chunk.begin):
                     return None
             end = chunk.begin + size
-        if not has_media:
-            return None
+        # A difference smaller than a header is padding, or a writer's mistake.
         is_whole = abs(file_size - end) <= layout.header_bytes
-        return Extent(file_size if is_whole else end, file_size, False, layout.can_continue)
+        return Extent(file_size if is_whole else end, file_size, False, layout.can_continue) if has_media else None
+
+
+def _find_chunk(file: BinaryIO, layout: _Layout, end: int, file_size: int) -> _Chunk | None:
+    """Return the chunk that follows another's `end`. Writers forget padding, or add a byte where none is due."""
+    positions = (end + -end % layout.alignment, end, end + 1)
+    return next(filter(None, (_read_chunk(file, layout, position, file_size) for position in positions)), None)
 
 
 def _read_chunk(file: BinaryIO, layout: _Layout, position: int, file_size: int) -> _Chunk | None:
-    """Return the chunk at `position`; None if there is none: what follows has no name, or would exceed the file.
+    """Return the chunk at `position`; None if there is none: it would have no name, or exceed the file.
 
-    Chunks of `layout.media` may exceed it.
+    Chunks of audio and video may exceed it, and so may another file.
     """
     file.seek(position)
     header = file.read(layout.header_bytes)
@@ -140,7 +139,7 @@ def _read_chunk(file: BinaryIO, layout: _Layout, position: int, file_size: int) 
         # In MP4 a size of 1 says that 64 bits follow.
         size = (int.from_bytes(file.read(8), "big") if size == 1 else size) - layout.header_bytes
     begin = position + layout.header_bytes
-    if name == layout.restart or name in layout.media:
+    if name in layout.media or name == layout.restart:
         return _Chunk(name, begin, max(0, size))
     is_chunk = name.isascii() and name.decode().isprintable() and 0 <= size <= file_size - begin
     return _Chunk(name, begin, size) if is_chunk else None
