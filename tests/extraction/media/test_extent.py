@@ -102,6 +102,14 @@ def test_unknown_size_of_a_piped_rf64_file_is_not_taken_for_an_empty_one(decoder
     assert (media.audio.state, seconds_of_audio(media)) == (State.COMPLETE, [0, 1, 2])
 
 
+@pytest.mark.parametrize("size", [2**40, 2**64 - 100])
+@pytest.mark.parametrize("container", ["RF64", "W64", "CAF"])
+def test_size_that_no_file_has_is_a_placeholder(tmp_path, container, size):
+    path = write_audio(tmp_path / "clip", container)
+    state_size(path, container, size)
+    assert read_extent(path) is None
+
+
 @pytest.mark.parametrize("container", SIZES)
 def test_decoding_that_ends_before_the_file_does_reports_nothing(decoder, tmp_path, container):
     path = write_audio(tmp_path / "clip", container)

@@ -113,7 +113,9 @@ def read_extent(path: Path) -> Extent | None:
                 has_media = True
                 if size == SIZE_IN_DS64 and size_in_ds64 is not None:
                     size = size_in_ds64
-                elif size == 0 or size >= max(PLACEHOLDER_BYTES, file_size - chunk.begin):
+                elif size == 0:
+                    return None
+                if size >= max(PLACEHOLDER_BYTES, file_size - chunk.begin):
                     return None
             end = chunk.begin + size
         # A difference smaller than a header is padding, or a writer's mistake.
