@@ -84,10 +84,17 @@ def test_sample_rate_that_a_corrupt_packet_states_is_not_taken(decoder, tmp_path
     assert media.audio.steps == expected.audio.steps
 
 
-def write_changing_audio(tmp_path, start, video=None):
-    """Write a transport stream: audio of seconds 0-3 at 48 kHz and 3-6 at 32 kHz from `start` on, and a video."""
-    without_container(tmp_path, "aac", "aac", [(48_000, "mono"), (32_000, "mono")])
-    with av.open(str(tmp_path / "clip.ts"), "w") as container, av.open(str(tmp_path / "0.aac")) as first:
+def write_changing_audio(tmp_path, start, video=None, rates=(48_000, 32_000), max_delay_seconds=0.0):
+    """Write a transport stream: audio of seconds 0-3 and 3-6 at each of `rates` from `start` on, and a video.
+
+    Several frames of audio share a packet of the stream as long as they are within `max_delay_seconds`.
+    """
+    without_container(tmp_path, "aac", "aac", [(rate, "mono") for rate in rates])
+    options = {"max_delay": str(round(max_delay_seconds * 1_000_000))}
+    with (
+        av.open(str(tmp_path / "clip.ts"), "w", options=options) as container,
+        av.open(str(tmp_path / "0.aac")) as first,
+    ):
         stream = container.add_stream_from_template(first.streams.audio[0])
         if video is not None:
             with av.open(str(video)) as source:
@@ -95,7 +102,7 @@ def write_changing_audio(tmp_path, start, video=None):
                 for packet in filter(lambda packet: packet.size, source.demux(video=0)):
                     packet.stream = shown
                     container.mux(packet)
-        for index, rate in enumerate((48_000, 32_000)):
+        for index, rate in enumerate(rates):
             with av.open(str(tmp_path / f"{index}.aac")) as part:
                 for packet in filter(lambda packet: packet.size, part.demux(audio=0)):
                     packet.pts = packet.dts = round(start / packet.time_base)
@@ -105,9 +112,13 @@ def write_changing_audio(tmp_path, start, video=None):
     return tmp_path / "clip.ts"
 
 
-def test_audio_of_a_container_whose_rate_changes(decoder, tmp_path):
-    media = decoder.decode(write_changing_audio(tmp_path, Fraction(0)), REQUEST)
-    assert (media.audio.state, media.sample_rate_hz) == (State.COMPLETE, 48_000)
+@pytest.mark.parametrize(
+    ("rates", "max_delay_seconds"), [((48_000, 32_000), 0), ((48_000, 24_000), 0.7), ((24_000, 48_000), 0.7)]
+)
+def test_audio_of_a_container_whose_rate_changes(decoder, tmp_path, rates, max_delay_seconds):
+    path = write_changing_audio(tmp_path, Fraction(0), rates=rates, max_delay_seconds=max_delay_seconds)
+    media = decoder.decode(path, REQUEST)
+    assert (media.audio.state, media.sample_rate_hz, media.audio.reason) == (State.COMPLETE, 48_000, "")
     assert tones(media)[:6] == list(range(6))
 
 

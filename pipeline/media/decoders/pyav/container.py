@@ -8,18 +8,23 @@ from typing import cast
 import av
 from av.stream import Disposition
 
-from pipeline.media.decoders.pyav.wav_length import read_wav_length
+from pipeline.media.decoders.pyav.extent import read_extent
 
 Stream = av.VideoStream | av.AudioStream
 
 
 def open_file(path: Path) -> av.container.InputContainer:
     """Open a local file; FFmpeg must not fetch anything else, such as the entries of a playlist."""
-    options = {"protocol_whitelist": "file"}
-    length = read_wav_length(path)
-    if length is not None and length[1] > length[0]:
-        options["ignore_length"] = "1"
-    return av.open(f"file:{path}", metadata_errors="ignore", options=options)
+    container = _open(path)
+    extent = read_extent(path) if container.format.name == "wav" else None
+    if extent is not None and extent.has_more_audio:
+        container.close()
+        return _open(path, ignore_length="1")
+    return container
+
+
+def _open(path: Path, **options: str) -> av.container.InputContainer:
+    return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file", **options})
 
 
 def describe_error(error: av.FFmpegError) -> str:

@@ -27,12 +27,12 @@ from pipeline.media.decoders.pyav.container import (
     start_of,
     tick,
 )
+from pipeline.media.decoders.pyav.extent import read_extent
 from pipeline.media.decoders.pyav.external_frames import ExternalFrames
 from pipeline.media.decoders.pyav.frame_num import FrameNumbers
 from pipeline.media.decoders.pyav.frame_skipping import PacketWindow
 from pipeline.media.decoders.pyav.repairs import DiscontinuityError, Repairs, check_timestamps, find_repairs
 from pipeline.media.decoders.pyav.unused_packets import drop_unused_packets
-from pipeline.media.decoders.pyav.wav_length import read_wav_length
 from pipeline.media.timeline import DecodeRequest, Media, fail_media
 from pipeline.store.schema import State
 
@@ -151,12 +151,14 @@ class _DecodingPass:
                 stream.codec_context.thread_count = thread_count
         self._ticks = {kind: tick(stream) for kind, stream in self._streams.items()}
         self._done = {kind for kind, stream in self._streams.items() if stream.codec_context is None}
-        video = self._streams.get("video")
+        video, audio = self._streams.get("video"), self._streams.get("audio")
+        has_rate = isinstance(audio, av.AudioStream) and audio.codec_context is not None
+        self._first_sample_rate = cast(av.AudioStream, audio).sample_rate if has_rate else 0
         can_skip = video is not None and video.codec_context is not None and video.codec_context.name in SKIPPING_CODECS
         self._skips_frames = skips_frames and can_skip
         self._has_timestamps = container.format.name not in FORMATS_WITHOUT_TIMESTAMPS
         self._has_started = False
-        self._note = _describe_length(path)
+        self._note = ""
         self._packet_counts = dict.fromkeys(self._streams, 0)
         self._window: PacketWindow | None = None
         self._latest_pts: int | None = None
@@ -228,6 +230,7 @@ class _DecodingPass:
             for packet in self._packets(streams):
                 if packet.size:
                     yield from self._decode(cast(Stream, packet.stream), packet)
+            self._note = _describe_extent(self._path)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
@@ -284,8 +287,17 @@ class _DecodingPass:
                 self._check_order(self._window, frame.pts)
                 if self._window.has_skipped and frame.is_corrupt:
                     raise _UnsafeSkippingError
-            start = start_of(frame, self._ticks[stream.type])
+            is_interpolated = isinstance(frame, av.AudioFrame) and self._is_interpolated(packet, frame)
+            start = None if is_interpolated else start_of(frame, self._ticks[stream.type])
             yield Event(stream.type, self._timestamp(start), self._duration(frame, stream), frame)
+
+    def _is_interpolated(self, packet: av.Packet | None, frame: av.AudioFrame) -> bool:
+        """Return whether FFmpeg calculated the timestamp of a frame at another sample rate than the frame's.
+
+        It divides the packets of MPEG-TS and MPEG-PS, whose parts have no position in the file, and counts their
+        timestamps at the sample rate with which the stream begins.
+        """
+        return packet is not None and packet.pos is None and frame.sample_rate != self._first_sample_rate
 
     def _timestamp(self, start: Fraction | None) -> Fraction | None:
         """Return `start`, but None for a later event of a file without timestamps: it follows the previous event."""
@@ -308,10 +320,10 @@ class _DecodingPass:
         return 1 / (stream.guessed_rate or Fraction(25))
 
 
-def _describe_length(path: Path) -> str:
-    """Return by how much the audio of a WAV file is longer or shorter than its header states, "" if it is not."""
-    stated, available = read_wav_length(path) or (0, 0)
-    return "" if stated == available else f"the header states {stated} bytes of audio, the file contains {available}"
+def _describe_extent(path: Path) -> str:
+    """Return how the end that a file states differs from its own, "" if it does not or the file does not state it."""
+    extent = read_extent(path)
+    return "" if extent is None else extent.describe()
 
 
 def _claims_start_from(moment: Fraction, stream: Stream) -> bool:
