@@ -1,0 +1,264 @@
+"""Runs against a model of what was trained and evaluated on what, over random orders of what their users do.
+
+Train, stop after an epoch, resume, evaluate on other questions and stores, rename, move, copy, replace, sweep, report:
+every number of a report must be that of the checkpoint, the questions and the features that it names.
+"""
+
+import csv
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tiny_run import Killed, tiny_config
+from tiny_store import TinyStore, make_manifest, make_store
+
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.data.scenarios import SCENARIOS
+from train.evaluation.evaluate_run import evaluate_run
+from train.evaluation.predict import evaluate
+from train.interfaces import inputs_of
+from train.report.page import write_report
+from train.runs.folder import load_run
+from train.training.fit import fit
+from train.training.sweep import Grid, list_cells, run_cells
+
+SMALL = {"epochs": 2, "learning_rate": 0.01, "time_steps": 2}
+LONG, SHORT = make_store(seconds=8), make_store(seconds=4)
+CHANGED = make_store(seconds=8)
+for _values in CHANGED.arrays.values():
+    _values[:] = _values[::-1].copy()
+STORES = {"long": LONG, "short": SHORT, "changed": CHANGED}
+FIRST = make_manifest(LONG)
+SECOND = replace(FIRST, questions={**FIRST.questions, "test": FIRST.questions["test"][:6]})
+MANIFESTS = {"first": FIRST, "second": SECOND}
+# What a report refuses: it cannot pool two runs of a seed, nor show what a run was before it was trained further.
+REFUSALS = ("share seed", "earlier checkpoint")
+
+manifests, stores, seeds = st.sampled_from([*MANIFESTS]), st.sampled_from([*STORES]), st.integers(0, 1)
+
+
+def hash_of_questions(manifest: Manifest) -> str:
+    """Return the hash that a report names for the test questions; all of them are on complete videos."""
+    lines = sorted(
+        json.dumps([q.question_id, q.video_id, q.text, q.answer]) + "complete" for q in manifest.questions["test"]
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class Runs(RuleBasedStateMachine):
+    """Run folders in a temporary folder, a copy of every checkpoint that was ever evaluated, and its numbers."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.numbers: dict[tuple[str, str, str], int] = {}
+        self.trained_on: dict[Path, str] = {}
+        self.count = 0
+
+    def teardown(self) -> None:
+        shutil.rmtree(getattr(self, "folder", ""), ignore_errors=True)
+
+    def new_folder(self) -> Path:
+        self.count += 1
+        return self.folder / ("ab"[self.count % 2]) / f"run{self.count}"
+
+    def pick(self, number: int) -> Path:
+        runs = sorted(self.trained_on)
+        return runs[number % len(runs)]
+
+    def train(self, run: Path, seed: int, store: str, *, stop: bool = False, resume: bool = False) -> None:
+        def report(progress: object) -> None:
+            if stop and progress.validation is not None:
+                raise Killed
+
+        config = tiny_config(seed=seed, **SMALL)
+        self.trained_on[run] = store
+        try:
+            fit(config, FIRST, FeatureBank(STORES[store]), run, resume=resume, report=report)
+        except Killed:
+            # The first epoch's checkpoint is there, its state too.
+            assert stop
+
+    @rule(seed=seeds, store=stores, stop=st.booleans())
+    def train_a_run(self, seed: int, store: str, stop: bool) -> None:
+        self.train(self.new_folder(), seed, store, stop=stop)
+
+    @precondition(lambda self: self.trained_on)
+    @rule(number=st.integers(0, 99))
+    def resume_a_run(self, number: int) -> None:
+        run = self.pick(number)
+        seed = json.loads((run / "config.json").read_text())["seed"]
+        self.train(run, seed, self.trained_on[run], resume=True)
+
+    @precondition(lambda self: self.trained_on)
+    @rule(number=st.integers(0, 99), seed=seeds)
+    def train_another_run_in_its_folder(self, number: int, seed: int) -> None:
+        run = self.pick(number)
+        for name in ("config.json", "data.json", "checkpoint.safetensors", "last.safetensors"):
+            (run / name).unlink(missing_ok=True)
+        self.train(run, seed, self.trained_on[run])
+
+    @precondition(lambda self: self.trained_on)
+    @rule(number=st.integers(0, 99), copies=st.booleans())
+    def move_or_copy_a_run(self, number: int, copies: bool) -> None:
+        run, new = self.pick(number), self.new_folder()
+        new.parent.mkdir(exist_ok=True)
+        shutil.copytree(run, new) if copies else run.rename(new)
+        self.trained_on[new] = self.trained_on[run] if copies else self.trained_on.pop(run)
+
+    @precondition(lambda self: self.trained_on)
+    @rule(
+        number=st.integers(0, 99),
+        manifest=manifests,
+        store=stores,
+        scenarios=st.sampled_from([[*SCENARIOS], ["complete"], ["audio-missing", "visual-missing"]]),
+        elsewhere=st.booleans(),
+        keep=st.booleans(),
+    )
+    def evaluate_a_run(
+        self, number: int, manifest: str, store: str, scenarios: list[str], elsewhere: bool, keep: bool
+    ) -> None:
+        run = self.pick(number)
+        out = self.folder / "elsewhere" if elsewhere else run
+        data, bank = MANIFESTS[manifest], FeatureBank(STORES[store])
+        if STORES[store].seconds != STORES[self.trained_on[run]].seconds:
+            with pytest.raises(UserError, match="seconds per video"):
+                evaluate_run(run, data, bank, scenarios=scenarios, out=out, keep=keep)
+            return
+        rows = evaluate_run(run, data, bank, scenarios=scenarios, out=out, keep=keep)
+        for row in rows:
+            if row.kind == "model":
+                self.remember(run, data, STORES[store], row.scenario)
+                key = (self.checkpoint(run), hash_of_questions(data) + store_hash(STORES[store]), row.scenario)
+                assert row.accuracies.overall.correct == self.numbers[key]
+
+    @rule(seeds_of_sweep=st.sampled_from([(0,), (0, 1)]), manifest=manifests)
+    def sweep(self, seeds_of_sweep: tuple[int, ...], manifest: str) -> None:
+        grid = Grid(preset="demo", settings={**tiny_settings(), **SMALL}, methods=({"name": "zero-fill"},))
+        out, data = self.folder / "sweep", MANIFESTS[manifest]
+        cells = list_cells(grid, seeds_of_sweep, "", "", "cpu")
+        if any((out / cell.name / "config.json").exists() for cell in cells) and self.trained_on_other(out, data):
+            with pytest.raises(UserError, match="other questions"):
+                run_cells(cells, data, FeatureBank(LONG), out)
+            return
+        documents = run_cells(cells, data, FeatureBank(LONG), out)
+        self.swept = data
+        for name, document in documents.items():
+            self.trained_on[out / name] = "long"
+            for scenario, found in document["scenarios"].items():
+                self.remember(out / name, data, LONG, scenario)
+                key = (self.checkpoint(out / name), hash_of_questions(data) + store_hash(LONG), scenario)
+                assert round(found["overall"] * found["questions"] / 100) == self.numbers[key]
+
+    def trained_on_other(self, out: Path, data: Manifest) -> bool:
+        return getattr(self, "swept", data) is not data
+
+    @invariant()
+    def every_reported_number_is_that_of_what_it_names(self) -> None:
+        if not hasattr(self, "folder"):
+            return
+        evaluated = sorted(path.parent for path in self.folder.rglob("results.jsonl"))
+        for runs in (*([run] for run in evaluated), evaluated):
+            if runs:
+                self.check_report(runs)
+
+    def check_report(self, runs: list[Path]) -> None:
+        with undrawn_reports():
+            try:
+                page = write_report(runs, self.folder / "report")
+            except UserError as error:
+                assert any(reason in str(error) for reason in REFUSALS), error
+                return
+        with (page.parent / "results.csv").open() as file:
+            lines = [line for line in csv.DictReader(file) if line["role"] != "floor" and line["column"] == "All"]
+        for line in lines:
+            options = [name for name, store in STORES.items() if str(store.seconds) == line["seconds"]]
+            sums = {
+                sum(
+                    self.numbers.get(
+                        (checkpoint, line["questions_sha256"] + store_hash(STORES[name]), line["scenario"]), -99
+                    )
+                    for checkpoint in line["checkpoints"].split()
+                )
+                for name in options
+            }
+            assert int(line["correct"]) in sums, (line, sums)
+
+    def remember(self, run: Path, manifest: Manifest, store: TinyStore, scenario: str) -> None:
+        """Compute the number of correct answers without the results on disk."""
+        key = (self.checkpoint(run), hash_of_questions(manifest) + store_hash(store), scenario)
+        if key not in self.numbers:
+            method, config = load_run(run)
+            dataset = QuestionDataset(FeatureBank(store), manifest, "test", inputs_of(method.backbone, config.map_size))
+            evaluation = evaluate(method, dataset, scenario, manifest.vocabulary.answers)
+            self.numbers[key] = evaluation.accuracies.overall.correct
+
+    @staticmethod
+    def checkpoint(run: Path) -> str:
+        return hashlib.sha256((run / "checkpoint.safetensors").read_bytes()).hexdigest()
+
+
+def store_hash(store: TinyStore) -> str:
+    return store.digest_of("vggish", store.video_ids)
+
+
+def tiny_settings() -> dict[str, object]:
+    from tiny_run import TINY
+
+    return {name: value for name, value in TINY.items() if name not in ("preset", "method", "device")}
+
+
+@contextmanager
+def undrawn_reports() -> Iterator[None]:
+    """Write reports without their page: plots take most of the time."""
+    with (
+        patch("train.report.page._section", lambda blocks, folders: {"tested": (blocks[0], {})}),
+        patch("train.report.page._render_page", lambda *parts: ""),
+    ):
+        yield
+
+
+def run_machine(examples: int, steps: int) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run_state_machine_as_test(
+        Runs,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
+        ),
+    )
+    torch.set_num_threads(threads)
+
+
+def test_reported_numbers_are_of_what_they_name() -> None:
+    run_machine(examples=6, steps=8)
+
+
+@pytest.mark.nightly
+def test_reported_numbers_are_of_what_they_name_in_long_orders() -> None:
+    run_machine(examples=120, steps=25)
