@@ -106,7 +106,7 @@ class ResultRow(BaseModel):
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
     the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
-    accuracy in percent, from a bootstrap over videos; None if it was not computed.
+    accuracy in percent, from a bootstrap over videos; None if it was not computed or the bootstrap cannot tell.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
