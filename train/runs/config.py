@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError, describe_invalid, did_you_mean, unknown_name
+from pipeline.files import check_file_name
 from train.backbones.sizes import ModelSizes
 from train.data.scenarios import check_rates
 from train.runs.presets import PRESETS
@@ -118,9 +119,11 @@ def check_known(settings: Mapping[str, Any], known: Collection[str]) -> None:
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    """Raise `UserError` if a name is unknown, or if options or missing rates are invalid."""
+    """Raise `UserError` if a name is unknown, or if options, missing rates or the run to start from are invalid."""
     check_known(settings, SETTINGS)
     for name in ("options", "missing_rates"):
         if not isinstance(settings.get(name, {}), dict):
             raise UserError(f"{name} = {settings[name]!r}: pass a table of names and values")
     check_rates(settings.get("missing_rates", {}))
+    if start := settings.get("start_from"):
+        check_file_name("start_from (--start-from)", str(start), "pass the name of a run in the same folder")

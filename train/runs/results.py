@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError, describe_invalid, one_line
-from pipeline.files import replace_text
+from pipeline.files import check_file_name, replace_text
 from pipeline.manifests.manifest import Question, parse_json
 
 FORMAT = 1
@@ -198,7 +198,12 @@ def read_results(path: str | Path) -> list[ResultRow]:
 
 
 def predictions_path(run: Path, split: str, scenario: str) -> Path:
-    """Return the path of the predictions of one evaluation."""
+    """Return the path of the predictions of one evaluation. Raises `UserError` if one of the names leads out of `run`.
+
+    The names may be those in a results file of someone else.
+    """
+    for kind, name in (("split", split), ("scenario", scenario)):
+        check_file_name(kind, name, f"evaluate the run again with 'mavqa-evaluate {run}'")
     return run / f"predictions-{split}-{scenario}.jsonl"
 
 
