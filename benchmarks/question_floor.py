@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.extractors.registry import make_extractor
 from pipeline.extractors.weights import WeightsSource
 from pipeline.manifests.manifest import Manifest, load_manifest
@@ -67,8 +68,10 @@ def main() -> int:
     )
     cells = list_cells(grid, range(options.seeds), str(options.manifest), str(store))
     runs, bank = options.out / "runs", FeatureBank(open_store(store))
-    documents = run_cells(cells, manifest, bank, runs, _print_progress, options.jobs)
-    rows = [row for run in documents for row in read_results(runs / run / RESULTS_FILE)]
+    outcome = run_cells(cells, manifest, bank, runs, _print_progress, options.jobs)
+    if outcome.failures:
+        raise UserError(f"some seeds failed: {outcome.failures}")
+    rows = [row for run in outcome.documents for row in read_results(runs / run / RESULTS_FILE)]
     (block,) = [block for block in build_blocks(rows) if block.scenario == NATURAL]
     print(describe_training(manifest))
     print(markdown([block]))

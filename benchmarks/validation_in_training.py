@@ -74,10 +74,12 @@ def measure(
     grid = Grid(preset=demo.preset, backbones=demo.backbones, settings=demo.settings, methods=entries)
     cells = list_cells(grid, range(seeds), str(out / "data"), str(store))
     with runs_progress() as progress:
-        documents = run_cells(cells, manifest, bank, out / "runs", progress, jobs)
+        outcome = run_cells(cells, manifest, bank, out / "runs", progress, jobs)
+    if outcome.failures:
+        raise UserError(f"some seeds failed: {outcome.failures}")
     return [
         (mean(best_validation(out / "runs" / name).values()), document["scenarios"]["complete"]["overall"])
-        for name, document in documents.items()
+        for name, document in outcome.documents.items()
     ]
 
 

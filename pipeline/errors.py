@@ -1,9 +1,10 @@
 """Errors that the user can fix: wrong use or invalid input. Bugs of mavqa keep their tracebacks."""
 
+import difflib
 import errno
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +28,25 @@ class UserError(Exception):
     """An error that the user can fix. One line: the thing, its value and what to do; commands exit with 2."""
 
 
+# Those of the operating system, such as for a folder without write permission, name the path.
+USER_ERRORS = (UserError, PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of `error` on one line, cut to 300 characters; the name of its type if it has none."""
     return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the one of `known` that is nearest to the unknown `name`, for messages; "" if none is near."""
+    by_lower_case = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f" (did you mean {by_lower_case[near[0]]!r}?)" if near else ""
+
+
+def unknown_name(kind: str, name: str, known: Collection[str]) -> UserError:
+    """Return the error for a `name` that is none of the `known` ones; `kind` is what the message calls it."""
+    return UserError(f"{kind} {name!r} is unknown{did_you_mean(name, known)}: choose one of {', '.join(known)}")
 
 
 def describe_invalid(error: "ValidationError") -> str:

@@ -1,6 +1,7 @@
-"""Atomic writing of files, under a staging name first and renamed last; locks; the size up to which media are read."""
+"""Atomic writing of files, under a staging name first and renamed last; locks; names and sizes that are accepted."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,6 +13,9 @@ from pipeline.errors import UserError, reporting_full_disks
 
 # Larger media files are neither hashed nor decoded, unless the user asks for it.
 LARGEST_FILE_BYTES = 20_000_000_000
+# File systems allow 255 bytes; names get suffixes such as `-seed0` or `.jsonl.partial`.
+LONGEST_NAME_BYTES = 200
+_ODD_CHARACTERS = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @contextmanager
@@ -63,3 +67,39 @@ def locked(folder: Path, used_by: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_file_name(kind: str, name: str, fix: str) -> str:
+    """Return `name`, which becomes a file or folder, or a part of its name: one that cannot lead out of its folder.
+
+    Raises `UserError` if it is longer than `LONGEST_NAME_BYTES` or not a plain name (`check_plain_name`).
+    """
+    check_plain_name(kind, name, fix)
+    length = len(name.encode())
+    if length > LONGEST_NAME_BYTES:
+        raise UserError(f"{kind} {name[:20]!r}... has {length} bytes, more than {LONGEST_NAME_BYTES}: {fix}")
+    return name
+
+
+def check_plain_name(kind: str, name: str, fix: str) -> str:
+    """Return `name`. Raises `UserError` with its `kind`, the cause and the `fix` unless it is a plain name.
+
+    A plain name is not empty, "." or "..", and has no slash, backslash or control character.
+    """
+    if name in ("", ".", ".."):
+        raise UserError(f"{kind} {name!r} is not a plain name: {fix}")
+    if odd := describe_odd_character(name):
+        raise UserError(f"{kind} {name!r} is not a plain name, it has {odd}: {fix}")
+    return name
+
+
+def describe_odd_character(name: str) -> str:
+    """Return the first character of `name` that a plain name cannot have, such as "a slash"; "" if there is none."""
+    found = _ODD_CHARACTERS.search(name)
+    if found is None:
+        return ""
+    character = found[0]
+    if "\ud800" <= character <= "\udfff":
+        # Python decodes the byte 0xNN of a name that is not UTF-8 to U+DCNN.
+        return f"the byte 0x{ord(character) & 0xFF:02x}, which is not UTF-8,"
+    return {"/": "a slash", "\\": "a backslash"}.get(character, f"the control character U+{ord(character):04X}")

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, signature
 from typing import Any
 
-from pipeline.errors import UserError, one_line
+from pipeline.errors import UserError, did_you_mean, one_line, unknown_name
 
 PLUGIN_GROUPS = tuple(
     f"mavqa.{kind}" for kind in ("datasets", "extractors", "question_extractors", "backbones", "methods")
@@ -42,7 +42,7 @@ def load_plugin(kind: str, table: Mapping[str, str], name: str) -> Any:
     installed package's cannot be imported; `kind` is what the message calls it.
     """
     if name not in table:
-        raise UserError(f"{kind} {name!r} is unknown: choose one of {', '.join(table)}")
+        raise unknown_name(kind, name, table)
     module, _, attribute = table[name].partition(":")
     try:
         return getattr(import_module(module), attribute)
@@ -62,7 +62,9 @@ def choose_variant(kind: str, name: str, variants: Sequence[str], variant: str |
     Raises `UserError` if the plug-in has no variant of this name.
     """
     if variant is not None and variant not in variants:
-        raise UserError(f"{kind} {name!r} has no variant {variant!r}: choose one of {', '.join(variants) or 'none'}")
+        known = ", ".join(variants) or "none"
+        hint = did_you_mean(variant, variants)
+        raise UserError(f"{kind} {name!r} has no variant {variant!r}{hint}: choose one of {known}")
     return {"variant": variant or variants[0]} if variants else {}
 
 
@@ -76,7 +78,8 @@ def check_options(kind: str, name: str, build: Callable[..., Any], options: Mapp
         return
     for option in sorted(set(options) - set(parameters)):
         known = ", ".join(parameters) or "none"
-        raise UserError(f"{kind} {name!r} has no option {option!r}: its options are {known}")
+        hint = did_you_mean(option, parameters)
+        raise UserError(f"{kind} {name!r} has no option {option!r}{hint}: its options are {known}")
     for option, value in options.items():
         expected = _VALUE_TYPES.get(parameters[option].annotation)
         if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):

@@ -15,16 +15,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import UserError
+from pipeline.errors import USER_ERRORS
+from pipeline.files import check_file_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Decorator = Callable[[Any], Any]
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
-
-# Errors of the operating system that the user can fix, such as a folder without write permission; they name the path.
-SYSTEM_ERRORS = (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
 
 # Columns of a console that is not a terminal, so that tables are not cut.
 WIDEST_TABLE = 10_000
@@ -76,7 +74,7 @@ class _WithVersion(click.Command):
 class Command(_WithVersion):
     """A command whose expected ends are one line on stderr: errors that users can fix, and Ctrl-C.
 
-    A `UserError` or one of `SYSTEM_ERRORS` has exit code 2, Ctrl-C has 130. `on_interrupt` says how to go on then.
+    One of `USER_ERRORS` has exit code 2, Ctrl-C has 130. `on_interrupt` says how to go on then.
     Warnings of libraries are not shown, in child processes neither, unless the user asks Python for them.
     """
 
@@ -107,7 +105,7 @@ def _one_line(on_interrupt: str) -> Iterator[None]:
     """Turn the expected ends of the block into errors that Click shows in one line."""
     try:
         yield
-    except (UserError, *SYSTEM_ERRORS) as error:
+    except USER_ERRORS as error:
         raise InputError(" ".join(str(error).split())) from None
     except KeyboardInterrupt:
         # At exit, Python would report the unfinished tasks of Zarr's event loop.
@@ -189,6 +187,11 @@ def complete_folders(parent: str) -> Completion:
         return sorted(path.name for path in Path(parent).glob("*/") if path.name.startswith(incomplete))
 
     return complete
+
+
+def plain_name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the value of an option that becomes part of a path; raise `UserError` if it is not a plain name."""
+    return check_file_name(parameter.opts[0], value, "pass a name, and other folders with --manifest and --store")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")

@@ -16,6 +16,7 @@ from pipeline.cli.command import (
     folder_option,
     json_option,
     plain_console,
+    plain_name,
     show_json,
 )
 from pipeline.cli.progress import Progress, show_progress
@@ -51,6 +52,7 @@ Examples:
     default="music-avqa",
     show_default=True,
     shell_complete=complete_folders("data_manifests"),
+    callback=plain_name,
     help="Name of the dataset, used in the defaults of --manifest, --videos and --store.",
 )
 @folder_option("--manifest", "Folder of the manifest.  [default: data_manifests/DATASET]")

@@ -22,7 +22,7 @@ from pipeline.cli.command import (
     show_json,
 )
 from pipeline.cli.progress import show_task
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.manifests.check import Report, check_manifest, count
 from pipeline.manifests.findings import Finding
 from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
@@ -168,7 +168,8 @@ def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str
         raise UserError(f"--settings {settings} has no text 'name' or no table [synthesize]: pass a dataset.toml")
     for key in (*table, *least):
         if key not in least:
-            raise UserError(f"--settings {settings}: [synthesize] {key} is unknown: choose one of {', '.join(least)}")
+            hint, known = did_you_mean(key, least), ", ".join(least)
+            raise UserError(f"--settings {settings}: [synthesize] {key} is unknown{hint}: choose one of {known}")
         if type(table.get(key)) is not int or table[key] < least[key]:
             found = repr(table[key]) if key in table else "missing"
             raise UserError(f"--settings {settings}: [synthesize] {key} is {found}: set an integer from {least[key]}")

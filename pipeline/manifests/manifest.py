@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.errors import UserError
-from pipeline.files import replace_text
+from pipeline.files import check_file_name, check_plain_name, replace_text
 from pipeline.store.schema import QUESTION_LENGTH
 
 FORMAT = 1
@@ -124,13 +124,8 @@ class Manifest:
 
 
 def check_video_id(video_id: str) -> str:
-    """Return `video_id`; raise `UserError` if it is not safe as a file name."""
-    if video_id in ("", ".", ".."):
-        raise UserError(f"video id {video_id!r} is not a plain name: rename the video")
-    for character, name in (("/", "slash"), ("\\", "backslash"), ("\0", "null character")):
-        if character in video_id:
-            raise UserError(f"video id {video_id!r} is not a plain name, it has a {name}: rename the video")
-    return video_id
+    """Return `video_id`; raise `UserError` if it is not a plain name."""
+    return check_plain_name("video id", video_id, "rename the video")
 
 
 def check_relative_path(path: str) -> str:
@@ -144,7 +139,9 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write the manifest's files into `folder`, each under a staging name first and renamed last.
 
     A `dataset.toml` that already has the same entries is not rewritten; it keeps its comments and further entries.
+    Raises `UserError` if the manifest's name is not a plain name: folders and runs are named after it.
     """
+    check_file_name("dataset name", manifest.name, "choose another folder or name")
     for stale in folder.glob("questions-*.jsonl"):
         if stale.stem.removeprefix("questions-") not in manifest.questions:
             stale.unlink()
@@ -178,6 +175,7 @@ def load_manifest(folder: str | Path) -> Manifest:
             raise UserError(f"{folder / 'dataset.toml'}: {key} = {head[key]!r} is not text: put it in quotes")
     if not isinstance(head["splits"], list) or not set(map(str, head["splits"])) <= set(SPLITS):
         raise UserError(f"{folder / 'dataset.toml'}: invalid splits {head['splits']!r}: use {', '.join(SPLITS)}")
+    check_file_name(f"{folder / 'dataset.toml'}: name", head["name"], "choose another")
     _check_built(folder, head)
     questions = {split: tuple(_read_questions(folder / f"questions-{split}.jsonl")) for split in head["splits"]}
     return Manifest(

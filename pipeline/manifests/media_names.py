@@ -1,11 +1,11 @@
 """The names of media files: their suffixes, the characters that they may contain, and the video ids made of them."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from pipeline.errors import UserError
+from pipeline.files import describe_odd_character
 from pipeline.manifests.findings import Finding
 from pipeline.manifests.manifest import check_video_id
 
@@ -30,22 +30,9 @@ def split_suffix(path: str) -> tuple[str, str]:
 
 def check_name(path: str) -> str:
     """Return `path`; raise `UserError` if it is not UTF-8 or contains a backslash or a control character."""
-    for character in path:
-        problem = _problem_of(character)
-        if problem:
-            raise UserError(f"video {path!r} has {problem} in its name: rename the file")
+    if odd := describe_odd_character(path.replace("/", "")):
+        raise UserError(f"video {path!r} has {odd} in its name: rename the file")
     return path
-
-
-def _problem_of(character: str) -> str:
-    """Return what is wrong with a character of a file's name; "" if it is allowed."""
-    category = unicodedata.category(character)
-    if category == "Cs":
-        # Python decodes the byte 0xNN of a name that is not UTF-8 to U+DCNN.
-        return f"the byte 0x{ord(character) & 0xFF:02x}, which is not UTF-8,"
-    if category == "Cc":
-        return f"the control character U+{ord(character):04X}"
-    return "a backslash" if character == "\\" else ""
 
 
 def name_videos(paths: Iterable[str]) -> tuple[dict[str, str], list[Finding]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.extractors.interface import FeatureExtractor, QuestionExtractor
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.extractors.weights import OnDownload, WeightsSource, find_file, hub_cache, parse_weights
@@ -124,9 +124,10 @@ def _split_features(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, .
     unique = tuple(dict.fromkeys(names))
     unknown = [name for name in unique if name not in EXTRACTORS and name not in QUESTION_EXTRACTORS]
     if unknown or not unique:
-        known = ", ".join([*EXTRACTORS, *QUESTION_EXTRACTORS])
-        problem = f"unknown feature {', '.join(unknown)}" if unknown else "no feature is named"
-        raise UserError(f"--features {','.join(names)!r}: {problem}: choose from {known}")
+        known = [*EXTRACTORS, *QUESTION_EXTRACTORS]
+        hinted = ", ".join(f"{name}{did_you_mean(name, known)}" for name in unknown)
+        problem = f"unknown feature {hinted}" if unknown else "no feature is named"
+        raise UserError(f"--features {','.join(names)!r}: {problem}: choose from {', '.join(known)}")
     return tuple(n for n in unique if n in EXTRACTORS), tuple(n for n in unique if n in QUESTION_EXTRACTORS)
 
 

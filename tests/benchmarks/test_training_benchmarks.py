@@ -22,6 +22,7 @@ from train.data.feature_bank import FeatureBank
 from train.evaluation.predict import percent_correct
 from train.interfaces import inputs_of
 from train.methods.registry import make_method
+from train.training.sweep import Outcome
 
 
 class LeakyDataset(QuestionDataset):
@@ -243,7 +244,8 @@ def test_validation_in_training_reports_the_selected_epoch_and_the_test_accuracy
 
     def run(cells, given, bank, out, progress, jobs):
         trained.extend(cell.name for cell in cells)
-        return {cell.name: {"scenarios": {"complete": {"overall": 40.0 + cell.config.seed}}} for cell in cells}
+        accuracies = {cell.name: {"complete": {"overall": 40.0 + cell.config.seed}} for cell in cells}
+        return Outcome({name: {"scenarios": scenarios} for name, scenarios in accuracies.items()}, {})
 
     monkeypatch.setattr(validation_in_training, "run_cells", run)
     monkeypatch.setattr(validation_in_training, "best_validation", lambda folder: {"complete": len(folder.name)})

@@ -6,7 +6,7 @@ Source: Li et al., "Progressive Spatio-temporal Perception for Audio-Visual Ques
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, unknown_name
 from pipeline.store.schema import MODALITIES
 from train.backbones.sizes import ModelSizes
 from train.data.batch import Batch
@@ -186,7 +186,7 @@ def _prompt_tokens(prompts: dict[str, Tensor] | None, parts: dict[str, Tokens]) 
 
 def _check_options(variant: str, **counts: int) -> None:
     if variant not in Pstp.variants:
-        raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(Pstp.variants)}")
+        raise unknown_name("variant", variant, Pstp.variants)
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} = {count}: PSTP-Net needs at least 1")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError, why_unreadable
+from pipeline.errors import UserError, unknown_name, why_unreadable
 from pipeline.manifests.manifest import Vocabulary, parse_json
 from pipeline.manifests.templates import build_vocabulary, fill
 from train.backbones.sizes import ModelSizes
@@ -56,7 +56,7 @@ def import_checkpoint(
     Raises `UserError` if the file is not a checkpoint of this kind or the vocabularies contain different entries.
     """
     if kind not in RELEASES:
-        raise UserError(f"kind {kind!r} is unknown: choose one of {', '.join(RELEASES)}")
+        raise unknown_name("kind", kind, RELEASES)
     if (out / "config.json").exists():
         raise UserError(f"{out} already contains a run: pass another --out")
     release = RELEASES[kind]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.command import Command, folder_option, json_option, show_json
+from pipeline.cli.command import Command, folder_option, json_option, plain_name, show_json
 from train.checkpoints.release_names import RELEASES
 from train.cli.options import store_option
 
@@ -20,7 +20,13 @@ from train.cli.options import store_option
     help="Folder of the official annotations, or the official training file itself.",
 )
 @folder_option("--out", "Run folder to write.", required=True)
-@click.option("--dataset", default="music-avqa", show_default=True, help="Dataset name in the default paths below.")
+@click.option(
+    "--dataset",
+    default="music-avqa",
+    show_default=True,
+    callback=plain_name,
+    help="Dataset name in the default paths below.",
+)
 @folder_option("--manifest", "Manifest to evaluate the run with.  [default: data_manifests/DATASET]")
 @store_option("stores/DATASET.zarr")
 @json_option

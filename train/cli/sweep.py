@@ -1,11 +1,20 @@
 """`mavqa-sweep`: train and evaluate a grid of runs."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
-from pipeline.cli.command import Command, complete_names, file_option, folder_option, json_option, show_json
+from pipeline.cli.command import (
+    FAILURES_RECORDED,
+    Command,
+    complete_names,
+    file_option,
+    folder_option,
+    json_option,
+    show_json,
+)
 from pipeline.files import replace_text
 from train.cli.options import (
     device_option,
@@ -56,7 +65,8 @@ def sweep(
     """Train and evaluate every run of GRID (backbones x methods x seeds) on one store.
 
     GRID is a TOML file, or the name of one that is installed with mavqa: such as demo, methods or table1. Finished runs
-    are kept, stopped ones are resumed.
+    are kept, stopped ones are resumed. A run that fails, such as one that diverges, does not stop the others: it is
+    named at the end, and the exit code is 3.
 
     \b
     Examples:
@@ -79,11 +89,16 @@ def sweep(
 
     bank = FeatureBank(open_store(store))
     with runs_progress(len(cells)) as progress:
-        documents = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
+        outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
     evaluation = evaluation or out / "evaluation.json"
-    replace_text(evaluation, json.dumps(documents, ensure_ascii=False, indent=1) + "\n")
+    replace_text(evaluation, json.dumps(outcome.documents, ensure_ascii=False, indent=1) + "\n")
     if as_json:
-        show_json(documents)
+        show_json(outcome.documents)
     else:
-        show_scenarios(documents)
+        if outcome.documents:
+            show_scenarios(outcome.documents)
         click.echo(f"evaluation: {evaluation}", err=True)
+    for name, cause in outcome.failures.items():
+        click.echo(f"failed: {name}: {cause}", err=True)
+    if outcome.failures:
+        sys.exit(FAILURES_RECORDED)

@@ -8,7 +8,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pipeline.cli.command import Command, complete_folders, complete_names, folder_option, json_option, show_json
+from pipeline.cli.command import (
+    Command,
+    complete_folders,
+    complete_names,
+    folder_option,
+    json_option,
+    plain_name,
+    show_json,
+)
 from pipeline.errors import UserError
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
@@ -49,6 +57,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
     "--dataset",
     default=DEFAULT_DATASET,
     show_default=True,
+    callback=plain_name,
     shell_complete=complete_folders("data_manifests"),
     help="Dataset name in the default paths below.",
 )

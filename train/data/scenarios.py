@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, unknown_name
 from pipeline.files import replace_text
 from pipeline.manifests.manifest import Question, parse_json
 from pipeline.store.schema import MODALITIES
@@ -67,7 +67,7 @@ def hidden_in(scenario: str) -> tuple[str, ...]:
     if scenario == NATURAL:
         return ()
     if scenario not in SCENARIOS:
-        raise UserError(f"scenario {scenario!r} is unknown: choose one of {', '.join(ALL_SCENARIOS)}")
+        raise unknown_name("scenario", scenario, ALL_SCENARIOS)
     return SCENARIOS[scenario]
 
 

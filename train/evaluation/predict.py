@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.manifests.manifest import Question
 from train.data.dataset import QuestionDataset
 from train.data.scenarios import NATURAL, hidden_in
@@ -82,7 +83,7 @@ def evaluate(
     `answers`: the vocabulary that logits index. `masks`: {question id: hidden modalities}, used instead of the
     scenario's, whose name is then arbitrary. `on_batch` is called with the number of questions of each batch. The
     result does not depend on `batch_size`.
-    Raises `UserError` if the scenario is unknown and FloatingPointError if logits are not finite.
+    Raises `UserError` if the scenario is unknown or logits are not finite.
     """
     rows = questions_of(dataset, scenario)
     if not len(rows):
@@ -106,8 +107,8 @@ def predict(
     """Return the answer index of each row: the highest logit among the question's choices, the first one of equals.
 
     It is `UNANSWERED` if the vocabulary contains none of the choices; a question without choices may have any answer.
-    The method is evaluated in evaluation mode and returned to its previous mode. Raises FloatingPointError if logits
-    are not finite.
+    The method is evaluated in evaluation mode and returned to its previous mode. Raises `UserError` if logits are not
+    finite.
     """
     module: Any = method
     was_training = module.training
@@ -118,7 +119,10 @@ def predict(
             for batch in dataset.batches(batch_size, masks=masks, rows=rows):
                 logits = batch.to(device).predict_by_presence(method.predict)
                 if not bool(torch.isfinite(logits).all()):
-                    raise FloatingPointError(f"logits near question {batch.question_id[0]} are not finite")
+                    raise UserError(
+                        f"the model's logits near question {batch.question_id[0]!r} are not finite: it diverged, train "
+                        "it with a lower learning rate"
+                    )
                 indices += choose_answers(logits, batch.choices)
                 if on_batch is not None:
                     on_batch(len(logits))

@@ -14,6 +14,10 @@ import numpy as np
 from train.runs.results import Count
 
 RESAMPLES = 2000
+# Resamples of fewer videos take too few different values to tell how much other videos would change.
+FEWEST_VIDEOS = 10
+# In percentage points; the means of equal values differ by rounding.
+NARROWEST = 1e-9
 
 NORMAL_95 = 1.959964
 T_95 = (
@@ -25,11 +29,11 @@ T_95 = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """An accuracy in percent with its 95 % interval [low, high].
+    """An accuracy in percent with its 95 % interval [low, high], which contains it and is wider than 0.
 
     `interval`: the variation that it covers. "seeds": training again (t interval over seeds); "videos": other videos
-    (bootstrap, one run); "questions": other questions (Wilson, one run), treating the questions on one video as
-    independent. `questions`: number of questions per run.
+    (bootstrap, one run); "questions": other questions (Wilson, of one run or of seeds with equal accuracies), treating
+    the questions on one video as independent. `questions`: number of questions per run.
     """
 
     mean: float
@@ -40,27 +44,33 @@ class Estimate:
     questions: int
 
 
-def estimate_accuracy(counts: Sequence[Count]) -> Estimate:
-    """Return the mean accuracy over a method's seeds: a t interval for several counts, Wilson's for one.
+def estimate_accuracy(counts: Sequence[Count], over_videos: tuple[float, float] | None = None) -> Estimate:
+    """Return the mean accuracy over a method's seeds, one of `counts` each, and its interval.
 
-    Raises ValueError if `counts` is empty.
+    It is a t interval if the accuracies of the seeds differ, `over_videos` (a `bootstrap_interval`) for a single seed
+    if it is given and wider than 0, else Wilson's interval of one seed. Raises ValueError if `counts` is empty.
     """
     if not counts:
         raise ValueError("no counts to estimate an accuracy from")
-    if len(counts) == 1:
-        return Estimate(counts[0].accuracy, *wilson_interval(counts[0]), "questions", 1, counts[0].questions)
     accuracies = [count.accuracy for count in counts]
     mean = math.fsum(accuracies) / len(accuracies)
-    half_width = t_half_width(accuracies)
-    low, high = max(0.0, mean - half_width), min(100.0, mean + half_width)
-    return Estimate(mean, low, high, "seeds", len(accuracies), counts[0].questions)
+    interval: Literal["seeds", "videos", "questions"] = "questions"
+    low, high = wilson_interval(counts[0])
+    if len(set(accuracies)) > 1:
+        half_width = t_half_width(accuracies)
+        interval, low, high = "seeds", max(0.0, mean - half_width), min(100.0, mean + half_width)
+    elif len(counts) == 1 and over_videos is not None and _has_width(*over_videos):
+        interval, (low, high) = "videos", over_videos
+    # Rounding may put a bound on the wrong side of the mean, such as 100 of 4 correct answers out of 4.
+    return Estimate(mean, min(low, mean), max(high, mean), interval, len(counts), counts[0].questions)
 
 
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray, videos: Sequence[str], generator: np.random.Generator | None = None
-) -> tuple[float, float]:
-    """Return the 95 % interval (low, high), in percent, of the mean of `values`.
+) -> tuple[float, float] | None:
+    """Return the 95 % interval (low, high), in percent, of the mean of `values`, which it contains.
 
+    None if resampling cannot tell: there are fewer than `FEWEST_VIDEOS` videos, or all resamples have the same mean.
     `values`: float [question], such as 1 for a correct answer and 0 for a wrong one, or differences in [-1, 1].
     `videos` [question]: the id of each question's video. `RESAMPLES` samples of the videos, with all their questions,
     are drawn with replacement from `generator` (default: a new one with seed 0).
@@ -68,9 +78,12 @@ def bootstrap_interval(
     Source: the percentile bootstrap, over clusters of questions.
     """
     sums, sizes = sum_by_video(values, videos)
+    if len(sums) < FEWEST_VIDEOS:
+        return None
     resamples = (generator or np.random.default_rng(0)).integers(len(sums), size=(RESAMPLES, len(sums)))
-    low, high = np.percentile(sums[resamples].sum(1) / sizes[resamples].sum(1), (2.5, 97.5))
-    return 100 * float(low), 100 * float(high)
+    low, high = 100 * np.percentile(sums[resamples].sum(1) / sizes[resamples].sum(1), (2.5, 97.5))
+    mean = 100 * float(np.mean(values))
+    return (min(float(low), mean), max(float(high), mean)) if _has_width(low, high) else None
 
 
 def sum_by_video(values: Sequence[float] | np.ndarray, videos: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -94,3 +107,7 @@ def t_half_width(values: Sequence[float]) -> float:
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / degrees
     return quantile * math.sqrt(variance / len(values))
+
+
+def _has_width(low: float, high: float) -> bool:
+    return high - low > NARROWEST

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import UserError
+from pipeline.errors import unknown_name
 from pipeline.store.schema import MODALITIES
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
@@ -264,7 +264,7 @@ def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> 
 def refine_settings(variant: str) -> RefineSettings:
     """Return the settings of `variant`; raise `UserError` if it is unknown."""
     if variant not in REFINE_VARIANTS:
-        raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(REFINE_VARIANTS)}")
+        raise unknown_name("variant", variant, REFINE_VARIANTS)
     return REFINE_VARIANTS[variant]
 
 

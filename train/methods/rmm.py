@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import UserError
+from pipeline.errors import unknown_name
 from pipeline.store.schema import MODALITIES
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
@@ -204,7 +204,7 @@ def observe(memory: RelationMemory, representation: Representation) -> None:
 def recall_settings(variant: str) -> RecallSettings:
     """Return the settings of `variant`; raise `UserError` if it is unknown."""
     if variant not in RECALL_VARIANTS:
-        raise UserError(f"variant {variant!r} is unknown: choose one of {', '.join(RECALL_VARIANTS)}")
+        raise unknown_name("variant", variant, RECALL_VARIANTS)
     return RECALL_VARIANTS[variant]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, unknown_name
 
 Objective = Literal["noise", "v"]
 BETA_LIMIT = 0.999
@@ -86,7 +86,7 @@ class GaussianDiffusion(nn.Module):
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
-            raise UserError(f"diffusion schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+            raise unknown_name("diffusion schedule", schedule, SCHEDULES)
         if objective not in ("noise", "v"):
             raise UserError(f"diffusion objective {objective!r} is unknown: choose noise or v")
         self.network, self.steps, self.objective = network, steps, objective

@@ -20,20 +20,23 @@ from train.runs.results import Prediction
 BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
 # The inputs of the reference model that is trained without the modality that a scenario removes.
 REFERENCE_INPUTS = {"audio-missing": "visual,question", "visual-missing": "audio,question"}
-CSV_FIELDS = ("dataset", "release", "split", "scenario", "over", "method", "points", "low", "high", "p", "share")
+CSV_FIELDS = (
+    *("dataset", "release", "split", "scenario", "over", "method"),
+    *("points", "low", "high", "interval", "p", "share"),
+)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """A gain in percentage points with its 95 % interval [low, high] and the p-value of no gain.
+    """A gain in percentage points with its 95 % interval (low, high) over videos and the p-value of no gain.
 
-    `share`: the gain as a share of the gap between the baseline and the reference model trained without the missing
-    modality; None if there is no such model or the gap's interval is not above 0.
+    `interval`: None if resampling cannot tell (`bootstrap_interval`), as when no question differs. `share`: the gain as
+    a share of the gap between the baseline and the reference model trained without the missing modality; None if there
+    is no such model or the gap has no interval above 0.
     """
 
     points: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     p: float
     share: float | None
 
@@ -45,12 +48,12 @@ def paired_gain(differences: np.ndarray, videos: Sequence[str], share: float | N
     the signs of videos, both with a fixed seed.
     """
     generator = np.random.default_rng(0)
-    low, high = bootstrap_interval(differences, videos, generator)
+    interval = bootstrap_interval(differences, videos, generator)
     sums, _ = sum_by_video(differences, videos)
     signs = generator.integers(2, size=(RESAMPLES, len(sums)), dtype=np.int8) * 2 - 1
     mean = float(differences.mean())
     as_extreme = int((np.abs((signs * sums).sum(1)) >= abs(sums.sum()) - 1e-9).sum())
-    return Gain(100 * mean, low, high, (1 + as_extreme) / (1 + RESAMPLES), share)
+    return Gain(100 * mean, interval, (1 + as_extreme) / (1 + RESAMPLES), share)
 
 
 def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
@@ -108,7 +111,10 @@ def _share_of_gap(
     )
     videos = [prediction.video_id for prediction in predictions[method][min(seeds)]]
     gap = reference_hits - baseline_hits
-    return float((method_hits - baseline_hits).mean() / gap.mean()) if paired_gain(gap, videos).low > 0 else None
+    interval = bootstrap_interval(gap, videos)
+    if interval is None or interval[0] <= 0:
+        return None
+    return float((method_hits - baseline_hits).mean() / gap.mean())
 
 
 def gain_rows(gains: Mapping[str, Mapping[str, Mapping[str, Gain]]]) -> list[tuple[str, str, list[Gain | None]]]:
@@ -126,7 +132,8 @@ def scenario_gains(blocks: Sequence[Block], folders: Folders) -> dict[str, dict[
 def gains_csv(splits: Iterable[tuple[Block, Mapping[str, Mapping[str, Mapping[str, Gain]]]]]) -> str:
     """Return one CSV line per gain; `splits` are pairs (a block of a split, the result of `scenario_gains`).
 
-    `points`, `low` and `high` are percentage points, `share` is a fraction, empty if it is None.
+    `points`, `low` and `high` are percentage points; `interval` is "videos", or "none" without bounds. `share` is a
+    fraction, empty if it is None.
     """
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
@@ -135,9 +142,9 @@ def gains_csv(splits: Iterable[tuple[Block, Mapping[str, Mapping[str, Mapping[st
         for scenario, by_baseline in gains.items():
             for baseline, by_method in by_baseline.items():
                 for method, gain in by_method.items():
-                    numbers = (f"{value:.4f}" for value in (gain.points, gain.low, gain.high, gain.p))
+                    bounds = [f"{bound:.4f}" for bound in gain.interval] if gain.interval else ["", ""]
                     share = "" if gain.share is None else f"{gain.share:.4f}"
-                    writer.writerow(
-                        [block.dataset, block.release, block.split, scenario, baseline, method, *numbers, share]
-                    )
+                    names = [block.dataset, block.release, block.split, scenario, baseline, method]
+                    over = "videos" if gain.interval else "none"
+                    writer.writerow([*names, f"{gain.points:.4f}", *bounds, over, f"{gain.p:.4f}", share])
     return sink.getvalue()

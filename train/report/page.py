@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import replace_text
 from pipeline.manifests.templates import GROUPS, TYPES, Column
+from train.evaluation.statistics import FEWEST_VIDEOS
 from train.report.confusion import find_confusions
 from train.report.gains import gain_rows, gains_csv, scenario_gains
 from train.report.plots import Curve, colours_of, draw_scenario_bars, draw_training_curves
@@ -68,6 +69,7 @@ def _render_page(
         features=sorted({(name, f.weights, f.fingerprint, f.sha256) for name, f in features}),
         seeded=sorted({name for name, f in features if f.weights == "seeded"}),
         runs=_runs(rows, folders),
+        fewest_videos=FEWEST_VIDEOS,
     )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import UserError
@@ -241,11 +241,9 @@ def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...]) -> Lin
     cells: dict[str, Estimate | None] = {}
     for column in columns:
         counts = [count for row in rows if (count := pool_counts(row.accuracies, column))]
-        cells[column.label] = estimate_accuracy(counts) if counts else None
-    overall = cells.get("All")
-    if len(rows) == 1 and overall is not None and rows[0].interval is not None:
-        low, high = rows[0].interval
-        cells["All"] = replace(overall, low=low, high=high, interval="videos")
+        # The intervals of result rows are of their overall accuracy.
+        over_videos = rows[0].interval if column.label == "All" else None
+        cells[column.label] = estimate_accuracy(counts, over_videos) if counts else None
     return Line(label, role, tuple(rows), cells)
 
 

@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 
-from train.evaluation.statistics import Estimate
+from train.evaluation.statistics import FEWEST_VIDEOS, Estimate
 from train.report.published import comparable_rows
 from train.report.tables import Block, Line, pool_counts, table_blocks
 
@@ -44,18 +44,20 @@ def percent(value: float) -> str:
 
 def describe_interval(cell: Estimate) -> str:
     """Describe in words what a cell's interval covers."""
+    runs = "1 run" if cell.seeds == 1 else f"{cell.seeds} seeds"
     if cell.interval == "seeds":
-        return f"{cell.seeds} seeds, t interval"
+        return f"{runs}, t interval"
     if cell.interval == "videos":
-        return f"1 run, bootstrap interval over the videos of {cell.questions} questions"
-    return f"1 run, Wilson interval over {cell.questions} questions"
+        return f"{runs}, bootstrap interval over the videos of {cell.questions} questions"
+    return f"{runs}{' of equal accuracy' if cell.seeds > 1 else ''}, Wilson interval over {cell.questions} questions"
 
 
 LEGEND = (
-    "Accuracies in percent, pooled over questions. Brackets hold the 95 % interval of All: Student's t over "
-    "seeds where a method has two or more, else a bootstrap over the videos of its one run, or Wilson's over the "
-    "questions where none was computed (of floors). † stands where "
-    "a trained model is below the majority answer of the question's template, which sees no video.\n"
+    "Accuracies in percent, pooled over questions. Brackets hold the 95 % interval of All and what it is over: seeds "
+    "(Student's t, of two or more with different accuracies), videos (bootstrap, of one run) or questions (Wilson, of "
+    f"floors, of seeds with equal accuracies, of one run with fewer than {FEWEST_VIDEOS} videos or with the same "
+    "accuracy on each). † stands where a trained model is below the majority answer of the question's template, which "
+    "sees no video.\n"
 )
 
 
@@ -115,7 +117,7 @@ def _line_cells(block: Block, line: Line) -> list[str]:
         mark = " †" if block.is_below_floor(line, column) else ""
         cells.append("–" if cell is None else percent(cell.mean) + mark)
     last = line.cells[block.columns[-1].label]
-    interval = "–" if last is None else f"[{percent(last.low)}, {percent(last.high)}]"
+    interval = "–" if last is None else f"[{percent(last.low)}, {percent(last.high)}] {last.interval}"
     return [line.label, *cells, interval, ", ".join(map(str, line.seeds)) or "–"]
 
 

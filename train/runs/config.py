@@ -3,11 +3,13 @@
 The values published by each paper are in `train.runs.presets`.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import UserError, describe_invalid
+from pipeline.errors import UserError, describe_invalid, did_you_mean, unknown_name
+from pipeline.files import check_file_name
 from train.backbones.sizes import ModelSizes
 from train.data.scenarios import check_rates
 from train.runs.presets import PRESETS
@@ -74,6 +76,10 @@ class TrainConfig(BaseModel):
         return self
 
 
+# What `make_config` can set.
+SETTINGS = [name for name in TrainConfig.model_fields if name != "sizes"]
+
+
 def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     """Return the settings of `preset` with `overrides`; None keeps the preset's value.
 
@@ -82,7 +88,7 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     Raises `UserError` with the setting and its value if it is unknown or out of range.
     """
     if preset not in PRESETS:
-        raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
+        raise unknown_name("preset", preset, PRESETS)
     overrides = {name: value for name, value in overrides.items() if value is not None}
     _check_settings(overrides)
     if overrides.get("inputs", "all") != "all":
@@ -104,13 +110,20 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
         raise UserError(describe_invalid(error)) from None
 
 
-def _check_settings(settings: dict[str, Any]) -> None:
-    """Raise `UserError` if a name is unknown, the options are no table or the missing rates are invalid."""
-    known = [name for name in TrainConfig.model_fields if name != "sizes"]
+def check_known(settings: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise `UserError` with the nearest `known` name if one of `settings` is not known."""
     for name, value in settings.items():
         if name not in known:
-            raise UserError(f"setting {name} = {value!r} is unknown: choose one of {', '.join(known)}")
+            hint = did_you_mean(name, known)
+            raise UserError(f"setting {name} = {value!r} is unknown{hint}: choose one of {', '.join(known)}")
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raise `UserError` if a name is unknown, or if options, missing rates or the run to start from are invalid."""
+    check_known(settings, SETTINGS)
     for name in ("options", "missing_rates"):
         if not isinstance(settings.get(name, {}), dict):
             raise UserError(f"{name} = {settings[name]!r}: pass a table of names and values")
     check_rates(settings.get("missing_rates", {}))
+    if start := settings.get("start_from"):
+        check_file_name("start_from (--start-from)", str(start), "pass the name of a run in the same folder")

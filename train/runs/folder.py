@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from pipeline.errors import UserError, describe_invalid, one_line
+from pipeline.errors import UserError, describe_invalid, did_you_mean, one_line
 from pipeline.files import replace_text, staged
 from pipeline.manifests.manifest import Vocabulary, parse_json
 from train.backbones.registry import backbone_variants, make_backbone
@@ -51,8 +51,8 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
     known = {"recommended", *of_backbone, *of_method}
     if config.variant not in known:
         raise UserError(
-            f"backbone {config.backbone!r} and method {config.method!r} have no variant {config.variant!r}: "
-            f"choose one of {', '.join(sorted(known))}"
+            f"backbone {config.backbone!r} and method {config.method!r} have no variant {config.variant!r}"
+            f"{did_you_mean(config.variant, known)}: choose one of {', '.join(sorted(known))}"
         )
     variant = config.variant if config.variant in of_backbone else None
     backbone = make_backbone(config.backbone, config.sizes, variant, **config.backbone_options)

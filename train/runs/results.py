@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError, describe_invalid, one_line
-from pipeline.files import replace_text
+from pipeline.files import check_file_name, replace_text
 from pipeline.manifests.manifest import Question, parse_json
 from train.runs.identity import CHECKPOINT, is_current, is_run_folder
 
@@ -133,7 +133,7 @@ class ResultRow(BaseModel):
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
     the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
-    accuracy in percent, from a bootstrap over videos; None if it was not computed.
+    accuracy in percent, from a bootstrap over videos; None if it was not computed or the bootstrap cannot tell.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -267,7 +267,12 @@ def read_rows(path: Path) -> list[ResultRow]:
 
 
 def predictions_path(folder: Path, row: ResultRow) -> Path:
-    """Return the path of the predictions that `row` counts."""
+    """Return the path of the predictions that `row` counts. Raises `UserError` if a name in it leads out of `folder`.
+
+    The row may be from a results file of someone else.
+    """
+    for kind, name in (("split", row.split), ("scenario", row.scenario)):
+        check_file_name(kind, name, f"evaluate the run again with 'mavqa-evaluate {folder}'")
     return folder / f"predictions-{row.split}-{row.scenario}-{row.key}.jsonl"
 
 

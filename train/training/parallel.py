@@ -1,4 +1,4 @@
-"""Run jobs in parallel, each in a process of its own, after the job that it depends on.
+"""Run jobs after the one that each depends on: in parallel, each in a process of its own, or one at a time.
 
 The processes share the cores evenly but no lock, so that a killed one blocks no other; they end with their parent.
 """
@@ -6,16 +6,19 @@ The processes share the cores evenly but no lock, so that a killed one blocks no
 import multiprocessing
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from pipeline.errors import UserError
+from pipeline.errors import USER_ERRORS, UserError
 from pipeline.machine import available_cores, exit_with_parent, uninterrupted_children
 
 Job = TypeVar("Job")
 Report = Callable[[Any], None]
 Work = Callable[[Job, Report], None]
+
+SKIPPED = "skipped, it starts from {}"
 
 
 def run_jobs(
@@ -24,43 +27,75 @@ def run_jobs(
     work: Work[Job],
     workers: int,
     progress: Callable[[str, Any], None],
-) -> None:
-    """Run `work(job, report)` for each of the named `jobs`, in `workers` processes at a time.
+) -> dict[str, str]:
+    """Run `work(job, report)` for each of the named `jobs`, in `workers` processes at a time; return the failures.
 
     `depends_on`: {job's name: name of the job to finish before it}. `work` is pickled: pass a module-level function or
-    a partial of one. Its reports are forwarded as `progress(job's name, report)`. After a job has failed no other is
-    started, and its exception is raised once the running jobs have finished. An interrupt ends all processes at once.
-    Raises `UserError` if a process died and ValueError if jobs depend on each other.
+    a partial of one. Its reports are forwarded as `progress(job's name, report)`, the end of a job as None.
+
+    A job that raises one of `USER_ERRORS`, or whose process dies, does not stop the others; those that depend on it are
+    skipped. The failures are {job's name: why it failed or was skipped}. After any other exception no job is started,
+    and it is raised once the running ones have finished. An interrupt ends all processes at once. Raises ValueError if
+    jobs depend on each other.
     """
     threads = max(1, available_cores() // workers)
     waiting, running = dict(jobs), dict[Connection, tuple[str, BaseProcess]]()
-    failure: BaseException | None = None
+    failures: dict[str, str] = {}
+    bug: BaseException | None = None
     try:
         while waiting or running:
             unfinished = waiting.keys() | {name for name, _ in running.values()}
             ready = [name for name in waiting if depends_on.get(name) not in unfinished]
             if not ready and not running:
                 raise ValueError(f"these jobs depend on each other: {', '.join(waiting)}")
-            for name in ready[: workers - len(running)]:
-                connection, process = _start(work, waiting.pop(name), threads)
-                running[connection] = (name, process)
-            readable = wait(list(running))
+            for name in ready:
+                dependency = depends_on.get(name)
+                if dependency in failures:
+                    del waiting[name]
+                    failures[name] = SKIPPED.format(dependency)
+                    progress(name, None)
+                elif len(running) < workers:
+                    connection, process = _start(work, waiting.pop(name), threads)
+                    running[connection] = (name, process)
+            readable = wait(list(running)) if running else []
             for connection in [one for one in running if one in readable]:
                 kind, content = _receive(connection)
                 if kind == "report":
                     progress(running[connection][0], content)
                     continue
-                _, process = running.pop(connection)
+                name, process = running.pop(connection)
                 process.join()
-                if kind == "failed":
-                    failure = failure or content
+                progress(name, None)
+                if isinstance(content, USER_ERRORS):
+                    failures[name] = str(content)
+                elif kind == "failed":
+                    bug = bug or content
                     waiting.clear()
     finally:
         for _, process in running.values():
             process.terminate()
             process.join()
-    if failure is not None:
-        raise failure
+    if bug is not None:
+        raise bug
+    return failures
+
+
+def run_in_turn(
+    jobs: Mapping[str, Job], depends_on: Mapping[str, str], work: Work[Job], progress: Callable[[str, Any], None]
+) -> dict[str, str]:
+    """Run the jobs as `run_jobs` does, but in this process, one at a time in their order."""
+    failures: dict[str, str] = {}
+    for name, job in jobs.items():
+        dependency = depends_on.get(name)
+        if dependency in failures:
+            failures[name] = SKIPPED.format(dependency)
+        else:
+            try:
+                work(job, partial(progress, name))
+            except USER_ERRORS as error:
+                failures[name] = str(error)
+        progress(name, None)
+    return failures
 
 
 def _start(work: Work[Job], job: Job, threads: int) -> tuple[Connection, BaseProcess]:

@@ -4,7 +4,7 @@ Finished runs are skipped, stopped ones are resumed.
 """
 
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from pipeline.errors import UserError, describe_invalid
+from pipeline.errors import UserError, describe_invalid, unknown_name
+from pipeline.files import check_file_name
 from pipeline.manifests.manifest import Manifest, load_manifest
-from train.runs.config import TrainConfig, make_config
-from train.training.parallel import run_jobs
+from train.runs.config import SETTINGS, TrainConfig, check_known, make_config
+from train.training.parallel import run_in_turn, run_jobs
 
 if TYPE_CHECKING:
     from train.data.feature_bank import FeatureBank
     from train.evaluation.predict import EvaluationProgress
     from train.training.fit import Progress
 
-    # How far a run is: in training, in its evaluation, or at its end (None).
+    # The progress of a run in training or in its evaluation; None at its end, also if it failed or was skipped.
     RunProgress = Progress | EvaluationProgress | None
 
 # What to use instead of these settings in a grid.
@@ -35,6 +36,7 @@ _SET_ELSEWHERE = {
     "store": "--store",
     "device": "--device",
 }
+_SETTABLE = [name for name in SETTINGS if name not in _SET_ELSEWHERE]
 
 
 class Entry(BaseModel):
@@ -97,13 +99,24 @@ class Cell:
         return self.evaluate and self.config.objective == "answer"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a sweep: {run: its evaluation document} of finished runs, {run: cause} of failed and skipped ones.
+
+    Both are in the order of the cells.
+    """
+
+    documents: dict[str, dict[str, Any]]
+    failures: dict[str, str]
+
+
 def read_grid(path: Path) -> Grid:
     """Read a grid file. Raises `UserError` with the file and the entry if it is missing, unknown or invalid."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         for name in document:
             if name not in Grid.model_fields:
-                raise UserError(f"grid {path}: {name!r} is unknown: choose one of {', '.join(Grid.model_fields)}")
+                raise unknown_name(f"grid {path}: entry", name, Grid.model_fields)
         grid = Grid.model_validate(document)
     except FileNotFoundError:
         raise UserError(
@@ -122,9 +135,11 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
 
     A cell is named `<method>-seed<k>`, after `<backbone>-` if the grid has several. An entry's `start_from` is the name
     of an earlier entry; it means that entry's run with the same backbone and seed.
-    Raises `UserError`, with the grid and the entry, if a setting is unknown, a name is repeated or `start_from` is not
-    an earlier entry.
+    Raises `UserError`, with the grid and the entry, if a setting is unknown, a name is repeated or not a plain name, or
+    `start_from` is not an earlier entry.
     """
+    with _naming(f"{grid.label}, settings"):
+        _check_settable(grid.settings, _SETTABLE)
     location = {"manifest": manifest, "store": store, "device": device}
     cells = []
     for seed in grid.seeds if seeds is None else seeds:
@@ -132,7 +147,8 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
             for entry in grid.methods:
                 settings, place = {**grid.settings, **entry.settings}, f"{grid.label}, method {entry.name!r}"
                 with _naming(place):
-                    _check_settable(settings)
+                    check_file_name("name", entry.name, "choose another")
+                    _check_settable(entry.settings, [*Entry.model_fields, *_SETTABLE])
                     config = make_config(grid.preset, **settings, **location, backbone=backbone, seed=seed)
                 prefix = f"{backbone}-" if len(grid.backbones) > 1 else ""
                 if config.start_from:
@@ -156,12 +172,14 @@ def run_cells(
     out: Path,
     progress: "Callable[[str, RunProgress], None] | None" = None,
     jobs: int = 1,
-) -> dict[str, dict[str, Any]]:
-    """Train and evaluate each cell in `out`, skipping finished ones; return {run: its evaluation document}.
+) -> Outcome:
+    """Train and evaluate each cell in `out`, skipping finished ones.
 
-    `progress`: a function of (name of a run, its progress, or None once it is trained and evaluated).
+    A cell that fails, such as a training that diverges or a folder with a run on other questions, does not stop the
+    others; cells that start from it are skipped. `progress`: a function of (name of a run, its progress or None).
     `jobs`: number of cells to run in parallel; if above 1, each process opens the manifest and store of its cell's
-    configuration. Raises `UserError` if a folder contains a run with other settings or on other questions.
+    configuration. Raises `UserError` before anything is trained if a name or an option of a cell is invalid, or
+    if there is no split to evaluate on.
     """
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.summary import summarise_rows
@@ -169,18 +187,17 @@ def run_cells(
     cells, split = list(cells), default_split(manifest)
     report = progress or (lambda run, progress: None)
     _check_buildable(cells, manifest, bank)
+    by_name, depends_on = {cell.name: cell for cell in cells}, {cell.name: cell.config.start_from for cell in cells}
     if jobs > 1:
-        depends_on = {cell.name: cell.config.start_from for cell in cells}
-        run_jobs({cell.name: cell for cell in cells}, depends_on, partial(_run_in_process, out), jobs, report)
+        failures = run_jobs(by_name, depends_on, partial(_run_in_process, out), jobs, report)
     else:
-        for cell in cells:
-            _run_cell(cell, manifest, bank, out, partial(report, cell.name))
+        failures = run_in_turn(by_name, depends_on, partial(_run_cell, manifest, bank, out), report)
     documents = {}
     for cell in cells:
-        if cell.is_evaluated:
+        if cell.is_evaluated and cell.name not in failures:
             rows = evaluate_run(out / cell.name, manifest, bank, split, keep=True)
             documents[cell.name] = summarise_rows(rows, near=out / cell.name)
-    return documents
+    return Outcome(documents, {name: failures[name] for name in by_name if name in failures})
 
 
 @contextmanager
@@ -192,22 +209,22 @@ def _naming(place: str) -> Iterator[None]:
         raise UserError(f"{place}: {error}") from None
 
 
-def _check_settable(settings: Iterable[str]) -> None:
-    """Raise `UserError` if one of `settings` is what the rest of the grid, or an option of the command, sets."""
+def _check_settable(settings: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise `UserError` if a setting is not `known`, or set by the rest of the grid or an option of the command."""
     for name in settings:
         if name in _SET_ELSEWHERE:
             raise UserError(f"setting {name!r} cannot be set here: use {_SET_ELSEWHERE[name]}")
+    check_known(settings, known)
 
 
 def _run_cell(
-    cell: Cell, manifest: Manifest, bank: "FeatureBank", out: Path, report: "Callable[[RunProgress], None]"
+    manifest: Manifest, bank: "FeatureBank", out: Path, cell: Cell, report: "Callable[[RunProgress], None]"
 ) -> None:
     from train.training.fit import fit
 
     fit(cell.config, manifest, bank, out / cell.name, resume=True, report=report)
     if cell.is_evaluated:
         _evaluate_cell(cell, manifest, bank, out, report)
-    report(None)
 
 
 def _evaluate_cell(
@@ -227,7 +244,7 @@ def _evaluate_cell(
 
 def _run_in_process(out: Path, cell: Cell, report: "Callable[[RunProgress], None]") -> None:
     """Run a cell in a process of its own, which opens the data first."""
-    _run_cell(cell, *_open_data(cell.config.manifest, cell.config.store), out, report)
+    _run_cell(*_open_data(cell.config.manifest, cell.config.store), out, cell, report)
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ from importlib import import_module
 from inspect import isfunction
 from typing import Any, cast
 
-from pipeline.errors import UserError, one_line
+from pipeline.errors import UserError, did_you_mean, one_line
 from pipeline.media.decoders.dispatch import ContentDecoder
 from pipeline.media.decoders.interface import Decoder
 
@@ -26,7 +26,9 @@ def open_decoder(name: str) -> Decoder:
     if ":" in name:
         return cast(Decoder, _find_custom(name)())
     if name not in DECODERS:
-        raise UserError(f"unknown decoder {name!r}: choose one of {', '.join(sorted(DECODERS))}")
+        raise UserError(
+            f"unknown decoder {name!r}{did_you_mean(name, DECODERS)}: choose one of {', '.join(sorted(DECODERS))}"
+        )
     library = {} if DECODERS[name] == PYAV else {"library": _load(DECODERS[name])}
     return ContentDecoder(_load(PYAV, **library))
 

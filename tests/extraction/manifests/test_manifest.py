@@ -73,6 +73,7 @@ def test_saving_again_removes_old_splits_and_keeps_comments(tmp_path):
         ("videos.csv", "video_id,path,sha256\n..,x,\n", r"videos.csv:2: video id '\.\.'"),
         ("videos.csv", "video_id,path,sha256\n../a,x,\n", r"videos.csv:2: video id '\.\./a' is not a plain name"),
         ("videos.csv", "video_id,path,sha256\na/,x,\n", "videos.csv:2: video id 'a/' is not a plain name"),
+        ("videos.csv", "video_id,path,sha256\na\x1b,x,\n", r"videos.csv:2: video id .*control character U\+001B"),
         ("videos.csv", "video_id,path,sha256\na,/x,\n", "videos.csv:2: video path '/x' leaves"),
         ("videos.csv", "video_id,path,sha256\na,x,\na,y,\n", "videos.csv:3: video id 'a' occurs twice"),
         (
@@ -101,6 +102,18 @@ def test_the_error_of_a_malformed_file_has_its_name(tmp_path, file, text, messag
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=message):
         load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "", "..", "a\\b", "a\nb", "n" * 201])
+def test_a_dataset_name_that_cannot_be_part_of_a_path_is_an_error(tmp_path, name):
+    save_manifest(example(), tmp_path)
+    toml = tmp_path / "dataset.toml"
+    toml.write_text(toml.read_text().replace(json.dumps("mine"), json.dumps(name)))
+    with pytest.raises(UserError, match=r"dataset\.toml: name .*: choose another$"):
+        load_manifest(tmp_path)
+    with pytest.raises(UserError, match=r"^dataset name "):
+        save_manifest(example(name=name), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_question_length_and_a_source_load_equal(tmp_path):

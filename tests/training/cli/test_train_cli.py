@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from workplace import COMMANDS, invoke, run_tiny_sweep
+from workplace import COMMANDS, GRID, invoke, run_tiny_sweep
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import load_manifest, save_manifest
@@ -104,6 +104,12 @@ def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are
         (["--inputs", "question"], "--method zero-fill and --inputs question exclude each other"),
         (["--method", "reference"], "method 'reference' only trains models restricted to some inputs"),
         (["--missing-rate", ""], "missing rate"),
+        (["--start-from", "../x"], "start_from (--start-from) '../x' is not a plain name, it has a slash"),
+        (["--dataset", "../evil"], "--dataset '../evil' is not a plain name, it has a slash"),
+        (
+            ["--method", "zero-fil"],
+            "method 'zero-fil' is unknown (did you mean 'zero-fill'?): choose one of",
+        ),
     ],
 )
 def test_an_invalid_option_is_an_error_with_its_value_and_exit_code_2(
@@ -166,6 +172,38 @@ def test_a_sweep_prints_its_evaluations_as_json_and_the_progress_of_each_run(
     lines = [line.partition(" in ")[0] for line in swept.stderr.splitlines()]
     assert f"evaluate zero-fill-seed0: {answers}/{answers} answers" in lines
     assert lines[-1] == "sweep: 2/2 runs"
+
+
+def test_a_sweep_writes_the_finished_runs_and_names_the_failed_ones(workplace: Path) -> None:
+    wild = '[[methods]]\nname = "wild"\nmethod = "zero-fill"\nlearning_rate = 1e38\n'
+    after = '[[methods]]\nname = "after"\nmethod = "zero-fill"\nstart_from = "wild"\n'
+    (workplace / "tiny.toml").write_text(f"{GRID}{wild}{after}")
+    paths = ["--manifest", "data", "--store", "store.zarr", "--out", "b/runs", "--device", "cpu"]
+    swept = invoke("sweep", "tiny.toml", *paths)
+    assert swept.exit_code == 3, swept.output
+    documents = json.loads((workplace / "b" / "evaluation.json").read_text())
+    assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
+    assert "Overall accuracy" in swept.stderr
+    *_, failed, skipped = swept.stderr.splitlines()
+    assert failed.startswith("failed: wild-seed0: ")
+    assert "learning rate" in failed
+    assert skipped == "failed: after-seed0: skipped, it starts from wild-seed0"
+    (workplace / "tiny.toml").write_text(f'preset = "demo"\nsettings = {{epochs = 1}}\n{wild}')
+    swept = invoke("sweep", "tiny.toml", *paths, "--json")
+    assert swept.exit_code == 3, swept.output
+    assert json.loads(swept.stdout) == {}
+
+
+def test_a_sweep_does_not_write_outside_its_folder(workplace: Path) -> None:
+    (workplace / "tiny.toml").write_text(GRID.replace('name = "zero-fill"', 'name = "../../evil"'))
+    before = sorted(workplace.rglob("*"))
+    result = invoke("sweep", "tiny.toml", "--manifest", "data", "--store", "store.zarr", "--out", "b/runs")
+    assert result.exit_code == 2, result.output
+    assert result.output == (
+        "Error: grid tiny.toml, method '../../evil': name '../../evil' is not a plain name, it has a slash: choose "
+        "another\n"
+    )
+    assert sorted(workplace.rglob("*")) == before
 
 
 def test_a_bundled_grid_is_chosen_by_name_unless_a_file_has_it(

@@ -184,5 +184,5 @@ def test_an_unknown_scenario_is_an_error_with_its_name(dataset: QuestionDataset)
 def test_non_finite_logits_are_an_error(dataset: QuestionDataset) -> None:
     method = Classifier()
     method.predict = lambda batch: torch.full((len(batch), len(CLASSES)), torch.nan)  # type: ignore[method-assign]
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(UserError, match="not finite: it diverged"):
         evaluate(method, dataset, "complete", CLASSES)

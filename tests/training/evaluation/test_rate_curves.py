@@ -55,7 +55,8 @@ def manifest(store: TinyStore) -> Manifest:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, store: TinyStore, manifest: Manifest) -> Path:
     out = tmp_path_factory.mktemp("curves") / "runs"
-    documents = run_cells(list_cells(GRID, (0, 1), "manifest", "store", "cpu"), manifest, FeatureBank(store), out)
+    cells = list_cells(GRID, (0, 1), "manifest", "store", "cpu")
+    documents = run_cells(cells, manifest, FeatureBank(store), out).documents
     assert not any(name.startswith("start") for name in documents)
     scenarios = {scenario for document in documents.values() for scenario in document["scenarios"]}
     assert not any(scenario.startswith("masked") for scenario in scenarios)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from result_rows import folders_of, row, save
 
-from train.report.gains import find_gains, gain_rows, paired_gain, scenario_gains
+from train.report.gains import CSV_FIELDS, find_gains, gain_rows, paired_gain, scenario_gains
 from train.report.page import write_report
 from train.report.tables import build_blocks
 from train.runs.results import (
@@ -44,10 +44,11 @@ def test_a_gain_is_the_mean_difference_and_lies_in_its_interval() -> None:
     differences = np.array([1.0] * 30 + [-1.0] * 10 + [0.0] * 60)
     gain = paired_gain(differences, one_video_each(differences))
     assert gain.points == pytest.approx(20)
-    assert gain.low < 20 < gain.high
+    low, high = gain.interval
+    assert low < 20 < high
     deviation = 100 * differences.std() / 10
-    assert gain.low == pytest.approx(20 - 1.96 * deviation, abs=1.0)
-    assert gain.high == pytest.approx(20 + 1.96 * deviation, abs=1.0)
+    assert low == pytest.approx(20 - 1.96 * deviation, abs=1.0)
+    assert high == pytest.approx(20 + 1.96 * deviation, abs=1.0)
     assert gain.p < 0.01
     assert paired_gain(differences, one_video_each(differences)) == gain
 
@@ -64,7 +65,7 @@ def test_the_questions_on_one_video_are_resampled_together() -> None:
     clustered = paired_gain(differences, [str(number // 5) for number in range(200)])
     independent = paired_gain(differences, one_video_each(differences))
     assert clustered.points == independent.points
-    assert clustered.high - clustered.low > 1.8 * (independent.high - independent.low)
+    assert np.ptp(clustered.interval) > 1.8 * np.ptp(independent.interval)
     assert clustered.p > independent.p
 
 
@@ -136,7 +137,23 @@ def test_the_csv_has_every_gain_with_its_share(tmp_path: Path) -> None:
     gain = find_gains(*build_blocks(rows), folders_of(rows, tmp_path))["zero-fill"]["rmm"]
     assert (line["scenario"], line["over"], line["method"]) == ("audio-missing", "zero-fill", "rmm")
     numbers = [float(line[name]) for name in ("points", "low", "high", "p", "share")]
-    assert numbers == pytest.approx([gain.points, gain.low, gain.high, gain.p, 0.75], abs=1e-4)
+    assert numbers == pytest.approx([gain.points, *gain.interval, gain.p, 0.75], abs=1e-4)
+    assert line["interval"] == "videos"
+
+
+def test_a_gain_that_no_question_shows_has_no_interval_and_no_share(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path, 10), save_run(tmp_path, 10, "rmm")]
+    rows += [save_run(tmp_path, 10, "reference", inputs="visual,question")]
+    page = write_report(save(tmp_path, rows), tmp_path / "out")
+    (line,) = csv.DictReader((page.parent / "gains.csv").open(encoding="utf-8"))
+    assert [line[name] for name in CSV_FIELDS[6:]] == ["0.0000", "", "", "none", "1.0000", ""]
+    assert "<small>no interval, p 1.000</small>" in page.read_text(encoding="utf-8")
+
+
+def test_a_gain_on_few_videos_has_a_p_value_only() -> None:
+    gain = paired_gain(np.array([1.0, 1.0, 0.0, 1.0]), ["a", "a", "b", "b"])
+    assert (gain.points, gain.interval) == (75, None)
+    assert gain.p == pytest.approx(0.5, abs=0.03)
 
 
 def test_renamed_runs_with_equal_names_in_two_folders_use_their_own_predictions(tmp_path: Path) -> None:

@@ -124,9 +124,28 @@ def test_a_single_run_has_the_bootstrap_interval_of_its_row_and_two_seeds_a_t_in
     cells = {line.label: line.cells["All"] for line in block.lines}
     assert (cells["zero-fill"].low, cells["zero-fill"].high, cells["zero-fill"].interval) == (10.0, 90.0, "videos")
     assert cells["template-majority"].interval == "questions"
-    assert "[10.00, 90.00]" in markdown([block])
-    (block,) = build_blocks([single, row(seed=1, interval=(10.0, 90.0))])
+    assert "[10.00, 90.00] videos |" in markdown([block])
+    (block,) = build_blocks([single, row(seed=1, correct=9, interval=(10.0, 90.0))])
     assert block.lines[0].cells["All"].interval == "seeds"
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+@pytest.mark.parametrize(
+    ("correct", "questions", "interval"),
+    [(6, 18, (33.33333333333333, 33.33333333333333)), (4, 4, None), (4, 4, (100.0, 100.0)), (0, 7, (0.0, 0.0))],
+)
+def test_an_interval_that_collapses_is_replaced_and_plotted(
+    tmp_path: Path, correct: int, questions: int, interval: tuple[float, float] | None, seeds: tuple[int, ...]
+) -> None:
+    counts = Accuracies(overall=Count(correct=correct, questions=questions), groups={}, types={})
+    rows = [row(seed=seed, accuracies=counts, interval=interval, scenario="natural") for seed in seeds]
+    page = write_report(save(tmp_path / "runs", rows), tmp_path / "out")
+    (line,) = csv.DictReader((page.parent / "results.csv").open(encoding="utf-8"))
+    assert line["interval"] == "questions"
+    assert float(line["high"]) - float(line["low"]) > 10
+    of_seeds = "3 seeds of equal accuracy" if len(seeds) > 1 else "1 run"
+    assert f"{of_seeds}, Wilson interval over {questions} questions" in page.read_text(encoding="utf-8")
+    assert "] questions |" in (page.parent / "tables.md").read_text(encoding="utf-8")
 
 
 def test_two_runs_with_the_same_seed_are_an_error() -> None:

@@ -73,7 +73,16 @@ def test_the_method_reference_without_inputs_is_an_error_with_the_possible_input
     ("overrides", "message"),
     [
         ({"epochs": 0}, "epochs = 0"),
-        ({"epoch": 3}, "setting epoch = 3 is unknown: choose one of .*, epochs, batch_size"),
+        (
+            {"epoch": 3},
+            r"setting epoch = 3 is unknown \(did you mean 'epochs'\?\): choose one of .*, epochs, batch_size",
+        ),
+        (
+            {"start_from": "../x"},
+            r"^start_from \(--start-from\) '../x' is not a plain name, it has a slash: pass the name",
+        ),
+        ({"start_from": "/x"}, "it has a slash"),
+        ({"start_from": ".."}, "'..' is not a plain name"),
         ({"sizes": None, "seeds": [1]}, r"setting seeds = \[1\] is unknown"),
         ({"options": 3}, "^options = 3: pass a table of names and values"),
         ({"missing_rates": [1]}, r"^missing_rates = \[1\]: pass a table"),

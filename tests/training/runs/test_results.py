@@ -198,3 +198,20 @@ def test_the_error_for_results_that_are_not_text_has_their_file(tmp_path: Path) 
         read_results(tmp_path / "results.jsonl")
     with pytest.raises(UserError, match=r"results\.jsonl is corrupt"):
         save_results(tmp_path, [row()])
+
+
+@pytest.mark.parametrize(
+    ("split", "scenario", "problem"),
+    [
+        ("test", "../../evil", "scenario '../../evil' is not a plain name, it has a slash"),
+        ("../x", "complete", "split '../x' is not a plain name"),
+        ("test", "masked-audio=1-seed" + "1" * 300, "has 319 bytes, more than 200"),
+    ],
+)
+def test_predictions_are_only_read_and_written_in_the_run(
+    tmp_path: Path, split: str, scenario: str, problem: str
+) -> None:
+    plain = row(scenario=scenario)
+    odd = plain.model_copy(update={"subject": plain.subject.model_copy(update={"split": split})})
+    with pytest.raises(UserError, match=rf"{problem}.*: evaluate the run again with 'mavqa-evaluate"):
+        predictions_path(tmp_path, odd)

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.machine import available_cores
-from train.training.parallel import Report, run_jobs
+from train.training.parallel import Report, run_in_turn, run_jobs
 
 
 def report_and_touch(folder: Path, name: str, report: Report) -> None:
@@ -24,18 +24,22 @@ def report_and_touch(folder: Path, name: str, report: Report) -> None:
     (folder / name).touch()
 
 
-def fail_if_bad(folder: Path, name: str, report: Report) -> None:
+def fail_if_bad(folder: Path, error: type[Exception], name: str, report: Report) -> None:
     (folder / name).touch()
     if name == "bad":
-        raise UserError("the bad job")
-    time.sleep(1)
+        raise error("the bad job")
+    time.sleep(0.2)
 
 
-def die_while_reporting(name: str, report: Report) -> None:
+def report_and_fail(folder: Path, name: str, report: Report) -> None:
+    """Report often; the job "dead" is killed meanwhile, "bad" raises at its end."""
+    (folder / name).touch()
     for number in range(2000):
         report(number)
-        if name == "a" and number == 1000:
+        if name == "dead" and number == 1000:
             os.kill(os.getpid(), signal.SIGKILL)
+    if name == "bad":
+        raise UserError("the bad job")
 
 
 def report_often(name: str, report: Report) -> None:
@@ -45,10 +49,22 @@ def report_often(name: str, report: Report) -> None:
 
 def run_two_at_a_time(jobs: str, work, depends_on: dict[str, str] | None = None) -> list[tuple[str, object]]:
     """Run jobs with space-separated names in two processes; return (name, report) in the order of arrival."""
+    reports, failures = run_both(jobs, work, depends_on)
+    assert failures == {}
+    return reports
+
+
+def run_both(
+    jobs: str, work, depends_on: dict[str, str] | None = None
+) -> tuple[list[tuple[str, object]], dict[str, str]]:
+    """Return the reports and the failures; check that the end of every job is reported once."""
     reports: list[tuple[str, object]] = []
     names = jobs.split()
-    run_jobs(dict(zip(names, names, strict=True)), depends_on or {}, work, 2, lambda *report: reports.append(report))
-    return reports
+    failures = run_jobs(
+        dict(zip(names, names, strict=True)), depends_on or {}, work, 2, lambda *report: reports.append(report)
+    )
+    assert sorted(name for name, report in reports if report is None) == sorted(names)
+    return [(name, report) for name, report in reports if report is not None], failures
 
 
 def test_a_job_waits_for_its_dependency_and_cores_are_shared(tmp_path: Path) -> None:
@@ -59,15 +75,38 @@ def test_a_job_waits_for_its_dependency_and_cores_are_shared(tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_the_error_of_a_job_is_raised_and_no_other_job_starts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the bad job"):
-        run_two_at_a_time("bad parallel later last", partial(fail_if_bad, tmp_path))
+def test_a_failed_job_or_dead_process_stops_only_the_jobs_that_depend_on_it(tmp_path: Path) -> None:
+    depends_on = {"next": "after", "after": "bad"}
+    reports, failures = run_both("next dead bad after late", partial(report_and_fail, tmp_path), depends_on)
+    assert "died (out of memory?)" in failures.pop("dead")
+    assert failures == {
+        "bad": "the bad job",
+        "after": "skipped, it starts from bad",
+        "next": "skipped, it starts from after",
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"dead", "bad", "late"}
+    assert [sum(name == job for name, _ in reports) for job in ("bad", "late")] == [2000, 2000]
+
+
+@pytest.mark.parametrize("error", [UserError, PermissionError])
+def test_jobs_in_turn_fail_as_in_parallel(tmp_path: Path, error: type[Exception]) -> None:
+    ended: list[str] = []
+    names = ["bad", "good", "after", "later"]
+    work = partial(fail_if_bad, tmp_path, error)
+    failures = run_in_turn(
+        dict(zip(names, names, strict=True)),
+        {"after": "bad", "later": "good"},
+        work,
+        lambda name, report: ended.append(name),
+    )
+    assert failures == {"bad": "the bad job", "after": "skipped, it starts from bad"}
+    assert ended == names
+
+
+def test_a_bug_in_a_job_is_raised_and_no_other_job_starts(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError, match="the bad job"):
+        run_both("bad parallel later last", partial(fail_if_bad, tmp_path, ZeroDivisionError))
     assert {path.name for path in tmp_path.iterdir()} <= {"bad", "parallel"}
-
-
-def test_a_dead_process_is_an_error_even_while_another_reports() -> None:
-    with pytest.raises(UserError, match="died"):
-        run_two_at_a_time("a b", die_while_reporting)
 
 
 def test_jobs_that_depend_on_each_other_are_an_error() -> None:

@@ -22,7 +22,7 @@ from train.evaluation.summary import summarise_rows
 from train.methods.registry import METHODS
 from train.report.page import write_report
 from train.runs.results import read_results
-from train.training.sweep import Cell, Grid, list_cells, read_grid, run_cells
+from train.training.sweep import Cell, Grid, Outcome, list_cells, read_grid, run_cells
 
 TINY = {"epochs": 2, "channels": 16, "heads": 2, "time_steps": 4, "batch_size": 16, "device": "cpu"}
 GRID = Grid.model_validate(
@@ -57,7 +57,9 @@ def swept(
     tmp_path_factory: pytest.TempPathFactory, store: TinyStore, manifest: Manifest
 ) -> tuple[Path, dict[str, dict]]:
     out = tmp_path_factory.mktemp("sweep") / "runs"
-    return out, run_cells(cells(), manifest, FeatureBank(store), out)
+    outcome = run_cells(cells(), manifest, FeatureBank(store), out)
+    assert outcome.failures == {}
+    return out, outcome.documents
 
 
 def test_a_grid_is_the_product_of_its_parts() -> None:
@@ -91,7 +93,11 @@ def test_every_committed_grid_has_known_methods_backbones_and_starting_runs(grid
     [
         ("methods = 3", "methods"),
         ("preset = 'demo'", "methods"),
-        ("colour = 'red'\n[[methods]]\nname = 'a'", "'colour' is unknown: choose one of preset, backbones, seeds"),
+        (
+            "colour = 'red'\n[[methods]]\nname = 'a'",
+            "entry 'colour' is unknown: choose one of preset, backbones,",
+        ),
+        ("seed = [1]\n[[methods]]\nname = 'a'", r"entry 'seed' is unknown \(did you mean 'seeds'\?\): choose one of"),
         ("[[methods]]\nmethod = 'rmm'", "name"),
         ("][", "not valid TOML"),
     ],
@@ -133,6 +139,9 @@ def test_an_unknown_setting_and_a_repeated_name_are_errors() -> None:
         ("method = 'reference'", "method 'reference' only trains"),
         ("start_from = 'b'", "starts from"),
         ("[[methods]]\nname = 'zero-fill'", "two runs named"),
+        ("epoch = 3", r"method 'zero-fill': setting epoch = 3 is unknown \(did you mean 'epochs'\?\): choose one of"),
+        ("evalute = false", r"setting evalute = False is unknown \(did you mean 'evaluate'\?\): choose one of name,"),
+        ("[settings]\nepoch = 3", r"\bsettings: setting epoch = 3 is unknown \(did you mean 'epochs'\?\)"),
     ],
 )
 def test_the_error_for_an_entry_of_a_grid_has_its_file(tmp_path: Path, settings: str, message: str) -> None:
@@ -146,6 +155,16 @@ def test_the_error_for_an_entry_of_a_grid_has_its_file(tmp_path: Path, settings:
     ("method", "message"),
     [
         ({"name": "telepathy"}, "grid, method 'telepathy': method 'telepathy' is unknown"),
+        ({"name": "RMM"}, r"method 'RMM' is unknown \(did you mean 'rmm'\?\): choose one of zero-fill, "),
+        (
+            {"name": "rmm", "options": {"slot": 3}},
+            r"grid, method 'rmm': method 'rmm' has no option 'slot' \(did you mean 'slots'\?\): its options are",
+        ),
+        (
+            {"name": "rmm", "backbone_options": {"layer": 3}},
+            r"grid, method 'rmm': backbone 'avst' has no option 'layer': its options are none",
+        ),
+        ({"name": "rmm", "variant": "recomended"}, r"no variant 'recomended' \(did you mean 'recommended'\?\): choose"),
         (
             {"name": "rmm", "options": {"slots": "x"}},
             "grid, method 'rmm': option 'slots' of method 'rmm' is 'x': .* int",
@@ -160,6 +179,7 @@ def test_the_error_for_a_run_that_cannot_be_built_has_its_entry(
     grid = GRID.model_validate({**GRID.model_dump(), "methods": [method]})
     with pytest.raises(UserError, match=message):
         run_cells(list_cells(grid, (0,), "m", "s", "cpu"), manifest, FeatureBank(store), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_method_is_an_error_before_any_training(
@@ -169,6 +189,54 @@ def test_an_unknown_method_is_an_error_before_any_training(
     with pytest.raises(UserError, match="telepathy"):
         run_cells(list_cells(grid, (0,), "m", "s", "cpu"), manifest, FeatureBank(store), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("../../evil", "it has a slash"),
+        ("/tmp/evil", "it has a slash"),
+        ("a/b", "it has a slash"),
+        ("a\\b", "it has a backslash"),
+        ("", "not a plain name"),
+        (".", "not a plain name"),
+        ("..", "not a plain name"),
+        ("a\tb", r"it has the control character U\+0009"),
+        ("a\0", r"it has the control character U\+0000"),
+        ("é" * 101, "has 202 bytes, more than 200"),
+    ],
+)
+def test_the_name_of_an_entry_cannot_lead_out_of_the_folder(name: str, problem: str) -> None:
+    grid = Grid.model_validate({"methods": [{"name": name, "method": "rmm"}]})
+    with pytest.raises(UserError, match=rf"^grid, method .*: name .*{problem}.*: choose another$"):
+        list_cells(grid, None, "m", "s")
+
+
+def test_a_diverging_run_does_not_stop_the_others_and_those_that_start_from_it_are_skipped(
+    store: TinyStore, manifest: Manifest, tmp_path: Path
+) -> None:
+    methods = [
+        {"name": "wild", "method": "zero-fill", "learning_rate": 1e38},
+        {"name": "after", "method": "modality-dropout", "start_from": "wild"},
+        {"name": "wilder", "method": "zero-fill", "learning_rate": 1e38, "batch_size": 64},
+        {"name": "calm", "method": "zero-fill", "epochs": 1},
+    ]
+    grid = GRID.model_validate({**GRID.model_dump(), "methods": methods})
+    ended = []
+    outcome = run_cells(
+        list_cells(grid, (0,), "m", "s", "cpu"),
+        manifest,
+        FeatureBank(store),
+        tmp_path,
+        lambda run, progress: progress is None and ended.append(run),
+    )
+    assert list(outcome.documents) == ["calm-seed0"]
+    assert list(outcome.failures) == ended[:3] == ["wild-seed0", "after-seed0", "wilder-seed0"]
+    assert ended[3:] == ["calm-seed0"]
+    assert "is not finite: lower the learning rate" in outcome.failures["wild-seed0"]
+    assert outcome.failures["after-seed0"] == "skipped, it starts from wild-seed0"
+    assert "are not finite: it diverged" in outcome.failures["wilder-seed0"]
+    assert not (tmp_path / "after-seed0").exists()
 
 
 def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]) -> None:
@@ -227,7 +295,7 @@ def test_a_second_sweep_does_not_train_or_evaluate(
     out, documents = swept
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     monkeypatch.setattr(train.training.fit, "_Loop", None)
-    assert run_cells(cells(), manifest, FeatureBank(store), out) == documents
+    assert run_cells(cells(), manifest, FeatureBank(store), out) == Outcome(documents, {})
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
 
 
@@ -243,7 +311,7 @@ def test_a_sweep_completes_the_evaluation_of_a_partly_evaluated_run(
         runs / "zero-fill-seed0", manifest, bank, masks=sample_masks(manifest.questions["test"], {"audio": 0.5}, seed=0)
     )
     with_curves = [replace(cell, curves=True) for cell in cells()]
-    assert run_cells(with_curves, manifest, bank, runs) == swept[1]
+    assert run_cells(with_curves, manifest, bank, runs).documents == swept[1]
     rates = [row.masking.rates for row in read_results(results) if row.masking]
     assert all(pair in rates for pair in rate_grid())
 
@@ -275,7 +343,7 @@ def test_a_stopped_sweep_resumes_to_the_same_result(
     with pytest.raises(KeyboardInterrupt):
         run_cells(cells(), manifest, FeatureBank(store), tmp_path, stop)
     assert not (tmp_path / "zero-fill-seed0" / "results.jsonl").exists()
-    assert run_cells(cells(), manifest, FeatureBank(store), tmp_path) == swept[1]
+    assert run_cells(cells(), manifest, FeatureBank(store), tmp_path).documents == swept[1]
     for file in ("checkpoint.safetensors", "metrics.jsonl", "results.jsonl"):
         assert (tmp_path / "zero-fill-seed0" / file).read_bytes() == (swept[0] / "zero-fill-seed0" / file).read_bytes()
     assert _tables(tmp_path) == _tables(swept[0])
@@ -288,10 +356,14 @@ def _tables(runs: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in page.parent.iterdir() if path != page}
 
 
-def test_a_folder_trained_on_other_questions_is_an_error(swept: tuple[Path, dict[str, dict]], store: TinyStore) -> None:
+def test_a_folder_trained_on_other_questions_is_a_failure(
+    swept: tuple[Path, dict[str, dict]], store: TinyStore
+) -> None:
     other = make_manifest(store, shares=(0.5, 0.8))
-    with pytest.raises(UserError, match="other questions or features"):
-        run_cells(cells(), other, FeatureBank(store), swept[0])
+    outcome = run_cells(cells(), other, FeatureBank(store), swept[0])
+    assert outcome.documents == {}
+    assert list(outcome.failures) == ["question-only-seed0", "zero-fill-seed0"]
+    assert all("other questions or features" in cause for cause in outcome.failures.values())
 
 
 def test_masks_form_a_scenario_of_their_own(
