@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from pipeline.cli.command import Command, complete_folders, complete_names, folder_option, json_option, show_json
-from pipeline.errors import UserError
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
     device_option,
@@ -132,11 +131,6 @@ def train(
     """
     manifest = require_manifest(manifest or Path("data_manifests") / dataset)
     store = require_store(store or f"stores/{dataset}.zarr", manifest)
-    if settings["method"] not in (None, "reference") and settings["inputs"] != "all":
-        raise UserError(
-            f"--method {settings['method']} and --inputs {settings['inputs']} exclude each other: --inputs trains a "
-            "reference model, without a method"
-        )
     if missing_rate is not None:
         from train.data.scenarios import parse_rates
 

@@ -71,23 +71,27 @@ class TrainConfig(BaseModel):
     def _check_method_fits_inputs(self) -> "TrainConfig":
         if (self.inputs == "all") == (self.method == "reference"):
             raise ValueError("method 'reference' requires inputs other than 'all', every other method requires 'all'")
+        if self.method == "reference" and self.options.get("inputs", "question") != self.inputs:
+            raise ValueError(f"inputs {self.inputs!r} need the same inputs in the options, not {self.options}")
         return self
 
 
 def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     """Return the settings of `preset` with `overrides`; None keeps the preset's value.
 
-    The preset's settings for the chosen backbone take precedence over its general ones. `options` are merged into the
-    preset's options of the method. Inputs other than "all" select the method "reference".
-    Raises `UserError` with the setting and its value if it is unknown or out of range.
+    The preset's settings for the chosen backbone take precedence over its general ones. `options` and
+    `backbone_options` are merged into the preset's. Inputs other than "all" select the method "reference".
+    Raises `UserError` with the setting and its value if it is unknown or out of range, or if another setting would
+    replace it.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
     overrides = {name: value for name, value in overrides.items() if value is not None}
+    base = PRESETS[preset]
     _check_settings(overrides)
+    _check_replaced(overrides, overrides.get("objective", base.settings.get("objective", "answer")))
     if overrides.get("inputs", "all") != "all":
         overrides["method"] = "reference"
-    base = PRESETS[preset]
     backbone = overrides.get("backbone", base.settings.get("backbone", TrainConfig.model_fields["backbone"].default))
     settings = {"preset": preset, **base.settings, **base.backbones.get(backbone, {}), **overrides}
     method = settings.get("method", TrainConfig.model_fields["method"].default)
@@ -98,6 +102,8 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
             f"(--inputs) to {' or '.join(map(repr, INPUTS[1:]))}"
         )
     settings["options"] = {**base.options.get(method, {}), **reference_options, **overrides.get("options", {})}
+    of_preset = {**base.settings, **base.backbones.get(backbone, {})}.get("backbone_options", {})
+    settings["backbone_options"] = {**of_preset, **overrides.get("backbone_options", {})}
     try:
         return TrainConfig(**settings)
     except ValidationError as error:
@@ -110,7 +116,23 @@ def _check_settings(settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if name not in known:
             raise UserError(f"setting {name} = {value!r} is unknown: choose one of {', '.join(known)}")
-    for name in ("options", "missing_rates"):
+    for name in ("options", "backbone_options", "missing_rates"):
         if not isinstance(settings.get(name, {}), dict):
             raise UserError(f"{name} = {settings[name]!r}: pass a table of names and values")
     check_rates(settings.get("missing_rates", {}))
+
+
+def _check_replaced(settings: dict[str, Any], objective: str) -> None:
+    """Raise `UserError` if one of the explicit `settings` would have no effect, because another one replaces it."""
+    method, inputs = settings.get("method", "reference"), settings.get("inputs", "all")
+    if inputs in INPUTS[1:] and method != "reference":
+        raise UserError(
+            f"--method {method} and --inputs {inputs} exclude each other: --inputs trains a reference model, without a "
+            "method"
+        )
+    unread = [name for name in ("method", "options") if settings.get(name)] + ["inputs"] * (inputs != "all")
+    if objective == "grounding" and unread:
+        raise UserError(
+            f"objective 'grounding' pre-trains the backbone without a method: remove {unread[0]} = "
+            f"{settings[unread[0]]!r}, or set --objective answer"
+        )

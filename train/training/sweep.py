@@ -42,8 +42,8 @@ _SET_ELSEWHERE = {
 class Entry(BaseModel):
     """One method of a grid: its name in run names, and settings that override the grid's.
 
-    Without the settings `method` and `inputs`, the name is also the method. `evaluate`: false for a run that others
-    only start from; it has no results and is in no report.
+    Without the settings `method`, `inputs` and `objective`, the name is also the method. `evaluate`: false for a run
+    that others only start from; it has no results and is in no report.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -55,7 +55,7 @@ class Entry(BaseModel):
     def settings(self) -> dict[str, Any]:
         """The entry's settings of `train.runs.config.TrainConfig`."""
         extra = self.model_extra or {}
-        return extra if {"method", "inputs"} & set(extra) else {"method": self.name, **extra}
+        return extra if {"method", "inputs", "objective"} & set(extra) else {"method": self.name, **extra}
 
 
 class Grid(BaseModel):
@@ -122,6 +122,7 @@ def read_grid(path: Path) -> Grid:
 def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: str, device: str = "auto") -> list[Cell]:
     """Return a cell for every combination of seed, backbone and method; `seeds` replace the grid's unless None.
 
+    Every entry chooses its own method or inputs, which replace a `method` of the grid's settings.
     A cell is named `<method>-seed<k>`, after `<backbone>-` if the grid has several. An entry's `start_from` is the name
     of an earlier entry; it means that entry's run with the same backbone and seed.
     Raises `UserError`, with the grid and the entry, if a setting is unknown, a name is repeated or `start_from` is not
@@ -132,7 +133,8 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
     for seed in grid.seeds if seeds is None else seeds:
         for backbone in grid.backbones:
             for entry in grid.methods:
-                settings, place = {**grid.settings, **entry.settings}, f"{grid.label}, method {entry.name!r}"
+                of_all = {name: value for name, value in grid.settings.items() if name != "method"}
+                settings, place = {**of_all, **entry.settings}, f"{grid.label}, method {entry.name!r}"
                 with _naming(place):
                     _check_settable(settings)
                     config = make_config(grid.preset, **settings, **location, backbone=backbone, seed=seed)
