@@ -256,7 +256,9 @@ def _write_run(
     with checkpoint.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     out.mkdir(parents=True, exist_ok=True)
-    write_tensors(out / CHECKPOINT, method.state_dict(), {"imported": checkpoint.name})
+    state = method.state_dict()
+    trained = sorted(state.keys() - set(imported["fresh"]))
+    write_tensors(out / CHECKPOINT, state, {"imported": checkpoint.name, "trained": trained})
     origin = {"file": checkpoint.name, "sha256": sha256, **imported}
     write_start(out, config, vocabulary, {"imported_from": origin})
 

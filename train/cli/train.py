@@ -155,14 +155,13 @@ def _train(config: TrainConfig, run: Path, resume: bool) -> dict[str, Any]:
     from train.evaluation.evaluate_run import count_left_out, default_split, evaluate_run, summarise_run
     from train.runs.claim import claim_data
     from train.runs.device import choose_device
-    from train.runs.folder import build_method
     from train.runs.log import best_validation
-    from train.training.fit import fit, measure_sizes
+    from train.training.fit import check_trainable, fit
 
     manifest = load_manifest(Path(config.manifest))
     bank = FeatureBank(open_store(config.store))
     device = str(choose_device(config.device))
-    build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
+    check_trainable(config, manifest, bank, run)
     claim_data(run, config, manifest, bank)
     click.echo(f"run: {run}", err=True)
     with runs_progress() as progress:

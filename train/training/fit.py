@@ -50,7 +50,7 @@ from train.runs.folder import (
 )
 from train.runs.log import write_metrics, write_time
 from train.training.ema import WeightAverage
-from train.training.initialise import start_from, whiten_inputs
+from train.training.initialise import check_frozen_backbone, start_from, whiten_inputs
 
 EVALUATION_BATCH = 128
 
@@ -99,14 +99,22 @@ def fit(
         raise UserError(f"{run} already contains a run: pass --resume to resume it, or another --out")
     torch.manual_seed(config.seed)
     method = build_method(config)
+    check_frozen_backbone(config, method, run)
     loop = _Loop(config, method, manifest, bank, run, device)
     if config.start_from:
-        start_from(loop.module, run.parent / config.start_from)
+        loop.trained = start_from(loop.module, run.parent / config.start_from, config.whiten)
     elif config.whiten:
         whiten_inputs(method.backbone, loop.train, loop.masks)
     write_start(run, config, manifest.vocabulary, describe_environment(device, *loop.provenance()))
     loop.run_epochs(report or (lambda progress: None))
     return load_run(run, str(device))
+
+
+def check_trainable(config: TrainConfig, manifest: Manifest, bank: FeatureBank, run: Path) -> None:
+    """Raise `UserError`, before anything is written, for settings that `fit` refuses on this data."""
+    method = build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
+    plan_stages(method, config.training, config.epochs)
+    check_frozen_backbone(config, method, run)
 
 
 def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> ModelSizes:
@@ -131,13 +139,18 @@ def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) ->
 
 
 def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> list[tuple[Stage, range]]:
-    """Return each stage with its epochs (from 0); a single one if training is joint or the method has no stages."""
+    """Return each stage with its epochs (from 0); a single one if training is joint or the method has no stages.
+
+    Raises `UserError` if there are fewer epochs than stages need.
+    """
     if training == "joint" or not isinstance(method, SupportsStages):
         return [(Stage("joint", 1.0), range(epochs))]
     plan, share, first = [], 0.0, 0
     for stage in method.stages():
         share += stage.share
         last = round(share * epochs)
+        if last == first:
+            raise UserError(f"epochs = {epochs} leaves no epoch for the stage {stage.name!r}: train more epochs")
         plan.append((stage, range(first, last)))
         first = last
     return plan
@@ -184,6 +197,7 @@ class _Loop:
         self.steps = 0
         self.best = -math.inf
         self.average: WeightAverage | None = None
+        self.trained: set[str] = set()  # names of the parameters trained so far, here or in the run started from
 
     @property
     def module(self) -> nn.Module:
@@ -244,7 +258,13 @@ class _Loop:
 
     def _training_rows(self) -> np.ndarray:
         if self.method.trains_on == "videos":
-            return _one_per_video(self.train)
+            videos = _one_per_video(self.train, ~self.is_masked)
+            if len(videos) < 2:
+                raise UserError(
+                    f"pre-training needs two training videos with audio and visual, the split has {len(videos)}: lower "
+                    "--missing-rate, or extract more videos"
+                )
+            return videos
         is_used = self.train.answers.numpy() >= 0
         if self.method.trains_on == "complete":
             is_used &= self.train.naturally_complete & ~self.is_masked
@@ -318,9 +338,13 @@ class _Loop:
         self.best = max(score, self.best)
         row = {"epoch": epoch + 1, "stage": stage.name, "learning_rate": rate, "losses": losses}
         self.metrics.append({**row, "validation": validation, "selected": selected})
+        # Adam has moments of exactly the parameters that got a gradient.
+        self.trained |= {name for name, weights in self.module.named_parameters() if optimiser.state.get(weights)}
+        trained = sorted(self.trained)
         if selected:
-            write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), {"epoch": epoch + 1})
-        facts = {"metrics": self.metrics, "best": self.best}
+            facts = {"epoch": epoch + 1, "trained": trained}
+            write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), facts)
+        facts = {"metrics": self.metrics, "best": self.best, "trained": trained}
         write_tensors(self.run / LAST, self._resume_state(optimiser), facts)
         write_metrics(self.run, self.metrics)
         report(Progress(epoch + 1, self.config.epochs, self.steps, self.steps, losses, validation))
@@ -360,6 +384,7 @@ class _Loop:
         tensors, facts = read_tensors(self.run / LAST)
         self.module.load_state_dict(_select("model/", tensors))
         self.metrics, self.best = facts["metrics"], facts["best"]
+        self.trained |= set(facts.get("trained", ()))
         return tensors
 
     def _restore_moments(self, optimiser: torch.optim.Adam, moments: dict[str, Tensor]) -> None:

@@ -171,7 +171,7 @@ def run_cells(
 
     cells = list(cells)
     report = progress or (lambda run, progress: None)
-    _check_buildable(cells, manifest, bank)
+    _check_trainable(cells, manifest, bank, out)
     if jobs > 1:
         depends_on = {cell.name: cell.config.start_from for cell in cells}
         run_jobs({cell.name: cell for cell in cells}, depends_on, partial(_run_in_process, out), jobs, report)
@@ -230,11 +230,10 @@ def _open_data(manifest: str, store: str) -> "tuple[Manifest, FeatureBank]":
     return load_manifest(Path(manifest)), FeatureBank(open_store(store))
 
 
-def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank") -> None:
-    """Raise `UserError` for an invalid name or option now instead of after hours of training other cells."""
+def _check_trainable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank", out: Path) -> None:
+    """Raise `UserError` for an invalid name or setting now instead of after hours of training other cells."""
     from train.runs.device import choose_device
-    from train.runs.folder import build_method
-    from train.training.fit import measure_sizes
+    from train.training.fit import check_trainable
 
     checked: list[TrainConfig] = []
     for cell in cells:
@@ -242,7 +241,7 @@ def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBa
         choose_device(config.device)
         if config not in checked:
             with _naming(cell.place):
-                build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
+                check_trainable(config, manifest, bank, out / cell.name)
             checked.append(config)
 
 

@@ -265,6 +265,20 @@ def test_masks_of_other_questions_are_an_error(workplace: Path) -> None:
     assert (run / "results.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "prompts"), "'prompts' trains on a frozen backbone, which would stay random"),
+        (("--preset", "grounding", "--method", "rmm-avr"), "remove method = 'rmm-avr'"),
+    ],
+)
+def test_a_refused_training_writes_nothing(workplace: Path, options: tuple[str, ...], message: str) -> None:
+    result = invoke("train", "--manifest", "data", "--store", "store.zarr", "--preset", "demo", *options)
+    assert result.exit_code == 2, result.output
+    assert message in result.output.splitlines()[-1]
+    assert not (workplace / "runs").exists()
+
+
 def test_a_run_cannot_start_from_a_run_on_other_questions(workplace: Path) -> None:
     run_tiny_sweep()
     data = workplace / "b" / "runs" / "zero-fill-seed0" / "data.json"
