@@ -50,7 +50,7 @@ from train.runs.folder import (
 )
 from train.runs.log import write_metrics, write_time
 from train.training.ema import WeightAverage
-from train.training.initialise import check_frozen_backbone, start_from, whiten_inputs
+from train.training.initialise import check_start, start_from, whiten_inputs
 
 EVALUATION_BATCH = 128
 
@@ -99,7 +99,7 @@ def fit(
         raise UserError(f"{run} already contains a run: pass --resume to resume it, or another --out")
     torch.manual_seed(config.seed)
     method = build_method(config)
-    check_frozen_backbone(config, method, run)
+    check_start(config, method, run)
     loop = _Loop(config, method, manifest, bank, run, device)
     if config.start_from:
         loop.trained = start_from(loop.module, run.parent / config.start_from, config.whiten)
@@ -114,7 +114,7 @@ def check_trainable(config: TrainConfig, manifest: Manifest, bank: FeatureBank, 
     """Raise `UserError`, before anything is written, for settings that `fit` refuses on this data."""
     method = build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
     plan_stages(method, config.training, config.epochs)
-    check_frozen_backbone(config, method, run)
+    check_start(config, method, run)
 
 
 def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> ModelSizes:

@@ -47,18 +47,24 @@ def whiten_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[s
         backbone.input_whitening[name].set(mean, products[name] / counts[name] - torch.outer(mean, mean))
 
 
-def check_frozen_backbone(config: TrainConfig, method: MissingModalityMethod, run: Path) -> None:
-    """Raise `UserError` if `method` trains on a frozen backbone that neither `run` nor the run to start from trains."""
-    if config.training == "staged" or not getattr(method, "freezes_backbone", False):
-        return
+def check_start(config: TrainConfig, method: MissingModalityMethod, run: Path) -> None:
+    """Raise `UserError` if the backbone of `run` would start as another one, or frozen and untrained.
+
+    The run to start from is not checked before it exists: a sweep trains it first.
+    """
+    is_frozen = config.training == "joint" and getattr(method, "freezes_backbone", False)
     cure = "start from a run that answers from all inputs (--start-from), or train in stages (--preset paper)"
-    if not config.start_from:
+    if is_frozen and not config.start_from:
         raise UserError(f"method {config.method!r} trains on a frozen backbone, which would stay random: {cure}")
     start = run.parent / config.start_from
-    if not (start / "config.json").exists():  # a run that the same sweep trains first
+    if not config.start_from or not (start / "config.json").exists():
         return
     settings = read_config(start)
-    if settings.objective != "answer" or settings.inputs != "all":
+    for name in ("backbone", "heads", "backbone_options"):  # the same tensors, but other outputs
+        given, needed = getattr(settings, name), getattr(config, name)
+        if given != needed:
+            raise UserError(f"cannot start from {start}: it was trained with {name} = {given!r}, not {needed!r}")
+    if is_frozen and (settings.objective != "answer" or settings.inputs != "all"):
         raise UserError(
             f"method {config.method!r} trains on a frozen backbone, of which {start} trained only a part: {cure}"
         )

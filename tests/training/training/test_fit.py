@@ -277,6 +277,7 @@ def test_without_a_val_split_the_last_epoch_is_kept(tmp_path):
         ({"device": "tpu9"}, "device 'tpu9'"),
         ({"missing_rates": {"audio": 1.0}}, "no training question is left"),
         ({"objective": "grounding", "missing_rates": {"visual": 1.0}}, "needs two training videos .* has 0: lower"),
+        ({"objective": "grounding", "variant": "released"}, "have no variant 'released'"),
         ({"method": "prompts"}, r"'prompts' trains on a frozen backbone, which would stay random: start from"),
         (
             {"method": "prompts", "training": "staged", "epochs": 1},

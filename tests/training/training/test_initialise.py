@@ -148,6 +148,20 @@ def test_a_frozen_backbone_needs_a_run_that_trained_all_of_it(tmp_path: Path, fi
     train(tmp_path / "second", epochs=1, method="prompts", start_from="whole")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"heads": 4}, "heads = 2, not 4"),
+        ({"backbone": "baseline"}, "backbone = 'avst', not 'baseline'"),
+    ],
+)
+def test_a_start_with_other_settings_of_the_backbone_is_an_error(tmp_path: Path, settings: dict, message: str):
+    train(tmp_path / "first", epochs=1)
+    with pytest.raises(UserError, match=f"cannot start from .*first: it was trained with {message}"):
+        train(tmp_path / "second", epochs=1, start_from="first", **settings)
+    assert not (tmp_path / "second").exists()
+
+
 def test_whitening_that_the_first_run_does_not_have_is_an_error(tmp_path: Path):
     train(tmp_path / "plain", epochs=1, whiten=False)
     with pytest.raises(UserError, match="plain with whiten = True: it was trained on inputs that are not whitened"):
