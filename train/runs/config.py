@@ -130,9 +130,10 @@ def _check_replaced(settings: dict[str, Any], objective: str) -> None:
             f"--method {method} and --inputs {inputs} exclude each other: --inputs trains a reference model, without a "
             "method"
         )
-    unread = [name for name in ("method", "options") if settings.get(name)] + ["inputs"] * (inputs != "all")
+    unread = [name for name in ("method", "options", "inputs") if settings.get(name) not in (None, {}, "all")]
     if objective == "grounding" and unread:
+        name, value = unread[0], settings[unread[0]]
         raise UserError(
-            f"objective 'grounding' pre-trains the backbone without a method: remove {unread[0]} = "
-            f"{settings[unread[0]]!r}, or set --objective answer"
+            f"objective 'grounding' pre-trains the backbone without a method: remove {name} = {value!r}, or set "
+            "--objective answer"
         )

@@ -60,10 +60,12 @@ def check_start(config: TrainConfig, method: MissingModalityMethod, run: Path) -
     if not config.start_from or not (start / "config.json").exists():
         return
     settings = read_config(start)
+    given, needed = settings.model_dump(mode="json"), config.model_dump(mode="json")
     for name in ("backbone", "heads", "backbone_options"):  # the same tensors, but other outputs
-        given, needed = getattr(settings, name), getattr(config, name)
-        if given != needed:
-            raise UserError(f"cannot start from {start}: it was trained with {name} = {given!r}, not {needed!r}")
+        if given[name] != needed[name]:
+            raise UserError(
+                f"cannot start from {start}: it was trained with {name} = {given[name]!r}, not {needed[name]!r}"
+            )
     if is_frozen and (settings.objective != "answer" or settings.inputs != "all"):
         raise UserError(
             f"method {config.method!r} trains on a frozen backbone, of which {start} trained only a part: {cure}"

@@ -42,8 +42,8 @@ _SET_ELSEWHERE = {
 class Entry(BaseModel):
     """One method of a grid: its name in run names, and settings that override the grid's.
 
-    Without the settings `method`, `inputs` and `objective`, the name is also the method. `evaluate`: false for a run
-    that others only start from; it has no results and is in no report.
+    The name is also the method, unless the entry has a `method`, other `inputs` than "all" or the `objective`
+    "grounding". `evaluate`: false for a run that others only start from; it has no results and is in no report.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -55,7 +55,8 @@ class Entry(BaseModel):
     def settings(self) -> dict[str, Any]:
         """The entry's settings of `train.runs.config.TrainConfig`."""
         extra = self.model_extra or {}
-        return extra if {"method", "inputs", "objective"} & set(extra) else {"method": self.name, **extra}
+        is_reference, is_pretraining = extra.get("inputs", "all") != "all", extra.get("objective") == "grounding"
+        return extra if "method" in extra or is_reference or is_pretraining else {"method": self.name, **extra}
 
 
 class Grid(BaseModel):

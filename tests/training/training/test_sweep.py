@@ -108,6 +108,14 @@ def test_a_run_can_only_start_from_an_earlier_entry() -> None:
             list_cells(Grid.model_validate({"methods": methods}), None, "m", "s")
 
 
+def test_the_name_of_an_entry_is_its_method_unless_it_chooses_a_model() -> None:
+    settings = [{}, {"inputs": "all"}, {"objective": "answer"}, {"method": "avr"}, {"inputs": "question"}]
+    methods = [{"name": "rmm", **entry} for entry in settings]
+    grids = [{"preset": "avst", "settings": {"method": "zero-fill"}, "methods": [entry]} for entry in methods]
+    cells = [list_cells(Grid.model_validate(grid), None, "m", "s")[0] for grid in grids]
+    assert [cell.config.method for cell in cells] == ["rmm", "rmm", "rmm", "avr", "reference"]
+
+
 def test_an_entry_of_pre_training_needs_no_method() -> None:
     methods = [{"name": "pairs", "objective": "grounding"}, {"name": "zero-fill", "start_from": "pairs"}]
     first, second = list_cells(Grid.model_validate({"preset": "avst", "methods": methods}), None, "m", "s")
