@@ -69,11 +69,13 @@ def choose_variant(kind: str, name: str, variants: Sequence[str], variant: str |
 
 
 def check_options(kind: str, name: str, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise `UserError` if one of `options` is no parameter of `build`, whose first parameter is not an option.
+    """Raise `UserError` if one of `options` is no parameter of `build` but the first, or is the setting `variant`.
 
     Values of parameters that are annotated with a number, a text or a bool must be such values.
     """
     parameters = {parameter.name: parameter for parameter in list(signature(build).parameters.values())[1:]}
+    if parameters.pop("variant", None) and "variant" in options:
+        raise UserError(f"{kind} {name!r} takes no option 'variant': set the variant of the run")
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for option in sorted(set(options) - set(parameters)):

@@ -201,7 +201,9 @@ class MissingModalityMethod(Protocol):
 
     An implementation is a `torch.nn.Module`, built as `Class(backbone, **options)`; a class attribute `variants` works
     as for backbones. Random numbers in training (dropout, noise, sampled missingness) must come from torch's default
-    generator, which the loop seeds before every epoch, so that a resumed run ends in the same weights.
+    generator, which the loop seeds before every epoch, so that a resumed run ends in the same weights. With a class
+    attribute `freezes_backbone = True`, the last stage trains on a frozen backbone; joint training, which has no stage
+    before it, is then refused unless the run starts from a trained one.
 
     - `backbone`: a submodule of this name, so that another run can start from its weights.
     - `selection_scenarios`: scenarios of `train.data.scenarios`. The mean of their validation accuracies selects the

@@ -23,7 +23,10 @@ TINY = {
 
 
 def tiny_config(**overrides):
-    return make_config(**{**TINY, **overrides})
+    settings = {**TINY, **overrides}
+    if {"inputs", "objective"} & overrides.keys() and "method" not in overrides:
+        del settings["method"]
+    return make_config(**settings)
 
 
 def train(run: Path, store=None, report=None, resume=False, keep_state=True, **overrides):

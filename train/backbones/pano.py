@@ -27,8 +27,8 @@ class ElementEmbedding(nn.Module):
     """Embed elements and their coordinates: the mean of two linear layers, each followed by a layer norm.
 
     Source: the paper's spherical spatial embedding with the released code's plain geometries (audio "mono_t", visual
-    "cartesian"). Differs from the released code: [CLS] is the mean of the embedded available elements (released: the
-    embedded mean of features and coordinates); missing elements are masked.
+    "cartesian"); its `dataset.py` prepends [CLS], an element that has the means of features and coordinates.
+    Differs from the released code: missing elements are masked and not in the means.
     """
 
     def __init__(self, channels: int, coordinates: int, dropout: float) -> None:
@@ -38,16 +38,16 @@ class ElementEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, elements: Tensor, coordinates: Tensor, mask: Tensor) -> Stream:
-        """Return [CLS] followed by the embedded elements, in the order of time.
+        """Return [CLS], the embedded mean of the available elements, followed by the elements in the order of time.
 
         `elements` [batch, time, object, channel] have the `coordinates` [time, object, coordinate]; `mask` bool [batch,
         time] is True for available steps.
         """
-        embedded = (self.feature(zero_missing_steps(elements, mask)) + self.coordinate(coordinates)) / 2
+        features = zero_missing_steps(elements, mask).flatten(1, 2)
         mask = mask.repeat_interleave(elements.shape[2], dim=1)
-        embedded = embedded.flatten(1, 2)
-        cls = masked_mean(embedded, mask).unsqueeze(1)
-        states = self.dropout(torch.cat((cls, embedded), 1))
+        features = _prepend_mean(features, mask)
+        coordinates = _prepend_mean(coordinates.flatten(0, 1).expand(len(mask), -1, -1), mask)
+        states = self.dropout((self.feature(features) + self.coordinate(coordinates)) / 2)
         return Stream(states, torch.cat((mask.any(1, keepdim=True), mask), 1))
 
 
@@ -220,6 +220,11 @@ class Pano(nn.Module):
         self.register_buffer("objects", objects, persistent=False)
         self.register_buffer("whole", torch.tensor([WHOLE_FRAME]), persistent=False)
         self.register_buffer("length", torch.tensor([[1 / self.time_steps]]), persistent=False)
+
+
+def _prepend_mean(elements: Tensor, mask: Tensor) -> Tensor:
+    """Return `elements` [batch, element, channel] after their mean, over those where `mask` is True."""
+    return torch.cat((masked_mean(elements, mask).unsqueeze(1), elements), dim=1)
 
 
 def _split_side(cells: int) -> tuple[Tensor, Tensor]:

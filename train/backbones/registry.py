@@ -26,7 +26,7 @@ BACKBONES = with_installed(
 )
 
 
-def make_backbone(name: str, sizes: "ModelSizes", variant: str | None = None, **options: Any) -> "Backbone":
+def make_backbone(name: str, sizes: "ModelSizes", variant: str | None = None, /, **options: Any) -> "Backbone":
     """Build the backbone `name`, with weights initialised from torch's default generator.
 
     `options` are keyword arguments of the backbone. `variant`: one of its variants; None builds the first, or the
@@ -34,8 +34,8 @@ def make_backbone(name: str, sizes: "ModelSizes", variant: str | None = None, **
     Raises `UserError` if the name, the variant or an option is unknown, or if the sizes or options do not fit.
     """
     build = load_plugin("backbone", BACKBONES, name)
-    options |= choose_variant("backbone", name, backbone_variants(name), variant)
     check_options("backbone", name, build, options)
+    options |= choose_variant("backbone", name, backbone_variants(name), variant)
     try:
         backbone: Backbone = build(sizes, **options)
     except (ValueError, AssertionError) as error:

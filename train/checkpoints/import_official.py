@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,28 @@ from pipeline.errors import UserError, unknown_name, why_unreadable
 from pipeline.manifests.manifest import Vocabulary, parse_json
 from pipeline.manifests.templates import build_vocabulary, fill
 from train.backbones.sizes import ModelSizes
-from train.checkpoints.release_names import RELEASES, Release
+from train.checkpoints.release_names import FIRST_FILE, RELEASES, UPDATED_FILE, Release, TrainingFile, matches
 from train.runs.config import TrainConfig, make_config
 from train.runs.folder import CHECKPOINT, build_method, write_start, write_tensors
 
 NAMES_SHOWN = 5
+# Folders of the official repositories that contain the paths of `TrainingFile`.
+ANNOTATION_FOLDERS = ("", "data", "dataset")
 
 
 @dataclass(frozen=True)
 class Imported:
     """The result of importing an official checkpoint.
 
-    `mapped`: number of imported tensors. `unused`: official tensors that no forward pass reads. `unknown`: tensors that
-    the release is not known to have. `fresh`: our tensors that are not in the checkpoint and keep their initial values.
+    `training_file`: the file that numbers words and answers; `is_official`: whether it is known to be the release's, by
+    its content or by its folder and name. `mapped`: number of imported tensors. `unused`: official tensors that no
+    forward pass reads. `unknown`: tensors that no release is known to have. `fresh`: our tensors that are not in the
+    checkpoint and keep their initial values.
     """
 
     run: str
+    training_file: str
+    is_official: bool
     mapped: int
     unused: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -51,9 +56,10 @@ def import_checkpoint(
 ) -> Imported:
     """Convert the official `checkpoint` to a run in `out`; every `kind` except "grounding" can be evaluated.
 
-    `annotations`: the official training file or a folder that contains it. The release numbers words and answers by
+    `annotations`: the release's training file or a folder that contains it. The release numbers words and answers by
     their first appearance in this file; if the `vocabulary` of a manifest is given, they are reordered to match it.
-    Raises `UserError` if the file is not a checkpoint of this kind or the vocabularies contain different entries.
+    Raises `UserError` if the file is not a checkpoint of this kind, the training file is another release's, or the
+    vocabularies contain different entries.
     """
     if kind not in RELEASES:
         raise unknown_name("kind", kind, RELEASES)
@@ -61,7 +67,9 @@ def import_checkpoint(
         raise UserError(f"{out} already contains a run: pass another --out")
     release = RELEASES[kind]
     official = read_official(checkpoint)
-    release_vocabulary = official_vocabulary(find_training_file(annotations, release))
+    _check_kind(kind, official, checkpoint)
+    training_file = find_training_file(annotations, release)
+    release_vocabulary = official_vocabulary(training_file)
     settings: dict[str, Any] = {**release.settings, "options": release.read_options(official)}
     config = make_config(**settings, manifest=manifest, store=store)
     words, answers = len(release_vocabulary.tokens), len(release_vocabulary.answers)
@@ -69,7 +77,9 @@ def import_checkpoint(
     torch.manual_seed(config.seed)
     method = build_method(config)
     assert isinstance(method, nn.Module)
-    state, imported = _map_state(release, official, method, checkpoint)
+    state, tensors = _map_state(release, official, method, checkpoint)
+    is_official = identify_training_file(training_file) in release.training_files
+    imported = {"training_file": str(training_file), "is_official": is_official, **tensors}
     if vocabulary is not None:
         state = renumber(state, release, release_vocabulary, vocabulary)
     method.load_state_dict(state)
@@ -99,18 +109,38 @@ def read_official(path: Path) -> dict[str, Tensor]:
 
 
 def find_training_file(annotations: Path, release: Release) -> Path:
-    """Return the official training file: `annotations` itself, or the first of the release's paths in this folder.
+    """Return the release's training file: `annotations` itself, or a file in this folder.
 
-    Raises `UserError` if there is none.
+    Raises `UserError` if there is none, or if it is the training file of another release.
     """
-    if annotations.is_file():
-        return annotations
-    candidates = [annotations / name for name in release.training_files]
-    file = next((path for path in candidates if path.is_file()), None)
-    if file is None:
-        names = ", ".join(release.training_files)
-        raise UserError(f"{annotations} contains no official training file: searched for {names}")
-    return file
+    paths = [path for file in release.training_files for path in file.paths]
+    wanted = " or ".join(paths)
+    candidates = [annotations]
+    candidates += [annotations / folder / path for path in paths for folder in ANNOTATION_FOLDERS]
+    candidates += [annotations / Path(path).name for path in paths]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{annotations} contains no official training file of {release.source}: searched for {wanted}; pass the "
+            "folder that contains it, or the file itself"
+        )
+    official = identify_training_file(found)
+    if official is not None and official not in release.training_files:
+        raise UserError(
+            f"{found} is {official.paths[0]} of MUSIC-AVQA, but {release.source} numbers words and answers by "
+            f"{wanted}: pass that file"
+        )
+    return found
+
+
+def identify_training_file(path: Path) -> TrainingFile | None:
+    """Return which official training file `path` is, by its content, else by its folder and name; None if neither."""
+    content = path.read_bytes()
+    git_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    name = "/".join(path.absolute().parts[-2:])
+    by_content = [file for file in (FIRST_FILE, UPDATED_FILE) if file.git_id == git_id]
+    by_name = [file for file in (FIRST_FILE, UPDATED_FILE) if name in file.paths]
+    return next(iter(by_content + by_name), None)
 
 
 def official_vocabulary(path: Path) -> Vocabulary:
@@ -165,10 +195,20 @@ def renumber(state: Mapping[str, Tensor], release: Release, old: Vocabulary, new
     return renumbered
 
 
+def _check_kind(kind: str, official: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `UserError` if the tensors' names are those of another kind of checkpoint."""
+    fitting = [other for other, release in RELEASES.items() if release.describes(official)]
+    if fitting and kind not in fitting:
+        expected, found = RELEASES[kind].source, RELEASES[fitting[0]].source
+        raise UserError(
+            f"{path} is not a checkpoint of {expected}: it has the tensors of {found}; import it as {fitting[0]!r}"
+        )
+
+
 def _map_state(
     release: Release, official: Mapping[str, Tensor], method: nn.Module, path: Path
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the method's state dict with the official tensors, and the fields of `Imported` except `run`.
+    """Return the method's state dict with the official tensors, and the fields of `Imported` about tensors.
 
     Raises `UserError` if tensors are missing, incompatible, not finite or have another shape.
     """
@@ -181,13 +221,15 @@ def _map_state(
         ours = release.rename(name)
         if ours in initial:
             state[ours] = values
-        elif ours is not None or _matches(name, release.incompatible):
+        elif ours is not None or matches(name, release.incompatible):
             incompatible.append(name)
         else:
-            (unused if _matches(name, release.unused) else unknown).append(name)
+            (unused if matches(name, release.unused) else unknown).append(name)
     missing = [name for name in initial if name not in state]
+    unmatched = [pattern for pattern in release.required if not any(matches(name, (pattern,)) for name in official)]
     faults = {
-        "missing": [name for name in missing if not _matches(name, release.fresh)],
+        "missing": [*unmatched, *(name for name in missing if not matches(name, release.fresh))],
+        "of another release": [name for name in unknown if any(other.knows(name) for other in RELEASES.values())],
         "of a network with other settings": incompatible,
         "wrong shape": [
             f"{n} {list(v.shape)}, not {list(initial[n].shape)}"
@@ -214,7 +256,9 @@ def _write_run(
     with checkpoint.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     out.mkdir(parents=True, exist_ok=True)
-    write_tensors(out / CHECKPOINT, method.state_dict(), {"imported": checkpoint.name})
+    state = method.state_dict()
+    trained = sorted(state.keys() - set(imported["fresh"]))
+    write_tensors(out / CHECKPOINT, state, {"imported": checkpoint.name, "trained": trained})
     origin = {"file": checkpoint.name, "sha256": sha256, **imported}
     write_start(out, config, vocabulary, {"imported_from": origin})
 
@@ -222,10 +266,6 @@ def _write_run(
 def _is_finite(values: Tensor) -> bool:
     is_dense = values.layout == torch.strided and not values.is_meta
     return is_dense and values.is_floating_point() and bool(values.isfinite().all())
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _list_names(names: list[str]) -> str:

@@ -1,12 +1,13 @@
 """The tensor names of each official release, mapped to ours.
 
-Source: the state dicts of the released networks: GeWu-Lab/MUSIC-AVQA (AVST and its grounding pre-training),
-VisualAIKHU/Missing-AVQA (RMM and AVR on AVST), GeWu-Lab/PSTP-Net.
+Source: the state dicts of the released networks: GeWu-Lab/MUSIC-AVQA (AVST, its baseline and its grounding
+pre-training), VisualAIKHU/Missing-AVQA (RMM and AVR on AVST), GeWu-Lab/PSTP-Net.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
@@ -18,21 +19,39 @@ Names = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
+class TrainingFile:
+    """An official training file. Its releases number words and answers by their first appearance in it.
+
+    `paths`: its last folder and name in the official repositories. `git_id`: the id of its content in git.
+    """
+
+    paths: tuple[str, ...]
+    git_id: str
+
+
+FIRST_FILE = TrainingFile(("json/avqa-train.json",), "d1da1c6da7ea5a523b93d0dc73444f3b69967528")
+UPDATED_FILE = TrainingFile(
+    ("json_update/avqa-train.json", "split_que_id/music_avqa_train.json"), "dfb9233f598bb27ce6d2783ca377131a6ae2be2c"
+)
+
+
+@dataclass(frozen=True)
 class Release:
     """One official release.
 
     `settings`: of `train.runs.config.make_config`. `sizes`: of `train.backbones.sizes.ModelSizes`, except the
-    vocabulary's. `training_files`: possible paths of the training file in the annotations folder. `prefixes`: (official
-    prefix, ours), and `substitutions`: (pattern, replacement) in the rest of the name. `unused`: patterns of official
-    tensors that no forward pass reads. `incompatible`: patterns of official tensors of other settings, whose networks
-    compute different answers. `fresh`: patterns of our tensors that the release does not have. `words`, `answers`: our
-    tensors whose rows are words or answers. `read_options`: returns the method's options, read from the tensors.
+    vocabulary's. `training_files`: those that number its words and answers; several if it has neither. `prefixes`:
+    (official prefix, ours), and `substitutions`: (pattern, replacement) in the rest of the name. `unused`: patterns of
+    official tensors that no forward pass reads; `required`: those of them that distinguish the release from another.
+    `incompatible`: patterns of official tensors of other settings, whose networks compute different answers. `fresh`:
+    patterns of our tensors that the release does not have. `words`, `answers`: our tensors whose rows are words or
+    answers. `read_options`: returns the method's options, read from the tensors.
     """
 
     source: str
     settings: dict[str, Any]
     sizes: dict[str, Any]
-    training_files: tuple[str, ...]
+    training_files: tuple[TrainingFile, ...]
     prefixes: Names
     unused: tuple[str, ...]
     fresh: tuple[str, ...]
@@ -40,7 +59,17 @@ class Release:
     answers: tuple[str, ...]
     substitutions: Names = ()
     read_options: Callable[["Mapping[str, Tensor]"], dict[str, Any]] = field(default=lambda official: {})
+    required: tuple[str, ...] = ()
     incompatible: tuple[str, ...] = ()
+
+    def describes(self, names: Collection[str]) -> bool:
+        """Return whether a checkpoint with tensors of these `names` is one of this release: no part more or less."""
+        parts = (*(f"{official}*" for official, _ in self.prefixes), *self.required)
+        return all(map(self.knows, names)) and all(any(fnmatch(name, part) for name in names) for part in parts)
+
+    def knows(self, name: str) -> bool:
+        """Return whether the release has an official tensor of this name, in any of its settings."""
+        return self.rename(name) is not None or matches(name, (*self.unused, *self.incompatible))
 
     def rename(self, name: str) -> str | None:
         """Return our name of the official tensor `name`, or None if it has none."""
@@ -53,9 +82,15 @@ class Release:
         return None
 
 
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Return whether the tensor's name matches one of the patterns."""
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+_AUDIO_STEM: Names = (("fc_a1.", "backbone.audio_stem.layers.0."), ("fc_a2.", "backbone.audio_stem.layers.2."))
+
 _GROUNDING: Names = (
-    ("fc_a1.", "backbone.audio_stem.layers.0."),
-    ("fc_a2.", "backbone.audio_stem.layers.2."),
+    *_AUDIO_STEM,
     ("fc_gl.", "backbone.spatial_grounding.output."),
     *((f"fc{1 + i}.", f"backbone.match_head.layers.{2 * i}.") for i in range(4)),
 )
@@ -71,8 +106,7 @@ _TEMPORAL: Names = tuple(
     )
 )
 
-_AVST: Names = (
-    *_GROUNDING,
+_ANSWER: Names = (
     *_TEMPORAL,
     ("question_encoder.word2vec.", "backbone.question_encoder.embedding."),
     ("question_encoder.lstm.", "backbone.question_encoder.lstm."),
@@ -81,12 +115,15 @@ _AVST: Names = (
     ("fc_ans.", "backbone.classifier."),
 )
 
+_AVST: Names = (*_GROUNDING, *_ANSWER)
+
 _ANSWERING = ("question_encoder", "temporal_grounding", "fusion", "classifier")
-_AVST_UNUSED = ("visual_net.*", "fc_a?_pure.*", "fc_v.*", "fc_st.*", "fc.*", "fc_aq.*", "fc_vq.*", "norm3.*")
+_BASELINE_UNUSED = ("visual_net.*", "fc_v.*", "fc_st.*", "fc.*", "fc_aq.*", "fc_vq.*", "norm3.*")
+_PURE = ("fc_a1_pure.*", "fc_a2_pure.*")
+_AVST_UNUSED = (*_BASELINE_UNUSED, *_PURE)
 _AVST_SIZES = {"input_shapes": {"vggish": (128,), "resnet18-map": (512, 14, 14)}}
 _AVST_WORDS = ("backbone.question_encoder.embedding.weight",)
 _ANSWERS = ("backbone.classifier.weight", "backbone.classifier.bias")
-_JSON = ("avqa-train.json", "json/avqa-train.json", "data/json/avqa-train.json")
 _FRESH = ("backbone.input_whitening.*", "filling.*")
 
 _UNET: Names = (
@@ -129,9 +166,22 @@ RELEASES = {
         source="AVST (GeWu-Lab/MUSIC-AVQA, net_grd_avst)",
         settings={"preset": "avst"},
         sizes=_AVST_SIZES,
-        training_files=_JSON,
+        training_files=(FIRST_FILE,),
         prefixes=_AVST,
         unused=_AVST_UNUSED,
+        required=_PURE,
+        fresh=_FRESH,
+        words=_AVST_WORDS,
+        answers=_ANSWERS,
+    ),
+    "baseline": Release(
+        source="AVST's baseline without spatial grounding (GeWu-Lab/MUSIC-AVQA, net_grd_baseline)",
+        settings={"preset": "baseline"},
+        sizes=_AVST_SIZES,
+        training_files=(FIRST_FILE,),
+        prefixes=(*_AUDIO_STEM, *_ANSWER),
+        # It has AVST's grounding and match head, which its forward pass does not read.
+        unused=(*_BASELINE_UNUSED, "fc_gl.*", "fc[1-4].*"),
         fresh=_FRESH,
         words=_AVST_WORDS,
         answers=_ANSWERS,
@@ -140,7 +190,7 @@ RELEASES = {
         source="the grounding pre-training of AVST (GeWu-Lab/MUSIC-AVQA, grounding_gen)",
         settings={"preset": "grounding"},
         sizes=_AVST_SIZES,
-        training_files=_JSON,
+        training_files=(FIRST_FILE, UPDATED_FILE),
         prefixes=_GROUNDING,
         unused=("visual_net.*",),
         # The pre-trained network has no question and answer layers.
@@ -152,7 +202,7 @@ RELEASES = {
         source="Missing-AVQA (VisualAIKHU/Missing-AVQA)",
         settings={"preset": "released", "backbone": "avst", "method": "rmm-avr", "variant": "released"},
         sizes=_AVST_SIZES,
-        training_files=_JSON,
+        training_files=(FIRST_FILE,),
         prefixes=(
             *_AVST,
             *_UNET,
@@ -178,7 +228,7 @@ RELEASES = {
             "question_shapes": {"clip-vit-b32-sentence": (512,), "clip-vit-b32-words": (77, 512)},
             "time_steps": 60,
         },
-        training_files=("music_avqa_train.json", "split_que_id/music_avqa_train.json", *_JSON),
+        training_files=(UPDATED_FILE,),
         prefixes=(
             ("fc_a.", "backbone.audio_stem."),
             ("fc_v.", "backbone.visual_stem."),

@@ -17,7 +17,7 @@ from train.cli.options import store_option
     "--annotations",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of the official annotations, or the official training file itself.",
+    help="Folder of the official annotations, or the release's training file itself.",
 )
 @folder_option("--out", "Run folder to write.", required=True)
 @click.option(
@@ -42,16 +42,18 @@ def import_(
 ) -> None:
     """Convert an official CHECKPOINT to a run.
 
-    avst (AVST), missing-avqa (the missing-modality method on AVST) and pstp (PSTP-Net) become runs to evaluate with
-    'mavqa-evaluate'; grounding (AVST's grounding pre-training) becomes a run for 'mavqa-train --start-from'.
+    avst (AVST), baseline (AVST's without spatial grounding), missing-avqa (the missing-modality method on AVST) and
+    pstp (PSTP-Net) become runs to evaluate with 'mavqa-evaluate'; grounding (AVST's grounding pre-training) becomes a
+    run for 'mavqa-train --start-from'.
 
-    A checkpoint numbers words and answers by their first appearance in the official training file, which --annotations
-    provides. If the manifest exists, they are reordered to match its vocabulary. Only tensors are read from the
-    checkpoint.
+    A checkpoint numbers words and answers by their first appearance in the release's training file, which --annotations
+    provides: json_update/avqa-train.json for pstp, json/avqa-train.json for the others. If the manifest exists, they
+    are reordered to match its vocabulary. Only tensors are read from the checkpoint.
 
     \b
     Examples:
       mavqa-import avst avst.pt --annotations MUSIC-AVQA/data --out runs/official-avst
+      mavqa-import baseline net_grd_baseline.pt --annotations MUSIC-AVQA/data --out runs/official-baseline
       mavqa-import grounding main_grounding_gen_best.pt --annotations MUSIC-AVQA/data --out runs/grounding
       mavqa-import missing-avqa weight_epoch_50.pt --annotations MUSIC-AVQA/data --out runs/official-missing-avqa
       mavqa-import pstp PSTP_Net.pt --annotations MUSIC-AVQA/data --out runs/official-pstp
@@ -71,6 +73,8 @@ def import_(
         show_json(asdict(imported))
         return
     click.echo(f"{imported.mapped} tensors of {checkpoint.name} -> {out}", err=True)
+    unchecked = "" if imported.is_official else " (not recognised as a file of the release: check that it is)"
+    click.echo(f"words and answers are numbered by {imported.training_file}{unchecked}", err=True)
     if vocabulary is None:
         click.echo(f"manifest {manifest} does not exist: words and answers keep the official order", err=True)
     for label, names in (

@@ -150,11 +150,6 @@ def train(
       mavqa-train --backbone avst --start-from avst-grounding-1
       mavqa-train --resume --out runs/avst-rmm-avr-1
     """
-    if settings["method"] not in (None, "reference") and settings["inputs"] != "all":
-        raise UserError(
-            f"--method {settings['method']} and --inputs {settings['inputs']} exclude each other: --inputs trains a "
-            "reference model, without a method"
-        )
     if missing_rate is not None:
         from train.data.scenarios import parse_rates
 

@@ -26,7 +26,7 @@ class MissingAwarePrompts(nn.Module):
     layers before the pooled vectors are frozen; prompts and the backbone's answer layers are trained on questions whose
     state is sampled, a third each: L = cross-entropy of the answer ("answer") + "unseen", which trains the constants
     that answer if both modalities are missing. Stages: the backbone on complete data, then prompts; without stages,
-    training must start from a trained run (`--start-from`).
+    training must start from a trained run (`freezes_backbone`).
 
     Source: section 3.3, attention-level prompts. Differs from the released code: that prompts the first six of a
     transformer's twelve layers, while a backbone here has one pooling; a missing modality is filled with zeros, not
@@ -37,6 +37,7 @@ class MissingAwarePrompts(nn.Module):
     selection_scenarios = ("audio-missing", "visual-missing")
     sees = "thirds"
     trains_on = "all"
+    freezes_backbone = True
 
     def __init__(self, backbone: Backbone, *, prompts: int = 16) -> None:
         super().__init__()

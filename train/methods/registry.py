@@ -39,7 +39,9 @@ METHODS = with_installed(
 )
 
 
-def make_method(name: str, backbone: "Backbone", variant: str | None = None, **options: Any) -> "MissingModalityMethod":
+def make_method(
+    name: str, backbone: "Backbone", variant: str | None = None, /, **options: Any
+) -> "MissingModalityMethod":
     """Return the method `name` on `backbone`; `options` are its own keywords.
 
     `variant`: one of its variants; None builds the first, or the method itself if it has none.
@@ -47,8 +49,8 @@ def make_method(name: str, backbone: "Backbone", variant: str | None = None, **o
     cannot be built on the backbone.
     """
     build = load_plugin("method", METHODS, name)
-    options |= choose_variant("method", name, method_variants(name), variant)
     check_options("method", name, build, options)
+    options |= choose_variant("method", name, method_variants(name), variant)
     try:
         method: MissingModalityMethod = build(backbone, **options)
     except (ValueError, AssertionError) as error:

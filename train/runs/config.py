@@ -73,6 +73,8 @@ class TrainConfig(BaseModel):
     def _check_method_fits_inputs(self) -> "TrainConfig":
         if (self.inputs == "all") == (self.method == "reference"):
             raise ValueError("method 'reference' requires inputs other than 'all', every other method requires 'all'")
+        if self.method == "reference" and self.options.get("inputs", "question") != self.inputs:
+            raise ValueError(f"inputs {self.inputs!r} need the same inputs in the options, not {self.options}")
         return self
 
 
@@ -83,17 +85,19 @@ SETTINGS = [name for name in TrainConfig.model_fields if name != "sizes"]
 def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     """Return the settings of `preset` with `overrides`; None keeps the preset's value.
 
-    The preset's settings for the chosen backbone take precedence over its general ones. `options` are merged into the
-    preset's options of the method. Inputs other than "all" select the method "reference".
-    Raises `UserError` with the setting and its value if it is unknown or out of range.
+    The preset's settings for the chosen backbone take precedence over its general ones. `options` and
+    `backbone_options` are merged into the preset's. Inputs other than "all" select the method "reference".
+    Raises `UserError` with the setting and its value if it is unknown or out of range, or if another setting would
+    replace it.
     """
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     overrides = {name: value for name, value in overrides.items() if value is not None}
+    base = PRESETS[preset]
     _check_settings(overrides)
+    _check_replaced(overrides, overrides.get("objective", base.settings.get("objective", "answer")))
     if overrides.get("inputs", "all") != "all":
         overrides["method"] = "reference"
-    base = PRESETS[preset]
     backbone = overrides.get("backbone", base.settings.get("backbone", TrainConfig.model_fields["backbone"].default))
     settings = {"preset": preset, **base.settings, **base.backbones.get(backbone, {}), **overrides}
     method = settings.get("method", TrainConfig.model_fields["method"].default)
@@ -104,6 +108,8 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
             f"(--inputs) to {' or '.join(map(repr, INPUTS[1:]))}"
         )
     settings["options"] = {**base.options.get(method, {}), **reference_options, **overrides.get("options", {})}
+    of_preset = {**base.settings, **base.backbones.get(backbone, {})}.get("backbone_options", {})
+    settings["backbone_options"] = {**of_preset, **overrides.get("backbone_options", {})}
     try:
         return TrainConfig(**settings)
     except ValidationError as error:
@@ -121,9 +127,26 @@ def check_known(settings: Mapping[str, Any], known: Collection[str]) -> None:
 def _check_settings(settings: dict[str, Any]) -> None:
     """Raise `UserError` if a name is unknown, or if options, missing rates or the run to start from are invalid."""
     check_known(settings, SETTINGS)
-    for name in ("options", "missing_rates"):
+    for name in ("options", "backbone_options", "missing_rates"):
         if not isinstance(settings.get(name, {}), dict):
             raise UserError(f"{name} = {settings[name]!r}: pass a table of names and values")
     check_rates(settings.get("missing_rates", {}))
     if start := settings.get("start_from"):
         check_file_name("start_from (--start-from)", str(start), "pass the name of a run in the same folder")
+
+
+def _check_replaced(settings: dict[str, Any], objective: str) -> None:
+    """Raise `UserError` if one of the explicit `settings` would have no effect, because another one replaces it."""
+    method, inputs = settings.get("method", "reference"), settings.get("inputs", "all")
+    if inputs in INPUTS[1:] and method != "reference":
+        raise UserError(
+            f"--method {method} and --inputs {inputs} exclude each other: --inputs trains a reference model, without a "
+            "method"
+        )
+    unread = [name for name in ("method", "options", "inputs") if settings.get(name) not in (None, {}, "all")]
+    if objective == "grounding" and unread:
+        name, value = unread[0], settings[unread[0]]
+        raise UserError(
+            f"objective 'grounding' pre-trains the backbone without a method: remove {name} = {value!r}, or set "
+            "--objective answer"
+        )

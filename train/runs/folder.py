@@ -48,6 +48,8 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
     if config.sizes is None:
         raise ValueError("the configuration has no sizes: set them from the store and the vocabulary before building")
     of_backbone, of_method = backbone_variants(config.backbone), method_variants(config.method)
+    if config.objective == "grounding":  # no method is built
+        of_method = ()
     known = {"recommended", *of_backbone, *of_method}
     if config.variant not in known:
         raise UserError(

@@ -52,7 +52,7 @@ from train.runs.folder import (
 from train.runs.identity import CHECKPOINT, is_run_folder
 from train.runs.log import write_metrics, write_time
 from train.training.ema import WeightAverage
-from train.training.initialise import start_from, whiten_inputs
+from train.training.initialise import check_start, start_from, whiten_inputs
 
 EVALUATION_BATCH = 128
 
@@ -102,9 +102,10 @@ def fit(
     if not _has_finished(run, config, data, resume):
         torch.manual_seed(config.seed)
         method = build_method(config)
+        check_start(config, method, run)
         loop = _Loop(config, method, manifest, bank, run, device)
         if config.start_from:
-            start_from(loop.module, run.parent / config.start_from)
+            loop.trained = start_from(loop.module, run.parent / config.start_from, config.whiten)
         elif config.whiten:
             whiten_inputs(method.backbone, loop.train, loop.masks)
         with locked(run, "another training or evaluation"):
@@ -114,6 +115,13 @@ def fit(
     if not keep_state:
         (run / LAST).unlink(missing_ok=True)
     return load_run(run, str(device))
+
+
+def check_trainable(config: TrainConfig, manifest: Manifest, bank: FeatureBank, run: Path) -> None:
+    """Raise `UserError`, before anything is written, for settings that `fit` refuses on this data."""
+    method = build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
+    plan_stages(method, config.training, config.epochs)
+    check_start(config, method, run)
 
 
 def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> ModelSizes:
@@ -138,13 +146,18 @@ def measure_sizes(config: TrainConfig, manifest: Manifest, bank: FeatureBank) ->
 
 
 def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> list[tuple[Stage, range]]:
-    """Return each stage with its epochs (from 0); a single one if training is joint or the method has no stages."""
+    """Return each stage with its epochs (from 0); a single one if training is joint or the method has no stages.
+
+    Raises `UserError` if there are fewer epochs than stages need.
+    """
     if training == "joint" or not isinstance(method, SupportsStages):
         return [(Stage("joint", 1.0), range(epochs))]
     plan, share, first = [], 0.0, 0
     for stage in method.stages():
         share += stage.share
         last = round(share * epochs)
+        if last == first:
+            raise UserError(f"epochs = {epochs} leaves no epoch for the stage {stage.name!r}: train more epochs")
         plan.append((stage, range(first, last)))
         first = last
     return plan
@@ -188,6 +201,7 @@ class _Loop:
         self.steps = 0
         self.best = -math.inf
         self.average: WeightAverage | None = None
+        self.trained: set[str] = set()  # names of the parameters trained so far, here or in the run started from
 
     @property
     def module(self) -> nn.Module:
@@ -255,17 +269,24 @@ class _Loop:
         conditions = [("no video of the train split was extracted", is_extracted)]
         if trains_on != "all":
             conditions.append(("no video of the train split has both audio and video", train.naturally_complete))
+            conditions.append(("every question loses a modality, lower --missing-rate", ~self.is_masked))
         if trains_on != "videos":
             no_answer = "no answer of the train split is in the vocabulary, build the manifest again"
             conditions.append((no_answer, train.answers.numpy() >= 0))
-        if trains_on == "complete":
-            conditions.append(("every question loses a modality, lower --missing-rate", ~self.is_masked))
         is_used = np.ones(len(train), dtype=bool)
         for cause, is_met in conditions:
             is_used &= is_met
             if not is_used.any():
                 raise UserError(f"method {self.config.method!r} has no questions to train on: {cause}")
-        return _one_per_video(train) if trains_on == "videos" else np.flatnonzero(is_used)
+        if trains_on != "videos":
+            return np.flatnonzero(is_used)
+        videos = _one_per_video(train, is_used)
+        if len(videos) < 2:
+            raise UserError(
+                "pre-training needs two training videos with audio and visual, the split has one: lower "
+                "--missing-rate, or extract more videos"
+            )
+        return videos
 
     def _start_stage(self, stage: Stage) -> torch.optim.Adam:
         """Notify the method, unfreeze only the stage's parameters, and return a new optimiser."""
@@ -333,9 +354,13 @@ class _Loop:
         self.best = max(score, self.best)
         row = {"epoch": epoch + 1, "stage": stage.name, "learning_rate": rate, "losses": losses}
         self.metrics.append({**row, "validation": validation, "selected": selected})
+        # Adam has moments of exactly the parameters that got a gradient.
+        self.trained |= {name for name, weights in self.module.named_parameters() if optimiser.state.get(weights)}
+        trained = sorted(self.trained)
         if selected:
-            write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), {"epoch": epoch + 1})
-        facts = {"metrics": self.metrics, "best": self.best}
+            facts = {"epoch": epoch + 1, "trained": trained}
+            write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), facts)
+        facts = {"metrics": self.metrics, "best": self.best, "trained": trained}
         write_tensors(self.run / LAST, self._resume_state(optimiser), facts)
         write_metrics(self.run, self.metrics)
         report(Progress(epoch + 1, self.config.epochs, self.steps, self.steps, losses, validation))
@@ -383,6 +408,7 @@ class _Loop:
             self.metrics, self.best = facts["metrics"], facts["best"]
         except (RuntimeError, KeyError) as error:
             raise UserError(f"{self.run / LAST} does not fit the run ({one_line(error)}): train it again") from None
+        self.trained |= set(facts.get("trained", ()))
         return tensors
 
     def _restore_moments(self, optimiser: torch.optim.Adam, moments: dict[str, Tensor]) -> None:

@@ -4,7 +4,9 @@ Whitening uses only the training split, without the modalities that the run's ma
 """
 
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +15,13 @@ from torch import nn
 from pipeline.errors import UserError, one_line
 from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
-from train.interfaces import Backbone
-from train.runs.folder import CHECKPOINT, read_tensors
+from train.interfaces import Backbone, MissingModalityMethod
+from train.runs.config import TrainConfig
+from train.runs.folder import CHECKPOINT, LAST, read_config, read_tensors
 
 BATCH_SIZE = 64
 BACKBONE_PREFIX = "backbone."
+WHITENING_MATRICES = "backbone.input_whitening.*.matrix"
 
 
 def whiten_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[str, Collection[str]]) -> None:
@@ -43,17 +47,65 @@ def whiten_inputs(backbone: Backbone, dataset: QuestionDataset, masks: Mapping[s
         backbone.input_whitening[name].set(mean, products[name] / counts[name] - torch.outer(mean, mean))
 
 
-def start_from(module: nn.Module, run: Path) -> None:
-    """Load the weights and input whitening of the trained backbone of `run` into the backbone of the method `module`.
+def check_start(config: TrainConfig, method: MissingModalityMethod, run: Path) -> None:
+    """Raise `UserError` if the backbone of `run` would start as another one, or frozen and untrained.
 
-    Raises `UserError` if the run is missing or has a different backbone.
+    The run to start from is not checked before it exists: a sweep trains it first.
     """
-    tensors, _ = read_tensors(run / CHECKPOINT)
+    is_frozen = config.training == "joint" and getattr(method, "freezes_backbone", False)
+    cure = "start from a run that answers from all inputs (--start-from), or train in stages (--preset paper)"
+    if is_frozen and not config.start_from:
+        raise UserError(f"method {config.method!r} trains on a frozen backbone, which would stay random: {cure}")
+    start = run.parent / config.start_from
+    if not config.start_from or not (start / "config.json").exists():
+        return
+    settings = read_config(start)
+    given, needed = settings.model_dump(mode="json"), config.model_dump(mode="json")
+    for name in ("backbone", "heads", "backbone_options"):  # the same tensors, but other outputs
+        if given[name] != needed[name]:
+            raise UserError(
+                f"cannot start from {start}: it was trained with {name} = {given[name]!r}, not {needed[name]!r}"
+            )
+    if is_frozen and (settings.objective != "answer" or settings.inputs != "all"):
+        raise UserError(
+            f"method {config.method!r} trains on a frozen backbone, of which {start} trained only a part: {cure}"
+        )
+
+
+def start_from(module: nn.Module, run: Path, whiten: bool = False) -> set[str]:
+    """Load what `run` trained of its backbone, and its input whitening, into the backbone of the method `module`.
+
+    Return the names of the parameters that were loaded. The others, such as the question encoder after grounding
+    pre-training, keep their initial values, which depend on the seed.
+    Raises `UserError` if the run is missing, has a different backbone, or does not whiten its inputs although `whiten`.
+    """
+    tensors, facts = read_tensors(run / CHECKPOINT)
     backbone = {name: values for name, values in tensors.items() if name.startswith(BACKBONE_PREFIX)}
+    parameters = {name for name, _ in module.named_parameters()} & backbone.keys()
+    trained = _trained_parameters(run, facts, parameters)
+    loaded = {name: values for name, values in backbone.items() if name in trained or name not in parameters}
     try:
-        module.load_state_dict(backbone, strict=False)
+        module.load_state_dict(loaded, strict=False)
     except RuntimeError as error:
         raise UserError(f"cannot start from {run}: {one_line(error)}") from None
     differing = sorted(backbone.keys() ^ {name for name in module.state_dict() if name.startswith(BACKBONE_PREFIX)})
     if differing:
         raise UserError(f"cannot start from {run}: its backbone has other tensors, such as {', '.join(differing[:3])}")
+    if whiten and not any(fnmatch(name, WHITENING_MATRICES) for name in backbone):
+        raise UserError(f"cannot start from {run} with whiten = True: it was trained on inputs that are not whitened")
+    return trained
+
+
+def _trained_parameters(run: Path, facts: Mapping[str, Any], names: set[str]) -> set[str]:
+    """Return which of the parameters `names` were trained by `run`, or by the run that it started from.
+
+    Runs of versions that did not record them trained all, except pre-training: that trained those with moments.
+    """
+    if "trained" in facts:
+        return names & set(facts["trained"])
+    if read_config(run).objective == "answer":
+        return names
+    if not (run / LAST).exists():
+        raise UserError(f"cannot start from {run}: what it trained is not recorded, train or import it again")
+    state, _ = read_tensors(run / LAST)
+    return {name for name in names if f"adam/{name}/exp_avg" in state}

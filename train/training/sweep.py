@@ -42,8 +42,8 @@ _SETTABLE = [name for name in SETTINGS if name not in _SET_ELSEWHERE]
 class Entry(BaseModel):
     """One method of a grid: its name in run names, and settings that override the grid's.
 
-    Without the settings `method` and `inputs`, the name is also the method. `evaluate`: false for a run that others
-    only start from; it has no results and is in no report.
+    The name is also the method, unless the entry has a `method`, other `inputs` than "all" or the `objective`
+    "grounding". `evaluate`: false for a run that others only start from; it has no results and is in no report.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -55,7 +55,8 @@ class Entry(BaseModel):
     def settings(self) -> dict[str, Any]:
         """The entry's settings of `train.runs.config.TrainConfig`."""
         extra = self.model_extra or {}
-        return extra if {"method", "inputs"} & set(extra) else {"method": self.name, **extra}
+        is_reference, is_pretraining = extra.get("inputs", "all") != "all", extra.get("objective") == "grounding"
+        return extra if "method" in extra or is_reference or is_pretraining else {"method": self.name, **extra}
 
 
 class Grid(BaseModel):
@@ -133,6 +134,7 @@ def read_grid(path: Path) -> Grid:
 def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: str, device: str = "auto") -> list[Cell]:
     """Return a cell for every combination of seed, backbone and method; `seeds` replace the grid's unless None.
 
+    Every entry chooses its own method or inputs, which replace a `method` of the grid's settings.
     A cell is named `<method>-seed<k>`, after `<backbone>-` if the grid has several. An entry's `start_from` is the name
     of an earlier entry; it means that entry's run with the same backbone and seed.
     Raises `UserError`, with the grid and the entry, if a setting is unknown, a name is repeated or not a plain name, or
@@ -145,7 +147,8 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
     for seed in grid.seeds if seeds is None else seeds:
         for backbone in grid.backbones:
             for entry in grid.methods:
-                settings, place = {**grid.settings, **entry.settings}, f"{grid.label}, method {entry.name!r}"
+                of_all = {name: value for name, value in grid.settings.items() if name != "method"}
+                settings, place = {**of_all, **entry.settings}, f"{grid.label}, method {entry.name!r}"
                 with _naming(place):
                     check_file_name("name", entry.name, "choose another")
                     _check_settable(entry.settings, [*Entry.model_fields, *_SETTABLE])
@@ -186,7 +189,7 @@ def run_cells(
 
     cells, split = list(cells), default_split(manifest)
     report = progress or (lambda run, progress: None)
-    _check_buildable(cells, manifest, bank)
+    _check_trainable(cells, manifest, bank, out)
     by_name, depends_on = {cell.name: cell for cell in cells}, {cell.name: cell.config.start_from for cell in cells}
     if jobs > 1:
         failures = run_jobs(by_name, depends_on, partial(_run_in_process, out), jobs, report)
@@ -255,11 +258,10 @@ def _open_data(manifest: str, store: str) -> "tuple[Manifest, FeatureBank]":
     return load_manifest(Path(manifest)), FeatureBank(open_store(store))
 
 
-def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank") -> None:
-    """Raise `UserError` for an invalid name or option now instead of after hours of training other cells."""
+def _check_trainable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank", out: Path) -> None:
+    """Raise `UserError` for an invalid name or setting now instead of after hours of training other cells."""
     from train.runs.device import choose_device
-    from train.runs.folder import build_method
-    from train.training.fit import measure_sizes
+    from train.training.fit import check_trainable
 
     checked: list[TrainConfig] = []
     for cell in cells:
@@ -267,5 +269,5 @@ def _check_buildable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBa
         choose_device(config.device)
         if config not in checked:
             with _naming(cell.place):
-                build_method(config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)}))
+                check_trainable(config, manifest, bank, out / cell.name)
             checked.append(config)

@@ -150,15 +150,20 @@ def test_the_order_of_time_steps_changes_the_result():
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_cls_is_the_mean_of_the_embedded_available_elements(modality):
+def test_cls_is_the_embedded_mean_of_the_available_elements(modality):
     backbone, batch = make(), make_batch()
     mask = torch.tensor([[True] * 4, [True, True, False, False], [False] * 4])
-    found = backbone._embed(backbone.encode(replace(batch, **{f"{modality}_mask": mask})), modality)
-    objects = 4 if modality == "visual" else 1
-    assert found.mask.tolist() == [[row.any().item(), *row.repeat_interleave(objects).tolist()] for row in mask]
+    representation = backbone.encode(replace(batch, **{f"{modality}_mask": mask}))
+    elements, coordinates, _ = embedding_inputs(backbone, representation)[modality]
+    embedded = backbone._embed(representation, modality)
+    assert embedded.mask.tolist() == [
+        [row.any().item(), *row.repeat_interleave(elements.shape[2]).tolist()] for row in mask
+    ]
+    embedding = backbone.embeddings[modality]
     for row, steps in ((0, 4), (1, 2)):
-        elements = found.states[row, 1 : 1 + steps * objects]
-        torch.testing.assert_close(found.states[row, 0], elements.mean(0))
+        mean = elements[row, :steps].flatten(0, 1).mean(0), coordinates[:steps].flatten(0, 1).mean(0)
+        expected = (embedding.feature(mean[0]) + embedding.coordinate(mean[1])) / 2
+        torch.testing.assert_close(embedded.states[row, 0], expected)
 
 
 def test_a_row_without_available_steps_is_pooled_as_if_the_modality_were_missing():

@@ -53,8 +53,8 @@ def run() -> dict[str, torch.Tensor]:
     backbone = formula_weights(Pano(SIZES, heads=4, layers=(2, 1, 1, 2)).eval())
     found = {}
 
-    def keep(name: str, stream: Stream, first: int = 0) -> Stream:
-        found[name] = stream.states[:, first:, ::3][stream.mask[:, first:]]
+    def keep(name: str, stream: Stream) -> Stream:
+        found[name] = stream.states[:, :, ::3][stream.mask]
         return stream
 
     words = keep("words", backbone.words(TOKENS))
@@ -64,7 +64,7 @@ def run() -> dict[str, torch.Tensor]:
     given = Representation(words.states[:, 0], features(), masks=masks, words=words.states, word_mask=words.mask)
     streams = {"question": words}
     for modality in ("audio", "visual"):
-        embedded = keep(modality, backbone._embed(given, modality), first=1)
+        embedded = keep(modality, backbone._embed(given, modality))
         streams[modality] = backbone.stacks[modality](embedded)
     for name, stream in backbone.cross_layers[0](streams, {}).items():
         keep(f"cross_{name}", stream)

@@ -14,8 +14,15 @@ from official_state import official_state, pictures, question_tokens, sound
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import PADDING_TOKEN, Vocabulary
-from train.checkpoints.import_official import import_checkpoint, official_vocabulary, read_official
-from train.checkpoints.release_names import RELEASES
+from train.checkpoints import import_official
+from train.checkpoints.import_official import (
+    find_training_file,
+    identify_training_file,
+    import_checkpoint,
+    official_vocabulary,
+    read_official,
+)
+from train.checkpoints.release_names import FIRST_FILE, RELEASES, UPDATED_FILE
 from train.cli.import_ import import_
 from train.data.batch import Batch
 from train.runs.config import make_config
@@ -48,11 +55,17 @@ def write_checkpoint(path: Path, kind: str, prefix: str = "module.", **changes: 
     return path
 
 
-def write_grounding(path: Path) -> Path:
-    """Write a checkpoint of AVST's grounding pre-training: the tensors that it shares with AVST, and its ResNet's."""
-    state = official_state(GOLDEN["shapes"]["avst"])
+def official_names(kind: str) -> list[str]:
+    """Return the tensor names of a checkpoint; AVST's grounding pre-training has those that it shares with AVST."""
+    if kind != "grounding":
+        return list(GOLDEN["shapes"][kind])
     kept = re.compile(r"fc_a[12]\.|fc_gl\.|fc[1-4]\.|visual_net\.")
-    torch.save({f"module.{name}": values for name, values in state.items() if kept.match(name)}, path)
+    return [name for name in GOLDEN["shapes"]["avst"] if kept.match(name)]
+
+
+def write_grounding(path: Path) -> Path:
+    state = official_state(GOLDEN["shapes"]["avst"])
+    torch.save({f"module.{name}": state[name] for name in official_names("grounding")}, path)
     return path
 
 
@@ -108,6 +121,33 @@ def test_avst_gives_the_logits_of_the_official_network(files, tmp_path):
     assert all(name.startswith(("backbone.input_whitening.", "filling.")) for name in imported.fresh)
 
 
+def test_the_baseline_gives_the_logits_of_the_official_network(files, tmp_path):
+    imported, method = run_import(files, "baseline", tmp_path / "run")
+    with torch.no_grad():
+        assert agrees(method.predict(make_batch(2)), "baseline")
+    assert imported.mapped == 35
+    assert {"fc_gl.weight", "fc1.weight", "fc4.bias"} < set(imported.unused)
+
+
+@pytest.mark.parametrize("kind", RELEASES)
+@pytest.mark.parametrize("contains", RELEASES)
+def test_a_checkpoint_of_another_kind_is_refused_with_its_kind(kind, contains, files, tmp_path):
+    assert [name for name, release in RELEASES.items() if release.describes(official_names(contains))] == [contains]
+    if kind != contains:
+        torch.save({name: torch.zeros(1) for name in official_names(contains)}, tmp_path / "file.pt")
+        message = rf"file.pt is not a checkpoint of .*: it has the tensors of .*; import it as '{contains}'$"
+        with pytest.raises(UserError, match=message):
+            import_checkpoint(kind, tmp_path / "file.pt", files, tmp_path / "run", "m", "s")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensors_of_another_release_are_an_error_next_to_unknown_ones(files, tmp_path):
+    names = [*official_names("grounding"), "novelty", "kr.0.weight"]
+    torch.save({name: torch.zeros(1) for name in names}, tmp_path / "file.pt")
+    with pytest.raises(UserError, match=r"of another release: kr\.0\.weight; wrong shape"):
+        import_checkpoint("grounding", tmp_path / "file.pt", files, tmp_path / "run", "m", "s")
+
+
 def test_pstp_gives_the_logits_of_the_official_network(files, tmp_path):
     imported, method = run_import(files, "pstp", tmp_path / "run")
     with torch.no_grad():
@@ -132,7 +172,10 @@ def test_a_run_can_start_from_a_grounding_checkpoint(files, tmp_path):
     assert imported.unknown == ()
     _, official = run_import(files, "avst", tmp_path / "avst")
     started = build_method(make_config("avst").model_copy(update={"sizes": read_config(tmp_path / "avst").sizes}))
-    start_from(started, tmp_path / "grounding")
+    question_encoder = [values.clone() for values in started.backbone.question_encoder.parameters()]
+    loaded = start_from(started, tmp_path / "grounding")
+    assert len(loaded) == 14
+    assert all(map(torch.equal, started.backbone.question_encoder.parameters(), question_encoder))
     for part in ("audio_stem", "spatial_grounding", "match_head"):
         expected = getattr(official.backbone, part).state_dict()
         assert expected.keys() == getattr(started.backbone, part).state_dict().keys()
@@ -189,7 +232,7 @@ def test_files_that_do_not_fit_are_errors_before_anything_is_written(files, tmp_
     torch.save({"epoch": 3}, tmp_path / "odd.pt")
     fails("not a state dict", tmp_path / "odd.pt")
     torch.save({"fc_ans.bias": torch.zeros(42)}, tmp_path / "part.pt")
-    fails("missing: .*backbone", tmp_path / "part.pt")
+    fails(r"missing: fc_a1_pure.\*, .*backbone", tmp_path / "part.pt")
     write_training_file(tmp_path / "short.json", words=80, answers=41)
     fails("wrong shape: .*classifier", files / "avst.pt", tmp_path / "short.json")
     (tmp_path / "empty").mkdir()
@@ -234,6 +277,57 @@ def test_corrupt_files_are_user_errors_whatever_the_reader_raises(files, tmp_pat
             read_official(tmp_path / "bad.pt")
 
 
+@pytest.mark.parametrize(
+    ("kind", "folder", "expected"),
+    [
+        ("avst", "data", "data/json/avqa-train.json"),
+        ("baseline", ".", "data/json/avqa-train.json"),
+        ("missing-avqa", "data/json", "data/json/avqa-train.json"),
+        ("pstp", "data", "data/json_update/avqa-train.json"),
+        ("pstp", "data/json_update", "data/json_update/avqa-train.json"),
+        ("pstp", "dataset", "dataset/split_que_id/music_avqa_train.json"),
+        ("pstp", "data/json_update/avqa-train.json", "data/json_update/avqa-train.json"),
+        ("grounding", "data/json_update", "data/json_update/avqa-train.json"),
+        ("pstp", "copies", "copies/avqa-train.json"),
+    ],
+)
+def test_each_release_numbers_answers_by_its_own_training_file(tmp_path, kind, folder, expected):
+    _write_official_tree(tmp_path)
+    found = find_training_file(tmp_path / folder, RELEASES[kind])
+    assert found == tmp_path / expected
+    assert (identify_training_file(found) in RELEASES[kind].training_files) == (folder != "copies")
+
+
+@pytest.mark.parametrize(
+    ("kind", "annotations", "message"),
+    [
+        ("pstp", "data/json", "avqa-train.json is json/.* but PSTP-Net .* numbers words and answers by json_update/"),
+        ("pstp", "data/json/avqa-train.json", "is json/avqa-train.json of MUSIC-AVQA, but PSTP-Net"),
+        ("avst", "data/json_update", "is json_update/avqa-train.json of MUSIC-AVQA, but AVST .* by json/"),
+        ("baseline", "dataset/split_que_id", "contains no official training file of AVST's baseline"),
+        ("missing-avqa", "dataset/split_que_id/music_avqa_train.json", "is json_update/.* but Missing-AVQA"),
+        ("pstp", "first", "first contains no official training file of PSTP-Net .*: searched for json_update/avqa"),
+        ("pstp", "unknown/renamed.json", "is json/avqa-train.json of MUSIC-AVQA"),
+    ],
+)
+def test_the_training_file_of_another_release_is_refused(tmp_path, monkeypatch, kind, annotations, message):
+    _write_official_tree(tmp_path)
+    # The id that git gives to the content of the renamed file.
+    first = replace(FIRST_FILE, git_id="ce013625030ba8dba906f756967f9e9ca394464a")
+    monkeypatch.setattr(import_official, "FIRST_FILE", first)
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / "unknown" / "renamed.json").write_text("hello\n")
+    with pytest.raises(UserError, match=message):
+        find_training_file(tmp_path / annotations, RELEASES[kind])
+
+
+def _write_official_tree(root: Path) -> None:
+    paths = [f"data/{FIRST_FILE.paths[0]}", f"data/{UPDATED_FILE.paths[0]}", f"dataset/{UPDATED_FILE.paths[1]}"]
+    for path in (*paths, "first/json/avqa-train.json", "copies/avqa-train.json"):
+        (root / path).parent.mkdir(parents=True)
+        write_training_file(root / path)
+
+
 RECORD = {"question_content": "Is it <X>?", "templ_values": '["loud"]', "anser": "yes"}
 
 
@@ -272,6 +366,7 @@ def test_the_command_reports_the_import_and_does_not_overwrite_a_run(files, tmp_
         done = CliRunner().invoke(import_, [*arguments, "--store", "stores/a.zarr"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["mapped"] == 45
+    assert json.loads(done.stdout)["is_official"] is False
     assert read_config(tmp_path / "run").store == str(tmp_path / "stores" / "a.zarr")
     again = CliRunner().invoke(import_, arguments)
     assert again.exit_code == 2

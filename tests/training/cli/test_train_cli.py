@@ -181,7 +181,7 @@ def test_a_sweep_writes_the_finished_runs_and_names_the_failed_ones(workplace: P
     paths = ["--manifest", "data", "--store", "store.zarr", "--out", "b/runs", "--device", "cpu"]
     swept = invoke("sweep", "tiny.toml", *paths)
     assert swept.exit_code == 3, swept.output
-    documents = json.loads((workplace / "b" / "evaluation.json").read_text())
+    documents = json.loads((workplace / "b" / "runs" / "evaluation.json").read_text())
     assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
     assert "Overall accuracy" in swept.stderr
     *_, failed, skipped = swept.stderr.splitlines()
@@ -256,6 +256,20 @@ def test_masks_of_other_questions_are_an_error(workplace: Path) -> None:
     assert result.exit_code == 2, result.output
     assert "elsewhere" in result.output
     assert (run / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "prompts"), "'prompts' trains on a frozen backbone, which would stay random"),
+        (("--preset", "grounding", "--method", "rmm-avr"), "remove method = 'rmm-avr'"),
+    ],
+)
+def test_a_refused_training_writes_nothing(workplace: Path, options: tuple[str, ...], message: str) -> None:
+    result = invoke("train", "--manifest", "data", "--store", "store.zarr", "--preset", "demo", *options)
+    assert result.exit_code == 2, result.output
+    assert message in result.output.splitlines()[-1]
+    assert not (workplace / "runs").exists()
 
 
 def test_a_run_cannot_start_from_a_run_on_other_questions(workplace: Path) -> None:

@@ -8,8 +8,10 @@ from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
 from train.data.feature_bank import FeatureBank
+from train.data.scenarios import load_masks
 from train.evaluation.evaluate_run import evaluate_run
 from train.interfaces import Matches
+from train.methods.grounding import GroundingPretraining
 from train.runs.log import best_validation, read_metrics
 
 
@@ -37,6 +39,22 @@ def test_each_complete_video_counts_once(tmp_path):
     train(tmp_path / "run", objective="grounding", epochs=1, batch_size=1, report=reports.append)
     # 36 training videos; audio is missing in one and visual in another.
     assert reports[0].steps == 34
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_videos_that_lost_a_modality_are_not_trained_on(tmp_path, monkeypatch, modality):
+    batches = []
+    original = GroundingPretraining.training_loss
+    monkeypatch.setattr(
+        GroundingPretraining, "training_loss", lambda self, batch: (batches.append(batch), original(self, batch))[1]
+    )
+    settings = {"objective": "grounding", "epochs": 1, "missing_rates": {modality: 0.5}, "unit": "video"}
+    train(tmp_path / "run", **settings)
+    hidden = load_masks(tmp_path / "run" / "masks-train.json").absent
+    trained = [question for batch in batches for question in batch.question_id]
+    assert all(batch.available == ("audio", "visual") for batch in batches)
+    assert not set(trained) & set(hidden)
+    assert 10 < len(trained) < 25
 
 
 def test_resumes_to_the_same_weights(tmp_path):

@@ -10,9 +10,9 @@ from train.runs.config import PRESETS, TrainConfig, make_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("method", ["zero-fill", "rmm-avr"])
+@pytest.mark.parametrize("method", [None, "zero-fill", "rmm-avr"])
 def test_the_configuration_of_every_preset_survives_a_json_round_trip(preset, method):
-    config = make_config(preset, method=method)
+    config = make_config(preset, method=None if preset == "grounding" else method)
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert config.preset == preset
 
@@ -60,6 +60,36 @@ def test_options_of_a_method_are_merged_into_the_presets():
 def test_inputs_other_than_all_select_the_method_reference():
     config = make_config("demo", inputs="question")
     assert (config.method, config.options) == ("reference", {"inputs": "question"})
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("paper", {"method": "rmm-avr", "inputs": "question"}, "--method rmm-avr and --inputs question exclude"),
+        ("avst", {"method": "zero-fill", "inputs": "audio,question"}, "--method zero-fill and --inputs audio,question"),
+        ("demo", {"inputs": "question", "options": {"inputs": "visual,question"}}, "inputs 'question' need the same"),
+        ("grounding", {"method": "rmm-avr"}, "without a method: remove method = 'rmm-avr', or set --objective answer"),
+        ("grounding", {"options": {"slots": 3}}, r"remove options = \{'slots': 3\}"),
+        ("grounding", {"inputs": "question"}, "remove inputs = 'question'"),
+        ("paper", {"objective": "grounding", "method": "rmm"}, "remove method = 'rmm'"),
+    ],
+)
+def test_an_explicit_setting_that_another_would_replace_is_an_error(preset, overrides, message):
+    with pytest.raises(UserError, match=message):
+        make_config(preset, **overrides)
+
+
+def test_the_inputs_of_a_reference_are_those_of_its_options():
+    with pytest.raises(ValueError, match="inputs 'audio,question' need the same inputs in the options"):
+        TrainConfig(method="reference", inputs="audio,question")
+    assert make_config("grounding", inputs="all", objective="answer", method="rmm").method == "rmm"
+
+
+def test_options_of_a_backbone_are_merged_into_the_presets():
+    options = make_config("pano-faithful", backbone_options={"heads": 8}).backbone_options
+    assert options == {"hidden": 768, "heads": 8, "layers": [9, 5, 5, 5]}
+    segments = make_config("demo", backbone="pstp", backbone_options={"top_patches": 8}).backbone_options
+    assert segments == {"segments": 3, "top_segments": 2, "top_patches": 8}
 
 
 @pytest.mark.parametrize("overrides", [{}, {"inputs": "all"}])

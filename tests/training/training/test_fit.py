@@ -291,6 +291,15 @@ def test_without_a_val_split_the_last_epoch_is_kept(tmp_path):
         ({"variant": "paper"}, "have no variant 'paper'"),
         ({"device": "tpu9"}, "device 'tpu9'"),
         ({"missing_rates": {"audio": 1.0}}, "every question loses a modality, lower --missing-rate"),
+        ({"objective": "grounding", "missing_rates": {"visual": 1.0}}, "every question loses a modality, lower"),
+        ({"objective": "grounding", "variant": "released"}, "have no variant 'released'"),
+        ({"method": "prompts"}, r"'prompts' trains on a frozen backbone, which would stay random: start from"),
+        (
+            {"method": "prompts", "training": "staged", "epochs": 1},
+            "leaves no epoch for the stage 'backbone'",
+        ),
+        ({"method": "rmm", "options": {"variant": "paper"}}, "takes no option 'variant': set the variant of the run"),
+        ({"backbone": "avsd", "backbone_options": {"variant": "paper"}}, "'avsd' takes no option 'variant'"),
     ],
 )
 def test_invalid_settings_are_one_line_errors_before_anything_is_written(tmp_path, overrides, message):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_run import tiny_config, train
+from tiny_run import Killed, tiny_config, train
 from tiny_store import make_manifest, make_store
 
 from pipeline.errors import UserError
@@ -13,9 +13,9 @@ from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.interfaces import inputs_of
 from train.networks.layers import LEAST_VARIANCE, InputWhitening
-from train.runs.folder import build_method
+from train.runs.folder import build_method, read_tensors, write_tensors
 from train.training.fit import measure_sizes
-from train.training.initialise import whiten_inputs
+from train.training.initialise import start_from, whiten_inputs
 
 
 def test_whitened_inputs_have_mean_0_and_a_ridge_regularised_covariance():
@@ -76,6 +76,97 @@ def test_a_run_starts_with_the_backbone_of_the_run_in_start_from(tmp_path):
     second, _ = train(tmp_path / "second", epochs=1, learning_rate=1e-12, start_from="first")
     for name, values in first.backbone.state_dict().items():
         torch.testing.assert_close(second.backbone.state_dict()[name], values, atol=1e-6, rtol=0)
+
+
+GROUNDED = ("audio_stem.", "spatial_grounding.", "match_head.")
+
+
+def start_of(run: Path, seed: int) -> tuple[set[str], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the parameters of a tiny AVST that start from `run`, and its backbone before and after the start."""
+    config, store = tiny_config(), make_store(videos=60)
+    torch.manual_seed(seed)
+    sizes = measure_sizes(config, make_manifest(store), FeatureBank(store))
+    method = build_method(config.model_copy(update={"sizes": sizes}))
+    initial = {name: values.clone() for name, values in method.backbone.state_dict().items()}
+    loaded = start_from(method, run)
+    return {name.removeprefix("backbone.") for name in loaded}, initial, method.backbone.state_dict()
+
+
+@pytest.mark.parametrize("version", ["current", "before the record"])
+def test_only_the_parameters_that_pre_training_trained_are_loaded(tmp_path: Path, version: str):
+    pretrained, _ = train(tmp_path / "pairs", epochs=2, objective="grounding", resume=True)
+    if version != "current":
+        for file in ("checkpoint.safetensors", "last.safetensors"):
+            tensors, facts = read_tensors(tmp_path / "pairs" / file)
+            del facts["trained"]
+            write_tensors(tmp_path / "pairs" / file, tensors, facts)
+    loaded, initial, started = start_of(tmp_path / "pairs", seed=5)
+    assert loaded == {name for name, _ in pretrained.backbone.named_parameters() if name.startswith(GROUNDED)}
+    assert len(loaded) == 14
+    for name, values in started.items():
+        is_loaded = name in loaded or name.startswith("input_whitening.")
+        expected = pretrained.backbone.state_dict()[name] if is_loaded else initial[name]
+        assert torch.equal(values, expected), name
+
+
+def test_a_pre_training_without_a_record_of_its_parameters_is_an_error(tmp_path: Path):
+    train(tmp_path / "pairs", epochs=1, objective="grounding")
+    tensors, _ = read_tensors(tmp_path / "pairs" / "checkpoint.safetensors")
+    write_tensors(tmp_path / "pairs" / "checkpoint.safetensors", tensors, {"epoch": 1})
+    (tmp_path / "pairs" / "last.safetensors").unlink()
+    with pytest.raises(UserError, match=r"pairs: what it trained is not recorded, train or import it again$"):
+        start_of(tmp_path / "pairs", seed=5)
+
+
+def test_parameters_of_all_stages_and_of_the_start_are_trained_after_a_resume(tmp_path: Path):
+    def stop(progress):
+        if progress.epoch == 2 and progress.validation is not None:
+            raise Killed
+
+    train(tmp_path / "first", epochs=1, objective="grounding")
+    settings = {"method": "prompts", "training": "staged", "epochs": 3, "start_from": "first"}
+    with pytest.raises(Killed):
+        train(tmp_path / "second", **settings, report=stop)
+    train(tmp_path / "second", **settings, resume=True)
+    loaded, _, started = start_of(tmp_path / "second", seed=5)
+    assert loaded == {name for name in started if not name.startswith("input_whitening.")}
+
+
+def test_a_reference_gives_only_the_parts_that_its_inputs_reach(tmp_path: Path):
+    train(tmp_path / "question", epochs=1, inputs="question")
+    loaded, _, _ = start_of(tmp_path / "question", seed=5)
+    assert {name.split(".")[0] for name in loaded} == {"question_encoder", "fusion", "classifier"}
+
+
+@pytest.mark.parametrize("first", [{"objective": "grounding"}, {"inputs": "question"}])
+def test_a_frozen_backbone_needs_a_run_that_trained_all_of_it(tmp_path: Path, first: dict[str, str]):
+    train(tmp_path / "part", epochs=1, **first)
+    with pytest.raises(UserError, match=r"trains on a frozen backbone, of which .*part trained only a part: start"):
+        train(tmp_path / "second", epochs=1, method="prompts", start_from="part")
+    assert not (tmp_path / "second").exists()
+    train(tmp_path / "whole", epochs=1)
+    train(tmp_path / "second", epochs=1, method="prompts", start_from="whole")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"heads": 4}, "heads = 2, not 4"),
+        ({"backbone": "baseline"}, "backbone = 'avst', not 'baseline'"),
+    ],
+)
+def test_a_start_with_other_settings_of_the_backbone_is_an_error(tmp_path: Path, settings: dict, message: str):
+    train(tmp_path / "first", epochs=1)
+    with pytest.raises(UserError, match=f"cannot start from .*first: it was trained with {message}"):
+        train(tmp_path / "second", epochs=1, start_from="first", **settings)
+    assert not (tmp_path / "second").exists()
+
+
+def test_whitening_that_the_first_run_does_not_have_is_an_error(tmp_path: Path):
+    train(tmp_path / "plain", epochs=1, whiten=False)
+    with pytest.raises(UserError, match="plain with whiten = True: it was trained on inputs that are not whitened"):
+        train(tmp_path / "second", epochs=1, whiten=True, start_from="plain")
+    assert not (tmp_path / "second" / "config.json").exists()
 
 
 @pytest.mark.parametrize("name", ["nothing", "other"])

@@ -116,6 +116,20 @@ def test_a_run_can_only_start_from_an_earlier_entry() -> None:
             list_cells(Grid.model_validate({"methods": methods}), None, "m", "s")
 
 
+def test_the_name_of_an_entry_is_its_method_unless_it_chooses_a_model() -> None:
+    settings = [{}, {"inputs": "all"}, {"objective": "answer"}, {"method": "avr"}, {"inputs": "question"}]
+    methods = [{"name": "rmm", **entry} for entry in settings]
+    grids = [{"preset": "avst", "settings": {"method": "zero-fill"}, "methods": [entry]} for entry in methods]
+    cells = [list_cells(Grid.model_validate(grid), None, "m", "s")[0] for grid in grids]
+    assert [cell.config.method for cell in cells] == ["rmm", "rmm", "rmm", "avr", "reference"]
+
+
+def test_an_entry_of_pre_training_needs_no_method() -> None:
+    methods = [{"name": "pairs", "objective": "grounding"}, {"name": "zero-fill", "start_from": "pairs"}]
+    first, second = list_cells(Grid.model_validate({"preset": "avst", "methods": methods}), None, "m", "s")
+    assert (first.config.objective, first.is_evaluated, second.config.start_from) == ("grounding", False, "pairs-seed0")
+
+
 def test_an_unknown_setting_and_a_repeated_name_are_errors() -> None:
     unknown = Grid.model_validate({"methods": [{"name": "a", "method": "rmm", "colour": "red"}]})
     with pytest.raises(UserError, match=r"^grid, method 'a': setting colour = 'red' is unknown: choose one of"):
@@ -137,6 +151,8 @@ def test_an_unknown_setting_and_a_repeated_name_are_errors() -> None:
         ("options = 3", "options = 3: pass a table"),
         ("missing_rates = {audio = 2.0}", "missing rate .* audio=2.0"),
         ("method = 'reference'", "method 'reference' only trains"),
+        ("method = 'rmm-avr'\ninputs = 'question'", "--method rmm-avr and --inputs question exclude each other"),
+        ("[settings]\ninputs = 'question'", "--method zero-fill and --inputs question exclude each other"),
         ("start_from = 'b'", "starts from"),
         ("[[methods]]\nname = 'zero-fill'", "two runs named"),
         ("epoch = 3", r"method 'zero-fill': setting epoch = 3 is unknown \(did you mean 'epochs'\?\): choose one of"),
