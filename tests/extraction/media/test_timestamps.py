@@ -1,6 +1,7 @@
 """Examination of timestamps without files: any sequence is examined, and parts follow one another."""
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -59,13 +60,40 @@ def test_parts_follow_one_another_in_both_streams(parts):
     assert np.diff(video).max() < 11
 
 
-def test_a_short_insertion_is_made_of_strays_and_a_longer_one_is_a_part():
-    for inserted, strays, parts in ((3, 3, 1), (100, 0, 3)):
-        stamps = steady(100) + steady(inserted, start=10**6) + steady(100, start=FRAME_TICKS * (100 + inserted))
-        timeline = make_timeline(stamps)
-        examine([timeline])
-        assert (int((timeline.part_of < 0).sum()), len(timeline.firsts)) == (strays, parts)
-        assert np.diff(placed(timeline)).max() <= FRAME_TICKS * TICK * (strays + 1.01)
+@pytest.mark.parametrize("inserted", [3, 12, 40])
+@pytest.mark.parametrize("leap", [-1, 1, 3, 1000])
+def test_timestamps_that_leave_and_return_are_strays_whatever_their_number(inserted, leap):
+    stamps = [
+        (pts + 1000 * leap, dts + 1000 * leap) if 100 <= n < 100 + inserted else (pts, dts)
+        for n, (pts, dts) in enumerate(steady(240))
+    ]
+    video, audio = make_timeline(stamps), make_timeline(steady(240), is_video=False)
+    for timelines in ([video, audio], [make_timeline(stamps)]):
+        examine(timelines)
+        assert np.flatnonzero(timelines[0].part_of < 0).tolist() == list(range(100, 100 + inserted))
+        assert timelines[0].firsts == [0]
+    assert not audio.needs_repairs
+
+
+@pytest.mark.parametrize("leap", [-0.7, -0.4, -0.2])
+def test_both_streams_go_back_by_the_same_time(leap):
+    """Where two recordings overlap, the parts of both are found, also in a stream with few packets."""
+    video, audio = [], []
+    for second in range(0, 10_000, 1000):
+        moved = second + int(1000 * leap) * (second >= 5000)
+        video += [(PacketTimes(0, moved + at, moved + at, at == 0)) for at in range(0, 1000, 40)]
+        audio += [(PacketTimes(0, moved + at, moved + at, True)) for at in range(0, 1000, 20)]
+    order = sorted(
+        [(n * 40, "video", p) for n, p in enumerate(video)] + [(n * 20, "audio", p) for n, p in enumerate(audio)],
+        key=lambda each: each[:2],
+    )
+    streams = {"video": [], "audio": []}
+    for position, (_, kind, packet) in enumerate(order):
+        streams[kind].append(packet._replace(position=position))
+    timelines = [Timeline(kind == "video", TICK, packets) for kind, packets in streams.items()]
+    examine(timelines)
+    assert [timeline.firsts for timeline in timelines] == [[0, 125], [0, 250]]
+    np.testing.assert_allclose([timeline.shifts for timeline in timelines], [[0, -leap]] * 2)
 
 
 def test_reordered_frames_are_no_discontinuity_whatever_their_rate():

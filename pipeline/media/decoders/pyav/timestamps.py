@@ -7,6 +7,8 @@ the other stream as evidence:
 - A few packets whose presentation timestamps (PTS) are outside the range of those around them, by more than any codec
   reorders frames, while the others continue, are strays. They lose their timestamps: a frame is shown after the one
   before it.
+- Any number of packets whose DTS leave those of the stream and return to them are strays as well, unless those of the
+  other stream do so at the same time.
 - Timestamps that go back and stay there begin a new part, as where two recordings were joined. Its first frame follows
   the last one of the part before. If both streams leap by about the same time, both are moved by the same time, so that
   they stay synchronous.
@@ -34,6 +36,9 @@ STILL_SECONDS = 60.0
 STRAY_SECONDS = 0.5
 # Packets before and after one that are its neighbours: no common codec reorders more than 16 frames.
 NEIGHBOURS = 17
+# Frame durations from which on the DTS of an excursion leap.
+SHORTEST_LEAP = 5
+MOST_TURNS = 100
 
 
 class PacketTimes(NamedTuple):
@@ -97,13 +102,62 @@ class Timeline:
         is_stray[0] = is_late[0] and self.times[0] > self.times[1] + tolerance
         return is_stray & (is_stray.mean() < 0.5)
 
-    def find_parts(self, start_of_other: float | None) -> None:
-        """Divide the stream into parts where its timestamps leap or go back and stay there."""
+    def find_excursions(self) -> list[range]:
+        """Return the packets whose DTS leap ahead and then go back to where the stream was, or the other way round."""
+        leaps = 1 + np.flatnonzero(np.diff(self.dts) > SHORTEST_LEAP * self.usual)
+        excursions = []
+        for turn in self._turns().tolist():
+            amount = float(self.dts[turn - 1] - self.dts[turn])
+            large = leaps[self.dts[leaps] - self.dts[leaps - 1] > amount / 2]
+            ahead = [range(first, turn) for first in large[large < turn][::-1].tolist()]
+            behind = [range(turn, stop) for stop in large[large > turn].tolist()]
+            for candidates in (ahead, behind):
+                excursions += [one for one in candidates if self._continues_after(one, amount / 2)][:1]
+        return excursions
+
+    def _continues_after(self, excursion: range, tolerance: float) -> bool:
+        """Return whether the stream continues after the excursion, with or without the time of its packets."""
+        gap = float(self.dts[excursion.stop] - self.dts[excursion.start - 1])
+        usual_gaps = (self.usual, self.usual * (len(excursion) + 1))
+        return any(abs(gap - usual) <= min(tolerance, STRAY_SECONDS) for usual in usual_gaps)
+
+    def drop(self, excursions: Sequence[range]) -> None:
+        """Make the packets of the excursions strays, unless most packets would be."""
+        is_stray = self.part_of < 0
+        for excursion in excursions:
+            is_stray[excursion.start : excursion.stop] = True
+        if is_stray.mean() < 0.5:
+            self.part_of[is_stray] = -1
+
+    def goes_back_with(self, other: "Timeline | None") -> np.ndarray:
+        """Return bool [packet]: the DTS go back there by the time by which those of `other` go back nearby."""
+        result = np.zeros(len(self.dts), dtype=bool)
+        for turn in self._turns() if other else ():
+            for of_other in other._turns():
+                amounts = (float(line.dts[at] - line.dts[at - 1]) for line, at in ((self, turn), (other, of_other)))
+                is_near = abs(self.positions[turn] - other.positions[of_other]) <= 4 * NEIGHBOURS
+                result[turn] |= is_near and abs(next(amounts) - next(amounts)) <= BACK_SECONDS
+        return result
+
+    def _turns(self) -> np.ndarray:
+        """Return the packets whose DTS are before those of the previous ones, which a whole stream has none of.
+
+        Return none either if they are so many that the stream has no order to return to.
+        """
+        turns = 1 + np.flatnonzero(np.diff(self.dts) < -BACK_SECONDS)
+        return turns[: 0 if len(turns) > MOST_TURNS else None]
+
+    def find_parts(self, start_of_other: float | None, goes_back_together: np.ndarray) -> None:
+        """Divide the stream into parts where its timestamps leap or go back and stay there.
+
+        `goes_back_together` bool [packet]: where those of the other stream go back by the same time.
+        """
         packets = np.flatnonzero(self.part_of >= 0)
         dts, times = self.dts[packets], self.times[packets]
         before = sliding_window_view(np.pad(times, (NEIGHBOURS, 0), mode="edge"), NEIGHBOURS)[1:-1]
         # Libavformat guesses the DTS of Matroska files: they may go back where frames are only reordered.
-        goes_back = (np.diff(dts) < -BACK_SECONDS) & (times[1:] < before.min(axis=1))
+        is_certain = (times[1:] < before.min(axis=1)) | goes_back_together[packets[1:]]
+        goes_back = (np.diff(dts) < -BACK_SECONDS) & is_certain
         leaps = times[1:] > before.max(axis=1) + self._leap
         self.firsts = [0, *packets[1:][goes_back | leaps].tolist()]
         self.part_of[packets] = np.searchsorted(self.firsts, packets, side="right") - 1
@@ -162,11 +216,28 @@ class Timeline:
 
 def examine(timelines: Sequence[Timeline]) -> None:
     """Find the strays and the parts of the streams of a file, and place the parts after one another."""
+    found = [timeline.find_excursions() for timeline in timelines]
+    for timeline, own, others in zip(timelines, found, found[::-1], strict=True):
+        other = _other(timeline, timelines)
+        is_alone = [other is None or not any(_overlap(timeline, one, other, each) for each in others) for one in own]
+        timeline.drop([excursion for excursion, alone in zip(own, is_alone, strict=True) if alone])
     for timeline in timelines:
-        timeline.find_parts(next((other.times[0] for other in timelines if other is not timeline), None))
+        other = _other(timeline, timelines)
+        timeline.find_parts(None if other is None else other.times[0], timeline.goes_back_with(other))
     for timeline in timelines:
         timeline.join_genuine_gaps([other for other in timelines if other is not timeline])
     _shift_parts(timelines)
+
+
+def _other(timeline: Timeline, timelines: Sequence[Timeline]) -> Timeline | None:
+    return next((other for other in timelines if other is not timeline), None)
+
+
+def _overlap(timeline: Timeline, excursion: range, other: Timeline, of_other: range) -> bool:
+    """Return whether two excursions have the same place in the file, up to the interleaving of the streams."""
+    first, last = timeline.positions[excursion[0]], timeline.positions[excursion[-1]]
+    start, end = other.positions[of_other[0]], other.positions[of_other[-1]]
+    return start - 2 * NEIGHBOURS <= last and first - 2 * NEIGHBOURS <= end
 
 
 def _shift_parts(timelines: Sequence[Timeline]) -> None:
