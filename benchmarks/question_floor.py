@@ -29,7 +29,7 @@ from train.data.scenarios import NATURAL
 from train.report.tables import Block, build_blocks
 from train.report.text import markdown
 from train.runs.results import RESULTS_FILE, read_results
-from train.training.fit import Progress
+from train.training.loop import Progress
 from train.training.sweep import Grid, list_cells, run_cells
 
 OUT = Path("build/question-floor")

@@ -81,7 +81,7 @@ def test_videos_become_a_store_models_and_a_report(data: Path, tmp_path: Path) -
     assert verify_store(open_store(store)) == []
     (tmp_path / "grid.toml").write_text(GRID)
     run("mavqa-sweep", tmp_path / "grid.toml", "--manifest", data, "--store", store, "--out", runs)
-    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    evaluation = json.loads((runs / "evaluation.json").read_text())
     assert set(evaluation) == {"question-only-seed0", "zero-fill-seed0", "rmm-avr-seed0"}
     for found in evaluation.values():
         assert {"complete", "audio-missing", "visual-missing", "both-missing"} <= set(found["scenarios"])

@@ -22,7 +22,7 @@ from train.training.parallel import run_in_turn, run_jobs
 if TYPE_CHECKING:
     from train.data.feature_bank import FeatureBank
     from train.evaluation.predict import EvaluationProgress
-    from train.training.fit import Progress
+    from train.training.loop import Progress
 
     # The progress of a run in training or in its evaluation; None at its end, also if it failed or was skipped.
     RunProgress = Progress | EvaluationProgress | None

@@ -12,7 +12,7 @@ from tiny_run import Killed
 from tiny_store import make_manifest, make_store, write_store
 from workplace import ON_TINY_DATA, invoke, run_tiny_sweep, run_tiny_train
 
-import train.training.fit
+import train.training.loop
 from pipeline.files import locked
 from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
 from train.runs.results import read_results
@@ -61,18 +61,18 @@ def test_rows_of_a_half_trained_run_are_replaced_when_its_sweep_resumes(
     (workplace / "tiny.toml").write_text(
         (workplace / "tiny.toml").read_text().replace("epochs = 1", "epochs = 8, learning_rate = 0.01")
     )
-    write = train.training.fit.write_metrics
+    write = train.training.loop.write_metrics
 
     def stop_after_an_epoch(run: Path, metrics: list) -> None:
         write(run, metrics)
         if run.name == "zero-fill-seed0":
             raise Killed
 
-    monkeypatch.setattr("train.training.fit.write_metrics", stop_after_an_epoch)
+    monkeypatch.setattr("train.training.loop.write_metrics", stop_after_an_epoch)
     command = ("sweep", "tiny.toml", *ON_TINY_DATA, "--out", "b/runs")
     assert isinstance(invoke(*command).exception, Killed)
     half = accuracies_of(document_of("b/runs/zero-fill-seed0"))
-    monkeypatch.setattr("train.training.fit.write_metrics", write)
+    monkeypatch.setattr("train.training.loop.write_metrics", write)
     assert invoke(*command).exit_code == 0
     swept = json.loads(Path("b/runs/evaluation.json").read_text())["zero-fill-seed0"]
     assert accuracies_of(swept) == accuracies_of(document_of("b/runs/zero-fill-seed0")) != half

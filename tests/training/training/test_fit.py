@@ -25,7 +25,8 @@ from train.interfaces import Stage, inputs_of
 from train.methods.registry import METHODS
 from train.runs.folder import is_finished, load_run, write_tensors
 from train.runs.log import read_metrics, read_times
-from train.training.fit import fit, measure_accuracy, plan_stages
+from train.training.fit import fit
+from train.training.loop import measure_accuracy, plan_stages
 
 
 def test_the_loop_learns_separable_features(tmp_path):
@@ -143,7 +144,7 @@ def test_the_run_folder_records_configuration_environment_vocabulary_and_masks(t
 
 def test_the_latest_of_the_best_epochs_is_returned(tmp_path, monkeypatch):
     scores = iter([50.0, 80.0, 60.0, 80.0, 10.0])
-    monkeypatch.setattr("train.training.fit.measure_accuracy", lambda *arguments: next(scores))
+    monkeypatch.setattr("train.training.loop.measure_accuracy", lambda *arguments: next(scores))
     weights = []
 
     def collect_weights(progress):
@@ -159,7 +160,7 @@ def test_the_latest_of_the_best_epochs_is_returned(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stopped_after", [0, 1, 2, 3])
 def test_an_epoch_of_an_earlier_stage_is_never_selected(tmp_path, monkeypatch, stopped_after):
     accuracies = iter([90.0, 80.0, 10.0, 20.0])
-    monkeypatch.setattr("train.training.fit._Loop._validate", lambda loop: {"audio-missing": next(accuracies)})
+    monkeypatch.setattr("train.training.loop.Loop._validate", lambda loop: {"audio-missing": next(accuracies)})
     settings = {"method": "prompts", "training": "staged", "epochs": 4}
 
     def stop(progress):

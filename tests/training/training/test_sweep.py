@@ -310,7 +310,7 @@ def test_a_second_sweep_does_not_train_or_evaluate(
 ) -> None:
     out, documents = swept
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    monkeypatch.setattr(train.training.fit, "_Loop", None)
+    monkeypatch.setattr(train.training.fit, "Loop", None)
     assert run_cells(cells(), manifest, FeatureBank(store), out) == Outcome(documents, {})
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
 
@@ -352,7 +352,7 @@ def test_a_stopped_sweep_resumes_to_the_same_result(
     manifest: Manifest,
     tmp_path: Path,
 ) -> None:
-    def stop(run: str, progress: train.training.fit.Progress) -> None:
+    def stop(run: str, progress: train.training.loop.Progress) -> None:
         if run == "zero-fill-seed0" and progress.epoch == 2:
             raise KeyboardInterrupt
 

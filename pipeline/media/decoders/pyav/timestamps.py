@@ -132,7 +132,9 @@ class Timeline:
     def goes_back_with(self, other: "Timeline | None") -> np.ndarray:
         """Return bool [packet]: the DTS go back there by the time by which those of `other` go back nearby."""
         result = np.zeros(len(self.dts), dtype=bool)
-        for turn in self._turns() if other else ():
+        if other is None:
+            return result
+        for turn in self._turns():
             for of_other in other._turns():
                 amounts = (float(line.dts[at] - line.dts[at - 1]) for line, at in ((self, turn), (other, of_other)))
                 is_near = abs(self.positions[turn] - other.positions[of_other]) <= 4 * NEIGHBOURS
