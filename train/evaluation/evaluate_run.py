@@ -1,6 +1,6 @@
 """Evaluation of a run in every scenario, with its floors: result rows and predictions."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,10 @@ def evaluate_run(
     `masks`: evaluate only the scenario of these masks, named after their rates. `parts`: {modality: share of its
     seconds}; evaluate only a scenario, such as `partly-audio=0.5`, in which every video is missing a stretch of them.
     `keep`: do not evaluate again what was evaluated with the same checkpoint, questions and features. `report` is
-    called after each batch.
-    Words and answers are numbered as in the training of the run, in whatever order the manifest has them.
-    Raises `UserError` if the run does not know a word or an answer of the manifest's vocabulary that the split has, or
-    was trained on other seconds or weights than the store has,
-    the store does not contain the manifest's data, the split or all scenarios have no questions, a scenario is unknown,
-    `masks` contain a question that is not in the split, or another process uses `out`.
+    called after each batch. Words and answers have the numbers of the run's vocabulary (`match_vocabulary`).
+    Raises `UserError` if the run does not have the split's words and answers, or other seconds or weights than the
+    store; if the store does not contain the manifest's data; if the split or all scenarios have no questions, a
+    scenario is unknown, `masks` contain a question that is not in the split, or another process uses `out`.
     """
     if masks is not None and parts:
         raise UserError("masks and missing parts exclude each other: pass only one of them")
@@ -101,7 +99,7 @@ def evaluate_run(
         training_questions = floor_training_questions(manifest, split)
         rows = [row for row in kept if row.scenario in hidden]
         for evaluation in found:
-            row = _model_row(evaluation, vocabulary.answers, fields, recovery.get(evaluation.scenario))
+            row = _model_row(evaluation, set(vocabulary.answers), fields, recovery.get(evaluation.scenario))
             rows += [row, *_floor_rows(row, training_questions, evaluation.questions)]
             write_predictions(predictions_path(out, row), evaluation.records())
         if found:
@@ -123,7 +121,7 @@ def _find_rows(folder: Path, fields: Mapping[str, Any]) -> list[ResultRow]:
 
 
 def _model_row(
-    evaluation: Evaluation, answers: Collection[str], fields: Mapping[str, Any], recovery: float | None
+    evaluation: Evaluation, answers: Set[str], fields: Mapping[str, Any], recovery: float | None
 ) -> ResultRow:
     """Return the row of the method in one scenario; `fields` are those of all its scenarios.
 

@@ -22,12 +22,14 @@ def match_vocabulary(run: Path, config: TrainConfig, manifest: Manifest, split: 
     vocabulary = read_vocabulary(run)
     if vocabulary == manifest.vocabulary:
         return vocabulary
-    questions, own = manifest.questions.get(split, ()), manifest.vocabulary
+    questions = manifest.questions.get(split, ())
+    words_here, answers_here = set(manifest.vocabulary.tokens), set(manifest.vocabulary.answers)
     where = f"of split {split!r} of manifest {manifest.name!r}"
     trained_on = f"evaluate it on the --manifest that it was trained on ({config.manifest or 'not recorded'})"
     if "tokens" in needs_of(config.backbone)["question"]:
-        words = dict.fromkeys(word for question in questions for word in tokenise(question.text))
-        unknown = [w for w in words if w not in vocabulary.tokens and not (vocabulary.is_open and w not in own.tokens)]
+        asked = dict.fromkeys(word for question in questions for word in tokenise(question.text))
+        known = set(vocabulary.tokens)
+        unknown = [w for w in asked if w not in known and not (vocabulary.is_open and w not in words_here)]
         if unknown and not vocabulary.is_open:
             raise UserError(
                 f"run {run} has no {_list('word', unknown)} {where}: remove their questions, or train a run on a "
@@ -38,14 +40,14 @@ def match_vocabulary(run: Path, config: TrainConfig, manifest: Manifest, split: 
                 f"run {run} has no {_list('word', unknown)} {where}: to read such words as <unk>, build the manifest "
                 f"again with --vocabulary {run / 'vocabulary.json'}; or {trained_on}"
             )
-        longest = max(len(tokenise(question.text)) for question in questions)
+        longest = max((len(tokenise(question.text)) for question in questions), default=0)
         if longest > vocabulary.question_length:
             raise UserError(
                 f"run {run} reads questions of at most {vocabulary.question_length} words, a question {where} has "
                 f"{longest}: shorten it; or {trained_on}"
             )
-    answers = dict.fromkeys(question.answer for question in questions)
-    if unknown := [a for a in answers if a in own.answers and a not in vocabulary.answers]:
+    given = dict.fromkeys(question.answer for question in questions)
+    if unknown := [answer for answer in given if answer in answers_here - set(vocabulary.answers)]:
         raise UserError(
             f"run {run} has no {_list('answer', unknown)} {where}: to count them as wrong, build the manifest again "
             f"with --vocabulary {run / 'vocabulary.json'}; or {trained_on}"
