@@ -43,8 +43,7 @@ def build(
     """Return the manifest of a CSV file; with a folder of `videos`, their paths and SHA-256 are filled in.
 
     Rows without a split are `train`. The modality of MUSIC-AVQA's nine types is implied; that of other types is
-    "unspecified" unless given. `unknown_words`, `vocabulary`: those of
-    `choose_vocabulary`.
+    "unspecified" unless given. `unknown_words`, `vocabulary`: those of `choose_vocabulary`.
     Raises `UserError` with the file and line of an error.
     """
     rows = list(_read_rows(csv))

@@ -61,7 +61,8 @@ def _load_existing(
             else "remove them, or train another run on a manifest built with --unknown-words map"
         )
         raise UserError(f"{unknown} that --vocabulary {existing} does not have: {cure}")
-    longest = max((q.text for members in questions.values() for q in members), key=lambda text: len(tokenise(text)))
+    texts = (question.text for members in questions.values() for question in members)
+    longest = max(texts, key=lambda text: len(tokenise(text)), default="")
     if len(tokenise(longest)) > vocabulary.question_length:
         raise UserError(
             f"question {longest!r} has {len(tokenise(longest))} words, --vocabulary {existing} allows at most "

@@ -61,7 +61,7 @@ def test_the_vocabulary_of_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
     assert choose_vocabulary(QUESTIONS, existing=path) == vocabulary
     path, vocabulary = existing(tmp_path, "<unk>", "loud")
     assert choose_vocabulary(QUESTIONS, existing=path) == vocabulary
-    assert choose_vocabulary(QUESTIONS, "map", path) == vocabulary
+    assert choose_vocabulary(QUESTIONS, "map", path) == choose_vocabulary({"test": ()}, existing=path) == vocabulary
 
 
 def test_a_vocabulary_that_does_not_fit_the_questions_is_refused(tmp_path: Path) -> None:
