@@ -181,7 +181,10 @@ def _show(store: str, document: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = plain_console()
-    console.print(f"{store}: {document['videos']} videos with {document['seconds']} time steps")
+    console.print(
+        f"{store}: {document['videos']} videos with {document['seconds']} time steps, the longest has "
+        f"{document['longest_seconds']} seconds"
+    )
     table = Table(
         "feature", "shape", "dtype", "complete", "absent", "failed", "pending", "MB", "weights", "fingerprint"
     )

@@ -5,7 +5,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipeline.manifests.check import Report, check_manifest, count
 from pipeline.manifests.findings import Finding
 from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
 from pipeline.manifests.media_files import HARMLESS
+from pipeline.manifests.review import review_questions, review_vocabulary
 from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.registry import SOURCES, load_source
 
@@ -76,7 +77,8 @@ def _build_command(name: str, source: Source) -> click.Command:
         with show_task("hash", "videos") as progress:
             built = source.build(out.resolve().name, progress=progress, **options)
         save_manifest(built.manifest, out)
-        _show(built, out, as_json)
+        reviewed = (*review_vocabulary(built.manifest), *review_questions(built.manifest))
+        _show(replace(built, notes=(*built.notes, *(finding.message for finding in reviewed))), out, as_json)
         if unusable := sum(finding.kind not in HARMLESS for finding in built.skipped):
             click.echo(f"{unusable:,} media files or folders were left out: fix them and build again", err=True)
             sys.exit(FAILURES_RECORDED)

@@ -11,7 +11,7 @@ import zarr
 from pipeline.errors import UserError, one_line
 from pipeline.store.location import locate
 from pipeline.store.reader import CORRUPT, CORRUPT_VALUES, FeatureStore, reporting_damage
-from pipeline.store.schema import State
+from pipeline.store.schema import MODALITIES, State
 from pipeline.store.seal import METADATA, NOT_AS_SEALED, SEAL, compute_seal, digest_row, digest_rows, original_metadata
 
 
@@ -37,6 +37,7 @@ def summarise_store(store: FeatureStore) -> dict[str, Any]:
     return {
         "format": 1,
         "seconds": store.seconds,
+        "longest_seconds": max(int(store.steps(modality).max(initial=0)) for modality in MODALITIES),
         "videos": len(store.video_ids),
         "is_sealed": store.is_sealed,
         "digest": store.digest,

@@ -1,7 +1,7 @@
 """Checks of a manifest for `mavqa-manifest check`: whether it is consistent, and whether its video files match.
 
-Errors make a manifest unusable. Warnings are expected of datasets with an open vocabulary: questions that a model
-trained on them cannot answer. The counts are for review by the user.
+Errors make a manifest unusable. Warnings are about questions that a model may be unable to answer; of answers and words
+outside the vocabulary, they are expected of datasets with an open one. The counts are for review by the user.
 """
 
 import os
@@ -17,9 +17,11 @@ from pipeline.manifests.findings import Finding
 from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Question, Video
 from pipeline.manifests.media_files import Progress, hash_files
 from pipeline.manifests.near_names import NearNames
+from pipeline.manifests.review import review_questions
 from pipeline.manifests.templates import tokenise
 
 TOLERATED = ("unknown answer", "answer is no choice", "unknown word")
+ALWAYS_TOLERATED = ("answers alike", "contradicting answers", "one word")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def check_manifest(manifest: Manifest, videos: Path | None, progress: Progress |
     found = [*_check_ids(manifest), *_check_answers(manifest), *_check_words(manifest)]
     if videos is not None:
         found += _check_files(manifest.videos, videos, progress)
-    tolerated = TOLERATED if manifest.vocabulary.is_open else ()
+    found += review_questions(manifest)
+    tolerated = (*ALWAYS_TOLERATED, *(TOLERATED if manifest.vocabulary.is_open else ()))
     errors = tuple(finding for finding in found if finding.kind not in tolerated)
     warnings = tuple(finding for finding in found if finding.kind in tolerated)
     return Report(errors, videos is not None, count(manifest), warnings)

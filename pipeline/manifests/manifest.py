@@ -184,9 +184,17 @@ def load_manifest(folder: str | Path) -> Manifest:
         licence=head["licence"],
         videos=tuple(_read_videos(folder / "videos.csv")),
         questions=questions,
-        vocabulary=_read_vocabulary(folder / "vocabulary.json"),
+        vocabulary=load_vocabulary(folder / "vocabulary.json"),
         source=head.get("source", ""),
     )
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Return the vocabulary in a file `vocabulary.json`; raise `UserError` if it is missing or malformed."""
+    try:
+        return Vocabulary.from_json(parse_json(_read_text(path)))
+    except ValueError as error:
+        raise UserError(f"{path}: not a vocabulary: {error}; build the manifest again") from None
 
 
 def parse_json(text: str) -> Any:
@@ -318,10 +326,3 @@ def _read_question(line: str, where: str) -> Question:
         return Question(**record, choices=None if choices is None else tuple(choices))
     except ValueError as error:
         raise UserError(f"{where}: not a question record: {error}; fix the line or build the manifest again") from None
-
-
-def _read_vocabulary(path: Path) -> Vocabulary:
-    try:
-        return Vocabulary.from_json(parse_json(_read_text(path)))
-    except ValueError as error:
-        raise UserError(f"{path}: not a vocabulary: {error}; build the manifest again") from None

@@ -167,7 +167,10 @@ def encode(text: str, tokens_index: Mapping[str, int], length: int) -> list[int]
         words = [word if word in tokens_index else UNKNOWN_TOKEN for word in words]
     unknown = list(dict.fromkeys(word for word in words if word not in tokens_index))
     if unknown:
-        raise UserError(f"question {text!r} has words outside the vocabulary: {', '.join(unknown)}; use other words")
+        raise UserError(
+            f"question {text!r} has words outside the vocabulary: {', '.join(unknown)}; use other words, build the "
+            f"manifest again with --unknown-words map, or add {UNKNOWN_TOKEN!r} to the tokens of its vocabulary.json"
+        )
     if len(words) > length:
         raise UserError(f"question {text!r} has {len(words)} words, at most {length} are allowed: shorten it")
     return [tokens_index[word] for word in words] + [tokens_index[PADDING_TOKEN]] * (length - len(words))

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.errors import reporting_full_disks
 from pipeline.manifests.manifest import Manifest
+from pipeline.media.timeline import Padding
 from pipeline.run.cluster import connect, query_workers, stream
 from pipeline.run.partitions import Partition, VideoTask, plan_partitions
 from pipeline.run.pending import find_pending
@@ -25,8 +26,11 @@ from pipeline.run.questions import write_questions
 from pipeline.run.request import Request
 from pipeline.run.settings import match_spec
 from pipeline.run.worker import PartitionOutcome, describe_on_worker, extract_on_worker
-from pipeline.store.schema import FeatureSpec, State
+from pipeline.store.schema import MODALITIES, FeatureSpec, State
 from pipeline.store.writer import StoreWriter
+
+# How many times longer the time axis is than the longest video where the user gets a hint.
+FAR_SHORTER = 2
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ def extract(
         extracted = 0 if plan.is_idle else run.carry_out(request.accept)
         if not writer.is_read_only:
             writer.seal()
+        if extracted and (hint := _hint_at_seconds(writer, plan.settings.padding)):
+            on_progress(Progress(0, None, note=hint))
         return _summarise(writer, manifest, plan, extracted)
 
 
@@ -195,6 +201,18 @@ def _batch_outcomes(outcomes: Iterator[PartitionOutcome | None]) -> Iterator[lis
     finally:
         if waiting:
             yield waiting
+
+
+def _hint_at_seconds(writer: StoreWriter, padding: Padding) -> str:
+    """Return a hint for the user if all videos are far shorter than the time axis, else ""."""
+    steps = np.concatenate([writer.read_index(f"videos/steps_{modality}") for modality in MODALITIES])
+    longest, seconds = int(steps.max(initial=0)), writer.seconds or 0
+    if padding != "pad" or not 0 < FAR_SHORTER * longest <= seconds:
+        return ""
+    return (
+        f"hint: the longest of {len(writer.video_ids())} videos has {longest} seconds, the store {seconds} time steps, "
+        f"and models read steps spread over all {seconds}: extract with --seconds {longest} into another --store"
+    )
 
 
 def _summarise(writer: StoreWriter, manifest: Manifest, plan: Plan, extracted: int) -> Summary:

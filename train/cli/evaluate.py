@@ -12,7 +12,7 @@ from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
 from train.cli.options import (
     device_option,
-    report_left_out,
+    report_unanswerable,
     require_manifest,
     require_run,
     require_store,
@@ -119,7 +119,7 @@ def evaluate(
         with show_task("curves", "points") as on_progress:
             add_curves(out, rows[0], loaded, unit, on_progress=on_progress)
     document = summarise_rows(rows, question_only, near=run)
-    report_left_out(document["left_out"])
+    report_unanswerable(document)
     if as_json:
         show_json(document)
     else:

@@ -87,10 +87,20 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
     plain_console(stderr=True).print(table)
 
 
-def report_left_out(questions: int) -> None:
-    """Print the number of questions that are in no scenario to stderr, if there are any."""
-    if questions:
-        click.echo(f"{questions} questions are in no scenario: their videos could not be extracted", err=True)
+def report_unanswerable(document: Mapping[str, Any]) -> None:
+    """Print to stderr how many questions are in no scenario, and how many cannot be answered, if there are any.
+
+    `document`: that of `mavqa-evaluate`.
+    """
+    if questions := document["left_out"]:
+        click.echo(f"{questions:,} questions are in no scenario: their videos could not be extracted", err=True)
+    if unknown := document["unknown_answers"]:
+        scenario, first = next(iter(document["scenarios"].items()))
+        click.echo(
+            f"{unknown:,} of {first['questions']:,} questions in {scenario} have answers that the run does not know: "
+            "they count as wrong",
+            err=True,
+        )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
     device_option,
-    report_left_out,
+    report_unanswerable,
     require_manifest,
     require_store,
     runs_progress,
@@ -230,6 +230,6 @@ def _train(config: TrainConfig, out: Path | None, resume: bool, keep_state: bool
             return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}
         rows = evaluate_run(run, manifest, bank, split, device=device, report=report)
     document = summarise_rows(rows, near=run)
-    report_left_out(document["left_out"])
+    report_unanswerable(document)
     show_scenarios({run.name: document})
     return document

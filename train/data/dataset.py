@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.errors import UserError
-from pipeline.manifests.manifest import Manifest, Question
+from pipeline.manifests.manifest import Manifest, Question, Vocabulary
+from pipeline.manifests.templates import encode, index_tokens
 from pipeline.store.schema import MODALITIES, State, tokens_name
 from train.data.batch import Batch
 from train.data.feature_bank import FeatureBank, stored_shape, strided_steps
@@ -55,11 +56,20 @@ class QuestionDataset(Dataset[Batch]):
     """The questions of one split of a manifest, with the features that a model reads from one store.
 
     `questions` are in the order of the manifest; a row is an index into them. `answers`: int64 [question], -1 for an
-    answer outside the frozen list. An item is a `Batch` of one question; `collate` joins items.
+    answer outside the vocabulary. An item is a `Batch` of one question; `collate` joins items.
+    `vocabulary`: that of a trained model, if its words and answers have another order than those of the manifest; the
+    stored tokens are the manifest's, so the questions are encoded again.
     Raises `UserError` if a video, a question or a feature is missing in the store or its extraction is not finished.
     """
 
-    def __init__(self, bank: FeatureBank, manifest: Manifest, split: str, inputs: ModelInputs) -> None:
+    def __init__(
+        self,
+        bank: FeatureBank,
+        manifest: Manifest,
+        split: str,
+        inputs: ModelInputs,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
         if split not in manifest.questions:
             raise UserError(
                 f"manifest {manifest.name!r} has no split {split!r}: its splits are {manifest.describe_splits()}; pass "
@@ -68,7 +78,8 @@ class QuestionDataset(Dataset[Batch]):
         store = bank.store
         self.questions = manifest.questions[split]
         self.steps = strided_steps(store.seconds, inputs.time_steps)
-        index = {answer: number for number, answer in enumerate(manifest.vocabulary.answers)}
+        self.vocabulary = vocabulary or manifest.vocabulary
+        index = {answer: number for number, answer in enumerate(self.vocabulary.answers)}
         self.answers = torch.tensor([index.get(q.answer, -1) for q in self.questions], dtype=torch.int64)
         self._answer_count = len(index)
         self._offered_answers = [
@@ -77,7 +88,7 @@ class QuestionDataset(Dataset[Batch]):
         self._uses_negatives = inputs.uses_negatives
         self._video_ids = store.video_ids
         self._videos = _find_videos(store, [q.video_id for q in self.questions])
-        self._question_features = _read_questions(store, manifest, split, inputs.features["question"])
+        self._question_features = _read_questions(store, manifest, split, inputs.features["question"], self.vocabulary)
         self._available = {
             m: _find_available_steps(store, m, inputs.features[m], self.steps, self._videos) for m in MODALITIES
         }
@@ -297,7 +308,7 @@ def _find_videos(store: "FeatureStore", video_ids: list[str]) -> np.ndarray:
 
 
 def _read_questions(
-    store: "FeatureStore", manifest: Manifest, split: str, needs: Sequence[str]
+    store: "FeatureStore", manifest: Manifest, split: str, needs: Sequence[str], vocabulary: Vocabulary
 ) -> dict[str, tuple[Tensor, np.ndarray]]:
     """Return {feature: (values of the unique texts [text, ...], index of each question's text int64 [question])}."""
     texts = [q.text for q in manifest.questions[split]]
@@ -310,9 +321,11 @@ def _read_questions(
     unique, index = np.unique(
         np.array([store.question_rows[text] for text in texts], dtype=np.int64), return_inverse=True
     )
-    vocabulary = manifest.vocabulary
     features = {}
     for name in needs:
+        if name == "tokens" and vocabulary != manifest.vocabulary:
+            features[name] = _encode_texts(texts, vocabulary)
+            continue
         stored = tokens_name(vocabulary.tokens, vocabulary.question_length) if name == "tokens" else name
         values = torch.from_numpy(np.asarray(store.question_values(stored).oindex[unique]))
         is_missing = values.isnan() if values.is_floating_point() else values == -1
@@ -323,6 +336,14 @@ def _read_questions(
             )
         features[name] = (values, index)
     return features
+
+
+def _encode_texts(texts: Sequence[str], vocabulary: Vocabulary) -> tuple[Tensor, np.ndarray]:
+    """Return (tokens of the unique texts int32 [text, token], index of each question's text int64 [question])."""
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    tokens = index_tokens(vocabulary)
+    values = [encode(text, tokens, vocabulary.question_length) for text in rows]
+    return torch.tensor(values, dtype=torch.int32), np.array([rows[text] for text in texts], dtype=np.int64)
 
 
 def _find_available_steps(

@@ -1,6 +1,6 @@
 """Evaluation of a run in every scenario, with its floors: result rows and predictions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from train.evaluation.predict import (
 from train.evaluation.recovery import measure_recovery
 from train.evaluation.statistics import bootstrap_interval
 from train.evaluation.subject import describe_masks, describe_run, identify_subject
+from train.evaluation.vocabulary import match_vocabulary
 from train.interfaces import MissingModalityMethod, inputs_of
 from train.runs.claim import read_data
 from train.runs.config import TrainConfig
-from train.runs.folder import load_hashed_run, read_environment, read_vocabulary
+from train.runs.folder import load_hashed_run, read_environment
 from train.runs.results import (
     RESULTS_FILE,
     ResultRow,
@@ -69,10 +70,10 @@ def evaluate_run(
     `masks`: evaluate only the scenario of these masks, named after their rates. `parts`: {modality: share of its
     seconds}; evaluate only a scenario, such as `partly-audio=0.5`, in which every video is missing a stretch of them.
     `keep`: do not evaluate again what was evaluated with the same checkpoint, questions and features. `report` is
-    called after each batch.
-    Raises `UserError` if the run was trained on other words, seconds or weights than the manifest and the store have,
-    the store does not contain the manifest's data, the split or all scenarios have no questions, a scenario is unknown,
-    `masks` contain a question that is not in the split, or another process uses `out`.
+    called after each batch. Words and answers have the numbers of the run's vocabulary (`match_vocabulary`).
+    Raises `UserError` if the run does not have the split's words and answers, or other seconds or weights than the
+    store; if the store does not contain the manifest's data; if the split or all scenarios have no questions, a
+    scenario is unknown, `masks` contain a question that is not in the split, or another process uses `out`.
     """
     if masks is not None and parts:
         raise UserError("masks and missing parts exclude each other: pass only one of them")
@@ -80,7 +81,8 @@ def evaluate_run(
     method, config, checkpoint_sha256 = load_hashed_run(run, device)
     _check_data(run, config, manifest, bank, split)
     _check_masks(masks, manifest, split)
-    dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size))
+    vocabulary = match_vocabulary(run, config, manifest, split)
+    dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size), vocabulary)
     fields = {
         **describe_run(run, config, method, manifest, dataset, split),
         "subject": identify_subject(run, config, dataset, bank.store, split, checkpoint_sha256),
@@ -90,14 +92,14 @@ def evaluate_run(
     with locked(out, "another training or evaluation"):
         kept = _find_rows(out, fields) if keep else []
         pending = {name: hides for name, hides in hidden.items() if name not in {row.scenario for row in kept}}
-        found = _evaluate(method, dataset, manifest.vocabulary.answers, pending, device, report)
+        found = _evaluate(method, dataset, vocabulary.answers, pending, device, report)
         recovery: dict[str, float] = {}
         if any(evaluation.scenario in SCENARIOS for evaluation in found):
             recovery = measure_recovery(method, dataset, questions_of(dataset, "complete"), BATCH_SIZE, device)
         training_questions = floor_training_questions(manifest, split)
         rows = [row for row in kept if row.scenario in hidden]
         for evaluation in found:
-            row = _model_row(evaluation, fields, recovery.get(evaluation.scenario))
+            row = _model_row(evaluation, set(vocabulary.answers), fields, recovery.get(evaluation.scenario))
             rows += [row, *_floor_rows(row, training_questions, evaluation.questions)]
             write_predictions(predictions_path(out, row), evaluation.records())
         if found:
@@ -118,8 +120,13 @@ def _find_rows(folder: Path, fields: Mapping[str, Any]) -> list[ResultRow]:
     return [row.model_copy(update={"run": fields["run"]}) for row in rows if row.scenario in saved]
 
 
-def _model_row(evaluation: Evaluation, fields: Mapping[str, Any], recovery: float | None) -> ResultRow:
-    """Return the row of the method in one scenario; `fields` are those of all its scenarios."""
+def _model_row(
+    evaluation: Evaluation, answers: Set[str], fields: Mapping[str, Any], recovery: float | None
+) -> ResultRow:
+    """Return the row of the method in one scenario; `fields` are those of all its scenarios.
+
+    `answers`: those of the vocabulary.
+    """
     hits = [
         question.answer == given for question, given in zip(evaluation.questions, evaluation.predictions, strict=True)
     ]
@@ -128,6 +135,7 @@ def _model_row(evaluation: Evaluation, fields: Mapping[str, Any], recovery: floa
         scenario=evaluation.scenario,
         **fields,
         multiple_choice=sum(question.choices is not None for question in evaluation.questions),
+        unknown_answers=sum(question.answer not in answers for question in evaluation.questions),
         recovery=recovery,
         interval=bootstrap_interval(hits, [question.video_id for question in evaluation.questions]),
         accuracies=evaluation.accuracies,
@@ -199,11 +207,6 @@ def _check_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Featur
                 f"run {run} was trained on {name} with weights {trained[name]}, store {store.path} has weights "
                 f"{weights}: pass the --store that it was trained on ({config.store or 'not recorded'})"
             )
-    if read_vocabulary(run) != manifest.vocabulary:
-        raise UserError(
-            f"run {run} was trained with another vocabulary than that of manifest {manifest.name!r}: pass the "
-            f"--manifest that it was trained on ({config.manifest or 'not recorded'})"
-        )
 
 
 def _check_masks(masks: Masks | None, manifest: Manifest, split: str) -> None:

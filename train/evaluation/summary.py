@@ -28,6 +28,7 @@ def summarise_rows(
         "split": first.split,
         "seen_in_training": first.seen,
         "left_out": first.left_out,
+        "unknown_answers": first.unknown_answers,
         "scenarios": {name: models[name].accuracies.to_document() for name in names},
         "floors": {
             "template_majority": _overall(floors.get("template-majority")),

@@ -76,15 +76,21 @@ class Block:
         return self.lines[0].rows[0].multiple_choice
 
     @property
+    def unknown_answers(self) -> int:
+        """The largest number of questions with an answer outside the vocabulary of a run."""
+        return max(row.unknown_answers for line in self.lines for row in line.rows)
+
+    @property
     def masking(self) -> Masking | None:
         """How the questions that lose a modality were sampled; None if the scenario treats all questions alike."""
         return self.lines[0].rows[0].masking
 
     @property
     def questions(self) -> str:
-        """The number of questions per run, and of multiple-choice ones among them, as text."""
+        """The number of questions per run, of multiple-choice ones, and of those that cannot be right, as text."""
         text = f"{self.lines[0].rows[0].accuracies.overall.questions} questions"
         text = f"{text}, {self.multiple_choice} of them multiple choice" if self.multiple_choice else text
+        text = f"{text}, {self.unknown_answers} with unknown answers (wrong)" if self.unknown_answers else text
         return f"{text}; {self.use_in_training}" if self.use_in_training else text
 
     @property

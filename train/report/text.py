@@ -66,7 +66,8 @@ def _markdown_block(block: Block) -> str:
     rows = [_line_cells(block, line) for line in block.lines] + _published_cells(block)
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     title = f"## {block.title}\n"
-    questions = [f"{block.questions}\n"] if block.multiple_choice or block.use_in_training else []
+    is_notable = block.multiple_choice or block.unknown_answers or block.use_in_training
+    questions = [f"{block.questions}\n"] if is_notable else []
     return "\n".join([title, *questions, *(f"| {' | '.join(cells)} |" for cells in table), ""])
 
 

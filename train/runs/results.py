@@ -128,7 +128,8 @@ class ResultRow(BaseModel):
     settings, including missing rates. `trained_on_sha256`: hash of the training questions of the model or floor; "" if
     they are not known. `seen`: what training used these questions for: "training", "selection" (of the epoch), or "".
     `left_out`: number of questions of the split whose video could not be extracted; no scenario includes them.
-    `multiple_choice`: number of questions answered among their choices.
+    `multiple_choice`: number of questions answered among their choices. `unknown_answers`: number of questions whose
+    true answer is outside the model's vocabulary, so that they count as wrong.
     `masking`: how the questions that lose a modality were sampled; None if the scenario treats all questions alike.
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
     the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `recovery`: error of the
@@ -155,6 +156,7 @@ class ResultRow(BaseModel):
     seen: Literal["", "selection", "training"] = ""
     left_out: int = 0
     multiple_choice: int = 0
+    unknown_answers: int = 0
     masking: Masking | None = None
     parameters: int = 0
     sees: str = ""

@@ -10,6 +10,7 @@ keep their case.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from pipeline.manifests.media_files import Progress
 from pipeline.manifests.media_names import split_suffix
 from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.records import number_copies, read_records, text_of, with_videos
-from pipeline.manifests.templates import AVQA_TYPES, freeze_vocabulary, normalise, tokenise
+from pipeline.manifests.sources.vocabulary import UNKNOWN_WORDS, VOCABULARY, choose_vocabulary
+from pipeline.manifests.templates import AVQA_TYPES, normalise, tokenise
 
 RELEASE = "2022"
 LICENCE = "none stated for the annotations; videos from YouTube, for research use"
@@ -38,11 +40,13 @@ def build(
     test: Sequence[Path] = (),
     videos: Path | None = None,
     progress: Progress | None = None,
+    unknown_words: str = "map",
+    vocabulary: Path | None = None,
 ) -> Built:
     """Return the manifest of the split files in `annotations`; `train`, `val`, `test` (lists of files) take precedence.
 
-    The vocabulary is open and comes from the training split, or from all splits if there is none. With a folder of
-    `videos`, their paths and SHA-256 are filled in. Raises `UserError` if files are missing or malformed.
+    With a folder of `videos`, their paths and SHA-256 are filled in. `unknown_words`, `vocabulary`: those of
+    `choose_vocabulary`; by default the vocabulary is open. Raises `UserError` if files are missing or malformed.
     """
     given = {split: paths for split, paths in zip(SPLITS, (train, val, test), strict=True) if paths}
     sources = {**(find_files(annotations) if annotations else {}), **given}
@@ -50,18 +54,18 @@ def build(
         raise UserError("no annotation files: pass --annotations DIR, or --train, --val or --test FILE")
     counts: Counter[str] = Counter()
     questions = {split: _read_split(sources[split], counts) for split in SPLITS if split in sources}
-    vocabulary = freeze_vocabulary(questions, is_open=True)
-    counts["case_variants"] = len(vocabulary.answers) - len({answer.casefold() for answer in vocabulary.answers})
+    chosen = choose_vocabulary(questions, unknown_words, vocabulary)
+    counts["case_variants"] = len(chosen.answers) - len({answer.casefold() for answer in chosen.answers})
     manifest = Manifest(
         name=name,
         release=RELEASE,
         licence=LICENCE,
         videos=(),
         questions=questions,
-        vocabulary=vocabulary,
+        vocabulary=chosen,
         source=WEBSITE,
     )
-    return with_videos(Built(manifest, dict(counts), tuple(_notes(manifest))), videos, progress)
+    return with_videos(Built(manifest, dict(counts), tuple(_notes(manifest, vocabulary is not None))), videos, progress)
 
 
 def find_files(annotations: Path) -> dict[str, list[Path]]:
@@ -162,16 +166,12 @@ def _irregularities(record: dict[str, Any], question: Question) -> dict[str, int
     }
 
 
-def _notes(manifest: Manifest) -> Iterable[str]:
-    if "train" not in manifest.questions:
+def _notes(manifest: Manifest, has_vocabulary: bool) -> Iterable[str]:
+    if "train" not in manifest.questions and not has_vocabulary:
         yield "no training split: the vocabulary comes from all splits"
     if "val" in manifest.questions and "test" not in manifest.questions:
         yield "no test split: 'val' both selects the epoch and is evaluated; pass its file as --test to avoid this"
-    known = set(manifest.vocabulary.answers)
     for split, questions in manifest.questions.items():
-        unknown = sum(question.answer not in known for question in questions)
-        if unknown:
-            yield f"{unknown:,} questions of {split!r} have answers outside the vocabulary: they always count as wrong"
         if not any(question.choices for question in questions):
             yield f"no question of {split!r} has choices: predictions range over all answers"
 
@@ -192,6 +192,8 @@ SOURCE = Source(
         Option("val", "Validation questions. Takes precedence over --annotations. Repeatable.", is_repeatable=True),
         Option("test", "Test questions. Takes precedence over --annotations. Repeatable.", is_repeatable=True),
         Option("videos", "Folder searched for <video name>.*, to record paths and SHA-256.", "folder"),
+        replace(UNKNOWN_WORDS, default="map", help=UNKNOWN_WORDS.help.partition("  [")[0]),
+        VOCABULARY,
     ),
     """Build the manifest of AVQA from its JSON files.
 

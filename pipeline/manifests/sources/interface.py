@@ -23,7 +23,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Option:
-    """One input of a source: a keyword of its `build` function, and `--NAME` on the command line.
+    """One input of a source: `--NAME` on the command line, and a keyword of its `build` function with `_` for `-`.
 
     `kind`: "folder", "file", "text", "integer", or the values to choose from. `default`: the value if it is not
     passed. The value of a repeatable option is a tuple.

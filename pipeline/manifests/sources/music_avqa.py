@@ -19,7 +19,8 @@ from pipeline.manifests.manifest import SPLITS, Manifest, Question, check_video_
 from pipeline.manifests.media_files import Progress
 from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.records import number_copies, read_records, text_of, with_videos
-from pipeline.manifests.templates import GROUPS, TYPES, fill, freeze_vocabulary, normalise, order_answers
+from pipeline.manifests.sources.vocabulary import UNKNOWN_WORDS, VOCABULARY, choose_vocabulary
+from pipeline.manifests.templates import GROUPS, TYPES, fill, normalise, order_answers
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ def build(
     test: Path | None = None,
     videos: Path | None = None,
     progress: Progress | None = None,
+    unknown_words: str | None = None,
+    vocabulary: Path | None = None,
 ) -> Built:
     """Return the manifest of `release` from the split files in `annotations`; `train`, `val`, `test` take precedence.
 
-    The vocabulary comes from the training split, or from all splits if there is none. With a folder of `videos`, their
-    paths and SHA-256 are filled in. Raises `UserError` if files are missing or malformed.
+    With a folder of `videos`, their paths and SHA-256 are filled in. `unknown_words`, `vocabulary`: those of
+    `choose_vocabulary`. Raises `UserError` if files are missing or malformed.
     """
     given = {split: path for split, path in zip(SPLITS, (train, val, test), strict=True) if path}
     sources = {**(find_files(release, annotations) if annotations else {}), **given}
@@ -79,20 +82,21 @@ def build(
     questions = {split: found for split, (found, _) in splits.items()}
     if release == "video-disjoint":
         _check_disjoint(questions)
-    vocabulary = freeze_vocabulary(questions)
+    chosen = choose_vocabulary(questions, unknown_words, vocabulary)
+    answers = order_answers(chosen.answers) if vocabulary is None else chosen.answers
     manifest = Manifest(
         name=name,
         release=release,
         licence=RELEASES[release].licence,
         videos=(),
         questions=questions,
-        vocabulary=replace(vocabulary, answers=order_answers(vocabulary.answers)),
+        vocabulary=replace(chosen, answers=answers),
         source=RELEASES[release].source,
     )
     counts: Counter[str] = Counter()
     for _, irregular in splits.values():
         counts.update(irregular)
-    notes = () if "train" in questions else ("no training split: the vocabulary comes from all splits",)
+    notes = () if "train" in questions or vocabulary else ("no training split: the vocabulary comes from all splits",)
     return with_videos(Built(manifest, dict(counts), notes), videos, progress)
 
 
@@ -196,6 +200,8 @@ SOURCE = Source(
         Option("val", "Validation questions. Takes precedence over --annotations."),
         Option("test", "Test questions. Takes precedence over --annotations."),
         Option("videos", "Folder searched for <video id>.*, to record paths and SHA-256.", "folder"),
+        UNKNOWN_WORDS,
+        VOCABULARY,
     ),
     """Build the manifest of MUSIC-AVQA from its JSON files.
 

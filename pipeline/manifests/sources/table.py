@@ -5,7 +5,7 @@ Columns: `video`, `question`, `answer`; optional `type`, `modality`, `split`, `c
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import UserError
@@ -21,7 +21,8 @@ from pipeline.manifests.media_files import Progress
 from pipeline.manifests.media_names import check_name, name_videos, split_suffix
 from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.records import Located, locate_videos
-from pipeline.manifests.templates import GROUPS, TYPES, freeze_vocabulary, group_of, normalise, tokenise
+from pipeline.manifests.sources.vocabulary import UNKNOWN_WORDS, VOCABULARY, choose_vocabulary
+from pipeline.manifests.templates import GROUPS, TYPES, group_of, normalise, tokenise
 
 REQUIRED = ("video", "question", "answer")
 OPTIONAL = ("type", "modality", "split", "choices", "question_id")
@@ -30,12 +31,19 @@ UNSPECIFIED = "unspecified"
 Row = dict[str, str]
 
 
-def build(name: str, csv: Path, videos: Path | None = None, progress: Progress | None = None) -> Built:
+def build(
+    name: str,
+    csv: Path,
+    videos: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    unknown_words: str | None = None,
+    vocabulary: Path | None = None,
+) -> Built:
     """Return the manifest of a CSV file; with a folder of `videos`, their paths and SHA-256 are filled in.
 
     Rows without a split are `train`. The modality of MUSIC-AVQA's nine types is implied; that of other types is
-    "unspecified" unless given. The vocabulary comes from the training split, or from all splits if there is none; it is
-    open if another split has words that training does not have.
+    "unspecified" unless given. `unknown_words`, `vocabulary`: those of `choose_vocabulary`.
     Raises `UserError` with the file and line of an error.
     """
     rows = list(_read_rows(csv))
@@ -52,10 +60,7 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
         if first != line:
             raise UserError(f"{csv}:{line}: question_id {question.question_id!r} is already used in line {first}")
         questions.setdefault(split, []).append(question)
-    vocabulary = freeze_vocabulary(questions)
-    new = _count_unknown(questions, set(vocabulary.tokens))
-    if new:
-        vocabulary = freeze_vocabulary(questions, is_open=True)
+    chosen = choose_vocabulary(questions, unknown_words, vocabulary)
     located = _find_videos(ids, videos, progress)
     manifest = Manifest(
         name=name,
@@ -63,24 +68,14 @@ def build(name: str, csv: Path, videos: Path | None = None, progress: Progress |
         licence="unknown",
         videos=located.videos,
         questions={split: tuple(questions[split]) for split in SPLITS if split in questions},
-        vocabulary=vocabulary,
+        vocabulary=chosen,
     )
     notes = located.notes
-    if new:
-        notes = (
-            f"{new} questions of val or test have words that train has not: these and rare words are <unk>",
-            *notes,
-        )
     if not any(row.get("split") for _, row in rows):
         notes = ("no splits given: all questions are in 'train'", *notes)
     if unused := [column for column in rows[0][1] if column not in (*REQUIRED, *OPTIONAL)]:
         notes = (f"columns not used: {', '.join(unused)}", *notes)
     return Built(manifest, {"missing_videos": located.missing} if videos else {}, notes, located.skipped)
-
-
-def _count_unknown(questions: Mapping[str, Sequence[Question]], tokens: set[str]) -> int:
-    """Return the number of questions with a word that is none of `tokens`."""
-    return sum(not tokens.issuperset(tokenise(q.text)) for members in questions.values() for q in members)
 
 
 def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
@@ -174,6 +169,8 @@ SOURCE = Source(
     (
         Option("csv", "CSV table with the columns video, question, answer.", is_required=True),
         Option("videos", "Folder searched for the videos, to record paths and SHA-256.", "folder"),
+        UNKNOWN_WORDS,
+        VOCABULARY,
     ),
     """Build a manifest from your own questions in a CSV file.
 

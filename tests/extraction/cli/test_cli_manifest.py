@@ -120,6 +120,21 @@ def test_a_table_is_built_checked_and_described_in_json(tmp_path, clips, table):
     assert_one_line(result, "is invalid: answer 'no' of 1 questions of 'test'")
 
 
+def test_unknown_words_of_a_table_and_the_vocabulary_of_a_run_are_options(tmp_path, table):
+    table.write_text(table.read_text() + "b,Is it quiet?,yes,test\n")
+    build = ("build", "table", "--csv", table, "--out")
+    refused = run(*build, tmp_path / "out", "--unknown-words", "refuse")
+    assert_one_line(refused, "1 of 3 questions have words, such as 'quiet' in 'Is it quiet?'", "pass map or keep")
+    assert not (tmp_path / "out").exists()
+    assert run(*build, tmp_path / "kept", "--unknown-words", "keep").exit_code == 0
+    assert load_manifest(tmp_path / "kept").vocabulary.tokens == ("<pad>", "Is", "it", "loud", "quiet")
+    table.write_text("video,question,answer,split\na,quiet it loud?,no,test\n")
+    built = run(*build, tmp_path / "other", "--vocabulary", tmp_path / "kept" / "vocabulary.json")
+    assert built.exit_code == 0
+    assert load_manifest(tmp_path / "other").vocabulary == load_manifest(tmp_path / "kept").vocabulary
+    assert "1 of 1 questions of 'test' have answers outside the vocabulary, such as 'no'" in built.stderr
+
+
 def test_a_folder_is_built_and_checked(tmp_path, clips):
     out = tmp_path / "out"
     assert run("build", "folder", "--videos", clips, "--out", out).exit_code == 0

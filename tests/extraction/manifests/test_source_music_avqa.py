@@ -82,8 +82,11 @@ def test_invented_ids_are_reproducible_and_differ_by_video_question_and_split(tm
 def test_the_vocabulary_comes_from_training_or_from_all_splits(tmp_path):
     train = write(tmp_path / "a.json", [record(1)])
     test = write(tmp_path / "b.json", [record(2, templ_values='["drum"]')])
-    tokens = build("x", "json", **{"train": train, "test": test}).manifest.vocabulary.tokens
+    tokens = build("x", "json", **{"train": train, "val": train}).manifest.vocabulary.tokens
     assert tokens == ("<pad>", "Is", "there", "a", "erhu", "sound")
+    kept = build("x", "json", **{"train": train, "test": test}, unknown_words="keep").manifest.vocabulary
+    assert (kept.tokens, kept.answers) == ((*tokens, "drum"), ANSWERS)
+    assert build("x", "json", **{"train": train, "test": test}).manifest.vocabulary.is_open
     built = build("x", "json", **{"val": train, "test": test})
     assert built.manifest.vocabulary.tokens[-1] == "drum"
     assert built.notes == ("no training split: the vocabulary comes from all splits",)

@@ -311,3 +311,21 @@ def test_a_run_that_computes_nothing_records_no_accepted_spec(store: Path, toy_m
     run_toys(toy_manifest, store, padding="cycle", accept=("toy-image", "toy-audio"))
     for name in ("toy-image", "toy-audio"):
         assert open_group(store, mode="r")[f"features/{name}"].attrs["accepted"] == []
+
+
+def hints_of(manifest: Path, store: Path, **options: object) -> list[str]:
+    """Return the hints of an extraction of the loudness."""
+    notes: list[str] = []
+    run_toys(manifest, store, ("toy-audio",), lambda progress: notes.append(progress.note), **options)
+    return [note for note in notes if note.startswith("hint: ")]
+
+
+def test_a_time_axis_far_longer_than_all_videos_gets_one_hint(manifest: Path, tmp_path: Path) -> None:
+    change(manifest, videos=load_manifest(manifest).videos[:2], questions={})
+    (hint,) = hints_of(manifest, tmp_path / "long.zarr", seconds=60)
+    assert hint.startswith("hint: the longest of 2 videos has 4 seconds, the store 60 time steps")
+    assert "extract with --seconds 4 into another --store" in hint
+    assert hints_of(manifest, tmp_path / "long.zarr", seconds=60) == []
+    assert hints_of(manifest, tmp_path / "short.zarr", seconds=7) == []
+    assert hints_of(manifest, tmp_path / "cycle.zarr", seconds=60, padding="cycle") == []
+    assert summarise_store(open_store(tmp_path / "long.zarr"))["longest_seconds"] == 4

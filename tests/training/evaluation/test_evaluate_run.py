@@ -54,12 +54,15 @@ def test_rows_count_multiple_choice_questions_and_floors_answer_among_the_choice
     assert all(a.correct > b.correct for a, b in zip(with_choices, plain, strict=True))
 
 
-def test_a_run_is_evaluated_only_with_its_own_question_length(tmp_path: Path) -> None:
+def test_a_run_pads_questions_to_its_own_length(tmp_path: Path) -> None:
     store = make_store(videos=20)
     store.questions[tokens_name(WORDS, 20)] = np.tile(np.array([1, 2, 3, 0], np.int32), (2, 5))
     manifest = make_manifest(store)
     longer = replace(manifest, vocabulary=replace(manifest.vocabulary, question_length=20))
     fit(tiny_config(epochs=1), longer, FeatureBank(store), tmp_path / "run")
     assert evaluate_run(tmp_path / "run", longer, FeatureBank(store), "val", ("complete",))[0].scenario == "complete"
-    with pytest.raises(UserError, match="another vocabulary"):
-        evaluate_run(tmp_path / "run", manifest, FeatureBank(store), "val", ("complete",))
+    assert evaluate_run(tmp_path / "run", manifest, FeatureBank(store), "val", ("complete",))[0].scenario == "complete"
+    words = " ".join(["What"] * 21)
+    asked = {"val": tuple(replace(q, text=words) for q in manifest.questions["val"])}
+    with pytest.raises(UserError, match=r"reads questions of at most 20 words, a question of split .* has 21"):
+        evaluate_run(tmp_path / "run", replace(manifest, questions=asked), FeatureBank(store), "val", ("complete",))

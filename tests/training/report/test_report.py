@@ -101,6 +101,14 @@ def test_the_number_of_multiple_choice_questions_is_shown_if_there_are_any(tmp_p
     assert block.questions in page
 
 
+def test_the_number_of_questions_with_unknown_answers_is_shown_if_there_are_any(tmp_path: Path) -> None:
+    block = build_blocks([row(unknown_answers=4)])[0]
+    assert block.questions == f"{accuracies(3).overall.questions} questions, 4 with unknown answers (wrong)"
+    assert block.questions in markdown([block])
+    page = write_report(save(tmp_path, [row(unknown_answers=4)]), tmp_path / "out").read_text(encoding="utf-8")
+    assert block.questions in page
+
+
 def test_lines_are_ordered_floors_references_methods() -> None:
     block = build_blocks(sample_rows())[0]
     assert block.scenario == "complete"

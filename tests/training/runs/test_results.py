@@ -86,10 +86,11 @@ def test_the_hash_of_questions_depends_on_their_choices_and_has_its_first_form_w
     assert hash_questions([plain]) == expected
 
 
-def test_a_row_without_the_field_multiple_choice_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["multiple_choice", "unknown_answers"])
+def test_a_row_without_a_field_of_later_versions_is_read(tmp_path: Path, field: str) -> None:
     path = tmp_path / "results.jsonl"
     record = json.loads(row().model_dump_json())
-    del record["multiple_choice"]
+    del record[field]
     path.write_text(json.dumps(record) + "\n")
     assert read_results(path) == [row()]
 

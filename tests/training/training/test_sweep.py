@@ -268,7 +268,7 @@ def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]
 def test_the_document_has_the_documented_keys_and_its_floors(swept: tuple[Path, dict[str, dict]]) -> None:
     documents = swept[1]
     document = documents["zero-fill-seed0"]
-    assert set(document) == {"run", "split", "seen_in_training", "left_out", "scenarios", "floors"}
+    assert set(document) == {"run", "split", "seen_in_training", "left_out", "unknown_answers", "scenarios", "floors"}
     scenario = document["scenarios"]["audio-missing"]
     assert set(scenario) == {"overall", "questions", "groups", "types"}
     assert set(scenario["types"]["Audio Counting"]) == {"accuracy", "correct", "questions"}
