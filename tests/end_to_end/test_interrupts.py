@@ -54,24 +54,33 @@ def interrupt(folder: Path, words: list[str], is_due: Callable[[], bool]) -> str
 @pytest.mark.parametrize(
     ("command", "sign", "advice"),
     [
-        ("mavqa-manifest synthesize --videos 400 --out out", "out/videos/*", "run the same command again"),
-        (
+        pytest.param(
+            "mavqa-manifest synthesize --videos 400 --out out",
+            "out/videos/*",
+            "run the same command again",
+            id="synthesize",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
             "mavqa-extract --manifest data --store out.zarr --weights seeded --seconds 2",
             "out.zarr/features/resnet18-map",
             "run the same command again to resume",
+            id="extract",
         ),
-        (
+        pytest.param(
             "mavqa-train --preset demo --manifest data --store s.zarr --out run --epochs 99",
             "run/last.safetensors",
             "run it with --resume to go on",
+            id="train",
+            marks=pytest.mark.nightly,
         ),
-        (
+        pytest.param(
             "mavqa-sweep grid.toml --manifest data --store s.zarr --out runs --jobs 2",
             "runs/*/last.safetensors",
             "run the same command again to go on",
+            id="sweep",
         ),
     ],
-    ids=["synthesize", "extract", "train", "sweep"],
 )
 def test_ctrl_c_ends_a_command_in_one_line(dataset: Path, command: str, sign: str, advice: str) -> None:
     shown = interrupt(dataset, command.split(), lambda: any(dataset.glob(sign)))

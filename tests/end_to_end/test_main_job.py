@@ -98,6 +98,7 @@ def test_videos_become_a_store_models_and_a_report(data: Path, tmp_path: Path) -
     assert "rmm-avr" in (tmp_path / "report" / "index.html").read_text()
 
 
+@pytest.mark.nightly
 def test_a_run_killed_with_active_workers_resumes_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
     expected, killed = tmp_path / "expected.zarr", tmp_path / "killed.zarr"
     run(*extraction(data, expected))

@@ -74,6 +74,7 @@ def test_a_store_in_a_bucket_equals_one_in_a_folder_even_if_every_ninth_request_
     assert summarise_store(opened) == summarise_store(open_store(local))
 
 
+@pytest.mark.nightly
 def test_a_lost_connection_is_a_one_line_error_and_the_next_run_ends_in_the_same_bytes(
     toy_manifest: Path, local: Path, server: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
