@@ -109,7 +109,7 @@ class _Run:
         self._plan, self._writer, self._manifest, self._folder = plan, writer, manifest, folder
         self._on_progress = on_progress
         # Rows of chunks that could not be read: they are pending again.
-        self._has_lost_rows = False
+        self._lost_rows: set[int] = set()
 
     def carry_out(self, accepted: Collection[str]) -> int:
         """Do what is planned; return the number of videos that were recorded."""
@@ -125,10 +125,11 @@ class _Run:
             self._begin(specs, indices)
             extract_one = partial(extract_on_worker, settings, folder, specs, indices)
             done = self._decode(self._plan.tasks, partial(stream, workers, extract_one))
-            if self._has_lost_rows:
+            if self._lost_rows:
                 modalities = {name: spec.modality for name, spec in specs.items()}
                 again, _ = find_pending(self._writer, self._manifest.videos, self._plan.rows, modalities)
                 done += self._decode(again, partial(stream, workers, extract_one))
+                self._report_others(len(self._lost_rows - {task.row for task in again}))
         return done
 
     def _begin(self, specs: Mapping[str, FeatureSpec], indices: Mapping[str, int]) -> None:
@@ -166,11 +167,17 @@ class _Run:
                 self._writer.record_videos(videos)
                 features = [feature for outcome in finished for feature in outcome.features]
                 self._writer.record_features(features)
-                self._has_lost_rows |= any(feature.state is State.PENDING for feature in features)
+                self._lost_rows |= {feature.row for feature in features if feature.state is State.PENDING}
             done += len(videos)
             failed += sum(State.FAILED in video.states.values() for video in videos)
             self._on_progress(Progress(done, total, failed))
         return done
+
+    def _report_others(self, videos: int) -> None:
+        """Report lost rows of videos that are not in the manifest, if there are any."""
+        if videos:
+            note = f"a corrupt chunk also had rows of {videos} videos of other manifests: extract these again"
+            self._on_progress(Progress(0, None, note=note))
 
     def _show_texts(self, done: int, total: int) -> None:
         self._on_progress(Progress(done, total, unit="questions"))

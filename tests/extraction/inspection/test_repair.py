@@ -1,6 +1,7 @@
 """Corrupt rows are made pending, and extraction computes them again to the same digests."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from run_toys import run_toys
 
 from pipeline.cli.inspect import inspect
 from pipeline.inspection.verify import verify_store
+from pipeline.manifests.manifest import load_manifest, save_manifest
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 from pipeline.store.writer import FeatureRecord, StoreWriter
@@ -60,6 +62,22 @@ def test_a_resumed_run_extracts_the_other_rows_of_a_corrupt_chunk_again(store: P
     repaired = open_store(store)
     assert verify_store(repaired) == []
     assert repaired.digest == digest
+
+
+def test_lost_rows_of_videos_of_other_manifests_are_reported(store: Path, toy_manifest: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(toy_manifest)
+    save_manifest(replace(manifest, videos=manifest.videos[:1], questions={}), tmp_path / "one")
+    shutil.copytree(toy_manifest / "videos", tmp_path / "one" / "videos")
+    damage(min((store / "features/toy-audio/values").glob("c*")))
+    with StoreWriter(store, "test") as writer:
+        writer.record_features([FeatureRecord(0, "toy-audio", State.PENDING)])
+        writer.seal()
+    notes: list[str] = []
+    run_toys(tmp_path / "one", store, on_progress=lambda progress: notes.append(progress.note))
+    states = open_store(store).state("toy-audio")
+    lost = int((states == State.PENDING).sum())
+    assert lost > 0
+    assert f"a corrupt chunk also had rows of {lost} videos of other manifests: extract these again" in notes
 
 
 def test_a_store_whose_index_is_corrupt_is_not_repaired(store: Path) -> None:
