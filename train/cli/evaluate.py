@@ -20,7 +20,7 @@ from train.cli.options import (
     show_scenarios,
     store_option,
 )
-from train.data.scenarios import ALL_SCENARIOS, parse_parts
+from train.data.scenarios import ALL_SCENARIOS, parse_parts, save_masks
 
 if TYPE_CHECKING:
     from pipeline.manifests.manifest import Manifest, Question
@@ -107,14 +107,16 @@ def evaluate(
     split = split or default_split(loaded)
     if sum(map(bool, (masks, missing_rate, missing_part))) > 1:
         raise UserError("--masks, --missing-rate and --missing-part exclude each other: pass only one of them")
-    chosen_masks = _choose_masks(out, loaded.questions.get(split, ()), f"-{split}", masks, missing_rate, unit)
+    chosen_masks = _choose_masks(loaded.questions.get(split, ()), masks, missing_rate, unit)
+    requested, parts = scenarios or ALL_SCENARIOS, parse_parts(missing_part)
     if question_only is not None:
         read_results(question_only / RESULTS_FILE)
-    requested = scenarios or ALL_SCENARIOS
-    name, chosen_device, parts = run.resolve().name, str(choose_device(device)), parse_parts(missing_part)
+    name, chosen_device = run.resolve().name, str(choose_device(device))
     with runs_progress() as progress:
-        report = partial(progress, name)
-        rows = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, report, out=out)
+        shown = partial(progress, name)
+        rows = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, shown, out=out)
+    if missing_rate and chosen_masks:
+        save_masks(chosen_masks, out / f"{chosen_masks.name}-{split}.json")
     if curves:
         with show_task("curves", "points") as on_progress:
             add_curves(out, rows[0], loaded, unit, on_progress=on_progress)
@@ -135,16 +137,10 @@ def _open_data(manifest: Path, store: str) -> "tuple[Manifest, FeatureBank]":
     return loaded, FeatureBank(open_store(require_store(store, manifest)))
 
 
-def _choose_masks(
-    out: Path, questions: "Sequence[Question]", suffix: str, file: Path | None, rate: str | None, unit: Any
-) -> "Masks | None":
-    """Return the masks of `file`, or new ones sampled at `rate` and saved in `out`; None without either."""
-    from train.data.scenarios import load_masks, parse_rates, sample_masks, save_masks
+def _choose_masks(questions: "Sequence[Question]", file: Path | None, rate: str | None, unit: Any) -> "Masks | None":
+    """Return the masks of `file`, or new ones sampled at `rate`; None without either."""
+    from train.data.scenarios import load_masks, parse_rates, sample_masks
 
     if file is not None:
         return load_masks(file)
-    if rate is None:
-        return None
-    masks = sample_masks(questions, parse_rates(rate), 0, unit)
-    save_masks(masks, out / f"{masks.name}{suffix}.json")
-    return masks
+    return None if rate is None else sample_masks(questions, parse_rates(rate), 0, unit)

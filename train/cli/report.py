@@ -37,13 +37,13 @@ def report(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return `folder` if it is an evaluated run, else the evaluated runs in it, sorted.
+    """Return `folder` if it has results, then the evaluated runs in it, sorted.
 
     Raises `UserError` if there are none.
     """
-    if (folder / "results.jsonl").is_file():
-        return [folder]
-    runs = sorted(path.parent for path in folder.glob("*/results.jsonl"))
+    runs = [
+        path.parent for path in (folder / "results.jsonl", *sorted(folder.glob("*/results.jsonl"))) if path.is_file()
+    ]
     if not runs:
         raise UserError(f"{folder} contains no evaluated run: evaluate one with 'mavqa-evaluate RUN'")
     return runs

@@ -17,6 +17,8 @@ from pipeline.files import replace_text
 from pipeline.manifests.manifest import Question, parse_json
 from pipeline.store.schema import MODALITIES
 
+# How the scenarios of sampled masks begin.
+MASKED = "masked-"
 OTHER = {"audio": "visual", "visual": "audio"}
 # The states of a training question whose missing modality is sampled each step: complete, audio or visual missing.
 SAMPLED_MISSING: tuple[tuple[str, ...], ...] = ((), ("audio",), ("visual",))
@@ -56,7 +58,18 @@ class Masks:
         """The name of the scenario, such as `masked-audio=0.3`, with `-video` and a seed other than 0 appended."""
         rates = ",".join(f"{modality}={rate:g}" for modality, rate in sorted(self.rates.items()))
         unit = "-video" if self.unit == "video" else ""
-        return f"masked-{rates}{unit}" + (f"-seed{self.seed}" if self.seed else "")
+        return f"{MASKED}{rates}{unit}" + (f"-seed{self.seed}" if self.seed else "")
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what is hidden."""
+        hidden = {question: list(modalities) for question, modalities in self.absent.items()}
+        return hashlib.sha256(json.dumps(hidden, sort_keys=True).encode()).hexdigest()
+
+    def name_for(self, questions: Iterable[Question]) -> str:
+        """Return `name` if the masks are those sampled at their rates from `questions`, else `masks-<hash>`."""
+        is_sampled = self.absent == sample_masks(questions, self.rates, self.seed, self.unit).absent
+        return self.name if is_sampled else f"masks-{self.sha256[:8]}"
 
 
 def hidden_in(scenario: str) -> tuple[str, ...]:

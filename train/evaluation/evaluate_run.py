@@ -28,6 +28,7 @@ from train.interfaces import MissingModalityMethod, inputs_of
 from train.runs.claim import read_data
 from train.runs.config import TrainConfig
 from train.runs.folder import load_hashed_run, read_environment
+from train.runs.identity import is_run_folder
 from train.runs.results import (
     RESULTS_FILE,
     ResultRow,
@@ -75,9 +76,8 @@ def evaluate_run(
     store; if the store does not contain the manifest's data; if the split or all scenarios have no questions, a
     scenario is unknown, `masks` contain a question that is not in the split, or another process uses `out`.
     """
-    if masks is not None and parts:
-        raise UserError("masks and missing parts exclude each other: pass only one of them")
     out = run if out is None else out
+    _check_arguments(run, out, masks, parts)
     method, config, checkpoint_sha256 = load_hashed_run(run, device)
     _check_data(run, config, manifest, bank, split)
     _check_masks(masks, manifest, split)
@@ -110,6 +110,14 @@ def evaluate_run(
             f"store {bank.store.path}: pass another --scenario or --split"
         )
     return sorted(rows, key=lambda row: list(hidden).index(row.scenario))
+
+
+def _check_arguments(run: Path, out: Path, masks: Masks | None, parts: Rates | None) -> None:
+    """Raise `UserError` if `out` is another run, or if two kinds of missing modalities are combined."""
+    if masks is not None and parts:
+        raise UserError("masks and missing parts exclude each other: pass only one of them")
+    if out.resolve() != run.resolve() and is_run_folder(out):
+        raise UserError(f"{out} is another run, whose results would be replaced: pass another --out")
 
 
 def _find_rows(folder: Path, fields: Mapping[str, Any]) -> list[ResultRow]:
@@ -151,7 +159,7 @@ def _choose_scenarios(
             dataset = dataset.without_part(modality, share)
         name = "partly-" + ",".join(f"{modality}={share:g}" for modality, share in sorted(parts.items()))
         return dataset, {name: {}}
-    return dataset, {masks.name: masks.absent} if masks is not None else dict.fromkeys(scenarios)
+    return dataset, {masks.name_for(dataset.questions): masks.absent} if masks is not None else dict.fromkeys(scenarios)
 
 
 def _evaluate(

@@ -1,6 +1,5 @@
 """What an evaluation is of: the fields of its result rows, all computed from contents."""
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,9 +12,10 @@ from train.data.dataset import QuestionDataset
 from train.data.scenarios import NATURAL, Masks
 from train.evaluation.predict import questions_of
 from train.interfaces import MissingModalityMethod
-from train.runs.claim import read_data
+from train.runs.claim import hash_training_data, read_data
 from train.runs.config import TrainConfig
 from train.runs.identity import run_id
+from train.runs.log import read_metrics
 from train.runs.results import Feature, Masking, Subject, hash_questions
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ def identify_subject(
 ) -> Subject:
     """Return the subject of an evaluation of `run` on the questions and features of `dataset`."""
     needs = needs_of(config.backbone)
-    questions, groups = dataset.questions, ["left out"] * len(dataset)
+    questions, scenarios = dataset.questions, ["left out"] * len(dataset)
     for scenario in ("complete", NATURAL):
         for row in questions_of(dataset, scenario):
-            groups[row] = scenario
+            scenarios[row] = scenario
+    groups = [json.dumps([s, q.type, q.modality, q.template]) for s, q in zip(scenarios, questions, strict=True)]
     features = {}
     for name in (name for modality in MODALITIES for name in needs[modality]):
         digest = store.digest_of(name, (q.video_id for q in questions))
@@ -61,7 +62,9 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return the fields that the rows of all scenarios share."""
     module: Any = method
-    trained_on = read_data(run).get("questions", {})
+    data = read_data(run)
+    trained_on = data.get("questions", {})
+    epochs = len(read_metrics(run)) or config.epochs
     uses = {trained_on.get("val"): "selection", trained_on.get("train"): "training"}
     return {
         "run": run.resolve().name,
@@ -76,8 +79,10 @@ def describe_run(
         "training": {
             **config.model_dump(exclude=_NOT_TRAINING),
             "start_from": re.sub(rf"-(seed)?{config.seed}$", "", config.start_from),
+            # A run that was stopped is another model.
+            "epochs": config.epochs if epochs == config.epochs else f"{epochs} of {config.epochs}",
         },
-        "trained_on_sha256": trained_on.get("train", ""),
+        "trained_on_sha256": hash_training_data(data),
         "seen": uses.get(hash_questions(manifest.questions[split]), ""),
         "left_out": int((~dataset.naturally_complete & ~dataset.naturally_incomplete).sum()),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
@@ -88,9 +93,7 @@ def describe_run(
 
 def describe_masks(masks: Masks) -> Masking:
     """Return how `masks` were sampled, and the hash of what they hide."""
-    hidden = json.dumps({question: list(modalities) for question, modalities in masks.absent.items()}, sort_keys=True)
-    digest = hashlib.sha256(hidden.encode()).hexdigest()
-    return Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed, sha256=digest)
+    return Masking(rates=masks.rates, unit=masks.unit, seed=masks.seed, sha256=masks.sha256)
 
 
 def _kind_of_weights(spec: FeatureSpec) -> str:

@@ -38,13 +38,17 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     if not rows:
         raise UserError(f"{', '.join(map(str, runs))}: no result rows: evaluate the runs with 'mavqa-evaluate'")
     blocks = build_blocks(rows)
-    out.mkdir(parents=True, exist_ok=True)
-    replace_text(out / "tables.md", markdown(blocks))
-    replace_text(out / "tables.tex", latex(blocks))
-    replace_text(out / "results.csv", comma_separated(blocks))
     parts = [_section(members, folders) for members in group_by_split(blocks)]
-    replace_text(out / "gains.csv", gains_csv(part["tested"] for part in parts))
-    replace_text(out / PAGE_FILE, _render_page(blocks, parts, read_curves(blocks, folders), folders))
+    written = {
+        "tables.md": markdown(blocks),
+        "tables.tex": latex(blocks),
+        "results.csv": comma_separated(blocks),
+        "gains.csv": gains_csv(part["tested"] for part in parts),
+        PAGE_FILE: _render_page(blocks, parts, read_curves(blocks, folders), folders),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in written.items():
+        replace_text(out / name, text)
     return out / PAGE_FILE
 
 

@@ -8,13 +8,13 @@ columns "Loc" and "Cnt"; here each accuracy is under its own name.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import UserError
 from pipeline.manifests.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
-from train.data.scenarios import ALL_SCENARIOS
+from train.data.scenarios import ALL_SCENARIOS, MASKED
 from train.evaluation.statistics import Estimate, estimate_accuracy
 from train.runs.results import Accuracies, Count, Masking, ResultRow
 
@@ -129,14 +129,14 @@ def build_blocks(rows: Iterable[ResultRow]) -> list[Block]:
         subject = row.subject
         place = (row.dataset, row.release, row.split, subject.questions_sha256, subject.seconds, scenarios[row.key])
         grouped.setdefault(place, []).append(row)
-    labels, distinctions = _labels(rows), _distinguish(grouped)
+    labels, distinctions, stored = _labels(rows), _distinguish(grouped), _stored_values(rows)
 
     def order(place: _Place) -> tuple[object, ...]:
         *split, scenario = place
         rank = ALL_SCENARIOS.index(scenario) if scenario in ALL_SCENARIOS else len(ALL_SCENARIOS)
         return (*split, rank, scenario)
 
-    return [_block(place, grouped[place], labels, distinctions[place]) for place in sorted(grouped, key=order)]
+    return [_block(place, grouped[place], labels, stored, distinctions[place]) for place in sorted(grouped, key=order)]
 
 
 def group_by_split(blocks: Sequence[Block]) -> list[list[Block]]:
@@ -155,7 +155,7 @@ def rate_blocks(blocks: Sequence[Block]) -> list[Block]:
     """
     by_masks: dict[tuple[str, int], list[Block]] = {}
     for block in blocks:
-        if block.masking:
+        if block.masking and block.scenario.startswith(MASKED):
             by_masks.setdefault((block.masking.unit, block.masking.seed), []).append(block)
     longest = max(by_masks.values(), key=len, default=[])
     return longest if len(longest) > 1 else []
@@ -217,15 +217,29 @@ def _distinguish(places: Iterable[_Place]) -> dict[_Place, str]:
     return distinctions
 
 
-def _block(place: _Place, rows: list[ResultRow], labels: dict[str, str], distinction: str) -> Block:
+def _stored_values(rows: Iterable[ResultRow]) -> dict[tuple[str, str], set[str]]:
+    """Return {(line identity, hash of the questions): hashes of the stored values that its rows are on}."""
+    stored: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        stored.setdefault((line_identity(row), row.subject.questions_sha256), set()).add(_features_hash(row))
+    return stored
+
+
+def _block(
+    place: _Place,
+    rows: list[ResultRow],
+    labels: dict[str, str],
+    stored: Mapping[tuple[str, str], Collection[str]],
+    distinction: str,
+) -> Block:
     columns = columns_of(rows)
     groups: dict[tuple[str, str], list[ResultRow]] = {}
     for row in rows:
         groups.setdefault((line_identity(row), _features_hash(row)), []).append(row)
-    uses = Counter(identity for identity, _ in groups)
     lines = []
     for (identity, features), members in groups.items():
-        label = labels[identity] + (f" [features {features}]" if uses[identity] > 1 else "")
+        has_many_stores = len(stored[identity, members[0].subject.questions_sha256]) > 1
+        label = labels[identity] + (f" [features {features}]" if has_many_stores else "")
         lines.append(_line(label, members, columns))
     return Block(*place, columns, tuple(sorted(lines, key=_line_order)), distinction)
 
@@ -256,14 +270,18 @@ def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...]) -> Lin
 def line_identity(row: ResultRow) -> str:
     """Return the key of a row's line, common to all its seeds: model, training and features; a floor's accuracies."""
     if row.kind == "floor":
-        return json.dumps([row.kind, row.method, row.accuracies.model_dump()])
+        return json.dumps([row.kind, row.method, row.trained_on_sha256, row.accuracies.model_dump()])
     features = {name: feature.fingerprint for name, feature in row.subject.features.items()}
     key = [row.kind, row.backbone, row.method, row.variant, row.inputs, row.training, row.trained_on_sha256, features]
     return json.dumps(key, sort_keys=True)
 
 
 def _labels(rows: list[ResultRow]) -> dict[str, str]:
-    """Return {line identity: label}, the same in all blocks; lines with equal labels also get their run's name."""
+    """Return {line identity: label}, the same in all blocks.
+
+    Models with equal labels also get their run's name, and its id if the names are equal too; floors of several sets of
+    training questions get a hash of these.
+    """
     first: dict[str, ResultRow] = {}
     for row in rows:
         first.setdefault(line_identity(row), row)
@@ -276,6 +294,15 @@ def _labels(rows: list[ResultRow]) -> dict[str, str]:
         if uses[label] > 1:
             run = first[key].run.removesuffix(f"-seed{first[key].seed}")  # the suffix that sweeps append
             labels[key] = f"{label} [{run}]"
+    names = Counter(labels[key] for key, row in first.items() if row.kind == "model")
+    trainings: dict[str, set[str]] = {}
+    for row in first.values():
+        trainings.setdefault(row.method, set()).add(row.trained_on_sha256)
+    for key, row in first.items():
+        if row.kind == "model" and names[labels[key]] > 1:
+            labels[key] = f"{labels[key]} [{row.subject.run_id[:HASH_LENGTH]}]"
+        elif row.kind == "floor" and len(trainings[row.method]) > 1:
+            labels[key] = f"{labels[key]} [train {row.trained_on_sha256[:HASH_LENGTH]}]"
     return labels
 
 

@@ -1,22 +1,29 @@
 """The data of a run: the questions and the features that it was trained on, recorded before it is trained."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import hash_file
 from pipeline.manifests.manifest import Manifest, parse_json
 from pipeline.store.schema import MODALITIES
 from train.backbones.registry import needs_of
 from train.data.feature_bank import FeatureBank
 from train.runs.config import TrainConfig
-from train.runs.identity import DATA, is_run_folder
+from train.runs.identity import CHECKPOINT, DATA, is_run_folder
 from train.runs.results import hash_questions
 
 TRAINING_SPLITS = ("train", "val")
 
 
-def describe_data(config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> dict[str, Any]:
-    """Return what a run is trained on, by content: questions, words and answers, seconds, features and their rows."""
+def describe_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> dict[str, Any]:
+    """Return what `run` is trained on, by content: questions, words and answers, seconds, features and their rows.
+
+    `start_from` of it: the hash of the checkpoint that it starts from, if there is one.
+    """
+    start = run.parent / config.start_from / CHECKPOINT
     needs, store = needs_of(config.backbone), bank.store
     names = [name for modality in MODALITIES for name in needs[modality]]
     videos = {q.video_id for split in TRAINING_SPLITS for q in manifest.questions.get(split, ())} & store.rows.keys()
@@ -26,6 +33,7 @@ def describe_data(config: TrainConfig, manifest: Manifest, bank: FeatureBank) ->
         "seconds": store.seconds,
         "features": {name: store.fingerprint(name) for name in names},
         "rows": {name: store.digest_of(name, videos) for name in names},
+        **({"start_from": hash_file(start)} if config.start_from and start.exists() else {}),
     }
 
 
@@ -36,7 +44,8 @@ def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
     number other words, and its training questions may be test questions here.
     """
     start = run.parent / config.start_from
-    known = {name: value for name, value in read_data(start).items() if name != "rows"} if config.start_from else {}
+    known = read_data(start) if config.start_from else {}
+    known = {name: value for name, value in known.items() if name not in ("rows", "start_from")}
     if not _fits(known, data):
         raise UserError(f"cannot start from {start}: it was trained on other questions or features than {run} will be")
     if is_run_folder(run):
@@ -48,6 +57,18 @@ def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
             )
 
 
+def hash_training_data(data: dict[str, Any]) -> str:
+    """Return the SHA-256 of what `describe_data` says of train and val; "" if it is not known.
+
+    The seeds of a method have it in common, though each may start from a run of its own seed.
+    """
+    if not data:
+        return ""
+    questions = {split: text for split, text in data.get("questions", {}).items() if split in TRAINING_SPLITS}
+    common = {name: value for name, value in data.items() if name != "start_from"} | {"questions": questions}
+    return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()
+
+
 def read_data(run: Path) -> dict[str, Any]:
     """Return what `describe_data` returned before the training of `run`; {} if that is unknown, as of an imported run.
 
@@ -56,7 +77,8 @@ def read_data(run: Path) -> dict[str, Any]:
     path = run / DATA
     try:
         data = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if not isinstance(data, dict) or not isinstance(data.get("questions", {}), dict):
+        questions = data.get("questions", {}) if isinstance(data, dict) else None
+        if not isinstance(questions, dict) or not all(isinstance(text, str) for text in questions.values()):
             raise ValueError("it has not the fields of a run's data")
         return data
     except ValueError as error:
@@ -65,4 +87,5 @@ def read_data(run: Path) -> dict[str, Any]:
 
 def _fits(recorded: dict[str, Any], data: dict[str, Any]) -> bool:
     """Return whether the data are those recorded; earlier versions recorded fewer fields."""
-    return all(data.get(name) == value for name, value in recorded.items())
+    # The run to start from is not needed any more, and may be gone.
+    return all(data.get(name, value if name == "start_from" else None) == value for name, value in recorded.items())

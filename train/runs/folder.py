@@ -30,7 +30,7 @@ from train.methods.grounding import GroundingPretraining
 from train.methods.registry import make_method, method_variants
 from train.runs.config import TrainConfig
 from train.runs.device import choose_device
-from train.runs.identity import CHECKPOINT, CONFIG, DATA, LOCATION_SETTINGS, is_run_folder
+from train.runs.identity import CHECKPOINT, CONFIG, DATA, LOCATION_SETTINGS, is_run_folder, run_id
 from train.runs.log import read_metrics
 
 ENVIRONMENT = "environment.json"
@@ -81,7 +81,9 @@ def load_hashed_run(run: Path, device: str = "cpu") -> tuple[MissingModalityMeth
     method = build_method(config)
     assert isinstance(method, nn.Module)
     content = _read_bytes(run / CHECKPOINT)
-    tensors, _ = _parse_tensors(content, run / CHECKPOINT)
+    tensors, facts = _parse_tensors(content, run / CHECKPOINT)
+    if facts.get("run", run_id(run)) != run_id(run):
+        raise UserError(f"{run / CHECKPOINT} is of a run with other settings or data than {run}: train it again")
     try:
         method.load_state_dict(tensors)
     except RuntimeError as error:

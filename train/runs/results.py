@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError, describe_invalid, one_line
 from pipeline.files import check_file_name, replace_text
@@ -32,6 +32,12 @@ class Count(BaseModel):
 
     correct: int = Field(ge=0)
     questions: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check_correct(self) -> "Count":
+        if self.correct > self.questions:
+            raise ValueError(f"{self.correct} of {self.questions} questions cannot be correct")
+        return self
 
     @property
     def accuracy(self) -> float:
@@ -125,8 +131,9 @@ class ResultRow(BaseModel):
     """The result of one method on one scenario of one split.
 
     `kind`: "model" (trained), or "floor" (uses no video). `run`: the name of the folder. `training`: the training
-    settings, including missing rates. `trained_on_sha256`: hash of the training questions of the model or floor; "" if
-    they are not known. `seen`: what training used these questions for: "training", "selection" (of the epoch), or "".
+    settings, including missing rates. `trained_on_sha256`: hash of what the model was trained on (questions and stored
+    rows of train and val), or of the training questions of the floor; "" if that is not known. `seen`: what training
+    used these questions for: "training", "selection" (of the epoch), or "".
     `left_out`: number of questions of the split whose video could not be extracted; no scenario includes them.
     `multiple_choice`: number of questions answered among their choices. `unknown_answers`: number of questions whose
     true answer is outside the model's vocabulary, so that they count as wrong.
@@ -174,7 +181,8 @@ class ResultRow(BaseModel):
     def key(self) -> str:
         """The key of the row, 12 hex digits: a later row with the same key replaces this one."""
         masking = self.masking and self.masking.model_dump()
-        parts = [self.subject.model_dump(), self.kind, self.method, self.scenario, masking]
+        trained_on = self.trained_on_sha256 if self.kind == "floor" else ""
+        parts = [self.subject.model_dump(), self.kind, self.method, self.scenario, masking, trained_on]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
 
@@ -215,18 +223,19 @@ def hash_questions(questions: Sequence[Question], groups: Sequence[str] | None =
 def save_results(folder: Path, rows: Sequence[ResultRow]) -> None:
     """Add `rows`, all of one run, to the results file of `folder`, which is complete at every moment.
 
-    What they replace is removed with its predictions: rows with the same key, rows of other checkpoints of the run, and
-    in a run folder rows of other runs.
+    What they replace is removed with its predictions: rows of the same subject and scenario, rows of other checkpoints
+    of the run, and in a run folder rows of other runs.
     """
     path, run_id = folder / RESULTS_FILE, rows[0].subject.run_id
-    is_run, keys, checkpoint = is_run_folder(folder), {row.key for row in rows}, rows[0].subject.checkpoint_sha256
+    is_run, checkpoint = is_run_folder(folder), rows[0].subject.checkpoint_sha256
+    evaluated = [(row.subject, row.scenario, row.masking) for row in rows]
     kept: list[ResultRow] = []
     replaced: list[ResultRow] = []
     for row in read_rows(path) if path.exists() else ():
         is_other_run = row.subject.run_id != run_id
         is_obsolete = is_run if is_other_run else row.subject.checkpoint_sha256 != checkpoint
         (replaced if is_obsolete else kept).append(row)
-    kept = [row for row in kept if row.key not in keys]
+    kept = [row for row in kept if (row.subject, row.scenario, row.masking) not in evaluated]
     replace_text(path, "".join(row.model_dump_json() + "\n" for row in (*kept, *rows)))
     for row in replaced:
         predictions_path(folder, row).unlink(missing_ok=True)

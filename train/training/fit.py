@@ -58,7 +58,7 @@ def fit(
     """
     device = choose_device(config.device)
     config = config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)})
-    data = describe_data(config, manifest, bank)
+    data = describe_data(run, config, manifest, bank)
     if not _has_finished(run, config, data, resume):
         torch.manual_seed(config.seed)
         method = build_method(config)

@@ -39,7 +39,7 @@ from train.runs.folder import (
     read_tensors,
     write_tensors,
 )
-from train.runs.identity import CHECKPOINT
+from train.runs.identity import CHECKPOINT, run_id
 from train.runs.log import write_metrics, write_time
 from train.training.ema import WeightAverage
 
@@ -275,7 +275,7 @@ class Loop:
         self.trained |= {name for name, weights in self.module.named_parameters() if optimiser.state.get(weights)}
         trained = sorted(self.trained)
         if selected:
-            facts = {"epoch": epoch + 1, "trained": trained}
+            facts = {"epoch": epoch + 1, "trained": trained, "run": run_id(self.run)}
             write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), facts)
         facts = {"metrics": self.metrics, "best": self.best, "trained": trained}
         write_tensors(self.run / LAST, self._resume_state(optimiser), facts)

@@ -85,6 +85,72 @@ def test_results_of_an_earlier_checkpoint_are_not_reported(workplace: Path) -> N
     assert "earlier checkpoint" in fails("report", "a", "--out", "r")
 
 
+def test_a_checkpoint_of_another_run_is_not_evaluated(workplace: Path) -> None:
+    assert run_tiny_train("a").exit_code == 0
+    assert run_tiny_train("b", "--seed", 5).exit_code == 0
+    shutil.copy("b/checkpoint.safetensors", "a/checkpoint.safetensors")
+    assert "is of a run with other settings or data than a" in fails("evaluate", "a")
+
+
+def test_runs_of_one_name_in_two_folders_have_labels_of_their_own(workplace: Path) -> None:
+    assert run_tiny_train("a/run").exit_code == 0
+    assert run_tiny_train("b/run", "--epochs", 2).exit_code == 0
+    labels = {line.split(" | ")[0] for line in reported("a", "b").splitlines() if line.startswith("| zero-fill")}
+    assert len(labels) == 2
+
+
+def test_a_stopped_run_is_not_pooled_with_finished_ones(workplace: Path) -> None:
+    assert run_tiny_train("a", "--epochs", 3).exit_code == 0
+    assert run_tiny_train("b", "--epochs", 3, "--seed", 5).exit_code == 0
+    metrics = Path("b/metrics.jsonl")
+    metrics.write_text("".join(line + "\n" for line in metrics.read_text().splitlines()[:2]))
+    document_of("b")
+    assert "1, 5" not in reported("a", "b")
+
+
+def test_questions_of_other_types_are_in_different_tables(workplace: Path) -> None:
+    assert run_tiny_train("a").exit_code == 0
+    assert run_tiny_train("b", "--seed", 5).exit_code == 0
+    questions = load_manifest(Path("data")).questions["test"]
+    change_manifest("types", test=tuple(replace(question, type="Visual Counting") for question in questions))
+    Path("b/results.jsonl").unlink()
+    document_of("b", "--manifest", "types", "--scenario", "complete")
+    assert reported("a", "b").count(": complete") == 2
+
+
+def test_floors_go_with_a_manifest_without_training_questions(workplace: Path) -> None:
+    assert run_tiny_train("run").exit_code == 0
+    assert "template-majority" in reported("run")
+    change_manifest("other", train=None, val=None)
+    document_of("run", "--manifest", "other")
+    assert "template-majority" not in reported("run")
+
+
+def test_masks_edited_by_hand_are_a_scenario_of_their_own(workplace: Path) -> None:
+    assert run_tiny_train("run").exit_code == 0
+    document_of("run", "--missing-rate", "audio=0.5")
+    masks = json.loads(Path("run/masked-audio=0.5-test.json").read_text())
+    masks["absent"] = {question: ["visual"] for question in masks["absent"]}
+    Path("edited.json").write_text(json.dumps(masks))
+    (scenario,) = document_of("run", "--masks", "edited.json")["scenarios"]
+    assert scenario.startswith("masks-")
+
+
+def test_results_are_not_written_to_another_run(workplace: Path) -> None:
+    assert run_tiny_train("a").exit_code == 0
+    assert run_tiny_train("b", "--seed", 5).exit_code == 0
+    assert "b is another run" in fails("evaluate", "a", "--out", "b")
+
+
+def test_a_report_that_fails_writes_nothing(workplace: Path) -> None:
+    assert run_tiny_train("run").exit_code == 0
+    assert run_tiny_train("other", method="modality-dropout").exit_code == 0
+    path = next(Path("run").glob("predictions-test-complete-*"))
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    assert "results.jsonl" in fails("report", "run", "other", "--out", "r")
+    assert not Path("r").exists()
+
+
 def test_a_renamed_run_has_one_name(workplace: Path) -> None:
     assert run_tiny_train("first-name").exit_code == 0
     Path("first-name").rename("after")

@@ -65,7 +65,9 @@ evaluated = st.sampled_from([[*SCENARIOS], ["complete"], ["audio-missing", "visu
 def hash_of_questions(manifest: Manifest) -> str:
     """Return the hash that a report names for the test questions; all of them are on complete videos."""
     lines = sorted(
-        json.dumps([q.question_id, q.video_id, q.text, q.answer]) + "complete" for q in manifest.questions["test"]
+        json.dumps([q.question_id, q.video_id, q.text, q.answer])
+        + json.dumps(["complete", q.type, q.modality, q.template])
+        for q in manifest.questions["test"]
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -78,7 +80,6 @@ class Runs(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.numbers: dict[tuple[str, str, str], int] = {}
         self.trained_on: dict[Path, tuple[str, str]] = {}
-        self.swept: dict[str, str] = {}
         # {folder: (run, checkpoint, questions and features, scenario) of the rows that it must have}
         self.evaluated: dict[Path, set[tuple[str, str, str, str]]] = {}
         self.count = 0
@@ -176,7 +177,7 @@ class Runs(RuleBasedStateMachine):
         cells = list_cells(grid, seeds_of_sweep, "", "", "cpu")
         found = run_cells(cells, data, FeatureBank(LONG), out)
         for cell in cells:
-            is_on_others = self.swept.setdefault(cell.name, manifest) != manifest
+            is_on_others = self.trained_on.get(out / cell.name, ("", manifest))[1] != manifest
             assert ("other questions" in found.failures.get(cell.name, "")) == is_on_others
         for name, document in found.documents.items():
             self.trained_on[out / name] = ("long", manifest)
