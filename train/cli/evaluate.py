@@ -105,8 +105,7 @@ def evaluate(
     config, out = read_config(run), out or run
     loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store)
     split = split or default_split(loaded)
-    if sum(map(bool, (masks, missing_rate, missing_part))) > 1:
-        raise UserError("--masks, --missing-rate and --missing-part exclude each other: pass only one of them")
+    _check_exclusive(masks, missing_rate, missing_part)
     chosen_masks = _choose_masks(loaded.questions.get(split, ()), masks, missing_rate, unit)
     requested, parts = scenarios or ALL_SCENARIOS, parse_parts(missing_part)
     if question_only is not None:
@@ -135,6 +134,12 @@ def _open_data(manifest: Path, store: str) -> "tuple[Manifest, FeatureBank]":
 
     loaded = load_manifest(require_manifest(manifest))
     return loaded, FeatureBank(open_store(require_store(store, manifest)))
+
+
+def _check_exclusive(*given: object) -> None:
+    """Raise `UserError` if more than one of the options that replace the scenarios is given."""
+    if sum(map(bool, given)) > 1:
+        raise UserError("--masks, --missing-rate and --missing-part exclude each other: pass only one of them")
 
 
 def _choose_masks(questions: "Sequence[Question]", file: Path | None, rate: str | None, unit: Any) -> "Masks | None":
