@@ -45,7 +45,7 @@ def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
     """
     start = run.parent / config.start_from
     known = read_data(start) if config.start_from else {}
-    known = {name: value for name, value in known.items() if name not in ("rows", "start_from")}
+    known = {name: value for name, value in known.items() if name != "rows"}
     if not _fits(known, data):
         raise UserError(f"cannot start from {start}: it was trained on other questions or features than {run} will be")
     if is_run_folder(run):
@@ -86,6 +86,8 @@ def read_data(run: Path) -> dict[str, Any]:
 
 
 def _fits(recorded: dict[str, Any], data: dict[str, Any]) -> bool:
-    """Return whether the data are those recorded; earlier versions recorded fewer fields."""
-    # The run to start from is not needed any more, and may be gone.
-    return all(data.get(name, value if name == "start_from" else None) == value for name, value in recorded.items())
+    """Return whether the data are those recorded; earlier versions recorded fewer fields.
+
+    What a run started from does not matter any more: it may be gone, or trained again.
+    """
+    return all(data.get(name) == value for name, value in recorded.items() if name != "start_from")

@@ -133,10 +133,10 @@ class ResultRow(BaseModel):
     `kind`: "model" (trained), or "floor" (uses no video). `run`: the name of the folder. `training`: the training
     settings, including missing rates. `trained_on_sha256`: hash of what the model was trained on (questions and stored
     rows of train and val), or of the training questions of the floor; "" if that is not known. `seen`: what training
-    used these questions for: "training", "selection" (of the epoch), or "".
-    `left_out`: number of questions of the split whose video could not be extracted; no scenario includes them.
-    `multiple_choice`: number of questions answered among their choices. `unknown_answers`: number of questions whose
-    true answer is outside the model's vocabulary, so that they count as wrong.
+    used these questions for: "training", "selection" (of the epoch), or "". `left_out`: number of questions of the
+    split whose video could not be extracted; no scenario includes them. `multiple_choice`: number of questions answered
+    among their choices. `unknown_answers`: number of questions whose true answer is outside the model's vocabulary, so
+    that they count as wrong.
     `masking`: how the questions that lose a modality were sampled; None if the scenario treats all questions alike.
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
     the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `recovery`: error of the

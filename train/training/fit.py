@@ -17,7 +17,7 @@ from train.backbones.sizes import ModelSizes
 from train.data.dataset import input_shapes
 from train.data.feature_bank import FeatureBank
 from train.interfaces import MissingModalityMethod
-from train.runs.claim import check_data, describe_data
+from train.runs.claim import check_data, describe_data, read_data
 from train.runs.config import TrainConfig
 from train.runs.device import choose_device
 from train.runs.folder import (
@@ -49,8 +49,8 @@ def fit(
     over the method's selection scenarios, on the questions of the val split with naturally complete videos; if there
     are none, on those with naturally incomplete videos. Without a val split the last epoch is kept. With an `ema_decay`
     the averaged weights are validated, saved and returned. `resume` continues a started run after its last complete
-    epoch and gives the weights of an uninterrupted run. `keep_state`: keep
-    `last.safetensors` of a finished run.
+    epoch and gives the weights of an uninterrupted run. `keep_state`: keep `last.safetensors` of
+    a finished run.
 
     Raises `UserError` if `run` contains a different run, or any run without `resume`; if another process uses it; if
     the store does not contain the manifest's data; if there are no questions to train on or to select an epoch on; if
@@ -64,13 +64,21 @@ def fit(
         method = build_method(config)
         check_start(config, method, run)
         loop = Loop(config, method, manifest, bank, run, device)
-        if config.start_from:
+        # A stopped run has its weights and whitening; what it started from may be gone.
+        is_stopped = (run / LAST).exists()
+        if config.start_from and not is_stopped:
             loop.trained = start_from(loop.module, run.parent / config.start_from, config.whiten)
-        elif config.whiten:
+        elif config.whiten and not is_stopped:
             whiten_inputs(method.backbone, loop.train, loop.masks)
         with locked(run, "another training or evaluation"):
             if not _has_finished(run, config, data, resume):
-                write_start(run, config, manifest.vocabulary, describe_environment(device, *loop.provenance()), data)
+                write_start(
+                    run,
+                    config,
+                    manifest.vocabulary,
+                    describe_environment(device, *loop.provenance()),
+                    read_data(run) or data,
+                )
                 loop.run_epochs(report or (lambda progress: None))
     if not keep_state:
         (run / LAST).unlink(missing_ok=True)

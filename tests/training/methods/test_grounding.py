@@ -83,6 +83,22 @@ def test_a_run_starts_from_pre_training_which_cannot_be_evaluated(tmp_path):
         evaluate_run(tmp_path / "pairs", manifest, bank)
 
 
+def test_a_stopped_run_resumes_without_the_run_that_it_started_from(tmp_path):
+    train(tmp_path / "pairs", objective="grounding", epochs=1)
+
+    def stop(progress):
+        if progress.validation is not None:
+            raise KeyboardInterrupt
+
+    settings = {"epochs": 2, "learning_rate": 1e-12, "start_from": "pairs"}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", report=stop, **settings)
+    data = (tmp_path / "run" / "data.json").read_bytes()
+    (tmp_path / "pairs" / "checkpoint.safetensors").unlink()
+    train(tmp_path / "run", resume=True, **settings)
+    assert (tmp_path / "run" / "data.json").read_bytes() == data
+
+
 def test_loss_is_over_both_kinds_of_pairs_at_the_available_steps():
     sure, unsure = torch.tensor([-9.0, 9.0]), torch.zeros(2)
     positive, negative = torch.stack([sure, unsure])[None], torch.stack([-sure, sure])[None]

@@ -211,7 +211,7 @@ def test_an_unknown_method_is_an_error_before_any_training(
     ("name", "problem"),
     [
         ("../../evil", "it has a slash"),
-        ("/tmp/evil", "it has a slash"),
+        ("/evil", "it has a slash"),
         ("a/b", "it has a slash"),
         ("a\\b", "it has a backslash"),
         ("", "not a plain name"),
