@@ -37,6 +37,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__
 
 
+def describe_error(error: BaseException) -> str:
+    """Return the message of one of `USER_ERRORS` on one line: of the operating system's, the path and the cause."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return " ".join(str(error).split())
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint at the one of `known` that is nearest to the unknown `name`, for messages; "" if none is near."""
     by_lower_case = {one.lower(): one for one in known}

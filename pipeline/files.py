@@ -9,7 +9,7 @@ from pathlib import Path
 
 import filelock
 
-from pipeline.errors import UserError, reporting_full_disks
+from pipeline.errors import UserError, describe_error, reporting_full_disks
 
 # Larger media files are neither hashed nor decoded, unless the user asks for it.
 LARGEST_FILE_BYTES = 20_000_000_000
@@ -25,10 +25,18 @@ def staged(path: Path) -> Iterator[Path]:
     Raises `UserError` with `path` if the disk is full or read-only.
     """
     with reporting_full_disks(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         staging = path.with_name(path.name + ".partial")
         yield staging
         staging.replace(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents if they are missing. Raises `UserError` if they cannot be created."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"folder {folder} cannot be created ({describe_error(error)}): pass another folder") from None
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -57,7 +65,7 @@ def locked(folder: Path, used_by: str) -> Iterator[None]:
     holds the lock.
     """
     with reporting_full_disks(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = filelock.FileLock(folder / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -72,9 +80,14 @@ def locked(folder: Path, used_by: str) -> Iterator[None]:
 def check_file_name(kind: str, name: str, fix: str) -> str:
     """Return `name`, which becomes a file or folder, or a part of its name: one that cannot lead out of its folder.
 
-    Raises `UserError` if it is longer than `LONGEST_NAME_BYTES` or not a plain name (`check_plain_name`).
+    Raises `UserError` if it is longer than `LONGEST_NAME_BYTES`, not a plain name (`check_plain_name`), or hidden or
+    taken for something else: beginning with "." or "-", or with blanks around it.
     """
     check_plain_name(kind, name, fix)
+    if name[0] in ".-":
+        raise UserError(f"{kind} {name!r} begins with {name[0]!r}: {fix}")
+    if name != name.strip():
+        raise UserError(f"{kind} {name!r} has a blank at its beginning or end: {fix}")
     length = len(name.encode())
     if length > LONGEST_NAME_BYTES:
         raise UserError(f"{kind} {name[:20]!r}... has {length} bytes, more than {LONGEST_NAME_BYTES}: {fix}")

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import USER_ERRORS
+from pipeline.errors import USER_ERRORS, describe_error
 from pipeline.files import check_file_name
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _one_line(on_interrupt: str) -> Iterator[None]:
     try:
         yield
     except USER_ERRORS as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(describe_error(error)) from None
     except KeyboardInterrupt:
         # At exit, Python would report the unfinished tasks of Zarr's event loop.
         logging.getLogger("asyncio").disabled = True

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import UserError, one_line, why_unreadable
+from pipeline.files import make_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -295,7 +296,7 @@ def _download(file: PublishedFile, folder: Path, on_progress: OnDownload) -> Pat
     from pooch import HTTPDownloader
 
     path = folder / file.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     descriptor, partial_name = tempfile.mkstemp(dir=folder, prefix=file.name, suffix=".partial")
     os.close(descriptor)
     staging = Path(partial_name)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.files import make_folder
 from pipeline.machine import exit_with_parent, uninterrupted_children
 from pipeline.manifests.manifest import SPLITS, Manifest, Question, Video, Vocabulary, save_manifest
 from pipeline.manifests.templates import ANSWERS, SLOTS, build_vocabulary, fill
@@ -54,7 +55,7 @@ def synthesize(
     splits = sample_scenes(videos, seconds, seed)
     scenes = sorted((scene for split in splits.values() for scene in split), key=lambda scene: scene.video_id)
     folder = out / VIDEOS_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     digests = dict(_write_clips(scenes, folder, seed, workers, progress or (lambda done, total: None)))
     manifest = Manifest(
         name=name or out.name,

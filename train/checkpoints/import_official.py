@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError, unknown_name, why_unreadable
+from pipeline.files import hash_file, make_folder
 from pipeline.manifests.manifest import Vocabulary, parse_json
 from pipeline.manifests.templates import build_vocabulary, fill
 from train.backbones.sizes import ModelSizes
@@ -253,13 +254,11 @@ def _write_run(
     checkpoint: Path,
     imported: Mapping[str, Any],
 ) -> None:
-    with checkpoint.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     state = method.state_dict()
     trained = sorted(state.keys() - set(imported["fresh"]))
     write_tensors(out / CHECKPOINT, state, {"imported": checkpoint.name, "trained": trained})
-    origin = {"file": checkpoint.name, "sha256": sha256, **imported}
+    origin = {"file": checkpoint.name, "sha256": hash_file(checkpoint), **imported}
     write_start(out, config, vocabulary, {"imported_from": origin})
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import replace_text
+from pipeline.files import make_folder, replace_text
 from pipeline.manifests.templates import GROUPS, TYPES, Column
 from train.evaluation.statistics import FEWEST_VIDEOS
 from train.report.confusion import find_confusions
@@ -46,7 +46,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         "gains.csv": gains_csv(part["tested"] for part in parts),
         PAGE_FILE: _render_page(blocks, parts, read_curves(blocks, folders), folders),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for name, text in written.items():
         replace_text(out / name, text)
     return out / PAGE_FILE

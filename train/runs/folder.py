@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.errors import UserError, describe_invalid, did_you_mean, one_line
-from pipeline.files import replace_text, staged
+from pipeline.files import make_folder, replace_text, staged
 from pipeline.manifests.manifest import Vocabulary, parse_json
 from train.backbones.registry import backbone_variants, make_backbone
 from train.interfaces import MissingModalityMethod
@@ -141,7 +141,7 @@ def write_start(
 
     `data`: what the run is trained on (`train.runs.claim.describe_data`); None if that is not known.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     if data is not None:
         replace_text(run / DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
     replace_text(run / "vocabulary.json", json.dumps(vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")

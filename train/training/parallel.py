@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from pipeline.errors import USER_ERRORS, UserError
+from pipeline.errors import USER_ERRORS, UserError, describe_error
 from pipeline.machine import available_cores, exit_with_parent, uninterrupted_children
 
 Job = TypeVar("Job")
@@ -67,7 +67,7 @@ def run_jobs(
                 process.join()
                 progress(name, None)
                 if isinstance(content, USER_ERRORS):
-                    failures[name] = str(content)
+                    failures[name] = describe_error(content)
                 elif kind == "failed":
                     bug = bug or content
                     waiting.clear()
@@ -93,7 +93,7 @@ def run_in_turn(
             try:
                 work(job, partial(progress, name))
             except USER_ERRORS as error:
-                failures[name] = str(error)
+                failures[name] = describe_error(error)
         progress(name, None)
     return failures
 

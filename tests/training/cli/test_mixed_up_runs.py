@@ -311,6 +311,16 @@ def test_a_full_disk_in_training_is_one_line(workplace: Path, monkeypatch: pytes
     assert "no space is left" in line.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("out", ["/proc/none/run", "data/dataset.toml/run"])
+def test_a_folder_that_cannot_be_created_is_one_line(workplace: Path, out: str) -> None:
+    assert run_tiny_train("a").exit_code == 0
+    training = run_tiny_train(out)
+    assert training.exit_code == 2, training.output
+    assert training.stderr.splitlines()[-1].startswith(f"Error: folder {out} cannot be created (")
+    assert "cannot be created" in fails("evaluate", "a", "--out", out)
+    assert "cannot be created" in fails("report", "a", "--out", out)
+
+
 def test_an_epoch_that_was_selected_on_the_evaluated_split_is_said(workplace: Path) -> None:
     change_manifest("two", test=None)
     result = run_tiny_train("run", "--manifest", "two")
