@@ -12,29 +12,33 @@ from pipeline.store.schema import MODALITIES
 from train.backbones.registry import needs_of
 from train.data.feature_bank import FeatureBank
 from train.runs.config import TrainConfig
-from train.runs.identity import CHECKPOINT, DATA, is_run_folder
+from train.runs.identity import CHECKPOINT, DATA, is_run_folder, training_id
 from train.runs.results import hash_questions
 
 TRAINING_SPLITS = ("train", "val")
+# What is recorded of the run that a training starts from.
+OF_START = ("start_from", "start_training")
 
 
 def describe_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> dict[str, Any]:
     """Return what `run` is trained on, by content: questions, words and answers, seconds, features and their rows.
 
-    `start_from` of it: the hash of the checkpoint that it starts from, if there is one.
+    Of a run that it starts from: `start_from`, the hash of its checkpoint, and `start_training`, its `training_id`.
     """
-    start = run.parent / config.start_from / CHECKPOINT
+    start = run.parent / config.start_from
     needs, store = needs_of(config.backbone), bank.store
     names = [name for modality in MODALITIES for name in needs[modality]]
     videos = {q.video_id for split in TRAINING_SPLITS for q in manifest.questions.get(split, ())} & store.rows.keys()
-    return {
+    data: dict[str, Any] = {
         "questions": {split: hash_questions(manifest.questions[split]) for split in manifest.splits},
         "vocabulary": manifest.vocabulary.to_json(),
         "seconds": store.seconds,
         "features": {name: store.fingerprint(name) for name in names},
         "rows": {name: store.digest_of(name, videos) for name in names},
-        **({"start_from": hash_file(start)} if config.start_from and start.exists() else {}),
     }
+    if config.start_from and (start / CHECKPOINT).exists():
+        data |= {"start_from": hash_file(start / CHECKPOINT), "start_training": training_id(start)}
+    return data
 
 
 def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
@@ -90,4 +94,4 @@ def _fits(recorded: dict[str, Any], data: dict[str, Any]) -> bool:
 
     What a run started from does not matter any more: it may be gone, or trained again.
     """
-    return all(data.get(name) == value for name, value in recorded.items() if name != "start_from")
+    return all(data.get(name) == value for name, value in recorded.items() if name not in OF_START)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.errors import UserError, one_line
@@ -26,10 +27,12 @@ def run_id(run: Path) -> str:
 
     Raises `UserError` if a file of it is missing or corrupt.
     """
-    settings = {name: value for name, value in _read(run / CONFIG).items() if name not in LOCATION_SETTINGS}
-    # Imported runs have no data, nor have runs of the first version.
-    data = _read(run / DATA) if (run / DATA).exists() else {}
-    return hashlib.sha256(json.dumps([settings, data], sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
+    return _hash_record(run, without=LOCATION_SETTINGS)
+
+
+def training_id(run: Path) -> str:
+    """Return the id that the runs of all seeds of a training have in common, as `run_id` does for one of them."""
+    return _hash_record(run, without=LOCATION_SETTINGS | {"seed", "start_from"})
 
 
 def is_current(run: Path, of_run: str, checkpoint_sha256: str) -> bool:
@@ -37,6 +40,14 @@ def is_current(run: Path, of_run: str, checkpoint_sha256: str) -> bool:
     if run_id(run) != of_run:
         return False
     return not (run / CHECKPOINT).exists() or hash_file(run / CHECKPOINT) == checkpoint_sha256
+
+
+def _hash_record(run: Path, without: Collection[str]) -> str:
+    settings = _read(run / CONFIG)
+    # Imported runs have no data, nor have runs of the first version.
+    data = _read(run / DATA) if (run / DATA).exists() else {}
+    records = [{name: value for name, value in record.items() if name not in without} for record in (settings, data)]
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -108,6 +108,15 @@ def test_a_stopped_run_is_not_pooled_with_finished_ones(workplace: Path) -> None
     assert "1, 5" not in reported("a", "b")
 
 
+def test_seeds_that_start_from_other_trainings_are_not_pooled(workplace: Path) -> None:
+    for folder, seed, of_start in (("a", 1, 1), ("b", 2, 1), ("c", 3, 2)):
+        assert run_tiny_train(f"{folder}/start", "--seed", seed, "--epochs", of_start).exit_code == 0
+        assert run_tiny_train(f"{folder}/run-{seed}", "--seed", seed, "--start-from", "start").exit_code == 0
+    tables = reported("a/run-1", "b/run-2", "c/run-3")
+    seeds = {line.split(" | ")[-1] for line in tables.splitlines() if line.startswith("| zero-fill")}
+    assert seeds == {"1, 2 |", "3 |"}
+
+
 def test_questions_of_other_types_are_in_different_tables(workplace: Path) -> None:
     assert run_tiny_train("a").exit_code == 0
     assert run_tiny_train("b", "--seed", 5).exit_code == 0
