@@ -20,9 +20,11 @@ from train.runs.results import Prediction
 BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
 # The inputs of the reference model that is trained without the modality that a scenario removes.
 REFERENCE_INPUTS = {"audio-missing": "visual,question", "visual-missing": "audio,question"}
+# {seed: predictions of the run with it}
+_OfSeeds = Mapping[int, Sequence[Prediction]]
 CSV_FIELDS = (
     *("dataset", "release", "split", "scenario", "over", "method"),
-    *("points", "low", "high", "interval", "p", "share"),
+    *("points", "low", "high", "interval", "p", "share", "seeds"),
 )
 
 
@@ -30,19 +32,22 @@ CSV_FIELDS = (
 class Gain:
     """A gain in percentage points with its 95 % interval (low, high) over videos and the p-value of no gain.
 
-    `interval`: None if resampling cannot tell (`bootstrap_interval`), as when no question differs. `share`: the gain as
-    a share of the gap between the baseline and the reference model trained without the missing modality; None if there
-    is no such model or the gap has no interval above 0.
+    `seeds`: those that both methods have. `interval`: None if resampling cannot tell (`bootstrap_interval`), as when no
+    question differs. `share`: the gain as a share of the gap between the baseline and the reference model trained
+    without the missing modality; None if there is no such model of these seeds or the gap has no interval above 0.
     """
 
     points: float
     interval: tuple[float, float] | None
     p: float
     share: float | None
+    seeds: tuple[int, ...]
 
 
-def paired_gain(differences: np.ndarray, videos: Sequence[str], share: float | None = None) -> Gain:
-    """Return the gain from `differences` (float [question] in [-1, 1]): method minus baseline, averaged over seeds.
+def paired_gain(
+    differences: np.ndarray, videos: Sequence[str], share: float | None = None, seeds: Iterable[int] = ()
+) -> Gain:
+    """Return the gain from `differences` (float [question] in [-1, 1]): method minus baseline, averaged over `seeds`.
 
     Questions on one video share its features. The interval therefore resamples `videos` [question] and the test flips
     the signs of videos, both with a fixed seed.
@@ -53,7 +58,7 @@ def paired_gain(differences: np.ndarray, videos: Sequence[str], share: float | N
     signs = generator.integers(2, size=(RESAMPLES, len(sums)), dtype=np.int8) * 2 - 1
     mean = float(differences.mean())
     as_extreme = int((np.abs((signs * sums).sum(1)) >= abs(sums.sum()) - 1e-9).sum())
-    return Gain(100 * mean, interval, (1 + as_extreme) / (1 + RESAMPLES), share)
+    return Gain(100 * mean, interval, (1 + as_extreme) / (1 + RESAMPLES), share, tuple(seeds))
 
 
 def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
@@ -74,8 +79,9 @@ def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
             _check_same_questions([of[seed] for of in (of_line, of_baseline) for seed in seeds])
             differences = [_hits(of_line[seed]) - _hits(of_baseline[seed]) for seed in seeds]
             videos = [prediction.video_id for prediction in of_line[seeds[0]]]
-            share = _share_of_gap(predictions, line.label, baseline.label, _find_reference(block, line))
-            gain = paired_gain(np.mean(differences, axis=0), videos, share)
+            reference = predictions.get(_find_reference(block, line) or "", {})
+            share = _share_of_gap(of_line, of_baseline, reference, seeds)
+            gain = paired_gain(np.mean(differences, axis=0), videos, share, seeds)
             gains.setdefault(baseline.label, {})[line.label] = gain
     return gains
 
@@ -97,19 +103,15 @@ def _find_reference(block: Block, line: Line) -> str | None:
     return next((reference.label for reference in references if reference.inputs == inputs), None)
 
 
-def _share_of_gap(
-    predictions: Mapping[str, Mapping[int, Sequence[Prediction]]], method: str, baseline: str, reference: str | None
-) -> float | None:
-    """Return the share of the gap over the seeds that all three have; None as in `Gain`."""
-    if reference is None:
+def _share_of_gap(method: _OfSeeds, baseline: _OfSeeds, reference: _OfSeeds, seeds: Sequence[int]) -> float | None:
+    """Return the share of the gap over `seeds`; None as in `Gain`."""
+    if not reference.keys() >= set(seeds):
         return None
-    seeds = predictions[method].keys() & predictions[baseline].keys() & predictions[reference].keys()
-    if not seeds:
-        return None
+    _check_same_questions([of[seeds[0]] for of in (method, reference)])
     method_hits, baseline_hits, reference_hits = (
-        np.mean([_hits(predictions[label][seed]) for seed in seeds], axis=0) for label in (method, baseline, reference)
+        np.mean([_hits(of[seed]) for seed in seeds], axis=0) for of in (method, baseline, reference)
     )
-    videos = [prediction.video_id for prediction in predictions[method][min(seeds)]]
+    videos = [prediction.video_id for prediction in method[seeds[0]]]
     gap = reference_hits - baseline_hits
     interval = bootstrap_interval(gap, videos)
     if interval is None or interval[0] <= 0:
@@ -133,7 +135,7 @@ def gains_csv(splits: Iterable[tuple[Block, Mapping[str, Mapping[str, Mapping[st
     """Return one CSV line per gain; `splits` are pairs (a block of a split, the result of `scenario_gains`).
 
     `points`, `low` and `high` are percentage points; `interval` is "videos", or "none" without bounds. `share` is a
-    fraction, empty if it is None.
+    fraction, empty if it is None. `seeds` are those that both methods have.
     """
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
@@ -144,7 +146,8 @@ def gains_csv(splits: Iterable[tuple[Block, Mapping[str, Mapping[str, Mapping[st
                 for method, gain in by_method.items():
                     bounds = [f"{bound:.4f}" for bound in gain.interval] if gain.interval else ["", ""]
                     share = "" if gain.share is None else f"{gain.share:.4f}"
+                    seeds = " ".join(map(str, gain.seeds))
                     names = [block.dataset, block.release, block.split, scenario, baseline, method]
                     over = "videos" if gain.interval else "none"
-                    writer.writerow([*names, f"{gain.points:.4f}", *bounds, over, f"{gain.p:.4f}", share])
+                    writer.writerow([*names, f"{gain.points:.4f}", *bounds, over, f"{gain.p:.4f}", share, seeds])
     return sink.getvalue()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from result_rows import folders_of, row, save
 
+from pipeline.errors import UserError
 from train.report.gains import CSV_FIELDS, find_gains, gain_rows, paired_gain, scenario_gains
 from train.report.page import write_report
 from train.report.tables import build_blocks
@@ -76,6 +77,15 @@ def test_only_common_seeds_are_compared(tmp_path: Path) -> None:
     gains = find_gains(block, folders_of(rows, tmp_path))
     assert list(gains) == ["zero-fill"]
     assert gains["zero-fill"]["rmm"].points == pytest.approx(100 * (20 - 10) / QUESTIONS)
+    assert gains["zero-fill"]["rmm"].seeds == (0,)
+
+
+def test_runs_whose_predictions_are_of_other_questions_have_no_gain(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path, 10), save_run(tmp_path, 20, "rmm")]
+    path = predictions_path(tmp_path / rows[1].run, rows[1])
+    path.write_text(path.read_text().replace('"question_id":"7"', '"question_id":"other"'))
+    with pytest.raises(UserError, match="predictions of two runs are of different questions: evaluate the runs again"):
+        find_gains(*build_blocks(rows), folders_of(rows, tmp_path))
 
 
 def test_the_share_is_of_the_gap_to_the_model_trained_without_the_modality(tmp_path: Path) -> None:
@@ -85,8 +95,10 @@ def test_the_share_is_of_the_gap_to_the_model_trained_without_the_modality(tmp_p
     (block,) = build_blocks(rows)
     gains = find_gains(block, folders_of(rows, tmp_path))
     assert gains["zero-fill"]["rmm"].share == pytest.approx((16 - 10) / (18 - 10))
-    rows += [save_run(tmp_path, 40, seed=1)]
+    rows += [save_run(tmp_path, 40, seed=1), save_run(tmp_path, 40, "rmm", seed=1)]
     (block,) = build_blocks(rows)
+    assert find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"].share is None  # the reference has one seed
+    (block,) = build_blocks(rows[:-1])
     again = find_gains(block, folders_of(rows, tmp_path))["zero-fill"]["rmm"]
     assert again.share == pytest.approx((16 - 10) / (18 - 10))
     rows[2] = save_run(tmp_path, 9, "reference", inputs="visual,question")
@@ -146,8 +158,8 @@ def test_a_gain_that_no_question_shows_has_no_interval_and_no_share(tmp_path: Pa
     rows += [save_run(tmp_path, 10, "reference", inputs="visual,question")]
     page = write_report(save(tmp_path, rows), tmp_path / "out")
     (line,) = csv.DictReader((page.parent / "gains.csv").open(encoding="utf-8"))
-    assert [line[name] for name in CSV_FIELDS[6:]] == ["0.0000", "", "", "none", "1.0000", ""]
-    assert "<small>no interval, p 1.000</small>" in page.read_text(encoding="utf-8")
+    assert [line[name] for name in CSV_FIELDS[6:]] == ["0.0000", "", "", "none", "1.0000", "", "0"]
+    assert "<small>no interval, p 1.000, 1 seed</small>" in page.read_text(encoding="utf-8")
 
 
 def test_a_gain_on_few_videos_has_a_p_value_only() -> None:
