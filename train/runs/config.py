@@ -36,7 +36,7 @@ class TrainConfig(BaseModel):
     the run starts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     objective: Literal["answer", "grounding"] = "answer"
     backbone: str = "avst"

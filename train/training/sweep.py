@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, StrictInt, ValidationError
 
 from pipeline.errors import UserError, describe_invalid, unknown_name
 from pipeline.files import check_file_name
@@ -49,7 +49,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
-    evaluate: bool = True
+    evaluate: StrictBool = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -69,9 +69,9 @@ class Grid(BaseModel):
 
     preset: str = "paper"
     backbones: tuple[str, ...] = Field(("avst",), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[StrictInt, ...] = Field((0,), min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
-    curves: bool = False
+    curves: StrictBool = False
     methods: tuple[Entry, ...] = Field(min_length=1)
     _file: str = PrivateAttr("")
 
@@ -159,10 +159,11 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
                     config = config.model_copy(update={"start_from": start_run})
                 cells.append(Cell(f"{prefix}{entry.name}-seed{seed}", config, entry.evaluate, grid.curves, place))
     names = [cell.name for cell in cells]
+    folders = [name.casefold() for name in names]  # some file systems do not distinguish cases
     for number, cell in enumerate(cells):
         if cell.config.start_from and cell.config.start_from not in names[:number]:
             raise UserError(f"{cell.place} starts from {cell.config.start_from!r}: name an earlier entry")
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    repeated = next((name for name in names if folders.count(name.casefold()) > 1), None)
     if repeated:
         raise UserError(f"{grid.label} has two runs named {repeated!r}: use unique method names and seeds")
     return cells

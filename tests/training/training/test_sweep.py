@@ -155,6 +155,10 @@ def test_an_unknown_setting_and_a_repeated_name_are_errors() -> None:
         ("[settings]\ninputs = 'question'", "--method zero-fill and --inputs question exclude each other"),
         ("start_from = 'b'", "starts from"),
         ("[[methods]]\nname = 'zero-fill'", "two runs named"),
+        ("[[methods]]\nname = 'Zero-Fill'\nmethod = 'rmm'", "two runs named"),
+        ("epochs = true", "epochs = True: Input should be a valid integer"),
+        ("whiten = 1", "whiten = 1: Input should be a valid boolean"),
+        ("evaluate = 'no'", "evaluate = 'no': Input should be a valid boolean"),
         ("epoch = 3", r"method 'zero-fill': setting epoch = 3 is unknown \(did you mean 'epochs'\?\): choose one of"),
         ("evalute = false", r"setting evalute = False is unknown \(did you mean 'evaluate'\?\): choose one of name,"),
         ("[settings]\nepoch = 3", r"\bsettings: setting epoch = 3 is unknown \(did you mean 'epochs'\?\)"),
@@ -220,6 +224,10 @@ def test_an_unknown_method_is_an_error_before_any_training(
         ("a\tb", r"it has the control character U\+0009"),
         ("a\0", r"it has the control character U\+0000"),
         ("é" * 101, "has 202 bytes, more than 200"),
+        ("-rf", "begins with '-'"),
+        (".lock", "begins with '.'"),
+        (" ", "has a blank at its beginning or end"),
+        ("a ", "has a blank at its beginning or end"),
     ],
 )
 def test_the_name_of_an_entry_cannot_lead_out_of_the_folder(name: str, problem: str) -> None:
