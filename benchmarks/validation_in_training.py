@@ -73,7 +73,7 @@ def measure(
     entries = [entry for entry in demo.methods if entry.name == METHOD]
     grid = Grid(preset=demo.preset, backbones=demo.backbones, settings=demo.settings, methods=entries)
     cells = list_cells(grid, range(seeds), str(out / "data"), str(store))
-    with runs_progress() as progress:
+    with runs_progress(bank) as progress:
         outcome = run_cells(cells, manifest, bank, out / "runs", progress, jobs)
     if outcome.failures:
         raise UserError(f"some seeds failed: {outcome.failures}")

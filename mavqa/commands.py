@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "train.cli.evaluate:evaluate",
     "report": "train.cli.report:report",
     "sweep": "train.cli.sweep:sweep",
+    "cache": "train.cli.cache:cache",
     "import": "train.cli.import_:import_",
 }
 

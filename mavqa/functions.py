@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.run.coordinator import Progress as ExtractionProgress
     from pipeline.run.coordinator import Summary
     from train.data.dataset import QuestionDataset
+    from train.data.loading import Cache
     from train.evaluation.predict import EvaluationProgress
     from train.runs.results import ResultRow
 
@@ -90,15 +91,18 @@ def dataset(
     *,
     time_steps: int = 10,
     map_size: int | None = None,
-    memory_bytes: int = 8_000_000_000,
+    cache: "Cache" = "auto",
+    cache_dir: str | Path | None = None,
+    memory_bytes: int | None = None,
 ) -> "QuestionDataset":
     """Return the questions of one split with `features`, as a torch dataset for any model.
 
     An item is a `Batch` of one question, `collate` joins items to a batch: of [batch, time, ...] per feature, with
     masks [batch, time] that are False where a modality is missing. `time_steps` are spread evenly over the stored
-    seconds; maps are pooled to `map_size` x `map_size`, None keeps them. Features are kept in memory up to
-    `memory_bytes` in total, the others are read from the store for each batch. Raises `UserError` if the store does not
-    have a feature, a video or a question.
+    seconds; maps are pooled to `map_size` x `map_size`, None keeps them. `cache`: where decoded features are kept,
+    "memory", "disk" (files in `cache_dir`; None: beside the store) or "none"; "auto": in memory if they fit into
+    `memory_bytes` (None: half of what is free), else on disk. Raises `UserError` if the store does not have a feature,
+    a video or a question.
 
     >>> from torch.utils.data import DataLoader
     >>> questions = dataset("store.zarr", "data", "train", ["tokens", "vggish"], time_steps=2)
@@ -108,7 +112,9 @@ def dataset(
     """
     from train.data.dataset import ModelInputs, QuestionDataset
     from train.data.feature_bank import FeatureBank
+    from train.data.loading import LoadingSettings
 
+    loading = LoadingSettings(cache, memory_bytes, None if cache_dir is None else Path(cache_dir))
     features, opened = _names(features), _store(store)
     of_questions = {"tokens", *opened.question_feature_names}
     modality_of = {name: "question" if name in of_questions else opened.spec(name).modality for name in features}
@@ -117,7 +123,7 @@ def dataset(
         for modality in ("question", *MODALITIES)
     }
     inputs = ModelInputs(by_modality, time_steps, map_size=map_size)
-    return QuestionDataset(FeatureBank(opened, memory_bytes), _manifest(manifest), split, inputs)
+    return QuestionDataset(FeatureBank(opened, loading), _manifest(manifest), split, inputs)
 
 
 def evaluate(

@@ -203,7 +203,8 @@ class MissingModalityMethod(Protocol):
     as for backbones. Random numbers in training (dropout, noise, sampled missingness) must come from torch's default
     generator, which the loop seeds before every epoch, so that a resumed run ends in the same weights. With a class
     attribute `freezes_backbone = True`, the last stage trains on a frozen backbone; joint training, which has no stage
-    before it, is then refused unless the run starts from a trained one.
+    before it, is then refused unless the run starts from a trained one. With an attribute `uses_negatives` that is
+    False, the batches of training have no negatives (`uses_negatives`).
 
     - `backbone`: a submodule of this name, so that another run can start from its weights.
     - `selection_scenarios`: scenarios of `train.data.scenarios`. The mean of their validation accuracies selects the
@@ -223,8 +224,8 @@ class MissingModalityMethod(Protocol):
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalar losses of a homogeneous batch by name; "total" is minimised, all are logged.
 
-        Called once per training step, in training mode. The batch has negatives only if the backbone uses them and
-        the visual modality is available.
+        Called once per training step, in training mode. The batch has negatives only if the backbone and the method use
+        them and the visual modality is available.
         """
         ...
 
@@ -234,6 +235,14 @@ class MissingModalityMethod(Protocol):
         Called in evaluation mode, without gradients. The logits of a row must not depend on other rows.
         """
         ...
+
+
+def uses_negatives(method: MissingModalityMethod) -> bool:
+    """Return whether the present stage of `method` uses `Batch.negatives` in training.
+
+    They are as many maps as the questions' own, and need not be read for a method that drops them.
+    """
+    return method.backbone.uses_negatives and getattr(method, "uses_negatives", True)
 
 
 @runtime_checkable

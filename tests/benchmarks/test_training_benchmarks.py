@@ -28,8 +28,8 @@ from train.training.sweep import Outcome
 class LeakyDataset(QuestionDataset):
     """A dataset that ignores the masks of missing modalities."""
 
-    def batch(self, rows, generator=None, masks=None):
-        return super().batch(rows, generator)
+    def load(self, parts, generator=None, masks=None):
+        return super().load(parts, generator)
 
 
 class StoreReader(nn.Module):
@@ -249,6 +249,6 @@ def test_validation_in_training_reports_the_selected_epoch_and_the_test_accuracy
 
     monkeypatch.setattr(validation_in_training, "run_cells", run)
     monkeypatch.setattr(validation_in_training, "best_validation", lambda folder: {"complete": len(folder.name)})
-    accuracies = validation_in_training.measure(manifest, None, tmp_path, tmp_path, 2, 1)
+    accuracies = validation_in_training.measure(manifest, FeatureBank(make_store()), tmp_path, tmp_path, 2, 1)
     assert trained == ["zero-fill-seed0", "zero-fill-seed1"]
     assert accuracies == [(15, 40.0), (15, 41.0)]

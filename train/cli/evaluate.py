@@ -12,6 +12,7 @@ from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
 from train.cli.options import (
     device_option,
+    loading_options,
     report_unanswerable,
     require_manifest,
     require_run,
@@ -20,6 +21,7 @@ from train.cli.options import (
     show_scenarios,
     store_option,
 )
+from train.data.loading import LoadingSettings
 from train.data.scenarios import ALL_SCENARIOS, parse_parts, save_masks
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 @folder_option("--question-only", "Run to take the question-only floor from.  [default: a matching run next to RUN]")
 @folder_option("--out", "Folder to write the results and predictions to.  [default: RUN]")
 @device_option
+@loading_options
 @json_option
 def evaluate(
     run: Path,
@@ -80,6 +83,7 @@ def evaluate(
     out: Path | None,
     device: str,
     as_json: bool,
+    loading: LoadingSettings,
 ) -> None:
     """Evaluate a trained RUN with each modality missing, and append the rows to its results.jsonl.
 
@@ -100,18 +104,15 @@ def evaluate(
     from train.evaluation.summary import summarise_rows
     from train.runs.device import choose_device
     from train.runs.folder import read_config
-    from train.runs.results import RESULTS_FILE, read_results
 
     config, out = read_config(run), out or run
-    loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store)
+    name, chosen_device = run.resolve().name, str(choose_device(device))
+    loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store, loading, chosen_device)
     split = split or default_split(loaded)
-    _check_exclusive(masks, missing_rate, missing_part)
+    _check_options(question_only, masks, missing_rate, missing_part)
     chosen_masks = _choose_masks(loaded.questions.get(split, ()), masks, missing_rate, unit)
     requested, parts = scenarios or ALL_SCENARIOS, parse_parts(missing_part)
-    if question_only is not None:
-        read_results(question_only / RESULTS_FILE)
-    name, chosen_device = run.resolve().name, str(choose_device(device))
-    with runs_progress() as progress:
+    with runs_progress(bank) as progress:
         shown = partial(progress, name)
         rows = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, shown, out=out)
     if missing_rate and chosen_masks:
@@ -127,19 +128,23 @@ def evaluate(
         show_scenarios({name: document})
 
 
-def _open_data(manifest: Path, store: str) -> "tuple[Manifest, FeatureBank]":
+def _open_data(manifest: Path, store: str, loading: LoadingSettings, device: str) -> "tuple[Manifest, FeatureBank]":
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
 
     loaded = load_manifest(require_manifest(manifest))
-    return loaded, FeatureBank(open_store(require_store(store, manifest)))
+    return loaded, FeatureBank(open_store(require_store(store, manifest)), loading, device)
 
 
-def _check_exclusive(*given: object) -> None:
-    """Raise `UserError` if more than one of the options that replace the scenarios is given."""
-    if sum(map(bool, given)) > 1:
+def _check_options(question_only: Path | None, *exclusive: object) -> None:
+    """Raise `UserError` if more than one option that replaces the scenarios is given, or the floor has no results."""
+    from train.runs.results import RESULTS_FILE, read_results
+
+    if sum(map(bool, exclusive)) > 1:
         raise UserError("--masks, --missing-rate and --missing-part exclude each other: pass only one of them")
+    if question_only is not None:
+        read_results(question_only / RESULTS_FILE)
 
 
 def _choose_masks(questions: "Sequence[Question]", file: Path | None, rate: str | None, unit: Any) -> "Masks | None":

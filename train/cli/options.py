@@ -2,21 +2,49 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Decorator, plain_console
+from pipeline.cli.command import Decorator, folder_option, plain_console
 from pipeline.cli.progress import show_progress
 from pipeline.errors import UserError
 from pipeline.manifests.sources.registry import SOURCES
+from train.data.loading import CACHES, LoadingSettings
 
 if TYPE_CHECKING:
+    from train.data.feature_bank import FeatureBank
     from train.training.sweep import RunProgress
 
 # What the table adds to a split that the run's training used.
 _NOTES = {"": "", "selection": " (the epoch was selected on it)", "training": " (trained on it)"}
+
+_LOADING = (
+    click.option(
+        "--cache",
+        type=click.Choice(CACHES),
+        default="auto",
+        show_default=True,
+        help="Where decoded features are kept: in memory, on the device, on disk in files that runs share, or none. "
+        "auto: on a GPU if it has room, else in memory, else on disk.",
+    ),
+    folder_option("--cache-dir", "Folder of the files of --cache disk.  [default: STORE.cache, beside the store]"),
+    click.option(
+        "--memory-limit",
+        metavar="GB",
+        type=click.FloatRange(min=0),
+        help="Largest size of the features that are kept in memory.  [default: half of what is free]",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        default=LoadingSettings.workers,
+        show_default=True,
+        help="Threads that gather batches ahead of the training step.",
+    ),
+)
 
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Device to run on: cpu, cuda, or auto (a GPU if available)."
@@ -26,6 +54,28 @@ device_option = click.option(
 def store_option(default: str) -> Decorator:
     """Return the option for a feature store with the described default."""
     return click.option("--store", metavar="PATH-or-URL", help=f"Feature store.  [default: {default}]")
+
+
+def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of how features are read to a command, which gets them as `loading`."""
+
+    @wraps(command)
+    def with_loading(
+        *arguments: Any,
+        cache: Any,
+        cache_dir: Path | None,
+        memory_limit: float | None,
+        workers: int,
+        **settings: Any,
+    ) -> Any:
+        memory_bytes = None if memory_limit is None else round(memory_limit * 1e9)
+        loading = LoadingSettings(cache, memory_bytes, cache_dir and cache_dir.absolute(), workers)
+        return command(*arguments, loading=loading, **settings)
+
+    added: Callable[..., Any] = with_loading
+    for option in reversed(_LOADING):
+        added = option(added)
+    return added
 
 
 def require_store(store: str, manifest: Path) -> str:
@@ -104,15 +154,25 @@ def report_unanswerable(document: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def runs_progress(runs: int = 1) -> "Iterator[Callable[[str, RunProgress], None]]":
+def runs_progress(bank: "FeatureBank", runs: int = 1) -> "Iterator[Callable[[str, RunProgress], None]]":
     """Yield a function of (run's name, its progress, or None at its end) that shows runs on stderr.
 
-    A run is trained, then evaluated. Losses are means over the epoch so far; the accuracies are those of the last
-    validation.
+    A run is trained, then evaluated; before, the features of `bank` are cached, and files on disk are announced. Losses
+    are means over the epoch so far; the accuracies are those of the last validation.
     """
     from train.evaluation.predict import EvaluationProgress
 
     with show_progress() as shown:
+
+        def show_caching(feature: str, place: str, done: int, total: int) -> None:
+            if done == 0 and place.startswith("disk"):
+                shown.write(f"caching {feature} on {place}")
+            task = f"cache {feature} ({place})"
+            shown.update(task, done, total, "videos")
+            if done == total:
+                shown.finish(task)
+
+        bank.on_caching = show_caching
         scores: dict[str, list[str]] = {}
         ended: list[str] = []
         if runs > 1:

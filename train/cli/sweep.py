@@ -18,12 +18,14 @@ from pipeline.cli.command import (
 from pipeline.files import replace_text
 from train.cli.options import (
     device_option,
+    loading_options,
     require_manifest,
     require_store,
     runs_progress,
     show_scenarios,
     store_option,
 )
+from train.data.loading import LoadingSettings
 
 GRIDS = Path(__file__).parent.parent / "grids"
 BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
@@ -50,6 +52,7 @@ BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
     help="Number of runs to train in parallel, each on its share of the cores; faster for small models.",
 )
 @device_option
+@loading_options
 @json_option
 def sweep(
     grid: str,
@@ -61,6 +64,7 @@ def sweep(
     jobs: int,
     device: str,
     as_json: bool,
+    loading: LoadingSettings,
 ) -> None:
     """Train and evaluate every run of GRID (backbones x methods x seeds) on one store.
 
@@ -85,10 +89,11 @@ def sweep(
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
+    from train.runs.device import choose_device
     from train.training.sweep import run_cells
 
-    bank = FeatureBank(open_store(store))
-    with runs_progress(len(cells)) as progress:
+    bank = FeatureBank(open_store(store), loading.shared_by(jobs), str(choose_device(device)))
+    with runs_progress(bank, len(cells)) as progress:
         outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
     evaluation = evaluation or out / "evaluation.json"
     replace_text(evaluation, json.dumps(outcome.documents, ensure_ascii=False, indent=1) + "\n")

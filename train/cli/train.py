@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
     device_option,
+    loading_options,
     report_unanswerable,
     require_manifest,
     require_store,
@@ -28,6 +29,7 @@ from train.cli.options import (
     show_scenarios,
     store_option,
 )
+from train.data.loading import LoadingSettings
 from train.methods.registry import METHODS
 from train.runs.config import PRESETS, TrainConfig, make_config
 from train.runs.identity import is_run_folder
@@ -104,6 +106,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
     help=f"Random seed.  [default: the preset's, else {TrainConfig.model_fields['seed'].default}]",
 )
 @device_option
+@loading_options
 @click.option(
     "--precision",
     type=click.Choice(["float32"]),
@@ -132,6 +135,7 @@ def train(
     resume: bool,
     keep_state: bool,
     as_json: bool,
+    loading: LoadingSettings,
     **settings: Any,
 ) -> None:
     """Train a backbone with a missing-modality method on extracted features, and evaluate it.
@@ -160,7 +164,7 @@ def train(
         manifest = require_manifest(manifest or Path("data_manifests") / dataset)
         store = require_store(store or f"stores/{dataset}.zarr", manifest)
         config = make_config(preset, manifest=str(manifest.absolute()), store=store, **settings)
-    document = _train(config, out, resume, keep_state)
+    document = _train(config, out, loading, resume, keep_state)
     if as_json:
         show_json(document)
 
@@ -206,7 +210,9 @@ def name_run(config: TrainConfig, dataset: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def _train(config: TrainConfig, out: Path | None, resume: bool, keep_state: bool) -> dict[str, Any]:
+def _train(
+    config: TrainConfig, out: Path | None, loading: LoadingSettings, resume: bool, keep_state: bool
+) -> dict[str, Any]:
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
@@ -219,11 +225,11 @@ def _train(config: TrainConfig, out: Path | None, resume: bool, keep_state: bool
     device = str(choose_device(config.device))
     manifest = load_manifest(Path(config.manifest))
     run = out or Path("runs") / name_run(config, manifest.name)
-    bank = FeatureBank(open_store(config.store))
+    bank = FeatureBank(open_store(config.store), loading, device)
     # Before hours of training, not after them.
     split = default_split(manifest) if config.objective == "answer" else ""
     click.echo(f"run: {run}", err=True)
-    with runs_progress() as progress:
+    with runs_progress(bank) as progress:
         report = partial(progress, run.name)
         fit(config, manifest, bank, run, resume=resume, keep_state=keep_state, report=report)
         if config.objective == "grounding":

@@ -123,6 +123,10 @@ class Batch:
         """Return the batch with every tensor on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True), lambda texts: texts)
 
+    def pin_memory(self) -> "Batch":
+        """Return the batch with every tensor of the CPU in pinned memory, from which a GPU copies asynchronously."""
+        return self._map(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory(), lambda texts: texts)
+
     def split_by_presence(self) -> Iterator[tuple[Tensor, "Batch"]]:
         """Yield (rows int64 [row], homogeneous batch) for each combination of available modalities that occurs.
 

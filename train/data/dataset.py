@@ -4,7 +4,7 @@ A modality that is missing, naturally or because a mask hides it, is never read:
 Source: AVST's released loader (strided rows, negatives). Differs from the released code: a modality may be missing.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +20,42 @@ from pipeline.manifests.manifest import Manifest, Question, Vocabulary
 from pipeline.manifests.templates import encode, index_tokens
 from pipeline.store.schema import MODALITIES, State, tokens_name
 from train.data.batch import Batch
-from train.data.feature_bank import FeatureBank, stored_shape, strided_steps
+from train.data.feature_bank import FeatureBank
+from train.data.prefetch import compute_ahead
 from train.data.scenarios import missing_span
+from train.data.selected_feature import pooled_size, stored_shape, strided_steps
 
 if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
 
 HiddenModalities = Mapping[str, Collection[str]]
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What a batch is made of: its questions, and the frames of other videos that were sampled for them, if any.
+
+    `rows` int64 [row]; `available` {modality: bool [row, time]}; `negatives`: (videos, positions), each int64 [row *
+    time].
+    """
+
+    rows: np.ndarray
+    available: dict[str, np.ndarray]
+    negatives: tuple[np.ndarray, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class _NegativePool:
+    """The videos that provide negatives under `masks`.
+
+    `videos` int64 [video], ascending; `counts` int64 [video]: their steps with frames; `positions` int64 [video, time]:
+    all steps, those with frames first.
+    """
+
+    masks: HiddenModalities | None
+    videos: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -92,16 +121,13 @@ class QuestionDataset(Dataset[Batch]):
         self._available = {
             m: _find_available_steps(store, m, inputs.features[m], self.steps, self._videos) for m in MODALITIES
         }
-        self._negative_pool: tuple[HiddenModalities | None, np.ndarray] | None = None
+        self._workers, self._is_on_gpu = bank.settings.workers, bank.is_on_gpu
+        self._negative_pool: _NegativePool | None = None
         self._failed = np.any(
             [(_states(store, m, inputs.features[m]) == State.FAILED).any(0) for m in MODALITIES], axis=0
         )
         self._rows = {
-            m: {
-                name: bank.rows(name, self.steps, _map_size(store, name, inputs.map_size))
-                for name in inputs.features[m]
-            }
-            for m in MODALITIES
+            m: {name: bank.rows(name, self.steps, inputs.map_size) for name in inputs.features[m]} for m in MODALITIES
         }
 
     def __len__(self) -> int:
@@ -166,8 +192,21 @@ class QuestionDataset(Dataset[Batch]):
         """
         rows = np.arange(len(self)) if rows is None else rows
         parts = _chunk(rows, batch_size) if generator is None else self.partition(batch_size, generator, masks, rows)
-        for part in parts:
-            yield self.batch(part, generator, masks)
+        yield from self.load(parts, generator, masks)
+
+    def load(
+        self,
+        parts: Iterable[np.ndarray],
+        generator: torch.Generator | None = None,
+        masks: HiddenModalities | None = None,
+    ) -> Iterator[Batch]:
+        """Yield the batch of each of `parts` (rows of questions), as `batch` returns them.
+
+        They are gathered ahead of their use by the threads of the bank's settings, which change nothing in them, and
+        are in pinned memory if the bank's device is a GPU.
+        """
+        draws = (self._draw(rows, generator, masks) for rows in parts)
+        yield from compute_ahead(lambda draw: self._pinned(self._gather(draw)), draws, self._workers)
 
     def partition(
         self,
@@ -203,10 +242,19 @@ class QuestionDataset(Dataset[Batch]):
         uses negatives, the batch has negatives: frames of other videos of the split, sampled with `generator`. A video
         provides negatives only if the split has a question on it from which `masks` do not hide the visual modality.
         """
-        rows = np.asarray(rows)
-        questions = [self.questions[row] for row in rows]
-        videos = self._videos[rows]
+        return self._gather(self._draw(np.asarray(rows), generator, masks))
+
+    def _draw(self, rows: np.ndarray, generator: torch.Generator | None, masks: HiddenModalities | None) -> _Draw:
+        """Return what a batch is made of; only this uses the `generator`."""
+        questions, videos = [self.questions[row] for row in rows], self._videos[rows]
         available = {m: self._available[m][videos] & _not_hidden(questions, m, masks)[:, None] for m in MODALITIES}
+        return _Draw(
+            rows, available, self._sample_negatives(videos, generator, masks) if available["visual"].any() else None
+        )
+
+    def _gather(self, draw: _Draw) -> Batch:
+        rows, available = draw.rows, draw.available
+        questions, videos = [self.questions[row] for row in rows], self._videos[rows]
         return Batch(
             question={
                 name: values[torch.from_numpy(index[rows])] for name, (values, index) in self._question_features.items()
@@ -219,7 +267,7 @@ class QuestionDataset(Dataset[Batch]):
             type=tuple(q.type for q in questions),
             question_id=tuple(q.question_id for q in questions),
             video_id=tuple(q.video_id for q in questions),
-            negatives=self._negatives(videos, generator, masks) if available["visual"].any() else None,
+            negatives=draw.negatives and self._negative_values(*draw.negatives),
             choices=self._choices(rows),
         )
 
@@ -233,7 +281,8 @@ class QuestionDataset(Dataset[Batch]):
             values = table.gather(videos[row], position)
             if len(row) < available.size:
                 padded = values.new_full((available.size, *values.shape[1:]), torch.nan)
-                values = padded.index_copy_(0, torch.from_numpy(row * available.shape[1] + position), values)
+                rows = torch.from_numpy(row * available.shape[1] + position).to(values.device)
+                values = padded.index_copy_(0, rows, values)
             features[name] = values.unflatten(0, available.shape)
         return features
 
@@ -247,33 +296,42 @@ class QuestionDataset(Dataset[Batch]):
             choices[row, slice(None) if answers is None else torch.tensor(answers, dtype=torch.int64)] = True
         return choices
 
-    def _videos_with_frames(self, masks: HiddenModalities | None) -> np.ndarray:
-        """Return the videos (ascending) that have frames which `masks` do not hide from every question."""
-        if self._negative_pool is None or self._negative_pool[0] is not masks:
+    def _find_negatives(self, masks: HiddenModalities | None) -> _NegativePool:
+        """Return the videos that have frames which `masks` do not hide from every question."""
+        if self._negative_pool is None or self._negative_pool.masks is not masks:
             videos = np.unique(self._videos[_not_hidden(self.questions, "visual", masks)])
-            self._negative_pool = masks, videos[self._available["visual"][videos].any(1)]
-        return self._negative_pool[1]
+            videos = videos[self._available["visual"][videos].any(1)]
+            available = self._available["visual"][videos]
+            positions = (~available).argsort(1, kind="stable")
+            self._negative_pool = _NegativePool(masks, videos, available.sum(1), positions)
+        return self._negative_pool
 
-    def _negatives(
+    def _sample_negatives(
         self, videos: np.ndarray, generator: torch.Generator | None, masks: HiddenModalities | None
-    ) -> dict[str, Tensor] | None:
-        """Return features of other videos, sampled independently for each step; None if there is no other video."""
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return (videos, positions) of other videos, sampled independently for each step; None if there is none."""
         if generator is None or not self._uses_negatives:
             return None
-        pool = self._videos_with_frames(masks)
-        if len(pool) < 2:
+        pool = self._find_negatives(masks)
+        count = len(pool.videos)
+        if count < 2:
             return None
         shape = (len(videos), len(self.steps))
-        own = np.searchsorted(pool, videos)
-        has_own = pool[np.minimum(own, len(pool) - 1)] == videos
+        own = np.searchsorted(pool.videos, videos)
+        has_own = pool.videos[np.minimum(own, count - 1)] == videos
         for_video, for_step = torch.rand((2, *shape), generator=generator, dtype=torch.float64).numpy()
-        other = (for_video * (len(pool) - has_own)[:, None]).astype(np.int64)
+        other = (for_video * (count - has_own)[:, None]).astype(np.int64)
         other += has_own[:, None] & (other >= own[:, None])
-        available = self._available["visual"][pool]
-        rank = (for_step * available.sum(1)[other]).astype(np.int64)
-        position = (~available).argsort(1, kind="stable")[other, rank]
-        sampled = (pool[other].ravel(), position.ravel())
-        return {name: table.gather(*sampled).unflatten(0, shape) for name, table in self._rows["visual"].items()}
+        rank = (for_step * pool.counts[other]).astype(np.int64)
+        return pool.videos[other].ravel(), pool.positions[other, rank].ravel()
+
+    def _negative_values(self, videos: np.ndarray, positions: np.ndarray) -> dict[str, Tensor]:
+        """Return {visual feature: [row, time, ...]} of the sampled steps."""
+        shape = (-1, len(self.steps))
+        return {name: rows.gather(videos, positions).unflatten(0, shape) for name, rows in self._rows["visual"].items()}
+
+    def _pinned(self, batch: Batch) -> Batch:
+        return batch.pin_memory() if self._is_on_gpu else batch
 
 
 def _chunk(rows: np.ndarray, size: int) -> list[np.ndarray]:
@@ -285,16 +343,7 @@ def input_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Return {feature: shape of one step in a batch} of the audio and visual features in `needs`."""
     names = [name for modality in MODALITIES for name in needs[modality]]
-    return {name: stored_shape(tuple(store.spec(name).shape), _map_size(store, name, map_size)) for name in names}
-
-
-def _map_size(store: "FeatureStore", feature: str, map_size: int | None) -> int | None:
-    shape = store.spec(feature).shape
-    if map_size is None or len(shape) != 3:
-        return None
-    if map_size > min(shape[1:]):
-        raise UserError(f"map size {map_size} exceeds the stored maps {shape[1:]} of {feature}: use a smaller one")
-    return map_size
+    return {name: stored_shape(tuple(store.spec(name).shape), pooled_size(store, name, map_size)) for name in names}
 
 
 def _find_videos(store: "FeatureStore", video_ids: list[str]) -> np.ndarray:

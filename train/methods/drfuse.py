@@ -42,6 +42,7 @@ class DrFuse(nn.Module):
     selection_scenarios = ("audio-missing", "visual-missing")
     sees = "thirds"
     trains_on = "all"
+    uses_negatives = False
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

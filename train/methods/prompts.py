@@ -50,6 +50,11 @@ class MissingAwarePrompts(nn.Module):
         self.unseen = ConstantAnswer(backbone)
         self.stage = "prompts"
 
+    @property
+    def uses_negatives(self) -> bool:
+        """Whether the present stage trains the match loss of the backbone."""
+        return self.stage == "backbone"
+
     def stages(self) -> tuple[Stage, ...]:
         """Return the backbone on complete data, then prompts and answer layers."""
         return BACKBONE_STAGE, Stage("prompts", 0.5)

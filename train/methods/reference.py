@@ -26,6 +26,7 @@ class Reference(nn.Module):
     selection_scenarios = ("complete",)
     sees = "nothing"
     trains_on = "all"
+    uses_negatives = False
 
     def __init__(self, backbone: Backbone, *, inputs: str = "question") -> None:
         super().__init__()

@@ -38,6 +38,7 @@ class ShaSpec(nn.Module):
     selection_scenarios = ("audio-missing", "visual-missing")
     sees = "thirds"
     trains_on = "all"
+    uses_negatives = False
 
     def __init__(self, backbone: Backbone, *, alignment_weight: float = 0.1, domain_weight: float = 0.02) -> None:
         super().__init__()

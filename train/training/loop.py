@@ -32,6 +32,7 @@ from train.interfaces import (
     SupportsScoring,
     SupportsStages,
     inputs_of,
+    uses_negatives,
 )
 from train.runs.config import TrainConfig
 from train.runs.folder import (
@@ -232,8 +233,9 @@ class Loop:
         self.steps = len(rows_of_batches)
         sums: dict[str, float] = {}
         count = 0
-        for step, rows in enumerate(rows_of_batches, start=1):
-            batch = self.train.batch(rows, order, self.masks)
+        negatives = order if uses_negatives(self.method) else None
+        batches = self.train.load(rows_of_batches, negatives, self.masks)
+        for step, batch in enumerate(batches, start=1):
             losses = self._train_step(batch.to(self.device), optimiser)
             count += len(batch)
             for name, loss in losses.items():

@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, Stri
 from pipeline.errors import UserError, describe_invalid, unknown_name
 from pipeline.files import check_file_name
 from pipeline.manifests.manifest import Manifest, load_manifest
+from pipeline.store.schema import MODALITIES
+from train.backbones.registry import needs_of
+from train.data.loading import LoadingSettings
 from train.runs.config import SETTINGS, TrainConfig, check_known, make_config
 from train.training.parallel import run_in_turn, run_jobs
 
@@ -191,9 +194,14 @@ def run_cells(
     cells, split = list(cells), default_split(manifest)
     report = progress or (lambda run, progress: None)
     _check_trainable(cells, manifest, bank, out)
+    if jobs > 1:
+        for cell in cells:
+            needs = needs_of(cell.config.backbone)
+            names = [name for modality in MODALITIES for name in needs[modality]]
+            bank.prepare_on_disk(names, cell.config.time_steps, cell.config.map_size)
     by_name, depends_on = {cell.name: cell for cell in cells}, {cell.name: cell.config.start_from for cell in cells}
     if jobs > 1:
-        failures = run_jobs(by_name, depends_on, partial(_run_in_process, out), jobs, report)
+        failures = run_jobs(by_name, depends_on, partial(_run_in_process, out, bank.settings), jobs, report)
     else:
         failures = run_in_turn(by_name, depends_on, partial(_run_cell, manifest, bank, out), report)
     documents = {}
@@ -246,17 +254,20 @@ def _evaluate_cell(
         add_curves(run, rows[0], manifest, keep=True)
 
 
-def _run_in_process(out: Path, cell: Cell, report: "Callable[[RunProgress], None]") -> None:
+def _run_in_process(out: Path, loading: LoadingSettings, cell: Cell, report: "Callable[[RunProgress], None]") -> None:
     """Run a cell in a process of its own, which opens the data first."""
-    _run_cell(*_open_data(cell.config.manifest, cell.config.store), out, cell, report)
+    config = cell.config
+    _run_cell(*_open_data(config.manifest, config.store, loading, config.device), out, cell, report)
 
 
 @lru_cache(maxsize=1)
-def _open_data(manifest: str, store: str) -> "tuple[Manifest, FeatureBank]":
+def _open_data(manifest: str, store: str, loading: LoadingSettings, device: str) -> "tuple[Manifest, FeatureBank]":
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
+    from train.runs.device import choose_device
 
-    return load_manifest(Path(manifest)), FeatureBank(open_store(store))
+    bank = FeatureBank(open_store(store), loading, str(choose_device(device)))
+    return load_manifest(Path(manifest)), bank
 
 
 def _check_trainable(cells: Iterable[Cell], manifest: Manifest, bank: "FeatureBank", out: Path) -> None:

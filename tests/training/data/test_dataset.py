@@ -12,14 +12,16 @@ from pipeline.errors import UserError
 from pipeline.store.schema import State, tokens_name
 from train.backbones.registry import make_backbone
 from train.data.dataset import ModelInputs, QuestionDataset, input_shapes
-from train.data.feature_bank import FeatureBank, strided_steps
+from train.data.feature_bank import FeatureBank
+from train.data.loading import LoadingSettings
+from train.data.selected_feature import strided_steps
 from train.interfaces import inputs_of
 
 
-def make_dataset(store=None, split="train", map_size=None, memory_bytes=10**9, time_steps=4):
+def make_dataset(store=None, split="train", map_size=None, cache="memory", time_steps=4):
     store = make_store() if store is None else store
     backbone = make_backbone("avst", SIZES.model_copy(update={"time_steps": time_steps}))
-    bank = FeatureBank(store, memory_bytes=memory_bytes)
+    bank = FeatureBank(store, LoadingSettings(cache))
     return QuestionDataset(bank, make_manifest(store), split, inputs_of(backbone, map_size))
 
 
@@ -29,10 +31,10 @@ def test_a_model_reads_rows_spread_evenly_over_the_seconds():
     assert strided_steps(10, 4) == (0, 2, 5, 7)
 
 
-@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
-def test_a_row_has_the_stored_steps_of_its_own_video(memory_bytes):
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_a_row_has_the_stored_steps_of_its_own_video(cache):
     store = make_store()
-    batch = make_dataset(store, memory_bytes=memory_bytes).batch([9, 6, 20, 7])
+    batch = make_dataset(store, cache=cache).batch([9, 6, 20, 7])
     for row, video in enumerate((4, 3, 10, 3)):
         np.testing.assert_array_equal(batch.audio["vggish"][row], store.arrays["vggish"][video, ::2])
         np.testing.assert_array_equal(batch.visual["resnet18-map"][row], store.arrays["resnet18-map"][video, ::2])
@@ -55,14 +57,14 @@ def test_missing_modalities_and_steps_are_masked_and_nan():
         assert features[~mask].isnan().all()
 
 
-@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
-def test_steps_before_the_first_one_are_masked_and_never_negatives(memory_bytes):
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_steps_before_the_first_one_are_masked_and_never_negatives(cache):
     store = make_store()
     store.arrays["resnet18-map"][:] = 1
     for modality, name in (("visual", "resnet18-map"), ("audio", "vggish")):
         store.firsts[modality] = np.zeros(24, np.int32)
         store.firsts[modality][3:14], store.arrays[name][3:14, :3] = 3, np.nan
-    dataset = make_dataset(store, memory_bytes=memory_bytes)
+    dataset = make_dataset(store, cache=cache)
     batch = dataset.batch([0, 6], torch.Generator().manual_seed(3))
     assert batch.visual_mask.tolist() == [[True] * 4, [False, False, True, True]]
     assert batch.audio_mask.tolist() == [[False] * 4, [False, False, True, True]]

@@ -11,19 +11,20 @@ from pipeline.store.schema import State
 from train.backbones.registry import make_backbone
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
+from train.data.loading import LoadingSettings
 from train.interfaces import inputs_of
 from train.runs.folder import load_run
 from train.training.fit import fit
 
 
-@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
-def test_a_store_on_disk_gives_the_batches_of_its_values(tmp_path, memory_bytes):
+@pytest.mark.parametrize("cache", ["memory", "device", "disk", "none"])
+def test_a_store_on_disk_gives_the_batches_of_its_values(tmp_path, cache):
     tiny = make_store()
     write_store(tiny, tmp_path / "tiny.zarr")
     backbone, manifest = make_backbone("avst", SIZES), make_manifest(tiny)
     batches = []
-    for store, limit in ((open_store(tmp_path / "tiny.zarr"), memory_bytes), (tiny, 10**9)):
-        dataset = QuestionDataset(FeatureBank(store, memory_bytes=limit), manifest, "train", inputs_of(backbone, 2))
+    for store, used in ((open_store(tmp_path / "tiny.zarr"), cache), (tiny, "memory")):
+        dataset = QuestionDataset(FeatureBank(store, LoadingSettings(used)), manifest, "train", inputs_of(backbone, 2))
         batches.append(dataset.batch(range(20), torch.Generator().manual_seed(1), {"9-audio": ("visual",)}))
     stored, expected = batches
     for name in ("audio", "visual", "negatives", "question"):
@@ -34,15 +35,15 @@ def test_a_store_on_disk_gives_the_batches_of_its_values(tmp_path, memory_bytes)
     assert torch.equal(stored.answer, expected.answer)
 
 
-@pytest.mark.parametrize("memory_bytes", [10**9, 0], ids=["in memory", "from the store"])
-def test_missing_values_of_a_complete_video_are_reported(tmp_path, memory_bytes):
+@pytest.mark.parametrize("cache", ["memory", "device", "disk", "none"])
+def test_missing_values_of_a_complete_video_are_reported(tmp_path, cache):
     tiny = make_store(incomplete=False)
     write_store(tiny, tmp_path / "tiny.zarr")
     backbone, manifest = make_backbone("avst", SIZES), make_manifest(tiny)
     for file in (tmp_path / "tiny.zarr" / "features" / "vggish" / "values").glob("c.*"):
         if file.is_file():
             file.unlink()
-    bank = FeatureBank(open_store(tmp_path / "tiny.zarr"), memory_bytes=memory_bytes)
+    bank = FeatureBank(open_store(tmp_path / "tiny.zarr"), LoadingSettings(cache))
     with pytest.raises(UserError, match=r"features/vggish/values has missing values for 'video\d+'.*corrupt"):
         QuestionDataset(bank, manifest, "train", inputs_of(backbone)).batch(range(4))
 
@@ -66,7 +67,7 @@ def test_videos_of_one_chunk_are_read_together(tmp_path, monkeypatch):
         reads.append((videos.start, videos.stop))
         return read_steps(array, videos, steps)
 
-    monkeypatch.setattr("train.data.feature_bank.read_steps", read)
+    monkeypatch.setattr("train.data.selected_feature.read_steps", read)
     store = open_store(tmp_path / "s.zarr")
     rows = FeatureBank(store).rows("vggish", (0, 2), None)
     complete = np.flatnonzero(store.state("vggish") == State.COMPLETE)

@@ -1,0 +1,219 @@
+"""The training cache: whole files only, whoever builds them and whatever ends the builder."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+from tiny_store import make_store, write_store
+
+import train.data.cache_files as cache_files
+from pipeline.errors import UserError
+from pipeline.store.reader import FeatureStore, open_store
+from train.data.cache_files import cache_folder, list_cached, open_cached, remove_cached
+from train.data.feature_bank import FeatureBank
+from train.data.loading import LoadingSettings
+from train.data.selected_feature import SelectedFeature
+
+STEPS = (0, 2, 5)  # of a model with three time steps
+FEATURES = ("vggish", "resnet18-map")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    write_store(make_store(videos=40), tmp_path / "tiny.zarr")
+    return open_store(tmp_path / "tiny.zarr")
+
+
+def selected(store: FeatureStore, name: str = "resnet18-map") -> SelectedFeature:
+    return SelectedFeature(store, name, STEPS, None)
+
+
+def expected(store: FeatureStore, name: str = "resnet18-map") -> np.ndarray:
+    feature = selected(store, name)
+    return np.asarray(store.values(name)[:])[feature.videos][:, list(STEPS)]
+
+
+def build(feature: SelectedFeature, folder: Path) -> np.ndarray:
+    return open_cached(feature, folder, 2, lambda done: None)
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_file_has_the_stored_values_of_the_selected_steps(store: FeatureStore, tmp_path: Path, name: str) -> None:
+    values = build(selected(store, name), tmp_path / "cache")
+    np.testing.assert_array_equal(values, expected(store, name))
+    assert values.dtype == store.values(name).dtype
+    assert isinstance(values, np.memmap)
+    assert not values.flags.writeable
+
+
+def test_a_second_opening_reads_nothing_from_the_store(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(selected(store), tmp_path / "cache")
+    monkeypatch.setattr(SelectedFeature, "read_all", None)
+    np.testing.assert_array_equal(build(selected(store), tmp_path / "cache"), first)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda store: SelectedFeature(store, "resnet18-map", (0, 2, 6), None),
+        lambda store: SelectedFeature(store, "resnet18-map", (0, 5, 2), None),
+        lambda store: SelectedFeature(store, "resnet18-map", STEPS, 2),
+        lambda store: SelectedFeature(store, "vggish", STEPS, None),
+    ],
+    ids=["steps", "order of steps", "pooling", "feature"],
+)
+def test_another_selection_has_another_file(store: FeatureStore, tmp_path: Path, changed) -> None:
+    assert changed(store).key != selected(store).key
+    assert selected(open_store(store.path)).key == selected(store).key
+
+
+def test_a_store_of_other_videos_or_values_has_other_files(store: FeatureStore, tmp_path: Path) -> None:
+    build(selected(store), tmp_path / "cache")
+    longer, other = make_store(videos=41), make_store(videos=40)
+    other.arrays["resnet18-map"][7, 2] += 1
+    for number, changed in enumerate((longer, other)):
+        write_store(changed, tmp_path / f"{number}.zarr")
+        opened = open_store(tmp_path / f"{number}.zarr")
+        np.testing.assert_array_equal(build(selected(opened), tmp_path / "cache"), expected(opened))
+    states = [file.state for file in list_cached(store, tmp_path / "cache")]
+    assert sorted(states) == ["current", "outdated", "outdated"]
+
+
+def _build_slowly(path: str, folder: Path, started: "multiprocessing.Event") -> None:  # type: ignore[valid-type]
+    """Build a file, and stop after its first block."""
+    feature = selected(open_store(path))
+    read_all = feature.read_all
+
+    def read_first(workers: int):  # type: ignore[no-untyped-def]
+        for block in read_all(workers):
+            yield block[:1]
+            started.set()
+            time.sleep(60)
+
+    feature.read_all = read_first  # type: ignore[method-assign]
+    build(feature, folder)
+
+
+def test_after_a_killed_builder_the_next_one_builds_the_whole_file(store: FeatureStore, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=_build_slowly, args=(store.path, tmp_path / "cache", started))
+    process.start()
+    assert started.wait(60)
+    (file,) = list_cached(store, tmp_path / "cache")
+    assert file.state == "incomplete"
+    with pytest.raises(UserError, match="is in use: a process is building a file of it, wait for it"):
+        remove_cached([file], tmp_path / "cache")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    np.testing.assert_array_equal(build(selected(store), tmp_path / "cache"), expected(store))
+    assert [file.state for file in list_cached(store, tmp_path / "cache")] == ["current"]
+
+
+def test_two_builders_at_once_build_one_whole_file(store: FeatureStore, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        with filelock.FileLock(folder / ".lock"):
+            results = [pool.apply_async(_build_and_sum, (store.path, folder)) for _ in range(2)]
+            for result in results:
+                result.wait(0.5)
+            assert files_of(folder) == []
+        sums, built = zip(*(result.get(60) for result in results), strict=True)
+    assert set(sums) == {float(np.nansum(expected(store), dtype=np.float64))}
+    assert sum(built) == 1
+
+
+def _build_and_sum(path: str, folder: Path) -> tuple[float, bool]:
+    """Return the sum of the values, and whether this process built the file."""
+    built = []
+    values = open_cached(selected(open_store(path)), folder, 1, built.append)
+    return float(np.nansum(values, dtype=np.float64)), bool(built)
+
+
+@pytest.mark.parametrize("kept", [0, 60, 200, -1], ids=["empty", "part of the header", "some values", "all but a byte"])
+def test_a_file_that_was_cut_is_built_again(store: FeatureStore, tmp_path: Path, kept: int) -> None:
+    build(selected(store), tmp_path / "cache")
+    (name,) = files_of(tmp_path / "cache")
+    path = tmp_path / "cache" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:kept])
+    np.testing.assert_array_equal(build(selected(store), tmp_path / "cache"), expected(store))
+    assert path.read_bytes() == content
+
+
+def test_a_full_disk_leaves_no_file(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match="no space is left"):
+        build(selected(store), tmp_path / "cache")
+    assert files_of(tmp_path / "cache") == []
+
+
+def test_a_disk_without_room_is_refused_before_writing(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_files, "free_bytes", lambda folder: 10)
+    with pytest.raises(UserError, match=r"has 0.0 GB free, the .* of resnet18-map needs 0.0 GB: free some,"):
+        build(selected(store), tmp_path / "cache")
+    assert files_of(tmp_path / "cache") == []
+
+
+def test_a_damaged_store_gives_no_file(store: FeatureStore, tmp_path: Path) -> None:
+    for file in (tmp_path / "tiny.zarr" / "features" / "vggish" / "values").glob("c.*"):
+        file.unlink()
+    with pytest.raises(UserError, match="has missing values"):
+        build(selected(store, "vggish"), tmp_path / "cache")
+    assert files_of(tmp_path / "cache") == []
+
+
+def test_the_folder_is_beside_the_store_unless_it_is_given(tmp_path: Path) -> None:
+    assert cache_folder(str(tmp_path / "a.zarr")) == tmp_path / "a.zarr.cache"
+    assert cache_folder("s3://bucket/a.zarr", tmp_path) == tmp_path
+    with pytest.raises(UserError, match=r"not on this machine: pass a folder .* \(--cache-dir\)"):
+        cache_folder("s3://bucket/a.zarr")
+
+
+def test_removed_files_stay_readable_where_they_are_mapped(store: FeatureStore, tmp_path: Path) -> None:
+    values = build(selected(store), tmp_path / "cache")
+    files = list_cached(store, tmp_path / "cache")
+    assert remove_cached(files, tmp_path / "cache") == files[0].nbytes > values.nbytes
+    np.testing.assert_array_equal(values, expected(store))
+    assert list_cached(store, tmp_path / "cache") == []
+    assert remove_cached([], tmp_path / "none") == 0
+
+
+def test_auto_takes_memory_where_it_fits_else_the_disk(store: FeatureStore, tmp_path: Path) -> None:
+    places: list[str] = []
+    size = selected(store, "vggish").nbytes
+    bank = FeatureBank(store, LoadingSettings(memory_bytes=size, folder=tmp_path / "cache"))
+    bank.on_caching = lambda feature, place, done, total: places.append(f"{feature} {place.split(',')[0]} {done}")
+    for name in FEATURES:
+        bank.rows(name, STEPS, None)
+    videos = len(selected(store).videos)
+    assert [place for place in places if place.endswith((" 0", f" {videos}"))] == [
+        *("vggish memory 0", f"vggish memory {len(selected(store, 'vggish').videos)}"),
+        *("resnet18-map disk 0", f"resnet18-map disk {videos}"),
+    ]
+    with pytest.raises(UserError, match=r"needs .* GB are left for cached features: pass --cache disk, or a larger"):
+        FeatureBank(store, LoadingSettings("memory", memory_bytes=size - 1)).rows("vggish", STEPS, None)
+
+
+def test_processes_share_the_memory() -> None:
+    assert LoadingSettings(memory_bytes=100).shared_by(4).memory_bytes == 25
+    alone, shared = (LoadingSettings().shared_by(processes).memory_bytes for processes in (1, 4))
+    assert alone is not None
+    assert shared == pytest.approx(alone / 4, rel=0.1)
