@@ -12,6 +12,7 @@ from pipeline.cli.command import (
     Command,
     complete_folders,
     complete_names,
+    file_option,
     folder_option,
     json_option,
     plain_name,
@@ -31,10 +32,11 @@ from train.cli.options import (
 )
 from train.data.loading import LoadingSettings
 from train.methods.registry import METHODS
-from train.runs.config import PRESETS, TrainConfig, make_config
+from train.runs.config import NONE, PRESETS, TrainConfig, make_config
 from train.runs.identity import is_run_folder
+from train.runs.settings import format_settings, merge_settings, parse_assignments, read_settings
 
-DEFAULT_DATASET = "music-avqa"
+DEFAULT_DATASET, DEFAULT_PRESET = "music-avqa", "paper"
 # The reference models are chosen by their inputs (--inputs).
 CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 
@@ -69,7 +71,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    default="paper",
+    default=DEFAULT_PRESET,
     show_default=True,
     help="Hyper-parameters to use: the missing-modality paper's, its release's, a backbone's own, or the demo's.",
 )
@@ -118,6 +120,16 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
     "--missing-rate",
     help="Share of the training questions that lose a modality, such as audio=0.3,visual=0.2.  [default: none]",
 )
+@file_option("--config", "TOML file of settings, or the config.json of a run; other options replace its values.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="SETTING=VALUE",
+    help="Any other setting, such as batch_size=32, options.slots=50 (of the method) or backbone_options.layers=2; "
+    "repeatable.",
+)
+@click.option("--show-settings", is_flag=True, help="Print all settings as a file for --config, and stop.")
 @click.option(
     "--resume",
     is_flag=True,
@@ -130,8 +142,10 @@ def train(
     manifest: Path | None,
     store: str | None,
     out: Path | None,
-    preset: str,
     missing_rate: str | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    show_settings: bool,
     resume: bool,
     keep_state: bool,
     as_json: bool,
@@ -152,41 +166,56 @@ def train(
       mavqa-train --inputs question --out runs/question-only-2 --seed 2
       mavqa-train --preset grounding
       mavqa-train --backbone avst --start-from avst-grounding-1
+      mavqa-train --set batch_size=32 --set options.slots=50
+      mavqa-train --backbone pstp --show-settings > mine.toml
+      mavqa-train --config mine.toml --out runs/mine
       mavqa-train --resume --out runs/avst-rmm-avr-1
     """
-    if missing_rate is not None:
-        from train.data.scenarios import parse_rates
-
-        settings["missing_rates"] = parse_rates(missing_rate)
+    given = _given_settings(config, assignments, missing_rate, settings)
+    places = {name: given.pop(name, "") for name in ("manifest", "store")}
+    if show_settings:
+        click.echo(format_settings(make_config(given.pop("preset", DEFAULT_PRESET), **places, **given)), nl=False)
+        return
     if resume and out and is_run_folder(out):
-        config = _recorded_config(out, preset=preset, manifest=manifest, store=store, **settings)
+        chosen = _recorded_config(out, manifest, store, given)
     else:
-        manifest = require_manifest(manifest or Path("data_manifests") / dataset)
-        store = require_store(store or f"stores/{dataset}.zarr", manifest)
-        config = make_config(preset, manifest=str(manifest.absolute()), store=store, **settings)
-    document = _train(config, out, loading, resume, keep_state)
+        manifest = require_manifest(manifest or Path(places["manifest"] or f"data_manifests/{dataset}"))
+        store = require_store(store or places["store"] or f"stores/{dataset}.zarr", manifest)
+        preset = given.pop("preset", DEFAULT_PRESET)
+        chosen = make_config(preset, manifest=str(manifest.absolute()), store=store, **given)
+    document = _train(chosen, out, loading, resume, keep_state)
     if as_json:
         show_json(document)
 
 
-def _recorded_config(run: Path, manifest: Path | None, store: str | None, **settings: Any) -> TrainConfig:
+def _given_settings(
+    file: Path | None, assignments: tuple[str, ...], missing_rate: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of the command line: of --set, of its `options`, and of the file, in this order."""
+    source = click.get_current_context().get_parameter_source
+    of_options = {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
+    if missing_rate is not None:
+        from train.data.scenarios import parse_rates
+
+        of_options["missing_rates"] = parse_rates(missing_rate)
+    return merge_settings(read_settings(file) if file else {}, of_options, parse_assignments(assignments))
+
+
+def _recorded_config(run: Path, manifest: Path | None, store: str | None, given: dict[str, Any]) -> TrainConfig:
     """Return the configuration that `run` was started with; its data and device may be elsewhere now.
 
-    Raises `UserError` if another setting was given on the command line and differs.
+    Raises `UserError` if another of the `given` settings differs.
     """
     from train.runs.folder import read_config
 
-    config, context = read_config(run), click.get_current_context()
-    for name, value in settings.items():
-        source = context.get_parameter_source("missing_rate" if name == "missing_rates" else name)
-        is_given = source is not ParameterSource.DEFAULT and name != "device"
-        recorded = getattr(config, name)
-        if is_given and value != recorded:
+    config, device = read_config(run), given.pop("device", None)
+    for name, value in given.items():
+        recorded, value = getattr(config, name), None if value == NONE else value
+        if merge_settings({name: recorded}, {name: value}) != {name: recorded}:
             raise UserError(f"{run} was started with {name} {recorded!r}, not {value!r}: pass another --out")
     place = require_manifest(manifest.absolute() if manifest else Path(config.manifest))
-    given = {"manifest": str(place), "store": require_store(store or config.store, place)}
-    is_device_given = context.get_parameter_source("device") is not ParameterSource.DEFAULT
-    return config.model_copy(update={**given, **({"device": settings["device"]} if is_device_given else {})})
+    changes = {"manifest": str(place), "store": require_store(store or config.store, place)}
+    return config.model_copy(update={**changes, **({"device": device} if device else {})})
 
 
 def name_run(config: TrainConfig, dataset: str) -> str:

@@ -4,9 +4,9 @@ The values published by each paper are in `train.runs.presets`.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError, describe_invalid, did_you_mean, unknown_name
 from pipeline.files import check_file_name
@@ -18,55 +18,78 @@ Inputs = Literal["all", "question", "audio,question", "visual,question"]
 INPUTS: tuple[str, ...] = get_args(Inputs)
 
 
+# The text for "no value" where a file or an assignment has no other way to say it.
+NONE = "none"
+
+
+def _read_none(value: Any) -> Any:
+    return None if value == NONE else value
+
+
 class TrainConfig(BaseModel):
     """All settings of one run; together with the store and the manifest they determine the weights.
 
-    `objective`: "grounding" pre-trains the backbone on audio-visual matching instead of answers. `backbone_options` and
-    `options`: keyword arguments of the backbone and of the method. `variant`: which version of both to build, if they
-    have several; "recommended" is the backbone's paper and the corrected method. `training`: "staged" trains the stages
-    of a method that has them, one after the other; "joint" trains all parameters from the first epoch. `heads`:
-    attention heads of the backbone, except those that its paper fixes. `time_steps`: time steps read per video, spread
-    evenly over the stored seconds. `map_size`: pool feature maps to this many cells per side (None: no pooling).
-    `whiten`: scale the stored channels over the training videos to mean 0, variance at most 1 and little correlation;
-    seeded features need it, pretrained ones do not. `start_from`: name of a run in the same folder whose trained
-    backbone initialises this one. `decay_factor` multiplies the learning rate after every `decay_epochs` epochs of a
-    stage. `ema_decay`: decay of the exponential moving average of the weights, which is then what is validated and
-    saved; 0 disables it. `missing_rates`: {modality: share of the training questions that lose it}, sampled per `unit`
-    from `seed`. `inputs`: other than "all" trains a reference model restricted to these inputs. `sizes`: filled in when
-    the run starts.
+    The descriptions of the fields say what they are. `sizes`: filled in when the run starts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    objective: Literal["answer", "grounding"] = "answer"
-    backbone: str = "avst"
-    method: str = "rmm-avr"
-    variant: str = "recommended"
-    inputs: Inputs = "all"
-    preset: str = "paper"
-    manifest: str = ""
-    store: str = ""
-    seed: int = Field(1, ge=0)
-    device: str = "auto"
-    precision: Literal["float32"] = "float32"
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
-    decay_epochs: int = Field(8, ge=1)
-    decay_factor: float = Field(0.1, gt=0, le=1)
-    training: Literal["joint", "staged"] = "joint"
-    channels: int = Field(512, ge=1)
-    heads: int = Field(4, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    time_steps: int = Field(10, ge=1)
-    map_size: int | None = Field(None, ge=1)
-    whiten: bool = False
-    start_from: str = ""
-    ema_decay: float = Field(0, ge=0, lt=1)
-    missing_rates: dict[str, float] = Field(default_factory=dict)
-    unit: Literal["video", "question"] = "question"
-    options: dict[str, Any] = Field(default_factory=dict)
-    backbone_options: dict[str, Any] = Field(default_factory=dict)
+    objective: Literal["answer", "grounding"] = Field(
+        "answer", description='"answer", or "grounding": pre-train the backbone on audio-visual matching'
+    )
+    backbone: str = Field("avst", description="model")
+    method: str = Field("rmm-avr", description="missing-modality method")
+    variant: str = Field(
+        "recommended",
+        description='version of both, if they have several; "recommended" is the backbone\'s paper and the corrected '
+        "method",
+    )
+    inputs: Inputs = Field("all", description='other than "all": train a reference model restricted to these inputs')
+    preset: str = Field("paper", description="preset that the other settings replace")
+    manifest: str = Field("", description="manifest folder")
+    store: str = Field("", description="feature store")
+    seed: int = Field(1, ge=0, description="random seed")
+    device: str = Field("auto", description="cpu, cuda, or auto: a GPU if available")
+    precision: Literal["float32"] = Field("float32", description="floating-point precision of training")
+    epochs: int = Field(20, ge=1, description="number of training epochs")
+    batch_size: int = Field(64, ge=1, description="questions per training step")
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate of the first epoch of a stage")
+    decay_epochs: int = Field(
+        8, ge=1, description="number of epochs of a stage after which the learning rate is multiplied by decay_factor"
+    )
+    decay_factor: float = Field(0.1, gt=0, le=1, description="factor of the learning rate after every decay_epochs")
+    training: Literal["joint", "staged"] = Field(
+        "joint",
+        description='"staged": train the stages of a method that has them one after the other; "joint": train all '
+        "parameters from the first epoch",
+    )
+    channels: int = Field(512, ge=1, description="width of the backbone, unless its paper fixes it")
+    heads: int = Field(4, ge=1, description="attention heads of the backbone, except those that its paper fixes")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate of the backbone")
+    time_steps: int = Field(10, ge=1, description="time steps read per video, spread evenly over the stored seconds")
+    map_size: Annotated[int | None, BeforeValidator(_read_none)] = Field(
+        None, ge=1, description="pool feature maps to this many cells per side; none: no pooling"
+    )
+    whiten: bool = Field(
+        False,
+        description="scale the stored channels over the training videos to mean 0, variance at most 1 and little "
+        "correlation; seeded features need it, pretrained ones do not",
+    )
+    start_from: str = Field(
+        "", description="name of a run in the same folder whose trained backbone initialises this one"
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the weights, which is then validated and saved; 0: none",
+    )
+    missing_rates: dict[str, float] = Field(
+        default_factory=dict, description="share of the training questions that lose a modality, sampled from the seed"
+    )
+    unit: Literal["video", "question"] = Field("question", description="what missing_rates sample")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the method")
+    backbone_options: dict[str, Any] = Field(default_factory=dict, description="options of the backbone")
     sizes: ModelSizes | None = None
 
     @model_validator(mode="after")
