@@ -119,13 +119,16 @@ def _write(path: Path, records: list[dict]) -> None:
 
 def run(line: str) -> None:
     """Run a command line of mavqa in this process, `make extract` and `make train` as the commands that they run."""
-    words = shlex.split(line, comments=True)
+    command, _, file = line.partition("#")[0].partition(" > ")
+    words = shlex.split(command)
     if words[0] == "make":
         shown = subprocess.run(["make", "-n", "-C", paths.ROOT, *words[1:]], capture_output=True, text=True, check=True)
         (line,) = [line for line in shown.stdout.splitlines() if line.startswith(".venv/bin/mavqa-")]
         words = shlex.split(line.removeprefix(".venv/bin/"))
     ended = CliRunner().invoke(commands.scripts()[words[0]], [word for word in words[1:] if word])
     assert ended.exit_code in {0, 3}, f"{line}\n{ended.output}\n{ended.exception!r}"
+    if file:
+        Path(file.strip()).write_text(ended.stdout)
 
 
 @contextmanager
