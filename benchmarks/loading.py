@@ -37,6 +37,7 @@ from train.backbones.registry import needs_of
 from train.data.dataset import ModelInputs, QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.loading import LoadingSettings
+from train.data.rows import MappedRows
 
 SECONDS, STEPS, MAP, VGGISH = 60, 10, (512, 14, 14), (128,)
 FEATURES = {"vggish": ("audio", VGGISH, "float32"), "resnet18-map": ("visual", MAP, "float16")}
@@ -44,6 +45,10 @@ QUESTIONS_PER_VIDEO, SHARE_OF_ZEROS = 5, 0.75
 WORDS = ("<pad>", "What", "sounds")
 PROMISES = {"official": ("disk", 30.0), "floor": ("disk", 1.3)}
 WAYS = ("official", "mapped arrays", "store", "disk", "memory", "floor")
+
+# {backbone: (shape of the rows of a video, maps of other videos per row)}
+FULL_SIZES = {"avst": ((STEPS, *MAP), 1), "pstp": ((60, 50, 512), 0)}
+DATASET_VIDEOS = 9_288
 
 # A function that loads the batch with a number.
 Load = Callable[[int], Any]
@@ -58,9 +63,13 @@ def main() -> int:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(4, 32))
     parser.add_argument("--workers", type=int, default=0, help="threads that gather ahead in this project's ways")
     parser.add_argument("--official", type=Path, help="folder of the AVST release")
+    parser.add_argument("--full-size", choices=FULL_SIZES, help="instead: the disk cache of 9,288 videos, 19 or 29 GB")
     parser.add_argument("--memory", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.full_size:
+        print_full_size(options.out, options.full_size, options.rounds)
+        return 0
     if not (options.out / "store.zarr").exists():
         write_stand_ins(options.out, options.videos)
     if options.memory:
@@ -282,6 +291,41 @@ def print_growth(options: argparse.Namespace) -> None:
             taken.append(1000 * (time.perf_counter() - started) / 32)
         print(f"  {videos:>5}: {statistics.median(taken):.2f} ms a sample")
     print()
+
+
+def print_full_size(out: Path, backbone: str, rounds: int) -> None:
+    """Print the time a sample from a file of the dataset's size: first after it left the page cache, then again.
+
+    Its rows are random numbers, repeated: only where they are matters.
+    """
+    shape, negatives = FULL_SIZES[backbone]
+    path = out / f"{backbone}.npy"
+    out.mkdir(parents=True, exist_ok=True)
+    block = np.random.default_rng(0).standard_normal((8, *shape), dtype=np.float32).astype(np.float16)
+    if not path.exists():
+        with path.with_suffix(".partial").open("wb") as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": (DATASET_VIDEOS, *shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(DATASET_VIDEOS // len(block)):
+                file.write(block.data)
+        path.with_suffix(".partial").rename(path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    rows = MappedRows(np.load(path, mmap_mode="r"), np.arange(DATASET_VIDEOS))
+    print(f"{backbone}: {path.stat().st_size / 1e9:.1f} GB for {DATASET_VIDEOS:,} videos, batch 4")
+    for name in ("not in the page cache", "the same batches again"):
+        generator, taken = np.random.default_rng(1), []
+        for _ in range(rounds):
+            videos = np.repeat(generator.integers(DATASET_VIDEOS, size=4), shape[0])
+            others = generator.integers(DATASET_VIDEOS, size=negatives * len(videos))
+            positions = np.tile(np.arange(shape[0]), 4)
+            started = time.perf_counter()
+            rows.gather(videos, positions)
+            if negatives:
+                rows.gather(others, generator.integers(shape[0], size=len(others)))
+            taken.append(1000 * (time.perf_counter() - started) / 4)
+        print(f"  {name:<26}{statistics.median(taken):>9.2f} ms a sample, median of {rounds}")
 
 
 def print_memory(options: argparse.Namespace) -> None:

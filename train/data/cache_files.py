@@ -72,7 +72,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def open_cached(feature: SelectedFeature, folder: Path, workers: int, on_videos: OnVideos) -> np.ndarray:
+def open_cached(feature: SelectedFeature, folder: Path, workers: int, on_videos: OnVideos) -> np.memmap:
     """Return the values of `feature`, [kept video, step, ...], mapped from its file in `folder`; build it if needed.
 
     A process waits for another one that is building a file of the folder. Raises `UserError` if the disk is full, or
@@ -125,7 +125,7 @@ def _path(feature: SelectedFeature, folder: Path) -> Path:
     return folder / f"{feature.name}-{len(feature.steps)}s{maps}-{feature.key[:KEY_LENGTH]}.npy"
 
 
-def _open(path: Path, feature: SelectedFeature) -> np.ndarray | None:
+def _open(path: Path, feature: SelectedFeature) -> np.memmap | None:
     """Return the mapped values; None if the file is missing, or is not the array that its name says."""
     try:
         values = np.load(path, mmap_mode="r")

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.machine import available_cores
 from train.data.cache_files import cache_folder, is_cached, open_cached
 from train.data.loading import CACHED_SHARE, Cache, LoadingSettings
-from train.data.rows import ArrayRows, DeviceRows, FeatureRows, StoreRows
+from train.data.rows import ArrayRows, DeviceRows, FeatureRows, MappedRows, StoreRows
 from train.data.selected_feature import SelectedFeature, pooled_size, strided_steps
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class FeatureBank:
         if folder is None or not is_cached(feature, folder):
             report(0)
         if folder is not None:
-            return ArrayRows(open_cached(feature, folder, available_cores(), report), feature.index)
+            return MappedRows(open_cached(feature, folder, available_cores(), report), feature.index)
         values = _read_all(feature, report)
         if cache == "device":
             return DeviceRows(torch.from_numpy(values).to(self._device), feature.index)

@@ -1,7 +1,8 @@
 """The rows of a selected feature, wherever they are: in host memory or a mapped file, on a device, or in the store."""
 
+import mmap
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,16 +21,41 @@ class FeatureRows(Protocol):
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """Rows of an array, in memory or a mapped file: `values` [kept video, step, ...], `index` [video of the store]."""
+    """Rows of an array in memory: `values` [kept video, step, ...], `index` [video of the store]."""
 
     values: np.ndarray
     index: np.ndarray
 
     def gather(self, videos: np.ndarray, positions: np.ndarray) -> Tensor:
         """Return [row, ...] on the CPU."""
+        return self._take(self.index[videos] * self.values.shape[1] + positions)
+
+    def _take(self, rows: np.ndarray) -> Tensor:
         steps = self.values.reshape(-1, *self.values.shape[2:])
         # NumPy requests huge pages and torch does not: a new batch of maps takes a sixth of the time of index_select.
-        return torch.from_numpy(steps.take(self.index[videos] * self.values.shape[1] + positions, axis=0))
+        return torch.from_numpy(steps.take(rows, axis=0))
+
+
+@dataclass(frozen=True)
+class MappedRows(ArrayRows):
+    """Rows of a file that is mapped into memory; `values` is a `numpy.memmap` of all of it."""
+
+    def _take(self, rows: np.ndarray) -> Tensor:
+        self._read_ahead(np.unique(rows))
+        return super()._take(rows)
+
+    def _read_ahead(self, rows: np.ndarray) -> None:
+        """Have the system read `rows` (ascending) into memory at once.
+
+        Otherwise it reads them page by page, as they are used, which takes ten times as long.
+        """
+        values: Any = self.values
+        row_bytes, offset = values.strides[1], values.offset % mmap.ALLOCATIONGRANULARITY
+        gaps = np.flatnonzero(np.diff(rows) > 1)
+        starts = (offset + rows[np.append(0, gaps + 1)] * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        stops = offset + (rows[np.append(gaps, -1)] + 1) * row_bytes
+        for start, length in zip(starts.tolist(), (stops - starts).tolist(), strict=True):
+            values.base.madvise(mmap.MADV_WILLNEED, start, length)
 
 
 @dataclass(frozen=True)

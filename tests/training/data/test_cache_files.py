@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -90,27 +91,36 @@ def test_a_store_of_other_videos_or_values_has_other_files(store: FeatureStore, 
     assert sorted(states) == ["current", "outdated", "outdated"]
 
 
-def _build_slowly(path: str, folder: Path, started: "multiprocessing.Event") -> None:  # type: ignore[valid-type]
-    """Build a file, and stop after its first block."""
+def _build_until(path: str, folder: Path, moment: str, reached: "multiprocessing.Event") -> None:  # type: ignore[valid-type]
+    """Build a file, and stop at a moment: after its first block, when it is written, or before it gets its name."""
     feature = selected(open_store(path))
     read_all = feature.read_all
 
-    def read_first(workers: int):  # type: ignore[no-untyped-def]
+    def stop(*arguments: object) -> None:
+        reached.set()
+        time.sleep(60)
+
+    def read_first(workers: int) -> Iterator[np.ndarray]:
         for block in read_all(workers):
             yield block[:1]
-            started.set()
-            time.sleep(60)
+            stop()
 
-    feature.read_all = read_first  # type: ignore[method-assign]
+    if moment == "first block":
+        feature.read_all = read_first  # type: ignore[method-assign]
+    else:
+        setattr(*{"written": (os, "fsync"), "named": (Path, "replace")}[moment], stop)
     build(feature, folder)
 
 
-def test_after_a_killed_builder_the_next_one_builds_the_whole_file(store: FeatureStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["first block", "written", "named"])
+def test_after_a_killed_builder_the_next_one_builds_the_whole_file(
+    store: FeatureStore, tmp_path: Path, moment: str
+) -> None:
     context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    process = context.Process(target=_build_slowly, args=(store.path, tmp_path / "cache", started))
+    reached = context.Event()
+    process = context.Process(target=_build_until, args=(store.path, tmp_path / "cache", moment, reached))
     process.start()
-    assert started.wait(60)
+    assert reached.wait(60)
     (file,) = list_cached(store, tmp_path / "cache")
     assert file.state == "incomplete"
     with pytest.raises(UserError, match="is in use: a process is building a file of it, wait for it"):
