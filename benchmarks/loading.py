@@ -7,7 +7,8 @@ their ratios:
 - official: the release's loader, which loads whole arrays. With `--official` its own module, a folder with
   net_grd_avst/dataloader_avst.py; else its reads alone.
 - mapped arrays: the same reads of the same float32 arrays, mapped into memory.
-- store, disk, memory: this project's, by where the decoded features are kept (`--cache` of mavqa-train).
+- store, disk, memory, device: this project's, by where the decoded features are kept (`--cache` of mavqa-train).
+  With `--device cuda` until the batch is on the GPU.
 - floor: the same float16 rows, gathered from one mapped array by one thread.
 """
 
@@ -62,6 +63,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12, help="turns of each way")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(4, 32))
     parser.add_argument("--workers", type=int, default=0, help="threads that gather ahead in this project's ways")
+    parser.add_argument("--device", default="cpu", help="cuda: time until a batch of this project is on the GPU")
     parser.add_argument("--official", type=Path, help="folder of the AVST release")
     parser.add_argument("--full-size", choices=FULL_SIZES, help="instead: the disk cache of 9,288 videos, 19 or 29 GB")
     parser.add_argument("--memory", choices=WAYS, help=argparse.SUPPRESS)
@@ -152,12 +154,12 @@ def build_cache(out: Path) -> None:
     print(f"{len(store.video_ids)} videos: store {size / 1e9:.2f} GB, cache {cached / 1e9:.2f} GB in {taken:.1f} s\n")
 
 
-def dataset(out: Path, cache: Any, workers: int = 0, videos: int | None = None) -> QuestionDataset:
+def dataset(out: Path, cache: Any, workers: int = 0, videos: int | None = None, device: str = "cpu") -> QuestionDataset:
     """Return the training questions, of the first `videos` videos, with features kept in `cache`."""
     manifest, needs = load_manifest(out / "manifest"), needs_of("avst")
     if videos is not None:
         manifest.questions["train"] = manifest.questions["train"][: videos * QUESTIONS_PER_VIDEO]
-    bank = FeatureBank(open_store(out / "store.zarr"), LoadingSettings(cache, 10**12, workers=workers))
+    bank = FeatureBank(open_store(out / "store.zarr"), LoadingSettings(cache, 10**12, workers=workers), device)
     return QuestionDataset(bank, manifest, "train", ModelInputs(needs, STEPS, uses_negatives=True))
 
 
@@ -171,13 +173,22 @@ def ways_of(options: argparse.Namespace, batch_size: int) -> dict[str, Load]:
         "official": lambda number: [official(random.randrange(len(videos))) for _ in range(batch_size)],
         "mapped arrays": lambda number: [mapped(random.randrange(len(videos))) for _ in range(batch_size)],
     }
-    for way, cache in (("store", "none"), ("disk", "disk"), ("memory", "memory")):
-        batches = endless(dataset(options.out, cache, options.workers), batch_size)
-        loads[way] = lambda number, batches=batches: next(batches)  # type: ignore[misc]
+    caches = {"store": "none", "disk": "disk", "memory": "memory"}
+    for way, cache in (caches | ({"device": "device"} if options.device != "cpu" else {})).items():
+        batches = endless(dataset(options.out, cache, options.workers, device=options.device), batch_size)
+        loads[way] = lambda number, batches=batches: move(next(batches), options.device)  # type: ignore[misc]
     (path,) = (options.out / "store.zarr.cache").glob("resnet18-map-*.npy")
     rows, generator = np.load(path, mmap_mode="r").reshape(-1, *MAP), np.random.default_rng(0)
     loads["floor"] = lambda number: rows.take(generator.integers(len(rows), size=2 * STEPS * batch_size), axis=0)
     return loads
+
+
+def move(batch: Any, device: str) -> Any:
+    """Return the batch on `device`, when its copies are done."""
+    moved = batch.to(device)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return moved
 
 
 def endless(questions: QuestionDataset, batch_size: int) -> Iterator[Any]:

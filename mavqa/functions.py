@@ -157,7 +157,7 @@ def evaluate(
     loaded, opened = _manifest(manifest or config.manifest), _store(store or config.store)
     split = split or default_split(loaded)
     device = str(choose_device(device))
-    bank = FeatureBank(opened)
+    bank = FeatureBank(opened, device=device)
     return evaluate_run(run, loaded, bank, split, scenarios, device=device, report=on_progress)
 
 

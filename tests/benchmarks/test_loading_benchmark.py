@@ -41,7 +41,7 @@ def test_the_reads_of_the_release_never_take_a_negative_from_the_own_video(stand
 def test_every_way_and_every_verdict_is_printed(
     stand_ins: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = argparse.Namespace(out=stand_ins, rounds=3, batch_sizes=(4,), workers=0, official=None, memory=None)
+    options = argparse.Namespace(out=stand_ins, rounds=3, workers=0, official=None, device="cpu")
     monkeypatch.setattr(loading.subprocess, "run", lambda *arguments, **kept: argparse.Namespace(stdout="0.5"))
     loading.build_cache(stand_ins)
     loading.print_times(options, 4)

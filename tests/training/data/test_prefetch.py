@@ -88,6 +88,20 @@ def test_the_same_seed_gives_the_same_batches(store_path: Path, cache: str, work
         torch.testing.assert_close(tensors_of(one), tensors_of(other), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("cache", ["auto", "device", "memory", "disk"])
+def test_batches_for_a_gpu_are_on_it_or_pinned(store_path: Path, cache: str) -> None:
+    backbone, manifest = make_backbone("avst", SIZES), make_manifest(make_store())
+    bank = FeatureBank(open_store(store_path), LoadingSettings(cache, workers=2), "cuda")
+    dataset = QuestionDataset(bank, manifest, "train", inputs_of(backbone))
+    plain = QuestionDataset(FeatureBank(make_store()), manifest, "train", inputs_of(backbone))
+    for one, other in zip(dataset.batches(8), plain.batches(8), strict=True):
+        assert all(values.is_cuda or values.is_pinned() for values in tensors_of(one).values())
+        found = {name: values.cpu() for name, values in tensors_of(one.to("cuda")).items()}
+        torch.testing.assert_close(found, tensors_of(other), rtol=0, atol=0, equal_nan=True)
+
+
 def test_a_run_has_the_same_checkpoint_from_every_cache(store_path: Path, tmp_path: Path) -> None:
     contents = set()
     for cache, workers in (("none", 0), ("memory", 1), ("disk", 3)):
