@@ -173,7 +173,10 @@ def _find(store: "FeatureStore", folder: Path) -> Iterator[CachedFeature]:
         if selection not in keys and parts["feature"] in store.feature_names:
             name, time_steps, map_size = selection
             keys[selection] = SelectedFeature(store, name, strided_steps(store.seconds, time_steps), map_size).key
+        try:
+            facts = path.stat()
+        except FileNotFoundError:  # its builder has just given it its name
+            continue
         is_current = keys.get(selection, "")[:KEY_LENGTH] == parts["key"]
         state = "incomplete" if parts["partial"] else "current" if is_current else "outdated"
-        facts = path.stat()
         yield CachedFeature(path, *selection, facts.st_size, facts.st_mtime, state)

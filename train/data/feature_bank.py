@@ -89,6 +89,8 @@ class FeatureBank:
 
     def _choose(self, feature: SelectedFeature) -> Cache:
         """Return the cache of the settings; for "auto" the fastest that surely has room for `feature`, else disk."""
+        if not feature.nbytes:
+            return "memory"  # a file without values cannot be mapped
         if self.settings.cache != "auto":
             return self.settings.cache
         if self.is_on_gpu and feature.nbytes <= CACHED_SHARE * torch.cuda.mem_get_info(self._device)[0]:

@@ -15,9 +15,10 @@ from tiny_store import make_store, write_store
 import train.data.cache_files as cache_files
 from pipeline.errors import UserError
 from pipeline.store.reader import FeatureStore, open_store
+from pipeline.store.schema import State
 from train.data.cache_files import cache_folder, list_cached, open_cached, remove_cached
 from train.data.feature_bank import FeatureBank
-from train.data.loading import LoadingSettings
+from train.data.loading import CACHES, LoadingSettings
 from train.data.selected_feature import SelectedFeature
 
 STEPS = (0, 2, 5)  # of a model with three time steps
@@ -220,6 +221,15 @@ def test_auto_takes_memory_where_it_fits_else_the_disk(store: FeatureStore, tmp_
     ]
     with pytest.raises(UserError, match=r"needs .* GB are left for cached features: pass --cache disk, or a larger"):
         FeatureBank(store, LoadingSettings("memory", memory_bytes=size - 1)).rows("vggish", STEPS, None)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_a_feature_that_no_video_has_needs_no_file(tmp_path: Path, cache: str) -> None:
+    silent = make_store(videos=20)
+    silent.states["audio"][:] = State.ABSENT
+    write_store(silent, tmp_path / "tiny.zarr")
+    bank = FeatureBank(open_store(tmp_path / "tiny.zarr"), LoadingSettings(cache))
+    assert bank.rows("vggish", STEPS, None).gather(np.array([], int), np.array([], int)).shape[0] == 0
 
 
 def test_processes_share_the_memory() -> None:
