@@ -8,14 +8,15 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import hash_file
 from pipeline.manifests.manifest import Manifest, parse_json
-from pipeline.store.schema import MODALITIES
-from train.backbones.registry import needs_of
 from train.data.feature_bank import FeatureBank
 from train.runs.config import TrainConfig
+from train.runs.features import read_digests, read_specs
 from train.runs.identity import CHECKPOINT, DATA, is_run_folder, training_id
 from train.runs.results import hash_questions
 
 TRAINING_SPLITS = ("train", "val")
+# What is recorded of each stored feature.
+PER_FEATURE = ("features", "rows")
 # What is recorded of the run that a training starts from.
 OF_START = ("start_from", "start_training")
 
@@ -26,15 +27,13 @@ def describe_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Feat
     Of a run that it starts from: `start_from`, the hash of its checkpoint, and `start_training`, its `training_id`.
     """
     start = run.parent / config.start_from
-    needs, store = needs_of(config.backbone), bank.store
-    names = [name for modality in MODALITIES for name in needs[modality]]
-    videos = {q.video_id for split in TRAINING_SPLITS for q in manifest.questions.get(split, ())} & store.rows.keys()
+    questions = [question for split in TRAINING_SPLITS for question in manifest.questions.get(split, ())]
     data: dict[str, Any] = {
         "questions": {split: hash_questions(manifest.questions[split]) for split in manifest.splits},
         "vocabulary": manifest.vocabulary.to_json(),
-        "seconds": store.seconds,
-        "features": {name: store.fingerprint(name) for name in names},
-        "rows": {name: store.digest_of(name, videos) for name in names},
+        "seconds": bank.store.seconds,
+        "features": {name: spec.fingerprint for name, spec in read_specs(config.backbone, bank.store).items()},
+        "rows": read_digests(config.backbone, bank.store, questions),
     }
     if config.start_from and (start / CHECKPOINT).exists():
         data |= {"start_from": hash_file(start / CHECKPOINT), "start_training": training_id(start)}
@@ -81,8 +80,8 @@ def read_data(run: Path) -> dict[str, Any]:
     path = run / DATA
     try:
         data = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
-        questions = data.get("questions", {}) if isinstance(data, dict) else None
-        if not isinstance(questions, dict) or not all(isinstance(text, str) for text in questions.values()):
+        tables = [data.get(name, {}) for name in ("questions", *PER_FEATURE)] if isinstance(data, dict) else [None]
+        if not all(isinstance(t, dict) and all(isinstance(text, str) for text in t.values()) for t in tables):
             raise ValueError("it has not the fields of a run's data")
         return data
     except ValueError as error:
@@ -90,8 +89,12 @@ def read_data(run: Path) -> dict[str, Any]:
 
 
 def _fits(recorded: dict[str, Any], data: dict[str, Any]) -> bool:
-    """Return whether the data are those recorded; earlier versions recorded fewer fields.
+    """Return whether the data are those recorded; earlier versions recorded fewer fields and features.
 
     What a run started from does not matter any more: it may be gone, or trained again.
     """
-    return all(data.get(name) == value for name, value in recorded.items() if name not in OF_START)
+    return all(
+        value.items() <= data[name].items() if name in PER_FEATURE else data.get(name) == value
+        for name, value in recorded.items()
+        if name not in OF_START
+    )
