@@ -207,6 +207,34 @@ def test_runs_with_different_training_settings_are_not_pooled() -> None:
     assert [line.label for line in block.lines] == ["zero-fill [a]", "zero-fill [b]"]
 
 
+def with_fingerprint(fingerprint: str) -> dict[str, Feature]:
+    return {"vggish": Feature(fingerprint=fingerprint * 32, weights="file", sha256="dd" * 32)}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        [row(features=with_fingerprint("ab")), row(correct=6, features=with_fingerprint("cd"))],
+        [row(run="a"), row(run="a", correct=6, training={"epochs": "2 of 3"}, checkpoint_sha256="ee" * 32)],
+        [floor(6), floor(8)],
+    ],
+    ids=["stores", "checkpoints", "floors"],
+)
+def test_every_line_of_a_block_has_a_label_of_its_own(pair: list[ResultRow]) -> None:
+    rows = [*pair, row("rmm", seed=1)]
+    (block,) = build_blocks(rows)
+    assert len({line.label for line in block.lines}) == len(block.lines) == 3
+    assert len({record["row"] for record in csv.DictReader(io.StringIO(comma_separated([block])))}) == 3
+
+
+def test_one_run_on_two_stores_has_two_lines_on_the_page(tmp_path: Path) -> None:
+    rows = [row(correct=correct, features=with_fingerprint(f)) for correct, f in ((8, "ab"), (6, "cd"))]
+    page = write_report(save(tmp_path, rows), tmp_path / "r").read_text(encoding="utf-8")
+    overall = page[page.index("Overall accuracy") :]
+    overall = overall[: overall.index("</table>")]
+    assert all(f"{r.accuracies.overall.accuracy:.2f}" in overall for r in rows)
+
+
 def test_every_accuracy_in_the_csv_follows_from_its_counts() -> None:
     lines = list(csv.DictReader(io.StringIO(comma_separated(build_blocks(sample_rows())))))
     assert len(lines) == 2 * 4 * len(PAPER)
