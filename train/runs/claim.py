@@ -2,17 +2,21 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.files import hash_file
-from pipeline.manifests.manifest import Manifest, parse_json
+from pipeline.manifests.manifest import Manifest, Question, parse_json
 from train.data.feature_bank import FeatureBank
 from train.runs.config import TrainConfig
 from train.runs.features import read_digests, read_specs
 from train.runs.identity import CHECKPOINT, DATA, is_run_folder, training_id
 from train.runs.results import hash_questions
+
+if TYPE_CHECKING:
+    from pipeline.store.reader import FeatureStore
 
 TRAINING_SPLITS = ("train", "val")
 # What is recorded of each stored feature.
@@ -24,6 +28,7 @@ OF_START = ("start_from", "start_training")
 def describe_data(run: Path, config: TrainConfig, manifest: Manifest, bank: FeatureBank) -> dict[str, Any]:
     """Return what `run` is trained on, by content: questions, words and answers, seconds, features and their rows.
 
+    `order`: a hash of the order of questions and videos, which decides what the seed shuffles; the others ignore it.
     Of a run that it starts from: `start_from`, the hash of its checkpoint, and `start_training`, its `training_id`.
     """
     start = run.parent / config.start_from
@@ -34,10 +39,18 @@ def describe_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Feat
         "seconds": bank.store.seconds,
         "features": {name: spec.fingerprint for name, spec in read_specs(config.backbone, bank.store).items()},
         "rows": read_digests(config.backbone, bank.store, questions),
+        "order": _hash_order(questions, bank.store),
     }
     if config.start_from and (start / CHECKPOINT).exists():
         data |= {"start_from": hash_file(start / CHECKPOINT), "start_training": training_id(start)}
     return data
+
+
+def _hash_order(questions: Sequence[Question], store: "FeatureStore") -> str:
+    """Return the SHA-256 of the order of the questions, and of their videos in the store, which seeds shuffle."""
+    videos = {question.video_id for question in questions} & store.rows.keys()
+    order = [[question.question_id for question in questions], sorted(videos, key=store.rows.__getitem__)]
+    return hashlib.sha256(json.dumps(order).encode()).hexdigest()
 
 
 def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
@@ -48,7 +61,7 @@ def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
     """
     start = run.parent / config.start_from
     known = read_data(start) if config.start_from else {}
-    known = {name: value for name, value in known.items() if name != "rows"}
+    known = {name: value for name, value in known.items() if name not in ("rows", "order")}
     if not _fits(known, data):
         raise UserError(f"cannot start from {start}: it was trained on other questions or features than {run} will be")
     if is_run_folder(run):
@@ -56,7 +69,7 @@ def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
         if not recorded or not _fits(recorded, data):
             raise UserError(
                 f"{run} contains a run on other questions or features than those of manifest {config.manifest} "
-                f"and store {config.store}: remove it, or pass another --out"
+                f"and store {config.store}, or in another order: remove it, or pass another --out"
             )
 
 

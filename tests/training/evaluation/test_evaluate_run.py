@@ -87,6 +87,19 @@ def test_a_run_without_a_record_of_its_question_features_is_resumed_and_evaluate
     assert evaluate_run(run, make_manifest(store), FeatureBank(store), "val", ("complete",))
 
 
+def test_floors_of_other_templates_are_told_apart(tmp_path: Path) -> None:
+    store = make_store()
+    train(tmp_path / "run", store, epochs=1)
+    manifest = make_manifest(store)
+    one_template = tuple(replace(question, template="?") for question in manifest.questions["train"])
+    trained_on = set()
+    for own in (manifest.questions["train"], one_template):
+        changed = replace(manifest, questions={**manifest.questions, "train": own})
+        rows = evaluate_run(tmp_path / "run", changed, FeatureBank(store), "test", ("complete",))
+        trained_on |= {row.trained_on_sha256 for row in rows if row.kind == "floor"}
+    assert len(trained_on) == 2
+
+
 def test_rows_count_multiple_choice_questions_and_floors_answer_among_the_choices(tmp_path: Path) -> None:
     store = make_store(videos=60)
     train(tmp_path / "run", store, epochs=1)
