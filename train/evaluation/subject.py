@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
 from pipeline.store.schema import FeatureSpec
 from train.data.dataset import QuestionDataset
@@ -14,8 +15,9 @@ from train.interfaces import MissingModalityMethod
 from train.runs.claim import hash_training_data, read_data
 from train.runs.config import TrainConfig
 from train.runs.features import read_digests, read_specs
+from train.runs.folder import read_environment
 from train.runs.identity import run_id
-from train.runs.log import read_metrics
+from train.runs.log import METRICS, read_metrics
 from train.runs.results import Feature, Masking, Subject, hash_questions
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def describe_run(
     module: Any = method
     data = read_data(run)
     trained_on = data.get("questions", {})
-    epochs = len(read_metrics(run)) or config.epochs
+    epochs = _count_epochs(run, config)
     uses = {trained_on.get("val"): "selection", trained_on.get("train"): "training"}
     return {
         "run": run.resolve().name,
@@ -85,6 +87,17 @@ def describe_run(
         "sees": method.sees,
         "trains_on": method.trains_on,
     }
+
+
+def _count_epochs(run: Path, config: TrainConfig) -> int:
+    """Return the epochs that `run` was trained for; an imported run counts as finished.
+
+    Raises `UserError` if they are not known: a stopped run would be taken for a finished one.
+    """
+    epochs = len(read_metrics(run))
+    if not epochs and "imported_from" not in read_environment(run):
+        raise UserError(f"{run / METRICS} is missing, which says whether {run} was trained to its end: copy it too")
+    return epochs or config.epochs
 
 
 def describe_masks(masks: Masks) -> Masking:

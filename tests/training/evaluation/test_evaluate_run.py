@@ -87,6 +87,17 @@ def test_a_run_without_a_record_of_its_question_features_is_resumed_and_evaluate
     assert evaluate_run(run, make_manifest(store), FeatureBank(store), "val", ("complete",))
 
 
+def test_a_trained_run_without_its_metrics_is_refused_and_an_imported_one_is_not(tmp_path: Path) -> None:
+    store, run = make_store(), tmp_path / "run"
+    train(run, store)
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"run/metrics.jsonl is missing"):
+        evaluate_run(run, make_manifest(store), FeatureBank(store), "test", ("complete",))
+    (run / "environment.json").write_text('{"imported_from": {}}')
+    rows = evaluate_run(run, make_manifest(store), FeatureBank(store), "test", ("complete",))
+    assert rows[0].training["epochs"] == 3
+
+
 def test_floors_of_other_templates_are_told_apart(tmp_path: Path) -> None:
     store = make_store()
     train(tmp_path / "run", store, epochs=1)
