@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.store.reader import FeatureStore
 
 TRAINING_SPLITS = ("train", "val")
+# All that is recorded of an imported run, with its vocabulary: the SHA-256 of the official checkpoint.
+IMPORTED = "imported_sha256"
 # What is recorded of each stored feature.
 PER_FEATURE = ("features", "rows")
 # What is recorded of the run that a training starts from.
@@ -61,7 +63,7 @@ def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
     """
     start = run.parent / config.start_from
     known = read_data(start) if config.start_from else {}
-    known = {name: value for name, value in known.items() if name not in ("rows", "order")}
+    known = {name: value for name, value in known.items() if name not in ("rows", "order", IMPORTED)}
     if not _fits(known, data):
         raise UserError(f"cannot start from {start}: it was trained on other questions or features than {run} will be")
     if is_run_folder(run):
@@ -86,8 +88,9 @@ def hash_training_data(data: dict[str, Any]) -> str:
 
 
 def read_data(run: Path) -> dict[str, Any]:
-    """Return what `describe_data` returned before the training of `run`; {} if that is unknown, as of an imported run.
+    """Return what `describe_data` returned before the training of `run`; {} if that is unknown.
 
+    Of an imported run: `IMPORTED` and, if its weights number words or answers, the vocabulary.
     Raises `UserError` if the file is corrupt.
     """
     path = run / DATA
