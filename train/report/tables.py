@@ -169,12 +169,17 @@ def table_blocks(blocks: Sequence[Block]) -> list[Block]:
 
 
 def columns_of(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
-    """Return the columns of MUSIC-AVQA or AVQA if they cover the rows' types, else one per type and `All`."""
+    """Return the columns of MUSIC-AVQA or AVQA if they cover the rows' types, else one per type and `All`.
+
+    Their labels differ: those of types begin with "type " if one is named as the total.
+    """
     types = sorted({name for row in rows for name in row.accuracies.types})
     for known, columns in ((TYPES, COLUMNS), (AVQA_TYPES, AVQA_COLUMNS)):
         if types and set(types) <= set(known):
             return columns
-    return (*(Column(name, (name,)) for name in types), COLUMNS[-1])
+    total = COLUMNS[-1]
+    prefix = "type " if total.label in types else ""
+    return (*(Column(prefix + name, (name,)) for name in types), total)
 
 
 def pool_counts(accuracies: Accuracies, column: Column) -> Count | None:

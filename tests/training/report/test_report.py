@@ -55,6 +55,19 @@ def test_other_datasets_have_a_column_per_type() -> None:
     assert [column.label for column in columns] == ["Colour", "Why", "All"]
 
 
+def test_a_type_named_as_the_total_has_a_column_of_its_own() -> None:
+    counts = accuracies(3, ("All", "Other"))
+    (block,) = build_blocks([row(accuracies=counts)])
+    records = {record["column"]: record for record in csv.DictReader(io.StringIO(comma_separated([block])))}
+    columns = {"type All": counts.types["All"], "type Other": counts.types["Other"], "All": counts.overall}
+    assert {name: int(record["questions"]) for name, record in records.items()} == {
+        name: count.questions for name, count in columns.items()
+    }
+    assert [float(record["accuracy"]) for record in records.values()] == [
+        pytest.approx(count.accuracy, abs=1e-4) for count in columns.values()
+    ]
+
+
 def test_avqa_has_the_papers_eight_columns_in_its_order_even_if_types_are_missing() -> None:
     result = row(dataset="avqa", accuracies=accuracies(3, ("Which", "Where", "Come from")))
     labels = ["Used for", "When", "Before/Next", "Why", "Where", "Happening", "Come from", "Which", "All"]
