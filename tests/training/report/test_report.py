@@ -13,8 +13,9 @@ from result_rows import accuracies, row, save
 from pipeline.errors import UserError
 from pipeline.manifests.templates import COLUMNS, TYPES
 from train.report.page import write_report
+from train.report.plots import colours_of
 from train.report.published import QUESTIONS, PublishedRow, comparable_rows, read_published
-from train.report.recovery_plot import find_recoveries
+from train.report.recovery_plot import draw_recoveries, find_recoveries
 from train.report.tables import build_blocks, columns_of, group_by_split
 from train.report.text import comma_separated, latex, markdown
 from train.runs.log import write_time
@@ -246,6 +247,16 @@ def test_one_run_on_two_stores_has_two_lines_on_the_page(tmp_path: Path) -> None
     overall = page[page.index("Overall accuracy") :]
     overall = overall[: overall.index("</table>")]
     assert all(f"{r.accuracies.overall.accuracy:.2f}" in overall for r in rows)
+
+
+def test_dollar_signs_in_labels_are_no_mathematics() -> None:
+    runs = ("lr$1_$", "lr$1_2$")
+    rows = [row("rmm", run=run, training={"epochs": len(run)}, scenario="audio-missing", recovery=0.1) for run in runs]
+    blocks = build_blocks(rows)
+    plot = draw_recoveries(find_recoveries(blocks), colours_of(blocks))
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", re.sub("<!--.*?-->", "", plot, flags=re.DOTALL), flags=re.DOTALL)
+    assert {f"rmm [{run}]" for run in runs} <= {*texts}
+    assert any("tspan" in text for text in texts), "the powers of ten on the logarithmic axis"
 
 
 def test_every_accuracy_in_the_csv_follows_from_its_counts() -> None:
