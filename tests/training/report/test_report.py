@@ -377,6 +377,28 @@ def test_latex_tables_have_a_cell_per_column_and_escaped_text() -> None:
     assert not re.search(r"(?<!\\)[%#_]", text)
 
 
+ODD_TYPES = {
+    "a|b": (r"a\|b", "a|b"),
+    "two\nlines": ("two lines", "two lines"),
+    "\\|": (r"\\\|", r"\textbackslash{}|"),
+    "{x}^~": ("{x}^~", r"\{x\}\textasciicircum{}\textasciitilde{}"),
+    r"5 \%": (r"5 \\%", r"5 \textbackslash{}\%"),
+}
+
+
+def test_question_types_with_markup_stay_in_their_cell() -> None:
+    blocks = build_blocks([row(release="|\n{", accuracies=accuracies(3, tuple(ODD_TYPES)))])
+    cells = len(ODD_TYPES) + len(["line", "All", "interval", "seeds"])
+    as_markdown, as_latex = markdown(blocks), latex(blocks)
+    tables = [line for line in as_markdown.splitlines() if line.startswith("|")]
+    assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in tables] == [cells + 1] * 3
+    assert r"## demo \| {, test: complete" in as_markdown
+    assert r"\caption{demo | \{, test: complete; 110 questions.}" in as_latex
+    for in_markdown, in_latex in ODD_TYPES.values():
+        assert f"| {in_markdown} |" in tables[0]
+        assert f"& {in_latex} &" in as_latex
+
+
 def test_the_error_for_a_run_without_results_has_its_file(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty.results\.jsonl is missing"):
