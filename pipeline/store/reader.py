@@ -231,9 +231,9 @@ class FeatureStore:
         return {text: str(digests[row]) for text, row in self.question_rows.items() if digests[row]}
 
     def question_digest_of(self, name: str, texts: Iterable[str]) -> str:
-        """Return one SHA-256 over the rows of `name` of these question texts; their order does not matter."""
+        """Return one SHA-256 over the complete rows of `name` of these question texts; their order does not matter."""
         digests = self.question_digests(name)
-        return digest_rows(digests[text] for text in set(texts))
+        return digest_rows(digests[text] for text in set(texts) & digests.keys())
 
     def coordinates(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield the path and the values of each coordinate: `video` and `time` of a feature, `question` of another."""

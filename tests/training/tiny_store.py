@@ -112,7 +112,7 @@ class TinyStore:
         return hashlib.sha256(self.arrays[feature][rows].tobytes()).hexdigest()
 
     def question_digest_of(self, name: str, texts: Iterable[str]) -> str:
-        rows = sorted(self.question_rows[text] for text in set(texts))
+        rows = sorted(self.question_rows[text] for text in set(texts) & self.question_rows.keys())
         return hashlib.sha256(self.questions[name][rows].tobytes()).hexdigest()
 
     def question_values(self, name: str) -> zarr.Array:

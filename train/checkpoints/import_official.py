@@ -19,6 +19,7 @@ from pipeline.manifests.manifest import Vocabulary, parse_json
 from pipeline.manifests.templates import build_vocabulary, fill
 from train.backbones.sizes import ModelSizes
 from train.checkpoints.release_names import FIRST_FILE, RELEASES, UPDATED_FILE, Release, TrainingFile, matches
+from train.runs.claim import IMPORTED
 from train.runs.config import TrainConfig, make_config
 from train.runs.folder import CHECKPOINT, build_method, write_start, write_tensors
 
@@ -84,7 +85,7 @@ def import_checkpoint(
     if vocabulary is not None:
         state = renumber(state, release, release_vocabulary, vocabulary)
     method.load_state_dict(state)
-    _write_run(out, config, vocabulary or release_vocabulary, method, checkpoint, imported)
+    _write_run(out, config, release, vocabulary or release_vocabulary, method, checkpoint, imported)
     return Imported(str(out), **imported)
 
 
@@ -249,17 +250,23 @@ def _map_state(
 def _write_run(
     out: Path,
     config: TrainConfig,
+    release: Release,
     vocabulary: Vocabulary,
     method: nn.Module,
     checkpoint: Path,
     imported: Mapping[str, Any],
 ) -> None:
+    """Write the run; its data are the file, by content, and the vocabulary if the weights number words or answers."""
     make_folder(out)
     state = method.state_dict()
     trained = sorted(state.keys() - set(imported["fresh"]))
     write_tensors(out / CHECKPOINT, state, {"imported": checkpoint.name, "trained": trained})
-    origin = {"file": checkpoint.name, "sha256": hash_file(checkpoint), **imported}
-    write_start(out, config, vocabulary, {"imported_from": origin})
+    sha256 = hash_file(checkpoint)
+    data: dict[str, Any] = {IMPORTED: sha256}
+    if release.words or release.answers:
+        data["vocabulary"] = vocabulary.to_json()
+    environment = {"imported_from": {"file": checkpoint.name, "sha256": sha256, **imported}}
+    write_start(out, config, vocabulary, environment, data)
 
 
 def _is_finite(values: Tensor) -> bool:

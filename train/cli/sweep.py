@@ -15,7 +15,7 @@ from pipeline.cli.command import (
     json_option,
     show_json,
 )
-from pipeline.files import replace_text
+from pipeline.files import locked, replace_text
 from train.cli.options import (
     device_option,
     loading_options,
@@ -93,10 +93,11 @@ def sweep(
     from train.training.sweep import run_cells
 
     bank = FeatureBank(open_store(store), loading.shared_by(jobs), str(choose_device(device)))
-    with runs_progress(bank, len(cells)) as progress:
-        outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
     evaluation = evaluation or out / "evaluation.json"
-    replace_text(evaluation, json.dumps(outcome.documents, ensure_ascii=False, indent=1) + "\n")
+    with locked(out, "another sweep"):
+        with runs_progress(bank, len(cells)) as progress:
+            outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
+        replace_text(evaluation, json.dumps(outcome.documents, ensure_ascii=False, indent=1) + "\n")
     if as_json:
         show_json(outcome.documents)
     else:

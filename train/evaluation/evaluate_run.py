@@ -7,8 +7,6 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import locked
 from pipeline.manifests.manifest import Manifest, Question
-from pipeline.store.schema import MODALITIES
-from train.backbones.registry import needs_of
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import ALL_SCENARIOS, SCENARIOS, Masks, Rates
@@ -27,6 +25,7 @@ from train.evaluation.vocabulary import match_vocabulary
 from train.interfaces import MissingModalityMethod, inputs_of
 from train.runs.claim import read_data
 from train.runs.config import TrainConfig
+from train.runs.features import read_specs, weights_hash
 from train.runs.folder import load_hashed_run, read_environment
 from train.runs.identity import is_run_folder
 from train.runs.results import (
@@ -200,7 +199,6 @@ def _check_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Featur
             f"{manifest.describe_splits()}; pass another --split"
         )
     store = bank.store
-    needs = needs_of(config.backbone)
     seconds = read_data(run).get("seconds", store.seconds)
     if seconds != store.seconds:
         raise UserError(
@@ -208,8 +206,8 @@ def _check_data(run: Path, config: TrainConfig, manifest: Manifest, bank: Featur
             f"--store that it was trained on ({config.store or 'not recorded'})"
         )
     trained = read_environment(run).get("feature_weights", {})
-    for name in (name for modality in MODALITIES for name in needs[modality]):
-        weights = store.spec(name).constants.get("weights", {}).get("sha256", "")
+    for name, spec in read_specs(config.backbone, store).items():
+        weights = weights_hash(spec)
         if trained.get(name, weights) != weights:
             raise UserError(
                 f"run {run} was trained on {name} with weights {trained[name]}, store {store.path} has weights "
@@ -236,7 +234,7 @@ def _floor_rows(row: ResultRow, train: Sequence[Question], test: Sequence[Questi
         return []
     floors = {"template-majority": template_majority(train, test), "filled-majority": filled_majority(train, test)}
     model_fields = {"parameters": 0, "sees": "", "trains_on": "", "recovery": None, "interval": None}
-    trained_on = {"trained_on_sha256": hash_questions(train), "seen": ""}
+    trained_on = {"trained_on_sha256": hash_questions(train, [question.template for question in train]), "seen": ""}
     return [
         row.model_copy(update={**model_fields, **trained_on, "kind": "floor", "method": name, "accuracies": accuracies})
         for name, accuracies in floors.items()

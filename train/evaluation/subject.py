@@ -5,17 +5,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
-from pipeline.store.schema import MODALITIES, FeatureSpec
-from train.backbones.registry import needs_of
+from pipeline.store.schema import FeatureSpec
 from train.data.dataset import QuestionDataset
 from train.data.scenarios import NATURAL, Masks
 from train.evaluation.predict import questions_of
 from train.interfaces import MissingModalityMethod
 from train.runs.claim import hash_training_data, read_data
 from train.runs.config import TrainConfig
+from train.runs.features import read_digests, read_specs
+from train.runs.folder import read_environment
 from train.runs.identity import run_id
-from train.runs.log import read_metrics
+from train.runs.log import METRICS, read_metrics
 from train.runs.results import Feature, Masking, Subject, hash_questions
 
 if TYPE_CHECKING:
@@ -28,20 +30,16 @@ def identify_subject(
     run: Path, config: TrainConfig, dataset: QuestionDataset, store: "FeatureStore", split: str, checkpoint_sha256: str
 ) -> Subject:
     """Return the subject of an evaluation of `run` on the questions and features of `dataset`."""
-    needs = needs_of(config.backbone)
     questions, scenarios = dataset.questions, ["left out"] * len(dataset)
     for scenario in ("complete", NATURAL):
         for row in questions_of(dataset, scenario):
             scenarios[row] = scenario
     groups = [json.dumps([s, q.type, q.modality, q.template]) for s, q in zip(scenarios, questions, strict=True)]
-    features = {}
-    for name in (name for modality in MODALITIES for name in needs[modality]):
-        digest = store.digest_of(name, (q.video_id for q in questions))
-        weights = _kind_of_weights(store.spec(name))
-        features[name] = Feature(fingerprint=store.fingerprint(name), weights=weights, sha256=digest)
-    for name in (name for name in needs["question"] if name != "tokens"):
-        spec, digest = store.question_spec(name), store.question_digest_of(name, (q.text for q in questions))
-        features[name] = Feature(fingerprint=spec.fingerprint, weights=_kind_of_weights(spec), sha256=digest)
+    digests = read_digests(config.backbone, store, questions)
+    features = {
+        name: Feature(fingerprint=spec.fingerprint, weights=_kind_of_weights(spec), sha256=digests[name])
+        for name, spec in read_specs(config.backbone, store).items()
+    }
     return Subject(
         run_id=run_id(run),
         checkpoint_sha256=checkpoint_sha256,
@@ -64,7 +62,7 @@ def describe_run(
     module: Any = method
     data = read_data(run)
     trained_on = data.get("questions", {})
-    epochs = len(read_metrics(run)) or config.epochs
+    epochs = _count_epochs(run, config)
     uses = {trained_on.get("val"): "selection", trained_on.get("train"): "training"}
     return {
         "run": run.resolve().name,
@@ -89,6 +87,17 @@ def describe_run(
         "sees": method.sees,
         "trains_on": method.trains_on,
     }
+
+
+def _count_epochs(run: Path, config: TrainConfig) -> int:
+    """Return the epochs that `run` was trained for; an imported run counts as finished.
+
+    Raises `UserError` if they are not known: a stopped run would be taken for a finished one.
+    """
+    epochs = len(read_metrics(run))
+    if not epochs and "imported_from" not in read_environment(run):
+        raise UserError(f"{run / METRICS} is missing, which says whether {run} was trained to its end: copy it too")
+    return epochs or config.epochs
 
 
 def describe_masks(masks: Masks) -> Masking:

@@ -169,7 +169,8 @@ def _runs(rows: Iterable[ResultRow], folders: Folders) -> list[dict[str, Any]]:
     """Return the variables of each run in the table of runs; `seconds` is the median over its epochs."""
     names = ("run", "backbone", "method", "variant", "inputs", "seed", "parameters", "sees", "trains_on")
     runs = []
-    for row in {row.subject.run_id: row for row in rows if row.kind == "model"}.values():
+    models = [row for row in rows if row.kind == "model"]
+    for row in {(row.subject.run_id, row.subject.checkpoint_sha256): row for row in models}.values():
         run = folders.get(row.key)
         times = read_times(run) if run else {}
         runs.append(

@@ -130,15 +130,23 @@ def unique_legend(axes: "Axes", figure: "Figure | None" = None) -> None:
 
 
 def to_svg(figure: "Figure", prefix: str) -> str:
-    """Return the figure as an SVG element whose ids start with `prefix`; equal figures give equal bytes."""
-    import matplotlib
+    """Return the figure as an SVG element whose ids start with `prefix`; equal figures give equal bytes.
 
+    Dollar signs in labels are no mathematics.
+    """
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        # The numbers on a logarithmic axis are mathematics; they have no text before they are drawn.
+        if isinstance(text, Text) and text.get_text():
+            text.set_parse_math(False)
     sink = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = sink.getvalue()
-    text = text[text.index("<svg") :]
+    svg = sink.getvalue()
+    svg = svg[svg.index("<svg") :]
     # Several plots share one page: their ids must differ, and the page sets their size.
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    return re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    return re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)

@@ -8,9 +8,9 @@ columns "Loc" and "Cnt"; here each accuracy is under its own name.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.manifests.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
@@ -24,6 +24,7 @@ HASH_LENGTH = 8
 ROLES = ("floor", "reference", "method")
 
 Role = Literal["floor", "reference", "method"]
+_Key = TypeVar("_Key")
 # Dataset, release, split, hash of the questions, seconds, scenario.
 _Place = tuple[str, str, str, str, int, str]
 
@@ -168,12 +169,17 @@ def table_blocks(blocks: Sequence[Block]) -> list[Block]:
 
 
 def columns_of(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
-    """Return the columns of MUSIC-AVQA or AVQA if they cover the rows' types, else one per type and `All`."""
+    """Return the columns of MUSIC-AVQA or AVQA if they cover the rows' types, else one per type and `All`.
+
+    Their labels differ: those of types begin with "type " if one is named as the total.
+    """
     types = sorted({name for row in rows for name in row.accuracies.types})
     for known, columns in ((TYPES, COLUMNS), (AVQA_TYPES, AVQA_COLUMNS)):
         if types and set(types) <= set(known):
             return columns
-    return (*(Column(name, (name,)) for name in types), COLUMNS[-1])
+    total = COLUMNS[-1]
+    prefix = "type " if total.label in types else ""
+    return (*(Column(prefix + name, (name,)) for name in types), total)
 
 
 def pool_counts(accuracies: Accuracies, column: Column) -> Count | None:
@@ -236,11 +242,14 @@ def _block(
     groups: dict[tuple[str, str], list[ResultRow]] = {}
     for row in rows:
         groups.setdefault((line_identity(row), _features_hash(row)), []).append(row)
-    lines = []
+    of_lines = {}
     for (identity, features), members in groups.items():
         has_many_stores = len(stored[identity, members[0].subject.questions_sha256]) > 1
-        label = labels[identity] + (f" [features {features}]" if has_many_stores else "")
-        lines.append(_line(label, members, columns))
+        of_lines[identity, features] = labels[identity] + (f" [features {features}]" if has_many_stores else "")
+    # Floors of one training differ if versions of mavqa count differently.
+    of_lines = _tell_apart(of_lines, {key: _short_hash(key[0]) for key in of_lines})
+    assert len({*of_lines.values()}) == len(of_lines), "pages and plots find lines by their labels"
+    lines = [_line(of_lines[key], members, columns) for key, members in groups.items()]
     return Block(*place, columns, tuple(sorted(lines, key=_line_order)), distinction)
 
 
@@ -248,8 +257,11 @@ def _features_hash(row: ResultRow) -> str:
     """Return a short hash of the stored values that a model was evaluated on; "" for a floor."""
     if row.kind == "floor":
         return ""
-    hashes = json.dumps({name: feature.sha256 for name, feature in row.subject.features.items()}, sort_keys=True)
-    return hashlib.sha256(hashes.encode()).hexdigest()[:HASH_LENGTH]
+    return _short_hash({name: feature.sha256 for name, feature in row.subject.features.items()})
+
+
+def _short_hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:HASH_LENGTH]
 
 
 def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...]) -> Line:
@@ -271,16 +283,19 @@ def line_identity(row: ResultRow) -> str:
     """Return the key of a row's line, common to all its seeds: model, training and features; a floor's accuracies."""
     if row.kind == "floor":
         return json.dumps([row.kind, row.method, row.trained_on_sha256, row.accuracies.model_dump()])
-    features = {name: feature.fingerprint for name, feature in row.subject.features.items()}
-    key = [row.kind, row.backbone, row.method, row.variant, row.inputs, row.training, row.trained_on_sha256, features]
-    return json.dumps(key, sort_keys=True)
+    model = [row.kind, row.backbone, row.method, row.variant, row.inputs, row.training, row.trained_on_sha256]
+    return json.dumps([*model, _fingerprints(row)], sort_keys=True)
+
+
+def _fingerprints(row: ResultRow) -> dict[str, str]:
+    return {name: feature.fingerprint for name, feature in row.subject.features.items()}
 
 
 def _labels(rows: list[ResultRow]) -> dict[str, str]:
     """Return {line identity: label}, the same in all blocks.
 
-    Models with equal labels also get their run's name, and its id if the names are equal too; floors of several sets of
-    training questions get a hash of these.
+    Models with equal labels also get the `_MARKS` that tell them apart. Floors of several sets of training questions
+    get a hash of these.
     """
     first: dict[str, ResultRow] = {}
     for row in rows:
@@ -289,21 +304,34 @@ def _labels(rows: list[ResultRow]) -> dict[str, str]:
     has_many_backbones = len({row.backbone for row in models}) > 1
     variants = Counter(method for method, _ in {(row.method, row.variant) for row in models})
     labels = {key: _label(row, has_many_backbones, variants[row.method] > 1) for key, row in first.items()}
-    uses = Counter(labels[key] for key, row in first.items() if row.kind == "model")
-    for key, label in labels.items():
-        if uses[label] > 1:
-            run = first[key].run.removesuffix(f"-seed{first[key].seed}")  # the suffix that sweeps append
-            labels[key] = f"{label} [{run}]"
-    names = Counter(labels[key] for key, row in first.items() if row.kind == "model")
+    of_models = {key: labels[key] for key, row in first.items() if row.kind == "model"}
+    for mark in _MARKS:
+        of_models = _tell_apart(of_models, {key: mark(first[key]) for key in of_models})
+    labels |= of_models
     trainings: dict[str, set[str]] = {}
     for row in first.values():
         trainings.setdefault(row.method, set()).add(row.trained_on_sha256)
     for key, row in first.items():
-        if row.kind == "model" and names[labels[key]] > 1:
-            labels[key] = f"{labels[key]} [{row.subject.run_id[:HASH_LENGTH]}]"
-        elif row.kind == "floor" and len(trainings[row.method]) > 1:
+        if row.kind == "floor" and len(trainings[row.method]) > 1:
             labels[key] = f"{labels[key]} [train {row.trained_on_sha256[:HASH_LENGTH]}]"
     return labels
+
+
+# Of a model's line; the last one always differs.
+_MARKS: tuple[Callable[[ResultRow], str], ...] = (
+    lambda row: row.run.removesuffix(f"-seed{row.seed}"),  # the suffix that sweeps append
+    lambda row: row.subject.run_id[:HASH_LENGTH],
+    lambda row: f"fingerprints {_short_hash(_fingerprints(row))}",
+    lambda row: _short_hash(line_identity(row)),
+)
+
+
+def _tell_apart(labels: Mapping[_Key, str], marks: Mapping[_Key, str]) -> dict[_Key, str]:
+    """Return the labels with the mark of their line, where lines of equal labels have different marks."""
+    of_label: dict[str, set[str]] = {}
+    for key, label in labels.items():
+        of_label.setdefault(label, set()).add(marks[key])
+    return {key: f"{label} [{marks[key]}]" if len(of_label[label]) > 1 else label for key, label in labels.items()}
 
 
 def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:

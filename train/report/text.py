@@ -16,6 +16,16 @@ CSV_FIELDS = (
 )
 
 
+# {character: what LaTeX prints it for}
+LATEX = str.maketrans(
+    {
+        **{character: rf"\{character}" for character in "%&#_${}"},
+        **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
+        **{"†": r"$^\dagger$", "–": "--"},
+    }
+)
+
+
 def markdown(blocks: Sequence[Block]) -> str:
     """Return a table per block: accuracies in percent, the interval of `All`, seeds; curves are only in the CSV."""
     return "\n".join(["# Results\n", *(_markdown_block(block) for block in table_blocks(blocks)), LEGEND])
@@ -65,14 +75,14 @@ def _markdown_block(block: Block) -> str:
     heads = ["", *(column.label for column in block.columns), "95 % interval", "seeds"]
     rows = [_line_cells(block, line) for line in block.lines] + _published_cells(block)
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    title = f"## {block.title}\n"
+    title = f"## {_escape_markdown(block.title)}\n"
     is_notable = block.multiple_choice or block.unknown_answers or block.use_in_training
     questions = [f"{block.questions}\n"] if is_notable else []
-    return "\n".join([title, *questions, *(f"| {' | '.join(cells)} |" for cells in table), ""])
+    return "\n".join([title, *questions, *(f"| {' | '.join(map(_escape_markdown, cells))} |" for cells in table), ""])
 
 
 def _latex_block(block: Block) -> str:
-    heads = ["", *(column.label for column in block.columns), r"95\,\% interval", "seeds"]
+    heads = ["", *(column.label for column in block.columns), "95 % interval", "seeds"]
     rows = [_line_cells(block, line) for line in block.lines] + _published_cells(block)
     title = f"{block.title}; {block.questions}"
     body = [_latex_row(heads), r"\midrule", *map(_latex_row, rows)]
@@ -95,9 +105,13 @@ def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(map(_escape_latex, cells)) + r" \\"
 
 
+def _escape_markdown(text: str) -> str:
+    """Return a cell's text: one line, whose characters do not end the cell."""
+    return re.sub(r"([\\|])", r"\\\1", " ".join(text.split()))
+
+
 def _escape_latex(text: str) -> str:
-    escaped = re.sub(r"(?<!\\)([%&#_$])", r"\\\1", text)
-    return escaped.replace("†", r"$^\dagger$").replace("–", "--")
+    return " ".join(text.split()).translate(LATEX).replace(r" \%", r"\,\%")
 
 
 def _published_cells(block: Block) -> list[list[str]]:

@@ -28,6 +28,7 @@ from train.backbones.registry import backbone_variants, make_backbone
 from train.interfaces import MissingModalityMethod
 from train.methods.grounding import GroundingPretraining
 from train.methods.registry import make_method, method_variants
+from train.runs.claim import read_data
 from train.runs.config import TrainConfig
 from train.runs.device import choose_device
 from train.runs.identity import CHECKPOINT, CONFIG, DATA, LOCATION_SETTINGS, is_run_folder, run_id
@@ -35,6 +36,7 @@ from train.runs.log import read_metrics
 
 ENVIRONMENT = "environment.json"
 LAST = "last.safetensors"
+VOCABULARY = "vocabulary.json"
 LIBRARIES = ("torch", "numpy", "zarr", "safetensors")
 # A safetensors file begins with the length of its header, which is JSON.
 HEADER_LENGTH_BYTES = 8
@@ -107,15 +109,18 @@ def read_config(run: Path) -> TrainConfig:
 def read_vocabulary(run: Path) -> Vocabulary:
     """Return the words and answers that `run` was trained with.
 
-    Raises `UserError` if the file is missing or corrupt.
+    Raises `UserError` if the file is missing or corrupt, or is another one than the run's data recorded.
     """
-    path = run / "vocabulary.json"
+    path = run / VOCABULARY
     try:
-        return Vocabulary.from_json(parse_json(path.read_text(encoding="utf-8")))
+        vocabulary = Vocabulary.from_json(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the run again") from None
     except ValueError as error:
         raise UserError(f"{path} is not a vocabulary ({one_line(error)}): train the run again") from None
+    if read_data(run).get("vocabulary", vocabulary.to_json()) != vocabulary.to_json():
+        raise UserError(f"{path} has other words or answers, or in another order, than {run / DATA}: restore the file")
+    return vocabulary
 
 
 def is_finished(run: Path, config: TrainConfig) -> bool:
@@ -144,7 +149,7 @@ def write_start(
     make_folder(run)
     if data is not None:
         replace_text(run / DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
-    replace_text(run / "vocabulary.json", json.dumps(vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
+    replace_text(run / VOCABULARY, json.dumps(vocabulary.to_json(), ensure_ascii=False, indent=1) + "\n")
     replace_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
     replace_text(run / CONFIG, config.model_dump_json(indent=1) + "\n")
 

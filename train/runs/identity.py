@@ -44,7 +44,7 @@ def is_current(run: Path, of_run: str, checkpoint_sha256: str) -> bool:
 
 def _hash_record(run: Path, without: Collection[str]) -> str:
     settings = _read(run / CONFIG)
-    # Imported runs have no data, nor have runs of the first version.
+    # Runs of the first version have no data.
     data = _read(run / DATA) if (run / DATA).exists() else {}
     records = [{name: value for name, value in record.items() if name not in without} for record in (settings, data)]
     return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()[:ID_LENGTH]

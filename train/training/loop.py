@@ -35,6 +35,7 @@ from train.interfaces import (
     uses_negatives,
 )
 from train.runs.config import TrainConfig
+from train.runs.features import read_specs, weights_hash
 from train.runs.folder import (
     LAST,
     read_tensors,
@@ -134,9 +135,8 @@ class Loop:
 
     def provenance(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the fingerprints and the weights' SHA-256 of the backbone's stored features, both by name."""
-        names = [name for modality in MODALITIES for name in self.method.backbone.needs[modality]]
-        weights = {name: self.bank.store.spec(name).constants.get("weights", {}).get("sha256", "") for name in names}
-        return {name: self.bank.store.fingerprint(name) for name in names}, weights
+        specs = read_specs(self.config.backbone, self.bank.store)
+        return {n: spec.fingerprint for n, spec in specs.items()}, {n: weights_hash(spec) for n, spec in specs.items()}
 
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
         """Train from the last complete epoch of the run folder to the last epoch of the configuration."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from official_state import official_state, pictures, question_tokens, sound
+from result_rows import row
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import PADDING_TOKEN, Vocabulary
@@ -25,8 +26,12 @@ from train.checkpoints.import_official import (
 from train.checkpoints.release_names import FIRST_FILE, RELEASES, UPDATED_FILE
 from train.cli.import_ import import_
 from train.data.batch import Batch
+from train.report.tables import build_blocks
+from train.runs.claim import hash_training_data, read_data
 from train.runs.config import make_config
 from train.runs.folder import build_method, load_run, read_config, read_vocabulary
+from train.runs.identity import run_id
+from train.runs.results import read_results, save_results
 from train.training.initialise import start_from
 
 GOLDEN = json.loads((paths.GOLDEN / "official.json").read_text())
@@ -216,6 +221,26 @@ def test_words_and_answers_are_reordered_to_the_manifests_vocabulary(files, tmp_
     with pytest.raises(UserError, match="differ in 2 words or answers"):
         run_import(files, "avst", tmp_path / "other", other)
     assert not (tmp_path / "other").exists()
+
+
+def test_imports_of_two_checkpoints_are_two_runs_and_two_lines_of_a_report(files, tmp_path):
+    name, values = next(iter(official_state(GOLDEN["shapes"]["baseline"]).items()))
+    write_checkpoint(tmp_path / "other.pt", "baseline", **{name: 2 * values})
+    rows = []
+    for checkpoint, out in ((files / "baseline.pt", tmp_path / "a"), (tmp_path / "other.pt", tmp_path / "b")):
+        import_checkpoint("baseline", checkpoint, files, out, "m", "s")
+        trained_on = hash_training_data(read_data(out))
+        rows.append(row(run=out.name, run_id=run_id(out), trained_on_sha256=trained_on, seed=1))
+        save_results(tmp_path / "evaluations", rows[-1:])
+    assert read_results(tmp_path / "evaluations") == rows
+    (block,) = build_blocks(rows)
+    assert [line.label for line in block.lines] == ["zero-fill [a]", "zero-fill [b]"]
+
+
+def test_a_training_that_starts_from_an_import_has_its_vocabulary_unless_it_numbers_nothing(files, tmp_path):
+    for kind, is_numbered in (("baseline", True), ("grounding", False)):
+        run_import(files, kind, tmp_path / kind)
+        assert ("vocabulary" in read_data(tmp_path / kind)) == is_numbered
 
 
 def test_files_that_do_not_fit_are_errors_before_anything_is_written(files, tmp_path):

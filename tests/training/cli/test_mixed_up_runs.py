@@ -247,6 +247,15 @@ def test_a_folder_that_another_process_uses_is_refused(workplace: Path, command:
     assert f"{run} is in use by another training or evaluation" in result.stderr.splitlines()[-1]
 
 
+def test_a_second_sweep_into_a_folder_is_refused_and_leaves_its_evaluation(workplace: Path) -> None:
+    run_tiny_sweep()
+    before = Path("b/runs/evaluation.json").read_bytes()
+    with locked(Path("b/runs"), "a test"):
+        line = fails("sweep", "tiny.toml", *ON_TINY_DATA, "--out", "b/runs", "--seeds", 2)
+    assert "b/runs is in use by another sweep" in line
+    assert Path("b/runs/evaluation.json").read_bytes() == before
+
+
 def test_sweeps_into_neighbouring_folders_have_evaluations_of_their_own(workplace: Path) -> None:
     run_tiny_sweep()
     before = Path("b/runs/evaluation.json").read_bytes()

@@ -1,5 +1,7 @@
 """A run is evaluated on manifests with other vocabularies: with its own numbering, or not at all."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -114,3 +116,10 @@ def test_answers_that_a_run_does_not_have_are_named_or_counted(store, run: Path,
     assert {row.unknown_answers for row in rows} == {1}
     assert not predictions[0].correct
     assert summarise_rows(rows)["unknown_answers"] == 1
+
+
+def test_a_vocabulary_that_is_not_the_runs_own_is_refused(store, run: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copied / "vocabulary.json").write_text(json.dumps(Vocabulary(WORDS, CLASSES[::-1]).to_json()))
+    with pytest.raises(UserError, match=r"vocabulary.json has other words or answers, or in another order, than"):
+        evaluate_run(copied, make_manifest(store), FeatureBank(store), "test", ("complete",))

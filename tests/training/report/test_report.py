@@ -13,8 +13,9 @@ from result_rows import accuracies, row, save
 from pipeline.errors import UserError
 from pipeline.manifests.templates import COLUMNS, TYPES
 from train.report.page import write_report
+from train.report.plots import colours_of
 from train.report.published import QUESTIONS, PublishedRow, comparable_rows, read_published
-from train.report.recovery_plot import find_recoveries
+from train.report.recovery_plot import draw_recoveries, find_recoveries
 from train.report.tables import build_blocks, columns_of, group_by_split
 from train.report.text import comma_separated, latex, markdown
 from train.runs.log import write_time
@@ -53,6 +54,19 @@ def test_other_datasets_have_a_column_per_type() -> None:
     types = ("Why", "Colour")
     columns = columns_of([row(accuracies=accuracies(3, types))])
     assert [column.label for column in columns] == ["Colour", "Why", "All"]
+
+
+def test_a_type_named_as_the_total_has_a_column_of_its_own() -> None:
+    counts = accuracies(3, ("All", "Other"))
+    (block,) = build_blocks([row(accuracies=counts)])
+    records = {record["column"]: record for record in csv.DictReader(io.StringIO(comma_separated([block])))}
+    columns = {"type All": counts.types["All"], "type Other": counts.types["Other"], "All": counts.overall}
+    assert {name: int(record["questions"]) for name, record in records.items()} == {
+        name: count.questions for name, count in columns.items()
+    }
+    assert [float(record["accuracy"]) for record in records.values()] == [
+        pytest.approx(count.accuracy, abs=1e-4) for count in columns.values()
+    ]
 
 
 def test_avqa_has_the_papers_eight_columns_in_its_order_even_if_types_are_missing() -> None:
@@ -207,6 +221,44 @@ def test_runs_with_different_training_settings_are_not_pooled() -> None:
     assert [line.label for line in block.lines] == ["zero-fill [a]", "zero-fill [b]"]
 
 
+def with_fingerprint(fingerprint: str) -> dict[str, Feature]:
+    return {"vggish": Feature(fingerprint=fingerprint * 32, weights="file", sha256="dd" * 32)}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        [row(features=with_fingerprint("ab")), row(correct=6, features=with_fingerprint("cd"))],
+        [row(run="a"), row(run="a", correct=6, training={"epochs": "2 of 3"}, checkpoint_sha256="ee" * 32)],
+        [floor(6), floor(8)],
+    ],
+    ids=["stores", "checkpoints", "floors"],
+)
+def test_every_line_of_a_block_has_a_label_of_its_own(pair: list[ResultRow]) -> None:
+    rows = [*pair, row("rmm", seed=1)]
+    (block,) = build_blocks(rows)
+    assert len({line.label for line in block.lines}) == len(block.lines) == 3
+    assert len({record["row"] for record in csv.DictReader(io.StringIO(comma_separated([block])))}) == 3
+
+
+def test_one_run_on_two_stores_has_two_lines_on_the_page(tmp_path: Path) -> None:
+    rows = [row(correct=correct, features=with_fingerprint(f)) for correct, f in ((8, "ab"), (6, "cd"))]
+    page = write_report(save(tmp_path, rows), tmp_path / "r").read_text(encoding="utf-8")
+    overall = page[page.index("Overall accuracy") :]
+    overall = overall[: overall.index("</table>")]
+    assert all(f"{r.accuracies.overall.accuracy:.2f}" in overall for r in rows)
+
+
+def test_dollar_signs_in_labels_are_no_mathematics() -> None:
+    runs = ("lr$1_$", "lr$1_2$")
+    rows = [row("rmm", run=run, training={"epochs": len(run)}, scenario="audio-missing", recovery=0.1) for run in runs]
+    blocks = build_blocks(rows)
+    plot = draw_recoveries(find_recoveries(blocks), colours_of(blocks))
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", re.sub("<!--.*?-->", "", plot, flags=re.DOTALL), flags=re.DOTALL)
+    assert {f"rmm [{run}]" for run in runs} <= {*texts}
+    assert any("tspan" in text for text in texts), "the powers of ten on the logarithmic axis"
+
+
 def test_every_accuracy_in_the_csv_follows_from_its_counts() -> None:
     lines = list(csv.DictReader(io.StringIO(comma_separated(build_blocks(sample_rows())))))
     assert len(lines) == 2 * 4 * len(PAPER)
@@ -323,6 +375,28 @@ def test_latex_tables_have_a_cell_per_column_and_escaped_text() -> None:
     assert {line.count("&") for line in lines} == {15}
     assert r"95\,\% interval" in text
     assert not re.search(r"(?<!\\)[%#_]", text)
+
+
+ODD_TYPES = {
+    "a|b": (r"a\|b", "a|b"),
+    "two\nlines": ("two lines", "two lines"),
+    "\\|": (r"\\\|", r"\textbackslash{}|"),
+    "{x}^~": ("{x}^~", r"\{x\}\textasciicircum{}\textasciitilde{}"),
+    r"5 \%": (r"5 \\%", r"5 \textbackslash{}\%"),
+}
+
+
+def test_question_types_with_markup_stay_in_their_cell() -> None:
+    blocks = build_blocks([row(release="|\n{", accuracies=accuracies(3, tuple(ODD_TYPES)))])
+    cells = len(ODD_TYPES) + len(["line", "All", "interval", "seeds"])
+    as_markdown, as_latex = markdown(blocks), latex(blocks)
+    tables = [line for line in as_markdown.splitlines() if line.startswith("|")]
+    assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in tables] == [cells + 1] * 3
+    assert r"## demo \| {, test: complete" in as_markdown
+    assert r"\caption{demo | \{, test: complete; 110 questions.}" in as_latex
+    for in_markdown, in_latex in ODD_TYPES.values():
+        assert f"| {in_markdown} |" in tables[0]
+        assert f"& {in_latex} &" in as_latex
 
 
 def test_the_error_for_a_run_without_results_has_its_file(tmp_path: Path) -> None:

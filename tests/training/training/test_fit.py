@@ -23,7 +23,9 @@ from train.data.feature_bank import FeatureBank
 from train.data.scenarios import load_masks
 from train.interfaces import Stage, inputs_of
 from train.methods.registry import METHODS
+from train.runs.claim import hash_training_data, read_data
 from train.runs.folder import is_finished, load_run, write_tensors
+from train.runs.identity import run_id
 from train.runs.log import read_metrics, read_times
 from train.training.fit import fit
 from train.training.loop import measure_accuracy, plan_stages
@@ -112,6 +114,23 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     train(tmp_path / "run", resume=True, keep_state=False)
     assert not (tmp_path / "run" / "last.safetensors").exists()
     assert is_finished(tmp_path / "run", tiny_config())
+
+
+def test_runs_on_questions_or_videos_in_another_order_are_other_runs(tmp_path):
+    store, turned = make_store(), make_store()
+    turned.video_ids.reverse()
+    for arrays in (turned.states, turned.step_counts, turned.arrays):
+        arrays.update({name: values[::-1].copy() for name, values in arrays.items()})
+    manifest = make_manifest(store)
+    reversed_train = replace(manifest, questions=manifest.questions | {"train": manifest.questions["train"][::-1]})
+    config = tiny_config(epochs=1)
+    for name, own, data in (("a", store, manifest), ("b", turned, manifest), ("c", store, reversed_train)):
+        fit(config, data, FeatureBank(own), tmp_path / name)
+    assert len({run_id(tmp_path / name) for name in "abc"}) == 3
+    assert len({hash_training_data(read_data(tmp_path / name)) for name in "abc"}) == 3
+    with pytest.raises(UserError, match="or in another order"):
+        fit(config, reversed_train, FeatureBank(store), tmp_path / "a", resume=True)
+    fit(tiny_config(epochs=1, start_from="a"), reversed_train, FeatureBank(store), tmp_path / "d")
 
 
 def test_overwriting_a_run_or_resuming_it_with_other_settings_is_an_error(tmp_path):
