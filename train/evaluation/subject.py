@@ -77,6 +77,7 @@ def describe_run(
         "training": {
             **config.model_dump(exclude=_NOT_TRAINING),
             "start_from": re.sub(rf"-(seed)?{config.seed}$", "", config.start_from),
+            **({"start_training": data["start_training"]} if "start_training" in data else {}),
             # A run that was stopped is another model.
             "epochs": config.epochs if epochs == config.epochs else f"{epochs} of {config.epochs}",
         },

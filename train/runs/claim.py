@@ -78,12 +78,12 @@ def check_data(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
 def hash_training_data(data: dict[str, Any]) -> str:
     """Return the SHA-256 of what `describe_data` says of train and val; "" if it is not known.
 
-    The seeds of a method have it in common, though each may start from a run of its own seed.
+    A run has it in common with its floors, and with the other seeds of its method, whatever they start from.
     """
     if not data:
         return ""
     questions = {split: text for split, text in data.get("questions", {}).items() if split in TRAINING_SPLITS}
-    common = {name: value for name, value in data.items() if name != "start_from"} | {"questions": questions}
+    common = {name: value for name, value in data.items() if name not in OF_START} | {"questions": questions}
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()
 
 
