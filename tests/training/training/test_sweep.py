@@ -69,6 +69,15 @@ def test_a_grid_is_the_product_of_its_parts() -> None:
     assert cells()[0].config.method == "reference"
 
 
+@pytest.mark.parametrize(
+    ("head", "backbone"),
+    [({"preset": "pano"}, "pano"), ({"preset": "avsd", "backbones": ["pano"]}, "pano"), ({}, "avst")],
+)
+def test_a_grid_without_backbones_has_that_of_its_preset(head: dict, backbone: str) -> None:
+    (cell,) = list_cells(Grid.model_validate({**head, "methods": [{"name": "rmm"}]}), None, "m", "s")
+    assert (cell.name, cell.config.backbone) == ("rmm-seed0", backbone)
+
+
 def test_the_demo_grid_has_its_four_methods_and_their_starting_runs() -> None:
     grid = read_grid(Path(train.__file__).parent / "grids" / "demo.toml")
     cells = list_cells(grid, (0, 2), "m", "s")
