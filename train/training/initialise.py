@@ -17,7 +17,8 @@ from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
 from train.interfaces import Backbone, MissingModalityMethod
 from train.runs.config import TrainConfig
-from train.runs.folder import CHECKPOINT, LAST, read_config, read_tensors
+from train.runs.folder import CHECKPOINT, LAST, is_finished, read_config, read_tensors
+from train.runs.log import read_metrics
 
 BATCH_SIZE = 64
 BACKBONE_PREFIX = "backbone."
@@ -77,10 +78,16 @@ def start_from(module: nn.Module, run: Path, whiten: bool) -> set[str]:
 
     Return the names of the parameters that were loaded. The others, such as the question encoder after grounding
     pre-training, keep their initial values, which depend on the seed.
-    Raises `UserError` if the run is missing or has a different backbone, or if only one of both runs whitens its inputs;
-    `whiten`: whether this one does.
+    Raises `UserError` if the run is missing, was stopped or has a different backbone, or if only one of both runs whitens
+    its inputs; `whiten`: whether this one does.
     """
     tensors, facts = read_tensors(run / CHECKPOINT)
+    settings = read_config(run)
+    if "imported" not in facts and not is_finished(run, settings):
+        epochs = f"{len(read_metrics(run))} of {settings.epochs} epochs"
+        raise UserError(
+            f"cannot start from {run}: it was stopped after {epochs}, finish it first (mavqa-train --resume --out {run})"
+        )
     backbone = {name: values for name, values in tensors.items() if name.startswith(BACKBONE_PREFIX)}
     parameters = {name for name, _ in module.named_parameters()} & backbone.keys()
     is_whitened = any(fnmatch(name, WHITENING_MATRICES) for name in backbone)

@@ -171,6 +171,22 @@ def test_whitening_that_only_one_of_both_runs_has_is_an_error(tmp_path: Path, wh
     assert not (tmp_path / "second").exists()
 
 
+def test_a_run_cannot_start_from_a_stopped_one_until_that_is_finished(tmp_path: Path):
+    def stop(progress):
+        if progress.validation is not None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path / "half", epochs=2, report=stop)
+    half = tmp_path / "half"
+    expected = rf"half: it was stopped after 1 of 2 epochs, finish it first \(mavqa-train --resume --out {half}\)$"
+    with pytest.raises(UserError, match=expected):
+        train(tmp_path / "second", epochs=1, start_from="half")
+    assert not (tmp_path / "second").exists()
+    train(half, epochs=2, resume=True)
+    train(tmp_path / "second", epochs=1, start_from="half")
+
+
 def test_a_run_may_read_other_time_steps_than_the_run_that_it_starts_from(tmp_path: Path):
     train(tmp_path / "first", epochs=1)
     _, config = train(tmp_path / "second", epochs=1, start_from="first", time_steps=2)
