@@ -26,6 +26,10 @@ def _read_none(value: Any) -> Any:
     return None if value == NONE else value
 
 
+def _read_nones(options: Any) -> Any:
+    return {name: _read_none(value) for name, value in options.items()} if isinstance(options, dict) else options
+
+
 class TrainConfig(BaseModel):
     """All settings of one run; together with the store and the manifest they determine the weights.
 
@@ -88,8 +92,12 @@ class TrainConfig(BaseModel):
         default_factory=dict, description="share of the training questions that lose a modality, sampled from the seed"
     )
     unit: Literal["video", "question"] = Field("question", description="what missing_rates sample")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of the method")
-    backbone_options: dict[str, Any] = Field(default_factory=dict, description="options of the backbone")
+    options: Annotated[dict[str, Any], BeforeValidator(_read_nones)] = Field(
+        default_factory=dict, description="options of the method"
+    )
+    backbone_options: Annotated[dict[str, Any], BeforeValidator(_read_nones)] = Field(
+        default_factory=dict, description="options of the backbone"
+    )
     sizes: ModelSizes | None = None
 
     @model_validator(mode="after")

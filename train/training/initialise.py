@@ -78,15 +78,15 @@ def start_from(module: nn.Module, run: Path, whiten: bool) -> set[str]:
 
     Return the names of the parameters that were loaded. The others, such as the question encoder after grounding
     pre-training, keep their initial values, which depend on the seed.
-    Raises `UserError` if the run is missing, was stopped or has a different backbone, or if only one of both runs whitens
-    its inputs; `whiten`: whether this one does.
+    Raises `UserError` if the run is missing, was stopped or has a different backbone, or if only one of both runs
+    whitens its inputs; `whiten`: whether this one does.
     """
     tensors, facts = read_tensors(run / CHECKPOINT)
     settings = read_config(run)
     if "imported" not in facts and not is_finished(run, settings):
-        epochs = f"{len(read_metrics(run))} of {settings.epochs} epochs"
+        done = f"{len(read_metrics(run))} of {settings.epochs} epochs"
         raise UserError(
-            f"cannot start from {run}: it was stopped after {epochs}, finish it first (mavqa-train --resume --out {run})"
+            f"cannot start from {run}: it was stopped after {done}, finish it first (mavqa-train --resume --out {run})"
         )
     backbone = {name: values for name, values in tensors.items() if name.startswith(BACKBONE_PREFIX)}
     parameters = {name for name, _ in module.named_parameters()} & backbone.keys()

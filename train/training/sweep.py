@@ -65,7 +65,8 @@ class Entry(BaseModel):
 class Grid(BaseModel):
     """The content of a grid file; `settings` of `train.runs.config.TrainConfig` apply to every cell.
 
-    `backbones`: None for the preset's. `curves`: also compute each run's accuracy at every pair of missing rates (`train.evaluation.rate_curves`).
+    `backbones`: None for the preset's. `curves`: also compute each run's accuracy at every pair of missing rates
+    (`train.evaluation.rate_curves`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
