@@ -19,7 +19,7 @@ from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.schema import MODALITIES
 from train.backbones.registry import needs_of
 from train.data.loading import LoadingSettings
-from train.runs.config import SETTINGS, TrainConfig, check_known, make_config
+from train.runs.config import SETTINGS, TrainConfig, check_names, make_config
 from train.training.parallel import run_in_turn, run_jobs
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _check_settable(settings: Mapping[str, Any], known: Collection[str]) -> None
     for name in settings:
         if name in _SET_ELSEWHERE:
             raise UserError(f"setting {name!r} cannot be set here: use {_SET_ELSEWHERE[name]}")
-    check_known(settings, known)
+    check_names(settings, known)
 
 
 def _run_cell(

@@ -163,6 +163,8 @@ def test_an_unknown_setting_and_a_repeated_name_are_errors() -> None:
         ("method = 'rmm-avr'\ninputs = 'question'", "--method rmm-avr and --inputs question exclude each other"),
         ("[settings]\ninputs = 'question'", "--method zero-fill and --inputs question exclude each other"),
         ("start_from = 'b'", "starts from"),
+        ("method = ['rmm']", r"method = \['rmm'\]: Input should be a valid string"),
+        ("[settings]\nstart_from = {x = 1}", r"start_from = \{'x': 1\}: Input should be a valid string"),
         ("[[methods]]\nname = 'zero-fill'", "two runs named"),
         ("[[methods]]\nname = 'Zero-Fill'\nmethod = 'rmm'", "two runs named"),
         ("epochs = true", "epochs = True: Input should be a valid integer"),
