@@ -32,7 +32,7 @@ from train.cli.options import (
 )
 from train.data.loading import LoadingSettings
 from train.methods.registry import METHODS
-from train.runs.config import NONE, PRESETS, TrainConfig, make_config
+from train.runs.config import LARGEST_SEED, NONE, PRESETS, TrainConfig, make_config
 from train.runs.identity import is_run_folder
 from train.runs.settings import format_settings, merge_settings, parse_assignments, read_settings
 
@@ -104,7 +104,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 @click.option("--epochs", type=click.IntRange(min=1), help="Number of training epochs.  [default: the preset's]")
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, LARGEST_SEED),
     help=f"Random seed.  [default: the preset's, else {TrainConfig.model_fields['seed'].default}]",
 )
 @device_option

@@ -18,6 +18,8 @@ Inputs = Literal["all", "question", "audio,question", "visual,question"]
 INPUTS: tuple[str, ...] = get_args(Inputs)
 
 
+# The largest integer of TOML, in which settings are written; torch takes it as a seed.
+LARGEST_SEED = 2**63 - 1
 # The text for "no value" where a file or an assignment has no other way to say it.
 NONE = "none"
 
@@ -52,7 +54,7 @@ class TrainConfig(BaseModel):
     preset: str = Field("paper", description="preset that the other settings replace")
     manifest: str = Field("", description="manifest folder")
     store: str = Field("", description="feature store")
-    seed: int = Field(1, ge=0, description="random seed")
+    seed: int = Field(1, ge=0, le=LARGEST_SEED, description="random seed")
     device: str = Field("auto", description="cpu, cuda, or auto: a GPU if available")
     precision: Literal["float32"] = Field("float32", description="floating-point precision of training")
     epochs: int = Field(20, ge=1, description="number of training epochs")

@@ -101,6 +101,8 @@ def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are
         (["--variant", "imagined"], "imagined"),
         (["--device", "abacus"], "abacus"),
         (["--epochs", "0"], "0"),
+        (["--seed", "18446744073709551616"], "18446744073709551616 is not in the range 0<=x<=9223372036854775807"),
+        (["--set", "seed=18446744073709551616"], "seed = 18446744073709551616: Input should be less than or equal to"),
         (["--inputs", "question"], "--method zero-fill and --inputs question exclude each other"),
         (["--method", "reference"], "method 'reference' only trains models restricted to some inputs"),
         (["--missing-rate", ""], "missing rate"),

@@ -122,6 +122,7 @@ def test_the_method_reference_without_inputs_is_an_error_with_the_possible_input
         ({"missing_rates": {"audio": "half"}}, "audio=half: it must be a number between 0 and 1"),
         ({"inputs": "smell"}, "inputs = 'smell'"),
         ({"training": "twice"}, "training = 'twice'"),
+        ({"seed": 2**63}, "^seed = 9223372036854775808: Input should be less than or equal to 9223372036854775807"),
     ],
 )
 def test_the_error_for_an_invalid_setting_has_its_name_and_value(overrides, message):

@@ -274,6 +274,13 @@ def test_a_diverging_run_does_not_stop_the_others_and_those_that_start_from_it_a
     assert not (tmp_path / "after-seed0").exists()
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_of_a_grid_is_one_of_torch(seed: int) -> None:
+    grid = Grid.model_validate({"seeds": [seed], "methods": [{"name": "rmm"}]})
+    with pytest.raises(UserError, match=f"^grid, method 'rmm': seed = {seed}: Input should be (less|greater) than or"):
+        list_cells(grid, None, "m", "s")
+
+
 def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]) -> None:
     out, documents = swept
     assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
