@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Command, complete_names, file_option, folder_option, json_option, show_json
+from pipeline.cli.command import complete_names, file_option, folder_option, json_option, show_json
 from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
 from train.cli.options import (
+    RecordingCommand,
     device_option,
     loading_options,
     report_unanswerable,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from train.data.scenarios import Masks
 
 
-@click.command(cls=Command, short_help="Measure a trained run in every scenario.")
+@click.command(cls=RecordingCommand, short_help="Measure a trained run in every scenario.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--scenario",

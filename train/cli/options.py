@@ -1,5 +1,6 @@
 """Shared parts of the commands of stage two: options, checks of their inputs, tables and progress on stderr."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Decorator, folder_option, plain_console
+from pipeline.cli.command import Command, Decorator, folder_option, plain_console
 from pipeline.cli.progress import show_progress
 from pipeline.errors import UserError
 from pipeline.manifests.sources.registry import SOURCES
@@ -49,6 +50,21 @@ _LOADING = (
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Device to run on: cpu, cuda, or auto (a GPU if available)."
 )
+
+
+class RecordingCommand(Command):
+    """A command that records its arguments in JSON: they, and the working directory, must be UTF-8."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises `UserError` if one of them is not UTF-8."""
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        for text in (*given, os.getcwd()):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UserError(f"{text!r} is not UTF-8, in which runs record paths and names: rename it") from None
+        return rest
 
 
 def store_option(default: str) -> Decorator:

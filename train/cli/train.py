@@ -9,7 +9,6 @@ import click
 from click.core import ParameterSource
 
 from pipeline.cli.command import (
-    Command,
     complete_folders,
     complete_names,
     file_option,
@@ -21,6 +20,7 @@ from pipeline.cli.command import (
 from pipeline.errors import UserError
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
+    RecordingCommand,
     device_option,
     loading_options,
     report_unanswerable,
@@ -42,7 +42,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 
 
 @click.command(
-    cls=Command,
+    cls=RecordingCommand,
     short_help="Train a backbone with a method, and evaluate it.",
     on_interrupt="run it with --resume to go on after the last complete epoch",
 )

@@ -1,6 +1,8 @@
 """The commands of stage two: help without heavy imports, defaults, one-line errors with exit code 2."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from workplace import COMMANDS, GRID, invoke, run_tiny_sweep
+from workplace import COMMANDS, GRID, invoke, run_tiny_sweep, run_tiny_train
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import load_manifest, save_manifest
@@ -74,6 +76,43 @@ def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_crea
     assert "'mavqa-manifest build' (see its --help), or pass another --manifest" in result.output
     result = invoke("train", "--dataset", "mine", "--manifest", "data")
     assert "'mavqa-extract --manifest data --store stores/mine.zarr', or pass another --store" in result.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --out {}",
+        "train --manifest {}",
+        "train --store {}",
+        "train --cache-dir {}",
+        "sweep tiny.toml --out {}",
+        "sweep {}",
+        "evaluate {}",
+        "evaluate run --masks {}",
+        "report {} --out page",
+        "report run --out {}",
+    ],
+)
+def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_done(workplace: Path, words: str) -> None:
+    name = os.fsdecode(b"bad\xff")
+    command, *arguments = words.format(name).split(" ")
+    files = sorted(workplace.rglob("*"))
+    result = invoke(command, *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr == "Error: 'bad\\udcff' is not UTF-8, in which runs record paths and names: rename it\n"
+    assert sorted(workplace.rglob("*")) == files
+
+
+def test_a_working_directory_that_is_not_utf_8_is_refused(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = workplace / os.fsdecode(b"bad\xff")
+    shutil.copytree(workplace / "data", folder / "data")
+    shutil.copytree(workplace / "store.zarr", folder / "store.zarr")
+    monkeypatch.chdir(folder)
+    result = run_tiny_train("run")
+    assert result.exit_code == 2, result.output
+    assert "udcff' is not UTF-8" in result.stderr
+    assert not (folder / "run").exists()
+    assert invoke("train", "--help").exit_code == 0
 
 
 def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are(workplace: Path) -> None:
