@@ -103,6 +103,39 @@ def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_done(workplace: 
     assert sorted(workplace.rglob("*")) == files
 
 
+LONG = "N" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (f"train --manifest data --store store.zarr --out x/{LONG}", f"x/{LONG}: file name too long"),
+        (f"train --manifest {LONG}", f"{LONG}/dataset.toml: file name too long"),
+        (f"train --manifest data --store {LONG}", f"{LONG}: file name too long"),
+        ("train --manifest data --store store.zarr --out loop/x", "loop/x: too many levels of symbolic links"),
+        ("train --manifest data --store store.zarr --config loop", "loop: too many levels of symbolic links"),
+        (f"evaluate {LONG}", f"{LONG}/config.json: file name too long"),
+        ("evaluate run --masks loop", "loop: too many levels of symbolic links"),
+        ("evaluate run --out loop", "folder loop cannot be created (loop: file exists): pass another folder"),
+        (f"report {LONG} --out page", f"{LONG}: file name too long"),
+        ("sweep loop", "loop: too many levels of symbolic links"),
+        ("import avst loop --annotations data --out new", "loop: too many levels of symbolic links"),
+    ],
+    ids=lambda text: text.replace(LONG, "LONG"),
+)
+def test_a_name_that_is_too_long_or_a_loop_of_links_is_one_line(workplace: Path, words: str, message: str) -> None:
+    (workplace / "loop").symlink_to("loop")
+    if "run" in words.split():
+        assert run_tiny_train("run").exit_code == 0
+    command, *arguments = words.split()
+    settings = ["--preset", "demo", "--method", "zero-fill", "--epochs", 1] if command == "train" else []
+    result = invoke(command, *arguments, *settings)
+    assert result.exit_code == 2, result.output
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert line.endswith(message)
+
+
 def test_a_working_directory_that_is_not_utf_8_is_refused(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = workplace / os.fsdecode(b"bad\xff")
     shutil.copytree(workplace / "data", folder / "data")
