@@ -435,6 +435,34 @@ def test_evaluate_accepts_one_of_rates_masks_and_parts(workplace: Path) -> None:
     assert "pass only one of them" in both.output
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "--scenario complete --missing-part audio=0.5",
+            "--scenario and --missing-part exclude each other: pass only one",
+        ),
+        (
+            "--scenario complete --missing-rate audio=0.5",
+            "--scenario and --missing-rate exclude each other: pass only one",
+        ),
+        ("--scenario natural --masks m.json", "--scenario and --masks exclude each other: pass only one of them"),
+        (
+            "--masks m.json --missing-rate audio=0.5",
+            "--masks and --missing-rate exclude each other: pass only one of them",
+        ),
+        ("--unit video", "--unit is of --missing-rate and --curves: pass one of them, or leave it out"),
+        ("--unit question --missing-part audio=0.5", "--unit is of --missing-rate and --curves: pass one of them"),
+        ("--unit video --masks m.json", "--unit is of --missing-rate and --curves: pass one of them, or leave it out"),
+    ],
+)
+def test_an_option_of_evaluate_that_would_have_no_effect_is_refused(tmp_path: Path, options: str, message: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    result = invoke("evaluate", tmp_path, *options.split())
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
 def test_a_table_of_many_scenarios_is_not_cut_outside_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"scenario-{number}" for number in range(20)]
     scenarios = {name: {"overall": 10.0 + number} for number, name in enumerate(names)}
