@@ -177,7 +177,8 @@ def train(
         click.echo(format_settings(make_config(given.pop("preset", DEFAULT_PRESET), **places, **given)), nl=False)
         return
     if resume and out and is_run_folder(out):
-        chosen = _recorded_config(out, manifest, store, given)
+        is_given = click.get_current_context().get_parameter_source("dataset") is not ParameterSource.DEFAULT
+        chosen = _recorded_config(out, dataset if is_given else None, manifest, store, given)
     else:
         manifest = require_manifest(manifest or Path(places["manifest"] or f"data_manifests/{dataset}"))
         store = require_store(store or places["store"] or f"stores/{dataset}.zarr", manifest)
@@ -201,10 +202,12 @@ def _given_settings(
     return merge_settings(read_settings(file) if file else {}, of_options, parse_assignments(assignments))
 
 
-def _recorded_config(run: Path, manifest: Path | None, store: str | None, given: dict[str, Any]) -> TrainConfig:
+def _recorded_config(
+    run: Path, dataset: str | None, manifest: Path | None, store: str | None, given: dict[str, Any]
+) -> TrainConfig:
     """Return the configuration that `run` was started with; its data and device may be elsewhere now.
 
-    Raises `UserError` if another of the `given` settings differs.
+    Raises `UserError` if another of the `given` settings differs, or the `dataset`, the name of its manifest's folder.
     """
     from train.runs.folder import read_config
 
@@ -213,6 +216,9 @@ def _recorded_config(run: Path, manifest: Path | None, store: str | None, given:
         recorded, value = getattr(config, name), None if value == NONE else value
         if merge_settings({name: recorded}, {name: value}) != {name: recorded}:
             raise UserError(f"{run} was started with {name} {recorded!r}, not {value!r}: pass another --out")
+    recorded_dataset = Path(config.manifest).name
+    if dataset is not None and dataset != recorded_dataset:
+        raise UserError(f"{run} was started with dataset {recorded_dataset!r}, not {dataset!r}: pass another --out")
     place = require_manifest(manifest.absolute() if manifest else Path(config.manifest))
     changes = {"manifest": str(place), "store": require_store(store or config.store, place)}
     return config.model_copy(update={**changes, **({"device": device} if device else {})})
