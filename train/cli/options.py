@@ -97,12 +97,15 @@ def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def require_store(store: str, manifest: Path) -> str:
     """Return the address of `store`, which is valid from every working directory.
 
-    Raises `UserError` with the command that creates it for `manifest` if it is missing.
+    Raises `UserError` with the command that creates it for `manifest` if it is missing, and if it is something else.
     """
     from pipeline.store.location import has_store, locate
 
     place = locate(store)
     if not has_store(place):
+        found = place.names()
+        if Path(place.address).is_file() or (found and "zarr.json" not in found):  # with it, a creation was stopped
+            raise UserError(f"{store} is not a feature store: pass one that mavqa-extract created (--store)")
         raise UserError(
             f"feature store {store} is missing: create it with 'mavqa-extract --manifest {manifest} --store {store}', "
             "or pass another --store"

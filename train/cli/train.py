@@ -207,10 +207,13 @@ def _recorded_config(
 ) -> TrainConfig:
     """Return the configuration that `run` was started with; its data and device may be elsewhere now.
 
-    Raises `UserError` if another of the `given` settings differs, or the `dataset`, the name of its manifest's folder.
+    Raises `UserError` if it was imported, if another of the `given` settings differs, or if the `dataset` is not the
+    name of its manifest's folder.
     """
-    from train.runs.folder import read_config
+    from train.runs.folder import read_config, read_environment
 
+    if "imported_from" in read_environment(run):
+        raise UserError(f"{run} was imported, it has no training to resume: evaluate it with 'mavqa-evaluate {run}'")
     config, device = read_config(run), given.pop("device", None)
     for name, value in given.items():
         recorded, value = getattr(config, name), None if value == NONE else value

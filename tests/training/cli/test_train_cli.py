@@ -148,6 +148,30 @@ def test_a_working_directory_that_is_not_utf_8_is_refused(workplace: Path, monke
     assert invoke("train", "--help").exit_code == 0
 
 
+def test_what_is_no_store_is_not_called_missing(workplace: Path) -> None:
+    (workplace / "file").write_text("text")
+    (workplace / "stopped").mkdir()
+    (workplace / "stopped" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    for store, problem in (
+        ("data", "data is not a feature store: pass one that mavqa-extract created (--store)"),
+        ("file", "file is not a feature store: pass one that mavqa-extract created (--store)"),
+        ("stopped", "feature store stopped is missing: create it with"),
+    ):
+        result = invoke("train", "--manifest", "data", "--store", store)
+        assert result.exit_code == 2, result.output
+        assert problem in result.stderr
+
+
+def test_an_imported_run_has_no_training_to_resume(workplace: Path) -> None:
+    assert run_tiny_train("run").exit_code == 0
+    (workplace / "run" / "data.json").unlink()
+    (workplace / "run" / "environment.json").write_text('{"imported_from": {"file": "avst.pt"}}')
+    result = invoke("train", "--resume", "--out", "run")
+    assert result.exit_code == 2, result.output
+    line = "Error: run was imported, it has no training to resume: evaluate it with 'mavqa-evaluate run'"
+    assert result.stderr.splitlines() == [line]
+
+
 def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are(workplace: Path) -> None:
     run_tiny_sweep()
     run, whole = "b/runs/zero-fill-seed0", load_manifest(workplace / "data")
