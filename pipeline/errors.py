@@ -33,16 +33,7 @@ class UserError(Exception):
 _USER_ERRORS = (UserError, PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
 # Those that have no type of their own: of paths, disks, network drives and limits.
 _ENVIRONMENT = {
-    *(
-        errno.ENAMETOOLONG,
-        errno.ELOOP,
-        errno.EIO,
-        errno.ENXIO,
-        errno.ENODEV,
-        errno.ESTALE,
-        errno.ENOTCONN,
-        errno.EREMOTEIO,
-    ),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN),
     *(errno.EMFILE, errno.ENFILE, errno.ENOLCK, errno.ENOMEM),
     *_DISK_ERRORS,
 }

@@ -120,7 +120,8 @@ def _one_line(on_interrupt: str) -> Iterator[None]:
 def _discard_unwritten() -> None:
     """Discard what stdout could not write, such as to a full disk; the interpreter would try again at its exit."""
     try:
-        sys.stdout.flush()
+        if sys.stdout:  # None if it was closed
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

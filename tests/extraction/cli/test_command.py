@@ -91,7 +91,15 @@ def test_output_that_cannot_be_written_is_one_line(words: list[str], tmp_path: P
     assert (result.returncode, result.stderr) == (2, line + "\n")
 
 
-def test_a_closed_pipe_ends_a_command_silently(tmp_path: Path) -> None:
+def test_an_error_is_one_line_without_stdout(tmp_path: Path) -> None:
+    words = f"{sys.executable} -m mavqa manifest check {tmp_path}/none >&-"
+    result = subprocess.run(words, shell=True, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_closed_pipe_ends_a_command_silently() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "mavqa", "manifest", "check", "--help"]
