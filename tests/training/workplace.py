@@ -10,7 +10,7 @@ from train.cli.report import report
 from train.cli.sweep import sweep
 from train.cli.train import train
 
-COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "sweep": sweep, "import": import_}
+COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "sweep": sweep, "import_": import_}
 GRID = """
 preset = "demo"
 settings = {epochs = 1}

@@ -119,7 +119,7 @@ LONG = "N" * 300
         ("evaluate run --out loop", "folder loop cannot be created (loop: file exists): pass another folder"),
         (f"report {LONG} --out page", f"{LONG}: file name too long"),
         ("sweep loop", "loop: too many levels of symbolic links"),
-        ("import avst loop --annotations data --out new", "loop: too many levels of symbolic links"),
+        ("import_ avst loop --annotations data --out new", "loop: too many levels of symbolic links"),
     ],
     ids=lambda text: text.replace(LONG, "LONG"),
 )
