@@ -1,6 +1,6 @@
 """`mavqa-evaluate`: evaluate a trained run in every scenario."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,14 +106,8 @@ def evaluate(
     from train.evaluation.summary import summarise_rows
     from train.runs.device import choose_device
     from train.runs.folder import read_config
-    from train.runs.results import RESULTS_FILE, read_results
 
-    _check_options(
-        {"--scenario": scenarios, "--masks": masks, "--missing-rate": missing_rate, "--missing-part": missing_part},
-        is_unit_read=missing_rate is not None or curves,
-    )
-    if question_only is not None:
-        read_results(question_only / RESULTS_FILE)
+    _check_options(question_only, curves, scenarios, masks, missing_rate, missing_part)
     config, out = read_config(run), out or run
     name, chosen_device = run.resolve().name, str(choose_device(device))
     loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store, loading, chosen_device)
@@ -145,14 +139,19 @@ def _open_data(manifest: Path, store: str, loading: LoadingSettings, device: str
     return loaded, FeatureBank(open_store(require_store(store, manifest)), loading, device)
 
 
-def _check_options(exclusive: Mapping[str, object], is_unit_read: bool) -> None:
-    """Raise `UserError` if more than one of the options that choose what is missing is given, or a unit without use."""
-    given = [option for option, value in exclusive.items() if value]
+def _check_options(question_only: Path | None, curves: bool, *exclusive: object) -> None:
+    """Raise `UserError` for two options that choose what is missing, a unit without use, or a floor without results."""
+    from train.runs.results import RESULTS_FILE, read_results
+
+    options = ("--scenario", "--masks", "--missing-rate", "--missing-part")
+    given = [option for option, value in zip(options, exclusive, strict=True) if value]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude each other: pass only one of them")
     is_given = click.get_current_context().get_parameter_source("unit") is not ParameterSource.DEFAULT
-    if is_given and not is_unit_read:
+    if is_given and not curves and "--missing-rate" not in given:
         raise UserError("--unit is of --missing-rate and --curves: pass one of them, or leave it out")
+    if question_only is not None:
+        read_results(question_only / RESULTS_FILE)
 
 
 def _choose_masks(questions: "Sequence[Question]", file: Path | None, rate: str | None, unit: Any) -> "Masks | None":
