@@ -28,8 +28,20 @@ class UserError(Exception):
     """An error that the user can fix. One line: the thing, its value and what to do; commands exit with 2."""
 
 
-# Those of the operating system, such as for a folder without write permission, name the path.
-USER_ERRORS = (UserError, PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
+# Of the operating system, such as for a folder without write permission. FileNotFoundError is none: a path of the user
+# that is missing is a `UserError`.
+_USER_ERRORS = (UserError, PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)
+# Those that have no type of their own: of paths, disks, network drives and limits.
+_ENVIRONMENT = {
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOLCK, errno.ENOMEM),
+    *_DISK_ERRORS,
+}
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Return whether the user can fix `error`: a `UserError`, or one of the operating system that is no bug."""
+    return isinstance(error, _USER_ERRORS) or (isinstance(error, OSError) and error.errno in _ENVIRONMENT)
 
 
 def one_line(error: BaseException) -> str:
@@ -38,9 +50,12 @@ def one_line(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the message of one of `USER_ERRORS` on one line: of the operating system's, the path and the cause."""
+    """Return the message of a user's error on one line: of the operating system's, the path and the cause."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        cause, fix = _DISK_ERRORS[error.errno]
+        return f"a file or the output of the command cannot be written, {cause}: {fix}"
     return " ".join(str(error).split())
 
 

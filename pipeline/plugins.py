@@ -16,9 +16,6 @@ PLUGIN_GROUPS = tuple(
     f"mavqa.{kind}" for kind in ("datasets", "extractors", "question_extractors", "backbones", "methods")
 )
 
-# The types of an option's values, by the annotation of its parameter; a bool is no number.
-_VALUE_TYPES: dict[Any, tuple[type, ...]] = {int: (int,), float: (float, int), bool: (bool,), str: (str,)}
-
 
 def with_installed(group: str, own: Mapping[str, str]) -> dict[str, str]:
     """Return the table of the plug-ins `own` and of the entry points in `group`, such as "mavqa.backbones".
@@ -71,7 +68,8 @@ def choose_variant(kind: str, name: str, variants: Sequence[str], variant: str |
 def check_options(kind: str, name: str, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raise `UserError` if one of `options` is no parameter of `build` but the first, or is the setting `variant`.
 
-    Values of parameters that are annotated with a number, a text or a bool must be such values.
+    A value must be one of its parameter's annotation, read as JSON: `int`, `Sequence[str]`, pydantic's `PositiveInt`; a
+    bool is no number. Annotations that pydantic does not know are not checked.
     """
     parameters = {parameter.name: parameter for parameter in list(signature(build).parameters.values())[1:]}
     if parameters.pop("variant", None) and "variant" in options:
@@ -83,10 +81,23 @@ def check_options(kind: str, name: str, build: Callable[..., Any], options: Mapp
         hint = did_you_mean(option, parameters)
         raise UserError(f"{kind} {name!r} has no option {option!r}{hint}: its options are {known}")
     for option, value in options.items():
-        expected = _VALUE_TYPES.get(parameters[option].annotation)
-        if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
-            names = " or ".join(accepted.__name__ for accepted in expected)
-            raise UserError(f"option {option!r} of {kind} {name!r} is {value!r}: it must be of type {names}")
+        if problem := _problem_of(value, parameters[option].annotation):
+            raise UserError(f"option {option!r} of {kind} {name!r} is {value!r}: {problem}")
+
+
+def _problem_of(value: Any, annotation: Any) -> str:
+    """Return why `value` is none of the annotated ones; "" if it is one, or pydantic does not know the annotation."""
+    from pydantic import PydanticUserError, TypeAdapter, ValidationError
+    from pydantic_core import to_json
+
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(Any if annotation is Parameter.empty else annotation)
+        adapter.validate_json(to_json(value, fallback=str), strict=True)
+    except ValidationError as error:
+        return error.errors()[0]["msg"]
+    except (PydanticUserError, NameError):  # a class of a plug-in, or one that is only imported for type checkers
+        return ""
+    return ""
 
 
 def _package(entry: EntryPoint) -> str:

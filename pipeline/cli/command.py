@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import USER_ERRORS, describe_error
+from pipeline.errors import UserError, describe_error, is_user_error
 from pipeline.files import check_file_name
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _WithVersion(click.Command):
 class Command(_WithVersion):
     """A command whose expected ends are one line on stderr: errors that users can fix, and Ctrl-C.
 
-    One of `USER_ERRORS` has exit code 2, Ctrl-C has 130. `on_interrupt` says how to go on then.
+    One that the user can fix has exit code 2, Ctrl-C has 130. `on_interrupt` says how to go on then.
     Warnings of libraries are not shown, in child processes neither, unless the user asks Python for them.
     """
 
@@ -105,13 +105,25 @@ def _one_line(on_interrupt: str) -> Iterator[None]:
     """Turn the expected ends of the block into errors that Click shows in one line."""
     try:
         yield
-    except USER_ERRORS as error:
+    except (UserError, OSError) as error:
+        if not is_user_error(error):
+            raise
+        _discard_unwritten()
         raise InputError(describe_error(error)) from None
     except KeyboardInterrupt:
         # At exit, Python would report the unfinished tasks of Zarr's event loop.
         logging.getLogger("asyncio").disabled = True
         warnings.simplefilter("ignore")
         raise Interrupted(on_interrupt) from None
+
+
+def _discard_unwritten() -> None:
+    """Discard what stdout could not write, such as to a full disk; the interpreter would try again at its exit."""
+    try:
+        if sys.stdout:  # None if it was closed
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def build() -> None:
 def _build_command(name: str, source: Source) -> click.Command:
     def run(out: Path, as_json: bool, **options: Any) -> None:
         with show_task("hash", "videos") as progress:
-            built = source.build(out.resolve().name, progress=progress, **options)
+            built = source.build(_name_of(out), progress=progress, **options)
         save_manifest(built.manifest, out)
         reviewed = (*review_vocabulary(built.manifest), *review_questions(built.manifest))
         _show(replace(built, notes=(*built.notes, *(finding.message for finding in reviewed))), out, as_json)
@@ -87,6 +87,11 @@ def _build_command(name: str, source: Source) -> click.Command:
     for decorate in reversed(decorators):
         run = decorate(run)
     return click.command(name, cls=Command, help=source.help)(run)
+
+
+def _name_of(folder: Path) -> str:
+    """Return the name of `folder`, of "." too; unlike `Path.resolve`, also of a link to itself."""
+    return Path(os.path.realpath(folder)).name
 
 
 def _broken_command(name: str, error: UserError) -> click.Command:
@@ -158,7 +163,7 @@ def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str
     """Return the dataset's name and its numbers, from the file `settings` if there is one."""
     defaults, least = {"videos": 400, "seconds": 10, "seed": 0}, {"videos": 1, "seconds": 1, "seed": 0}
     if settings is None:
-        return out.resolve().name, defaults
+        return _name_of(out), defaults
     try:
         document = tomllib.loads(settings.read_text(encoding="utf-8"))
     except FileNotFoundError:

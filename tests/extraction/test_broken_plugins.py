@@ -75,8 +75,23 @@ def test_options_are_those_of_the_builder():
     with pytest.raises(UserError, match=r"has no option 'height': its options are width, rate, names, is_wide"):
         check_options("method", "ours", build, {"width": 3, "height": 4})
     for value in ("3", 3.0, True, None):
-        with pytest.raises(UserError, match=rf"option 'width' of method 'ours' is {value!r}: it must be of type int"):
+        with pytest.raises(
+            UserError, match=rf"option 'width' of method 'ours' is {value!r}: Input should be a valid int"
+        ):
             check_options("method", "ours", build, {"width": value})
+    for value in ("a", [3], [None]):
+        with pytest.raises(UserError, match=r"option 'names' of method 'ours' is .*: Input should be a valid"):
+            check_options("method", "ours", build, {"names": value})
+
+
+def test_an_annotation_that_pydantic_does_not_know_is_not_checked():
+    class Network:
+        """What a plug-in may take from Python."""
+
+    def build(config, network: Network | None = None, other: "Unknown" = None, anything=None):  # noqa: F821
+        """Build nothing."""
+
+    check_options("method", "ours", build, {"network": Network(), "other": 1, "anything": object()})
 
 
 def test_an_extractor_has_the_name_under_which_it_is_registered(monkeypatch):

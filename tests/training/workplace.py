@@ -5,11 +5,12 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from train.cli.evaluate import evaluate
+from train.cli.import_ import import_
 from train.cli.report import report
 from train.cli.sweep import sweep
 from train.cli.train import train
 
-COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "sweep": sweep}
+COMMANDS = {"train": train, "evaluate": evaluate, "report": report, "sweep": sweep, "import_": import_}
 GRID = """
 preset = "demo"
 settings = {epochs = 1}

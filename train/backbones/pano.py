@@ -6,8 +6,10 @@ Source: Yun et al., "Pano-AVQA: Grounded Audio-Visual Question Answering on 360 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
@@ -87,9 +89,9 @@ class Pano(nn.Module):
     def __init__(
         self,
         sizes: ModelSizes,
-        hidden: int | None = None,
-        heads: int = 8,
-        layers: Sequence[int] = (3, 2, 2, 2),
+        hidden: PositiveInt | None = None,
+        heads: PositiveInt = 8,
+        layers: Annotated[Sequence[NonNegativeInt], Field(min_length=4, max_length=4)] = (3, 2, 2, 2),
     ) -> None:
         super().__init__()
         (audio_channels,), map_shape = sizes.input_shapes["vggish"], sizes.input_shapes["resnet18-map"]

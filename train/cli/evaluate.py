@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from pipeline.cli.command import Command, complete_names, file_option, folder_option, json_option, show_json
+from pipeline.cli.command import complete_names, file_option, folder_option, json_option, show_json
 from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
 from train.cli.options import (
+    RecordingCommand,
     device_option,
     loading_options,
     report_unanswerable,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from train.data.scenarios import Masks
 
 
-@click.command(cls=Command, short_help="Measure a trained run in every scenario.")
+@click.command(cls=RecordingCommand, short_help="Measure a trained run in every scenario.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--scenario",
@@ -105,11 +107,11 @@ def evaluate(
     from train.runs.device import choose_device
     from train.runs.folder import read_config
 
+    _check_options(question_only, curves, scenarios, masks, missing_rate, missing_part)
     config, out = read_config(run), out or run
     name, chosen_device = run.resolve().name, str(choose_device(device))
     loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store, loading, chosen_device)
     split = split or default_split(loaded)
-    _check_options(question_only, masks, missing_rate, missing_part)
     chosen_masks = _choose_masks(loaded.questions.get(split, ()), masks, missing_rate, unit)
     requested, parts = scenarios or ALL_SCENARIOS, parse_parts(missing_part)
     with runs_progress(bank) as progress:
@@ -137,12 +139,17 @@ def _open_data(manifest: Path, store: str, loading: LoadingSettings, device: str
     return loaded, FeatureBank(open_store(require_store(store, manifest)), loading, device)
 
 
-def _check_options(question_only: Path | None, *exclusive: object) -> None:
-    """Raise `UserError` if more than one option that replaces the scenarios is given, or the floor has no results."""
+def _check_options(question_only: Path | None, curves: bool, *exclusive: object) -> None:
+    """Raise `UserError` for two options that choose what is missing, a unit without use, or a floor without results."""
     from train.runs.results import RESULTS_FILE, read_results
 
-    if sum(map(bool, exclusive)) > 1:
-        raise UserError("--masks, --missing-rate and --missing-part exclude each other: pass only one of them")
+    options = ("--scenario", "--masks", "--missing-rate", "--missing-part")
+    given = [option for option, value in zip(options, exclusive, strict=True) if value]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other: pass only one of them")
+    is_given = click.get_current_context().get_parameter_source("unit") is not ParameterSource.DEFAULT
+    if is_given and not curves and "--missing-rate" not in given:
+        raise UserError("--unit is of --missing-rate and --curves: pass one of them, or leave it out")
     if question_only is not None:
         read_results(question_only / RESULTS_FILE)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.command import Command, folder_option, json_option, plain_name, show_json
+from pipeline.cli.command import folder_option, json_option, plain_name, show_json
 from train.checkpoints.release_names import RELEASES
-from train.cli.options import store_option
+from train.cli.options import RecordingCommand, store_option
 
 
-@click.command(cls=Command, name="import", short_help="Convert an official checkpoint to a run.")
+@click.command(cls=RecordingCommand, name="import", short_help="Convert an official checkpoint to a run.")
 @click.argument("kind", type=click.Choice(list(RELEASES)))
 @click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(

@@ -1,5 +1,6 @@
 """Shared parts of the commands of stage two: options, checks of their inputs, tables and progress on stderr."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Decorator, folder_option, plain_console
+from pipeline.cli.command import Command, Decorator, folder_option, plain_console
 from pipeline.cli.progress import show_progress
 from pipeline.errors import UserError
 from pipeline.manifests.sources.registry import SOURCES
@@ -51,6 +52,21 @@ device_option = click.option(
 )
 
 
+class RecordingCommand(Command):
+    """A command that records its arguments in JSON: they, and the working directory, must be UTF-8."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises `UserError` if one of them is not UTF-8."""
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        for text in (*given, os.getcwd()):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UserError(f"{text!r} is not UTF-8, in which runs record paths and names: rename it") from None
+        return rest
+
+
 def store_option(default: str) -> Decorator:
     """Return the option for a feature store with the described default."""
     return click.option("--store", metavar="PATH-or-URL", help=f"Feature store.  [default: {default}]")
@@ -81,12 +97,15 @@ def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def require_store(store: str, manifest: Path) -> str:
     """Return the address of `store`, which is valid from every working directory.
 
-    Raises `UserError` with the command that creates it for `manifest` if it is missing.
+    Raises `UserError` with the command that creates it for `manifest` if it is missing, and if it is something else.
     """
     from pipeline.store.location import has_store, locate
 
     place = locate(store)
     if not has_store(place):
+        found = place.names()
+        if Path(place.address).is_file() or (found and "zarr.json" not in found):  # with it, a creation was stopped
+            raise UserError(f"{store} is not a feature store: pass one that mavqa-extract created (--store)")
         raise UserError(
             f"feature store {store} is missing: create it with 'mavqa-extract --manifest {manifest} --store {store}', "
             "or pass another --store"

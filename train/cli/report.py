@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.command import Command, folder_option, json_option, show_json
+from pipeline.cli.command import folder_option, json_option, show_json
 from pipeline.cli.progress import show_progress
 from pipeline.errors import UserError
+from train.cli.options import RecordingCommand
 
 
-@click.command(cls=Command, short_help="Compare evaluated runs in tables and on one page.")
+@click.command(cls=RecordingCommand, short_help="Compare evaluated runs in tables and on one page.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @folder_option("--out", "Folder to write the page, tables and CSV files to.", required=True)
 @json_option

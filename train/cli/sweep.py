@@ -8,7 +8,6 @@ import click
 
 from pipeline.cli.command import (
     FAILURES_RECORDED,
-    Command,
     complete_names,
     file_option,
     folder_option,
@@ -17,6 +16,7 @@ from pipeline.cli.command import (
 )
 from pipeline.files import locked, replace_text
 from train.cli.options import (
+    RecordingCommand,
     device_option,
     loading_options,
     require_manifest,
@@ -32,7 +32,7 @@ BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
 
 
 @click.command(
-    cls=Command,
+    cls=RecordingCommand,
     short_help="Train and evaluate a grid of runs.",
     on_interrupt="finished runs and epochs are kept, run the same command again to go on",
 )

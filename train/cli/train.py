@@ -9,7 +9,6 @@ import click
 from click.core import ParameterSource
 
 from pipeline.cli.command import (
-    Command,
     complete_folders,
     complete_names,
     file_option,
@@ -21,6 +20,7 @@ from pipeline.cli.command import (
 from pipeline.errors import UserError
 from train.backbones.registry import BACKBONES
 from train.cli.options import (
+    RecordingCommand,
     device_option,
     loading_options,
     report_unanswerable,
@@ -32,7 +32,7 @@ from train.cli.options import (
 )
 from train.data.loading import LoadingSettings
 from train.methods.registry import METHODS
-from train.runs.config import NONE, PRESETS, TrainConfig, make_config
+from train.runs.config import LARGEST_SEED, NONE, PRESETS, TrainConfig, make_config
 from train.runs.identity import is_run_folder
 from train.runs.settings import format_settings, merge_settings, parse_assignments, read_settings
 
@@ -42,7 +42,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 
 
 @click.command(
-    cls=Command,
+    cls=RecordingCommand,
     short_help="Train a backbone with a method, and evaluate it.",
     on_interrupt="run it with --resume to go on after the last complete epoch",
 )
@@ -104,7 +104,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 @click.option("--epochs", type=click.IntRange(min=1), help="Number of training epochs.  [default: the preset's]")
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, LARGEST_SEED),
     help=f"Random seed.  [default: the preset's, else {TrainConfig.model_fields['seed'].default}]",
 )
 @device_option
@@ -177,7 +177,8 @@ def train(
         click.echo(format_settings(make_config(given.pop("preset", DEFAULT_PRESET), **places, **given)), nl=False)
         return
     if resume and out and is_run_folder(out):
-        chosen = _recorded_config(out, manifest, store, given)
+        is_given = click.get_current_context().get_parameter_source("dataset") is not ParameterSource.DEFAULT
+        chosen = _recorded_config(out, dataset if is_given else None, manifest, store, given)
     else:
         manifest = require_manifest(manifest or Path(places["manifest"] or f"data_manifests/{dataset}"))
         store = require_store(store or places["store"] or f"stores/{dataset}.zarr", manifest)
@@ -201,18 +202,26 @@ def _given_settings(
     return merge_settings(read_settings(file) if file else {}, of_options, parse_assignments(assignments))
 
 
-def _recorded_config(run: Path, manifest: Path | None, store: str | None, given: dict[str, Any]) -> TrainConfig:
+def _recorded_config(
+    run: Path, dataset: str | None, manifest: Path | None, store: str | None, given: dict[str, Any]
+) -> TrainConfig:
     """Return the configuration that `run` was started with; its data and device may be elsewhere now.
 
-    Raises `UserError` if another of the `given` settings differs.
+    Raises `UserError` if it was imported, if another of the `given` settings differs, or if the `dataset` is not the
+    name of its manifest's folder.
     """
-    from train.runs.folder import read_config
+    from train.runs.folder import read_config, read_environment
 
+    if "imported_from" in read_environment(run):
+        raise UserError(f"{run} was imported, it has no training to resume: evaluate it with 'mavqa-evaluate {run}'")
     config, device = read_config(run), given.pop("device", None)
     for name, value in given.items():
         recorded, value = getattr(config, name), None if value == NONE else value
         if merge_settings({name: recorded}, {name: value}) != {name: recorded}:
             raise UserError(f"{run} was started with {name} {recorded!r}, not {value!r}: pass another --out")
+    recorded_dataset = Path(config.manifest).name
+    if dataset is not None and dataset != recorded_dataset:
+        raise UserError(f"{run} was started with dataset {recorded_dataset!r}, not {dataset!r}: pass another --out")
     place = require_manifest(manifest.absolute() if manifest else Path(config.manifest))
     changes = {"manifest": str(place), "store": require_store(store or config.store, place)}
     return config.model_copy(update={**changes, **({"device": device} if device else {})})

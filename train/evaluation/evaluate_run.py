@@ -1,5 +1,6 @@
 """Evaluation of a run in every scenario, with its floors: result rows and predictions."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def _check_arguments(run: Path, out: Path, masks: Masks | None, parts: Rates | N
     """Raise `UserError` if `out` is another run, or if two kinds of missing modalities are combined."""
     if masks is not None and parts:
         raise UserError("masks and missing parts exclude each other: pass only one of them")
-    if out.resolve() != run.resolve() and is_run_folder(out):
+    if os.path.realpath(out) != os.path.realpath(run) and is_run_folder(out):
         raise UserError(f"{out} is another run, whose results would be replaced: pass another --out")
 
 

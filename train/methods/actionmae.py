@@ -5,9 +5,11 @@ Source: Woo et al., "Towards Good Practices for Missing Modality Robust Action R
 """
 
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
@@ -93,7 +95,13 @@ class ActionMae(nn.Module):
     trains_on = "all"
 
     def __init__(
-        self, backbone: Backbone, *, memories: int = 4, layers: int = 2, heads: int = 8, smoothing: float = 0.1
+        self,
+        backbone: Backbone,
+        *,
+        memories: PositiveInt = 4,
+        layers: PositiveInt = 2,
+        heads: PositiveInt = 8,
+        smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     ) -> None:
         super().__init__()
         channels = backbone.channels

@@ -8,9 +8,10 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from pipeline.store.schema import MODALITIES
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.imputation import ImputingMethod, RunningMoments, imputed_answer_losses, scatter_rows, with_imputed
+from train.methods.losses import Weight
 from train.networks.diffusion import GaussianDiffusion, Objective
 from train.networks.diffusion_unet import UNet
 
@@ -303,15 +305,15 @@ class Avr(ImputingMethod):
         backbone: Backbone,
         *,
         variant: str = "recommended",
-        steps: int = 10,
+        steps: PositiveInt = 10,
         schedule: str = "sigmoid",
-        dim: int = 64,
-        mults: Sequence[int] = (1, 2),
-        stem_kernel: int = 7,
-        width: int | None = None,
-        gradient_steps: int | None = None,
+        dim: PositiveInt = 64,
+        mults: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 2),
+        stem_kernel: PositiveInt = 7,
+        width: PositiveInt | None = None,
+        gradient_steps: PositiveInt | None = None,
         recompute: bool = False,
-        refine_weight: float = 1.0,
+        refine_weight: Weight = 1.0,
     ) -> None:
         settings = refine_settings(variant)
         sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)

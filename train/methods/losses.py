@@ -1,15 +1,20 @@
 """Losses that several methods share: of an answer, averaged over parts of a batch, and their weighted sum."""
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
 
 UNKNOWN_ANSWER = -1
+
+# The weight of a loss among others.
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def answer_losses(backbone: Backbone, representation: Representation, answer: Tensor) -> dict[str, Tensor]:

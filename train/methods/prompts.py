@@ -7,6 +7,7 @@ Source: Lee et al., "Multimodal Prompting with Missing Modalities for Visual Rec
 from dataclasses import replace
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
@@ -39,7 +40,7 @@ class MissingAwarePrompts(nn.Module):
     trains_on = "all"
     freezes_backbone = True
 
-    def __init__(self, backbone: Backbone, *, prompts: int = 16) -> None:
+    def __init__(self, backbone: Backbone, *, prompts: PositiveInt = 16) -> None:
         super().__init__()
         self.backbone = backbone
         self.filling = Filling(backbone, "zeros")

@@ -5,6 +5,7 @@ Source: the AVST paper's ablation by inputs (rows Q, A+Q, V+Q), the fair referen
 """
 
 from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
 from train.methods.losses import answer_losses, weighted_sum
 from train.networks.layers import LearnedConstants
+
+# The inputs of a model that does not see all.
+Restriction = Literal["question", "audio,question", "visual,question"]
 
 
 class Reference(nn.Module):
@@ -28,7 +32,7 @@ class Reference(nn.Module):
     trains_on = "all"
     uses_negatives = False
 
-    def __init__(self, backbone: Backbone, *, inputs: str = "question") -> None:
+    def __init__(self, backbone: Backbone, *, inputs: Restriction = "question") -> None:
         super().__init__()
         self.backbone = backbone
         self.hidden = tuple(m for m in MODALITIES if m not in inputs.split(","))

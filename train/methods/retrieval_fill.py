@@ -6,6 +6,7 @@ Source: ours, a control for methods that generate features: nearest neighbours a
 
 from collections.abc import Iterable
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
@@ -14,7 +15,7 @@ from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import ConstantAnswer, encode_question
 from train.methods.filling import complete_losses
-from train.methods.losses import sampled_losses, weighted_sum
+from train.methods.losses import Weight, sampled_losses, weighted_sum
 from train.methods.video_bank import VideoBank
 
 
@@ -36,7 +37,7 @@ class RetrievalFill(nn.Module):
     sees = "thirds"
     trains_on = "all"
 
-    def __init__(self, backbone: Backbone, *, neighbours: int = 5, question_weight: float = 0.5) -> None:
+    def __init__(self, backbone: Backbone, *, neighbours: PositiveInt = 5, question_weight: Weight = 0.5) -> None:
         super().__init__()
         self.backbone = backbone
         self.neighbours, self.question_weight = neighbours, question_weight

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +27,7 @@ from train.methods.imputation import (
     scatter_rows,
     with_imputed,
 )
+from train.methods.losses import Weight
 
 Addressing = Literal["paper", "cosine", "centred"]
 Combination = Literal["paper_softmax", "normalised_product", "tau"]
@@ -220,7 +222,7 @@ class Rmm(ImputingMethod):
     variants = ("recommended", "paper", "released")
 
     def __init__(
-        self, backbone: Backbone, *, variant: str = "recommended", slots: int = 75, recall_weight: float = 1.0
+        self, backbone: Backbone, *, variant: str = "recommended", slots: PositiveInt = 75, recall_weight: Weight = 1.0
     ) -> None:
         settings = recall_settings(variant)
         trains_on = "all" if settings.one_sided else "complete"

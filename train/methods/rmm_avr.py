@@ -6,8 +6,10 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +24,7 @@ from train.methods.avr import (
     refined_features,
 )
 from train.methods.imputation import ImputingMethod, imputed_answer_losses, with_imputed
+from train.methods.losses import Weight
 from train.methods.rmm import RelationMemory, observe, recall_loss, recall_settings, recalled_features
 
 
@@ -71,17 +74,17 @@ class RmmAvr(ImputingMethod):
         backbone: Backbone,
         *,
         variant: str = "recommended",
-        slots: int = 75,
-        steps: int = 10,
+        slots: PositiveInt = 75,
+        steps: PositiveInt = 10,
         schedule: str = "sigmoid",
-        dim: int = 64,
-        mults: Sequence[int] = (1, 2),
-        stem_kernel: int = 7,
-        width: int | None = None,
-        gradient_steps: int | None = None,
+        dim: PositiveInt = 64,
+        mults: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 2),
+        stem_kernel: PositiveInt = 7,
+        width: PositiveInt | None = None,
+        gradient_steps: PositiveInt | None = None,
         recompute: bool = False,
-        recall_weight: float = 1.0,
-        refine_weight: float = 1.0,
+        recall_weight: Weight = 1.0,
+        refine_weight: Weight = 1.0,
     ) -> None:
         recall, refine = recall_settings(variant), refine_settings(variant)
         sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)

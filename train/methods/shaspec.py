@@ -14,7 +14,7 @@ from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import ConstantAnswer
-from train.methods.losses import answer_losses, sampled_losses, weighted_sum
+from train.methods.losses import Weight, answer_losses, sampled_losses, weighted_sum
 from train.networks.layers import masked_mean
 
 
@@ -40,7 +40,7 @@ class ShaSpec(nn.Module):
     trains_on = "all"
     uses_negatives = False
 
-    def __init__(self, backbone: Backbone, *, alignment_weight: float = 0.1, domain_weight: float = 0.02) -> None:
+    def __init__(self, backbone: Backbone, *, alignment_weight: Weight = 0.1, domain_weight: Weight = 0.02) -> None:
         super().__init__()
         channels = backbone.channels
         self.backbone = backbone

@@ -18,12 +18,18 @@ Inputs = Literal["all", "question", "audio,question", "visual,question"]
 INPUTS: tuple[str, ...] = get_args(Inputs)
 
 
+# The largest integer of TOML, in which settings are written; torch takes it as a seed.
+LARGEST_SEED = 2**63 - 1
 # The text for "no value" where a file or an assignment has no other way to say it.
 NONE = "none"
 
 
 def _read_none(value: Any) -> Any:
     return None if value == NONE else value
+
+
+def _read_nones(options: Any) -> Any:
+    return {name: _read_none(value) for name, value in options.items()} if isinstance(options, dict) else options
 
 
 class TrainConfig(BaseModel):
@@ -48,7 +54,7 @@ class TrainConfig(BaseModel):
     preset: str = Field("paper", description="preset that the other settings replace")
     manifest: str = Field("", description="manifest folder")
     store: str = Field("", description="feature store")
-    seed: int = Field(1, ge=0, description="random seed")
+    seed: int = Field(1, ge=0, le=LARGEST_SEED, description="random seed")
     device: str = Field("auto", description="cpu, cuda, or auto: a GPU if available")
     precision: Literal["float32"] = Field("float32", description="floating-point precision of training")
     epochs: int = Field(20, ge=1, description="number of training epochs")
@@ -88,8 +94,12 @@ class TrainConfig(BaseModel):
         default_factory=dict, description="share of the training questions that lose a modality, sampled from the seed"
     )
     unit: Literal["video", "question"] = Field("question", description="what missing_rates sample")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of the method")
-    backbone_options: dict[str, Any] = Field(default_factory=dict, description="options of the backbone")
+    options: Annotated[dict[str, Any], BeforeValidator(_read_nones)] = Field(
+        default_factory=dict, description="options of the method"
+    )
+    backbone_options: Annotated[dict[str, Any], BeforeValidator(_read_nones)] = Field(
+        default_factory=dict, description="options of the backbone"
+    )
     sizes: ModelSizes | None = None
 
     @model_validator(mode="after")
@@ -113,11 +123,11 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
     Raises `UserError` with the setting and its value if it is unknown or out of range, or if another setting would
     replace it.
     """
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    _check_settings({"preset": preset, **overrides})
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    overrides = {name: value for name, value in overrides.items() if value is not None}
     base = PRESETS[preset]
-    _check_settings(overrides)
     _check_replaced(overrides, overrides.get("objective", base.settings.get("objective", "answer")))
     if overrides.get("inputs", "all") != "all":
         overrides["method"] = "reference"
@@ -139,23 +149,28 @@ def make_config(preset: str = "paper", **overrides: Any) -> TrainConfig:
         raise UserError(describe_invalid(error)) from None
 
 
-def check_known(settings: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise `UserError` with the nearest `known` name if one of `settings` is not known."""
+def check_names(settings: Mapping[str, Any], known: Collection[str] = SETTINGS) -> None:
+    """Raise `UserError` if one of `settings` is not `known`, with the nearest name, or if a text has another type.
+
+    Texts are names of plug-ins, presets, runs and places: they are looked up before the configuration is validated.
+    """
     for name, value in settings.items():
         if name not in known:
             hint = did_you_mean(name, known)
             raise UserError(f"setting {name} = {value!r} is unknown{hint}: choose one of {', '.join(known)}")
+        if name in SETTINGS and TrainConfig.model_fields[name].annotation is str and not isinstance(value, str):
+            raise UserError(f"{name} = {value!r}: Input should be a valid string")
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
     """Raise `UserError` if a name is unknown, or if options, missing rates or the run to start from are invalid."""
-    check_known(settings, SETTINGS)
+    check_names(settings)
     for name in ("options", "backbone_options", "missing_rates"):
         if not isinstance(settings.get(name, {}), dict):
             raise UserError(f"{name} = {settings[name]!r}: pass a table of names and values")
     check_rates(settings.get("missing_rates", {}))
     if start := settings.get("start_from"):
-        check_file_name("start_from (--start-from)", str(start), "pass the name of a run in the same folder")
+        check_file_name("start_from (--start-from)", start, "pass the name of a run in the same folder")
 
 
 def _check_replaced(settings: dict[str, Any], objective: str) -> None:

@@ -12,7 +12,7 @@ from pipeline.manifests.manifest import parse_json
 from pipeline.plugins import load_plugin
 from train.backbones.registry import BACKBONES
 from train.methods.registry import METHODS
-from train.runs.config import NONE, SETTINGS, TrainConfig, check_known
+from train.runs.config import NONE, SETTINGS, TrainConfig, check_names
 
 # Settings that are tables of names and values.
 TABLES = ("options", "backbone_options", "missing_rates")
@@ -39,7 +39,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = {name: value for name, value in settings.items() if name not in ("sizes", *unread)}
         settings = {name: NONE if value is None else value for name, value in settings.items()}
     try:
-        check_known(settings, SETTINGS)
+        check_names(settings)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return settings
@@ -63,7 +63,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()
-        check_known({name: value}, SETTINGS)
+        check_names({name: value})
         settings = merge_settings(settings, {name: {entry: value} if entry else value})
     return settings
 

@@ -17,7 +17,8 @@ from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
 from train.interfaces import Backbone, MissingModalityMethod
 from train.runs.config import TrainConfig
-from train.runs.folder import CHECKPOINT, LAST, read_config, read_tensors
+from train.runs.folder import CHECKPOINT, LAST, is_finished, read_config, read_tensors
+from train.runs.log import read_metrics
 
 BATCH_SIZE = 64
 BACKBONE_PREFIX = "backbone."
@@ -61,7 +62,7 @@ def check_start(config: TrainConfig, method: MissingModalityMethod, run: Path) -
         return
     settings = read_config(start)
     given, needed = settings.model_dump(mode="json"), config.model_dump(mode="json")
-    for name in ("backbone", "heads", "backbone_options"):  # the same tensors, but other outputs
+    for name in ("backbone", "heads", "backbone_options", "map_size"):  # the same tensors, but other outputs
         if given[name] != needed[name]:
             raise UserError(
                 f"cannot start from {start}: it was trained with {name} = {given[name]!r}, not {needed[name]!r}"
@@ -72,16 +73,29 @@ def check_start(config: TrainConfig, method: MissingModalityMethod, run: Path) -
         )
 
 
-def start_from(module: nn.Module, run: Path, whiten: bool = False) -> set[str]:
+def start_from(module: nn.Module, run: Path, whiten: bool) -> set[str]:
     """Load what `run` trained of its backbone, and its input whitening, into the backbone of the method `module`.
 
     Return the names of the parameters that were loaded. The others, such as the question encoder after grounding
     pre-training, keep their initial values, which depend on the seed.
-    Raises `UserError` if the run is missing, has a different backbone, or does not whiten its inputs although `whiten`.
+    Raises `UserError` if the run is missing, was stopped or has a different backbone, or if only one of both runs
+    whitens its inputs; `whiten`: whether this one does.
     """
     tensors, facts = read_tensors(run / CHECKPOINT)
+    settings = read_config(run)
+    if "imported" not in facts and not is_finished(run, settings):
+        done = f"{len(read_metrics(run))} of {settings.epochs} epochs"
+        raise UserError(
+            f"cannot start from {run}: it was stopped after {done}, finish it first (mavqa-train --resume --out {run})"
+        )
     backbone = {name: values for name, values in tensors.items() if name.startswith(BACKBONE_PREFIX)}
     parameters = {name for name, _ in module.named_parameters()} & backbone.keys()
+    is_whitened = any(fnmatch(name, WHITENING_MATRICES) for name in backbone)
+    if is_whitened != whiten:
+        raise UserError(
+            f"cannot start from {run} with whiten = {whiten}: it was trained on inputs that are "
+            f"{'whitened' if is_whitened else 'not whitened'}; pass --set whiten={str(is_whitened).lower()}"
+        )
     trained = _trained_parameters(run, facts, parameters)
     loaded = {name: values for name, values in backbone.items() if name in trained or name not in parameters}
     try:
@@ -91,8 +105,6 @@ def start_from(module: nn.Module, run: Path, whiten: bool = False) -> set[str]:
     differing = sorted(backbone.keys() ^ {name for name in module.state_dict() if name.startswith(BACKBONE_PREFIX)})
     if differing:
         raise UserError(f"cannot start from {run}: its backbone has other tensors, such as {', '.join(differing[:3])}")
-    if whiten and not any(fnmatch(name, WHITENING_MATRICES) for name in backbone):
-        raise UserError(f"cannot start from {run} with whiten = True: it was trained on inputs that are not whitened")
     return trained
 
 

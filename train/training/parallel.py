@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from pipeline.errors import USER_ERRORS, UserError, describe_error
+from pipeline.errors import UserError, describe_error, is_user_error
 from pipeline.machine import available_cores, exit_with_parent, uninterrupted_children
 
 Job = TypeVar("Job")
@@ -33,10 +33,10 @@ def run_jobs(
     `depends_on`: {job's name: name of the job to finish before it}. `work` is pickled: pass a module-level function or
     a partial of one. Its reports are forwarded as `progress(job's name, report)`, the end of a job as None.
 
-    A job that raises one of `USER_ERRORS`, or whose process dies, does not stop the others; those that depend on it are
-    skipped. The failures are {job's name: why it failed or was skipped}. After any other exception no job is started,
-    and it is raised once the running ones have finished. An interrupt ends all processes at once. Raises ValueError if
-    jobs depend on each other.
+    A job whose error the user can fix (`is_user_error`), or whose process dies, does not stop the others; those that
+    depend on it are skipped. The failures are {job's name: why it failed or was skipped}. After any other exception no
+    job is started, and it is raised once the running ones have finished. An interrupt ends all processes at once.
+    Raises ValueError if jobs depend on each other.
     """
     threads = max(1, available_cores() // workers)
     waiting, running = dict(jobs), dict[Connection, tuple[str, BaseProcess]]()
@@ -66,7 +66,7 @@ def run_jobs(
                 name, process = running.pop(connection)
                 process.join()
                 progress(name, None)
-                if isinstance(content, USER_ERRORS):
+                if kind == "failed" and is_user_error(content):
                     failures[name] = describe_error(content)
                 elif kind == "failed":
                     bug = bug or content
@@ -92,7 +92,9 @@ def run_in_turn(
         else:
             try:
                 work(job, partial(progress, name))
-            except USER_ERRORS as error:
+            except (UserError, OSError) as error:
+                if not is_user_error(error):
+                    raise
                 failures[name] = describe_error(error)
         progress(name, None)
     return failures

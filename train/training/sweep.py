@@ -19,7 +19,7 @@ from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.schema import MODALITIES
 from train.backbones.registry import needs_of
 from train.data.loading import LoadingSettings
-from train.runs.config import SETTINGS, TrainConfig, check_known, make_config
+from train.runs.config import SETTINGS, TrainConfig, check_names, make_config
 from train.training.parallel import run_in_turn, run_jobs
 
 if TYPE_CHECKING:
@@ -65,13 +65,14 @@ class Entry(BaseModel):
 class Grid(BaseModel):
     """The content of a grid file; `settings` of `train.runs.config.TrainConfig` apply to every cell.
 
-    `curves`: also compute each run's accuracy at every pair of missing rates (`train.evaluation.rate_curves`).
+    `backbones`: None for the preset's. `curves`: also compute each run's accuracy at every pair of missing rates
+    (`train.evaluation.rate_curves`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = "paper"
-    backbones: tuple[str, ...] = Field(("avst",), min_length=1)
+    backbones: tuple[str, ...] | None = Field(None, min_length=1)
     seeds: tuple[StrictInt, ...] = Field((0,), min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
     curves: StrictBool = False
@@ -147,8 +148,9 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
         _check_settable(grid.settings, _SETTABLE)
     location = {"manifest": manifest, "store": store, "device": device}
     cells = []
+    backbones = grid.backbones or (None,)
     for seed in grid.seeds if seeds is None else seeds:
-        for backbone in grid.backbones:
+        for backbone in backbones:
             for entry in grid.methods:
                 of_all = {name: value for name, value in grid.settings.items() if name != "method"}
                 settings, place = {**of_all, **entry.settings}, f"{grid.label}, method {entry.name!r}"
@@ -156,7 +158,7 @@ def list_cells(grid: Grid, seeds: Iterable[int] | None, manifest: str, store: st
                     check_file_name("name", entry.name, "choose another")
                     _check_settable(entry.settings, [*Entry.model_fields, *_SETTABLE])
                     config = make_config(grid.preset, **settings, **location, backbone=backbone, seed=seed)
-                prefix = f"{backbone}-" if len(grid.backbones) > 1 else ""
+                prefix = f"{backbone}-" if len(backbones) > 1 else ""
                 if config.start_from:
                     start_run = f"{prefix}{config.start_from}-seed{seed}"
                     config = config.model_copy(update={"start_from": start_run})
@@ -226,7 +228,7 @@ def _check_settable(settings: Mapping[str, Any], known: Collection[str]) -> None
     for name in settings:
         if name in _SET_ELSEWHERE:
             raise UserError(f"setting {name!r} cannot be set here: use {_SET_ELSEWHERE[name]}")
-    check_known(settings, known)
+    check_names(settings, known)
 
 
 def _run_cell(

@@ -4,6 +4,7 @@ Columns: `video`, `question`, `answer`; optional `type`, `modality`, `split`, `c
 `question_id`. `video` is a path in the videos folder with or without suffix, or a file name without suffix.
 """
 
+import codecs
 import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,8 @@ from pipeline.manifests.templates import GROUPS, TYPES, group_of, normalise, tok
 REQUIRED = ("video", "question", "answer")
 OPTIONAL = ("type", "modality", "split", "choices", "question_id")
 UNSPECIFIED = "unspecified"
+# Other separators than commas, and their names in messages.
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 Row = dict[str, str]
 
@@ -84,8 +87,10 @@ def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
         text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"table {str(table)!r} does not exist: pass an existing CSV file") from None
-    except (UnicodeDecodeError, IsADirectoryError):
-        raise UserError(f"table {str(table)!r} is not UTF-8 text: save it as CSV in UTF-8") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        begins = error.object[:2] if isinstance(error, UnicodeDecodeError) else b""
+        found = "UTF-16" if begins in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "not UTF-8"
+        raise UserError(f"table {str(table)!r} is {found} text: save it as CSV in UTF-8") from None
     rows = read_csv(io.StringIO(text, newline=""), table)
     header = [column.strip().lower() for column in next(rows, (1, []))[1]]
     if repeated := [column for column in dict.fromkeys(header) if header.count(column) > 1]:
@@ -97,6 +102,7 @@ def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
         raise UserError(
             f"{table}:1: column {missing[0]!r} is missing in {','.join(header)!r}: "
             f"expected {','.join(REQUIRED)} and optionally {','.join(OPTIONAL)}, separated by commas"
+            f"{_describe_separator(text)}"
         )
     count = 0
     for line, values in rows:
@@ -113,6 +119,14 @@ def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
         count += 1
     if not count:
         raise UserError(f"table {str(table)!r} contains no questions: add rows below its header")
+
+
+def _describe_separator(text: str) -> str:
+    """Return which separator other than commas the first line has, such as ", not by tabs"; "" if none."""
+    first = text.partition("\n")[0]
+    found = [name for separator, name in SEPARATORS.items() if separator in first]
+    line = ", and without the line 'sep=' of Excel" if first.lower().startswith("sep=") else ""
+    return f"{f', not by {found[0]}' if found else ''}{line}"
 
 
 def _name_rows(table: Path, rows: list[tuple[int, Row]]) -> dict[str, str]:

@@ -158,6 +158,20 @@ def test_check_uses_the_videos_folder_of_the_manifest(tmp_path, clips):
     assert run("check", out).exit_code == 2
 
 
+def test_links_that_lead_to_themselves_are_one_line(tmp_path, clips, table):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert_one_line(run("check", loop), "loop/dataset.toml: too many levels of symbolic links")
+    assert_one_line(run("build", "table", "--csv", loop, "--videos", clips, "--out", tmp_path / "o"), "too many levels")
+    assert_one_line(run("build", "folder", "--videos", clips, "--out", loop), "cannot be created")
+    assert_one_line(
+        run("build", "folder", "--videos", clips, "--out", loop / "x"), "loop/x: too many levels of symbolic"
+    )
+    assert_one_line(
+        run("synthesize", "--out", loop / "x", "--videos", 1, "--seconds", 1), "too many levels of symbolic"
+    )
+
+
 def test_mistakes_get_one_line_and_exit_code_2(tmp_path, table):
     empty = tmp_path / "empty"
     empty.mkdir()

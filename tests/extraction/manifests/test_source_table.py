@@ -136,7 +136,7 @@ def test_an_unreadable_video_is_missing_and_listed_with_others_that_cannot_be_us
 def test_a_missing_table_and_another_encoding_are_errors(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         build("mine", tmp_path / "absent.csv")
-    with pytest.raises(UserError, match="not UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8 text: save it"):
         build("mine", write(tmp_path, "video,question,answer\na,é?,b\n", "latin-1"))
 
 
@@ -177,3 +177,27 @@ def test_the_vocabulary_is_open_if_another_split_has_other_words(tmp_path):
     built = build("mine", write(tmp_path, head + known + "a,Is it quiet?,yes,test\n"))
     assert built.manifest.vocabulary.tokens == ("<pad>", "<unk>", "Is", "it", "loud")
     assert built.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("video;question;answer\na;Is it loud?;yes\n", "separated by commas, not by semicolons$"),
+        ("video\tquestion\tanswer\na\tIs it loud?\tyes\n", "separated by commas, not by tabs$"),
+        ("video|question|answer\n", "separated by commas, not by vertical bars$"),
+        ("sep=;\nvideo;question;answer\n", "commas, not by semicolons, and without the line 'sep=' of Excel$"),
+        ("sep=,\nvideo,question,answer\n", "separated by commas, and without the line 'sep=' of Excel$"),
+        ("video,question\n", "separated by commas$"),
+    ],
+)
+def test_the_error_for_a_header_names_the_separator_that_it_has(tmp_path, content, message):
+    (tmp_path / "qa.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        build("mine", tmp_path / "qa.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_the_error_for_a_table_in_utf_16_says_so(tmp_path, encoding):
+    (tmp_path / "qa.csv").write_bytes("\ufeffvideo,question,answer\n".encode(encoding))
+    with pytest.raises(UserError, match="is UTF-16 text: save it as CSV in UTF-8"):
+        build("mine", tmp_path / "qa.csv")

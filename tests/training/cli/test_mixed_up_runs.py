@@ -270,6 +270,9 @@ def test_a_run_is_resumed_with_its_own_settings(workplace: Path) -> None:
     assert accuracies_of(json.loads(resumed.stdout)) == accuracies_of(document_of("run"))
     line = fails("train", "--resume", "--out", "run", "--seed", 4)
     assert line.endswith("run was started with seed 3, not 4: pass another --out")
+    line = fails("train", "--resume", "--out", "run", "--dataset", "other")
+    assert line.endswith("run was started with dataset 'data', not 'other': pass another --out")
+    assert invoke("train", "--resume", "--out", "run", "--dataset", "data").exit_code == 0
 
 
 def test_a_finished_run_keeps_its_state_only_on_request(workplace: Path) -> None:

@@ -1,6 +1,8 @@
 """The commands of stage two: help without heavy imports, defaults, one-line errors with exit code 2."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from workplace import COMMANDS, GRID, invoke, run_tiny_sweep
+from workplace import COMMANDS, GRID, invoke, run_tiny_sweep, run_tiny_train
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import load_manifest, save_manifest
@@ -76,6 +78,100 @@ def test_the_errors_for_a_missing_manifest_and_store_have_the_commands_that_crea
     assert "'mavqa-extract --manifest data --store stores/mine.zarr', or pass another --store" in result.output
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --out {}",
+        "train --manifest {}",
+        "train --store {}",
+        "train --cache-dir {}",
+        "sweep tiny.toml --out {}",
+        "sweep {}",
+        "evaluate {}",
+        "evaluate run --masks {}",
+        "report {} --out page",
+        "report run --out {}",
+    ],
+)
+def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_done(workplace: Path, words: str) -> None:
+    name = os.fsdecode(b"bad\xff")
+    command, *arguments = words.format(name).split(" ")
+    files = sorted(workplace.rglob("*"))
+    result = invoke(command, *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr == "Error: 'bad\\udcff' is not UTF-8, in which runs record paths and names: rename it\n"
+    assert sorted(workplace.rglob("*")) == files
+
+
+LONG = "N" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (f"train --manifest data --store store.zarr --out x/{LONG}", f"x/{LONG}: file name too long"),
+        (f"train --manifest {LONG}", f"{LONG}/dataset.toml: file name too long"),
+        (f"train --manifest data --store {LONG}", f"{LONG}: file name too long"),
+        ("train --manifest data --store store.zarr --out loop/x", "loop/x: too many levels of symbolic links"),
+        ("train --manifest data --store store.zarr --config loop", "loop: too many levels of symbolic links"),
+        (f"evaluate {LONG}", f"{LONG}/config.json: file name too long"),
+        ("evaluate run --masks loop", "loop: too many levels of symbolic links"),
+        ("evaluate run --out loop", "folder loop cannot be created (loop: file exists): pass another folder"),
+        (f"report {LONG} --out page", f"{LONG}: file name too long"),
+        ("sweep loop", "loop: too many levels of symbolic links"),
+        ("import_ avst loop --annotations data --out new", "loop: too many levels of symbolic links"),
+    ],
+    ids=lambda text: text.replace(LONG, "LONG"),
+)
+def test_a_name_that_is_too_long_or_a_loop_of_links_is_one_line(workplace: Path, words: str, message: str) -> None:
+    (workplace / "loop").symlink_to("loop")
+    if "run" in words.split():
+        assert run_tiny_train("run").exit_code == 0
+    command, *arguments = words.split()
+    settings = ["--preset", "demo", "--method", "zero-fill", "--epochs", 1] if command == "train" else []
+    result = invoke(command, *arguments, *settings)
+    assert result.exit_code == 2, result.output
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert line.endswith(message)
+
+
+def test_a_working_directory_that_is_not_utf_8_is_refused(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = workplace / os.fsdecode(b"bad\xff")
+    shutil.copytree(workplace / "data", folder / "data")
+    shutil.copytree(workplace / "store.zarr", folder / "store.zarr")
+    monkeypatch.chdir(folder)
+    result = run_tiny_train("run")
+    assert result.exit_code == 2, result.output
+    assert "udcff' is not UTF-8" in result.stderr
+    assert not (folder / "run").exists()
+    assert invoke("train", "--help").exit_code == 0
+
+
+def test_what_is_no_store_is_not_called_missing(workplace: Path) -> None:
+    (workplace / "file").write_text("text")
+    (workplace / "stopped").mkdir()
+    (workplace / "stopped" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    for store, problem in (
+        ("data", "data is not a feature store: pass one that mavqa-extract created (--store)"),
+        ("file", "file is not a feature store: pass one that mavqa-extract created (--store)"),
+        ("stopped", "feature store stopped is missing: create it with"),
+    ):
+        result = invoke("train", "--manifest", "data", "--store", store)
+        assert result.exit_code == 2, result.output
+        assert problem in result.stderr
+
+
+def test_an_imported_run_has_no_training_to_resume(workplace: Path) -> None:
+    assert run_tiny_train("run").exit_code == 0
+    (workplace / "run" / "data.json").unlink()
+    (workplace / "run" / "environment.json").write_text('{"imported_from": {"file": "avst.pt"}}')
+    result = invoke("train", "--resume", "--out", "run")
+    assert result.exit_code == 2, result.output
+    line = "Error: run was imported, it has no training to resume: evaluate it with 'mavqa-evaluate run'"
+    assert result.stderr.splitlines() == [line]
+
+
 def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are(workplace: Path) -> None:
     run_tiny_sweep()
     run, whole = "b/runs/zero-fill-seed0", load_manifest(workplace / "data")
@@ -101,6 +197,8 @@ def test_the_errors_for_a_split_without_questions_have_the_splits_that_there_are
         (["--variant", "imagined"], "imagined"),
         (["--device", "abacus"], "abacus"),
         (["--epochs", "0"], "0"),
+        (["--seed", "18446744073709551616"], "18446744073709551616 is not in the range 0<=x<=9223372036854775807"),
+        (["--set", "seed=18446744073709551616"], "seed = 18446744073709551616: Input should be less than or equal to"),
         (["--inputs", "question"], "--method zero-fill and --inputs question exclude each other"),
         (["--method", "reference"], "method 'reference' only trains models restricted to some inputs"),
         (["--missing-rate", ""], "missing rate"),
@@ -359,6 +457,34 @@ def test_evaluate_accepts_one_of_rates_masks_and_parts(workplace: Path) -> None:
     both = CliRunner().invoke(evaluate, [str(run), "--missing-rate", "audio=0.5", "--missing-part", "audio=0.5"])
     assert both.exit_code == 2
     assert "pass only one of them" in both.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "--scenario complete --missing-part audio=0.5",
+            "--scenario and --missing-part exclude each other: pass only one",
+        ),
+        (
+            "--scenario complete --missing-rate audio=0.5",
+            "--scenario and --missing-rate exclude each other: pass only one",
+        ),
+        ("--scenario natural --masks m.json", "--scenario and --masks exclude each other: pass only one of them"),
+        (
+            "--masks m.json --missing-rate audio=0.5",
+            "--masks and --missing-rate exclude each other: pass only one of them",
+        ),
+        ("--unit video", "--unit is of --missing-rate and --curves: pass one of them, or leave it out"),
+        ("--unit question --missing-part audio=0.5", "--unit is of --missing-rate and --curves: pass one of them"),
+        ("--unit video --masks m.json", "--unit is of --missing-rate and --curves: pass one of them, or leave it out"),
+    ],
+)
+def test_an_option_of_evaluate_that_would_have_no_effect_is_refused(tmp_path: Path, options: str, message: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    result = invoke("evaluate", tmp_path, *options.split())
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
 
 
 def test_a_table_of_many_scenarios_is_not_cut_outside_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

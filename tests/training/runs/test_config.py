@@ -1,12 +1,14 @@
 """Presets and their overrides, read without loading torch."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 from pipeline.errors import UserError
-from train.runs.config import PRESETS, TrainConfig, make_config
+from train.runs.config import PRESETS, SETTINGS, TrainConfig, make_config
+from train.runs.settings import parse_assignments, read_settings
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -120,11 +122,34 @@ def test_the_method_reference_without_inputs_is_an_error_with_the_possible_input
         ({"missing_rates": {"audio": "half"}}, "audio=half: it must be a number between 0 and 1"),
         ({"inputs": "smell"}, "inputs = 'smell'"),
         ({"training": "twice"}, "training = 'twice'"),
+        ({"seed": 2**63}, "^seed = 9223372036854775808: Input should be less than or equal to 9223372036854775807"),
     ],
 )
 def test_the_error_for_an_invalid_setting_has_its_name_and_value(overrides, message):
     with pytest.raises(UserError, match=message):
         make_config("paper", **{"method": "zero-fill", **overrides})
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_another_type_is_an_error_with_its_name_and_value(name):
+    kinds = {"integer": int, "number": (int, float), "boolean": bool, "string": str, "object": dict}
+    schema = TrainConfig.model_json_schema()["properties"][name]
+    kind = kinds[schema.get("type") or schema["anyOf"][0]["type"]]
+    for value in ([1], ["zero-fill"], {"x": 1}, 3.5, True, "text"):
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            continue
+        with pytest.raises(UserError, match=rf"^{re.escape(f'{name} = {value!r}: ')}"):
+            make_config(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["['zero-fill']", "{x = 1}", "3"])
+@pytest.mark.parametrize("name", ["method", "preset", "backbone", "manifest", "store", "device", "start_from"])
+def test_a_setting_that_is_a_name_must_be_a_text_in_files_and_assignments(name, value, tmp_path):
+    (tmp_path / "mine.toml").write_text(f"{name} = {value}\n")
+    with pytest.raises(UserError, match=rf"^{name} = .*: Input should be a valid string"):
+        parse_assignments([f"{name}={value}"])
+    with pytest.raises(UserError, match=rf"mine.toml: {name} = .*: Input should be a valid string"):
+        read_settings(tmp_path / "mine.toml")
 
 
 def test_importing_configuration_and_masks_does_not_load_torch():

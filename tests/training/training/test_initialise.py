@@ -65,7 +65,7 @@ def test_features_are_whitened_only_with_the_setting_whiten(tmp_path):
 
 def test_a_run_starts_with_the_whitening_of_the_run_in_start_from(tmp_path):
     first, _ = train(tmp_path / "first", epochs=1, whiten=True)
-    second, _ = train(tmp_path / "second", epochs=1, whiten=False, start_from="first")
+    second, _ = train(tmp_path / "second", epochs=1, whiten=True, start_from="first")
     values = torch.randn(2, 3, 8)
     expected = first.backbone.input_whitening["vggish"](values)
     assert torch.equal(second.backbone.input_whitening["vggish"](values), expected)
@@ -88,7 +88,7 @@ def start_of(run: Path, seed: int) -> tuple[set[str], dict[str, torch.Tensor], d
     sizes = measure_sizes(config, make_manifest(store), FeatureBank(store))
     method = build_method(config.model_copy(update={"sizes": sizes}))
     initial = {name: values.clone() for name, values in method.backbone.state_dict().items()}
-    loaded = start_from(method, run)
+    loaded = start_from(method, run, whiten=True)
     return {name.removeprefix("backbone.") for name in loaded}, initial, method.backbone.state_dict()
 
 
@@ -153,6 +153,7 @@ def test_a_frozen_backbone_needs_a_run_that_trained_all_of_it(tmp_path: Path, fi
     [
         ({"heads": 4}, "heads = 2, not 4"),
         ({"backbone": "baseline"}, "backbone = 'avst', not 'baseline'"),
+        ({"map_size": 4}, "map_size = 2, not 4"),
     ],
 )
 def test_a_start_with_other_settings_of_the_backbone_is_an_error(tmp_path: Path, settings: dict, message: str):
@@ -162,11 +163,34 @@ def test_a_start_with_other_settings_of_the_backbone_is_an_error(tmp_path: Path,
     assert not (tmp_path / "second").exists()
 
 
-def test_whitening_that_the_first_run_does_not_have_is_an_error(tmp_path: Path):
-    train(tmp_path / "plain", epochs=1, whiten=False)
-    with pytest.raises(UserError, match="plain with whiten = True: it was trained on inputs that are not whitened"):
-        train(tmp_path / "second", epochs=1, whiten=True, start_from="plain")
-    assert not (tmp_path / "second" / "config.json").exists()
+@pytest.mark.parametrize(("whiten", "problem"), [(True, "not whitened; pass --set whiten=false"), (False, "whitened;")])
+def test_whitening_that_only_one_of_both_runs_has_is_an_error(tmp_path: Path, whiten: bool, problem: str):
+    train(tmp_path / "first", epochs=1, whiten=not whiten)
+    with pytest.raises(UserError, match=f"first with whiten = {whiten}: it was trained on inputs that are {problem}"):
+        train(tmp_path / "second", epochs=1, whiten=whiten, start_from="first")
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_run_cannot_start_from_a_stopped_one_until_that_is_finished(tmp_path: Path):
+    def stop(progress):
+        if progress.validation is not None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path / "half", epochs=2, report=stop)
+    half = tmp_path / "half"
+    expected = rf"half: it was stopped after 1 of 2 epochs, finish it first \(mavqa-train --resume --out {half}\)$"
+    with pytest.raises(UserError, match=expected):
+        train(tmp_path / "second", epochs=1, start_from="half")
+    assert not (tmp_path / "second").exists()
+    train(half, epochs=2, resume=True)
+    train(tmp_path / "second", epochs=1, start_from="half")
+
+
+def test_a_run_may_read_other_time_steps_than_the_run_that_it_starts_from(tmp_path: Path):
+    train(tmp_path / "first", epochs=1)
+    _, config = train(tmp_path / "second", epochs=1, start_from="first", time_steps=2)
+    assert config.time_steps == 2
 
 
 @pytest.mark.parametrize("name", ["nothing", "other"])

@@ -69,6 +69,15 @@ def test_a_grid_is_the_product_of_its_parts() -> None:
     assert cells()[0].config.method == "reference"
 
 
+@pytest.mark.parametrize(
+    ("head", "backbone"),
+    [({"preset": "pano"}, "pano"), ({"preset": "avsd", "backbones": ["pano"]}, "pano"), ({}, "avst")],
+)
+def test_a_grid_without_backbones_has_that_of_its_preset(head: dict, backbone: str) -> None:
+    (cell,) = list_cells(Grid.model_validate({**head, "methods": [{"name": "rmm"}]}), None, "m", "s")
+    assert (cell.name, cell.config.backbone) == ("rmm-seed0", backbone)
+
+
 def test_the_demo_grid_has_its_four_methods_and_their_starting_runs() -> None:
     grid = read_grid(Path(train.__file__).parent / "grids" / "demo.toml")
     cells = list_cells(grid, (0, 2), "m", "s")
@@ -154,6 +163,8 @@ def test_an_unknown_setting_and_a_repeated_name_are_errors() -> None:
         ("method = 'rmm-avr'\ninputs = 'question'", "--method rmm-avr and --inputs question exclude each other"),
         ("[settings]\ninputs = 'question'", "--method zero-fill and --inputs question exclude each other"),
         ("start_from = 'b'", "starts from"),
+        ("method = ['rmm']", r"method = \['rmm'\]: Input should be a valid string"),
+        ("[settings]\nstart_from = {x = 1}", r"start_from = \{'x': 1\}: Input should be a valid string"),
         ("[[methods]]\nname = 'zero-fill'", "two runs named"),
         ("[[methods]]\nname = 'Zero-Fill'\nmethod = 'rmm'", "two runs named"),
         ("epochs = true", "epochs = True: Input should be a valid integer"),
@@ -261,6 +272,13 @@ def test_a_diverging_run_does_not_stop_the_others_and_those_that_start_from_it_a
     assert outcome.failures["after-seed0"] == "skipped, it starts from wild-seed0"
     assert "are not finite: it diverged" in outcome.failures["wilder-seed0"]
     assert not (tmp_path / "after-seed0").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_of_a_grid_is_one_of_torch(seed: int) -> None:
+    grid = Grid.model_validate({"seeds": [seed], "methods": [{"name": "rmm"}]})
+    with pytest.raises(UserError, match=f"^grid, method 'rmm': seed = {seed}: Input should be (less|greater) than or"):
+        list_cells(grid, None, "m", "s")
 
 
 def test_every_cell_is_trained_and_evaluated(swept: tuple[Path, dict[str, dict]]) -> None:
