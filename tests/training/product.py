@@ -14,7 +14,7 @@ from train.interfaces import SupportsPreparation, inputs_of
 from train.methods.registry import METHODS, make_method, method_variants
 
 # A chain of ten steps of the full U-Net takes a hundred times as long as the rest of a tiny model.
-SMALL_DIFFUSION = {"steps": 3, "dim": 8}
+SMALL_DIFFUSION = {"steps": 2, "dim": 8, "mults": [1], "stem_kernel": 3}
 PRODUCT = list(itertools.product(METHODS, BACKBONES))
 
 

@@ -258,6 +258,11 @@ def test_nothing_is_printed(decoder, clip, capfd, caplog):
 
 
 @pytest.mark.real
+@pytest.mark.parametrize(
+    "decoder",
+    ["pyav", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("torchcodec", "decord"))],
+    indirect=True,
+)
 def test_states_of_real_files_match_the_index(decoder, shared_data):
     rows = (shared_data / "media" / "INDEX.tsv").read_text(encoding="utf-8").splitlines()
     records = [dict(zip(rows[0].split("\t"), row.split("\t"), strict=False)) for row in rows[1:]]

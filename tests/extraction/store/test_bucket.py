@@ -91,6 +91,7 @@ def test_a_lost_connection_is_a_one_line_error_and_the_next_run_ends_in_the_same
     assert stored(url) == contents(local)
 
 
+@pytest.mark.nightly
 def test_the_lock_of_a_killed_run_refuses_the_next_one_until_it_is_broken(
     toy_manifest: Path, local: Path, server: S3
 ) -> None:

@@ -14,6 +14,7 @@ from train.cli.train import train
 from train.runs.config import PRESETS
 
 
+@pytest.mark.nightly
 def test_an_epoch_from_a_bucket_gives_the_same_checkpoint_as_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
