@@ -77,6 +77,9 @@ def main() -> int:
     if options.memory:
         print(measure_memory(options))
         return 0
+    found = len(open_store(options.out / "store.zarr").video_ids)
+    if options.rounds < 2 or found != options.videos:
+        parser.error(f"pass --rounds of 2 or more, and --videos {found}, or another --out")
     build_cache(options.out)
     for batch_size in options.batch_sizes:
         print_times(options, batch_size)
@@ -192,10 +195,11 @@ def move(batch: Any, device: str) -> Any:
 
 
 def endless(questions: QuestionDataset, batch_size: int) -> Iterator[Any]:
-    """Yield training batches of epoch after epoch."""
+    """Yield the whole training batches of epoch after epoch."""
+    assert len(questions) >= batch_size
     generator = torch.Generator().manual_seed(0)
     while True:
-        yield from questions.batches(batch_size, generator)
+        yield from (batch for batch in questions.batches(batch_size, generator) if len(batch) == batch_size)
 
 
 def whole_arrays(out: Path, videos: list[str], mmap_mode: Any = None) -> Callable[[int], Any]:
@@ -293,13 +297,14 @@ def print_growth(options: argparse.Namespace) -> None:
     total = len(open_store(options.out / "store.zarr").video_ids)
     print("disk cache, warm, batch 32, by number of videos")
     for videos in (total // 4, total // 2, total):
-        batches = endless(dataset(options.out, "disk", options.workers, videos), 32)
+        size = min(32, videos * QUESTIONS_PER_VIDEO)
+        batches = endless(dataset(options.out, "disk", options.workers, videos), size)
         next(batches)
         taken = []
         for _ in range(options.rounds):
             started = time.perf_counter()
             next(batches)
-            taken.append(1000 * (time.perf_counter() - started) / 32)
+            taken.append(1000 * (time.perf_counter() - started) / size)
         print(f"  {videos:>5}: {statistics.median(taken):.2f} ms a sample")
     print()
 

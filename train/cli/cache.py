@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from train.data.cache_files import CachedFeature
 
-cache_dir_option = folder_option("--cache-dir", "Folder of the cache.  [default: STORE.cache, beside the store]")
+cache_dir_option = folder_option("--cache-dir", "Folder in which STORE.cache is.  [default: beside the store]")
 
 
 @click.group(cls=Group, short_help="List or remove decoded features on disk.")

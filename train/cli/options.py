@@ -1,5 +1,6 @@
 """Shared parts of the commands of stage two: options, checks of their inputs, tables and progress on stderr."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ _LOADING = (
         help="Where decoded features are kept: in memory, on the device, on disk in files that runs share, or none. "
         "auto: on a GPU if it has room, else in memory, else on disk.",
     ),
-    folder_option("--cache-dir", "Folder of the files of --cache disk.  [default: STORE.cache, beside the store]"),
+    folder_option("--cache-dir", "Folder in which --cache disk puts STORE.cache.  [default: beside the store]"),
     click.option(
         "--memory-limit",
         metavar="GB",
@@ -84,6 +85,8 @@ def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         workers: int,
         **settings: Any,
     ) -> Any:
+        if memory_limit is not None and not math.isfinite(memory_limit):
+            raise UserError(f"--memory-limit {memory_limit} is no size: pass a number of GB")
         memory_bytes = None if memory_limit is None else round(memory_limit * 1e9)
         loading = LoadingSettings(cache, memory_bytes, cache_dir and cache_dir.absolute(), workers)
         return command(*arguments, loading=loading, **settings)

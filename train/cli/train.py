@@ -32,7 +32,7 @@ from train.cli.options import (
 )
 from train.data.loading import LoadingSettings
 from train.methods.registry import METHODS
-from train.runs.config import LARGEST_SEED, NONE, PRESETS, TrainConfig, make_config
+from train.runs.config import LARGEST_SEED, PRESETS, TrainConfig, make_config, read_none
 from train.runs.identity import is_run_folder
 from train.runs.settings import format_settings, merge_settings, parse_assignments, read_settings
 
@@ -171,40 +171,57 @@ def train(
       mavqa-train --config mine.toml --out runs/mine
       mavqa-train --resume --out runs/avst-rmm-avr-1
     """
-    given = _given_settings(config, assignments, missing_rate, settings)
-    places = {name: given.pop(name, "") for name in ("manifest", "store")}
+    is_resumed, is_dataset_given = resume and out is not None and is_run_folder(out), _is_given("dataset")
+    of_dataset = {"manifest": f"data_manifests/{dataset}", "store": f"stores/{dataset}.zarr"}
+    options = {**settings, "manifest": manifest and str(manifest), "store": store}
+    preferred = of_dataset if is_dataset_given and not is_resumed else {}
+    given = _given_settings(config, preferred, options, missing_rate, assignments)
     if show_settings:
-        click.echo(format_settings(make_config(given.pop("preset", DEFAULT_PRESET), **places, **given)), nl=False)
+        click.echo(format_settings(make_config(given.pop("preset", DEFAULT_PRESET), **given)), nl=False)
         return
-    if resume and out and is_run_folder(out):
-        is_given = click.get_current_context().get_parameter_source("dataset") is not ParameterSource.DEFAULT
-        chosen = _recorded_config(out, dataset if is_given else None, manifest, store, given)
+    if out and is_resumed:
+        chosen = _recorded_config(out, dataset if is_dataset_given else None, given)
     else:
-        manifest = require_manifest(manifest or Path(places["manifest"] or f"data_manifests/{dataset}"))
-        store = require_store(store or places["store"] or f"stores/{dataset}.zarr", manifest)
+        places = {name: given.pop(name, "") or of_dataset[name] for name in of_dataset}
+        place = require_manifest(Path(places["manifest"]))
+        store = require_store(places["store"], place)
         preset = given.pop("preset", DEFAULT_PRESET)
-        chosen = make_config(preset, manifest=str(manifest.absolute()), store=store, **given)
+        chosen = make_config(preset, manifest=str(place.absolute()), store=store, **given)
     document = _train(chosen, out, loading, resume, keep_state)
     if as_json:
         show_json(document)
 
 
+def _is_given(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
+
+
 def _given_settings(
-    file: Path | None, assignments: tuple[str, ...], missing_rate: str | None, options: dict[str, Any]
+    file: Path | None,
+    of_dataset: dict[str, str],
+    options: dict[str, Any],
+    missing_rate: str | None,
+    assignments: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Return the settings of the command line: of --set, of its `options`, and of the file, in this order."""
-    source = click.get_current_context().get_parameter_source
-    of_options = {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
+    """Return the settings of the file, of the dataset, of the other options, and of --set; later ones replace earlier.
+
+    Raises `UserError` if the file has the settings of another preset than the one that is given.
+    """
+    of_file = read_settings(file) if file else {}
+    of_options = {name: value for name, value in options.items() if _is_given(name)}
     if missing_rate is not None:
         from train.data.scenarios import parse_rates
 
         of_options["missing_rates"] = parse_rates(missing_rate)
-    return merge_settings(read_settings(file) if file else {}, of_options, parse_assignments(assignments))
+    if {"preset"} <= of_file.keys() & of_options.keys() and of_file["preset"] != of_options["preset"]:
+        raise UserError(
+            f"--preset {of_options['preset']} and --config {file} exclude each other: its settings, of preset "
+            f"{of_file['preset']!r}, would replace those of the preset"
+        )
+    return merge_settings(of_file, of_dataset, of_options, parse_assignments(assignments))
 
 
-def _recorded_config(
-    run: Path, dataset: str | None, manifest: Path | None, store: str | None, given: dict[str, Any]
-) -> TrainConfig:
+def _recorded_config(run: Path, dataset: str | None, given: dict[str, Any]) -> TrainConfig:
     """Return the configuration that `run` was started with; its data and device may be elsewhere now.
 
     Raises `UserError` if it was imported, if another of the `given` settings differs, or if the `dataset` is not the
@@ -215,14 +232,15 @@ def _recorded_config(
     if "imported_from" in read_environment(run):
         raise UserError(f"{run} was imported, it has no training to resume: evaluate it with 'mavqa-evaluate {run}'")
     config, device = read_config(run), given.pop("device", None)
+    manifest, store = given.pop("manifest", ""), given.pop("store", "")
     for name, value in given.items():
-        recorded, value = getattr(config, name), None if value == NONE else value
+        recorded, value = getattr(config, name), read_none(value)
         if merge_settings({name: recorded}, {name: value}) != {name: recorded}:
             raise UserError(f"{run} was started with {name} {recorded!r}, not {value!r}: pass another --out")
     recorded_dataset = Path(config.manifest).name
     if dataset is not None and dataset != recorded_dataset:
         raise UserError(f"{run} was started with dataset {recorded_dataset!r}, not {dataset!r}: pass another --out")
-    place = require_manifest(manifest.absolute() if manifest else Path(config.manifest))
+    place = require_manifest(Path(manifest or config.manifest).absolute())
     changes = {"manifest": str(place), "store": require_store(store or config.store, place)}
     return config.model_copy(update={**changes, **({"device": device} if device else {})})
 

@@ -5,6 +5,8 @@ a hash of everything that its values depend on, so that a file of an extended or
 the present store.
 """
 
+import errno
+import io
 import os
 import re
 import shutil
@@ -52,13 +54,16 @@ class CachedFeature:
 
 
 def cache_folder(store: str, folder: Path | None = None) -> Path:
-    """Return `folder`, or the folder beside the store; raise `UserError` if the store is not on a disk."""
+    """Return the folder for the cache of `store`: STORE.cache, in `folder` or beside the store.
+
+    Raises `UserError` without a `folder` if the store is not on this machine.
+    """
+    name = f"{Path(store).name}.cache"
     if folder is not None:
-        return folder
+        return folder / name
     if "://" in store:
         raise UserError(f"store {store} is not on this machine: pass a folder for its training cache (--cache-dir)")
-    path = Path(store)
-    return path.with_name(f"{path.name}.cache")
+    return Path(store).with_name(name)
 
 
 def is_cached(feature: SelectedFeature, folder: Path) -> bool:
@@ -87,7 +92,9 @@ def open_cached(feature: SelectedFeature, folder: Path, workers: int, on_videos:
             if (values := _open(path, feature)) is None:
                 _build(feature, path, workers, on_videos)
                 values = _open(path, feature)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise UserError(f"{describe_error(error)}: pass another folder for the training cache (--cache-dir)") from None
     assert values is not None
     return values
@@ -125,32 +132,42 @@ def _path(feature: SelectedFeature, folder: Path) -> Path:
     return folder / f"{feature.name}-{len(feature.steps)}s{maps}-{feature.key[:KEY_LENGTH]}.npy"
 
 
+def _header(feature: SelectedFeature) -> bytes:
+    header = io.BytesIO()
+    facts = {"descr": feature.dtype.str, "fortran_order": False, "shape": feature.shape}
+    np.lib.format.write_array_header_1_0(header, facts)
+    return header.getvalue()
+
+
 def _open(path: Path, feature: SelectedFeature) -> np.memmap | None:
-    """Return the mapped values; None if the file is missing, or is not the array that its name says."""
+    """Return the mapped values; None if the file is missing, or has not the header and size of `feature`."""
+    expected = _header(feature)
     try:
-        values = np.load(path, mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError):
+        with path.open("rb") as file:
+            is_whole = file.read(len(expected)) == expected
+            is_whole &= os.fstat(file.fileno()).st_size == len(expected) + feature.nbytes
+    except FileNotFoundError:
         return None
-    if (values.shape, values.dtype) != (feature.shape, feature.dtype):
+    if not is_whole:
         return None
     with suppress(OSError):
         os.utime(path)  # the time of its last use
-    return values
+    return np.memmap(path, feature.dtype, "r", len(expected), feature.shape)
 
 
 def _build(feature: SelectedFeature, path: Path, workers: int, on_videos: OnVideos) -> None:
+    staging = path.with_name(f"{path.name}.partial")
+    staging.unlink(missing_ok=True)  # of a killed builder; its bytes are free
     free = free_bytes(path.parent)
     if feature.nbytes > free:
         raise UserError(
             f"{path.parent} has {free / 1e9:.1f} GB free, the training cache of {feature.name} needs "
             f"{feature.nbytes / 1e9:.1f} GB: free some, pass another --cache-dir, or --cache none"
         )
-    staging = path.with_name(f"{path.name}.partial")
     try:
         # Not through a mapping: on a full disk the kernel kills who writes to one.
         with reporting_full_disks(path), staging.open("wb") as file:
-            header = {"descr": feature.dtype.str, "fortran_order": False, "shape": feature.shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            file.write(_header(feature))
             done = 0
             for values in feature.read_all(workers):
                 file.write(np.ascontiguousarray(values).data)

@@ -82,10 +82,9 @@ class FeatureBank:
             report(0)
         if folder is not None:
             return MappedRows(open_cached(feature, folder, available_cores(), report), feature.index)
-        values = _read_all(feature, report)
         if cache == "device":
-            return DeviceRows(torch.from_numpy(values).to(self._device), feature.index)
-        return ArrayRows(values, feature.index)
+            return DeviceRows(_read_all(feature, report, self._device), feature.index)
+        return ArrayRows(_read_all(feature, report, torch.device("cpu")).numpy(), feature.index)
 
     def _choose(self, feature: SelectedFeature) -> Cache:
         """Return the cache of the settings; for "auto" the fastest that surely has room for `feature`, else disk."""
@@ -101,11 +100,13 @@ class FeatureBank:
         self.on_caching(feature.name, place, done, len(feature.videos))
 
 
-def _read_all(feature: SelectedFeature, on_videos: Callable[[int], None]) -> np.ndarray:
-    values = np.empty(feature.shape, dtype=feature.dtype)
+def _read_all(feature: SelectedFeature, on_videos: Callable[[int], None], device: torch.device) -> torch.Tensor:
+    """Return all values of `feature` on `device`, to which they are copied block by block."""
+    dtype = torch.from_numpy(np.empty(0, feature.dtype)).dtype
+    values = torch.empty(feature.shape, dtype=dtype, device=device)
     done = 0
     for block in feature.read_all(available_cores()):
-        values[done : done + len(block)] = block
+        values[done : done + len(block)] = torch.from_numpy(block)
         done += len(block)
         on_videos(done)
     return values

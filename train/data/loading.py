@@ -11,6 +11,8 @@ Cache = Literal["auto", "none", "disk", "memory", "device"]
 CACHES: tuple[str, ...] = get_args(Cache)
 # The share of the free memory, of the machine or of a GPU, that cached features may take; the rest is for training.
 CACHED_SHARE = 0.5
+# Decoding this many bytes takes seconds.
+LARGEST_DECODED_AGAIN = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class LoadingSettings:
             raise unknown_name("cache", self.cache, CACHES)
 
     def shared_by(self, processes: int) -> "LoadingSettings":
-        """Return the settings of each of `processes`, which share the memory."""
+        """Return the settings of each of `processes`, which share the memory.
+
+        Each of several decodes for itself what it keeps in memory, so "auto" leaves large features to the disk.
+        """
         limit = int(CACHED_SHARE * available_memory()) if self.memory_bytes is None else self.memory_bytes
-        return replace(self, memory_bytes=limit // processes)
+        limit //= processes
+        is_shared = processes > 1 and self.cache == "auto"
+        return replace(self, memory_bytes=min(limit, LARGEST_DECODED_AGAIN) if is_shared else limit)

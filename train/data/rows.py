@@ -40,6 +40,11 @@ class ArrayRows:
 class MappedRows(ArrayRows):
     """Rows of a file that is mapped into memory; `values` is a `numpy.memmap` of all of it."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what another process needs to map the file again, instead of its content."""
+        values: Any = self.values
+        return _map_again, (values.filename, values.dtype, values.offset, values.shape, self.index)
+
     def _take(self, rows: np.ndarray) -> Tensor:
         self._read_ahead(np.unique(rows))
         return super()._take(rows)
@@ -56,6 +61,10 @@ class MappedRows(ArrayRows):
         stops = offset + (rows[np.append(gaps, -1)] + 1) * row_bytes
         for start, length in zip(starts.tolist(), (stops - starts).tolist(), strict=True):
             values.base.madvise(mmap.MADV_WILLNEED, start, length)
+
+
+def _map_again(path: Any, dtype: np.dtype, offset: int, shape: tuple[int, ...], index: np.ndarray) -> MappedRows:
+    return MappedRows(np.memmap(path, dtype, "r", offset, shape), index)
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,11 @@ LARGEST_SEED = 2**63 - 1
 NONE = "none"
 
 
-def _read_none(value: Any) -> Any:
+def read_none(value: Any) -> Any:
+    """Return None for the text `NONE`, also as an entry of a table, and any other value as it is."""
+    if isinstance(value, dict):
+        return {name: read_none(entry) for name, entry in value.items()}
     return None if value == NONE else value
-
-
-def _read_nones(options: Any) -> Any:
-    return {name: _read_none(value) for name, value in options.items()} if isinstance(options, dict) else options
 
 
 class TrainConfig(BaseModel):
@@ -38,7 +37,7 @@ class TrainConfig(BaseModel):
     The descriptions of the fields say what they are. `sizes`: filled in when the run starts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     objective: Literal["answer", "grounding"] = Field(
         "answer", description='"answer", or "grounding": pre-train the backbone on audio-visual matching'
@@ -73,7 +72,7 @@ class TrainConfig(BaseModel):
     heads: int = Field(4, ge=1, description="attention heads of the backbone, except those that its paper fixes")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout rate of the backbone")
     time_steps: int = Field(10, ge=1, description="time steps read per video, spread evenly over the stored seconds")
-    map_size: Annotated[int | None, BeforeValidator(_read_none)] = Field(
+    map_size: Annotated[int | None, BeforeValidator(read_none)] = Field(
         None, ge=1, description="pool feature maps to this many cells per side; none: no pooling"
     )
     whiten: bool = Field(
@@ -94,10 +93,10 @@ class TrainConfig(BaseModel):
         default_factory=dict, description="share of the training questions that lose a modality, sampled from the seed"
     )
     unit: Literal["video", "question"] = Field("question", description="what missing_rates sample")
-    options: Annotated[dict[str, Any], BeforeValidator(_read_nones)] = Field(
+    options: Annotated[dict[str, Any], BeforeValidator(read_none)] = Field(
         default_factory=dict, description="options of the method"
     )
-    backbone_options: Annotated[dict[str, Any], BeforeValidator(_read_nones)] = Field(
+    backbone_options: Annotated[dict[str, Any], BeforeValidator(read_none)] = Field(
         default_factory=dict, description="options of the backbone"
     )
     sizes: ModelSizes | None = None

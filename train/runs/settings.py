@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import UserError, one_line
 from pipeline.manifests.manifest import parse_json
-from pipeline.plugins import load_plugin
+from pipeline.plugins import check_options, load_plugin
 from train.backbones.registry import BACKBONES
 from train.methods.registry import METHODS
 from train.runs.config import NONE, SETTINGS, TrainConfig, check_names
@@ -59,13 +59,20 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise UserError(
                 f"--set {assignment!r}: pass SETTING=VALUE, or one of {', '.join(TABLES)} as TABLE.NAME=VALUE"
             )
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()
+        value = _parse_value(text)
         check_names({name: value})
         settings = merge_settings(settings, {name: {entry: value} if entry else value})
     return settings
+
+
+def _parse_value(text: str) -> Any:
+    """Return the TOML value of `text`; the text itself if it is none that JSON has, too."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+        json.dumps(document)
+    except (tomllib.TOMLDecodeError, TypeError):
+        return text.strip()
+    return document["value"] if len(document) == 1 else text.strip()
 
 
 def merge_settings(*sources: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +88,7 @@ def merge_settings(*sources: Mapping[str, Any]) -> dict[str, Any]:
 def format_settings(config: TrainConfig) -> str:
     """Return all settings of `config` as TOML; the options that its backbone and method have otherwise are comments.
 
-    `read_settings` of it gives the same configuration.
+    `read_settings` of it gives the same configuration. Raises `UserError` if an option is unknown or invalid.
     """
     is_answering = config.objective == "answer"
     lines = [
@@ -94,6 +101,7 @@ def format_settings(config: TrainConfig) -> str:
         built.append(("options", load_plugin("method", METHODS, config.method), config.method))
     for table, build, name in built:
         chosen = getattr(config, table)
+        check_options("method" if table == "options" else "backbone", name, build, chosen)
         defaults = {key: value for key, value in _defaults_of(build).items() if key not in chosen}
         lines += [f"# Options of {name}; those that are not set have these values.", f"[{table}]"]
         lines += [f"{key} = {_to_toml(value)}" for key, value in chosen.items()]

@@ -123,6 +123,40 @@ def test_a_resumed_run_keeps_its_settings_whatever_gives_others(workplace: Path)
     assert same.exit_code == 0, same.output
 
 
+def test_places_come_from_assignments_then_options_then_the_dataset_then_the_file(workplace: Path) -> None:
+    def shown(*options: str) -> list[str]:
+        lines = invoke("train", "--config", "mine.toml", *options, "--show-settings").stdout.splitlines()
+        return [line for line in lines if line.startswith(("manifest = ", "store = "))]
+
+    Path("mine.toml").write_text("manifest = 'file'\nstore = 'file.zarr'\n")
+    assert shown() == ['manifest = "file"', 'store = "file.zarr"']
+    assert shown("--dataset", "mine") == ['manifest = "data_manifests/mine"', 'store = "stores/mine.zarr"']
+    assert shown("--dataset", "mine", "--store", "s") == ['manifest = "data_manifests/mine"', 'store = "s"']
+    assert shown("--store", "s", "--set", "store=t") == ['manifest = "file"', 'store = "t"']
+    missing = invoke("train", *ON_TINY_DATA, "--set", "store=none.zarr")
+    assert "feature store none.zarr is missing" in missing.stderr
+
+
+def test_a_preset_and_the_settings_of_another_one_exclude_each_other(workplace: Path) -> None:
+    Path("mine.toml").write_text("preset = 'demo'\nepochs = 1\n")
+    result = invoke("train", "--config", "mine.toml", "--preset", "avst", "--show-settings")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--preset avst and --config mine.toml exclude each other" in result.stderr
+    assert invoke("train", "--config", "mine.toml", "--preset", "demo", "--show-settings").exit_code == 0
+
+
+def test_a_resumed_run_takes_none_as_it_recorded_it(workplace: Path) -> None:
+    options = ("--set", "backbone_options.hidden=none", "--backbone", "pano")
+    assert run_tiny_train("a", *options).exit_code == 0
+    assert run_tiny_train("a", *options, "--resume").exit_code == 0
+
+
+def test_a_wrong_option_is_not_shown(workplace: Path) -> None:
+    result = invoke("train", "--set", "options.slotz=5", "--show-settings")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "has no option 'slotz' (did you mean 'slots'?)" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -130,7 +164,11 @@ def test_a_resumed_run_keeps_its_settings_whatever_gives_others(workplace: Path)
         (("--set", "options.slot=3"), "method 'rmm' has no option 'slot' (did you mean 'slots'?)"),
         (("--set", "backbone_options.layer=3"), "backbone 'pano' has no option 'layer' (did you mean 'layers'?)"),
         (("--set", "missing_rates.sound=0.1"), "'sound' is no modality, use audio or visual"),
-        (("--set", "options.slots=many"), "slots"),
+        (("--set", "options.slots=many"), "option 'slots' of method 'rmm' is 'many'"),
+        (("--set", "options.slots=2020-01-01"), "option 'slots' of method 'rmm' is '2020-01-01'"),
+        (("--set", "learning_rate=inf"), "learning_rate = inf: Input should be a finite number"),
+        (("--memory-limit", "nan"), "--memory-limit nan is no size"),
+        (("--set", "seed=1\nepochs=7"), "seed = '1\\nepochs=7'"),
         (("--set", "batch_size"), "pass SETTING=VALUE"),
         (("--config", "none.toml"), "none.toml is missing"),
     ],

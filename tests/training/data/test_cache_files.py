@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
+import torch
 from tiny_store import make_store, write_store
 
 import train.data.cache_files as cache_files
@@ -18,7 +20,7 @@ from pipeline.store.reader import FeatureStore, open_store
 from pipeline.store.schema import State
 from train.data.cache_files import cache_folder, list_cached, open_cached, remove_cached
 from train.data.feature_bank import FeatureBank
-from train.data.loading import CACHES, LoadingSettings
+from train.data.loading import CACHES, LARGEST_DECODED_AGAIN, LoadingSettings
 from train.data.selected_feature import SelectedFeature
 
 STEPS = (0, 2, 5)  # of a model with three time steps
@@ -153,13 +155,24 @@ def _build_and_sum(path: str, folder: Path) -> tuple[float, bool]:
     return float(np.nansum(values, dtype=np.float64)), bool(built)
 
 
-@pytest.mark.parametrize("kept", [0, 60, 200, -1], ids=["empty", "part of the header", "some values", "all but a byte"])
-def test_a_file_that_was_cut_is_built_again(store: FeatureStore, tmp_path: Path, kept: int) -> None:
+DAMAGES = {
+    "empty": lambda content: b"",
+    "part of the header": lambda content: content[:60],
+    "some values": lambda content: content[:200],
+    "all but a byte": lambda content: content[:-1],
+    "broken header": lambda content: content.replace(b"{", b"(", 1),
+    "other order": lambda content: content.replace(b"False", b"True ", 1),
+    "another file": lambda content: b"PK" + content[2:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_built_again(store: FeatureStore, tmp_path: Path, damage: str) -> None:
     build(selected(store), tmp_path / "cache")
     (name,) = files_of(tmp_path / "cache")
     path = tmp_path / "cache" / name
     content = path.read_bytes()
-    path.write_bytes(content[:kept])
+    path.write_bytes(DAMAGES[damage](content))
     np.testing.assert_array_equal(build(selected(store), tmp_path / "cache"), expected(store))
     assert path.read_bytes() == content
 
@@ -191,11 +204,43 @@ def test_a_damaged_store_gives_no_file(store: FeatureStore, tmp_path: Path) -> N
     assert files_of(tmp_path / "cache") == []
 
 
-def test_the_folder_is_beside_the_store_unless_it_is_given(tmp_path: Path) -> None:
+def test_the_folder_is_beside_the_store_or_in_another_folder(tmp_path: Path) -> None:
     assert cache_folder(str(tmp_path / "a.zarr")) == tmp_path / "a.zarr.cache"
-    assert cache_folder("s3://bucket/a.zarr", tmp_path) == tmp_path
+    assert cache_folder("s3://bucket/a.zarr", tmp_path) == tmp_path / "a.zarr.cache"
     with pytest.raises(UserError, match=r"not on this machine: pass a folder .* \(--cache-dir\)"):
         cache_folder("s3://bucket/a.zarr")
+
+
+def test_stores_that_share_a_folder_keep_their_files(store: FeatureStore, tmp_path: Path) -> None:
+    write_store(make_store(videos=30), tmp_path / "other.zarr")
+    opened = [store, open_store(tmp_path / "other.zarr")]
+    for one in opened:
+        FeatureBank(one, LoadingSettings("disk", folder=tmp_path / "shared")).rows("vggish", STEPS, None)
+    states = [file.state for one in opened for file in list_cached(one, cache_folder(one.path, tmp_path / "shared"))]
+    assert states == ["current", "current"]
+
+
+def test_a_builder_can_use_the_space_of_the_partial_file_that_a_killed_one_left(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature, folder = selected(store), tmp_path / "cache"
+    build(feature, folder)
+    (name,) = files_of(folder)
+    (folder / name).rename(folder / f"{name}.partial")
+    monkeypatch.setattr(
+        cache_files, "free_bytes", lambda place: feature.nbytes - 1 + (2 if files_of(folder) == [] else 0)
+    )
+    np.testing.assert_array_equal(build(feature, folder), expected(store))
+
+
+def test_mapped_rows_are_mapped_again_in_another_process(store: FeatureStore, tmp_path: Path) -> None:
+    bank = FeatureBank(store, LoadingSettings("disk", folder=tmp_path))
+    rows = bank.rows("resnet18-map", STEPS, None)
+    content = pickle.dumps(rows)
+    assert len(content) < selected(store).nbytes / 10
+    asked = np.array([30, 5, 30]), np.array([2, 0, 1])
+    again = pickle.loads(content)  # noqa: S301
+    assert torch.equal(again.gather(*asked), rows.gather(*asked))
 
 
 def test_removed_files_stay_readable_where_they_are_mapped(store: FeatureStore, tmp_path: Path) -> None:
@@ -234,6 +279,11 @@ def test_a_feature_that_no_video_has_needs_no_file(tmp_path: Path, cache: str) -
 
 def test_processes_share_the_memory() -> None:
     assert LoadingSettings(memory_bytes=100).shared_by(4).memory_bytes == 25
-    alone, shared = (LoadingSettings().shared_by(processes).memory_bytes for processes in (1, 4))
+    alone, shared = (LoadingSettings("memory").shared_by(processes).memory_bytes for processes in (1, 4))
     assert alone is not None
     assert shared == pytest.approx(alone / 4, rel=0.1)
+
+
+def test_large_features_are_not_decoded_by_each_of_several_processes() -> None:
+    assert LoadingSettings(memory_bytes=10**12).shared_by(1).memory_bytes == 10**12
+    assert LoadingSettings(memory_bytes=10**12).shared_by(2).memory_bytes == LARGEST_DECODED_AGAIN
