@@ -21,6 +21,7 @@ from pipeline.manifests.templates import encode, index_tokens
 from pipeline.store.schema import MODALITIES, State, tokens_name
 from train.data.batch import Batch
 from train.data.feature_bank import FeatureBank
+from train.data.negatives import NegativePool
 from train.data.prefetch import compute_ahead
 from train.data.scenarios import missing_span
 from train.data.selected_feature import pooled_size, stored_shape, strided_steps
@@ -42,20 +43,6 @@ class _Draw:
     rows: np.ndarray
     available: dict[str, np.ndarray]
     negatives: tuple[np.ndarray, np.ndarray] | None
-
-
-@dataclass(frozen=True)
-class _NegativePool:
-    """The videos that provide negatives under `masks`.
-
-    `videos` int64 [video], ascending; `counts` int64 [video]: their steps with frames; `positions` int64 [video, time]:
-    all steps, those with frames first.
-    """
-
-    masks: HiddenModalities | None
-    videos: np.ndarray
-    counts: np.ndarray
-    positions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -122,7 +109,7 @@ class QuestionDataset(Dataset[Batch]):
             m: _find_available_steps(store, m, inputs.features[m], self.steps, self._videos) for m in MODALITIES
         }
         self._workers, self._is_on_gpu = bank.settings.workers, bank.is_on_gpu
-        self._negative_pool: _NegativePool | None = None
+        self._negative_pool: tuple[HiddenModalities | None, NegativePool] | None = None
         self._failed = np.any(
             [(_states(store, m, inputs.features[m]) == State.FAILED).any(0) for m in MODALITIES], axis=0
         )
@@ -296,34 +283,16 @@ class QuestionDataset(Dataset[Batch]):
             choices[row, slice(None) if answers is None else torch.tensor(answers, dtype=torch.int64)] = True
         return choices
 
-    def _find_negatives(self, masks: HiddenModalities | None) -> _NegativePool:
-        """Return the videos that have frames which `masks` do not hide from every question."""
-        if self._negative_pool is None or self._negative_pool.masks is not masks:
-            videos = np.unique(self._videos[_not_hidden(self.questions, "visual", masks)])
-            videos = videos[self._available["visual"][videos].any(1)]
-            available = self._available["visual"][videos]
-            positions = (~available).argsort(1, kind="stable")
-            self._negative_pool = _NegativePool(masks, videos, available.sum(1), positions)
-        return self._negative_pool
-
     def _sample_negatives(
         self, videos: np.ndarray, generator: torch.Generator | None, masks: HiddenModalities | None
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return (videos, positions) of other videos, sampled independently for each step; None if there is none."""
+        """Return (videos, positions) of the negatives of `videos`; None if there are none."""
         if generator is None or not self._uses_negatives:
             return None
-        pool = self._find_negatives(masks)
-        count = len(pool.videos)
-        if count < 2:
-            return None
-        shape = (len(videos), len(self.steps))
-        own = np.searchsorted(pool.videos, videos)
-        has_own = pool.videos[np.minimum(own, count - 1)] == videos
-        for_video, for_step = torch.rand((2, *shape), generator=generator, dtype=torch.float64).numpy()
-        other = (for_video * (count - has_own)[:, None]).astype(np.int64)
-        other += has_own[:, None] & (other >= own[:, None])
-        rank = (for_step * pool.counts[other]).astype(np.int64)
-        return pool.videos[other].ravel(), pool.positions[other, rank].ravel()
+        if self._negative_pool is None or self._negative_pool[0] is not masks:
+            shown = np.unique(self._videos[_not_hidden(self.questions, "visual", masks)])
+            self._negative_pool = masks, NegativePool.of(shown, self._available["visual"][shown])
+        return self._negative_pool[1].sample(videos, len(self.steps), generator)
 
     def _negative_values(self, videos: np.ndarray, positions: np.ndarray) -> dict[str, Tensor]:
         """Return {visual feature: [row, time, ...]} of the sampled steps."""

@@ -3,7 +3,7 @@
 Every dataset, method and run that shares a `FeatureBank` is served by one pass over the store.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.machine import available_cores
+from pipeline.store.schema import MODALITIES
 from train.data.cache_files import cache_folder, is_cached, open_cached
 from train.data.loading import CACHED_SHARE, Cache, LoadingSettings
 from train.data.rows import ArrayRows, DeviceRows, FeatureRows, MappedRows, StoreRows
@@ -53,13 +54,13 @@ class FeatureBank:
             self._kept[key] = self._open(SelectedFeature(self.store, *key))
         return self._kept[key]
 
-    def prepare_on_disk(self, features: Iterable[str], time_steps: int, map_size: int | None) -> None:
-        """Build the files of what a model with these inputs reads, for processes with banks of their own.
+    def prepare_on_disk(self, needs: Mapping[str, Sequence[str]], time_steps: int, map_size: int | None) -> None:
+        """Build the files of the audio and visual features in `needs`, for processes with banks of their own.
 
         What is not cached on disk is left to them.
         """
         steps = strided_steps(self.store.seconds, time_steps)
-        for name in features:
+        for name in (name for modality in MODALITIES for name in needs[modality]):
             feature = SelectedFeature(self.store, name, steps, pooled_size(self.store, name, map_size))
             if self._choose(feature) == "disk":
                 self.rows(name, steps, map_size)

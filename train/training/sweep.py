@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, Stri
 from pipeline.errors import UserError, describe_invalid, unknown_name
 from pipeline.files import check_file_name
 from pipeline.manifests.manifest import Manifest, load_manifest
-from pipeline.store.schema import MODALITIES
 from train.backbones.registry import needs_of
 from train.data.loading import LoadingSettings
 from train.runs.config import SETTINGS, TrainConfig, check_names, make_config
@@ -198,9 +197,7 @@ def run_cells(
     _check_trainable(cells, manifest, bank, out)
     if jobs > 1:
         for cell in cells:
-            needs = needs_of(cell.config.backbone)
-            names = [name for modality in MODALITIES for name in needs[modality]]
-            bank.prepare_on_disk(names, cell.config.time_steps, cell.config.map_size)
+            bank.prepare_on_disk(needs_of(cell.config.backbone), cell.config.time_steps, cell.config.map_size)
     by_name, depends_on = {cell.name: cell for cell in cells}, {cell.name: cell.config.start_from for cell in cells}
     if jobs > 1:
         failures = run_jobs(by_name, depends_on, partial(_run_in_process, out, bank.settings), jobs, report)
