@@ -242,36 +242,52 @@ class QuestionDataset(Dataset[Batch]):
     def _gather(self, draw: _Draw) -> Batch:
         rows, available = draw.rows, draw.available
         questions, videos = [self.questions[row] for row in rows], self._videos[rows]
+        audio, _ = self._values("audio", videos, available["audio"])
+        visual, negatives = self._values("visual", videos, available["visual"], draw.negatives)
         return Batch(
             question={
                 name: values[torch.from_numpy(index[rows])] for name, (values, index) in self._question_features.items()
             },
-            audio=self._values("audio", videos, available["audio"]),
-            visual=self._values("visual", videos, available["visual"]),
+            audio=audio,
+            visual=visual,
             audio_mask=torch.from_numpy(available["audio"]),
             visual_mask=torch.from_numpy(available["visual"]),
             answer=self.answers[torch.from_numpy(rows)],
             type=tuple(q.type for q in questions),
             question_id=tuple(q.question_id for q in questions),
             video_id=tuple(q.video_id for q in questions),
-            negatives=draw.negatives and self._negative_values(*draw.negatives),
+            negatives=negatives,
             choices=self._choices(rows),
         )
 
-    def _values(self, modality: str, videos: np.ndarray, available: np.ndarray) -> dict[str, Tensor] | None:
-        """Return {feature: [row, time, ...]}, NaN where `available` [row, time] is False; None if all of it is."""
+    def _values(
+        self,
+        modality: str,
+        videos: np.ndarray,
+        available: np.ndarray,
+        negatives: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+        """Return the features of `videos` and those of the sampled `negatives`, each {feature: [row, time, ...]}.
+
+        Both are gathered at once. Steps where `available` [row, time] is False are NaN; None if all of it is False.
+        """
         row, position = np.nonzero(available)
         if not len(row):
-            return None
-        features = {}
+            return None, None
+        of_videos, at_positions = videos[row], position
+        if negatives is not None:
+            of_videos, at_positions = np.append(of_videos, negatives[0]), np.append(position, negatives[1])
+        own, sampled = {}, {}
         for name, table in self._rows[modality].items():
-            values = table.gather(videos[row], position)
+            values = table.gather(of_videos, at_positions)
+            values, others = values[: len(row)], values[len(row) :]
             if len(row) < available.size:
                 padded = values.new_full((available.size, *values.shape[1:]), torch.nan)
                 rows = torch.from_numpy(row * available.shape[1] + position).to(values.device)
                 values = padded.index_copy_(0, rows, values)
-            features[name] = values.unflatten(0, available.shape)
-        return features
+            own[name] = values.unflatten(0, available.shape)
+            sampled[name] = others.unflatten(0, (-1, available.shape[1]))
+        return own, sampled if negatives is not None else None
 
     def _choices(self, rows: np.ndarray) -> Tensor | None:
         """Return bool [row, answer], True for the answers that a question offers; None if no row has choices."""
@@ -293,11 +309,6 @@ class QuestionDataset(Dataset[Batch]):
             shown = np.unique(self._videos[_not_hidden(self.questions, "visual", masks)])
             self._negative_pool = masks, NegativePool.of(shown, self._available["visual"][shown])
         return self._negative_pool[1].sample(videos, len(self.steps), generator)
-
-    def _negative_values(self, videos: np.ndarray, positions: np.ndarray) -> dict[str, Tensor]:
-        """Return {visual feature: [row, time, ...]} of the sampled steps."""
-        shape = (-1, len(self.steps))
-        return {name: rows.gather(videos, positions).unflatten(0, shape) for name, rows in self._rows["visual"].items()}
 
     def _pinned(self, batch: Batch) -> Batch:
         return batch.pin_memory() if self._is_on_gpu else batch
