@@ -1,9 +1,10 @@
-"""Measure the cost of many videos without decoding: a store of MUSIC-AVQA's size, and plans of up to a million videos.
+"""Measure the cost of many videos without decoding or training, on a store of MUSIC-AVQA's size and larger plans.
 
 The store has the names, shapes and files of real features; the files of all videos are hard links to that of one.
 Commands are timed from the start of their interpreter, the minimum of `--repeats`; processor seconds are reported next
 to wall-clock seconds, because other programs may use the machine. Plans use the code of a real run (manifest, store,
-tasks, partitions) with a dummy extractor and without workers, so that only planning is measured.
+tasks, partitions) with a dummy extractor and without workers, so that only planning is measured. Of a training
+everything is timed that it does with that store before and between its steps, except reading values.
 """
 
 import argparse
@@ -70,9 +71,13 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="videos in each planned manifest")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--training", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plan is not None:
         print(json.dumps(measure_plan(options.plan)))
+        return 0
+    if options.training is not None:
+        print(json.dumps(measure_training(options.training)))
         return 0
     with tempfile.TemporaryDirectory(prefix="mavqa-scale-") as name:
         folder = Path(name)
@@ -81,6 +86,7 @@ def main() -> int:
         save_manifest(make_manifest(options.videos, QUESTIONS_PER_VIDEO), manifest)
         write_store(manifest, store)
         print_commands(manifest, store, options.repeats)
+        print_training(folder, options.repeats)
         print_files(store, options.videos)
         print_plans(folder, options.sizes)
     return 0
@@ -181,6 +187,50 @@ def run(command: list[Any]) -> Cost:
     if process.returncode:
         raise UserError(f"{Path(str(command[0])).name} ended with exit code {process.returncode}: {errors[-500:]}")
     return Cost(time.perf_counter() - started, used.ru_utime + used.ru_stime)
+
+
+def print_training(folder: Path, repeats: int) -> None:
+    """Print the seconds that a training of AVST takes before and between its steps, each the least of `repeats`."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--training", str(folder)]
+    runs = [
+        json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(repeats)
+    ]
+    print("\ntraining of AVST on that store, seconds without reading values")
+    for name in runs[0]:
+        print(f"  {name:<44}{min(run[name] for run in runs):>8.2f}")
+
+
+def measure_training(folder: Path) -> dict[str, float]:
+    """Return {part: seconds} of what a training on the manifest and store in `folder` does beside its steps."""
+    import torch
+
+    from pipeline.store.reader import open_store
+    from train.backbones.registry import needs_of
+    from train.data.dataset import ModelInputs, QuestionDataset
+    from train.data.feature_bank import FeatureBank
+    from train.data.loading import LoadingSettings
+    from train.data.selected_feature import SelectedFeature
+
+    seconds, started = {}, time.perf_counter()
+
+    def finish(name: str) -> None:
+        nonlocal started
+        seconds[name] = time.perf_counter() - started
+        started = time.perf_counter()
+
+    manifest, store = load_manifest(folder / "manifest"), open_store(folder / "store.zarr")
+    finish("opening manifest and store")
+    bank = FeatureBank(store, LoadingSettings("none", workers=0))
+    questions = QuestionDataset(bank, manifest, "train", ModelInputs(needs_of("avst"), 10, uses_negatives=True))
+    finish(f"{len(questions):,} questions, their videos and features")
+    assert SelectedFeature(store, FEATURES[0], questions.steps, None).key
+    finish("the name of the maps' file in the cache")
+    parts = questions.partition(4, torch.Generator().manual_seed(1))
+    finish("the batches of an epoch, of 4 questions")
+    with patch.object(questions, "_gather", lambda draw: None):
+        drawn = sum(1 for _ in questions.load(parts, torch.Generator().manual_seed(1)))
+    finish(f"their masks and negatives, {drawn:,} batches")
+    return seconds
 
 
 def print_files(store: Path, videos: int) -> None:

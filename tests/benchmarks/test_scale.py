@@ -76,3 +76,15 @@ def test_partitions_are_planned_one_at_a_time():
 def test_a_failing_command_is_an_error():
     with pytest.raises(scale.UserError, match=r"exit code 2: .*no feature store"):
         scale.run([Path(sys.executable).with_name("mavqa-inspect"), "nothing.zarr"])
+
+
+def test_what_a_training_does_beside_its_steps_is_measured(store):
+    seconds = scale.measure_training(store.parent)
+    assert list(seconds) == [
+        "opening manifest and store",
+        "80 questions, their videos and features",
+        "the name of the maps' file in the cache",
+        "the batches of an epoch, of 4 questions",
+        "their masks and negatives, 20 batches",
+    ]
+    assert all(taken > 0 for taken in seconds.values())

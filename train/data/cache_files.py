@@ -80,8 +80,8 @@ def free_bytes(folder: Path) -> int:
 def open_cached(feature: SelectedFeature, folder: Path, workers: int, on_videos: OnVideos) -> np.memmap:
     """Return the values of `feature`, [kept video, step, ...], mapped from its file in `folder`; build it if needed.
 
-    A process waits for another one that is building a file of the folder. Raises `UserError` if the disk is full, or
-    the folder cannot be written.
+    A process waits for another one that is building a file of the folder. Raises `UserError` if the disk is full, the
+    folder cannot be written, or what was built is removed.
     """
     path = _path(feature, folder)
     if (values := _open(path, feature)) is not None:
@@ -92,11 +92,14 @@ def open_cached(feature: SelectedFeature, folder: Path, workers: int, on_videos:
             if (values := _open(path, feature)) is None:
                 _build(feature, path, workers, on_videos)
                 values = _open(path, feature)
+    except FileNotFoundError:
+        values = None
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         raise UserError(f"{describe_error(error)}: pass another folder for the training cache (--cache-dir)") from None
-    assert values is not None
+    if values is None:
+        raise UserError(f"{path} was removed while it was built: leave its folder in place, and start again")
     return values
 
 

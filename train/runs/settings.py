@@ -23,17 +23,18 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises `UserError` with the file if it is missing or invalid, or has an unknown setting.
     """
+    is_json = path.suffix.lower() == ".json"
     try:
         text = path.read_text(encoding="utf-8")
-        settings = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
+        settings = parse_json(text) if is_json else tomllib.loads(text)
         if not isinstance(settings, dict):
             raise ValueError("it has no settings")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: pass a TOML file, or the config.json of a run") from None
     except ValueError as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
+        kind = "JSON" if is_json else "TOML"
         raise UserError(f"{path} is not a {kind} file of settings: {one_line(error)}") from None
-    if path.suffix == ".json":
+    if is_json:
         # It has a value of every setting, of a pre-training also those of the method that it does not have.
         unread = ("method", "options", "inputs") if settings.get("objective") == "grounding" else ()
         settings = {name: value for name, value in settings.items() if name not in ("sizes", *unread)}

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -194,6 +195,22 @@ def test_a_disk_without_room_is_refused_before_writing(
     with pytest.raises(UserError, match=r"has 0.0 GB free, the .* of resnet18-map needs 0.0 GB: free some,"):
         build(selected(store), tmp_path / "cache")
     assert files_of(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("removed", ["folder", "file"])
+def test_what_is_removed_while_it_is_built_is_an_error(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: str
+) -> None:
+    feature, folder = selected(store), tmp_path / "cache"
+
+    def remove_folder(done: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    if removed == "file":
+        replace = Path.replace
+        monkeypatch.setattr(Path, "replace", lambda path, target: replace(path, target).unlink())
+    with pytest.raises(UserError, match="removed while it was built"):
+        open_cached(feature, folder, 0, remove_folder if removed == "folder" else lambda done: None)
 
 
 def test_a_damaged_store_gives_no_file(store: FeatureStore, tmp_path: Path) -> None:

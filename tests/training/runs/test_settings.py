@@ -140,6 +140,7 @@ def test_what_is_no_assignment_is_refused(assignment: str) -> None:
         ("mine.toml", "epochs = ", "mine.toml is not a TOML file of settings"),
         ("mine.toml", "\udcff", "mine.toml is not a TOML file of settings"),
         ("config.json", "{", "config.json is not a JSON file of settings"),
+        ("config.JSON", "{", "config.JSON is not a JSON file of settings"),
         ("config.json", "[1]", "config.json is not a JSON file of settings: it has no settings"),
         ("mine.toml", "epoch = 3", r"mine.toml: setting epoch = 3 is unknown \(did you mean 'epochs'\?\)"),
     ],
