@@ -122,7 +122,9 @@ def run(line: str) -> None:
     command, _, file = line.partition("#")[0].partition(" > ")
     words = shlex.split(command)
     if words[0] == "make":
-        shown = subprocess.run(["make", "-n", "-C", paths.ROOT, *words[1:]], capture_output=True, text=True, check=True)
+        environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}  # of an outer make
+        words[:1] = ["make", "-n", "-C", str(paths.ROOT)]
+        shown = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
         (line,) = [line for line in shown.stdout.splitlines() if line.startswith(".venv/bin/mavqa-")]
         words = shlex.split(line.removeprefix(".venv/bin/"))
     ended = CliRunner().invoke(commands.scripts()[words[0]], [word for word in words[1:] if word])
