@@ -1,5 +1,7 @@
 """The training cache: whole files only, whoever builds them and whatever ends the builder."""
 
+import ctypes
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -22,6 +24,7 @@ from pipeline.store.schema import State
 from train.data.cache_files import cache_folder, list_cached, open_cached, remove_cached
 from train.data.feature_bank import FeatureBank
 from train.data.loading import CACHES, LARGEST_DECODED_AGAIN, LoadingSettings
+from train.data.rows import MappedRows
 from train.data.selected_feature import SelectedFeature
 
 STEPS = (0, 2, 5)  # of a model with three time steps
@@ -258,6 +261,35 @@ def test_mapped_rows_are_mapped_again_in_another_process(store: FeatureStore, tm
     asked = np.array([30, 5, 30]), np.array([2, 0, 1])
     again = pickle.loads(content)  # noqa: S301
     assert torch.equal(again.gather(*asked), rows.gather(*asked))
+
+
+def count_pages_in_memory(values: np.ndarray) -> int:
+    """Return how many pages of mapped `values` are in memory; nothing is read."""
+    start = values.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    length = values.ctypes.data + values.nbytes - start
+    pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(length), pages) == 0
+    return sum(page & 1 for page in pages)
+
+
+def test_rows_that_are_not_in_memory_are_read_at_once(tmp_path: Path) -> None:
+    values = np.arange(16 * 2**18, dtype=np.float32).reshape(4, 4, 2**18)  # rows of a megabyte
+    np.save(tmp_path / "rows.npy", values)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    row = mapped[2, 1]
+    with (tmp_path / "rows.npy").open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if count_pages_in_memory(row):
+        pytest.skip("the file system keeps the file in memory")
+    rows = MappedRows(mapped, np.arange(4))
+    rows._read_ahead(np.array([9]))
+    deadline = time.monotonic() + 10
+    while count_pages_in_memory(row) < 256 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert count_pages_in_memory(row) >= 256
+    gathered = rows.gather(np.array([2, 0, 2]), np.array([3, 1, 3]))
+    np.testing.assert_array_equal(gathered, values[[2, 0, 2], [3, 1, 3]])
 
 
 def test_removed_files_stay_readable_where_they_are_mapped(store: FeatureStore, tmp_path: Path) -> None:
