@@ -108,7 +108,7 @@ def answer_noisy(method: Any, batch: Batch, missing: str, generator: torch.Gener
     noisy = replace(representation, features={**representation.features, missing: real + noise})
     refiner = getattr(method, "refiner", None)
     if isinstance(refiner, AudioVisualRefiner):
-        noisy = replace(noisy, features={**noisy.features, missing: refined_features(refiner, noisy)[missing]})
+        noisy = replace(noisy, features={**noisy.features, missing: refined_features(refiner, [noisy])[0][missing]})
     logits: Tensor = method.backbone.answer(noisy).logits
     return logits
 

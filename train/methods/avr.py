@@ -8,7 +8,7 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -23,6 +23,7 @@ from train.methods.imputation import ImputingMethod, RunningMoments, imputed_ans
 from train.methods.losses import Weight
 from train.networks.diffusion import GaussianDiffusion, Objective
 from train.networks.diffusion_unet import UNet
+from train.networks.narrow_chain import reverse_narrow
 
 Scaling = Literal["none", "standardised", "clamped"]
 SMALLEST_VARIANCE = 1e-6
@@ -174,14 +175,16 @@ class AudioVisualRefiner(nn.Module):
         if self.settings.start == "middle":
             first_step = (self.sizes.steps - 1) // 2
             start = self.diffusion.alpha_bar[first_step].sqrt() * start
-        end = self.diffusion.reverse(
-            start,
-            first_step=first_step,
-            noises=noises,
-            clamp=self.settings.scaling == "clamped",
-            gradient_steps=self.sizes.gradient_steps,
-            recompute=self.sizes.recompute,
-        )
+        options: dict[str, Any] = {
+            "first_step": first_step,
+            "noises": noises,
+            "gradient_steps": self.sizes.gradient_steps,
+            "recompute": self.sizes.recompute,
+        }
+        if self.settings.scaling == "clamped":
+            end = self.diffusion.reverse(start, clamp=True, **options)
+        else:
+            end = reverse_narrow(self.diffusion, start, **options)
         new_audio, new_visual = self._read(self._unscaled(end))
         if self.settings.correction:
             new_audio = audio + new_audio if "audio" in corrected else new_audio
@@ -243,16 +246,20 @@ class AudioVisualRefiner(nn.Module):
 
 
 def refined_features(
-    refiner: AudioVisualRefiner, representation: Representation, *, corrected: tuple[str, ...] = MODALITIES
-) -> dict[str, Tensor]:
-    """Return the refined features {modality: [batch, time, ...]}, zeros where `representation` has not both.
+    refiner: AudioVisualRefiner, representations: Sequence[Representation], *, corrected: tuple[str, ...] = MODALITIES
+) -> list[dict[str, Tensor]]:
+    """Return the refined features {modality: [batch, time, ...]} of each representation, all from one reverse chain.
 
-    `corrected`: see `AudioVisualRefiner.refine`.
+    They are zeros where a representation has not both modalities. `corrected`: see `AudioVisualRefiner.refine`.
     """
-    both = representation.masks["audio"] & representation.masks["visual"]
-    rows = (representation.features[m][both] for m in MODALITIES)
-    refined = refiner.refine(*rows, corrected=corrected)
-    return {m: scatter_rows(values, both) for m, values in zip(MODALITIES, refined, strict=True)}
+    masks = [representation.masks["audio"] & representation.masks["visual"] for representation in representations]
+    rows = [[r.features[m][both] for r, both in zip(representations, masks, strict=True)] for m in MODALITIES]
+    counts = [len(values) for values in rows[0]]
+    refined = [values.split(counts) for values in refiner.refine(*map(torch.cat, rows), corrected=corrected)]
+    return [
+        {m: scatter_rows(values, both) for m, values in zip(MODALITIES, parts, strict=True)}
+        for both, *parts in zip(masks, *refined, strict=True)
+    ]
 
 
 def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> Tensor:
@@ -327,7 +334,8 @@ class Avr(ImputingMethod):
         available = OTHER[missing]
         noise = self.fill(missing, representation.masks[available])
         noisy = with_imputed(representation, {missing: noise}, available)
-        return with_imputed(noisy, refined_features(self.refiner, noisy, corrected=(available,)), available)
+        (refined,) = refined_features(self.refiner, [noisy], corrected=(available,))
+        return with_imputed(noisy, refined, available)
 
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor

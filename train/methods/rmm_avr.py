@@ -100,8 +100,8 @@ class RmmAvr(ImputingMethod):
 
     def impute(self, representation: Representation, missing: str) -> Representation:
         """Return `representation` with `missing` recalled from the slots and both modalities refined."""
-        recalled = recalled_features(self.memory, representation, missing)
-        return self._completed(representation, missing, self._refined(representation, missing, recalled))
+        recalled = {missing: recalled_features(self.memory, representation, missing)}
+        return self._completed(representation, missing, self._refined(representation, recalled)[missing])
 
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
@@ -114,7 +114,7 @@ class RmmAvr(ImputingMethod):
             observe(self.memory, representation)
         losses = {} if missing else {"ave": refine_loss(self.refiner, representation)}
         recalled = {m: recalled_features(self.memory, representation, m) for m in missing or MODALITIES}
-        refined = {m: self._refined(representation, m, features) for m, features in recalled.items()}
+        refined = self._refined(representation, recalled)
         completed = {m: self._completed(representation, m, features) for m, features in refined.items()}
         losses |= imputed_answer_losses(self.backbone, completed, answer)
         if missing:
@@ -124,9 +124,13 @@ class RmmAvr(ImputingMethod):
             losses["tied"] = _tied_loss(representation, refined)
         return losses
 
-    def _refined(self, representation: Representation, missing: str, recalled: Tensor) -> dict[str, Tensor]:
-        """Return the refined features of both modalities, {modality: [batch, time, ...]}, given the recalled ones."""
-        return refined_features(self.refiner, with_imputed(representation, {missing: recalled}, OTHER[missing]))
+    def _refined(self, representation: Representation, recalled: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Return {missing modality: refined features of both modalities}, each {modality: [batch, time, ...]}.
+
+        `recalled`: {missing modality: its recalled features}. All are refined by one chain.
+        """
+        completed = [with_imputed(representation, {m: values}, OTHER[m]) for m, values in recalled.items()]
+        return dict(zip(recalled, refined_features(self.refiner, completed), strict=True))
 
     def _completed(self, representation: Representation, missing: str, refined: Mapping[str, Tensor]) -> Representation:
         """Return the representation that the backbone answers from."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.errors import UserError, unknown_name
+from train.networks.diffusion_unet import UNet
 
 Objective = Literal["noise", "v"]
 BETA_LIMIT = 0.999
@@ -169,11 +170,12 @@ class GaussianDiffusion(nn.Module):
 
         Source: Eq. 6 and Fig. 4b (no noise is added to `start`).
         """
+        network = self.network.prepare(start.shape[-2:]) if isinstance(self.network, UNet) else self.network
         x, first = start, self.steps - 1 if first_step is None else first_step
         for number in range(first, -1, -1):
             step = torch.full((len(x),), number, device=x.device)
             has_gradient = gradient_steps is None or number < gradient_steps
-            clean = self.estimate_clean(x, self._predict(x, step, has_gradient, recompute), step)
+            clean = self.estimate_clean(x, call_network(network, x, step, has_gradient, recompute), step)
             if clamp:
                 clean = clean.clamp(-1, 1)
             x = self.from_clean[number] * clean + self.from_noisy[number] * x
@@ -181,13 +183,33 @@ class GaussianDiffusion(nn.Module):
                 x = x + self.posterior_std[number] * noises[number]
         return x
 
-    def _predict(self, x: Tensor, step: Tensor, has_gradient: bool, recompute: bool) -> Tensor:
-        if not has_gradient:
-            with torch.no_grad():
-                return self.network(x, step)
-        if recompute and torch.is_grad_enabled():
-            return checkpoint(self.network, x, step, use_reentrant=False)
-        return self.network(x, step)
+    def transition(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the factors (scalars) of the map and of the prediction at step `number` of a chain without clamping.
+
+        Their sum of products is the map at step `number` - 1, without noise.
+        """
+        signal, noise = self.alpha_bar[number].sqrt(), (1 - self.alpha_bar[number]).sqrt()
+        if self.objective == "v":
+            of_map, of_prediction = signal, -noise
+        else:
+            of_map, of_prediction = 1 / signal, -noise / signal
+        return self.from_noisy[number] + self.from_clean[number] * of_map, self.from_clean[number] * of_prediction
+
+
+def call_network(
+    network: Callable[[Tensor, Tensor], Tensor], x: Tensor, step: Tensor, has_gradient: bool, recompute: bool
+) -> Tensor:
+    """Return `network(x, step)`, a constant without `has_gradient`.
+
+    `recompute`: recompute its activations in the backward pass instead of storing them.
+    """
+    if not has_gradient:
+        with torch.no_grad():
+            return network(x, step)
+    if recompute and torch.is_grad_enabled():
+        output: Tensor = checkpoint(network, x, step, use_reentrant=False)
+        return output
+    return network(x, step)
 
 
 def _betas(alpha_bar: Tensor) -> Tensor:

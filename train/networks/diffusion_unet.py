@@ -7,12 +7,14 @@ uses denoising-diffusion-pytorch 1.9.4 with its defaults.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from train.networks.spectral_convolution import make_convolution
 
 NORM_GROUPS = 8
 LONGEST_PERIOD = 10_000.0
@@ -61,9 +63,29 @@ class UNet(nn.Module):
 
     def forward(self, noisy: Tensor, step: Tensor) -> Tensor:
         """Return the prediction [row, channel, height, width] for `noisy` of that shape at `step`, int64 [row]."""
-        height, width = noisy.shape[-2:]
-        x = stem = self.stem(_pad(noisy, self.multiple))
+        return self.prepare(noisy.shape[-2:])(noisy, step)
+
+    def prepare(self, size: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return `forward` for maps of `size` (height, width), for several calls with the same weights."""
+        height, width = size
+        project = self.projection(size)
+
+        def predict(noisy: Tensor, step: Tensor) -> Tensor:
+            prediction: Tensor = self.head(self.transform(project(noisy), step))[..., :height, :width]
+            return prediction
+
+        return predict
+
+    def projection(self, size: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """Return the stem without its bias, a linear function of maps [row, channel, *size]."""
+        convolve = make_convolution(self.stem.weight, self.padded_size(size))
+        return lambda maps: convolve(self.pad(maps))
+
+    def transform(self, projected: Tensor, step: Tensor) -> Tensor:
+        """Return the input of the head for maps after `projection`, both [row, dim, height, width]."""
+        assert self.stem.bias is not None
         embedding = self.embed_step(step)
+        x = stem = projected + self.stem.bias[:, None, None]
         skips: list[Tensor] = []
         for down in self.down:
             x, level_skips = down(x, embedding)
@@ -73,8 +95,19 @@ class UNet(nn.Module):
         x = self.middle_after(x, embedding)
         for up in self.up:
             x = up(x, skips.pop(), skips.pop(), embedding)
-        x = self.last_block(torch.cat((x, stem), 1), embedding)
-        return self.head(x)[..., :height, :width]
+        output: Tensor = self.last_block(torch.cat((x, stem), 1), embedding)
+        return output
+
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return `size` (height, width), rounded up to what down-sampling needs."""
+        height, width = (side + -side % self.multiple for side in size)
+        return height, width
+
+    def pad(self, maps: Tensor) -> Tensor:
+        """Pad `maps` [row, channel, height, width] to `padded_size` by repeating the right and lower borders."""
+        height, width = self.padded_size(maps.shape[-2:])
+        down, right = height - maps.shape[-2], width - maps.shape[-1]
+        return F.pad(maps, (0, right, 0, down), mode="replicate") if down or right else maps
 
 
 class StepEmbedding(nn.Module):
@@ -222,9 +255,3 @@ class UpLevel(nn.Module):
         x = self.block1(torch.cat((x, second), 1), embedding)
         x = self.block2(torch.cat((x, first), 1), embedding)
         return self.change(self.attention(x) + x)
-
-
-def _pad(maps: Tensor, multiple: int) -> Tensor:
-    """Pad `maps` [row, channel, height, width] to multiples of `multiple` by repeating the right and lower borders."""
-    down, right = (-side % multiple for side in maps.shape[-2:])
-    return F.pad(maps, (0, right, 0, down), mode="replicate") if down or right else maps

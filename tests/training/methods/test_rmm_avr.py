@@ -184,7 +184,7 @@ def test_released_variant_ties_the_four_refined_features_to_the_real_ones():
 def test_backbone_gets_the_refined_available_modality_except_in_the_released_variant(variant, is_refined):
     method, batch = build("rmm-avr", variant).eval(), small_batch().without("audio")
     representation = method.backbone.encode(batch)
-    refined = method._refined(representation, "audio", torch.randn(6, 4, 16))
+    refined = method._refined(representation, {"audio": torch.randn(6, 4, 16)})["audio"]
     completed = method._completed(representation, "audio", refined)
     assert torch.equal(completed.features["audio"], refined["audio"])
     assert torch.equal(completed.features["visual"], representation.features["visual"]) != is_refined
