@@ -22,7 +22,7 @@ from pipeline.store.schema import MODALITIES, State, tokens_name
 from train.data.batch import Batch
 from train.data.feature_bank import FeatureBank
 from train.data.negatives import NegativePool
-from train.data.prefetch import compute_ahead
+from train.data.prefetch import compute_ahead, in_groups
 from train.data.scenarios import missing_span
 from train.data.selected_feature import pooled_size, stored_shape, strided_steps
 
@@ -192,7 +192,7 @@ class QuestionDataset(Dataset[Batch]):
         They are gathered ahead of their use by the threads of the bank's settings, which change nothing in them, and
         are in pinned memory if the bank's device is a GPU.
         """
-        draws = (self._draw(rows, generator, masks) for rows in parts)
+        draws = in_groups(self._draw(rows, generator, masks) for rows in parts)
         yield from compute_ahead(lambda draw: self._pinned(self._gather(draw)), draws, self._workers)
 
     def partition(
