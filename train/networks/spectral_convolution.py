@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 # Its matrix products reach about half the speed of a direct convolution.
 LEAST_GAIN = 2.0
+# The spectra of so many maps of 512 channels and 14 x 14 cells take 160 MB.
+ROWS_AT_ONCE = 256
 
 
 class _Bases(NamedTuple):
@@ -36,7 +38,7 @@ def make_convolution(weight: Tensor, size: tuple[int, int]) -> Callable[[Tensor]
         return lambda maps: F.conv2d(maps, weight, padding=weight.shape[-1] // 2)
     bases = _bases(*size, weight.shape[-1], weight.dtype)
     spectrum = (bases.kernels @ weight.flatten(2).flatten(0, 1).T).unflatten(1, weight.shape[:2]).unflatten(0, (2, -1))
-    return lambda maps: _Convolution.apply(maps, spectrum, bases)
+    return lambda maps: torch.cat([_Convolution.apply(part, spectrum, bases) for part in maps.split(ROWS_AT_ONCE)])
 
 
 def _pays(weight: Tensor, size: tuple[int, int]) -> bool:

@@ -4,13 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from train.networks import spectral_convolution
 from train.networks.spectral_convolution import _pays, make_convolution
 
 
 @pytest.mark.parametrize("size", [(14, 14), (14, 13), (7, 8), (9, 3)])
 @pytest.mark.parametrize("side", [7, 9])
-def test_numbers_and_gradients_are_those_of_a_direct_convolution(size: tuple[int, int], side: int) -> None:
+def test_numbers_and_gradients_are_those_of_a_direct_convolution(
+    size: tuple[int, int], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(spectral_convolution, "ROWS_AT_ONCE", 2)
     maps = torch.randn(3, 48, *size, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(32, 48, side, side, dtype=torch.float64, requires_grad=True)
     assert _pays(weight, size)
@@ -49,3 +53,7 @@ def test_several_maps_share_the_spectrum_of_a_kernel() -> None:
 def test_it_is_used_where_it_takes_much_fewer_operations(shape: tuple, size: tuple[int, int], pays: bool) -> None:
     assert _pays(torch.zeros(shape), size) is pays
     assert not _pays(torch.zeros(shape, device="meta"), size)
+
+
+def test_no_maps_have_no_results() -> None:
+    assert make_convolution(torch.randn(32, 48, 7, 7), (14, 14))(torch.randn(0, 48, 14, 14)).shape == (0, 32, 14, 14)
