@@ -88,24 +88,28 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, maps: Tensor, spectrum: Tensor, bases: _Bases) -> Tensor:
-        rows, channels, height, width = maps.shape
-        of_maps = (bases.maps @ maps.reshape(-1, height * width).T).view(2, -1, rows, channels)
+        of_maps = _transform(maps, bases.maps)
         ctx.save_for_backward(of_maps, spectrum)
-        ctx.bases, ctx.size = bases, (height, width)  # type: ignore[attr-defined]
+        ctx.bases, ctx.size = bases, maps.shape[2:]  # type: ignore[attr-defined]
         product = _multiply(of_maps, spectrum.mT)
-        return _transform_back(product, bases.inverse, (height, width))
+        return _transform_back(product, bases.inverse, maps.shape[2:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         of_maps, spectrum = ctx.saved_tensors
-        rows, outputs = gradient.shape[:2]
-        of_gradient = (ctx.bases.inverse @ gradient.reshape(rows * outputs, -1).T).view(2, -1, rows, outputs)
+        of_gradient = _transform(gradient, ctx.bases.inverse)
         for_maps = for_spectrum = None
         if ctx.needs_input_grad[0]:
             for_maps = _transform_back(_multiply(of_gradient, spectrum, conjugate=True), ctx.bases.maps, ctx.size)
         if ctx.needs_input_grad[1]:
             for_spectrum = _multiply(of_gradient.mT, of_maps, conjugate=True)
         return for_maps, for_spectrum, None
+
+
+def _transform(maps: Tensor, basis: Tensor) -> Tensor:
+    """Return the spectrum [2, frequency, row, channel] of maps [row, channel, height, width]."""
+    spectrum = basis @ maps.flatten(2).flatten(0, 1).T
+    return spectrum.view(2, len(basis) // 2, *maps.shape[:2])
 
 
 def _multiply(left: Tensor, right: Tensor, conjugate: bool = False) -> Tensor:
@@ -117,7 +121,7 @@ def _multiply(left: Tensor, right: Tensor, conjugate: bool = False) -> Tensor:
     return product
 
 
-def _transform_back(spectrum: Tensor, basis: Tensor, size: tuple[int, int]) -> Tensor:
+def _transform_back(spectrum: Tensor, basis: Tensor, size: torch.Size) -> Tensor:
     """Return the maps [row, channel, *size] of a spectrum [2, frequency, row, channel]."""
     _, _, rows, channels = spectrum.shape
     return (spectrum.flatten(2).flatten(0, 1).T @ basis).view(rows, channels, *size)
