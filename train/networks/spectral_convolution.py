@@ -59,6 +59,7 @@ def _spectrum_size(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # they are kept, also for training
 def _bases(height: int, width: int, side: int, dtype: torch.dtype) -> _Bases:
     periods = height + side // 2, width + side // 2
     frequencies = _spectrum_size((height, width), side)

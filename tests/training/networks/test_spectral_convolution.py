@@ -57,3 +57,11 @@ def test_it_is_used_where_it_takes_much_fewer_operations(shape: tuple, size: tup
 
 def test_no_maps_have_no_results() -> None:
     assert make_convolution(torch.randn(32, 48, 7, 7), (14, 14))(torch.randn(0, 48, 14, 14)).shape == (0, 32, 14, 14)
+
+
+def test_what_an_evaluation_prepares_can_be_trained_with() -> None:
+    weight = torch.randn(32, 48, 7, 7, requires_grad=True)
+    with torch.inference_mode():
+        make_convolution(weight, (11, 11))(torch.randn(1, 48, 11, 11))
+    make_convolution(weight, (11, 11))(torch.randn(1, 48, 11, 11)).sum().backward()
+    assert weight.grad is not None
