@@ -1,6 +1,6 @@
 """Time the training step of AVST with RMM and AVR at the paper's shapes, beside that of the released code.
 
-A step is the loss, its gradient and Adam, on random maps [10, 512, 14, 14] and sound [10, 128] with T = 10 diffusion
+A step is the loss, its gradient and Adam, on random maps [10, 512, 14, 14] and audio [10, 128] with T = 10 diffusion
 steps. The released modules are those of `--official`, a folder with net_grd_avst/ and denoising_diffusion_pytorch/;
 they need `einops`, and their image network, which a training step does not use, is left out. Both have the same
 weights. First losses and gradients are compared, with dropout and noise off, and one question repeated, because the

@@ -33,7 +33,7 @@ def reverse_narrow(
     assert isinstance(unet, UNet)
     size = (start.shape[-2], start.shape[-1])
     project = unet.projection(size)
-    sums = {has_gradient: _SumOfPredictions(unet, start, has_gradient) for has_gradient in (False, True)}
+    sums = {has_gradient: _SumOfPredictions(unet, project, size, has_gradient) for has_gradient in (False, True)}
     projected, of_start, noise = project(start), torch.ones((), device=start.device), None
     for number in range(diffusion.steps - 1 if first_step is None else first_step, -1, -1):
         has_gradient = gradient_steps is None or number < gradient_steps
@@ -55,22 +55,25 @@ def reverse_narrow(
 class _SumOfPredictions:
     """A weighted sum of outputs of the U-Net's head, kept as the sum of its inputs.
 
-    `has_gradient`: whether the head gets a gradient from them.
+    `project`: the projection of maps of `size`. `has_gradient`: whether the head gets a gradient from them.
     """
 
-    def __init__(self, unet: UNet, start: Tensor, has_gradient: bool) -> None:
+    def __init__(
+        self, unet: UNet, project: Callable[[Tensor], Tensor], size: tuple[int, int], has_gradient: bool
+    ) -> None:
         assert unet.head.bias is not None
         weights = unet.head.weight, unet.head.bias
-        self.unet, self.size = unet, (start.shape[-2], start.shape[-1])
+        self.unet, self.size, self._project_map = unet, size, project
         self.weight, self.bias = weights if has_gradient else tuple(values.detach() for values in weights)
-        self.count, self.hidden = torch.zeros((), device=start.device), start.new_zeros(0)
+        self.count = torch.zeros((), device=self.bias.device)
+        self.hidden: Tensor | None = None
 
     @cached_property
     def _link(self) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """The projection of the head's output: a convolution of its input, and a map of the head's bias."""
         kernel = torch.einsum("oiyx,ic->ocyx", self.unet.stem.weight, self.weight[:, :, 0, 0])
         bias = self.bias[:, None, None].expand(1, -1, *self.size)
-        return make_convolution(kernel, self.unet.padded_size(self.size)), self.unet.projection(self.size)(bias)
+        return make_convolution(kernel, self.unet.padded_size(self.size)), self._project_map(bias)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Return the projection of the head of `hidden` [row, inner channel, height, width]."""
@@ -80,12 +83,12 @@ class _SumOfPredictions:
     def extend(self, factor: Tensor, weight: Tensor | None = None, hidden: Tensor | None = None) -> None:
         """Multiply the sum by `factor`, and add `weight` times the head of `hidden`, if given."""
         self.count = factor * self.count
-        self.hidden = factor * self.hidden
+        self.hidden = None if self.hidden is None else factor * self.hidden
         if weight is not None and hidden is not None:
             self.count = self.count + weight
-            self.hidden = self.hidden + weight * hidden if len(self.hidden) else weight * hidden
+            self.hidden = weight * hidden if self.hidden is None else self.hidden + weight * hidden
 
     def total(self) -> Tensor:
         """Return the sum [row, channel, height, width]."""
         bias = self.count * self.bias[:, None, None]
-        return F.conv2d(self.hidden, self.weight) + bias if len(self.hidden) else bias
+        return bias if self.hidden is None else F.conv2d(self.hidden, self.weight) + bias
