@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -186,13 +187,14 @@ class QuestionDataset(Dataset[Batch]):
         parts: Iterable[np.ndarray],
         generator: torch.Generator | None = None,
         masks: HiddenModalities | None = None,
+        first: int = 0,
     ) -> Iterator[Batch]:
-        """Yield the batch of each of `parts` (rows of questions), as `batch` returns them.
+        """Yield the batch of each of `parts` (rows of questions), as `batch` returns them, from number `first` on.
 
         They are gathered ahead of their use by the threads of the bank's settings, which change nothing in them, and
         are in pinned memory if the bank's device is a GPU.
         """
-        draws = in_groups(self._draw(rows, generator, masks) for rows in parts)
+        draws = islice(in_groups(self._draw(rows, generator, masks) for rows in parts), first, None)
         yield from compute_ahead(lambda draw: self._pinned(self._gather(draw)), draws, self._workers)
 
     def partition(
