@@ -18,6 +18,7 @@ from pipeline.manifests.manifest import Question
 from train.data.dataset import QuestionDataset
 from train.data.scenarios import NATURAL, hidden_in
 from train.interfaces import MissingModalityMethod
+from train.runs.precision import gpu_products
 from train.runs.results import Accuracies, Prediction, tally
 
 BATCH_SIZE = 64
@@ -107,15 +108,15 @@ def predict(
     """Return the answer index of each row: the highest logit among the question's choices, the first one of equals.
 
     It is `UNANSWERED` if the vocabulary contains none of the choices; a question without choices may have any answer.
-    The method is evaluated in evaluation mode and returned to its previous mode. Raises `UserError` if logits are not
-    finite.
+    The method is evaluated in float32 and in evaluation mode, and returned to its previous mode. Raises `UserError` if
+    logits are not finite.
     """
     module: Any = method
     was_training = module.training
     module.eval()
     indices: list[int] = []
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), gpu_products("float32"):
             for batch in dataset.batches(batch_size, masks=masks, rows=rows):
                 logits = batch.to(device).predict_by_presence(method.predict)
                 if not bool(torch.isfinite(logits).all()):
