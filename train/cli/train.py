@@ -1,6 +1,7 @@
 """`mavqa-train`: train a backbone with a method on a store, and evaluate it."""
 
 import re
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def train(
         preset = given.pop("preset", DEFAULT_PRESET)
         chosen = make_config(preset, manifest=str(place.absolute()), store=store, **given)
     document = _train(chosen, out, loading, resume, keep_state, save_every)
-    if as_json:
+    if as_json and document:
         show_json(document)
 
 
@@ -293,6 +294,7 @@ def _train(
 ) -> dict[str, Any]:
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
+    from train import processes
     from train.data.feature_bank import FeatureBank
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.summary import summarise_rows
@@ -301,29 +303,35 @@ def _train(
     from train.training.fit import fit
     from train.training.stopping import StopSignal
 
-    device = str(choose_device(config.device))
-    manifest = load_manifest(Path(config.manifest))
-    run = out or Path("runs") / name_run(config, manifest.name)
-    bank = FeatureBank(open_store(config.store), loading, device)
-    # Before hours of training, not after them.
-    split = default_split(manifest) if config.objective == "answer" else ""
-    click.echo(f"run: {run}", err=True)
-    with StopSignal(), runs_progress(bank) as progress:
-        report = partial(progress, run.name)
-        fit(
-            config,
-            manifest,
-            bank,
-            run,
-            resume=resume,
-            keep_state=keep_state,
-            save_minutes=save_minutes,
-            report=report,
-        )
-        if config.objective == "grounding":
-            return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}
-        rows = evaluate_run(run, manifest, bank, split, device=device, report=report)
-    document = summarise_rows(rows, near=run)
-    report_unanswerable(document)
-    show_scenarios({run.name: document})
-    return document
+    with processes.joined(), StopSignal():
+        device = str(choose_device(config.device))
+        manifest = load_manifest(Path(config.manifest))
+        run = out or Path("runs") / name_run(config, manifest.name)
+        bank = FeatureBank(open_store(config.store), loading.shared_by(processes.count()), device)
+        # Before hours of training, not after them.
+        split = default_split(manifest) if config.objective == "answer" else ""
+        if processes.is_first():
+            click.echo(f"run: {run}", err=True)
+        is_first = processes.is_first()
+        with runs_progress(bank) if is_first else nullcontext(lambda *of_run: None) as progress:
+            report = partial(progress, run.name)
+            fit(
+                config,
+                manifest,
+                bank,
+                run,
+                resume=resume,
+                keep_state=keep_state,
+                save_minutes=save_minutes,
+                report=report,
+            )
+            if config.objective == "grounding":
+                validation = best_validation(run)
+                return {"run": run.name, "objective": "grounding", "validation": validation} if is_first else {}
+            rows = evaluate_run(run, manifest, bank, split, device=device, report=report)
+        if not is_first:
+            return {}
+        document = summarise_rows(rows, near=run)
+        report_unanswerable(document)
+        show_scenarios({run.name: document})
+        return document

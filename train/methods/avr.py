@@ -143,7 +143,7 @@ class AudioVisualRefiner(nn.Module):
         self.moments = RunningMoments(width)
 
     def loss(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, *shape of a step].
+        """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, *shape of a step]; 0 of none.
 
         Updates the running moments in training. Samples steps and noise from torch's default generator. Source: Eq. 7.
         """
@@ -152,6 +152,8 @@ class AudioVisualRefiner(nn.Module):
             joint = joint.detach()
         if self.training:
             self.moments.update(joint.movedim(1, -1).flatten(0, 2).detach())
+        if not len(joint):
+            return joint.sum()
         return self.diffusion.loss(self._scaled(joint))
 
     def refine(
@@ -265,8 +267,6 @@ def refined_features(
 def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> Tensor:
     """Return L_ave (scalar) over the steps where both modalities are available; 0 if there is none. Source: Eq. 7."""
     both = representation.masks["audio"] & representation.masks["visual"]
-    if not both.any():
-        return representation.question.new_zeros(())
     return refiner.loss(*(representation.features[m][both] for m in MODALITIES))
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import unknown_name
 from pipeline.store.schema import MODALITIES
+from train import processes
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.imputation import (
@@ -150,13 +151,14 @@ class RelationMemory(nn.Module):
         flat = {name: values.flatten(1) for name, values in real.items()}
         for name, values in flat.items():
             self._moments(name).update(values)
-        if not self.settings.placed:
+        first = int(self.placed)
+        if not self.settings.placed or first == len(self.slots["question"]):
             return
-        first, rows = int(self.placed), len(flat["question"])
+        rows, samples = map(sum, zip(*processes.collect((len(flat["question"]), samples)), strict=True))
         count = min(len(self.slots["question"]) - first, samples, rows)
-        chosen = (torch.arange(count) * rows // max(count, 1) + first) % max(rows, 1)
+        chosen = (torch.arange(count, device=flat["question"].device) * rows // max(count, 1) + first) % max(rows, 1)
         for name, values in flat.items():
-            self.slots[name][first : first + count] = values[chosen.to(values.device)].to(self.slots[name])
+            self.slots[name][first : first + count] = processes.select_rows(values, chosen).to(self.slots[name])
         self.placed += count
 
     def _moments(self, name: str) -> RunningMoments:
@@ -199,8 +201,7 @@ def observe(memory: RelationMemory, representation: Representation) -> None:
     """Call `memory.observe` with the steps of a complete training batch where both modalities are available."""
     both = representation.masks["audio"] & representation.masks["visual"]
     real = {m: representation.features[m][both] for m in MODALITIES}
-    if both.any():
-        memory.observe({"question": repeat_question(representation.question, both), **real}, len(both))
+    memory.observe({"question": repeat_question(representation.question, both), **real}, len(both))
 
 
 def recall_settings(variant: str) -> RecallSettings:

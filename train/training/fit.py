@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError, one_line
-from pipeline.files import locked
 from pipeline.manifests.manifest import Manifest
+from train import processes
 from train.backbones.registry import needs_of
 from train.backbones.sizes import ModelSizes
 from train.data.dataset import input_shapes
@@ -71,7 +71,9 @@ def fit(
     config = config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)})
     data = describe_data(run, config, manifest, bank)
     with StopSignal() as stop:
-        if not _has_finished(run, config, data, resume):
+        has_finished = _has_finished(run, config, data, resume)
+        processes.wait()  # nothing is written before all processes have looked
+        if not has_finished:
             torch.manual_seed(config.seed)
             method = build_method(config)
             check_start(config, method, run)
@@ -82,14 +84,13 @@ def fit(
                 loop.history.trained = start_from(loop.module, run.parent / config.start_from, config.whiten)
             elif config.whiten and not is_stopped:
                 whiten_inputs(method.backbone, loop.train, loop.masks)
-            with locked(run, "another training or evaluation"):
-                if not _has_finished(run, config, data, resume):
+            with processes.locked_by_first(run, "another training or evaluation"):
+                if not processes.of_first(lambda: _has_finished(run, config, data, resume)):
                     environment = describe_environment(device, *loop.provenance())
-                    write_start(run, config, manifest.vocabulary, environment, read_data(run) or data)
-                    _adopt_checkpoint(run)
+                    processes.of_first(lambda: _write_start(run, config, manifest, environment, data))
                     with _named_device(device, run):
                         loop.run_epochs(report or (lambda progress: None))
-    if not keep_state:
+    if not keep_state and processes.is_first():
         (run / LAST).unlink(missing_ok=True)
     return load_run(run, str(device))
 
@@ -130,6 +131,13 @@ def _check_continued(run: Path, config: TrainConfig) -> None:
             f"{run} was started with epochs {epochs}, not {config.epochs}, and its stages are shares of them: pass "
             "another --out"
         )
+
+
+def _write_start(
+    run: Path, config: TrainConfig, manifest: Manifest, environment: dict[str, Any], data: dict[str, Any]
+) -> None:
+    write_start(run, config, manifest.vocabulary, environment, read_data(run) or data)
+    _adopt_checkpoint(run)
 
 
 def _adopt_checkpoint(run: Path) -> None:

@@ -1,5 +1,7 @@
 """The training loop: the epochs of each stage over the questions of one split, resumable at every step.
 
+Each of several processes takes its part of every batch, and the first one writes (`train.processes`).
+
 Every epoch seeds torch and its sample order from (seed, epoch). What a stopped training needs to go on is written at
 the end of an epoch, every few minutes inside it, and when it is stopped (`train.training.state`).
 Source: optimiser and schedule of the AVST release; selection on missing-modality scenarios is this project's.
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from pipeline.errors import Stopped, UserError
 from pipeline.manifests.manifest import Manifest
 from pipeline.store.schema import MODALITIES
+from train import processes
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
@@ -44,6 +47,7 @@ from train.training.rows import one_per_video, training_rows
 from train.training.state import (
     History,
     Place,
+    collect_random,
     read_state,
     restore_moments,
     restore_random,
@@ -143,7 +147,7 @@ class Loop:
 
         Raises `Stopped`, when the state has been written, if the signal to stop arrives.
         """
-        if self.config.missing_rates:
+        if self.config.missing_rates and processes.is_first():
             save_masks(self.sampled, self.run / "masks-train.json")
         trained_before = self.history.trained
         self.history, stored = read_state(self.run, self.module)
@@ -159,7 +163,7 @@ class Loop:
                         self._start_optimiser(stored if is_begun else {})
                         stored = {}
                     self._run_epoch(epoch, epoch - epochs.start, stage, report)
-        write_metrics(self.run, self.history.metrics)
+        self._write_metrics()
 
     def _run_epoch(self, epoch: int, epoch_of_stage: int, stage: Stage, report: Callable[[Progress], None]) -> None:
         """Train and validate one epoch, from its place on if it has begun."""
@@ -205,14 +209,16 @@ class Loop:
 
     def _train_epoch(self, epoch: int, epoch_of_stage: int, place: Place, report: Callable[[Progress], None]) -> float:
         """Train the steps of the epoch that `place` does not have yet, and add them to it; return the last rate."""
-        torch.manual_seed(_seed(self.config.seed, epoch, "model"))
+        torch.manual_seed(_seed(self.config.seed, epoch, f"model{processes.rank() or ''}"))
         order = torch.Generator().manual_seed(_seed(self.config.seed, epoch, "order"))
         self.module.train()
         parts = self.train.partition(self.config.batch_size, order, self.masks, self.rows)
         groups = [parts[i : i + self.config.accumulate] for i in range(0, len(parts), self.config.accumulate)]
         negatives = order if uses_negatives(self.method) else None
-        batches = self.train.load(parts, negatives, self.masks, first=place.steps * self.config.accumulate)
-        if place.steps:
+        first = place.steps * self.config.accumulate
+        batches = self.train.load(parts, negatives, self.masks, first, processes.own_part)
+        place.total = len(groups)
+        if place.is_inside:
             restore_random(self.random, self.device)
         rate = set_rate(self.optimiser, self.config, epoch_of_stage, place.steps / len(groups))
         saved = time.perf_counter()
@@ -220,18 +226,20 @@ class Loop:
             for group in groups[place.steps :]:
                 started = time.perf_counter()
                 rate = set_rate(self.optimiser, self.config, epoch_of_stage, (place.steps + 1) / len(groups))
-                questions = sum(map(len, group))
-                step = islice(batches, len(group))
-                for batch in take_step(self.method, self.optimiser, step, questions, self.config, self.device):
+                own, sizes = islice(batches, len(group)), list(map(len, group))
+                for batch in take_step(self.method, self.optimiser, own, sizes, self.config, self.device):
                     place.add(batch.losses, batch.questions)
                 if self.average:
                     self.average.update()
                 place.steps += 1
                 place.seconds += time.perf_counter() - started
                 report(Progress(epoch + 1, self.config.epochs, place.steps, len(groups), place.means(), rate))
-                if self.stop.is_set:
+                # All processes stop, or write the state, after the same step.
+                wishes = processes.collect((self.stop.is_set, time.perf_counter() - saved >= self.save_seconds))
+                if any(is_stopping for is_stopping, _ in wishes):
+                    self.stop.is_set = True
                     break
-                if time.perf_counter() - saved >= self.save_seconds:
+                if any(is_due for _, is_due in wishes):
                     self._save()
                     saved = time.perf_counter()
         return rate
@@ -250,15 +258,24 @@ class Loop:
         # AdamW has moments of exactly the parameters that got a gradient.
         self.history.trained |= {name for name, of in self.module.named_parameters() if self.optimiser.state.get(of)}
         self.history.place = None
-        write_time(self.run, epoch + 1, place.seconds)
-        if selected:
+        if processes.is_first():
+            write_time(self.run, epoch + 1, place.seconds)
+        if selected and processes.is_first():
             facts = {"epoch": epoch + 1, "trained": sorted(self.history.trained), "run": run_id(self.run)}
             write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), facts)
         self._save()
-        write_metrics(self.run, self.history.metrics)
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        if processes.is_first():
+            write_metrics(self.run, self.history.metrics)
 
     def _save(self) -> None:
-        write_state(self.run, self.history, self.module, self.optimiser, self.average, self.device)
+        """Write the state; inside an epoch, all processes have to be here."""
+        is_inside = self.history.place is not None and self.history.place.is_inside
+        random = collect_random(self.device) if is_inside else {}
+        if processes.is_first():
+            write_state(self.run, self.history, self.module, self.optimiser, self.average, random)
 
 
 def _mean(scores: dict[str, float]) -> float:

@@ -3,14 +3,15 @@
 Source: Adam with a stepped rate is that of the AVST release; the rest is off by default.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.errors import UserError
+from train import processes
 from train.data.batch import Batch
 from train.interfaces import MissingModalityMethod
 from train.runs.config import TrainConfig
@@ -21,10 +22,11 @@ NAMED_QUESTIONS = 16
 
 @dataclass(frozen=True)
 class BatchLosses:
-    """The scalar losses {name: value} of a batch of `questions` questions."""
+    """The scalar losses {name: value} of a batch; `questions`: their number, a share of it if others have them, too."""
 
     losses: dict[str, float]
-    questions: int
+    question_id: tuple[str, ...]
+    questions: float
 
 
 def make_optimiser(config: TrainConfig, module: nn.Module) -> torch.optim.AdamW:
@@ -47,34 +49,49 @@ def take_step(
     method: MissingModalityMethod,
     optimiser: torch.optim.AdamW,
     batches: Iterable[Batch],
-    questions: int,
+    sizes: Sequence[int],
     config: TrainConfig,
     device: torch.device,
 ) -> list[BatchLosses]:
-    """Take one step on the mean loss over the `questions` of homogeneous `batches`; return the losses of each batch.
+    """Take one step on the mean loss over the questions of homogeneous batches; return the losses of each.
 
-    One batch at a time is on the `device`. Raises `UserError`, with the questions, if a loss or the gradient is not
-    finite; the weights have then been changed, and are not to be saved.
+    `sizes`: number of questions of each batch, of which `batches` are this process's part; the gradient and the losses
+    are those of all processes. One batch at a time is on the `device`. Raises `UserError`, with the questions, if a
+    loss is not finite; the weights have then been changed, and are not to be saved.
     """
     optimiser.zero_grad(set_to_none=True)
-    names, values, parts = list[list[str]](), list[Tensor](), list[tuple[str, ...]]()
-    for batch in batches:
+    found = []
+    for batch, size in zip(batches, sizes, strict=True):
         with autocast(device, config.precision):
             losses = method.training_loss(batch.to(device))
-        (losses["total"] * (len(batch) / questions)).backward()
-        names.append(list(losses))
-        values.append(torch.stack([loss.detach().float() for loss in losses.values()]))
-        parts.append(batch.question_id)
+        counted = len(batch) * processes.weight(size)
+        (losses["total"] * (counted / sum(sizes))).backward()
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        found.append((list(losses), values, batch.question_id, counted))
+    trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    _add_up_gradients(trained)
     if config.clip_norm is not None:
-        trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
     optimiser.step()
     # The only place where a step waits for a GPU.
-    read = [dict(zip(of, value.tolist(), strict=True)) for of, value in zip(names, values, strict=True)]
-    for losses_of_batch, questions_of_batch in zip(read, parts, strict=True):
-        if not isfinite(losses_of_batch["total"]):
-            raise UserError(f"the loss of {_name(questions_of_batch)} is not finite: lower the learning rate")
-    return [BatchLosses(losses, len(of)) for losses, of in zip(read, parts, strict=True)]
+    own = [BatchLosses(dict(zip(names, v.tolist(), strict=True)), ids, counted) for names, v, ids, counted in found]
+    of_all = [batch for of_process in processes.collect(own) for batch in of_process]
+    for batch_losses in of_all:
+        if not isfinite(batch_losses.losses["total"]):
+            raise UserError(f"the loss of {_name(batch_losses.question_id)} is not finite: lower the learning rate")
+    return of_all
+
+
+def _add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace the gradients by their sums over the processes; a parameter without one in all of them has none."""
+    if processes.count() == 1:
+        return
+    has_gradient = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+    trained = [p for p, number in zip(parameters, processes.add_up(has_gradient).tolist(), strict=True) if number]
+    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    sums = processes.add_up(torch.cat([gradient.flatten() for gradient in own]))
+    for parameter, total in zip(trained, sums.split([p.numel() for p in trained]), strict=True):
+        parameter.grad = total.view_as(parameter)
 
 
 def _name(questions: tuple[str, ...]) -> str:

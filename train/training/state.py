@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError, one_line
+from train import processes
 from train.runs.folder import LAST, read_tensors, write_tensors
 from train.runs.identity import run_id
 from train.training.ema import WeightAverage
@@ -20,17 +21,23 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass
 class Place:
-    """How far an epoch is: its training `steps`, and {name: sum over `questions`} of their losses.
+    """How far an epoch is: training `steps` of a `total` of them, and {name: sum over `questions`} of their losses.
 
     `seconds`: time taken so far, without validation.
     """
 
     steps: int = 0
-    questions: int = 0
+    total: int = 0
+    questions: float = 0
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def add(self, losses: dict[str, float], questions: int) -> None:
+    @property
+    def is_inside(self) -> bool:
+        """Whether some steps have been taken and some have not."""
+        return 0 < self.steps < self.total
+
+    def add(self, losses: dict[str, float], questions: float) -> None:
         """Add the mean losses of a batch."""
         self.questions += questions
         for name, loss in losses.items():
@@ -59,9 +66,9 @@ def write_state(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
     average: WeightAverage | None,
-    device: torch.device,
+    random: dict[str, Tensor],
 ) -> None:
-    """Replace the state of `run`."""
+    """Replace the state of `run`. `random`: of `collect_random` inside an epoch; else torch is seeded again."""
     tensors = {f"model/{name}": values for name, values in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         for key, values in optimiser.state.get(parameter, {}).items():
@@ -69,10 +76,9 @@ def write_state(
     if average:
         tensors |= {f"average/{name}": values for name, values in average.state().items()}
     facts: dict[str, Any] = {"run": run_id(run), "metrics": history.metrics, "trained": sorted(history.trained)}
-    if history.place is not None:  # at the end of an epoch torch is seeded again
-        tensors |= {f"random/{kind}": state for kind, state in _random_states(device).items()}
+    if history.place is not None:
         facts["place"] = asdict(history.place)
-    write_tensors(run / LAST, tensors, facts)
+    write_tensors(run / LAST, tensors | random, facts)
 
 
 def read_state(run: Path, module: nn.Module) -> tuple[History, dict[str, Tensor]]:
@@ -100,10 +106,23 @@ def restore_moments(module: nn.Module, optimiser: torch.optim.Optimizer, tensors
                 optimiser.state[parameter][key] = moments[f"{name}/{key}"].to(parameter.device)
 
 
+def collect_random(device: torch.device) -> dict[str, Tensor]:
+    """Return the states of torch's generators in each process, by name."""
+    own = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(device)
+    of_all = enumerate(processes.collect(own))
+    return {f"random/{number}/{kind}": state for number, states in of_all for kind, state in states.items()}
+
+
 def restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Set torch's generators to the states among `tensors`, which lack a GPU's if the run was on another device."""
-    states = select("random/", tensors)
-    torch.set_rng_state(states["cpu"])
+    """Set torch's generators to their states among `tensors`.
+
+    A state is missing if the run had fewer processes, or was on another kind of device: the generator stays as it is.
+    """
+    states = select(f"random/{processes.rank()}/", tensors)
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
 
@@ -111,8 +130,3 @@ def restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
 def select(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names start with `prefix`, without it."""
     return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
-
-
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
