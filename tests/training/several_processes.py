@@ -27,11 +27,14 @@ from train.training.fit import fit
 
 RUNS = {
     "zero-fill": {"options": {"missing_fill": "mean"}, "accumulate": 2},
-    "rmm": {"options": {"slots": 7}, "missing_rates": {"audio": 0.3, "visual": 0.2}, "clip_norm": 0.5},
+    # One of its batches has a single question.
+    "rmm": {"options": {"slots": 7}, "missing_rates": {"audio": 0.3, "visual": 0.2}, "batch_size": 6, "clip_norm": 0.5},
     "rmm-avr": {"options": {"slots": 7}, "ema_decay": 0.5},
     "constant-fill": {},
     "actionmae": {},
 }
+# Each process has its own dropout.
+DROPPED = {"dropout": 0.5}
 COMMON = {"dropout": 0.0, "batch_size": 7, "epochs": 2, "learning_rate": 1e-3, "whiten": False}
 questions: tuple[str, ...] = ()
 
@@ -81,7 +84,7 @@ def ignore_rounding() -> None:
 
 def train(folder: Path, name: str, settings: dict, report=None, resume=False):
     store = make_store(videos=60, incomplete=False)
-    config = tiny_config(**COMMON, **{"method": name, **settings})
+    config = tiny_config(**{**COMMON, "method": name, **settings})
     bank, manifest = FeatureBank(store), make_manifest(store)
     method, _ = fit(config, manifest, bank, folder / name, resume=resume, keep_state=True, report=report)
     dataset = QuestionDataset(bank, manifest, "val", inputs_of(method.backbone, config.map_size))
@@ -102,13 +105,12 @@ def main(folder: Path) -> None:
         for name, settings in RUNS.items():
             train(folder, name, settings)
         if processes.count() > 1:
-            stopped = folder / "stopped"
-            stopped.mkdir(exist_ok=True)
+            train(folder / "uninterrupted", "zero-fill", DROPPED)
             try:
-                train(stopped, "rmm", RUNS["rmm"], report=stop_in_second)
+                train(folder / "stopped", "zero-fill", DROPPED, report=stop_in_second)
             except Stopped:
-                (stopped / f"stopped-{processes.rank()}.txt").touch()
-            train(stopped, "rmm", RUNS["rmm"], resume=True)
+                (folder / "stopped" / f"stopped-{processes.rank()}.txt").touch()
+            train(folder / "stopped", "zero-fill", DROPPED, resume=True)
 
 
 if __name__ == "__main__":

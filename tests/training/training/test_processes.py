@@ -68,8 +68,9 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_resume_t
     _, two = folders
     assert {path.name for path in (two / "stopped").glob("stopped-*")} == {"stopped-0.txt", "stopped-1.txt"}
     for file in ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl"):
-        assert (two / "stopped" / "rmm" / file).read_bytes() == (two / "rmm" / file).read_bytes(), file
-    _, facts = read_tensors(two / "rmm" / "last.safetensors")
+        contents = [(two / part / "zero-fill" / file).read_bytes() for part in ("stopped", "uninterrupted")]
+        assert contents[0] == contents[1], file
+    _, facts = read_tensors(two / "stopped" / "zero-fill" / "last.safetensors")
     assert [row["epoch"] for row in facts["metrics"]] == [1, 2]
 
 
