@@ -1,6 +1,7 @@
 """Frames decoded by the GPU equal PyAV's, and PyAV decodes what the GPU does not; without a GPU, on a stand-in."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import av
 import media_maker
@@ -24,8 +25,7 @@ REQUEST = DecodeRequest(seconds=8, frame_sizes=(SIZE,))
 GPUS = [StandIn, pytest.param(nvdec.Nvdec, marks=pytest.mark.gpu)]
 CLIPS = {
     "mp4": ("clip.mp4", {}),
-    "rotated": ("clip.mp4", {"rotation": (90, False)}),
-    "mirrored": ("clip.mp4", {"rotation": (0, True)}),
+    "rotated and mirrored": ("clip.mp4", {"rotation": (90, True)}),
     "full range": ("clip.mkv", {"pix_fmt": "yuvj420p"}),
     "open groups": ("clip.mp4", {"has_open_gops": True, "gop_size": 30}),
     "transport stream": ("clip.ts", {}),
@@ -45,7 +45,7 @@ def gpu(request):
 
 
 def write(tmp_path, name="clip.mp4", **options):
-    return media_maker.write_clip(tmp_path / name, media_maker.steady(4), (0, 4), size=(192, 160), **options)
+    return media_maker.write_clip(tmp_path / name, media_maker.steady(3), (0, 3), size=(192, 160), **options)
 
 
 def decode_with(gpu, path, request=REQUEST):
@@ -87,7 +87,7 @@ def test_every_way_to_sample_gives_the_frames_of_pyav(tmp_path, request_):
 def test_the_gpu_skips_the_frames_that_pyav_skips(tmp_path):
     path, gpu = write(tmp_path), StandIn()
     decode_with(gpu, path)
-    assert 0 < gpu.decoded < 80
+    assert 0 < gpu.decoded < 60
 
 
 def test_damage_that_the_processor_notices_is_decoded_there(tmp_path):
@@ -128,10 +128,19 @@ def test_what_the_gpu_refuses_is_decoded_by_pyav(tmp_path):
     [
         (lambda frame: frame.reformat(width=frame.width + 2), "a frame that is not cropped as the stream requires"),
         (lambda frame: frame.reformat(format="p016le"), "a frame in p016le"),
+        (
+            lambda frame: SimpleNamespace(format=frame.format, width=192, height=160, is_corrupt=True),
+            "an incomplete frame",
+        ),
     ],
 )
 def test_frames_that_could_differ_are_decoded_by_pyav(tmp_path, change, why):
     assert_decoded_by_pyav(StandIn(change=change), write(tmp_path), f"returned {why}")
+
+
+def test_whether_a_file_fails_is_decided_on_the_processor(tmp_path, monkeypatch):
+    monkeypatch.setattr(StandIn, "decode", lambda self, stream, packet: [])
+    assert_decoded_by_pyav(StandIn(), write(tmp_path), "does not decode all seconds of the file")
 
 
 def test_a_gpu_that_cannot_be_opened_is_not_the_fault_of_the_file(tmp_path, monkeypatch):

@@ -79,7 +79,10 @@ class PyAVDecoder:
             return self._decode_with_pyav(path, request, repairs)
         try:
             if isinstance(self._library, Nvdec):
-                return self._decode_with_pyav(path, request, repairs, self._library)
+                media = self._decode_with_pyav(path, request, repairs, self._library)
+                if media.visual.state is State.FAILED:
+                    raise FrameError("does not decode all seconds of the file")
+                return media
             if repairs:
                 raise FrameError("is not used for timestamps that leap or go back")
             return self._decode_once(path, request, repairs, skips_frames=False, library=self._library)
