@@ -180,6 +180,13 @@ def test_the_measured_difference_is_part_of_the_version():
     assert gpu.version() == f"pyav-cuda: frames differ from pyav's by up to {found['h264 yuv420p']} of 255 levels"
 
 
+def test_a_gpu_that_decodes_nothing_is_refused():
+    with pytest.raises(
+        DecoderLoadError, match=r"decodes no video \(h264 yuv420p: failed: Invalid data.*pass --decoder"
+    ):
+        StandIn(refused={"h264", "hevc", "vp9"}).version()
+
+
 def test_the_store_has_the_decoder_and_the_reason_of_each_fallback(tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()

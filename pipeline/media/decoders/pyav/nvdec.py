@@ -57,9 +57,16 @@ class Nvdec:
         self._hwaccel, self._context = _open_gpu(self.name)
 
     def version(self) -> str:
-        """Return whether this GPU's frames equal PyAV's, as measured by `probe`."""
-        measured = [found for found in self.probe().values() if isinstance(found, int)]
-        largest = max(measured, default=0)
+        """Return whether this GPU's frames equal PyAV's, as measured by `probe`.
+
+        Raises `DecoderLoadError` if the GPU decodes none of the clips.
+        """
+        found = self.probe()
+        measured = [difference for difference in found.values() if isinstance(difference, int)]
+        if not measured:
+            form, why = next(iter(found.items()))
+            raise DecoderLoadError(self.name, f"the GPU decodes no video ({form}: {why})", "pass --decoder pyav")
+        largest = max(measured)
         equality = f"differ from pyav's by up to {largest} of 255 levels" if largest else "equal pyav's"
         return f"{self.name}: frames {equality}"
 
