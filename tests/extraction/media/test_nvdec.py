@@ -143,6 +143,17 @@ def test_whether_a_file_fails_is_decided_on_the_processor(tmp_path, monkeypatch)
     assert_decoded_by_pyav(StandIn(), write(tmp_path), "does not decode all seconds of the file")
 
 
+@pytest.mark.parametrize("limits", [{}, {"max_pixels": 1000}])
+def test_a_file_that_fails_has_the_reason_of_pyav(tmp_path, limits):
+    path = write(tmp_path) if limits else tmp_path / "clip.mp4"
+    if not limits:
+        path.write_bytes(b"no media file")
+    request = replace(REQUEST, **limits)
+    media = decode_with(StandIn(), path, request)
+    assert media.visual.state is State.FAILED
+    assert media.visual == PyAVDecoder().decode(path, request).visual
+
+
 def test_a_gpu_that_cannot_be_opened_is_not_the_fault_of_the_file(tmp_path, monkeypatch):
     gpu, open_file = StandIn(), nvdec.open_file
 

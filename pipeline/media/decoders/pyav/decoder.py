@@ -126,8 +126,8 @@ class PyAVDecoder:
 
 
 def _add_note(media: Media, note: str) -> Media:
-    """Return the media with `note` added to the visual track's reason, if that track is complete or failed."""
-    if media.visual.state not in (State.COMPLETE, State.FAILED):
+    """Return the media with `note` added to the visual track's reason, if that track is complete."""
+    if media.visual.state is not State.COMPLETE:
         return media
     return replace(media, visual=replace(media.visual, reason="; ".join(filter(None, [media.visual.reason, note]))))
 
