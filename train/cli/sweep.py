@@ -49,7 +49,8 @@ BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Number of runs to train in parallel, each on its share of the cores; faster for small models.",
+    help="Number of runs to train in parallel, each on its share of the cores and one of the GPUs in turn; "
+    "faster for small models.",
 )
 @device_option
 @loading_options
@@ -90,11 +91,12 @@ def sweep(
     from pipeline.store.reader import open_store
     from train.data.feature_bank import FeatureBank
     from train.runs.device import choose_device
+    from train.training.stopping import StopSignal
     from train.training.sweep import run_cells
 
-    bank = FeatureBank(open_store(store), loading.shared_by(jobs), str(choose_device(device)))
+    bank = FeatureBank(open_store(store), loading, str(choose_device(device)))
     evaluation = evaluation or out / "evaluation.json"
-    with locked(out, "another sweep"):
+    with StopSignal(), locked(out, "another sweep"):
         with runs_progress(bank, len(cells)) as progress:
             outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
         replace_text(evaluation, json.dumps(outcome.documents, ensure_ascii=False, indent=1) + "\n")

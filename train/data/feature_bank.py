@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.machine import available_cores
 from pipeline.store.schema import MODALITIES
 from train.data.cache_files import cache_folder, is_cached, open_cached
-from train.data.loading import CACHED_SHARE, Cache, LoadingSettings
+from train.data.loading import Cache, LoadingSettings
 from train.data.rows import ArrayRows, DeviceRows, FeatureRows, MappedRows, StoreRows
 from train.data.selected_feature import SelectedFeature, pooled_size, strided_steps
 
@@ -42,6 +42,12 @@ class FeatureBank:
     def is_on_gpu(self) -> bool:
         """Whether the models that read the features are on a GPU."""
         return self._device.type == "cuda"
+
+    def shared_by(self, processes: int, gpus: int = 1) -> "FeatureBank":
+        """Return an empty bank of the same store, with the settings that each of `processes` with such a bank has."""
+        bank = FeatureBank(self.store, self.settings.shared_by(processes, gpus), str(self._device))
+        bank.on_caching = self.on_caching
+        return bank
 
     def rows(self, feature: str, steps: tuple[int, ...], map_size: int | None) -> FeatureRows:
         """Return the rows of `feature` at `steps` (seconds of the time axis), cached at the first call.
@@ -93,7 +99,7 @@ class FeatureBank:
             return "memory"  # a file without values cannot be mapped
         if self.settings.cache != "auto":
             return self.settings.cache
-        if self.is_on_gpu and feature.nbytes <= CACHED_SHARE * torch.cuda.mem_get_info(self._device)[0]:
+        if self.is_on_gpu and feature.nbytes <= self.settings.device_share * torch.cuda.mem_get_info(self._device)[0]:
             return "device"
         return "memory" if feature.nbytes <= self._free_bytes else "disk"
 

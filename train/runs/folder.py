@@ -160,12 +160,13 @@ def describe_environment(device: torch.device, fingerprints: dict[str, str], wei
 
     `fingerprints`: {stored feature: fingerprint}. `weights`: {stored feature: SHA-256 of the extractor's weights}.
     """
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "python": platform.python_version(),
         "libraries": {library: version(library) for library in LIBRARIES},
         "device": device.type,
-        "device_name": name,
+        "device_name": gpu.name if gpu else platform.processor(),
+        "device_uuid": f"GPU-{gpu.uuid}" if gpu else None,  # as nvidia-smi -L; the index depends on what a process sees
         "threads": torch.get_num_threads(),
         "processes": processes.count(),
         "git_commit": _git_commit(),

@@ -15,7 +15,8 @@ from pipeline.errors import Stopped
 class StopSignal:
     """Raise `Stopped` when SIGTERM arrives: at once, or at the end of a block of `deferred`.
 
-    `is_set`: whether it has arrived. Listens inside `with`, in the main thread only: Python allows no other.
+    `is_set`: whether it has arrived. Another one has no effect: the state may be being written. Listens inside `with`,
+    in the main thread only: Python allows no other.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class StopSignal:
             raise Stopped
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        is_first = not self.is_set
         self.is_set = True
-        if not self._is_deferred:
+        if is_first and not self._is_deferred:
             raise Stopped

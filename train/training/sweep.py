@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, Stri
 
 from pipeline.errors import UserError, describe_invalid, unknown_name
 from pipeline.files import check_file_name
+from pipeline.machine import available_cores
 from pipeline.manifests.manifest import Manifest, load_manifest
 from train.backbones.registry import needs_of
 from train.data.loading import LoadingSettings
@@ -185,22 +186,26 @@ def run_cells(
 
     A cell that fails, such as a training that diverges or a folder with a run on other questions, does not stop the
     others; cells that start from it are skipped. `progress`: a function of (name of a run, its progress or None).
-    `jobs`: number of cells to run in parallel; if above 1, each process opens the manifest and store of its cell's
-    configuration. Raises `UserError` before anything is trained if a name or an option of a cell is invalid, or
-    if there is no split to evaluate on.
+    `jobs`: number of cells to run in parallel, each process with its share of the memory limit of `bank`, the cores and
+    the GPUs; if above 1, each opens the manifest and store of the cells' configuration. Raises `UserError` before
+    anything is trained if a name or an option of a cell is invalid, or if there is no split to evaluate on.
     """
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.summary import summarise_rows
+    from train.runs.device import assign_gpus
 
     cells, split = list(cells), default_split(manifest)
     report = progress or (lambda run, progress: None)
     _check_trainable(cells, manifest, bank, out)
-    if jobs > 1:
-        for cell in cells:
-            bank.prepare_on_disk(needs_of(cell.config.backbone), cell.config.time_steps, cell.config.map_size)
     by_name, depends_on = {cell.name: cell for cell in cells}, {cell.name: cell.config.start_from for cell in cells}
     if jobs > 1:
-        failures = run_jobs(by_name, depends_on, partial(_run_in_process, out, bank.settings), jobs, report)
+        gpus = assign_gpus({cell.config.device for cell in cells}, jobs)
+        environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}] * jobs
+        shared = bank.shared_by(jobs, gpus=max(1, len(set(gpus))))
+        for cell in cells:
+            shared.prepare_on_disk(needs_of(cell.config.backbone), cell.config.time_steps, cell.config.map_size)
+        work = partial(_run_in_process, out, shared.settings, max(1, available_cores() // jobs))
+        failures = run_jobs(by_name, depends_on, work, environments, report)
     else:
         failures = run_in_turn(by_name, depends_on, partial(_run_cell, manifest, bank, out), report)
     documents = {}
@@ -253,10 +258,18 @@ def _evaluate_cell(
         add_curves(run, rows[0], manifest, keep=True)
 
 
-def _run_in_process(out: Path, loading: LoadingSettings, cell: Cell, report: "Callable[[RunProgress], None]") -> None:
-    """Run a cell in a process of its own, which opens the data first."""
+def _run_in_process(
+    out: Path, loading: LoadingSettings, threads: int, cell: Cell, report: "Callable[[RunProgress], None]"
+) -> None:
+    """Run a cell in one of several processes, which opens the data at its first cell and keeps them open."""
+    import torch
+
+    torch.set_num_threads(threads)
     config = cell.config
-    _run_cell(*_open_data(config.manifest, config.store, loading, config.device), out, cell, report)
+    try:
+        _run_cell(*_open_data(config.manifest, config.store, loading, config.device), out, cell, report)
+    finally:
+        torch.cuda.empty_cache()  # of a GPU that other processes may share
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""`mavqa-train` that SIGTERM stops, and with more epochs than the run had."""
+"""`mavqa-train` and `mavqa-sweep` that SIGTERM stops, and `mavqa-train` with more epochs than the run had."""
 
 import os
 import signal
@@ -22,6 +22,9 @@ def test_a_command_that_sigterm_stops_exits_with_75_and_says_how_to_go_on(workpl
     assert invoke("train", "--resume", "--out", "r").exit_code == 0
     monkeypatch.setattr("train.evaluation.evaluate_run.evaluate", lambda *arguments, **settings: sigterm())
     assert run_tiny_train("evaluating").exit_code == 75
+    swept = invoke("sweep", "tiny.toml", *ON_TINY_DATA, "--out", "s")
+    assert swept.exit_code == 75
+    assert swept.stderr.splitlines()[-1].startswith("stopped: finished runs and epochs are kept, run the same command")
 
 
 def test_epochs_are_raised_by_the_command_and_never_lowered(workplace):

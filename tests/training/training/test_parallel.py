@@ -1,5 +1,6 @@
 """Jobs in several processes: their order, their reports, errors, dead processes and interrupts."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,19 +8,19 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.machine import available_cores
+from pipeline.errors import Stopped, UserError
 from train.training.parallel import Report, run_in_turn, run_jobs
+
+SEATS = ({"SEAT": "left"}, {"SEAT": "right"})
 
 
 def report_and_touch(folder: Path, name: str, report: Report) -> None:
-    """Report the number of threads and the finished jobs, then finish."""
-    import torch
-
-    report((torch.get_num_threads(), sorted(path.name for path in folder.iterdir())))
+    """Report the process with its seat, and the finished jobs, then finish."""
+    report(((os.getpid(), os.environ["SEAT"]), sorted(path.name for path in folder.iterdir())))
     time.sleep(0.05)
     (folder / name).touch()
 
@@ -34,12 +35,19 @@ def fail_if_bad(folder: Path, error: type[Exception], name: str, report: Report)
 
 
 def report_and_fail(folder: Path, name: str, report: Report) -> None:
-    """Report often; the job "dead" is killed meanwhile, "bad" raises at its end."""
-    (folder / name).touch()
+    """Report often; the job "dead" is killed meanwhile, "bad" ends, with an error, after "late" has begun."""
+    (folder / name).write_text(os.environ["SEAT"])
     for number in range(2000):
         report(number)
         if name == "dead" and number == 1000:
             os.kill(os.getpid(), signal.SIGKILL)
+    if name == "bad":
+        _wait(lambda: (folder / "late").exists())
+        raise UserError("the bad job")
+
+
+def report_process(name: str, report: Report) -> None:
+    report(os.getpid())
     if name == "bad":
         raise UserError("the bad job")
 
@@ -63,18 +71,19 @@ def run_both(
     reports: list[tuple[str, object]] = []
     names = jobs.split()
     failures = run_jobs(
-        dict(zip(names, names, strict=True)), depends_on or {}, work, 2, lambda *report: reports.append(report)
+        dict(zip(names, names, strict=True)), depends_on or {}, work, SEATS, lambda *report: reports.append(report)
     )
     assert sorted(name for name, report in reports if report is None) == sorted(names)
     return [(name, report) for name, report in reports if report is not None], failures
 
 
-def test_a_job_waits_for_its_dependency_and_cores_are_shared(tmp_path: Path) -> None:
+def test_a_job_waits_for_its_dependency_in_one_of_the_processes(tmp_path: Path) -> None:
     depends_on = {"late": "early", "early": "finished before"}
     reports = dict(run_two_at_a_time("late early other", partial(report_and_touch, tmp_path), depends_on))
     assert "early" in reports["late"][1]
-    assert {threads for threads, _ in reports.values()} == {max(1, available_cores() // 2)}
     assert len(list(tmp_path.iterdir())) == 3
+    processes = {process for process, _ in reports.values()}
+    assert sorted(seat for _, seat in processes) == ["left", "right"]
 
 
 def test_a_failed_job_or_dead_process_stops_only_the_jobs_that_depend_on_it(tmp_path: Path) -> None:
@@ -88,6 +97,20 @@ def test_a_failed_job_or_dead_process_stops_only_the_jobs_that_depend_on_it(tmp_
     }
     assert {path.name for path in tmp_path.iterdir()} == {"dead", "bad", "late"}
     assert [sum(name == job for name, _ in reports) for job in ("bad", "late")] == [2000, 2000]
+    assert (tmp_path / "late").read_text() == (tmp_path / "dead").read_text()  # a new process has the dead one's place
+
+
+def test_a_process_runs_one_job_after_another() -> None:
+    processes = dict(run_two_at_a_time("first second third", report_process, {"second": "first", "third": "second"}))
+    assert len(processes) == 3
+    assert len(set(processes.values())) == 1
+
+
+def test_after_a_failed_job_the_next_one_has_a_new_process() -> None:
+    processes: dict[str, int] = {}
+    jobs = {name: name for name in ("first", "bad", "next")}
+    run_jobs(jobs, {}, report_process, [{}], lambda name, process: process and processes.update({name: process}))
+    assert processes["first"] == processes["bad"] != processes["next"]
 
 
 @pytest.mark.parametrize("error", [UserError, PermissionError])
@@ -109,6 +132,44 @@ def test_a_bug_in_a_job_is_raised_and_no_other_job_starts(tmp_path: Path) -> Non
     with pytest.raises(ZeroDivisionError, match="the bad job"):
         run_both("bad parallel later last", partial(fail_if_bad, tmp_path, ZeroDivisionError))
     assert {path.name for path in tmp_path.iterdir()} <= {"bad", "parallel"}
+
+
+def wait_for_sigterm(folder: Path, name: str, report: Report) -> None:
+    """Wait for SIGTERM: "training" does in its first step, "stubborn" ignores it, any other job has no handler."""
+    if name == "training":
+        from tiny_run import train
+
+        def wait(progress: Any) -> None:
+            report("ready")
+            _wait(lambda: signal.getsignal(signal.SIGTERM).__self__.is_set)  # type: ignore[union-attr]
+
+        train(folder / name, report=wait)
+    if name == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    report("ready")
+    time.sleep(600)
+
+
+def test_sigterm_is_passed_on_and_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train.runs.folder import read_tensors  # with torch, which the processes of the other tests do not import
+
+    before, ready, ended = signal.getsignal(signal.SIGTERM), [], []
+
+    def progress(name: str, content: object) -> None:
+        (ready if content == "ready" else ended).append(name)
+        if content == "ready" and len(ready) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if name == "training" and content is None:
+            monkeypatch.setattr("train.training.parallel.STOP_SECONDS", 0.0)
+
+    jobs = {name: name for name in ("training", "plain", "stubborn", "later")}
+    with pytest.raises(Stopped):
+        run_jobs(jobs, {}, partial(wait_for_sigterm, tmp_path), [{}] * 3, progress)
+    assert sorted(ready) == sorted(ended) == ["plain", "stubborn", "training"]
+    assert ended[-1] == "stubborn"
+    assert read_tensors(tmp_path / "training" / "last.safetensors")[1]["place"]["steps"] == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert multiprocessing.active_children() == []
 
 
 def test_jobs_that_depend_on_each_other_are_an_error() -> None:

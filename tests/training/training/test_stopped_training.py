@@ -150,6 +150,13 @@ def test_a_deferred_signal_lets_the_block_end():
     assert done == [True]
 
 
+def test_a_second_signal_does_not_interrupt_what_the_first_one_began():
+    with StopSignal():
+        with pytest.raises(Stopped):
+            sigterm()
+        sigterm()
+
+
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path

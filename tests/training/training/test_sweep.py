@@ -3,17 +3,22 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from result_rows import stored_predictions
-from tiny_store import CLASSES, TinyStore, make_manifest, make_store
+from tiny_store import CLASSES, TinyStore, make_manifest, make_store, write_store
 
 import train.training.fit
 from pipeline.errors import UserError
-from pipeline.manifests.manifest import Manifest
+from pipeline.machine import available_cores
+from pipeline.manifests.manifest import Manifest, save_manifest
+from pipeline.store.reader import open_store
 from train.backbones.registry import BACKBONES
 from train.data.feature_bank import FeatureBank
+from train.data.loading import CACHED_SHARE, LoadingSettings
 from train.data.scenarios import sample_masks
 from train.evaluation.evaluate_run import evaluate_run
 from train.evaluation.rate_curves import rate_grid
@@ -22,6 +27,7 @@ from train.evaluation.summary import summarise_rows
 from train.methods.registry import METHODS
 from train.report.page import write_report
 from train.runs.results import read_results
+from train.training.parallel import run_jobs
 from train.training.sweep import Cell, Grid, Outcome, list_cells, read_grid, run_cells
 
 TINY = {"epochs": 2, "channels": 16, "heads": 2, "time_steps": 4, "batch_size": 16, "device": "cpu"}
@@ -389,6 +395,71 @@ def test_a_stopped_sweep_resumes_to_the_same_result(
     for file in ("checkpoint.safetensors", "metrics.jsonl", "results.jsonl"):
         assert (tmp_path / "zero-fill-seed0" / file).read_bytes() == (swept[0] / "zero-fill-seed0" / file).read_bytes()
     assert _tables(tmp_path) == _tables(swept[0])
+
+
+@pytest.fixture
+def stored(store: TinyStore, manifest: Manifest, tmp_path: Path) -> dict[str, str]:
+    """The manifest and the store, written for processes that open them."""
+    save_manifest(manifest, tmp_path / "data")
+    write_store(store, tmp_path / "store.zarr")
+    return {"manifest": str(tmp_path / "data"), "store": str(tmp_path / "store.zarr")}
+
+
+def test_a_cell_has_the_same_weights_in_whichever_process_and_order_it_runs(
+    stored: dict[str, str], manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = GRID.model_validate({**GRID.model_dump(), "methods": [{"name": "rmm"}, {"name": "modality-dropout"}]})
+    first, second = (replace(cell, evaluate=False) for cell in list_cells(grid, (0,), **stored, device="cpu"))
+
+    def run_in_one_process(jobs: dict[str, Cell], _: object, *others) -> dict[str, str]:
+        return run_jobs(jobs, {second.name: first.name}, *others)
+
+    monkeypatch.setattr("train.training.sweep.run_jobs", run_in_one_process)
+    threads, before = max(1, available_cores() // 2), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for jobs, ordered in ((1, [second, first]), (2, [first, second])):
+            run_cells(ordered, manifest, FeatureBank(open_store(stored["store"])), tmp_path / str(jobs), jobs=jobs)
+    finally:
+        torch.set_num_threads(before)
+    for run in (first.name, second.name):
+        here, there = (tmp_path / jobs / run for jobs in ("1", "2"))
+        assert (there / "checkpoint.safetensors").read_bytes() == (here / "checkpoint.safetensors").read_bytes()
+        assert (there / "config.json").read_bytes() == (here / "config.json").read_bytes()
+        assert json.loads((there / "environment.json").read_text())["threads"] == threads
+
+
+def test_parallel_cells_share_the_visible_gpus_and_their_memory(
+    store: TinyStore, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[tuple[LoadingSettings, list[dict[str, str]]]] = []
+
+    def run(jobs: dict[str, Cell], depends_on: object, work: partial, environments: list, report: object):
+        passed.append((work.args[1], environments))
+        return dict.fromkeys(jobs, "not started")
+
+    monkeypatch.setattr("train.training.sweep.run_jobs", run)
+    monkeypatch.setattr("train.runs.device.visible_gpus", lambda: ("4", "7"))
+    bank = FeatureBank(store, LoadingSettings("memory", 900))
+    for device in ("auto", "cpu"):
+        run_cells(list_cells(GRID, (0,), "m", "s", device), manifest, bank, tmp_path, jobs=3)
+    (on_gpus, environments), (on_cpu, without) = passed
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["4", "7", "4"]
+    assert without == [{}] * 3
+    assert (on_gpus.memory_bytes, on_gpus.device_share) == (300, CACHED_SHARE / 2)
+    assert on_cpu.memory_bytes == 300
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_each_process_trains_on_a_gpu_of_its_own(stored: dict[str, str], manifest: Manifest, tmp_path: Path) -> None:
+    bank = FeatureBank(open_store(stored["store"]), device="cuda")
+    cells = list_cells(GRID, (0, 1), **stored)
+    assert run_cells(cells, manifest, bank, tmp_path / "runs", jobs=2).failures == {}
+    runs = [tmp_path / "runs" / cell.name for cell in cells]
+    gpus = {json.loads((run / "environment.json").read_text())["device_uuid"] for run in runs}
+    assert len(gpus - {None}) == min(2, torch.cuda.device_count())
+    assert {json.loads((run / "config.json").read_text())["device"] for run in runs} == {"auto"}
 
 
 def _tables(runs: Path) -> dict[str, bytes]:
