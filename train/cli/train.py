@@ -307,7 +307,8 @@ def _train(
         device = str(choose_device(config.device))
         manifest = load_manifest(Path(config.manifest))
         run = out or Path("runs") / name_run(config, manifest.name)
-        bank = FeatureBank(open_store(config.store), loading.shared_by(processes.count()), device)
+        own_share = loading.shared_by(processes.count(), gpus=processes.count())
+        bank = FeatureBank(open_store(config.store), own_share, device)
         # Before hours of training, not after them.
         split = default_split(manifest) if config.objective == "answer" else ""
         if processes.is_first():

@@ -172,8 +172,7 @@ class Loop:
             rate = self._train_epoch(epoch, epoch_of_stage, self.history.place, report)
             validation = self._validate()
         except Stopped:  # after a step, or in the validation, which changes nothing
-            with self.stop.deferred():  # a second signal waits, too
-                self._save()
+            self._save()
             raise
         place = self.history.place
         with self.stop.deferred():
