@@ -20,7 +20,7 @@ from pipeline.media.timeline import DecodeRequest, FrameSize, Media
 from pipeline.store.schema import State
 
 DEMO = Path("build/demo/data/videos")
-OTHERS = ("torchcodec", "decord")
+OTHERS = ("pyav-cuda", "torchcodec", "decord")
 SQUARE = FrameSize("stretch", 224)
 
 

@@ -28,6 +28,13 @@ class UserError(Exception):
     """An error that the user can fix. One line: the thing, its value and what to do; commands exit with 2."""
 
 
+class Stopped(KeyboardInterrupt):
+    """SIGTERM ended the work, which can be resumed; commands exit with 75, the code for "try again" of sysexits.h.
+
+    It ends whatever Ctrl-C ends.
+    """
+
+
 # Of the operating system, such as for a folder without write permission. FileNotFoundError is none: a path of the user
 # that is missing is a `UserError`.
 _USER_ERRORS = (UserError, PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)

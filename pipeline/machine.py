@@ -14,6 +14,11 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 DRIVER = "libcuda.so.1"
+VIDEO_DRIVER = "libnvcuvid.so.1"
+VIDEO_DRIVER_REMEDY = (
+    "install the driver's decoding library (libnvidia-decode), or start the container with "
+    "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+)
 AMD_DRIVER = Path("/dev/kfd")
 
 

@@ -13,6 +13,8 @@ import pages
 import paths
 import pytest
 
+from pipeline.media.decoders.registry import DECODERS
+
 README, CONTRIBUTING = (page.read_text(encoding="utf-8") for page in pages.PAGES[:2])
 # The page on extending shows plug-ins, which are not installed here: its commands are run in tests/end_to_end.
 WHOLE = [
@@ -78,12 +80,12 @@ def test_the_listed_rooms_are_those_of_the_package(package: str) -> None:
     assert listed == [name for layer in contract["layers"] for name in re.split(r" [|:] ", layer)]
 
 
-@pytest.mark.parametrize("name", ["torchcodec", "decord"])
+@pytest.mark.parametrize("name", ["pyav-cuda", "torchcodec", "decord"])
 def test_the_cases_that_a_decoder_cannot_decode_are_those_of_its_table(name: str) -> None:
     page = pages.page("decoders.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^### {name}\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
     listed = dict(re.findall(r"^\| (.+?) \| (.+) \|$", section, re.MULTILINE)[1:])
-    assert listed == import_module(f"pipeline.media.decoders.{name}").EXCEPTIONS
+    assert listed == import_module(DECODERS[name].partition(":")[0]).EXCEPTIONS
 
 
 def test_make_targets_that_the_pages_name_exist() -> None:

@@ -1,6 +1,7 @@
 """Shared parts of all commands of both stages: exit codes, common options, JSON on stdout, tables.
 
-Exit codes: 0 success, 1 a bug, 2 invalid usage or input, 3 finished with recorded failures, 130 interrupted (Ctrl-C).
+Exit codes: 0 success, 1 a bug, 2 invalid usage or input, 3 finished with recorded failures, 75 stopped by SIGTERM (run
+it again), 130 interrupted (Ctrl-C).
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import UserError, describe_error, is_user_error
+from pipeline.errors import Stopped, UserError, describe_error, is_user_error
 from pipeline.files import check_file_name
 
 if TYPE_CHECKING:
@@ -48,10 +49,18 @@ class Interrupted(click.ClickException):
     """The user pressed Ctrl-C: one line on stderr that says how to go on, exit code 130."""
 
     exit_code = 130
+    what = "interrupted"
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
-        click.echo(f"interrupted: {self.message}", file=file, err=True)
+        click.echo(f"{self.what}: {self.message}", file=file, err=True)
+
+
+class Terminated(Interrupted):
+    """SIGTERM ended the command (`Stopped`): exit code 75, the code of sysexits.h for "try again"."""
+
+    exit_code = 75
+    what = "stopped"
 
 
 class _WithVersion(click.Command):
@@ -74,7 +83,8 @@ class _WithVersion(click.Command):
 class Command(_WithVersion):
     """A command whose expected ends are one line on stderr: errors that users can fix, and Ctrl-C.
 
-    One that the user can fix has exit code 2, Ctrl-C has 130. `on_interrupt` says how to go on then.
+    One that the user can fix has exit code 2, Ctrl-C has 130, SIGTERM in a training 75. `on_interrupt` says how to
+    go on then.
     Warnings of libraries are not shown, in child processes neither, unless the user asks Python for them.
     """
 
@@ -110,11 +120,11 @@ def _one_line(on_interrupt: str) -> Iterator[None]:
             raise
         _discard_unwritten()
         raise InputError(describe_error(error)) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         # At exit, Python would report the unfinished tasks of Zarr's event loop.
         logging.getLogger("asyncio").disabled = True
         warnings.simplefilter("ignore")
-        raise Interrupted(on_interrupt) from None
+        raise (Terminated if isinstance(interrupt, Stopped) else Interrupted)(on_interrupt) from None
 
 
 def _discard_unwritten() -> None:

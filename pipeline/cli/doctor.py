@@ -53,8 +53,23 @@ def _show(document: dict[str, Any]) -> None:
     for component, entry, _ in rows:
         if not entry["is_there"]:
             console.print(f"missing: {component} ({entry['why']}): {entry['remedy']}", soft_wrap=True)
+    for line in _describe_nvdec(document["gpu"]["nvdec"]):
+        console.print(line, soft_wrap=True)
     auto = document["auto"]
     console.print(f"--decoder auto uses {auto['name']} for a new store: {auto['why']}", soft_wrap=True)
+
+
+def _describe_nvdec(nvdec: dict[str, Any]) -> Iterator[str]:
+    """Yield a line on what --decoder pyav-cuda decodes on this GPU, and on what PyAV decodes instead."""
+    if not nvdec["is_there"]:
+        return
+    decoded = [
+        f"{form} ({f'differs by up to {difference} of 255 levels' if difference else 'equal'})"
+        for form, difference in nvdec["decodes"].items()
+    ]
+    yield f"--decoder pyav-cuda decodes on the GPU, compared with PyAV's frames: {', '.join(decoded) or 'nothing'}"
+    refused = [f"{form} ({why})" for form, why in nvdec["refuses"].items()]
+    yield f"PyAV decodes instead: {'; '.join([*refused, 'all other codecs and pixel formats, such as AV1'])}"
 
 
 def _rows(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -13,21 +13,16 @@ from typing import Any
 from pipeline.errors import UserError, one_line
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
 from pipeline.extractors.weights import Network, WeightsSource, accepted_files, find_local_file
-from pipeline.machine import DRIVER, loads
+from pipeline.machine import DRIVER, VIDEO_DRIVER, VIDEO_DRIVER_REMEDY, loads
 from pipeline.media.decoders.interface import DecoderLoadError
 from pipeline.media.decoders.registry import DECODERS, choose_decoder, open_decoder
 from pipeline.plugins import PLUGIN_GROUPS, load_plugin
 
 FFMPEG_LIBRARIES = ("avcodec", "avformat", "avutil", "avfilter", "swscale", "swresample", "avdevice")
-VIDEO_DRIVER = "libnvcuvid.so.1"
 
 FFMPEG_REMEDY = "apt-get install ffmpeg, or conda install ffmpeg (needed by torchcodec; pyav includes its own)"
 DRIVER_REMEDY = "install NVIDIA's driver, or use --device cpu"
 TORCH_REMEDY = "install a torch built for CUDA: the default wheel, not the CPU-only one"
-VIDEO_DRIVER_REMEDY = (
-    "install the driver's decoding library (libnvidia-decode), or start the container with "
-    "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
-)
 
 
 def examine(weights: WeightsSource) -> dict[str, Any]:
@@ -66,11 +61,14 @@ def examine_ffmpeg_library(name: str) -> dict[str, Any]:
 
 
 def examine_gpu() -> dict[str, dict[str, Any]]:
-    """Return whether a GPU can run networks (`cuda`) and decode (`nvdec`), and what each enables."""
+    """Return whether a GPU can run networks (`cuda`) and decode (`nvdec`), and what each enables.
+
+    `nvdec` also has what the GPU `decodes` and `refuses`, as measured with generated clips.
+    """
     import torch
 
     cuda: dict[str, Any] = {"enables": "networks on the GPU (--device cuda, or auto)"}
-    nvdec: dict[str, Any] = {"enables": "decoding on the GPU (--decoder torchcodec-cuda)"}
+    nvdec: dict[str, Any] = {"enables": "decoding on the GPU (--decoder pyav-cuda)"}
     if torch.cuda.is_available():
         cuda |= {"is_there": True, "devices": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]}
     elif torch.version.cuda is None:
@@ -89,8 +87,24 @@ def examine_gpu() -> dict[str, dict[str, Any]]:
             "remedy": cuda["remedy"],
         }
     else:
-        nvdec |= {"is_there": True}
+        nvdec |= examine_nvdec()
     return {"cuda": cuda, "nvdec": nvdec}
+
+
+def examine_nvdec() -> dict[str, Any]:
+    """Return {codec and pixel format: difference from PyAV's frames} that the GPU `decodes`, and those it `refuses`.
+
+    Those refused have the reason. The differences are the largest, in levels of 0 to 255.
+    """
+    from pipeline.media.decoders.pyav.nvdec import Nvdec
+
+    try:
+        found = Nvdec().probe()
+    except DecoderLoadError as error:
+        return {"is_there": False, "why": error.why, "remedy": error.remedy}
+    decodes = {form: difference for form, difference in found.items() if isinstance(difference, int)}
+    refuses = {form: why for form, why in found.items() if isinstance(why, str)}
+    return {"is_there": True, "decodes": decodes, "refuses": refuses}
 
 
 def examine_weights(network: Network, source: WeightsSource) -> dict[str, Any]:

@@ -29,10 +29,11 @@ def tiny_config(**overrides):
     return make_config(**settings)
 
 
-def train(run: Path, store=None, report=None, resume=False, keep_state=True, **overrides):
+def train(run: Path, store=None, report=None, resume=False, keep_state=True, save_minutes=10.0, **overrides):
     store = make_store(videos=60) if store is None else store
     config, manifest, bank = tiny_config(**overrides), make_manifest(store), FeatureBank(store)
-    return fit(config, manifest, bank, run, resume=resume, keep_state=keep_state, report=report)
+    saving = {"keep_state": keep_state, "save_minutes": save_minutes}
+    return fit(config, manifest, bank, run, resume=resume, report=report, **saving)
 
 
 class Killed(Exception):

@@ -1,6 +1,7 @@
 """`mavqa-train`: train a backbone with a method on a store, and evaluate it."""
 
 import re
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from train.cli.options import (
 )
 from train.data.loading import LoadingSettings
 from train.methods.registry import METHODS
-from train.runs.config import LARGEST_SEED, PRESETS, TrainConfig, make_config, read_none
+from train.runs.config import LARGEST_SEED, PRECISIONS, PRESETS, TrainConfig, make_config, read_none
 from train.runs.identity import is_run_folder
 from train.runs.settings import format_settings, merge_settings, parse_assignments, read_settings
 
@@ -44,7 +45,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 @click.command(
     cls=RecordingCommand,
     short_help="Train a backbone with a method, and evaluate it.",
-    on_interrupt="run it with --resume to go on after the last complete epoch",
+    on_interrupt="run it with --resume to go on from the last state that was written",
 )
 @click.option(
     "--backbone",
@@ -111,10 +112,10 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
 @loading_options
 @click.option(
     "--precision",
-    type=click.Choice(["float32"]),
-    default="float32",
+    type=click.Choice(PRECISIONS),
+    default=TrainConfig.model_fields["precision"].default,
     show_default=True,
-    help="Floating-point precision of training.",
+    help="Floating-point precision of training; tf32: of products on a GPU. Answers are computed in float32.",
 )
 @click.option(
     "--missing-rate",
@@ -135,7 +136,20 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
     is_flag=True,
     help="Resume the run in --out with its own settings; a finished run is only evaluated.",
 )
-@click.option("--keep-state", is_flag=True, help="Keep the optimiser's state (last.safetensors) of a finished run.")
+@click.option(
+    "--keep-state",
+    is_flag=True,
+    help="Keep the optimiser's state (last.safetensors) of a finished run, which --resume can then train for more "
+    "--epochs.",
+)
+@click.option(
+    "--save-every",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="MINUTES",
+    help="Write the state for --resume so often inside an epoch, besides at its end and on SIGTERM.",
+)
 @json_option
 def train(
     dataset: str,
@@ -148,6 +162,7 @@ def train(
     show_settings: bool,
     resume: bool,
     keep_state: bool,
+    save_every: float,
     as_json: bool,
     loading: LoadingSettings,
     **settings: Any,
@@ -187,8 +202,8 @@ def train(
         store = require_store(places["store"], place)
         preset = given.pop("preset", DEFAULT_PRESET)
         chosen = make_config(preset, manifest=str(place.absolute()), store=store, **given)
-    document = _train(chosen, out, loading, resume, keep_state)
-    if as_json:
+    document = _train(chosen, out, loading, resume, keep_state, save_every)
+    if as_json and document:
         show_json(document)
 
 
@@ -231,7 +246,9 @@ def _recorded_config(run: Path, dataset: str | None, given: dict[str, Any]) -> T
 
     if "imported_from" in read_environment(run):
         raise UserError(f"{run} was imported, it has no training to resume: evaluate it with 'mavqa-evaluate {run}'")
-    config, device = read_config(run), given.pop("device", None)
+    config, device, epochs = read_config(run), given.pop("device", None), given.pop("epochs", 0)
+    if 0 < epochs < config.epochs:
+        raise UserError(f"{run} was started with epochs {config.epochs}, not {epochs}: pass another --out")
     manifest, store = given.pop("manifest", ""), given.pop("store", "")
     for name, value in given.items():
         recorded, value = getattr(config, name), read_none(value)
@@ -242,6 +259,7 @@ def _recorded_config(run: Path, dataset: str | None, given: dict[str, Any]) -> T
         raise UserError(f"{run} was started with dataset {recorded_dataset!r}, not {dataset!r}: pass another --out")
     place = require_manifest(Path(manifest or config.manifest).absolute())
     changes = {"manifest": str(place), "store": require_store(store or config.store, place)}
+    changes |= {"epochs": max(epochs, config.epochs)}
     return config.model_copy(update={**changes, **({"device": device} if device else {})})
 
 
@@ -267,31 +285,53 @@ def name_run(config: TrainConfig, dataset: str) -> str:
 
 
 def _train(
-    config: TrainConfig, out: Path | None, loading: LoadingSettings, resume: bool, keep_state: bool
+    config: TrainConfig,
+    out: Path | None,
+    loading: LoadingSettings,
+    resume: bool,
+    keep_state: bool,
+    save_minutes: float,
 ) -> dict[str, Any]:
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
+    from train import processes
     from train.data.feature_bank import FeatureBank
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.summary import summarise_rows
     from train.runs.device import choose_device
     from train.runs.log import best_validation
     from train.training.fit import fit
+    from train.training.stopping import StopSignal
 
-    device = str(choose_device(config.device))
-    manifest = load_manifest(Path(config.manifest))
-    run = out or Path("runs") / name_run(config, manifest.name)
-    bank = FeatureBank(open_store(config.store), loading, device)
-    # Before hours of training, not after them.
-    split = default_split(manifest) if config.objective == "answer" else ""
-    click.echo(f"run: {run}", err=True)
-    with runs_progress(bank) as progress:
-        report = partial(progress, run.name)
-        fit(config, manifest, bank, run, resume=resume, keep_state=keep_state, report=report)
-        if config.objective == "grounding":
-            return {"run": run.name, "objective": "grounding", "validation": best_validation(run)}
-        rows = evaluate_run(run, manifest, bank, split, device=device, report=report)
-    document = summarise_rows(rows, near=run)
-    report_unanswerable(document)
-    show_scenarios({run.name: document})
-    return document
+    with processes.joined(), StopSignal():
+        device = str(choose_device(config.device))
+        manifest = load_manifest(Path(config.manifest))
+        run = out or Path("runs") / name_run(config, manifest.name)
+        bank = FeatureBank(open_store(config.store), loading.shared_by(processes.count()), device)
+        # Before hours of training, not after them.
+        split = default_split(manifest) if config.objective == "answer" else ""
+        if processes.is_first():
+            click.echo(f"run: {run}", err=True)
+        is_first = processes.is_first()
+        with runs_progress(bank) if is_first else nullcontext(lambda *of_run: None) as progress:
+            report = partial(progress, run.name)
+            fit(
+                config,
+                manifest,
+                bank,
+                run,
+                resume=resume,
+                keep_state=keep_state,
+                save_minutes=save_minutes,
+                report=report,
+            )
+            if config.objective == "grounding":
+                validation = best_validation(run)
+                return {"run": run.name, "objective": "grounding", "validation": validation} if is_first else {}
+            rows = evaluate_run(run, manifest, bank, split, device=device, report=report)
+        if not is_first:
+            return {}
+        document = summarise_rows(rows, near=run)
+        report_unanswerable(document)
+        show_scenarios({run.name: document})
+        return document

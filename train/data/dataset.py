@@ -4,10 +4,11 @@ A modality that is missing, naturally or because a mask hides it, is never read:
 Source: AVST's released loader (strided rows, negatives). Differs from the released code: a modality may be missing.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,15 @@ class _Draw:
     rows: np.ndarray
     available: dict[str, np.ndarray]
     negatives: tuple[np.ndarray, np.ndarray] | None
+
+    def part(self, rows: slice) -> "_Draw":
+        """Return what these rows of the batch are made of."""
+        steps = self.available["visual"].shape[1]
+        available = {modality: steps_of[rows] for modality, steps_of in self.available.items()}
+        if self.negatives is None:
+            return _Draw(self.rows[rows], available, None)
+        videos, positions = (values.reshape(-1, steps)[rows].ravel() for values in self.negatives)
+        return _Draw(self.rows[rows], available, (videos, positions))
 
 
 @dataclass(frozen=True)
@@ -186,13 +196,17 @@ class QuestionDataset(Dataset[Batch]):
         parts: Iterable[np.ndarray],
         generator: torch.Generator | None = None,
         masks: HiddenModalities | None = None,
+        first: int = 0,
+        part_of: Callable[[int], slice] = slice,
     ) -> Iterator[Batch]:
-        """Yield the batch of each of `parts` (rows of questions), as `batch` returns them.
+        """Yield the batch of each of `parts` (rows of questions), as `batch` returns them, from number `first` on.
 
+        `part_of`: a function of a batch's number of rows that returns which of them to yield; default: all.
         They are gathered ahead of their use by the threads of the bank's settings, which change nothing in them, and
         are in pinned memory if the bank's device is a GPU.
         """
-        draws = in_groups(self._draw(rows, generator, masks) for rows in parts)
+        drawn = (self._draw(rows, generator, masks).part(part_of(len(rows))) for rows in parts)
+        draws = islice(in_groups(drawn), first, None)
         yield from compute_ahead(lambda draw: self._pinned(self._gather(draw)), draws, self._workers)
 
     def partition(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import locked
 from pipeline.manifests.manifest import Manifest, Question
+from train import processes
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.scenarios import ALL_SCENARIOS, SCENARIOS, Masks, Rates
@@ -89,7 +89,7 @@ def evaluate_run(
         "masking": None if masks is None else describe_masks(masks),
     }
     dataset, hidden = _choose_scenarios(dataset, scenarios, masks, parts)
-    with locked(out, "another training or evaluation"):
+    with processes.locked_by_first(out, "another training or evaluation"):
         kept = _find_rows(out, fields) if keep else []
         pending = {name: hides for name, hides in hidden.items() if name not in {row.scenario for row in kept}}
         found = _evaluate(method, dataset, vocabulary.answers, pending, device, report)
@@ -101,8 +101,9 @@ def evaluate_run(
         for evaluation in found:
             row = _model_row(evaluation, set(vocabulary.answers), fields, recovery.get(evaluation.scenario))
             rows += [row, *_floor_rows(row, training_questions, evaluation.questions)]
-            write_predictions(predictions_path(out, row), evaluation.records())
-        if found:
+            if processes.is_first():
+                write_predictions(predictions_path(out, row), evaluation.records())
+        if found and processes.is_first():
             save_results(out, rows)
     if not rows:
         raise UserError(
@@ -178,7 +179,7 @@ def _evaluate(
         nonlocal done
         done += questions
         if report is not None:
-            report(EvaluationProgress(done, total))
+            report(EvaluationProgress(min(done, total), total))
 
     evaluations = (
         evaluate(method, dataset, scenario, answers, device=device, masks=hides, on_batch=count)

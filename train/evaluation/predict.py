@@ -15,9 +15,11 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Question
+from train import processes
 from train.data.dataset import QuestionDataset
 from train.data.scenarios import NATURAL, hidden_in
 from train.interfaces import MissingModalityMethod
+from train.runs.precision import gpu_products
 from train.runs.results import Accuracies, Prediction, tally
 
 BATCH_SIZE = 64
@@ -107,16 +109,17 @@ def predict(
     """Return the answer index of each row: the highest logit among the question's choices, the first one of equals.
 
     It is `UNANSWERED` if the vocabulary contains none of the choices; a question without choices may have any answer.
-    The method is evaluated in evaluation mode and returned to its previous mode. Raises `UserError` if logits are not
-    finite.
+    Of several processes each answers a part of the questions, and all return all answers.
+    The method is evaluated in float32 and in evaluation mode, and returned to its previous mode. Raises `UserError` if
+    logits are not finite.
     """
     module: Any = method
     was_training = module.training
     module.eval()
     indices: list[int] = []
     try:
-        with torch.inference_mode():
-            for batch in dataset.batches(batch_size, masks=masks, rows=rows):
+        with torch.inference_mode(), gpu_products("float32"):
+            for batch in dataset.batches(batch_size, masks=masks, rows=rows[processes.rank() :: processes.count()]):
                 logits = batch.to(device).predict_by_presence(method.predict)
                 if not bool(torch.isfinite(logits).all()):
                     raise UserError(
@@ -125,10 +128,10 @@ def predict(
                     )
                 indices += choose_answers(logits, batch.choices)
                 if on_batch is not None:
-                    on_batch(len(logits))
+                    on_batch(len(logits) * processes.count())
     finally:
         module.train(was_training)
-    return indices
+    return processes.interleave(indices)
 
 
 def percent_correct(dataset: QuestionDataset, rows: np.ndarray, predictions: Sequence[int]) -> float:

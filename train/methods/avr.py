@@ -149,7 +149,7 @@ class AudioVisualRefiner(nn.Module):
         self.moments = RunningMoments(width)
 
     def loss(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, *shape of a step].
+        """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, *shape of a step]; 0 of none.
 
         Updates the running moments in training, if values are standardised. Samples steps and noise from torch's
         default generator. Source: Eq. 7.
@@ -159,6 +159,8 @@ class AudioVisualRefiner(nn.Module):
             joint = joint.detach()
         if self.training and self.settings.scaling == "standardised":
             self.moments.update(joint.movedim(1, -1).flatten(0, 2).detach())
+        if not len(joint):
+            return joint.sum()
         return self.diffusion.loss(self._scaled(joint))
 
     def refine(
@@ -272,8 +274,6 @@ def refined_features(
 def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> Tensor:
     """Return L_ave (scalar) over the steps where both modalities are available; 0 if there is none. Source: Eq. 7."""
     both = AvailableSteps.of_both(representation)
-    if not len(both):
-        return representation.question.new_zeros(())
     return refiner.loss(*(both.take(representation.features[m]) for m in MODALITIES))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
+from train import processes
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.imputation import ImputingMethod, imputed_answer_losses, with_imputed
@@ -50,5 +51,7 @@ class ConstantFill(ImputingMethod):
     def _initialise_constants(self, representation: Representation) -> None:
         for modality, constant in self.constants.items():
             steps = representation.features[modality][representation.masks[modality]]
-            constant.copy_(steps.mean(0))
+            mean = processes.mean_rows(steps)
+            assert mean is not None
+            constant.copy_(mean)
         self.get_buffer("placed").fill_(True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
+from train import processes
 from train.data.batch import Batch
 from train.interfaces import Backbone
 from train.methods.losses import answer_losses, weighted_sum
@@ -42,8 +43,9 @@ class Filling(nn.Module):
             for name, values in (batch.features(modality) or {}).items():
                 rows = values[batch.mask(modality)].float()
                 mean, steps = self.get_buffer(f"mean_{name}"), self.get_buffer(f"steps_{name}")
-                steps += len(rows)
-                mean += (rows.sum(0) - len(rows) * mean) / steps
+                added = sum(processes.collect(len(rows)))
+                steps += added
+                mean += (processes.add_up(rows.sum(0)) - added * mean) / steps
 
     def fill_missing(self, batch: Batch) -> Batch:
         """Return the batch with the missing modalities filled.

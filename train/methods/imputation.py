@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.store.schema import MODALITIES
+from train import processes
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation, Stage
 from train.methods.both_missing import ConstantAnswer
@@ -40,11 +41,16 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
-        """Update the moments with `rows` [row, *shape]."""
+        """Update the moments with `rows` [row, *shape] and those of the other processes; no effect without any."""
+        mean = processes.mean_rows(rows)
+        if mean is None:
+            return
         self.updates += 1
         rate = (1 / self.updates.to(self.mean.dtype)).clamp_min(SMALLEST_UPDATE_RATE)
-        self.mean.lerp_(rows.mean(0).to(self.mean), rate)
-        self.variance.lerp_((rows - self.mean).square().mean(0).to(self.variance), rate)
+        self.mean.lerp_(mean.to(self.mean), rate)
+        variance = processes.mean_rows((rows - self.mean).square())
+        assert variance is not None
+        self.variance.lerp_(variance.to(self.variance), rate)
 
 
 class AvailableSteps:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import unknown_name
 from pipeline.store.schema import MODALITIES
+from train import processes
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.imputation import (
@@ -152,11 +153,14 @@ class RelationMemory(nn.Module):
                 self._moments(name).update(values)
         if not self.settings.placed:
             return
-        first, rows = int(self.placed), len(flat["question"])
+        first = int(self.placed)
+        if first == len(self.slots["question"]):
+            return
+        rows, samples = map(sum, zip(*processes.collect((len(flat["question"]), samples)), strict=True))
         count = min(len(self.slots["question"]) - first, samples, rows)
-        chosen = (torch.arange(count) * rows // max(count, 1) + first) % max(rows, 1)
+        chosen = (torch.arange(count, device=flat["question"].device) * rows // max(count, 1) + first) % max(rows, 1)
         for name, values in flat.items():
-            self.slots[name][first : first + count] = values[chosen.to(values.device)].to(self.slots[name])
+            self.slots[name][first : first + count] = processes.select_rows(values, chosen).to(self.slots[name])
         self.placed += count
 
     def _moments(self, name: str) -> RunningMoments:
@@ -197,9 +201,8 @@ def recall_loss(memory: RelationMemory, representation: Representation, recalled
 def observe(memory: RelationMemory, representation: Representation) -> None:
     """Call `memory.observe` with the steps of a complete training batch where both modalities are available."""
     both = AvailableSteps.of_both(representation)
-    if len(both):
-        real = {m: both.take(representation.features[m]) for m in MODALITIES}
-        memory.observe({"question": both.repeat(representation.question), **real}, len(representation.question))
+    real = {m: both.take(representation.features[m]) for m in MODALITIES}
+    memory.observe({"question": both.repeat(representation.question), **real}, len(representation.question))
 
 
 def recall_settings(variant: str) -> RecallSettings:

@@ -16,6 +16,8 @@ from train.runs.presets import PRESETS
 
 Inputs = Literal["all", "question", "audio,question", "visual,question"]
 INPUTS: tuple[str, ...] = get_args(Inputs)
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 # The largest integer of TOML, in which settings are written; torch takes it as a seed.
@@ -55,14 +57,25 @@ class TrainConfig(BaseModel):
     store: str = Field("", description="feature store")
     seed: int = Field(1, ge=0, le=LARGEST_SEED, description="random seed")
     device: str = Field("auto", description="cpu, cuda, or auto: a GPU if available")
-    precision: Literal["float32"] = Field("float32", description="floating-point precision of training")
+    precision: Precision = Field(
+        "float32",
+        description='"float32"; "tf32" or "bfloat16" for matrix products and convolutions ("tf32": on a GPU)',
+    )
     epochs: int = Field(20, ge=1, description="number of training epochs")
-    batch_size: int = Field(64, ge=1, description="questions per training step")
+    batch_size: int = Field(64, ge=1, description="questions per batch")
+    accumulate: int = Field(1, ge=1, description="batches per training step, which takes the mean loss over them")
     learning_rate: float = Field(1e-4, gt=0, description="learning rate of the first epoch of a stage")
     decay_epochs: int = Field(
         8, ge=1, description="number of epochs of a stage after which the learning rate is multiplied by decay_factor"
     )
     decay_factor: float = Field(0.1, gt=0, le=1, description="factor of the learning rate after every decay_epochs")
+    warmup_epochs: float = Field(
+        0.0, ge=0, description="epochs at the start of a stage in which the learning rate rises linearly from 0"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW), of all parameters")
+    clip_norm: Annotated[float | None, BeforeValidator(read_none)] = Field(
+        None, gt=0, description="largest norm of the gradient, which is scaled down to it; none: no limit"
+    )
     training: Literal["joint", "staged"] = Field(
         "joint",
         description='"staged": train the stages of a method that has them one after the other; "joint": train all '

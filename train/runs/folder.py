@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError, describe_invalid, did_you_mean, one_line
 from pipeline.files import make_folder, replace_text, staged
 from pipeline.manifests.manifest import Vocabulary, parse_json
+from train import processes
 from train.backbones.registry import backbone_variants, make_backbone
 from train.interfaces import MissingModalityMethod
 from train.methods.grounding import GroundingPretraining
@@ -166,6 +167,7 @@ def describe_environment(device: torch.device, fingerprints: dict[str, str], wei
         "device": device.type,
         "device_name": name,
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "git_commit": _git_commit(),
         "store_fingerprints": fingerprints,
         "feature_weights": weights,

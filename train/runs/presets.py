@@ -85,15 +85,18 @@ PRESETS = {
         settings={**_AVST, "backbone": "pano", "epochs": 24},
     ),
     "pano-faithful": Preset(
-        source="depth and width of Yun et al., ICCV 2021 (9, 5, 5 and 5 layers of 768) and its fine-tuning rate, "
-        "without its AdamW, warm-up, gradient accumulation and BERT weights",
+        source="depth and width of Yun et al., ICCV 2021 (9, 5, 5 and 5 layers of 768), its AdamW, warm-up and batches "
+        "of 4 x 32, without its linear decay and BERT weights",
         settings={
             **_AVST,
             "backbone": "pano",
             "seed": 1234,
             "epochs": 10,
             "batch_size": 32,
+            "accumulate": 4,
             "learning_rate": 5e-5,
+            "warmup_epochs": 1.0,
+            "weight_decay": 0.01,
             "backbone_options": {"hidden": 768, "heads": 12, "layers": [9, 5, 5, 5]},
         },
     ),

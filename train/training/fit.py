@@ -3,15 +3,16 @@
 `train.training.loop` trains the epochs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.errors import UserError
-from pipeline.files import locked
+from pipeline.errors import UserError, one_line
 from pipeline.manifests.manifest import Manifest
+from train import processes
 from train.backbones.registry import needs_of
 from train.backbones.sizes import ModelSizes
 from train.data.dataset import input_shapes
@@ -26,11 +27,17 @@ from train.runs.folder import (
     describe_environment,
     is_finished,
     load_run,
+    read_config,
+    read_tensors,
     write_start,
+    write_tensors,
 )
-from train.runs.identity import is_run_folder
+from train.runs.identity import CHECKPOINT, is_run_folder, run_id
 from train.training.initialise import check_start, start_from, whiten_inputs
 from train.training.loop import Loop, Progress, plan_stages
+from train.training.stopping import StopSignal
+
+SECONDS_PER_MINUTE = 60
 
 
 def fit(
@@ -41,6 +48,7 @@ def fit(
     *,
     resume: bool = False,
     keep_state: bool = False,
+    save_minutes: float = 10.0,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[MissingModalityMethod, TrainConfig]:
     """Train a run on the train split and return its best epoch, loaded from the checkpoint.
@@ -48,41 +56,54 @@ def fit(
     Keeps the checkpoint of the final stage with the highest mean validation accuracy (ties: the latest). The mean is
     over the method's selection scenarios, on the questions of the val split with naturally complete videos; if there
     are none, on those with naturally incomplete videos. Without a val split the last epoch is kept. With an `ema_decay`
-    the averaged weights are validated, saved and returned. `resume` continues a started run after its last complete
-    epoch and gives the weights of an uninterrupted run. `keep_state`: keep `last.safetensors` of
-    a finished run.
+    the averaged weights are validated, saved and returned.
+
+    `resume`: continue a started run from its state, which is written at the end of each epoch, every `save_minutes`
+    inside it, and on SIGTERM, and gives the weights of an uninterrupted run; a finished run whose state was kept may
+    have more epochs now. `keep_state`: keep `last.safetensors`, the state, of a finished run.
 
     Raises `UserError` if `run` contains a different run, or any run without `resume`; if another process uses it; if
     the store does not contain the manifest's data; if there are no questions to train on or to select an epoch on; if
-    the loss is not finite. Nothing is written before all but the last are known.
+    the loss is not finite, or the device fails. Nothing is written before all but the last two are known. Raises
+    `Stopped` on SIGTERM, when the state has been written.
     """
     device = choose_device(config.device)
     config = config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)})
     data = describe_data(run, config, manifest, bank)
-    if not _has_finished(run, config, data, resume):
-        torch.manual_seed(config.seed)
-        method = build_method(config)
-        check_start(config, method, run)
-        loop = Loop(config, method, manifest, bank, run, device)
-        # A stopped run has its weights and whitening; what it started from may be gone.
-        is_stopped = (run / LAST).exists()
-        if config.start_from and not is_stopped:
-            loop.trained = start_from(loop.module, run.parent / config.start_from, config.whiten)
-        elif config.whiten and not is_stopped:
-            whiten_inputs(method.backbone, loop.train, loop.masks)
-        with locked(run, "another training or evaluation"):
-            if not _has_finished(run, config, data, resume):
-                write_start(
-                    run,
-                    config,
-                    manifest.vocabulary,
-                    describe_environment(device, *loop.provenance()),
-                    read_data(run) or data,
-                )
-                loop.run_epochs(report or (lambda progress: None))
-    if not keep_state:
+    with StopSignal() as stop:
+        has_finished = _has_finished(run, config, data, resume)
+        processes.wait()  # nothing is written before all processes have looked
+        if not has_finished:
+            torch.manual_seed(config.seed)
+            method = build_method(config)
+            check_start(config, method, run)
+            loop = Loop(config, method, manifest, bank, run, device, SECONDS_PER_MINUTE * save_minutes, stop)
+            # A stopped run has its weights and whitening; what it started from may be gone.
+            is_stopped = (run / LAST).exists()
+            if config.start_from and not is_stopped:
+                loop.history.trained = start_from(loop.module, run.parent / config.start_from, config.whiten)
+            elif config.whiten and not is_stopped:
+                whiten_inputs(method.backbone, loop.train, loop.masks)
+            with processes.locked_by_first(run, "another training or evaluation"):
+                if not processes.of_first(lambda: _has_finished(run, config, data, resume)):
+                    environment = describe_environment(device, *loop.provenance())
+                    processes.of_first(lambda: _write_start(run, config, manifest, environment, data))
+                    with _named_device(device, run):
+                        loop.run_epochs(report or (lambda progress: None))
+    if not keep_state and processes.is_first():
         (run / LAST).unlink(missing_ok=True)
     return load_run(run, str(device))
+
+
+@contextmanager
+def _named_device(device: torch.device, run: Path) -> Iterator[None]:
+    """Turn a failure of the device in the block into one line; what was saved before it is kept."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"device {device} has too little memory ({one_line(error)}): lower batch_size") from None
+    except torch.AcceleratorError as error:
+        raise UserError(f"device {device} failed ({one_line(error)}): resume {run} on another with --resume") from None
 
 
 def _has_finished(run: Path, config: TrainConfig, data: dict[str, Any], resume: bool) -> bool:
@@ -90,7 +111,42 @@ def _has_finished(run: Path, config: TrainConfig, data: dict[str, Any], resume: 
     check_data(run, config, data)
     if not resume and is_run_folder(run):
         raise UserError(f"{run} already contains a run: pass --resume to resume it, or another --out")
-    return is_finished(run, config)
+    is_continued = is_run_folder(run) and read_config(run).epochs < config.epochs
+    if is_continued:
+        _check_continued(run, config)
+    return not is_continued and is_finished(run, config)
+
+
+def _check_continued(run: Path, config: TrainConfig) -> None:
+    """Raise `UserError` unless the training in `run` can go on to the larger number of epochs of `config`."""
+    epochs = read_config(run).epochs
+    is_done = is_finished(run, config.model_copy(update={"epochs": epochs}))
+    if is_done and not (run / LAST).exists():
+        raise UserError(
+            f"{run} has finished its {epochs} epochs without --keep-state, so that it cannot go on to {config.epochs}: "
+            "pass another --out"
+        )
+    if config.training == "staged" and len(plan_stages(build_method(config), config.training, config.epochs)) > 1:
+        raise UserError(
+            f"{run} was started with epochs {epochs}, not {config.epochs}, and its stages are shares of them: pass "
+            "another --out"
+        )
+
+
+def _write_start(
+    run: Path, config: TrainConfig, manifest: Manifest, environment: dict[str, Any], data: dict[str, Any]
+) -> None:
+    write_start(run, config, manifest.vocabulary, environment, read_data(run) or data)
+    _adopt_checkpoint(run)
+
+
+def _adopt_checkpoint(run: Path) -> None:
+    """Give the checkpoint of a run that has more epochs now the run's new id, if its state is of the same run."""
+    if (run / LAST).exists() and (run / CHECKPOINT).exists():
+        _, of_state = read_tensors(run / LAST)
+        tensors, of_checkpoint = read_tensors(run / CHECKPOINT)
+        if of_checkpoint.get("run") == of_state.get("run") != run_id(run):
+            write_tensors(run / CHECKPOINT, tensors, {**of_checkpoint, "run": run_id(run)})
 
 
 def check_trainable(config: TrainConfig, manifest: Manifest, bank: FeatureBank, run: Path) -> None:

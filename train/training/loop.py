@@ -1,15 +1,17 @@
-"""The training loop: Adam with a stepped learning rate over the questions of one split, resumable at each epoch.
+"""The training loop: the epochs of each stage over the questions of one split, resumable at every step.
 
-Every epoch seeds torch and its sample order from (seed, epoch). A resume therefore needs only the weights and the
-optimiser's moments. Progress is reported to a callback.
+Each of several processes takes its part of every batch, and the first one writes (`train.processes`).
+
+Every epoch seeds torch and its sample order from (seed, epoch). What a stopped training needs to go on is written at
+the end of an epoch, every few minutes inside it, and when it is stopped (`train.training.state`).
 Source: optimiser and schedule of the AVST release; selection on missing-modality scenarios is this project's.
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +19,51 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError, one_line
+from pipeline.errors import Stopped, UserError
 from pipeline.manifests.manifest import Manifest
 from pipeline.store.schema import MODALITIES
+from train import processes
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
-from train.data.scenarios import NATURAL, hidden_in, sample_masks, save_masks
-from train.evaluation.predict import percent_correct, predict, questions_of
+from train.data.scenarios import sample_masks, save_masks
 from train.interfaces import (
     MissingModalityMethod,
     Stage,
     SupportsPreparation,
-    SupportsScoring,
     SupportsStages,
     inputs_of,
     uses_negatives,
 )
 from train.runs.config import TrainConfig
 from train.runs.features import read_specs, weights_hash
-from train.runs.folder import (
-    LAST,
-    read_tensors,
-    write_tensors,
-)
+from train.runs.folder import write_tensors
 from train.runs.identity import CHECKPOINT, run_id
 from train.runs.log import write_metrics, write_time
+from train.runs.precision import gpu_products
 from train.training.ema import WeightAverage
-
-EVALUATION_BATCH = 128
+from train.training.optimisation import make_optimiser, set_rate, take_step
+from train.training.rows import one_per_video, training_rows
+from train.training.state import (
+    History,
+    Place,
+    collect_random,
+    read_state,
+    restore_moments,
+    restore_random,
+    select,
+    write_state,
+)
+from train.training.stopping import StopSignal
+from train.training.validation import BATCH_SIZE, Validation
 
 
 @dataclass(frozen=True)
 class Progress:
     """The progress of a run: `step` of `steps` in `epoch` of `epochs` (both from 1).
 
-    `losses`: {name: mean over the epoch so far}. `validation`: {scenario: accuracy in percent} at the end of an epoch,
-    else None.
+    `losses`: {name: mean over the epoch so far}. `rate`: learning rate of the step. `validation`: {scenario: accuracy
+    in percent} at the end of an epoch, else None.
     """
 
     epoch: int
@@ -61,6 +71,7 @@ class Progress:
     step: int
     steps: int
     losses: dict[str, float] = field(default_factory=dict)
+    rate: float = 0.0
     validation: dict[str, float] | None = None
 
 
@@ -82,19 +93,11 @@ def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> li
     return plan
 
 
-def measure_accuracy(
-    method: MissingModalityMethod, dataset: QuestionDataset, scenario: str, device: torch.device
-) -> float:
-    """Return the accuracy, in percent, over the questions of `scenario`. Raises ValueError if there are none."""
-    rows = questions_of(dataset, scenario)
-    if not len(rows):
-        raise ValueError(f"the dataset has no questions in scenario {scenario!r}")
-    masks = dict.fromkeys((question.question_id for question in dataset.questions), hidden_in(scenario))
-    return percent_correct(dataset, rows, predict(method, dataset, rows, masks, EVALUATION_BATCH, device))
-
-
 class Loop:
-    """The state of one training: its data, model, metrics and best score."""
+    """The state of one training: its data, model, optimiser and history.
+
+    `save_seconds`: time between two writes of the state inside an epoch. `stop`: the signal that ends the training.
+    """
 
     def __init__(
         self,
@@ -104,23 +107,24 @@ class Loop:
         bank: FeatureBank,
         run: Path,
         device: torch.device,
+        save_seconds: float,
+        stop: StopSignal,
     ) -> None:
         self.config, self.method, self.run, self.device = config, method, run, device
+        self.save_seconds, self.stop = save_seconds, stop
         self.module.to(device)
         self.bank = bank
         self.train = self._dataset(manifest, "train")
-        self.val = self._dataset(manifest, "val") if "val" in manifest.questions else None
-        self.scenarios = self._selection_scenarios()
+        val = self._dataset(manifest, "val") if "val" in manifest.questions else None
+        self.validation = Validation(method, val, _seed(config.seed, 0, "validation"), device)
         self.plan = plan_stages(method, config.training, config.epochs)
         self.sampled = sample_masks(self.train.questions, config.missing_rates, config.seed, config.unit)
         self.masks = self.sampled.absent
         self.is_masked = np.array([q.question_id in self.masks for q in self.train.questions], dtype=bool)
-        self.rows = self._training_rows()
-        self.metrics: list[dict[str, Any]] = []
-        self.steps = 0
-        self.best = -math.inf
+        self.rows = training_rows(self.train, self.is_masked, method.trains_on, config.method)
+        self.history = History()
+        self.optimiser = make_optimiser(config, self.module)
         self.average: WeightAverage | None = None
-        self.trained: set[str] = set()  # names of the parameters trained so far, here or in the run started from
 
     @property
     def module(self) -> nn.Module:
@@ -139,214 +143,143 @@ class Loop:
         return {n: spec.fingerprint for n, spec in specs.items()}, {n: weights_hash(spec) for n, spec in specs.items()}
 
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
-        """Train from the last complete epoch of the run folder to the last epoch of the configuration."""
-        if self.config.missing_rates:
-            save_masks(self.sampled, self.run / "masks-train.json")
-        stored = self._restore()
-        if not self.metrics and isinstance(self.method, SupportsPreparation):
-            self.method.prepare(*self._preparation_batches())
-        optimiser: torch.optim.Adam | None = None
-        for stage, epochs in self.plan:
-            for epoch in epochs[max(0, len(self.metrics) - epochs.start) :]:
-                if optimiser is None or epoch == epochs.start:
-                    optimiser = self._start_stage(stage)
-                    if epoch > epochs.start:
-                        self._restore_moments(optimiser, _select("adam/", stored))
-                        self._start_average(stored)
-                    else:  # scores of earlier stages do not count: the parameters of this one were untrained
-                        self.best = -math.inf
-                        self._start_average({})
-                rate = self._set_rate(optimiser, epoch - epochs.start)
-                started = time.perf_counter()
-                losses = self._train_epoch(epoch, optimiser, report)
-                write_time(self.run, epoch + 1, time.perf_counter() - started)
-                self._finish_epoch(epoch, stage, rate, losses, optimiser, report)
-        write_metrics(self.run, self.metrics)
+        """Train from the state of the run folder, if it has one, to the last epoch of the configuration.
 
-    def _start_average(self, stored: dict[str, Tensor]) -> None:
-        if self.config.ema_decay:
-            self.average = WeightAverage(self.module, self.config.ema_decay)
-            if stored:
-                self.average.restore(_select("average/", stored))
+        Raises `Stopped`, when the state has been written, if the signal to stop arrives.
+        """
+        if self.config.missing_rates and processes.is_first():
+            save_masks(self.sampled, self.run / "masks-train.json")
+        trained_before = self.history.trained
+        self.history, stored = read_state(self.run, self.module)
+        self.history.trained |= trained_before
+        with gpu_products(self.config.precision):
+            if not stored and isinstance(self.method, SupportsPreparation):
+                self.method.prepare(*self._preparation_batches())
+            for stage, epochs in self.plan:
+                for epoch in epochs[max(0, len(self.history.metrics) - epochs.start) :]:
+                    if epoch == epochs.start or stored:
+                        self._start_stage(stage)
+                        is_begun = epoch > epochs.start or self.history.place is not None
+                        self._start_optimiser(stored if is_begun else {})
+                        stored = {}
+                    self._run_epoch(epoch, epoch - epochs.start, stage, report)
+        self._write_metrics()
+
+    def _run_epoch(self, epoch: int, epoch_of_stage: int, stage: Stage, report: Callable[[Progress], None]) -> None:
+        """Train and validate one epoch, from its place on if it has begun."""
+        self.history.place = self.history.place or Place()
+        try:
+            rate = self._train_epoch(epoch, epoch_of_stage, self.history.place, report)
+            validation = self._validate()
+        except Stopped:  # after a step, or in the validation, which changes nothing
+            self._save()
+            raise
+        place = self.history.place
+        with self.stop.deferred():
+            self._finish_epoch(epoch, stage, rate, place, validation)
+        report(Progress(epoch + 1, self.config.epochs, place.steps, place.steps, place.means(), rate, validation))
 
     def _preparation_batches(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
         """Return a complete row of each training video, and all training questions with both modalities missing."""
-        videos = _one_per_video(self.train, ~self.is_masked)
+        videos = one_per_video(self.train, ~self.is_masked)
         both_hidden = dict.fromkeys((question.question_id for question in self.train.questions), MODALITIES)
-        complete = self.train.batches(EVALUATION_BATCH, None, None, videos)
-        questions = self.train.batches(EVALUATION_BATCH, None, both_hidden, self.rows)
+        complete = self.train.batches(BATCH_SIZE, None, None, videos)
+        questions = self.train.batches(BATCH_SIZE, None, both_hidden, self.rows)
         return (batch.to(self.device) for batch in complete), (batch.to(self.device) for batch in questions)
 
     def _dataset(self, manifest: Manifest, split: str) -> QuestionDataset:
         return QuestionDataset(self.bank, manifest, split, inputs_of(self.method.backbone, self.config.map_size))
 
-    def _training_rows(self) -> np.ndarray:
-        """Return the questions that the method trains on. Raises `UserError`, with the cause, if there are none."""
-        train, trains_on = self.train, self.method.trains_on
-        is_extracted = train.naturally_complete | train.naturally_incomplete
-        conditions = [("no video of the train split was extracted", is_extracted)]
-        if trains_on != "all":
-            conditions.append(("no video of the train split has both audio and video", train.naturally_complete))
-            conditions.append(("every question loses a modality, lower --missing-rate", ~self.is_masked))
-        if trains_on != "videos":
-            no_answer = "no answer of the train split is in the vocabulary, build the manifest again"
-            conditions.append((no_answer, train.answers.numpy() >= 0))
-        is_used = np.ones(len(train), dtype=bool)
-        for cause, is_met in conditions:
-            is_used &= is_met
-            if not is_used.any():
-                raise UserError(f"method {self.config.method!r} has no questions to train on: {cause}")
-        if trains_on != "videos":
-            return np.flatnonzero(is_used)
-        videos = _one_per_video(train, is_used)
-        if len(videos) < 2:
-            raise UserError(
-                "pre-training needs two training videos with audio and visual, the split has one: lower "
-                "--missing-rate, or extract more videos"
-            )
-        return videos
-
-    def _start_stage(self, stage: Stage) -> torch.optim.Adam:
-        """Notify the method, unfreeze only the stage's parameters, and return a new optimiser."""
+    def _start_stage(self, stage: Stage) -> None:
+        """Notify the method, and unfreeze only the stage's parameters."""
         if isinstance(self.method, SupportsStages) and stage.name != "joint":
             self.method.enter(stage.name)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name.startswith(stage.trains))
-        trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trainable, lr=self.config.learning_rate, fused=True)
 
-    def _set_rate(self, optimiser: torch.optim.Adam, epoch_of_stage: int) -> float:
-        decays = epoch_of_stage // self.config.decay_epochs
-        rate = self.config.learning_rate * self.config.decay_factor**decays
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        return rate
+    def _start_optimiser(self, stored: dict[str, Tensor]) -> None:
+        """Set up the optimiser and the average of a stage, as they are in the `stored` state if the stage has begun."""
+        self.optimiser = make_optimiser(self.config, self.module)
+        restore_moments(self.module, self.optimiser, stored)
+        if self.config.ema_decay:
+            self.average = WeightAverage(self.module, self.config.ema_decay)
+            if averages := select("average/", stored):
+                self.average.restore(averages)
+        self.random = stored
 
-    def _train_epoch(
-        self, epoch: int, optimiser: torch.optim.Adam, report: Callable[[Progress], None]
-    ) -> dict[str, float]:
-        """Train one pass over the training rows; return its mean losses."""
-        torch.manual_seed(_seed(self.config.seed, epoch, "model"))
+    def _train_epoch(self, epoch: int, epoch_of_stage: int, place: Place, report: Callable[[Progress], None]) -> float:
+        """Train the steps of the epoch that `place` does not have yet, and add them to it; return the last rate."""
+        torch.manual_seed(_seed(self.config.seed, epoch, f"model{processes.rank() or ''}"))
         order = torch.Generator().manual_seed(_seed(self.config.seed, epoch, "order"))
         self.module.train()
-        rows_of_batches = self.train.partition(self.config.batch_size, order, self.masks, self.rows)
-        self.steps = len(rows_of_batches)
-        sums: dict[str, float] = {}
-        count = 0
+        parts = self.train.partition(self.config.batch_size, order, self.masks, self.rows)
+        groups = [parts[i : i + self.config.accumulate] for i in range(0, len(parts), self.config.accumulate)]
         negatives = order if uses_negatives(self.method) else None
-        batches = self.train.load(rows_of_batches, negatives, self.masks)
-        for step, batch in enumerate(batches, start=1):
-            losses = self._train_step(batch.to(self.device), optimiser)
-            count += len(batch)
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss * len(batch)
-            if not math.isfinite(losses["total"]):
-                raise UserError(f"the loss of epoch {epoch + 1}, step {step} is not finite: lower the learning rate")
-            means = {name: value / count for name, value in sums.items()}
-            report(Progress(epoch + 1, self.config.epochs, step, self.steps, means))
-        return {name: value / count for name, value in sums.items()}
-
-    def _train_step(self, batch: Batch, optimiser: torch.optim.Adam) -> dict[str, float]:
-        """Take one optimiser step on a homogeneous batch; return its losses."""
-        optimiser.zero_grad(set_to_none=True)
-        losses = self.method.training_loss(batch)
-        losses["total"].backward()
-        optimiser.step()
-        if self.average:
-            self.average.update()
-        return {name: float(loss.detach()) for name, loss in losses.items()}
-
-    def _finish_epoch(
-        self,
-        epoch: int,
-        stage: Stage,
-        rate: float,
-        losses: dict[str, float],
-        optimiser: torch.optim.Adam,
-        report: Callable[[Progress], None],
-    ) -> None:
-        """Validate, save the weights if they are the best so far, and write the state needed to resume."""
-        self.validated_method.eval()
-        validation = self._validate()
-        score = sum(validation.values()) / max(len(validation), 1)
-        selected = score >= self.best
-        self.best = max(score, self.best)
-        row = {"epoch": epoch + 1, "stage": stage.name, "learning_rate": rate, "losses": losses}
-        self.metrics.append({**row, "validation": validation, "selected": selected})
-        # Adam has moments of exactly the parameters that got a gradient.
-        self.trained |= {name for name, weights in self.module.named_parameters() if optimiser.state.get(weights)}
-        trained = sorted(self.trained)
-        if selected:
-            facts = {"epoch": epoch + 1, "trained": trained, "run": run_id(self.run)}
-            write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), facts)
-        facts = {"metrics": self.metrics, "best": self.best, "trained": trained}
-        write_tensors(self.run / LAST, self._resume_state(optimiser), facts)
-        write_metrics(self.run, self.metrics)
-        report(Progress(epoch + 1, self.config.epochs, self.steps, self.steps, losses, validation))
+        first = place.steps * self.config.accumulate
+        batches = self.train.load(parts, negatives, self.masks, first, processes.own_part)
+        place.total = len(groups)
+        if place.is_inside:
+            restore_random(self.random, self.device)
+        rate = set_rate(self.optimiser, self.config, epoch_of_stage, place.steps / len(groups))
+        saved = time.perf_counter()
+        with self.stop.deferred():
+            for group in groups[place.steps :]:
+                started = time.perf_counter()
+                rate = set_rate(self.optimiser, self.config, epoch_of_stage, (place.steps + 1) / len(groups))
+                own, sizes = islice(batches, len(group)), list(map(len, group))
+                for batch in take_step(self.method, self.optimiser, own, sizes, self.config, self.device):
+                    place.add(batch.losses, batch.questions)
+                if self.average:
+                    self.average.update()
+                place.steps += 1
+                place.seconds += time.perf_counter() - started
+                report(Progress(epoch + 1, self.config.epochs, place.steps, len(groups), place.means(), rate))
+                # All processes stop, or write the state, after the same step.
+                wishes = processes.collect((self.stop.is_set, time.perf_counter() - saved >= self.save_seconds))
+                if any(is_stopping for is_stopping, _ in wishes):
+                    self.stop.is_set = True
+                    break
+                if any(is_due for _, is_due in wishes):
+                    self._save()
+                    saved = time.perf_counter()
+        return rate
 
     def _validate(self) -> dict[str, float]:
-        if self.val is None:
-            return {}
-        method = self.validated_method
-        if isinstance(method, SupportsScoring):
-            order = torch.Generator().manual_seed(_seed(self.config.seed, 0, "validation"))
-            batches = self.val.batches(EVALUATION_BATCH, order, rows=_one_per_video(self.val))
-            return method.score(batch.to(self.device) for batch in batches)
-        return {scenario: measure_accuracy(method, self.val, scenario, self.device) for scenario in self.scenarios}
+        self.validated_method.eval()
+        return self.validation.score(self.validated_method)
 
-    def _selection_scenarios(self) -> tuple[str, ...]:
-        """Return the scenarios to select an epoch on. Raises `UserError` if the val split has no usable question."""
-        if self.val is None or isinstance(self.method, SupportsScoring):
-            return ()
-        if self.val.naturally_complete.any():
-            return self.method.selection_scenarios
-        if self.val.naturally_incomplete.any():
-            return (NATURAL,)
-        if not len(self.val):
-            raise UserError(
-                "the val split has no questions, so no epoch can be selected: add some, or remove the split from the "
-                "manifest to keep the last epoch"
-            )
-        raise UserError("no video of the val split was extracted, so no epoch can be selected: extract its videos")
+    def _finish_epoch(self, epoch: int, stage: Stage, rate: float, place: Place, validation: dict[str, float]) -> None:
+        """Record the epoch, save the weights if they are the best of the stage so far, and write the state."""
+        # Scores of earlier stages do not count: the parameters of this one were untrained.
+        scores = [_mean(row["validation"]) for row in self.history.metrics if row["stage"] == stage.name]
+        selected = _mean(validation) >= max(scores, default=0.0)
+        row = {"epoch": epoch + 1, "stage": stage.name, "learning_rate": rate, "losses": place.means()}
+        self.history.metrics.append({**row, "validation": validation, "selected": selected})
+        # AdamW has moments of exactly the parameters that got a gradient.
+        self.history.trained |= {name for name, of in self.module.named_parameters() if self.optimiser.state.get(of)}
+        self.history.place = None
+        if processes.is_first():
+            write_time(self.run, epoch + 1, place.seconds)
+        if selected and processes.is_first():
+            facts = {"epoch": epoch + 1, "trained": sorted(self.history.trained), "run": run_id(self.run)}
+            write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), facts)
+        self._save()
+        self._write_metrics()
 
-    def _resume_state(self, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
-        state = {f"model/{name}": values for name, values in self.module.state_dict().items()}
-        for name, parameter in self.module.named_parameters():
-            for key, values in optimiser.state.get(parameter, {}).items():
-                state[f"adam/{name}/{key}"] = values
-        averages = self.average.state() if self.average else {}
-        return state | {f"average/{name}": values for name, values in averages.items()}
+    def _write_metrics(self) -> None:
+        if processes.is_first():
+            write_metrics(self.run, self.history.metrics)
 
-    def _restore(self) -> dict[str, Tensor]:
-        """Load the last complete epoch and return its named tensors; {} if there is none."""
-        if not (self.run / LAST).exists():
-            return {}
-        tensors, facts = read_tensors(self.run / LAST)
-        try:
-            self.module.load_state_dict(_select("model/", tensors))
-            self.metrics, self.best = facts["metrics"], facts["best"]
-        except (RuntimeError, KeyError) as error:
-            raise UserError(f"{self.run / LAST} does not fit the run ({one_line(error)}): train it again") from None
-        self.trained |= set(facts.get("trained", ()))
-        return tensors
-
-    def _restore_moments(self, optimiser: torch.optim.Adam, moments: dict[str, Tensor]) -> None:
-        for name, parameter in self.module.named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{name}/{key}" in moments:
-                    optimiser.state[parameter][key] = moments[f"{name}/{key}"].to(self.device)
+    def _save(self) -> None:
+        """Write the state; inside an epoch, all processes have to be here."""
+        is_inside = self.history.place is not None and self.history.place.is_inside
+        random = collect_random(self.device) if is_inside else {}
+        if processes.is_first():
+            write_state(self.run, self.history, self.module, self.optimiser, self.average, random)
 
 
-def _select(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names start with `prefix`, without it."""
-    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
-
-
-def _one_per_video(dataset: QuestionDataset, is_allowed: np.ndarray | bool = True) -> np.ndarray:
-    """Return the row of the first allowed question (`is_allowed` [question]) of each naturally complete video."""
-    rows = np.flatnonzero(dataset.naturally_complete & is_allowed)
-    _, first = np.unique([dataset.questions[row].video_id for row in rows], return_index=True)
-    return rows[np.sort(first)]
+def _mean(scores: dict[str, float]) -> float:
+    return sum(scores.values()) / max(len(scores), 1)
 
 
 def _seed(seed: int, epoch: int, purpose: str) -> int:

@@ -9,11 +9,11 @@ from pipeline.media.decoders.dispatch import ContentDecoder
 from pipeline.media.decoders.interface import Decoder
 
 PYAV = "pipeline.media.decoders.pyav.decoder:PyAVDecoder"
-# All but the first are libraries that decode frames only (`FrameLibrary`).
+# All but the first decode frames only: the GPU (`Nvdec`), or a library (`FrameLibrary`).
 DECODERS = {
     "pyav": PYAV,
+    "pyav-cuda": "pipeline.media.decoders.pyav.nvdec:Nvdec",
     "torchcodec": "pipeline.media.decoders.torchcodec:TorchCodec",
-    "torchcodec-cuda": "pipeline.media.decoders.torchcodec:on_cuda",
     "decord": "pipeline.media.decoders.decord:Decord",
 }
 

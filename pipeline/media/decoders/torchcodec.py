@@ -1,8 +1,7 @@
-"""Frames decoded by torchcodec, on the CPU or on a GPU. Needs the libraries of FFmpeg 4 to 9.
+"""Frames decoded by torchcodec. Needs the libraries of FFmpeg 4 to 9.
 
 The frame index, the time axis and the audio are PyAV's: torchcodec joins audio blocks without regard to their
 timestamps, and reports a packet that cannot be decoded only as an error. `EXCEPTIONS` lists its limitations.
-Decoding on a GPU is untested: no test of this project has a GPU with a video decoder.
 """
 
 from collections.abc import Callable
@@ -33,17 +32,12 @@ EXCEPTIONS = {
 
 
 class TorchCodec:
-    """Decode frames with torchcodec on `device`, `cpu` or `cuda`.
+    """Decode frames with torchcodec. Raises `DecoderLoadError` if torchcodec or FFmpeg's libraries are missing."""
 
-    Raises `DecoderLoadError` if torchcodec, FFmpeg's libraries or the GPU are missing.
-    """
+    name = "torchcodec"
 
-    def __init__(self, device: str = "cpu") -> None:
-        self._device = device
-        self.name = "torchcodec" if device == "cpu" else f"torchcodec-{device}"
+    def __init__(self) -> None:
         self._library = _load(self.name)
-        if device == "cuda":
-            _check_cuda(self.name)
 
     def version(self) -> str:
         """Return the versions of torchcodec and of the FFmpeg libraries that it uses."""
@@ -64,7 +58,7 @@ class TorchCodec:
                 stream_index=index.stream_index,
                 dimension_order="NHWC",
                 num_ffmpeg_threads=1,
-                device=self._device,
+                device="cpu",
                 seek_mode="exact",
             )
         if len(reader) != len(index.starts):
@@ -75,15 +69,10 @@ class TorchCodec:
                 frame = reader.get_frame_at(position)
             if abs(frame.pts_seconds - float(index.starts[position])) > index.tolerance_seconds:
                 raise FrameError(f"returned the frame at {frame.pts_seconds:.3f} s for frame {position}")
-            image: np.ndarray = frame.data.cpu().numpy()
+            image: np.ndarray = frame.data.numpy()
             return image
 
         return read
-
-
-def on_cuda() -> TorchCodec:
-    """Return torchcodec on the first GPU."""
-    return TorchCodec("cuda")
 
 
 class _FrameErrors:
@@ -111,10 +100,3 @@ def _load(name: str) -> ModuleType:
     if torchcodec.ffmpeg_major_version is None:
         raise DecoderLoadError(name, "torchcodec finds no libraries of FFmpeg that it can load", FFMPEG)
     return torchcodec
-
-
-def _check_cuda(name: str) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise DecoderLoadError(name, "torch finds no CUDA device", "install the GPU's driver, or use torchcodec")

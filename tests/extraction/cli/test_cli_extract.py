@@ -223,7 +223,7 @@ def test_an_unknown_decoder_with_a_colon_is_one_line(
     assert (shown.exit_code, plans) == (2, [])
     (line,) = shown.stderr.splitlines()
     assert line.startswith(f"Error: decoder {name!r} ")
-    assert line.endswith("choose one of decord, pyav, torchcodec, torchcodec-cuda, or the module:Class of your own")
+    assert line.endswith("choose one of decord, pyav, pyav-cuda, torchcodec, or the module:Class of your own")
 
 
 def test_a_decoder_that_does_not_load_is_refused_before_any_work(

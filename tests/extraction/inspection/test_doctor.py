@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from nvdec_stand_in import StandIn
 
 from pipeline import machine
+from pipeline.cli.doctor import _describe_nvdec
 from pipeline.cli.doctor import doctor as command
 from pipeline.extractors.weights import Network, PublishedFile, WeightsSource
 from pipeline.inspection import doctor
+from pipeline.media.decoders.interface import DecoderLoadError
+from pipeline.media.decoders.pyav import nvdec as nvdec_decoder
 from pipeline.media.decoders.registry import choose_decoder
 
 SHA256_OF_1 = hashlib.sha256(b"1").hexdigest()
@@ -100,6 +104,7 @@ def test_gpu(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "a GPU")
     monkeypatch.setattr(doctor.ctypes, "CDLL", library_loader(*libraries))
+    monkeypatch.setattr(nvdec_decoder, "Nvdec", StandIn)
     found = doctor.examine_gpu()
     for entry, why in ((found["cuda"], cuda), (found["nvdec"], nvdec)):
         assert entry["is_there"] == (not why)
@@ -201,3 +206,31 @@ def test_the_table_and_the_json_document_agree(monkeypatch: pytest.MonkeyPatch, 
     assert "mavqa-extract downloads it" not in table.stdout
     assert f"--decoder auto uses {document['auto']['name']}" in table.stdout
     assert document["gpu"].keys() == {"cuda", "nvdec"}
+
+
+def test_what_the_gpu_decodes_and_what_pyav_decodes_instead_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvdec_decoder, "Nvdec", lambda: StandIn(refused={"vp9"}))
+    found = doctor.examine_nvdec()
+    assert found["decodes"] == {"h264 yuv420p": 0, "hevc yuv420p": 0, "hevc yuv420p10le": 0}
+    assert list(_describe_nvdec(found)) == [
+        "--decoder pyav-cuda decodes on the GPU, compared with PyAV's frames: h264 yuv420p (equal), hevc yuv420p "
+        "(equal), hevc yuv420p10le (equal)",
+        "PyAV decodes instead: vp9 yuv420p (failed: Invalid data found when processing input); all other codecs and "
+        "pixel formats, such as AV1",
+    ]
+    found["decodes"]["h264 yuv420p"] = 3
+    assert "h264 yuv420p (differs by up to 3 of 255 levels), hevc" in next(_describe_nvdec(found))
+
+
+def test_a_gpu_that_cannot_be_opened_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise DecoderLoadError("pyav-cuda", "the GPU cannot be opened (no device)", "make a GPU visible")
+
+    monkeypatch.setattr(nvdec_decoder, "Nvdec", refuse)
+    found = doctor.examine_nvdec()
+    assert found == {
+        "is_there": False,
+        "why": "the GPU cannot be opened (no device)",
+        "remedy": "make a GPU visible",
+    }
+    assert list(_describe_nvdec(found)) == []

@@ -118,6 +118,6 @@ def test_default_streams_are_decoded(decoder, tmp_path):
 
 def test_error_for_an_unknown_decoder_lists_the_known_ones():
     with pytest.raises(
-        UserError, match="unknown decoder 'quicktime': choose one of decord, pyav, torchcodec, torchcodec-cuda"
+        UserError, match="unknown decoder 'quicktime': choose one of decord, pyav, pyav-cuda, torchcodec"
     ):
         open_decoder("quicktime")

@@ -9,7 +9,7 @@ from torch import nn
 from train.runs.folder import load_run
 from train.runs.log import read_metrics
 from train.training.ema import WeightAverage
-from train.training.loop import measure_accuracy
+from train.training.validation import measure_accuracy
 
 
 def test_the_average_starts_at_the_first_step_and_decays_from_there():
@@ -40,7 +40,7 @@ def test_the_average_is_validated_and_saved(tmp_path, monkeypatch):
         validated.append({name: values.clone() for name, values in method.state_dict().items()})
         return measure_accuracy(method, *arguments)
 
-    monkeypatch.setattr("train.training.loop.measure_accuracy", measure)
+    monkeypatch.setattr("train.training.validation.measure_accuracy", measure)
     method, _ = train(tmp_path / "run", ema_decay=0.9, epochs=2)
     last = load_file(tmp_path / "run" / "last.safetensors")
     selected = max(number for number, row in enumerate(read_metrics(tmp_path / "run")) if row["selected"])

@@ -183,7 +183,7 @@ class FrameCollector:
         self._latest = start if self._latest is None else max(self._latest, start)
         # Counted even if it is not selected: later frames up to the next IDR frame depend on it without being marked.
         self._record.concealed += isinstance(frame, av.VideoFrame) and frame.is_corrupt
-        image = cache(frame.decode if isinstance(frame, ExternalFrame) else partial(_to_image, frame))
+        image = cache(frame.decode if isinstance(frame, ExternalFrame) else partial(to_image, frame))
         for rate, selector in self._selectors.items():
             selector.add(start, event.duration, partial(self._fit, image, rate))
 
@@ -307,7 +307,7 @@ class AudioCollector:
         return common, whole
 
 
-def _to_image(frame: av.VideoFrame) -> np.ndarray:
+def to_image(frame: av.VideoFrame) -> np.ndarray:
     """Return a frame as it is displayed, uint8 [height, width, 3], RGB."""
     image = frame.to_ndarray(format="rgb24", threads=1)
     matrix = display_matrix(frame)

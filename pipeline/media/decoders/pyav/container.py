@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
 
 from pipeline.media.decoders.pyav.extent import read_extent
@@ -13,18 +14,22 @@ from pipeline.media.decoders.pyav.extent import read_extent
 Stream = av.VideoStream | av.AudioStream
 
 
-def open_file(path: Path) -> av.container.InputContainer:
-    """Open a local file; FFmpeg must not fetch anything else, such as the entries of a playlist."""
-    container = _open(path)
+def open_file(path: Path, hwaccel: HWAccel | None = None) -> av.container.InputContainer:
+    """Open a local file; FFmpeg must not fetch anything else, such as the entries of a playlist.
+
+    `hwaccel`: decode the video streams on this device.
+    """
+    container = _open(path, hwaccel)
     extent = read_extent(path) if container.format.name == "wav" else None
     if extent is not None and extent.has_more_audio:
         container.close()
-        return _open(path, ignore_length="1")
+        return _open(path, hwaccel, ignore_length="1")
     return container
 
 
-def _open(path: Path, **options: str) -> av.container.InputContainer:
-    return av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file", **options})
+def _open(path: Path, hwaccel: HWAccel | None, **options: str) -> av.container.InputContainer:
+    allowed = {"protocol_whitelist": "file", **options}
+    return av.open(f"file:{path}", metadata_errors="ignore", options=allowed, hwaccel=hwaccel)
 
 
 def describe_error(error: av.FFmpegError) -> str:

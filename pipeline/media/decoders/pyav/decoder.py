@@ -31,6 +31,7 @@ from pipeline.media.decoders.pyav.extent import read_extent
 from pipeline.media.decoders.pyav.external_frames import ExternalFrames
 from pipeline.media.decoders.pyav.frame_num import FrameNumbers
 from pipeline.media.decoders.pyav.frame_skipping import PacketWindow
+from pipeline.media.decoders.pyav.nvdec import Nvdec, to_external
 from pipeline.media.decoders.pyav.repairs import DiscontinuityError, Repairs, check_timestamps, find_repairs
 from pipeline.media.decoders.pyav.unused_packets import drop_unused_packets
 from pipeline.media.timeline import DecodeRequest, Media, fail_media
@@ -48,11 +49,11 @@ _fraction = lru_cache(Fraction)
 class PyAVDecoder:
     """Decode with PyAV; `thread_count` threads per stream (0: chosen by FFmpeg).
 
-    With a `library`, that library decodes the frames. If it fails for a file, PyAV decodes all frames of that file and
-    the reason of the visual track contains a note.
+    With a `library`, that library or the GPU decodes the frames. If it fails for a file, PyAV decodes all frames of
+    that file and the reason of the visual track contains a note.
     """
 
-    def __init__(self, thread_count: int = 1, library: FrameLibrary | None = None) -> None:
+    def __init__(self, thread_count: int = 1, library: FrameLibrary | Nvdec | None = None) -> None:
         self._thread_count, self._library = thread_count, library
         self.name = "pyav" if library is None else library.name
         av.logging.set_level(None)
@@ -74,9 +75,14 @@ class PyAVDecoder:
 
     def _decode(self, path: Path, request: DecodeRequest, repairs: Repairs | None) -> Media:
         """Return the file's media; raise `DiscontinuityError` if `repairs` is None and repairs may be needed."""
-        if self._library is None:
+        if self._library is None or not request.frame_sizes:
             return self._decode_with_pyav(path, request, repairs)
         try:
+            if isinstance(self._library, Nvdec):
+                media = self._decode_with_pyav(path, request, repairs, self._library)
+                if media.visual.state is State.FAILED:
+                    raise FrameError("does not decode all seconds of the file")
+                return media
             if repairs:
                 raise FrameError("is not used for timestamps that leap or go back")
             return self._decode_once(path, request, repairs, skips_frames=False, library=self._library)
@@ -84,12 +90,14 @@ class PyAVDecoder:
             media = self._decode_with_pyav(path, request, repairs)
             return _add_note(media, f"frames decoded by pyav: {self._library.name} {error}")
 
-    def _decode_with_pyav(self, path: Path, request: DecodeRequest, repairs: Repairs | None) -> Media:
+    def _decode_with_pyav(
+        self, path: Path, request: DecodeRequest, repairs: Repairs | None, nvdec: Nvdec | None = None
+    ) -> Media:
         try:
             skips_frames = request.padding != "released" and not repairs
-            return self._decode_once(path, request, repairs, skips_frames=skips_frames)
+            return self._decode_once(path, request, repairs, skips_frames=skips_frames, nvdec=nvdec)
         except _UnsafeSkippingError:
-            return self._decode_once(path, request, repairs, skips_frames=False)
+            return self._decode_once(path, request, repairs, skips_frames=False, nvdec=nvdec)
 
     def _decode_once(
         self,
@@ -99,9 +107,10 @@ class PyAVDecoder:
         *,
         skips_frames: bool,
         library: FrameLibrary | None = None,
+        nvdec: Nvdec | None = None,
     ) -> Media:
         try:
-            container = open_file(path)
+            container = open_file(path) if nvdec is None else nvdec.open(path)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
@@ -110,13 +119,15 @@ class PyAVDecoder:
             video = default_streams(container).get("video")
             has_frames = request.frame_sizes and video is not None and video.codec_context is not None
             external = ExternalFrames(library, path) if library is not None and has_frames else None
-            decoding = _DecodingPass(path, container, request, self._thread_count, repairs, skips_frames, external)
+            decoding = _DecodingPass(
+                path, container, request, self._thread_count, repairs, skips_frames, external, nvdec
+            )
             return decoding.run()
 
 
 def _add_note(media: Media, note: str) -> Media:
-    """Return the media with `note` added to the visual track's reason, if that track is complete or failed."""
-    if media.visual.state not in (State.COMPLETE, State.FAILED):
+    """Return the media with `note` added to the visual track's reason, if that track is complete."""
+    if media.visual.state is not State.COMPLETE:
         return media
     return replace(media, visual=replace(media.visual, reason="; ".join(filter(None, [media.visual.reason, note]))))
 
@@ -130,7 +141,7 @@ class _DecodingPass:
 
     With `skips_frames`, frames that do not affect the sampled ones are not decoded; `run` raises
     `_UnsafeSkippingError` if the file is not regular enough for that. With `external` frames, events of those replace
-    the packets of the video stream.
+    the packets of the video stream. With `nvdec`, which opened the file, the GPU decodes those packets.
     """
 
     def __init__(
@@ -142,6 +153,7 @@ class _DecodingPass:
         repairs: Repairs | None,
         skips_frames: bool,
         external: ExternalFrames | None = None,
+        nvdec: Nvdec | None = None,
     ) -> None:
         self._path, self._container, self._request = path, container, request
         self._repairs = repairs
@@ -164,6 +176,7 @@ class _DecodingPass:
         self._latest_pts: int | None = None
         self._external_events = None if external is None else external.events()
         self._external_delay = 0 if external is None else external.delay
+        self._nvdec = nvdec
 
     def run(self) -> Media:
         events = self._events()
@@ -269,8 +282,9 @@ class _DecodingPass:
             events = self._external_events
             yield from events if packet is None else islice(events, int(self._external_delay <= 0))
             return
+        nvdec = self._nvdec if stream.type == "video" else None
         try:
-            frames = stream.decode(packet)
+            frames = stream.decode(packet) if nvdec is None else nvdec.decode(cast(av.VideoStream, stream), packet)
         except av.error.MemoryError:
             raise
         except av.FFmpegError as error:
@@ -289,7 +303,8 @@ class _DecodingPass:
                     raise _UnsafeSkippingError
             is_interpolated = isinstance(frame, av.AudioFrame) and self._is_interpolated(packet, frame)
             start = None if is_interpolated else start_of(frame, self._ticks[stream.type])
-            yield Event(stream.type, self._timestamp(start), self._duration(frame, stream), frame)
+            shown = frame if nvdec is None else to_external(cast(av.VideoFrame, frame))
+            yield Event(stream.type, self._timestamp(start), self._duration(frame, stream), shown)
 
     def _is_interpolated(self, packet: av.Packet | None, frame: av.AudioFrame) -> bool:
         """Return whether FFmpeg calculated the timestamp of a frame at another sample rate than the frame's.

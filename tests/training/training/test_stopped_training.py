@@ -1,0 +1,250 @@
+"""A training that is stopped inside an epoch, by a signal, a full disk or a lost device, and one with more epochs."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import paths
+import pytest
+import torch
+from tiny_run import Killed, train
+
+from pipeline.errors import Stopped, UserError
+from train.methods.registry import METHODS
+from train.runs.folder import read_config, read_tensors
+from train.runs.log import read_metrics
+from train.training import loop
+from train.training.stopping import StopSignal
+
+OFTEN = 1e-9  # minutes: after every step
+FILES = ("checkpoint.safetensors", "last.safetensors", "metrics.jsonl", "config.json")
+
+
+def settings_of(method: str) -> dict:
+    named = {"inputs": "question"} if method == "reference" else {"method": method}
+    return {**named, "training": "staged", "ema_decay": 0.5, "batch_size": 8, "accumulate": 3}
+
+
+def at_step(epoch: int, step: int, action):
+    def report(progress):
+        if (progress.epoch, progress.step) == (epoch, step) and progress.validation is None:
+            action()
+
+    return report
+
+
+def sigterm():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def kill():
+    raise Killed
+
+
+def assert_equal_runs(first: Path, second: Path) -> None:
+    for file in FILES:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_sigterm_stops_inside_an_epoch_resumes_to_the_same_bytes(tmp_path, method):
+    settings = settings_of(method)
+    train(tmp_path / "uninterrupted", **settings)
+    for epoch, step in ((1, 1), (3, 1)):
+        with pytest.raises(Stopped):
+            train(tmp_path / "stopped", **settings, resume=True, report=at_step(epoch, step, sigterm))
+        _, facts = read_tensors(tmp_path / "stopped" / "last.safetensors")
+        assert (len(facts["metrics"]), facts["place"]["steps"]) == (epoch - 1, step)
+    train(tmp_path / "stopped", **settings, resume=True)
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_run_that_is_killed_inside_an_epoch_resumes_from_the_last_written_state(tmp_path, step):
+    settings = settings_of("rmm")
+    train(tmp_path / "uninterrupted", **settings)
+    with pytest.raises(Killed):
+        train(tmp_path / "stopped", **settings, save_minutes=OFTEN, report=at_step(2, step, kill))
+    _, facts = read_tensors(tmp_path / "stopped" / "last.safetensors")
+    assert facts.get("place", {"steps": 0})["steps"] == step - 1
+    steps = []
+    train(tmp_path / "stopped", **settings, resume=True, report=lambda progress: steps.append(progress.step))
+    assert steps[0] == step
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "stopped")
+
+
+def test_the_state_is_not_written_more_often_than_asked(tmp_path, monkeypatch):
+    written = []
+    write = loop.write_state
+    monkeypatch.setattr("train.training.loop.write_state", lambda *state: written.append(1) or write(*state))
+    train(tmp_path / "run", epochs=2)
+    assert len(written) == 2
+    train(tmp_path / "often", epochs=2, batch_size=8, save_minutes=OFTEN, report=lambda progress: None)
+    assert len(written) > 2 + 2 * 2
+
+
+@pytest.mark.parametrize("when", ["validation", "between"])
+def test_sigterm_outside_a_step_saves_the_steps_that_were_taken(tmp_path, monkeypatch, when):
+    train(tmp_path / "uninterrupted")
+    train_epoch, validate = loop.Loop._train_epoch, loop.Loop._validate
+
+    def stop_between(self, *arguments):
+        rate = train_epoch(self, *arguments)
+        sigterm()
+        return rate
+
+    def stop_in_validation(self):
+        sigterm()
+        return validate(self)
+
+    change = ("_train_epoch", stop_between) if when == "between" else ("_validate", stop_in_validation)
+    with monkeypatch.context() as changed:
+        changed.setattr(loop.Loop, *change)
+        with pytest.raises(Stopped):
+            train(tmp_path / "stopped")
+    steps = []
+    train(tmp_path / "stopped", resume=True, report=lambda progress: steps.append(progress))
+    assert steps[0].validation is not None  # no step of the first epoch is trained again
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "stopped")
+
+
+def test_a_training_outside_the_main_thread_does_not_listen(tmp_path):
+    failures = []
+
+    def work():
+        try:
+            train(tmp_path / "run", epochs=1)
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failures
+
+
+def test_the_handler_of_the_program_is_set_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal():
+        with StopSignal(), pytest.raises(Stopped):
+            sigterm()
+        with pytest.raises(Stopped):
+            sigterm()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_deferred_signal_lets_the_block_end():
+    done = []
+
+    def block(stop):
+        with stop.deferred():
+            sigterm()
+            done.append(stop.is_set)
+
+    with StopSignal() as stop, pytest.raises(Stopped):
+        block(stop)
+    assert done == [True]
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {root!r}]
+import tiny_run
+def stop(progress):
+    if (progress.epoch, progress.step) == (2, 2):
+        os.kill(os.getpid(), signal.{name})
+tiny_run.train(Path({run!r}), report=stop, save_minutes=1e-9)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_process_that_a_signal_ends_inside_an_epoch_resumes_to_the_same_bytes(tmp_path, name):
+    script = KILLED_RUN.format(
+        tests=str(paths.TRAINING), root=str(paths.ROOT), run=str(tmp_path / "stopped"), name=name
+    )
+    ended = subprocess.run([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert ended.returncode != 0
+    assert len(read_metrics(tmp_path / "stopped")) == 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(tmp_path / "stopped", resume=True)
+    train(tmp_path / "uninterrupted")
+    torch.set_num_threads(threads)
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "stopped")
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_state(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run" / "last.safetensors"))
+
+    write = loop.write_state
+    written = []
+
+    def write_once(*state):
+        if written:
+            full()
+        written.append(write(*state))
+
+    train(tmp_path / "uninterrupted")
+    monkeypatch.setattr("train.training.loop.write_state", write_once)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path / "run")
+    monkeypatch.undo()
+    assert len(read_tensors(tmp_path / "run" / "last.safetensors")[1]["metrics"]) == 1
+    train(tmp_path / "run", resume=True)
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "run")
+
+
+FAILURES = [
+    (lambda: torch.AcceleratorError("CUDA error: unspecified launch failure", 719), "device cpu failed"),
+    (lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "lower batch_size"),
+]
+
+
+@pytest.mark.parametrize(("failure", "message"), FAILURES)
+def test_a_lost_device_is_one_line_and_leaves_the_last_state(tmp_path, failure, message):
+    def fail():
+        raise failure()
+
+    train(tmp_path / "uninterrupted")
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "run", save_minutes=OFTEN, report=at_step(2, 2, fail))
+    train(tmp_path / "run", resume=True)
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "run")
+
+
+def test_a_finished_run_whose_state_was_kept_trains_more_epochs(tmp_path):
+    train(tmp_path / "long", epochs=4)
+    train(tmp_path / "short", epochs=2)
+    train(tmp_path / "short", epochs=4, resume=True)
+    assert_equal_runs(tmp_path / "long", tmp_path / "short")
+
+
+def test_more_epochs_without_a_better_one_keep_the_checkpoint(tmp_path, monkeypatch):
+    accuracies = iter((50.0, 10.0, 20.0))
+    monkeypatch.setattr("train.training.loop.Loop._validate", lambda training: {"audio-missing": next(accuracies)})
+    train(tmp_path / "run", epochs=1)
+    with monkeypatch.context() as changed:
+        changed.setattr("train.training.fit._adopt_checkpoint", lambda run: kill())
+        with pytest.raises(
+            Killed
+        ):  # the number of epochs is written, the checkpoint does not have the run's new id yet
+            train(tmp_path / "run", epochs=3, resume=True)
+    assert read_config(tmp_path / "run").epochs == 3
+    train(tmp_path / "run", epochs=3, resume=True)
+    assert read_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["epoch"] == 1
+
+
+def test_a_foreign_checkpoint_is_not_adopted(tmp_path, monkeypatch):
+    accuracies = iter((50.0, 50.0, 10.0))
+    monkeypatch.setattr("train.training.loop.Loop._validate", lambda training: {"audio-missing": next(accuracies)})
+    train(tmp_path / "run", epochs=1)
+    train(tmp_path / "other", epochs=1, seed=9)
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes((tmp_path / "other/checkpoint.safetensors").read_bytes())
+    with pytest.raises(UserError, match="other settings or data"):
+        train(tmp_path / "run", epochs=2, resume=True)

@@ -1,0 +1,100 @@
+"""One step of the optimiser: the gradient of the mean loss over a group of batches, AdamW, and its learning rate.
+
+Source: Adam with a stepped rate is that of the AVST release; the rest is off by default.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from train import processes
+from train.data.batch import Batch
+from train.interfaces import MissingModalityMethod
+from train.runs.config import TrainConfig
+from train.runs.precision import autocast
+
+NAMED_QUESTIONS = 16
+
+
+@dataclass(frozen=True)
+class BatchLosses:
+    """The scalar losses {name: value} of a batch; `questions`: their number, a share of it if others have them, too."""
+
+    losses: dict[str, float]
+    question_id: tuple[str, ...]
+    questions: float
+
+
+def make_optimiser(config: TrainConfig, module: nn.Module) -> torch.optim.AdamW:
+    """Return an optimiser of the parameters of `module` that are trained; without weight decay it is Adam."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def set_rate(optimiser: torch.optim.AdamW, config: TrainConfig, epoch: int, share: float) -> float:
+    """Set the learning rate of a step in `epoch` (from 0) of a stage, after which `share` of it is done; return it."""
+    rate = config.learning_rate * config.decay_factor ** (epoch // config.decay_epochs)
+    if config.warmup_epochs:
+        rate *= min(1.0, (epoch + share) / config.warmup_epochs)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def take_step(
+    method: MissingModalityMethod,
+    optimiser: torch.optim.AdamW,
+    batches: Iterable[Batch],
+    sizes: Sequence[int],
+    config: TrainConfig,
+    device: torch.device,
+) -> list[BatchLosses]:
+    """Take one step on the mean loss over the questions of homogeneous batches; return the losses of each.
+
+    `sizes`: number of questions of each batch, of which `batches` are this process's part; the gradient and the losses
+    are those of all processes. One batch at a time is on the `device`. Raises `UserError`, with the questions, if a
+    loss is not finite; the weights have then been changed, and are not to be saved.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    found = []
+    for batch, size in zip(batches, sizes, strict=True):
+        with autocast(device, config.precision):
+            losses = method.training_loss(batch.to(device))
+        counted = len(batch) * processes.weight(size)
+        (losses["total"] * (counted / sum(sizes))).backward()
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        found.append((list(losses), values, batch.question_id, counted))
+    trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    _add_up_gradients(trained)
+    if config.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+    optimiser.step()
+    # The only place where a step waits for a GPU.
+    own = [BatchLosses(dict(zip(names, v.tolist(), strict=True)), ids, counted) for names, v, ids, counted in found]
+    of_all = [batch for of_process in processes.collect(own) for batch in of_process]
+    for batch_losses in of_all:
+        if not isfinite(batch_losses.losses["total"]):
+            raise UserError(f"the loss of {_name(batch_losses.question_id)} is not finite: lower the learning rate")
+    return of_all
+
+
+def _add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace the gradients by their sums over the processes; a parameter without one in all of them has none."""
+    if processes.count() == 1:
+        return
+    has_gradient = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+    trained = [p for p, number in zip(parameters, processes.add_up(has_gradient).tolist(), strict=True) if number]
+    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    sums = processes.add_up(torch.cat([gradient.flatten() for gradient in own]))
+    for parameter, total in zip(trained, sums.split([p.numel() for p in trained]), strict=True):
+        parameter.grad = total.view_as(parameter)
+
+
+def _name(questions: tuple[str, ...]) -> str:
+    shown = ", ".join(map(repr, questions[:NAMED_QUESTIONS]))
+    others = len(questions) - NAMED_QUESTIONS
+    return f"questions {shown}" + (f" and {others} others" if others > 0 else "")
