@@ -37,6 +37,9 @@ RecallError = Literal["sum", "mean", "share"]
 # times the smallest.
 START_SHARPNESS = 1.0
 SMALLEST_VARIANCE = 1e-6
+# Closer to the mean, as in a first batch of one question, a feature has only the direction of its rounding error, and
+# the gradient of a cosine no bound.
+SMALLEST_DISTANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,8 @@ class RelationMemory(nn.Module):
         if self.settings.addressing == "cosine":
             return F.normalize(rows, dim=1) @ F.normalize(slots, dim=1).T
         mean = self._moments(name).mean
-        cosine = F.normalize(rows - mean, dim=1) @ F.normalize(slots - mean, dim=1).T
+        rows, slots = (F.normalize(values - mean, dim=1, eps=SMALLEST_DISTANCE) for values in (rows, slots))
+        cosine = rows @ slots.T
         return cosine * self.log_sharpness[name].exp()
 
 

@@ -252,3 +252,10 @@ def test_recall_loss_is_over_the_steps_with_both_modalities():
 def test_an_unknown_variant_raises():
     with pytest.raises(UserError, match=r"variant 'best' is unknown: choose one of paper, released, recommended"):
         Rmm(small_backbone(), variant="best")
+
+
+def test_gradients_of_a_first_batch_of_one_question_are_bounded():
+    torch.manual_seed(0)
+    model = Rmm(small_backbone(), slots=5)
+    model.training_loss(small_batch(1))["total"].backward()
+    assert max(float(p.grad.norm()) for p in model.parameters() if p.grad is not None) < 1e4
