@@ -258,4 +258,4 @@ def test_gradients_of_a_first_batch_of_one_question_are_bounded():
     torch.manual_seed(0)
     model = Rmm(small_backbone(), slots=5)
     model.training_loss(small_batch(1))["total"].backward()
-    assert max(float(p.grad.norm()) for p in model.parameters() if p.grad is not None) < 1e4
+    assert max(float(p.grad.norm()) for p in model.parameters() if p.grad is not None) < 1e5
