@@ -25,7 +25,7 @@ from train.data.feature_bank import FeatureBank
 from train.data.scenarios import OTHER
 from train.evaluation.predict import BATCH_SIZE
 from train.interfaces import MissingModalityMethod, inputs_of
-from train.methods.imputation import repeat_question
+from train.methods.imputation import AvailableSteps
 from train.methods.rmm import RECALL_VARIANTS, RecallSettings, RelationMemory
 from train.runs.folder import load_run
 
@@ -110,9 +110,8 @@ def _encode_batches(
     masks = {question.question_id: (missing,) for question in dataset.questions}
     for batch in dataset.batches(BATCH_SIZE, masks=masks, rows=rows):
         representation = method.backbone.encode(batch)
-        mask = representation.masks[OTHER[missing]]
-        available = representation.features[OTHER[missing]][mask]
-        yield available, repeat_question(representation.question, mask)
+        steps = AvailableSteps(representation.masks[OTHER[missing]])
+        yield steps.take(representation.features[OTHER[missing]]), steps.repeat(representation.question)
 
 
 @torch.inference_mode()

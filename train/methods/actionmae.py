@@ -17,7 +17,7 @@ from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import ConstantAnswer
-from train.methods.imputation import repeat_question, scatter_rows
+from train.methods.imputation import AvailableSteps
 from train.methods.losses import UNKNOWN_ANSWER, mean_over_parts, weighted_sum
 
 SLOTS = (*MODALITIES, "question")
@@ -143,22 +143,24 @@ class ActionMae(nn.Module):
                 representation, predicted = self._completed(representation, missing)
                 if missing in removed:
                     losses["reconstruction"] = _reconstruction_loss(
-                        predicted, representation.masks[missing], *removed[missing]
+                        predicted, removed[missing][0], representation.masks[missing] & removed[missing][1]
                     )
             answer = self.backbone.answer(representation)
             losses |= {"answer": self._smoothed_cross_entropy(answer.logits, batch.answer), **answer.losses}
         return losses | {"total": weighted_sum(losses, {})}
 
     def _completed(self, representation: Representation, missing: str) -> tuple[Representation, Tensor]:
-        """Return the representation with imputed steps of `missing`, and their unscaled predictions [row, channel]."""
+        """Return the representation with imputed steps of `missing`, and their unscaled predictions, [batch, ...]."""
         available = OTHER[missing]
         mask = representation.masks[available]
-        steps = self.backbone.steps(representation)[available][mask]
-        tokens = {available: steps, "question": repeat_question(representation.question, mask)}
+        rows = AvailableSteps(mask)
+        steps = rows.take(self.backbone.steps(representation)[available])
+        tokens = {available: steps, "question": rows.repeat(representation.question)}
         predicted = self.autoencoder(tokens)[missing]
         scaled = predicted * self.gain[missing] + self.shift[missing]
-        steps_of = {**representation.steps, missing: scatter_rows(scaled, mask)}
-        return replace(representation, steps=steps_of, masks={**representation.masks, missing: mask}), predicted
+        steps_of = {**representation.steps, missing: rows.put(scaled)}
+        masks = {**representation.masks, missing: mask}
+        return replace(representation, steps=steps_of, masks=masks), rows.put(predicted)
 
     @torch.no_grad()
     def _real_steps(self, batch: Batch) -> dict[str, Tensor]:
@@ -175,13 +177,12 @@ class ActionMae(nn.Module):
         return loss / known
 
 
-def _reconstruction_loss(predicted: Tensor, predicted_mask: Tensor, real: Tensor, real_mask: Tensor) -> Tensor:
-    """Return the mean squared error (scalar) over the steps in both masks [batch, time].
+def _reconstruction_loss(predicted: Tensor, real: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean squared error (scalar) where `mask` [batch, time] is True.
 
-    `predicted` [row, channel] has the steps of `predicted_mask`; `real` [batch, time, channel] is normalised to zero
-    mean and unit variance.
+    `predicted` and `real` are [batch, time, channel]; `real` is normalised to zero mean and unit variance.
     """
-    both = predicted_mask & real_mask
-    if not both.any():
+    steps = AvailableSteps(mask)
+    if not len(steps):
         return predicted.new_zeros(())
-    return F.mse_loss(predicted[both[predicted_mask]], F.layer_norm(real[both], real.shape[-1:]))
+    return F.mse_loss(steps.take(predicted), F.layer_norm(steps.take(real), real.shape[-1:]))

@@ -19,7 +19,13 @@ from pipeline.errors import unknown_name
 from pipeline.store.schema import MODALITIES
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.imputation import ImputingMethod, RunningMoments, imputed_answer_losses, scatter_rows, with_imputed
+from train.methods.imputation import (
+    AvailableSteps,
+    ImputingMethod,
+    RunningMoments,
+    imputed_answer_losses,
+    with_imputed,
+)
 from train.methods.losses import Weight
 from train.networks.diffusion import GaussianDiffusion, Objective
 from train.networks.diffusion_unet import UNet
@@ -145,12 +151,13 @@ class AudioVisualRefiner(nn.Module):
     def loss(self, audio: Tensor, visual: Tensor) -> Tensor:
         """Return L_ave (scalar) of real pairs: `audio` [row, channel], `visual` [row, *shape of a step]; 0 of none.
 
-        Updates the running moments in training. Samples steps and noise from torch's default generator. Source: Eq. 7.
+        Updates the running moments in training, if values are standardised. Samples steps and noise from torch's
+        default generator. Source: Eq. 7.
         """
         joint = self._joined(audio, visual)
         if self.settings.detached:
             joint = joint.detach()
-        if self.training:
+        if self.training and self.settings.scaling == "standardised":
             self.moments.update(joint.movedim(1, -1).flatten(0, 2).detach())
         if not len(joint):
             return joint.sum()
@@ -254,20 +261,20 @@ def refined_features(
 
     They are zeros where a representation has not both modalities. `corrected`: see `AudioVisualRefiner.refine`.
     """
-    masks = [representation.masks["audio"] & representation.masks["visual"] for representation in representations]
-    rows = [[r.features[m][both] for r, both in zip(representations, masks, strict=True)] for m in MODALITIES]
-    counts = [len(values) for values in rows[0]]
+    steps = [AvailableSteps.of_both(representation) for representation in representations]
+    rows = [[both.take(r.features[m]) for r, both in zip(representations, steps, strict=True)] for m in MODALITIES]
+    counts = [len(both) for both in steps]
     refined = [values.split(counts) for values in refiner.refine(*map(torch.cat, rows), corrected=corrected)]
     return [
-        {m: scatter_rows(values, both) for m, values in zip(MODALITIES, parts, strict=True)}
-        for both, *parts in zip(masks, *refined, strict=True)
+        {m: both.put(values) for m, values in zip(MODALITIES, parts, strict=True)}
+        for both, *parts in zip(steps, *refined, strict=True)
     ]
 
 
 def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> Tensor:
     """Return L_ave (scalar) over the steps where both modalities are available; 0 if there is none. Source: Eq. 7."""
-    both = representation.masks["audio"] & representation.masks["visual"]
-    return refiner.loss(*(representation.features[m][both] for m in MODALITIES))
+    both = AvailableSteps.of_both(representation)
+    return refiner.loss(*(both.take(representation.features[m]) for m in MODALITIES))
 
 
 def refine_settings(variant: str) -> RefineSettings:

@@ -15,7 +15,7 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import encode_question
-from train.methods.losses import cross_entropy, sampled_losses, weighted_sum
+from train.methods.losses import UNKNOWN_ANSWER, cross_entropy, sampled_losses, weighted_sum
 
 SHARED = "shared"
 SMALLEST_PROBABILITY = 1e-6
@@ -134,15 +134,19 @@ def _entropy(probability: Tensor) -> Tensor:
 
 
 def _ranking_loss(weights: dict[str, Tensor], heads: dict[str, Tensor], answer: Tensor) -> Tensor:
-    """Return the mean (scalar) over pairs of vectors of the excess weight of the vector with the larger head error."""
-    known = answer >= 0
-    if len(weights) == 1 or not known.any():
+    """Return the mean (scalar) over pairs of vectors of the excess weight of the vector with the larger head error.
+
+    Rows whose answer is outside the vocabulary do not count.
+    """
+    if len(weights) == 1:
         return answer.new_zeros((), dtype=torch.float32)
+    known = (answer != UNKNOWN_ANSWER).sum().clamp_min(1)
     errors = {
-        name: F.cross_entropy(logits[known], answer[known], reduction="none").detach() for name, logits in heads.items()
-    }
+        name: F.cross_entropy(logits, answer, ignore_index=UNKNOWN_ANSWER, reduction="none").detach()
+        for name, logits in heads.items()
+    }  # 0 for such rows, whose difference then has no sign
     excess = [
-        F.relu(-(errors[two] - errors[one]).sign() * (weights[one] - weights[two])[known]).mean()
+        F.relu(-(errors[two] - errors[one]).sign() * (weights[one] - weights[two])).sum() / known
         for one, two in combinations(weights, 2)
     ]
     return torch.stack(excess).mean()

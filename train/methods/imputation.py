@@ -2,9 +2,10 @@
 
 The methods are `train.methods.rmm`, `train.methods.avr`, `train.methods.rmm_avr` and `train.methods.constant_fill`.
 Imputation works on single time steps: features [batch, time, ...] are flattened to the available steps as rows
-[row, ...], sample by sample (row = sample x time + step), so that masked steps impute nothing and enter no loss.
+[row, ...], sample by sample (`AvailableSteps`), so that masked steps impute nothing and enter no loss.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -45,23 +46,49 @@ class RunningMoments(nn.Module):
         if mean is None:
             return
         self.updates += 1
-        rate = max(1 / int(self.updates), SMALLEST_UPDATE_RATE)
+        rate = (1 / self.updates.to(self.mean.dtype)).clamp_min(SMALLEST_UPDATE_RATE)
         self.mean.lerp_(mean.to(self.mean), rate)
         variance = processes.mean_rows((rows - self.mean).square())
         assert variance is not None
         self.variance.lerp_(variance.to(self.variance), rate)
 
 
-def repeat_question(question: Tensor, mask: Tensor) -> Tensor:
-    """Return [row, channel]: the `question` [batch, channel] of each step where `mask` [batch, time] is True."""
-    return question[mask.nonzero()[:, 0]]
+class AvailableSteps:
+    """The steps where `mask`, bool [batch, time], is True, as rows: row = sample x time + step, without the others.
 
+    If all steps are available, as in most batches, rows are views. A GPU is waited for here only, not at each use.
+    """
 
-def scatter_rows(rows: Tensor, mask: Tensor) -> Tensor:
-    """Return [batch, time, ...] with `rows` [row, ...] where `mask` [batch, time] is True and zeros elsewhere."""
-    values = rows.new_zeros(*mask.shape, *rows.shape[1:])
-    values[mask] = rows
-    return values
+    def __init__(self, mask: Tensor) -> None:
+        self._shape = mask.shape
+        self._rows = torch.arange(mask.numel(), device=mask.device)
+        self._is_all = bool(mask.all())
+        if not self._is_all:
+            self._rows = self._rows[mask.flatten()]
+
+    @classmethod
+    def of_both(cls, representation: Representation) -> "AvailableSteps":
+        """Return the steps where both modalities of `representation` are available."""
+        return cls(representation.masks["audio"] & representation.masks["visual"])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, values: Tensor) -> Tensor:
+        """Return the rows [row, ...] of `values` [batch, time, ...]."""
+        rows = values.flatten(0, 1)
+        return rows if self._is_all else rows[self._rows]
+
+    def put(self, rows: Tensor) -> Tensor:
+        """Return [batch, time, ...] with `rows` [row, ...] at their steps and zeros elsewhere."""
+        if not self._is_all:
+            values = rows.new_zeros(math.prod(self._shape), *rows.shape[1:])
+            rows = values.index_copy(0, self._rows, rows)
+        return rows.unflatten(0, self._shape)
+
+    def repeat(self, question: Tensor) -> Tensor:
+        """Return the `question` [batch, channel] of each row, [row, channel]."""
+        return question[self._rows // self._shape[1]]
 
 
 def with_imputed(representation: Representation, imputed: Mapping[str, Tensor], available: str) -> Representation:

@@ -21,11 +21,10 @@ from train import processes
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.imputation import (
+    AvailableSteps,
     ImputingMethod,
     RunningMoments,
     imputed_answer_losses,
-    repeat_question,
-    scatter_rows,
     with_imputed,
 )
 from train.methods.losses import Weight
@@ -38,6 +37,9 @@ RecallError = Literal["sum", "mean", "share"]
 # times the smallest.
 START_SHARPNESS = 1.0
 SMALLEST_VARIANCE = 1e-6
+# Closer to the mean, as in a first batch of one question, a feature has only the direction of its rounding error, and
+# the gradient of a cosine no bound.
+SMALLEST_DISTANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -143,16 +145,19 @@ class RelationMemory(nn.Module):
 
     @torch.no_grad()
     def observe(self, real: Mapping[str, Tensor], samples: int) -> None:
-        """Update the running moments with real steps, and initialise slots with them if `placed` is set.
+        """Update the running moments, if used, with real steps, and initialise slots with them if `placed` is set.
 
         `real`: {"question" | "audio" | "visual": [row, ...]} of a training batch of `samples` questions. Until all
         slots are initialised, each call copies the features of up to `samples` steps, spread over the batch, to slots.
         """
         flat = {name: values.flatten(1) for name, values in real.items()}
-        for name, values in flat.items():
-            self._moments(name).update(values)
+        if self.settings.addressing == "centred" or self.settings.error == "share":
+            for name, values in flat.items():
+                self._moments(name).update(values)
+        if not self.settings.placed:
+            return
         first = int(self.placed)
-        if not self.settings.placed or first == len(self.slots["question"]):
+        if first == len(self.slots["question"]):
             return
         rows, samples = map(sum, zip(*processes.collect((len(flat["question"]), samples)), strict=True))
         count = min(len(self.slots["question"]) - first, samples, rows)
@@ -173,16 +178,16 @@ class RelationMemory(nn.Module):
         if self.settings.addressing == "cosine":
             return F.normalize(rows, dim=1) @ F.normalize(slots, dim=1).T
         mean = self._moments(name).mean
-        cosine = F.normalize(rows - mean, dim=1) @ F.normalize(slots - mean, dim=1).T
+        rows, slots = (F.normalize(values - mean, dim=1, eps=SMALLEST_DISTANCE) for values in (rows, slots))
+        cosine = rows @ slots.T
         return cosine * self.log_sharpness[name].exp()
 
 
 def recalled_features(memory: RelationMemory, representation: Representation, missing: str) -> Tensor:
     """Return the recalled features [batch, time, ...] of `missing`, zeros where the other modality has no step."""
-    mask = representation.masks[OTHER[missing]]
-    available = representation.features[OTHER[missing]][mask]
-    question = repeat_question(representation.question, mask)
-    return scatter_rows(memory.recall(missing, available, question), mask)
+    steps = AvailableSteps(representation.masks[OTHER[missing]])
+    available = steps.take(representation.features[OTHER[missing]])
+    return steps.put(memory.recall(missing, available, steps.repeat(representation.question)))
 
 
 def recall_loss(memory: RelationMemory, representation: Representation, recalled: Mapping[str, Tensor]) -> Tensor:
@@ -190,18 +195,18 @@ def recall_loss(memory: RelationMemory, representation: Representation, recalled
 
     `recalled`: {modality: [batch, time, ...]}, from `recalled_features`.
     """
-    both = representation.masks["audio"] & representation.masks["visual"]
-    if not both.any():
+    both = AvailableSteps.of_both(representation)
+    if not len(both):
         return representation.question.new_zeros(())
-    errors = [memory.error(m, recalled[m][both], representation.features[m][both]) for m in MODALITIES]
+    errors = [memory.error(m, both.take(recalled[m]), both.take(representation.features[m])) for m in MODALITIES]
     return torch.stack(errors).sum()
 
 
 def observe(memory: RelationMemory, representation: Representation) -> None:
     """Call `memory.observe` with the steps of a complete training batch where both modalities are available."""
-    both = representation.masks["audio"] & representation.masks["visual"]
-    real = {m: representation.features[m][both] for m in MODALITIES}
-    memory.observe({"question": repeat_question(representation.question, both), **real}, len(both))
+    both = AvailableSteps.of_both(representation)
+    real = {m: both.take(representation.features[m]) for m in MODALITIES}
+    memory.observe({"question": both.repeat(representation.question), **real}, len(representation.question))
 
 
 def recall_settings(variant: str) -> RecallSettings:

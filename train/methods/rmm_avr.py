@@ -23,7 +23,7 @@ from train.methods.avr import (
     refine_settings,
     refined_features,
 )
-from train.methods.imputation import ImputingMethod, imputed_answer_losses, with_imputed
+from train.methods.imputation import AvailableSteps, ImputingMethod, imputed_answer_losses, with_imputed
 from train.methods.losses import Weight
 from train.methods.rmm import RelationMemory, observe, recall_loss, recall_settings, recalled_features
 
@@ -144,11 +144,11 @@ def _tied_loss(representation: Representation, refined: Mapping[str, Mapping[str
 
     `refined`: {missing modality: {modality: [batch, time, ...]}}.
     """
-    both = representation.masks["audio"] & representation.masks["visual"]
-    if not both.any():
+    both = AvailableSteps.of_both(representation)
+    if not len(both):
         return representation.question.new_zeros(())
     differences = [
-        F.mse_loss(features[m][both], representation.features[m][both])
+        F.mse_loss(both.take(features[m]), both.take(representation.features[m]))
         for features in refined.values()
         for m in MODALITIES
     ]

@@ -14,6 +14,7 @@ from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import ConstantAnswer
+from train.methods.imputation import AvailableSteps
 from train.methods.losses import Weight, answer_losses, sampled_losses, weighted_sum
 from train.networks.layers import masked_mean
 
@@ -105,10 +106,10 @@ class ShaSpec(nn.Module):
 
     def _alignment_loss(self, representation: Representation, shared: dict[str, Tensor]) -> Tensor:
         """Return the mean absolute difference (scalar) of the shared encodings where both modalities are available."""
-        both = representation.masks["audio"] & representation.masks["visual"]
-        if not both.any():
+        both = AvailableSteps.of_both(representation)
+        if not len(both):
             return representation.question.new_zeros(())
-        return F.l1_loss(shared["audio"][both], shared["visual"][both])
+        return F.l1_loss(both.take(shared["audio"]), both.take(shared["visual"]))
 
 
 def _encoder(channels: int) -> nn.Sequential:

@@ -34,7 +34,8 @@ def reverse_narrow(
     size = (start.shape[-2], start.shape[-1])
     project = unet.projection(size)
     sums = {has_gradient: _SumOfPredictions(unet, project, size, has_gradient) for has_gradient in (False, True)}
-    projected, of_start, noise = project(start), torch.ones((), device=start.device), None
+    start = start.to(diffusion.alpha_bar.dtype)  # sums that autocast rounds at each step would bias the chain
+    projected, of_start, noise = project(start).to(start.dtype), torch.ones((), device=start.device), None
     for number in range(diffusion.steps - 1 if first_step is None else first_step, -1, -1):
         has_gradient = gradient_steps is None or number < gradient_steps
         step = torch.full((len(start),), number, device=start.device)
@@ -86,7 +87,8 @@ class _SumOfPredictions:
         self.hidden = None if self.hidden is None else factor * self.hidden
         if weight is not None and hidden is not None:
             self.count = self.count + weight
-            self.hidden = weight * hidden if self.hidden is None else self.hidden + weight * hidden
+            added = weight * hidden.to(weight.dtype)
+            self.hidden = added if self.hidden is None else self.hidden + added
 
     def total(self) -> Tensor:
         """Return the sum [row, channel, height, width]."""

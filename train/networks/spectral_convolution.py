@@ -42,8 +42,12 @@ def make_convolution(weight: Tensor, size: tuple[int, int]) -> Callable[[Tensor]
 
 
 def _pays(weight: Tensor, size: tuple[int, int]) -> bool:
-    """Return whether the transform takes much fewer operations than a direct convolution, on a processor."""
-    if weight.device.type != "cpu":
+    """Return whether the transform takes much fewer operations than a direct convolution, on a processor.
+
+    It is not used in lower precision, also of autocast: the sums of a transform would be rounded twice more.
+    """
+    is_precise = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    if weight.device.type != "cpu" or not is_precise:
         return False
     outputs, channels, side, _ = weight.shape
     cells, frequencies = math.prod(size), math.prod(_spectrum_size(size, side))

@@ -199,7 +199,7 @@ def test_reconstruction_target_of_actionmae_is_the_real_step_without_gradient(mo
     audio_mask = representation.masks["audio"]
     assert (audio_mask & ~visual_mask).sum() > 0  # steps without visual features have no target
     target = F.layer_norm(real["visual"][audio_mask & visual_mask], (predicted.shape[-1],))
-    torch.testing.assert_close(losses["reconstruction"], F.mse_loss(predicted[visual_mask[audio_mask]], target))
+    torch.testing.assert_close(losses["reconstruction"], F.mse_loss(predicted[audio_mask & visual_mask], target))
 
 
 def test_actionmae_answers_complete_questions_with_the_plain_backbone():
@@ -238,6 +238,9 @@ def test_ranking_loss_is_the_excess_weight_of_the_vector_with_the_larger_error()
     assert drfuse_module._ranking_loss(ordered, heads, answer) == 0
     torch.testing.assert_close(drfuse_module._ranking_loss(swapped, heads, answer), torch.tensor(0.6))
     assert drfuse_module._ranking_loss(swapped, heads, torch.tensor([-1])) == 0
+    twice = [{name: torch.cat((v, v)) for name, v in values.items()} for values in (swapped, heads)]
+    with_unknown = drfuse_module._ranking_loss(*twice, torch.tensor([0, -1]))
+    torch.testing.assert_close(with_unknown, torch.tensor(0.6))
 
 
 @pytest.mark.parametrize("hidden", [(), *ONE_SIDED])

@@ -9,7 +9,7 @@ from recipe import gaussian, probe
 from small_avqa import CHANNELS, SIDE, TIME, small_backbone, small_batch
 
 from pipeline.errors import UserError
-from train.methods.imputation import RunningMoments, repeat_question, scatter_rows, with_imputed
+from train.methods.imputation import AvailableSteps, RunningMoments, with_imputed
 from train.methods.rmm import RECALL_VARIANTS, RelationMemory, Rmm, recall_loss, recalled_features
 
 GOLDEN = json.loads((paths.GOLDEN / "rmm_avr.json").read_text())
@@ -185,11 +185,19 @@ def test_running_moments_equal_the_moments_of_the_rows():
 
 
 def test_rows_are_ordered_sample_by_sample():
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    values = torch.arange(6).reshape(2, 3)
-    assert values[mask].tolist() == [0, 1, 3]
-    assert repeat_question(torch.tensor([[7.0], [8.0]]), mask).flatten().tolist() == [7, 7, 8]
-    assert scatter_rows(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1, 2, 0], [3, 0, 0]]
+    steps = AvailableSteps(torch.tensor([[True, True, False], [True, False, False]]))
+    assert len(steps) == 3
+    assert steps.take(torch.arange(6).reshape(2, 3)).tolist() == [0, 1, 3]
+    assert steps.repeat(torch.tensor([[7.0], [8.0]])).flatten().tolist() == [7, 7, 8]
+    assert steps.put(torch.tensor([1.0, 2.0, 3.0])).tolist() == [[1, 2, 0], [3, 0, 0]]
+
+
+def test_rows_of_all_steps_are_views():
+    steps, values = AvailableSteps(torch.ones(2, 3, dtype=torch.bool)), torch.rand(2, 3, 4)
+    rows = steps.take(values)
+    assert rows.shape == (6, 4)
+    assert steps.put(rows).data_ptr() == rows.data_ptr() == values.data_ptr()
+    assert steps.repeat(torch.tensor([[7.0], [8.0]])).flatten().tolist() == [7, 7, 7, 8, 8, 8]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -244,3 +252,10 @@ def test_recall_loss_is_over_the_steps_with_both_modalities():
 def test_an_unknown_variant_raises():
     with pytest.raises(UserError, match=r"variant 'best' is unknown: choose one of paper, released, recommended"):
         Rmm(small_backbone(), variant="best")
+
+
+def test_gradients_of_a_first_batch_of_one_question_are_bounded():
+    torch.manual_seed(0)
+    model = Rmm(small_backbone(), slots=5)
+    model.training_loss(small_batch(1))["total"].backward()
+    assert max(float(p.grad.norm()) for p in model.parameters() if p.grad is not None) < 1e5

@@ -60,3 +60,16 @@ def test_the_chain_of_the_released_network_differs_by_rounding_alone() -> None:
     with torch.no_grad():
         wide, narrow = diffusion.reverse(start), reverse_narrow(diffusion, start)
     torch.testing.assert_close(narrow, wide, rtol=1e-4, atol=1e-4 * float(wide.abs().max()))
+
+
+def test_autocast_rounds_the_narrow_chain_no_more_than_the_wide_one() -> None:
+    torch.manual_seed(0)
+    diffusion = GaussianDiffusion(UNet(channels=CHANNELS, dim=8, stem_kernel=3), steps=10)
+    start = torch.randn(2, CHANNELS, 6, 6)
+    with torch.no_grad():
+        exact = diffusion.reverse(start)
+        with torch.autocast("cpu", torch.bfloat16):
+            wide, narrow = diffusion.reverse(start), reverse_narrow(diffusion, start)
+    assert narrow.dtype == torch.float32
+    assert (narrow - exact).norm() <= 1.25 * (wide - exact).norm()
+    torch.testing.assert_close(narrow.square().mean(), exact.square().mean(), rtol=2e-3, atol=0)

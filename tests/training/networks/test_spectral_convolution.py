@@ -65,3 +65,13 @@ def test_what_an_evaluation_prepares_can_be_trained_with() -> None:
         make_convolution(weight, (11, 11))(torch.randn(1, 48, 11, 11))
     make_convolution(weight, (11, 11))(torch.randn(1, 48, 11, 11)).sum().backward()
     assert weight.grad is not None
+
+
+def test_autocast_computes_a_direct_convolution() -> None:
+    maps, weight = torch.randn(2, 48, 14, 14), torch.randn(32, 48, 7, 7, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = make_convolution(weight, (14, 14))(maps), F.conv2d(maps, weight, padding=3)
+    assert torch.equal(found, expected)
+    found.float().sum().backward()  # outside of autocast, as training does
+    assert weight.grad is not None
+    assert not _pays(weight.bfloat16(), (14, 14))
