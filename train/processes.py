@@ -85,7 +85,7 @@ def add_up(values: Tensor) -> Tensor:
 def mean_rows(rows: Tensor) -> Tensor | None:
     """Return the mean of the `rows` [row, ...] of all processes; None if none has a row."""
     if count() == 1:
-        return rows.mean(0) if len(rows) else None
+        return rows.float().mean(0) if len(rows) else None
     sums = rows.float().sum(0)
     total = add_up(torch.cat((sums.flatten(), sums.new_tensor([len(rows)]))))
     return (total[:-1] / total[-1]).view_as(sums) if total[-1] > 0 else None
