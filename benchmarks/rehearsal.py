@@ -1,0 +1,461 @@
+"""Rehearse the training of MUSIC-AVQA: what an epoch and a run cost on this machine, from a few timed steps.
+
+The questions, words and answers are as many as those of the dataset (31,927 training questions), and the features have
+the real shapes and zeros; a batch and the number of steps are therefore real. Each row (backbone, method, batch size)
+is measured in a process of its own, with the training loop of `mavqa-train`:
+
+- loader: batches are loaded and moved to the device, and nothing else is done;
+- step: the loop trains on one batch that is already on the device;
+- both: the loop as it is.
+
+Times are means over `--steps`, after some to warm up: an epoch takes their sum, and steps on a GPU end asynchronously,
+so that the time of a single one says little. A method with stages is timed in each of them; the tables have the last
+one. The peak memory has neither mapped files nor, on a GPU, cached features. An epoch is the training alone. A run has
+all epochs of the preset and their validations, which are timed on some of the 4,568 questions. Operations are those of
+the forward and backward pass, without Fourier transforms, and compared with the speed of a large matrix product.
+
+    python benchmarks/rehearsal.py --backbones avst --batch-sizes 4 64 --device cuda
+"""
+
+import argparse
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import stand_ins
+import torch
+from cost import (
+    PRECISIONS,
+    Memory,
+    count_operations,
+    kernel_seconds,
+    measured_memory,
+    now,
+    peak_speed,
+    scaled_bytes,
+)
+from pydantic import BaseModel, ConfigDict
+
+import train
+from pipeline.machine import available_memory
+from pipeline.manifests.manifest import Manifest
+from pipeline.store.reader import open_store
+from train.data.batch import Batch
+from train.data.dataset import QuestionDataset
+from train.data.feature_bank import FeatureBank
+from train.data.loading import CACHES, LoadingSettings
+from train.data.scenarios import hidden_in
+from train.evaluation.predict import predict
+from train.interfaces import inputs_of
+from train.runs.config import TrainConfig, make_config
+from train.runs.device import choose_device
+from train.runs.folder import build_method
+from train.training.fit import fit, measure_sizes
+from train.training.loop import EVALUATION_BATCH, Progress, plan_stages
+from train.training.sweep import read_grid
+
+BACKBONES, METHODS = ("avsd", "pano", "avst", "pstp"), ("zero-fill", "rmm-avr")
+# By the type of the device; None: all videos of the dataset.
+STEPS, WARM_UP, VIDEOS = {"cpu": 5, "cuda": 300}, {"cpu": 2, "cuda": 20}, {"cpu": 256, "cuda": stand_ins.VIDEOS}
+# What a cache for all videos would be: few machines have the memory of so many maps.
+CACHE = {"cpu": "disk", "cuda": "auto"}
+PROFILED_STEPS = 3
+# Batches are gathered and sampled ahead: fewer would mostly be ready when the clock starts.
+LOADED_BATCHES = 100
+LARGEST_VALIDATION = 1024
+TABLE_1 = Path(train.__file__).parent / "grids" / "table1.toml"
+
+
+class Row(BaseModel):
+    """What is rehearsed in one process."""
+
+    model_config = ConfigDict(frozen=True)
+
+    backbone: str
+    method: str
+    batch_size: int
+
+
+class StageCost(BaseModel):
+    """A stage of a training: its name, its epochs in a whole run, and the seconds a step without and with loading."""
+
+    name: str
+    epochs: int
+    step_seconds: float
+    loop_seconds: float
+
+
+class Cost(BaseModel):
+    """What a row costs.
+
+    - `stages`: one, or those of a staged training in their order; the last one trains the whole method.
+    - `loader_seconds`, `batch_bytes`: the time to load a batch, and its size on the device.
+    - `steps_per_epoch`: of all training questions. `validation_seconds`: of all validation questions, after each epoch.
+    - `operations`: of a step of the last stage. `peak_speed`: operations per second of a large matrix product.
+    - `busy_share`: of a step's time, the share in which the GPU has kernels; None on a CPU.
+    """
+
+    row: Row
+    stages: list[StageCost]
+    loader_seconds: float
+    batch_bytes: int
+    steps_per_epoch: int
+    validation_seconds: float
+    memory: Memory
+    operations: int
+    peak_speed: float
+    busy_share: float | None
+
+    @property
+    def epoch_seconds(self) -> float:
+        """The training of an epoch of the last stage."""
+        return self.steps_per_epoch * self.stages[-1].loop_seconds
+
+    @property
+    def run_seconds(self) -> float:
+        """All epochs of all stages, with their validations."""
+        return sum(
+            stage.epochs * (self.steps_per_epoch * stage.loop_seconds + self.validation_seconds)
+            for stage in self.stages
+        )
+
+
+def main() -> int:
+    """Parse the options, measure each row, print the tables; return 0 if all rows were measured, else 3."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=(4, 64), help="4 is the paper's")
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--variant", default="recommended")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--steps", type=int, help="timed steps; default: 5, on a GPU 300")
+    parser.add_argument("--videos", type=int, help="videos with the questions; default: 256, on a GPU 9,288 (19 GB)")
+    parser.add_argument("--cache", choices=CACHES, help="as of mavqa-train; default: disk, on a GPU auto")
+    parser.add_argument("--max-minutes", type=float, default=8, help="rows that do not fit are left out")
+    parser.add_argument("--out", type=Path, default=Path("build/rehearsal"), help="folder of the stand-ins")
+    parser.add_argument("--json", type=Path, help="file for all that was measured")
+    parser.add_argument("--row", type=Row.model_validate_json, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    started, device = time.monotonic(), choose_device(options.device)
+    options.device = device.type
+    for name, defaults in (("steps", STEPS), ("videos", VIDEOS), ("cache", CACHE)):
+        if getattr(options, name) is None:
+            setattr(options, name, defaults[device.type])
+    if options.row:
+        print(measure(options, options.row, device).model_dump_json())
+        return 0
+    if not store_path(options).exists():
+        options.out.mkdir(parents=True, exist_ok=True)
+        stand_ins.write_store(store_path(options), stand_ins.music_avqa(options.videos))
+    costs: dict[Row, Cost] = {}
+    left_out: dict[Row, str] = {}
+    for row in plan_rows(options.backbones, options.methods, options.batch_sizes):
+        seconds_left = started + 60 * options.max_minutes - time.monotonic()
+        reason = find_obstacle(row, costs, free_bytes(device), seconds_left)
+        outcome = reason or run_row(row, seconds_left)
+        if isinstance(outcome, Cost):
+            costs[row] = outcome
+        else:
+            left_out[row] = outcome
+    print_tables(options, device, costs, left_out)
+    if options.json:
+        options.json.write_text("[" + ",\n".join(cost.model_dump_json() for cost in costs.values()) + "]\n")
+    return 3 if left_out else 0
+
+
+def store_path(options: argparse.Namespace) -> Path:
+    """Return the store of the stand-ins."""
+    return options.out / f"{options.videos}-videos.zarr"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of the device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+
+
+def plan_rows(backbones: Sequence[str], methods: Sequence[str], batch_sizes: Sequence[int]) -> list[Row]:
+    """Return the rows in the order in which they are measured: cheap ones first, so that as many as possible fit."""
+    return [
+        Row(backbone=backbone, method=method, batch_size=size)
+        for method in methods
+        for size in sorted(batch_sizes)
+        for backbone in backbones
+    ]
+
+
+def find_obstacle(row: Row, costs: dict[Row, Cost], free: int, seconds_left: float) -> str:
+    """Return why `row` cannot be measured, judged by the memory of its smaller batches in `costs`; "" if it can be."""
+    if seconds_left <= 0:
+        return "no time was left"
+    pair = (row.backbone, row.method)
+    smaller = [cost for other, cost in costs.items() if (other.backbone, other.method) == pair]
+    if smaller:
+        largest = max(smaller, key=lambda cost: cost.row.batch_size)
+        needed = scaled_bytes(largest.memory, row.batch_size / largest.row.batch_size)
+        if needed > free:
+            return f"needs about {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free"
+    return ""
+
+
+def run_row(row: Row, seconds: float) -> Cost | str:
+    """Measure `row` in a process of its own, with the options of this one; return why it failed if it does."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--row", row.model_dump_json()]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"took longer than the {seconds / 60:.1f} minutes that were left"
+    if done.returncode:
+        return (done.stderr.splitlines() or [f"its process ended with {done.returncode}"])[-1]
+    return Cost.model_validate_json(done.stdout.splitlines()[-1])
+
+
+def measure(options: argparse.Namespace, row: Row, device: torch.device) -> Cost:
+    """Measure `row` in this process."""
+    speed = peak_speed(device, options.precision)
+    manifest, store = stand_ins.music_avqa(options.videos), store_path(options)
+    bank = FeatureBank(open_store(store), LoadingSettings(options.cache), options.device)
+    names = {"preset": options.preset, "variant": options.variant, "precision": options.precision}
+    places = {"store": str(store), "device": options.device}
+    config = make_config(**names, **places, **row.model_dump())
+    config = config.model_copy(update={"sizes": measure_sizes(config, manifest, bank)})
+    stages = plan_stages(build_method(config), config.training, config.epochs)
+    short = config.model_copy(update={"epochs": len(stages)})  # an epoch of each
+    inputs = inputs_of(build_method(config).backbone, config.map_size)
+    loader_seconds, batch, steps_per_epoch = time_loading(
+        QuestionDataset(bank, manifest, "train", inputs), row.batch_size, max(options.steps, LOADED_BATCHES), device
+    )
+    with measured_memory(device) as memory:
+        both, method = time_training(short, manifest, bank, Meter(options.steps, device))
+    alone, _ = time_training(short, manifest, bank, Meter(options.steps, device, is_profiled=True), repeats_batch=True)
+    validation = QuestionDataset(bank, manifest, "val", inputs)
+    validated = min(len(validation), LARGEST_VALIDATION, options.steps * row.batch_size)
+    validation_seconds = time_validation(method, validation, validated, device) * len(validation) / validated
+    return Cost(
+        row=row,
+        stages=[
+            StageCost(name=stage.name, epochs=len(epochs), step_seconds=step, loop_seconds=loop)
+            for (stage, epochs), step, loop in zip(stages, alone.seconds, both.seconds, strict=True)
+        ],
+        loader_seconds=loader_seconds,
+        batch_bytes=count_bytes(batch),
+        steps_per_epoch=steps_per_epoch,
+        validation_seconds=validation_seconds,
+        memory=memory,
+        operations=count_operations(lambda: method.train().training_loss(batch)["total"].backward()),
+        peak_speed=speed,
+        busy_share=alone.kernel_seconds / alone.seconds[-1] if device.type == "cuda" else None,
+    )
+
+
+def time_loading(
+    questions: QuestionDataset, batch_size: int, batches: int, device: torch.device
+) -> tuple[float, Batch, int]:
+    """Return the seconds a batch of loading, the last batch, and the number of batches of an epoch."""
+    generator = torch.Generator().manual_seed(0)
+    parts = questions.partition(batch_size, generator)
+    warm_up = WARM_UP[device.type]
+    started = 0.0
+    for number, batch in enumerate(questions.load(parts[: warm_up + batches], generator), start=1):
+        moved = batch.to(device)  # the one before is kept meanwhile, as in training
+        if number == warm_up:
+            started = now(device)
+    return (now(device) - started) / batches, moved, len(parts)
+
+
+class Meter:
+    """Takes the time of the timed steps of each epoch. Called by the training loop with its progress.
+
+    `is_profiled`: on a GPU, some steps of the last epoch are profiled after the timed ones.
+    """
+
+    def __init__(self, steps: int, device: torch.device, is_profiled: bool = False) -> None:
+        self.steps, self.device = steps, device
+        self.first, self.last = WARM_UP[device.type], WARM_UP[device.type] + steps
+        self.profile = torch.profiler.profile() if is_profiled and device.type == "cuda" else None
+        self.times: list[float] = []
+
+    @property
+    def all_steps(self) -> int:
+        """The number of steps that an epoch must have."""
+        return self.last + (PROFILED_STEPS if self.profile else 0)
+
+    def __call__(self, progress: Progress) -> None:
+        """Take the time if the step that was just finished is the last one before the timed ones, or of them."""
+        if progress.validation is not None:
+            return
+        if progress.step in (self.first, self.last):
+            self.times.append(now(self.device))
+        if self.profile and progress.epoch == progress.epochs:
+            if progress.step == self.last:
+                self.profile.start()
+            elif progress.step == self.all_steps:
+                now(self.device)
+                self.profile.stop()
+
+    @property
+    def seconds(self) -> list[float]:
+        """The mean seconds a step of each epoch."""
+        return [(last - first) / self.steps for first, last in zip(self.times[::2], self.times[1::2], strict=True)]
+
+    @property
+    def kernel_seconds(self) -> float:
+        """The seconds a profiled step in which the GPU has kernels."""
+        assert self.profile is not None
+        return kernel_seconds(self.profile) / PROFILED_STEPS
+
+
+def time_training(
+    config: TrainConfig, manifest: Manifest, bank: FeatureBank, meter: Meter, repeats_batch: bool = False
+) -> tuple[Meter, Any]:
+    """Train epochs of as many steps as `meter` takes; return it and the trained method.
+
+    `repeats_batch`: all steps train on the same batch, which is on the device.
+    """
+    questions = {"train": manifest.questions["train"]}  # validation is timed by itself
+    repeating = repeated_batches(meter.device) if repeats_batch else nullcontext()
+    with TemporaryDirectory() as folder, first_parts(meter.all_steps), repeating:
+        method, _ = fit(config, replace(manifest, questions=questions), bank, Path(folder) / "run", report=meter)
+    return meter, method
+
+
+@contextmanager
+def first_parts(count: int) -> Iterator[None]:
+    """Let epochs have only the first `count` of their batches."""
+    partition = QuestionDataset.partition
+
+    def first(self: QuestionDataset, *given: Any, **named: Any) -> Any:
+        return partition(self, *given, **named)[:count]
+
+    with patch.object(QuestionDataset, "partition", first):
+        yield
+
+
+@contextmanager
+def repeated_batches(device: torch.device) -> Iterator[None]:
+    """Let batches be loaded once for each size and each kind of missing modalities, and stay on `device`."""
+    load, loaded = QuestionDataset.load, {}
+
+    def repeat(self: QuestionDataset, parts: Any, generator: Any = None, masks: Any = None) -> Iterator[Batch]:
+        for rows in parts:
+            kind = len(rows), generator is None, id(masks)
+            if kind not in loaded:
+                (batch,) = load(self, [rows], generator, masks)
+                loaded[kind] = batch.to(device), masks  # kept, so that no other masks have their id
+            yield loaded[kind][0]
+
+    with patch.object(QuestionDataset, "load", repeat):
+        yield
+
+
+def time_validation(method: Any, validation: QuestionDataset, count: int, device: torch.device) -> float:
+    """Return the seconds to answer `count` of the validation questions in all scenarios that select the best epoch."""
+    rows = torch.arange(count).numpy()
+    started = 0.0
+    for chosen in (rows[:1], rows):  # the first answer warms up
+        started = now(device)
+        for scenario in method.selection_scenarios:
+            masks = dict.fromkeys((question.question_id for question in validation.questions), hidden_in(scenario))
+            predict(method, validation, chosen, masks, EVALUATION_BATCH, device)
+    return now(device) - started
+
+
+def count_bytes(batch: Batch) -> int:
+    """Return the bytes of the features of `batch`, negatives included."""
+    groups = (batch.question, batch.audio, batch.visual, batch.negatives)
+    return sum(values.nbytes for group in groups for values in (group or {}).values())
+
+
+def describe(seconds: float) -> str:
+    """Return a duration in seconds, minutes, hours or days, to two digits at least."""
+    units = {"s": (1, 90), "min": (60, 90), "h": (3600, 72), "days": (86_400, math.inf)}
+    unit, value = next((unit, seconds / length) for unit, (length, limit) in units.items() if seconds < limit * length)
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+
+
+def print_tables(
+    options: argparse.Namespace, device: torch.device, costs: dict[Row, Cost], left_out: dict[Row, str]
+) -> None:
+    """Print what was measured as two tables in Markdown, what was left out, and the cost of Table 1."""
+    config = make_config(options.preset, variant=options.variant)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(
+        f"{name}, torch {torch.__version__}, {options.precision}, variant {options.variant}, preset {options.preset} "
+        f"({config.epochs} epochs), {options.steps} timed steps, {options.videos:,} videos, cache {options.cache}\n"
+    )
+    ordered = [cost for pair in _pairs(costs) for cost in costs.values() if _pair(cost.row) == pair]
+    print("Samples a second, peak memory, times\n")
+    print("| backbone | method | batch | loader | step | both | GB | epoch | validation | run |")
+    print("|---|---|" + "---:|" * 8)
+    for cost in ordered:
+        print(format_cost(cost, device))
+    print("\nArithmetic of a step, and what the loader delivers\n")
+    print("| backbone | method | batch | TFLOP | of the peak | MB a batch | GB/s | GPU busy |")
+    print("|---|---|" + "---:|" * 6)
+    for cost in ordered:
+        print(format_arithmetic(cost))
+    for row, reason in left_out.items():
+        print(f"\nLeft out: {row.backbone}, {row.method}, batch {row.batch_size}: {reason}")
+    for size in sorted({row.batch_size for row in costs}):
+        print(f"\n{describe_table_1([cost for cost in ordered if cost.row.batch_size == size])}")
+
+
+def _pair(row: Row) -> tuple[str, str]:
+    return row.backbone, row.method
+
+
+def _pairs(costs: dict[Row, Cost]) -> list[tuple[str, str]]:
+    """Return the backbones and methods of `costs`, by backbone."""
+    backbones = list(dict.fromkeys(row.backbone for row in costs))
+    return sorted(dict.fromkeys(map(_pair, costs)), key=lambda pair: backbones.index(pair[0]))
+
+
+def format_cost(cost: Cost, device: torch.device) -> str:
+    """Return the row of the first table."""
+    row, last = cost.row, cost.stages[-1]
+    rates = [row.batch_size / seconds for seconds in (cost.loader_seconds, last.step_seconds, last.loop_seconds)]
+    taken = cost.memory.peak - (cost.memory.before if device.type == "cuda" else 0)
+    times = [describe(seconds) for seconds in (cost.epoch_seconds, cost.validation_seconds, cost.run_seconds)]
+    cells = [f"`{row.backbone}`", f"`{row.method}`", row.batch_size, *(format_rate(rate) for rate in rates)]
+    return "| " + " | ".join(map(str, [*cells, f"{taken / 1e9:.1f}", *times])) + " |"
+
+
+def format_rate(rate: float) -> str:
+    """Return samples a second to three digits."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def format_arithmetic(cost: Cost) -> str:
+    """Return the row of the second table."""
+    row, seconds = cost.row, cost.stages[-1].step_seconds
+    reached = cost.operations / seconds / cost.peak_speed
+    busy = "" if cost.busy_share is None else f"{cost.busy_share:.0%}"
+    delivered = cost.batch_bytes / cost.loader_seconds / 1e9
+    cells = [f"{cost.operations / 1e12:.3g}", f"{reached:.0%}", f"{cost.batch_bytes / 1e6:.0f}", f"{delivered:.1f}"]
+    return "| " + " | ".join([f"`{row.backbone}`", f"`{row.method}`", str(row.batch_size), *cells, busy]) + " |"
+
+
+def describe_table_1(costs: Sequence[Cost]) -> str:
+    """Return the time of those runs of Table 1 whose rows are `costs`, which have one batch size."""
+    grid = read_grid(TABLE_1)
+    entries = [(backbone, entry.name) for backbone in grid.backbones or () for entry in grid.methods]
+    timed = [cost for cost in costs if _pair(cost.row) in entries]
+    seconds = len(grid.seeds) * sum(cost.run_seconds for cost in timed)
+    return (
+        f"Table 1 at batch {costs[0].row.batch_size}: {len(grid.seeds) * len(timed)} of the "
+        f"{len(grid.seeds) * len(entries)} runs of the grid `table1` are timed above ({len(grid.seeds)} seeds); "
+        f"one after the other they take {describe(seconds)}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
