@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.machine import available_memory
+
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SECONDS_BETWEEN_SAMPLES = 0.01
 
@@ -102,6 +104,11 @@ def measured_memory(device: torch.device) -> Iterator[Memory]:
     finally:
         is_done.set()
         sampler.join()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of the device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
 
 
 def scaled_bytes(memory: Memory, factor: float) -> int:

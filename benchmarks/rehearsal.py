@@ -9,8 +9,8 @@ is measured in a process of its own, with the training loop of `mavqa-train`:
 - both: the loop as it is.
 
 Times are means over `--steps`, after some to warm up: an epoch takes their sum, and steps on a GPU end asynchronously,
-so that the time of a single one says little. A method with stages is timed in each of them; the tables have the last
-one. The peak memory has neither mapped files nor, on a GPU, cached features. An epoch is the training alone. A run has
+so that the time of a single one says little. Of the step alone, which no time of an epoch follows from, a sixth of them
+is timed. A method with stages is timed in each of them; the tables have the last one. The peak memory has neither mapped files nor, on a GPU, cached features. An epoch is the training alone. A run has
 all epochs of the preset and their validations, which are timed on some of the 4,568 questions. Operations are those of
 the forward and backward pass, without Fourier transforms, and compared with the speed of a large matrix product.
 
@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import stand_ins
 import torch
@@ -31,6 +32,7 @@ from cost import (
     PRECISIONS,
     Memory,
     count_operations,
+    free_bytes,
     measured_memory,
     peak_speed,
     scaled_bytes,
@@ -39,7 +41,6 @@ from pydantic import BaseModel, ConfigDict
 from timed_training import Meter, time_loading, time_training, time_validation
 
 import train
-from pipeline.machine import available_memory
 from pipeline.store.reader import open_store
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
@@ -60,6 +61,7 @@ STEPS, VIDEOS = {"cpu": 5, "cuda": 300}, {"cpu": 256, "cuda": stand_ins.VIDEOS}
 CACHE = {"cpu": "disk", "cuda": "auto"}
 # Batches are gathered and sampled ahead: fewer would mostly be ready when the clock starts.
 LOADED_BATCHES = 100
+COUNTED_QUESTIONS = 4
 LARGEST_VALIDATION = 1024
 TABLE_1 = Path(train.__file__).parent / "grids" / "table1.toml"
 
@@ -133,7 +135,7 @@ def main() -> int:
     parser.add_argument("--cache", choices=CACHES, help="as of mavqa-train; default: disk, on a GPU auto")
     parser.add_argument("--max-minutes", type=float, default=8, help="rows that do not fit are left out")
     parser.add_argument("--out", type=Path, default=Path("build/rehearsal"), help="folder of the stand-ins")
-    parser.add_argument("--json", type=Path, help="file for all that was measured")
+    parser.add_argument("--json", type=Path, help="file for all that was measured, written after each row")
     parser.add_argument("--row", type=Row.model_validate_json, help=argparse.SUPPRESS)
     options = parser.parse_args()
     started, device = time.monotonic(), choose_device(options.device)
@@ -151,26 +153,22 @@ def main() -> int:
     left_out: dict[Row, str] = {}
     for row in plan_rows(options.backbones, options.methods, options.batch_sizes):
         seconds_left = started + 60 * options.max_minutes - time.monotonic()
-        reason = find_obstacle(row, costs, free_bytes(device), seconds_left)
-        outcome = reason or run_row(row, seconds_left)
+        outcome = find_obstacle(row, costs, free_bytes(device), seconds_left) or run_row(row, seconds_left)
         if isinstance(outcome, Cost):
             costs[row] = outcome
+            outcome = f"{describe(outcome.epoch_seconds)} an epoch, {describe(outcome.run_seconds)} a run"
+            if options.json:
+                options.json.write_text("[" + ",\n".join(cost.model_dump_json() for cost in costs.values()) + "]\n")
         else:
             left_out[row] = outcome
+        print(f"{row.backbone}, {row.method}, batch {row.batch_size}: {outcome}", file=sys.stderr, flush=True)
     print_tables(options, device, costs, left_out)
-    if options.json:
-        options.json.write_text("[" + ",\n".join(cost.model_dump_json() for cost in costs.values()) + "]\n")
     return 3 if left_out else 0
 
 
 def store_path(options: argparse.Namespace) -> Path:
     """Return the store of the stand-ins."""
     return options.out / f"{options.videos}-videos.zarr"
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the free memory of the device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
 
 
 def plan_rows(backbones: Sequence[str], methods: Sequence[str], batch_sizes: Sequence[int]) -> list[Row]:
@@ -226,7 +224,8 @@ def measure(options: argparse.Namespace, row: Row, device: torch.device) -> Cost
     )
     with measured_memory(device) as memory:
         both, method = time_training(short, manifest, bank, Meter(options.steps, device))
-    alone, _ = time_training(short, manifest, bank, Meter(options.steps, device, is_profiled=True), repeats_batch=True)
+    meter = Meter(steps_alone(options.steps), device, is_profiled=True)
+    alone, _ = time_training(short, manifest, bank, meter, repeats_batch=True)
     validation = QuestionDataset(bank, manifest, "val", inputs)
     validated = min(len(validation), LARGEST_VALIDATION, options.steps * row.batch_size)
     validation_seconds = time_validation(method, validation, validated, device) * len(validation) / validated
@@ -241,10 +240,22 @@ def measure(options: argparse.Namespace, row: Row, device: torch.device) -> Cost
         steps_per_epoch=steps_per_epoch,
         validation_seconds=validation_seconds,
         memory=memory,
-        operations=count_operations(lambda: method.train().training_loss(batch)["total"].backward()),
+        operations=count_batch_operations(method.train(), batch),
         peak_speed=speed,
         busy_share=alone.kernel_seconds / alone.seconds[-1] if device.type == "cuda" else None,
     )
+
+
+def steps_alone(steps: int) -> int:
+    """Return how many steps without loading are timed: a sixth of those with it, which matter more, but a few."""
+    return min(steps, max(steps // 6, 5))
+
+
+def count_batch_operations(method: Any, batch: Batch) -> int:
+    """Return the operations of the loss of `batch` and its gradient, counted on some of its questions."""
+    counted = batch.select(torch.arange(min(len(batch), COUNTED_QUESTIONS)))
+    operations = count_operations(lambda: method.training_loss(counted)["total"].backward())
+    return operations * len(batch) // len(counted)
 
 
 def count_bytes(batch: Batch) -> int:
