@@ -9,10 +9,12 @@ is measured in a process of its own, with the training loop of `mavqa-train`:
 - both: the loop as it is.
 
 Times are means over `--steps`, after some to warm up: an epoch takes their sum, and steps on a GPU end asynchronously,
-so that the time of a single one says little. Of the step alone, which no time of an epoch follows from, a sixth of them
-is timed. A method with stages is timed in each of them; the tables have the last one. The peak memory has neither mapped files nor, on a GPU, cached features. An epoch is the training alone. A run has
-all epochs of the preset and their validations, which are timed on some of the 4,568 questions. Operations are those of
-the forward and backward pass, without Fourier transforms, and compared with the speed of a large matrix product.
+so that the time of a single one says little. The step alone, which the time of an epoch does not follow from, is timed
+in a sixth of them. A method with stages is timed in each; the tables have the last one. The peak memory has neither
+mapped files nor, on a GPU, cached features. An epoch is the training alone. A run has all epochs of the preset and
+their validations, which are timed on some of the 4,568 questions. Operations are those of the forward and backward
+pass, without Fourier transforms, and compared with the speed of a large matrix product. No row is started after
+`--max-minutes`; a row is also left out if its smaller batch says that the memory does not suffice.
 
     python benchmarks/rehearsal.py --backbones avst --batch-sizes 4 64 --device cuda
 """
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ from pydantic import BaseModel, ConfigDict
 from timed_training import Meter, time_loading, time_training, time_validation
 
 import train
+from pipeline.errors import UserError
 from pipeline.store.reader import open_store
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
@@ -62,6 +66,8 @@ CACHE = {"cpu": "disk", "cuda": "auto"}
 # Batches are gathered and sampled ahead: fewer would mostly be ready when the clock starts.
 LOADED_BATCHES = 100
 COUNTED_QUESTIONS = 4
+# A weight, its gradient and the two moments of Adam: memory that does not grow with the batch.
+BYTES_PER_PARAMETER = 16
 LARGEST_VALIDATION = 1024
 TABLE_1 = Path(train.__file__).parent / "grids" / "table1.toml"
 
@@ -91,7 +97,8 @@ class Cost(BaseModel):
     - `stages`: one, or those of a staged training in their order; the last one trains the whole method.
     - `loader_seconds`, `batch_bytes`: the time to load a batch, and its size on the device.
     - `steps_per_epoch`: of all training questions. `validation_seconds`: of all validation questions, after each epoch.
-    - `operations`: of a step of the last stage. `peak_speed`: operations per second of a large matrix product.
+    - `parameters`: their number. `operations`: of a step of the last stage.
+    - `peak_speed`: operations per second of a large matrix product.
     - `busy_share`: of a step's time, the share in which the GPU has kernels; None on a CPU.
     """
 
@@ -102,6 +109,7 @@ class Cost(BaseModel):
     steps_per_epoch: int
     validation_seconds: float
     memory: Memory
+    parameters: int
     operations: int
     peak_speed: float
     busy_share: float | None
@@ -138,14 +146,16 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for all that was measured, written after each row")
     parser.add_argument("--row", type=Row.model_validate_json, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    started, device = time.monotonic(), choose_device(options.device)
-    options.device = device.type
-    for name, defaults in (("steps", STEPS), ("videos", VIDEOS), ("cache", CACHE)):
-        if getattr(options, name) is None:
-            setattr(options, name, defaults[device.type])
-    if options.row:
-        print(measure(options, options.row, device).model_dump_json())
-        return 0
+    started = time.monotonic()
+    try:
+        device = choose_device(options.device)
+        if options.row:
+            print(measure(with_defaults(options, device), options.row, device).model_dump_json())
+            return 0
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    options = with_defaults(options, device)
     if not store_path(options).exists():
         options.out.mkdir(parents=True, exist_ok=True)
         stand_ins.write_store(store_path(options), stand_ins.music_avqa(options.videos))
@@ -164,6 +174,15 @@ def main() -> int:
         print(f"{row.backbone}, {row.method}, batch {row.batch_size}: {outcome}", file=sys.stderr, flush=True)
     print_tables(options, device, costs, left_out)
     return 3 if left_out else 0
+
+
+def with_defaults(options: argparse.Namespace, device: torch.device) -> argparse.Namespace:
+    """Return the options, with the defaults for the device where there is no value."""
+    options.device = device.type
+    for name, defaults in (("steps", STEPS), ("videos", VIDEOS), ("cache", CACHE)):
+        if getattr(options, name) is None:
+            setattr(options, name, defaults[device.type])
+    return options
 
 
 def store_path(options: argparse.Namespace) -> Path:
@@ -189,7 +208,8 @@ def find_obstacle(row: Row, costs: dict[Row, Cost], free: int, seconds_left: flo
     smaller = [cost for other, cost in costs.items() if (other.backbone, other.method) == pair]
     if smaller:
         largest = max(smaller, key=lambda cost: cost.row.batch_size)
-        needed = scaled_bytes(largest.memory, row.batch_size / largest.row.batch_size)
+        memory = replace(largest.memory, before=largest.memory.before + BYTES_PER_PARAMETER * largest.parameters)
+        needed = scaled_bytes(memory, row.batch_size / largest.row.batch_size)
         if needed > free:
             return f"needs about {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free"
     return ""
@@ -240,6 +260,7 @@ def measure(options: argparse.Namespace, row: Row, device: torch.device) -> Cost
         steps_per_epoch=steps_per_epoch,
         validation_seconds=validation_seconds,
         memory=memory,
+        parameters=sum(parameter.numel() for parameter in method.parameters()),
         operations=count_batch_operations(method.train(), batch),
         peak_speed=speed,
         busy_share=alone.kernel_seconds / alone.seconds[-1] if device.type == "cuda" else None,
