@@ -14,7 +14,8 @@ in a sixth of them. A method with stages is timed in each; the tables have the l
 mapped files nor, on a GPU, cached features. An epoch is the training alone. A run has all epochs of the preset and
 their validations, which are timed on some of the 4,568 questions. Operations are those of the forward and backward
 pass, without Fourier transforms, and compared with the speed of a large matrix product. No row is started after
-`--max-minutes`; a row is also left out if its smaller batch says that the memory does not suffice.
+`--max-minutes`, and none whose smaller batch says that the memory does not suffice. Of an epoch with fewer steps all
+are timed.
 
     python benchmarks/rehearsal.py --backbones avst --batch-sizes 4 64 --device cuda
 """
@@ -41,7 +42,7 @@ from cost import (
     scaled_bytes,
 )
 from pydantic import BaseModel, ConfigDict
-from timed_training import Meter, time_loading, time_training, time_validation
+from timed_training import PROFILED_STEPS, WARM_UP, Meter, time_loading, time_training, time_validation
 
 import train
 from pipeline.errors import UserError
@@ -242,12 +243,13 @@ def measure(options: argparse.Namespace, row: Row, device: torch.device) -> Cost
     loader_seconds, batch, steps_per_epoch = time_loading(
         QuestionDataset(bank, manifest, "train", inputs), row.batch_size, max(options.steps, LOADED_BATCHES), device
     )
+    steps = min(options.steps, steps_per_epoch - WARM_UP[device.type] - PROFILED_STEPS)
     with measured_memory(device) as memory:
-        both, method = time_training(short, manifest, bank, Meter(options.steps, device))
-    meter = Meter(steps_alone(options.steps), device, is_profiled=True)
+        both, method = time_training(short, manifest, bank, Meter(steps, device))
+    meter = Meter(steps_alone(steps), device, is_profiled=True)
     alone, _ = time_training(short, manifest, bank, meter, repeats_batch=True)
     validation = QuestionDataset(bank, manifest, "val", inputs)
-    validated = min(len(validation), LARGEST_VALIDATION, options.steps * row.batch_size)
+    validated = min(len(validation), LARGEST_VALIDATION, steps * row.batch_size)
     validation_seconds = time_validation(method, validation, validated, device) * len(validation) / validated
     return Cost(
         row=row,

@@ -33,6 +33,7 @@ def time_loading(
     generator = torch.Generator().manual_seed(0)
     parts = questions.partition(batch_size, generator)
     warm_up = WARM_UP[device.type]
+    batches = min(batches, len(parts) - warm_up)
     started = 0.0
     for number, batch in enumerate(questions.load(parts[: warm_up + batches], generator), start=1):
         moved = batch.to(device)  # the one before is kept meanwhile, as in training
