@@ -45,8 +45,7 @@ def count_operations(work: Callable[[], Any]) -> int:
 
     The counter misses an LSTM that oneDNN or cuDNN runs as one operation, and Fourier transforms.
     """
-    without_cudnn = torch.backends.cudnn.flags(enabled=False)
-    with torch.backends.mkldnn.flags(enabled=False), without_cudnn, FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 

@@ -1,6 +1,7 @@
 """The rehearsal of a training: which rows are measured, what is timed, and what an epoch and a run follow from."""
 
 import argparse
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,7 +160,7 @@ def test_the_real_loop_is_timed_in_each_stage(repeats_batch: bool, monkeypatch: 
     tokens = batch.question["tokens"]
     assert rehearsal.count_bytes(batch) == 2 * maps.nbytes + audio.nbytes + tokens.nbytes  # with negatives
     per_question = rehearsal.count_batch_operations(method.train(), batch.select(torch.arange(1)))
-    assert rehearsal.count_batch_operations(method, batch) == pytest.approx(4 * per_question, rel=0.2)
+    assert rehearsal.count_batch_operations(method, batch) == len(batch) * per_question > 0
 
 
 def test_videos_without_values_of_their_own_are_linked(tmp_path: Path) -> None:
@@ -189,7 +190,6 @@ def test_memory_is_measured_and_scaled() -> None:
 
 def test_operations_and_kernels_are_counted() -> None:
     assert cost.count_operations(lambda: torch.ones(2, 3) @ torch.ones(3, 4)) == 48
-    assert cost.count_operations(lambda: torch.nn.LSTM(8, 8)(torch.ones(5, 1, 8))) > 0
     gpu = torch.autograd.DeviceType.CUDA
 
     def event(name: str, device: object, taken: int, is_annotation: bool = False) -> SimpleNamespace:
@@ -214,3 +214,18 @@ def test_precisions_differ_in_what_a_product_returns() -> None:
             dtypes[precision] = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
             assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
     assert dtypes == {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@pytest.mark.nightly
+def test_a_row_is_rehearsed_at_the_real_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    chosen = ["--backbones", "avst", "--methods", "zero-fill", "--batch-sizes", "2", "--steps", "1", "--device", "cpu"]
+    places = ["--videos", "16", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "measured.json")]
+    monkeypatch.setattr("sys.argv", ["rehearsal.py", *chosen, *places])
+    assert rehearsal.main() == 0
+    assert "| `avst` | `zero-fill` | 2 |" in capsys.readouterr().out
+    (measured,) = json.loads((tmp_path / "measured.json").read_text())
+    assert measured["steps_per_epoch"] == 15_964
+    assert measured["batch_bytes"] == pytest.approx(2 * 20 * 512 * 14 * 14 * 2, rel=0.01)
+    assert 0.3e9 < measured["operations"] / 2 < 0.6e9
