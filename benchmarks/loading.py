@@ -27,22 +27,21 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import stand_ins
 import torch
+from stand_ins import SECONDS, VIDEOS, StoredFeature, make_manifest, random_values, write_store
 
-from pipeline.manifests.manifest import Manifest, Question, Video, Vocabulary, load_manifest, save_manifest
+from pipeline.manifests.manifest import Vocabulary, load_manifest, save_manifest
 from pipeline.store.reader import open_store
-from pipeline.store.schema import VIDEOS_PER_PARTITION, FeatureSpec, State, tokens_name
-from pipeline.store.seal import digest_row
-from pipeline.store.writer import FeatureRecord, StoreWriter, VideoRecord, write_rows
 from train.backbones.registry import needs_of
 from train.data.dataset import ModelInputs, QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.loading import LoadingSettings
 from train.data.rows import MappedRows
 
-SECONDS, STEPS, MAP, VGGISH = 60, 10, (512, 14, 14), (128,)
-FEATURES = {"vggish": ("audio", VGGISH, "float32"), "resnet18-map": ("visual", MAP, "float16")}
-QUESTIONS_PER_VIDEO, SHARE_OF_ZEROS = 5, 0.75
+STEPS, MAP = 10, stand_ins.FEATURES["resnet18-map"].shape
+FEATURES = {name: stand_ins.FEATURES[name] for name in ("vggish", "resnet18-map")}
+QUESTIONS_PER_VIDEO = 5
 WORDS = ("<pad>", "What", "sounds")
 PROMISES = {"official": ("disk", 30.0), "floor": ("disk", 1.3)}
 # Slow ways load one batch a turn, the others several, as training does.
@@ -51,7 +50,6 @@ WAYS = ("official", "mapped arrays", "store", "disk", "memory", "floor")
 
 # {backbone: (shape of the rows of a video, maps of other videos per row)}
 FULL_SIZES = {"avst": ((STEPS, *MAP), 1), "pstp": ((60, 50, 512), 0)}
-DATASET_VIDEOS = 9_288
 
 # A function that loads the batch with a number.
 Load = Callable[[int], Any]
@@ -94,58 +92,18 @@ def main() -> int:
 def write_stand_ins(out: Path, videos: int) -> None:
     """Write the manifest, the store and the float32 arrays of distinct stand-ins; the store last."""
     print(f"writing {videos} stand-ins of {SECONDS} s to {out}", flush=True)
-    ids = [f"{number:08d}" for number in range(videos)]
-    questions = tuple(
-        Question(f"{video}-{n}", video, "What sounds ?", "What sounds ?", "yes", "Audio Counting", "Audio")
-        for video in ids
-        for n in range(QUESTIONS_PER_VIDEO)
-    )
-    described = tuple(Video(video, f"{video}.mp4") for video in ids)
-    manifest = Manifest(
-        "loading", "stand-in", "none", described, {"train": questions}, Vocabulary(WORDS, ("yes",), len(WORDS))
-    )
+    vocabulary = Vocabulary(WORDS, ("yes",), len(WORDS))
+    manifest = make_manifest(videos, {"train": videos * QUESTIONS_PER_VIDEO}, vocabulary)
     save_manifest(manifest, out / "manifest")
-    partial = out / "partial.zarr"
-    with StoreWriter(partial, "loading") as writer:
-        writer.create(SECONDS)
-        writer.append_videos(ids)
-        for name, (modality, shape, dtype) in FEATURES.items():
-            dims = ("channel", "height", "width")[: len(shape)]
-            writer.add_spec(FeatureSpec(name, modality, dims, shape, dtype, {}))
-            _write_feature(out, partial, writer, ids, name)
-        both = ("audio", "visual")
-        writer.record_videos(
-            [
-                VideoRecord(
-                    row, "", dict.fromkeys(both, State.COMPLETE), dict.fromkeys(both, SECONDS), dict.fromkeys(both, "")
-                )
-                for row in range(videos)
-            ]
-        )
-        rows = writer.append_questions(["What sounds ?"])
-        tokens = FeatureSpec(tokens_name(WORDS, len(WORDS)), "question", ("token",), (len(WORDS),), "int32", {})
-        writer.add_spec(tokens)
-        writer.write_questions(tokens.name, np.array(list(rows.values())), np.array([[1, 2, 0]], np.int32))
-        writer.seal()
-    partial.rename(out / "store.zarr")
+    for name in FEATURES:
+        (out / name).mkdir(exist_ok=True)
 
+    def values_of(name: str, feature: StoredFeature, row: int) -> np.ndarray:
+        values = random_values(name, feature, row)
+        np.save(out / name / f"{manifest.videos[row].video_id}.npy", values.astype(np.float32))
+        return values
 
-def _write_feature(out: Path, store: Path, writer: StoreWriter, ids: list[str], name: str) -> None:
-    _, shape, dtype = FEATURES[name]
-    (out / name).mkdir(exist_ok=True)
-    records = []
-    for first in range(0, len(ids), VIDEOS_PER_PARTITION):
-        rows = {}
-        for row in range(first, min(first + VIDEOS_PER_PARTITION, len(ids))):
-            generator = np.random.default_rng([row, len(shape)])
-            values = generator.standard_normal((SECONDS, *shape), dtype=np.float32)
-            values[generator.random(values.shape, dtype=np.float32) < SHARE_OF_ZEROS] = 0
-            rows[row] = np.abs(values).astype(dtype)
-            np.save(out / name / f"{ids[row]}.npy", rows[row].astype(np.float32))
-            digest = digest_row(name, ids[row], rows[row])
-            records.append(FeatureRecord(row, name, State.COMPLETE, digest=digest))
-        write_rows(store, name, first, rows)
-    writer.record_features(records)
+    write_store(out / "store.zarr", manifest, FEATURES, {}, values_of, distinct=None)
 
 
 def build_cache(out: Path) -> None:
@@ -325,21 +283,21 @@ def print_full_size(out: Path, backbone: str, rounds: int) -> None:
     block = np.random.default_rng(0).standard_normal((8, *shape), dtype=np.float32).astype(np.float16)
     if not path.exists():
         with path.with_suffix(".partial").open("wb") as file:
-            header = {"descr": "<f2", "fortran_order": False, "shape": (DATASET_VIDEOS, *shape)}
+            header = {"descr": "<f2", "fortran_order": False, "shape": (VIDEOS, *shape)}
             np.lib.format.write_array_header_1_0(file, header)
-            for _ in range(DATASET_VIDEOS // len(block)):
+            for _ in range(VIDEOS // len(block)):
                 file.write(block.data)
         path.with_suffix(".partial").rename(path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    rows = MappedRows(np.load(path, mmap_mode="r"), np.arange(DATASET_VIDEOS))
-    print(f"{backbone}: {path.stat().st_size / 1e9:.1f} GB for {DATASET_VIDEOS:,} videos, batch 4")
+    rows = MappedRows(np.load(path, mmap_mode="r"), np.arange(VIDEOS))
+    print(f"{backbone}: {path.stat().st_size / 1e9:.1f} GB for {VIDEOS:,} videos, batch 4")
     for name in ("not in the page cache", "the same batches again"):
         generator, taken = np.random.default_rng(1), []
         for _ in range(rounds):
-            videos = np.repeat(generator.integers(DATASET_VIDEOS, size=4), shape[0])
-            others = generator.integers(DATASET_VIDEOS, size=negatives * len(videos))
+            videos = np.repeat(generator.integers(VIDEOS, size=4), shape[0])
+            others = generator.integers(VIDEOS, size=negatives * len(videos))
             positions = np.tile(np.arange(shape[0]), 4)
             started = time.perf_counter()
             rows.gather(videos, positions)

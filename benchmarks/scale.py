@@ -22,20 +22,13 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from stand_ins import TEXTS, VIDEOS, link_others, make_manifest
 
 from pipeline.errors import UserError
-from pipeline.manifests.manifest import (
-    PADDING_TOKEN,
-    Manifest,
-    Question,
-    Video,
-    Vocabulary,
-    load_manifest,
-    save_manifest,
-)
+from pipeline.manifests.manifest import PADDING_TOKEN, Manifest, Vocabulary, load_manifest, save_manifest
 from pipeline.store.schema import VIDEOS_PER_PARTITION, State
 
-VIDEOS, QUESTIONS_PER_VIDEO, TEXTS = 9_288, 4, 2_655
+QUESTIONS_PER_VIDEO = 4
 FEATURES = ("resnet18-map", "vggish")
 PROMISED_SECONDS = 2.0
 SIZES = (10_000, 100_000, 1_000_000)
@@ -83,7 +76,7 @@ def main() -> int:
         folder = Path(name)
         print(f"a store of {options.videos:,} videos, commands from the start of their interpreter\n")
         manifest, store = folder / "manifest", folder / "store.zarr"
-        save_manifest(make_manifest(options.videos, QUESTIONS_PER_VIDEO), manifest)
+        save_manifest(make_dummies(options.videos, QUESTIONS_PER_VIDEO), manifest)
         write_store(manifest, store)
         print_commands(manifest, store, options.repeats)
         print_training(folder, options.repeats)
@@ -92,21 +85,11 @@ def main() -> int:
     return 0
 
 
-def make_manifest(videos: int, questions_per_video: int) -> Manifest:
-    """Return a manifest of dummy videos with ids, paths and hashes as long as real ones."""
-    dummies = tuple(Video(f"{row:08d}", f"{row:08d}.mp4", f"{row:064x}") for row in range(videos))
-    texts = [f"Is there question {number}?" for number in range(TEXTS)]
-    numbers = range(videos * questions_per_video)
-    questions = tuple(
-        Question(
-            str(n), dummies[n % videos].video_id, texts[n % TEXTS], texts[n % TEXTS], "yes", "Audio Counting", "Audio"
-        )
-        for n in numbers
-    )
+def make_dummies(videos: int, questions_per_video: int) -> Manifest:
+    """Return a manifest of dummy videos, whose questions extraction can encode."""
     tokens = (PADDING_TOKEN, "Is", "there", "question", *map(str, range(TEXTS)))
-    return Manifest(
-        "dummies", "scale", "none", dummies, {"train": questions} if questions else {}, Vocabulary(tokens, ("yes",))
-    )
+    questions = {"train": videos * questions_per_video} if questions_per_video else {}
+    return make_manifest(videos, questions, Vocabulary(tokens, ("yes",)))
 
 
 def write_store(manifest: Path, path: Path) -> None:
@@ -129,7 +112,7 @@ def write_store(manifest: Path, path: Path) -> None:
             writer.add_spec(spec)
             rows = {row: np.ones((settings.seconds, *spec.shape), spec.dtype) for row in range(VIDEOS_PER_PARTITION)}
             write_rows(path, name, 0, {row: rows[row] for row in range(min(len(videos), VIDEOS_PER_PARTITION))})
-            _link_others(path / "features" / name / "values", len(videos))
+            link_others(path / "features" / name / "values", len(videos))
         writer.record_videos(
             [
                 VideoRecord(
@@ -142,16 +125,6 @@ def write_store(manifest: Path, path: Path) -> None:
             writer.record_features([FeatureRecord(row, name, State.COMPLETE) for row in range(len(videos))])
         missing = find_missing_texts(writer, loaded, ["tokens"])
         write_questions(writer, loaded, load_questions(writer, missing, settings, ()))
-
-
-def _link_others(values: Path, videos: int) -> None:
-    """Link the file of row 0 under the name of every other row's file."""
-    first = next(values.glob("c.0.*"))
-    rows_per_file = 1 if (values / first.name.replace("c.0.", "c.1.", 1)).exists() else VIDEOS_PER_PARTITION
-    for number in range(-(-videos // rows_per_file)):
-        target = values / first.name.replace("c.0.", f"c.{number}.", 1)
-        if not target.exists():
-            os.link(first, target)
 
 
 def print_commands(manifest: Path, store: Path, repeats: int) -> None:
@@ -256,7 +229,7 @@ def print_plans(folder: Path, sizes: tuple[int, ...]) -> None:
     first = None
     for size in sizes:
         manifest = folder / f"plan-{size}"
-        save_manifest(make_manifest(size, 0), manifest)
+        save_manifest(make_dummies(size, 0), manifest)
         command = [sys.executable, str(Path(__file__).resolve()), "--plan", str(manifest)]
         cost = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         per_video = (cost["load_seconds"] + cost["plan_seconds"]) / size

@@ -7,12 +7,13 @@ from pathlib import Path
 import loading
 import numpy as np
 import pytest
+from stand_ins import SHARE_OF_ZEROS, StoredFeature
 
 
 @pytest.fixture
 def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(loading, "MAP", (4, 3, 3))
-    monkeypatch.setitem(loading.FEATURES, "resnet18-map", ("visual", (4, 3, 3), "float16"))
+    monkeypatch.setitem(loading.FEATURES, "resnet18-map", StoredFeature("visual", (4, 3, 3), "float16"))
     loading.write_stand_ins(tmp_path, 20)
     return tmp_path
 
@@ -24,7 +25,7 @@ def test_the_store_and_the_arrays_have_the_same_values(stand_ins: Path) -> None:
         for name, features in (("vggish", batch.audio), ("resnet18-map", batch.visual)):
             stored = np.load(stand_ins / name / f"{video}.npy")[::6]
             np.testing.assert_array_equal(features[name][position].numpy(), stored)
-    assert np.mean(batch.visual["resnet18-map"].numpy() == 0) == pytest.approx(loading.SHARE_OF_ZEROS, abs=0.05)
+    assert np.mean(batch.visual["resnet18-map"].numpy() == 0) == pytest.approx(SHARE_OF_ZEROS, abs=0.05)
 
 
 def test_the_reads_of_the_release_never_take_a_negative_from_the_own_video(stand_ins: Path) -> None:

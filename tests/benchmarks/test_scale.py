@@ -18,7 +18,7 @@ from pipeline.store.reader import open_store
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
-    scale.save_manifest(scale.make_manifest(40, 2), folder / "manifest")
+    scale.save_manifest(scale.make_dummies(40, 2), folder / "manifest")
     scale.write_store(folder / "manifest", folder / "store.zarr")
     return folder / "store.zarr"
 
@@ -57,7 +57,7 @@ def test_a_map_is_one_file_in_one_folder_and_vectors_share_files(store):
 
 
 def test_the_plan_of_a_manifest_is_measured(tmp_path):
-    scale.save_manifest(scale.make_manifest(100, 0), tmp_path / "manifest")
+    scale.save_manifest(scale.make_dummies(100, 0), tmp_path / "manifest")
     cost = scale.measure_plan(tmp_path / "manifest")
     assert cost["partitions"] == 7
     assert cost["plan_seconds"] > 0
