@@ -12,8 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.machine import available_memory
+from train.runs.precision import autocast, gpu_products
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
 SECONDS_BETWEEN_SAMPLES = 0.01
 
 
@@ -31,12 +31,8 @@ def now(device: torch.device) -> float:
 
 @contextmanager
 def computing_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Compute in `precision`: matrix products of float32 as they are or in TF32, or what autocast allows in bfloat16.
-
-    PyTorch's default for convolutions on a GPU is TF32; here "float32" is float32.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    """Compute in `precision`, as a training does."""
+    with gpu_products(precision), autocast(device, precision):
         yield
 
 

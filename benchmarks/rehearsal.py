@@ -33,7 +33,6 @@ from typing import Any
 import stand_ins
 import torch
 from cost import (
-    PRECISIONS,
     Memory,
     count_operations,
     free_bytes,
@@ -52,7 +51,7 @@ from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
 from train.data.loading import CACHES, LoadingSettings
 from train.interfaces import inputs_of
-from train.runs.config import make_config
+from train.runs.config import PRECISIONS, make_config
 from train.runs.device import choose_device
 from train.runs.folder import build_method
 from train.training.fit import measure_sizes

@@ -19,7 +19,8 @@ from train.data.scenarios import hidden_in
 from train.evaluation.predict import predict
 from train.runs.config import TrainConfig
 from train.training.fit import fit
-from train.training.loop import EVALUATION_BATCH, Progress
+from train.training.loop import Progress
+from train.training.validation import BATCH_SIZE
 
 # Steps before the timed ones, by the type of the device.
 WARM_UP = {"cpu": 2, "cuda": 20}
@@ -115,7 +116,9 @@ def repeated_batches(device: torch.device) -> Iterator[None]:
     """Let batches be loaded once for each size and each kind of missing modalities, and stay on `device`."""
     load, loaded = QuestionDataset.load, {}
 
-    def repeat(self: QuestionDataset, parts: Any, generator: Any = None, masks: Any = None) -> Iterator[Batch]:
+    def repeat(
+        self: QuestionDataset, parts: Any, generator: Any = None, masks: Any = None, *of_epoch: Any
+    ) -> Iterator[Batch]:
         for rows in parts:
             kind = len(rows), generator is None, id(masks)
             if kind not in loaded:
@@ -135,5 +138,5 @@ def time_validation(method: Any, validation: QuestionDataset, count: int, device
         started = now(device)
         for scenario in method.selection_scenarios:
             masks = dict.fromkeys((question.question_id for question in validation.questions), hidden_in(scenario))
-            predict(method, validation, chosen, masks, EVALUATION_BATCH, device)
+            predict(method, validation, chosen, masks, BATCH_SIZE, device)
     return now(device) - started

@@ -29,7 +29,6 @@ from unittest.mock import patch
 
 import torch
 from cost import (
-    PRECISIONS,
     Memory,
     computing_in,
     count_operations,
@@ -47,7 +46,7 @@ from torch.nn import functional as F
 from train.backbones.sizes import ModelSizes
 from train.checkpoints.release_names import RELEASES
 from train.data.batch import Batch
-from train.runs.config import make_config
+from train.runs.config import PRECISIONS, make_config
 from train.runs.folder import build_method
 
 WORDS, ANSWERS, TOKENS, STEPS, SLOTS = 93, 42, 14, 10, 75

@@ -18,6 +18,7 @@ from tiny_store import make_manifest, make_store
 
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
+from train.runs.config import PRECISIONS
 from train.training.fit import measure_sizes
 from train.training.loop import Progress
 
@@ -209,7 +210,7 @@ def test_operations_and_kernels_are_counted() -> None:
 
 def test_precisions_differ_in_what_a_product_returns() -> None:
     dtypes = {}
-    for precision in cost.PRECISIONS:
+    for precision in PRECISIONS:
         with cost.computing_in(precision, CPU):
             dtypes[precision] = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
             assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
