@@ -123,8 +123,9 @@ class Loop:
         self.is_masked = np.array([q.question_id in self.masks for q in self.train.questions], dtype=bool)
         self.rows = training_rows(self.train, self.is_masked, method.trains_on, config.method)
         self.history = History()
-        self.optimiser = make_optimiser(config, self.module)
+        self.optimiser: torch.optim.AdamW
         self.average: WeightAverage | None = None
+        self.random: dict[str, Tensor] = {}  # states of torch's generators at the place where the training was stopped
 
     @property
     def module(self) -> nn.Module:
@@ -205,7 +206,7 @@ class Loop:
             self.average = WeightAverage(self.module, self.config.ema_decay)
             if averages := select("average/", stored):
                 self.average.restore(averages)
-        self.random = stored
+        self.random = select("random/", stored)
 
     def _train_epoch(self, epoch: int, epoch_of_stage: int, place: Place, report: Callable[[Progress], None]) -> float:
         """Train the steps of the epoch that `place` does not have yet, and add them to it; return the last rate."""

@@ -115,16 +115,16 @@ def collect_random(device: torch.device) -> dict[str, Tensor]:
     return {f"random/{number}/{kind}": state for number, states in of_all for kind, state in states.items()}
 
 
-def restore_random(tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Set torch's generators to their states among `tensors`.
+def restore_random(states: dict[str, Tensor], device: torch.device) -> None:
+    """Set torch's generators to their `states`, those of `collect_random` without the prefix "random/".
 
     A state is missing if the run had fewer processes, or was on another kind of device: the generator stays as it is.
     """
-    states = select(f"random/{processes.rank()}/", tensors)
-    if "cpu" in states:
-        torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    own = select(f"{processes.rank()}/", states)
+    if "cpu" in own:
+        torch.set_rng_state(own["cpu"])
+    if device.type == "cuda" and "cuda" in own:
+        torch.cuda.set_rng_state(own["cuda"], device)
 
 
 def select(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
