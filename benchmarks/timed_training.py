@@ -12,6 +12,7 @@ import torch
 from cost import kernel_seconds, now
 
 from pipeline.manifests.manifest import Manifest
+from train import processes
 from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
@@ -94,8 +95,10 @@ def time_training(
     """
     questions = {"train": manifest.questions["train"]}  # validation is timed by itself
     repeating = repeated_batches(meter.device) if repeats_batch else nullcontext()
-    with TemporaryDirectory() as folder, first_parts(meter.all_steps), repeating:
-        method, _ = fit(config, replace(manifest, questions=questions), bank, Path(folder) / "run", report=meter)
+    with TemporaryDirectory() as own, first_parts(meter.all_steps), repeating:
+        run = Path(processes.collect(own)[0]) / "run"
+        method, _ = fit(config, replace(manifest, questions=questions), bank, run, report=meter)
+        processes.wait()  # before the first one removes the run
     return meter, method
 
 
