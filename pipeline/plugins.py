@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.errors import UserError, did_you_mean, one_line, unknown_name
 
 PLUGIN_GROUPS = tuple(
-    f"mavqa.{kind}" for kind in ("datasets", "extractors", "question_extractors", "backbones", "methods")
+    f"mavqa.{kind}" for kind in ("datasets", "extractors", "question_extractors", "backbones", "methods", "trackers")
 )
 
 

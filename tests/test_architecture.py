@@ -17,6 +17,7 @@ TABLES = {
     "pipeline.manifests.sources.registry": ("SOURCES",),
     "train.backbones.registry": ("BACKBONES",),
     "train.methods.registry": ("METHODS",),
+    "train.training.tracking": ("TRACKERS",),
 }
 HEAVY = (
     *("torch", "torchvision", "torchaudio", "open_clip", "dask", "distributed", "av", "librosa", "matplotlib", "zarr"),

@@ -62,13 +62,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_parallel_jobs_give_the_same_losses(folder: Path, data: Path, store: Path) -> None:
     places = ("--out", folder / "two" / "runs", "--evaluation", folder / "two" / "evaluation.json")
-    run("mavqa-sweep", folder / "grid.toml", "--manifest", data, "--store", store, *places, "--jobs", 2)
+    options = (*places, "--jobs", 2, "--tracker", "csv")
+    run("mavqa-sweep", folder / "grid.toml", "--manifest", data, "--store", store, *options)
     for name in json.loads((folder / "two" / "evaluation.json").read_text()):
         one, two = (
             json.loads((runs / name / "metrics.jsonl").read_text())["losses"]
             for runs in (folder / "runs", folder / "two" / "runs")
         )
         assert two == pytest.approx(one, rel=1e-3), name
+        assert (folder / "two" / "runs" / name / "steps.csv").exists()
 
 
 def test_videos_become_a_store_models_and_a_report(data: Path, tmp_path: Path) -> None:

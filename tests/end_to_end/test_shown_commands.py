@@ -45,6 +45,20 @@ NOT_RUN = {
 }
 # Pages whose Python examples use the data of the quick start; the others have parts of packages.
 WITH_EXAMPLES = {"README.md", "python.md"}
+# A stand-in of the package wandb: it writes what it receives to `wandb.txt`.
+WANDB = """
+def init(**settings):
+    return Run()
+
+
+class Run:
+    def log(self, values, step):
+        with open("wandb.txt", "a") as file:
+            print(step, *values, file=file)
+
+    def finish(self):
+        self.log(("finished",), "")
+"""
 # The runs that pages evaluate without training them first.
 PREPARED = ("mavqa-train --backbone avst --method rmm-avr", "mavqa-train --backbone avst --method zero-fill")
 CHOICES = ["violin", "flute", "drum"]
@@ -213,6 +227,7 @@ def test_the_package_of_the_page_on_extending_runs(prepared: Path, tmp_path: Pat
                 f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in table.items()) for group, table in groups.items()
             ]
             (information / "entry_points.txt").write_text("".join(lines))
+    (package / "wandb.py").write_text(WANDB)
     splits = {
         split: [{"video": q.video_id, "question": q.text, "answer": q.answer} for q in members]
         for split, members in split_questions(prepared / "clips-source").items()
@@ -227,6 +242,9 @@ def test_the_package_of_the_page_on_extending_runs(prepared: Path, tmp_path: Pat
         [sys.executable, "-P", "-c", program], cwd=tmp_path / "place", env=environment, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
+    first, *_, last = (tmp_path / "place" / "wandb.txt").read_text().splitlines()
+    assert first.startswith("1 epoch learning_rate loss/")
+    assert last.strip() == "finished"
 
 
 def run_pages(read: Iterable[Path]) -> None:

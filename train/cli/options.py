@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Command, Decorator, folder_option, plain_console
+from pipeline.cli.command import Command, Decorator, complete_names, folder_option, plain_console
 from pipeline.cli.progress import show_progress
 from pipeline.errors import UserError
 from pipeline.manifests.sources.registry import SOURCES
 from train.data.loading import CACHES, LoadingSettings
+from train.training.tracking import TRACKERS
 
 if TYPE_CHECKING:
     from train.data.feature_bank import FeatureBank
@@ -50,6 +51,17 @@ _LOADING = (
 
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Device to run on: cpu, cuda, or auto (a GPU if available)."
+)
+
+
+tracker_option = click.option(
+    # Not `--log`: torchrun refuses it as an abbreviation of its own `--log-dir`, also after the program's name.
+    "--tracker",
+    "trackers",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_names(TRACKERS),
+    help=f"Record the losses and the learning rate of the training steps: {', '.join(TRACKERS)}. Repeatable.",
 )
 
 

@@ -24,6 +24,7 @@ from train.cli.options import (
     runs_progress,
     show_scenarios,
     store_option,
+    tracker_option,
 )
 from train.data.loading import LoadingSettings
 
@@ -54,6 +55,7 @@ BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
 )
 @device_option
 @loading_options
+@tracker_option
 @json_option
 def sweep(
     grid: str,
@@ -64,6 +66,7 @@ def sweep(
     seeds: int | None,
     jobs: int,
     device: str,
+    trackers: tuple[str, ...],
     as_json: bool,
     loading: LoadingSettings,
 ) -> None:
@@ -98,7 +101,7 @@ def sweep(
     evaluation = evaluation or out / "evaluation.json"
     with StopSignal(), locked(out, "another sweep"):
         with runs_progress(bank, len(cells)) as progress:
-            outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs)
+            outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs, trackers)
         replace_text(evaluation, json.dumps(outcome.documents, ensure_ascii=False, indent=1) + "\n")
     if as_json:
         show_json(outcome.documents)

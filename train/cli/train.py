@@ -30,6 +30,7 @@ from train.cli.options import (
     runs_progress,
     show_scenarios,
     store_option,
+    tracker_option,
 )
 from train.data.loading import LoadingSettings
 from train.methods.registry import METHODS
@@ -150,6 +151,7 @@ CHOSEN_BY_NAME = [name for name in METHODS if name != "reference"]
     metavar="MINUTES",
     help="Write the state for --resume so often inside an epoch, besides at its end and on SIGTERM.",
 )
+@tracker_option
 @json_option
 def train(
     dataset: str,
@@ -163,6 +165,7 @@ def train(
     resume: bool,
     keep_state: bool,
     save_every: float,
+    trackers: tuple[str, ...],
     as_json: bool,
     loading: LoadingSettings,
     **settings: Any,
@@ -202,7 +205,7 @@ def train(
         store = require_store(places["store"], place)
         preset = given.pop("preset", DEFAULT_PRESET)
         chosen = make_config(preset, manifest=str(place.absolute()), store=store, **given)
-    document = _train(chosen, out, loading, resume, keep_state, save_every)
+    document = _train(chosen, out, loading, resume, keep_state, save_every, trackers)
     if as_json and document:
         show_json(document)
 
@@ -291,6 +294,7 @@ def _train(
     resume: bool,
     keep_state: bool,
     save_minutes: float,
+    trackers: tuple[str, ...],
 ) -> dict[str, Any]:
     from pipeline.manifests.manifest import load_manifest
     from pipeline.store.reader import open_store
@@ -302,6 +306,7 @@ def _train(
     from train.runs.log import best_validation
     from train.training.fit import fit
     from train.training.stopping import StopSignal
+    from train.training.tracking import tracked
 
     with processes.joined(), StopSignal():
         device = str(choose_device(config.device))
@@ -316,16 +321,17 @@ def _train(
         is_first = processes.is_first()
         with runs_progress(bank) if is_first else nullcontext(lambda *of_run: None) as progress:
             report = partial(progress, run.name)
-            fit(
-                config,
-                manifest,
-                bank,
-                run,
-                resume=resume,
-                keep_state=keep_state,
-                save_minutes=save_minutes,
-                report=report,
-            )
+            with tracked(trackers, config, run, report) as record:
+                fit(
+                    config,
+                    manifest,
+                    bank,
+                    run,
+                    resume=resume,
+                    keep_state=keep_state,
+                    save_minutes=save_minutes,
+                    report=record,
+                )
             if config.objective == "grounding":
                 validation = best_validation(run)
                 return {"run": run.name, "objective": "grounding", "validation": validation} if is_first else {}

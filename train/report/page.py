@@ -15,14 +15,15 @@ from pipeline.manifests.templates import GROUPS, TYPES, Column
 from train.evaluation.statistics import FEWEST_VIDEOS
 from train.report.confusion import find_confusions
 from train.report.gains import gain_rows, gains_csv, scenario_gains
-from train.report.plots import Curve, colours_of, draw_scenario_bars, draw_training_curves
+from train.report.plots import colours_of, draw_scenario_bars
 from train.report.predictions import Folders
 from train.report.published import comparable_rows
 from train.report.rate_plots import draw_rate_curves, draw_rate_grids, rate_surfaces
 from train.report.recovery_plot import draw_recoveries, find_recoveries
 from train.report.tables import Block, build_blocks, group_by_split, table_blocks
 from train.report.text import comma_separated, describe_interval, latex, markdown, percent
-from train.runs.log import read_metrics, read_times
+from train.report.training_plots import draw_curves, read_curves
+from train.runs.log import read_times
 from train.runs.results import RESULTS_FILE, ResultRow, read_results
 
 PAGE_FILE = "index.html"
@@ -44,7 +45,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         "tables.tex": latex(blocks),
         "results.csv": comma_separated(blocks),
         "gains.csv": gains_csv(part["tested"] for part in parts),
-        PAGE_FILE: _render_page(blocks, parts, read_curves(blocks, folders), folders),
+        PAGE_FILE: _render_page(blocks, parts, draw_curves(read_curves(blocks, folders), colours_of(blocks)), folders),
     }
     make_folder(out)
     for name, text in written.items():
@@ -55,10 +56,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 def _render_page(
     blocks: Sequence[Block],
     parts: Sequence[dict[str, Any]],
-    curves: dict[str, dict[str, list[Curve]]],
+    curves: Sequence[str],
     folders: Folders,
 ) -> str:
-    """Return the HTML of the page; `curves` as for `draw_training_curves`, `folders` {key of a row: its folder}."""
+    """Return the HTML of the page; `curves`: SVGs of the trainings, `folders`: {key of a row: its folder}."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("train.report", "")
@@ -69,33 +70,12 @@ def _render_page(
     features = [(name, feature) for row in rows for name, feature in row.subject.features.items()]
     return environment.get_template("report.html").render(
         parts=parts,
-        curves=draw_training_curves(curves, colours_of(blocks)) if curves else "",
+        curves=curves,
         features=sorted({(name, f.weights, f.fingerprint, f.sha256) for name, f in features}),
         seeded=sorted({name for name, f in features if f.weights == "seeded"}),
         runs=_runs(rows, folders),
         fewest_videos=FEWEST_VIDEOS,
     )
-
-
-def read_curves(blocks: Sequence[Block], folders: Folders) -> dict[str, dict[str, list[Curve]]]:
-    """Return the training loss and the validation accuracy of every run: {quantity: {label: one curve per seed}}."""
-    lines = [(line.label, row) for block in blocks for line in block.lines if line.seeds for row in line.rows]
-    runs = {row.subject.run_id: (label, folders[row.key]) for label, row in lines if row.key in folders}
-    curves: dict[str, dict[str, list[Curve]]] = {}
-    for label, folder in runs.values():
-        for quantity, curve in _curves(read_metrics(folder)).items():
-            if curve:
-                curves.setdefault(quantity, {}).setdefault(label, []).append(curve)
-    return curves
-
-
-def _curves(records: Sequence[dict[str, Any]]) -> dict[str, Curve]:
-    """Return the total loss and the mean validation accuracy over the selection scenarios, by epoch."""
-    validations = [(record["epoch"], list(record["validation"].values())) for record in records]
-    return {
-        "training loss": [(record["epoch"], record["losses"]["total"]) for record in records],
-        "validation accuracy, %": [(epoch, sum(values) / len(values)) for epoch, values in validations if values],
-    }
 
 
 def _section(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The report's plots as inline SVG: accuracy per scenario, training curves, and what all plots share.
+"""The report's plots as inline SVG: accuracy per scenario, and what all plots share.
 
 Colours are those of Okabe and Ito, distinguishable with colour blindness and in greyscale print.
 """
@@ -6,7 +6,7 @@ Colours are those of Okabe and Ito, distinguishable with colour blindness and in
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from train.report.tables import FLOORS, Block, Line
@@ -33,8 +33,6 @@ STYLE: Any = {
     "grid.color": "#E6E8EB",
     "axes.axisbelow": True,
 }
-
-Curve = Sequence[tuple[int, float]]
 
 
 def colours_of(blocks: Sequence[Block]) -> dict[str, str]:
@@ -66,25 +64,6 @@ def draw_scenario_bars(blocks: Sequence[Block]) -> str:
     axes.grid(True, axis="y")
     unique_legend(axes)
     return to_svg(figure, "bars")
-
-
-def draw_training_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], colours: Mapping[str, str]) -> str:
-    """Return an SVG with a panel per quantity; `curves`: {quantity: {label: one (epoch, value) curve per seed}}."""
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes_of = panels(len(curves))
-    for axes, (quantity, lines) in zip(axes_of, curves.items(), strict=True):
-        for label, seeds in lines.items():
-            for number, curve in enumerate(seeds):
-                epochs, values = zip(*curve, strict=True)
-                axes.plot(epochs, values, color=colours[label], lw=1.4, label=None if number else label)
-                axes.plot(epochs[-1:], values[-1:], "o", color=colours[label], ms=3)
-        axes.set_title(quantity, fontsize=9, loc="left", color="#3A3F47")
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(True, axis="y")
-    unique_legend(axes_of[0], figure)
-    return to_svg(figure, "curves")
 
 
 def _draw_bar(axes: "Axes", x: float, width: float, line: Line, colour: str) -> None:

@@ -3,8 +3,10 @@
     config.json  data.json  vocabulary.json  environment.json  masks-train.json (with missing rates)
     metrics.jsonl  times.json (seconds per epoch; the only file that is not reproducible)
     checkpoint.safetensors (best epoch)  last.safetensors (last epoch, with the optimiser; until the last epoch)
+    steps.csv  tensorboard/ (if steps are recorded: `train.training.tracking`)
 
-Every file is written under a staging name and renamed, so that a run can be killed at any time. No file is a pickle.
+Every file but those of steps is written under a staging name and renamed, so that a run can be killed at any time. No
+file is a pickle.
 """
 
 import hashlib

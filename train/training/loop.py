@@ -10,7 +10,7 @@ Source: optimiser and schedule of the AVST release; selection on missing-modalit
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class Progress:
     """The progress of a run: `step` of `steps` in `epoch` of `epochs` (both from 1).
 
     `losses`: {name: mean over the epoch so far}. `rate`: learning rate of the step. `validation`: {scenario: accuracy
-    in percent} at the end of an epoch, else None.
+    in percent} at the end of an epoch, else None. `step_losses`: {name: mean over the questions of the step}.
+    `gradient_norm`: of the step, before clipping; None without it.
     """
 
     epoch: int
@@ -73,6 +74,8 @@ class Progress:
     losses: dict[str, float] = field(default_factory=dict)
     rate: float = 0.0
     validation: dict[str, float] | None = None
+    step_losses: dict[str, float] = field(default_factory=dict)
+    gradient_norm: float | None = None
 
 
 def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> list[tuple[Stage, range]]:
@@ -178,7 +181,7 @@ class Loop:
         place = self.history.place
         with self.stop.deferred():
             self._finish_epoch(epoch, stage, rate, place, validation)
-        report(Progress(epoch + 1, self.config.epochs, place.steps, place.steps, place.means(), rate, validation))
+            report(Progress(epoch + 1, self.config.epochs, place.steps, place.steps, place.means(), rate, validation))
 
     def _preparation_batches(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
         """Return a complete row of each training video, and all training questions with both modalities missing."""
@@ -227,14 +230,17 @@ class Loop:
             for group in groups[place.steps :]:
                 started = time.perf_counter()
                 rate = set_rate(self.optimiser, self.config, epoch_of_stage, (place.steps + 1) / len(groups))
-                own, sizes = islice(batches, len(group)), list(map(len, group))
-                for batch in take_step(self.method, self.optimiser, own, sizes, self.config, self.device):
+                own, sizes, of_step = islice(batches, len(group)), list(map(len, group)), Place()
+                taken, norm = take_step(self.method, self.optimiser, own, sizes, self.config, self.device)
+                for batch in taken:
                     place.add(batch.losses, batch.questions)
+                    of_step.add(batch.losses, batch.questions)
                 if self.average:
                     self.average.update()
                 place.steps += 1
                 place.seconds += time.perf_counter() - started
-                report(Progress(epoch + 1, self.config.epochs, place.steps, len(groups), place.means(), rate))
+                progress = Progress(epoch + 1, self.config.epochs, place.steps, len(groups), place.means(), rate)
+                report(replace(progress, step_losses=of_step.means(), gradient_norm=norm))
                 # All processes stop, or write the state, after the same step.
                 wishes = processes.collect((self.stop.is_set, time.perf_counter() - saved >= self.save_seconds))
                 if any(is_stopping for is_stopping, _ in wishes):

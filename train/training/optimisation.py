@@ -52,8 +52,10 @@ def take_step(
     sizes: Sequence[int],
     config: TrainConfig,
     device: torch.device,
-) -> list[BatchLosses]:
+) -> tuple[list[BatchLosses], float | None]:
     """Take one step on the mean loss over the questions of homogeneous batches; return the losses of each.
+
+    Also returns the norm of the gradient, before it was clipped; None if it is not.
 
     `sizes`: number of questions of each batch, of which `batches` are this process's part; the gradient and the losses
     are those of all processes. One batch at a time is on the `device`. Raises `UserError`, with the questions, if a
@@ -70,8 +72,9 @@ def take_step(
         found.append((list(losses), values, batch.question_id, counted))
     trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     _add_up_gradients(trained)
+    norm = None
     if config.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
     optimiser.step()
     # The only place where a step waits for a GPU.
     own = [BatchLosses(dict(zip(names, v.tolist(), strict=True)), ids, counted) for names, v, ids, counted in found]
@@ -79,7 +82,7 @@ def take_step(
     for batch_losses in of_all:
         if not isfinite(batch_losses.losses["total"]):
             raise UserError(f"the loss of {_name(batch_losses.question_id)} is not finite: lower the learning rate")
-    return of_all
+    return of_all, None if norm is None else float(norm)
 
 
 def _add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:

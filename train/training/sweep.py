@@ -21,6 +21,7 @@ from train.backbones.registry import needs_of
 from train.data.loading import LoadingSettings
 from train.runs.config import SETTINGS, TrainConfig, check_names, make_config
 from train.training.parallel import run_in_turn, run_jobs
+from train.training.tracking import make_tracker, tracked
 
 if TYPE_CHECKING:
     from train.data.feature_bank import FeatureBank
@@ -181,19 +182,23 @@ def run_cells(
     out: Path,
     progress: "Callable[[str, RunProgress], None] | None" = None,
     jobs: int = 1,
+    trackers: Collection[str] = (),
 ) -> Outcome:
     """Train and evaluate each cell in `out`, skipping finished ones.
 
     A cell that fails, such as a training that diverges or a folder with a run on other questions, does not stop the
     others; cells that start from it are skipped. `progress`: a function of (name of a run, its progress or None).
     `jobs`: number of cells to run in parallel, each process with its share of the memory limit of `bank`, the cores and
-    the GPUs; if above 1, each opens the manifest and store of the cells' configuration. Raises `UserError` before
-    anything is trained if a name or an option of a cell is invalid, or if there is no split to evaluate on.
+    the GPUs; if above 1, each opens the manifest and store of the cells' configuration. `trackers`: names of those that
+    record the training steps (`train.training.tracking`). Raises `UserError` before anything is trained if a name or an
+    option of a cell is invalid, if a tracker is not available, or if there is no split to evaluate on.
     """
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.summary import summarise_rows
     from train.runs.device import assign_gpus
 
+    for name in trackers:
+        make_tracker(name)
     cells, split = list(cells), default_split(manifest)
     report = progress or (lambda run, progress: None)
     _check_trainable(cells, manifest, bank, out)
@@ -204,10 +209,11 @@ def run_cells(
         shared = bank.shared_by(jobs, gpus=max(1, len(set(gpus))))
         for cell in cells:
             shared.prepare_on_disk(needs_of(cell.config.backbone), cell.config.time_steps, cell.config.map_size)
-        work = partial(_run_in_process, out, shared.settings, max(1, available_cores() // jobs))
+        threads = max(1, available_cores() // jobs)
+        work = partial(_run_in_process, out, shared.settings, threads, trackers)
         failures = run_jobs(by_name, depends_on, work, environments, report)
     else:
-        failures = run_in_turn(by_name, depends_on, partial(_run_cell, manifest, bank, out), report)
+        failures = run_in_turn(by_name, depends_on, partial(_run_cell, manifest, bank, out, trackers), report)
     documents = {}
     for cell in cells:
         if cell.is_evaluated and cell.name not in failures:
@@ -234,11 +240,17 @@ def _check_settable(settings: Mapping[str, Any], known: Collection[str]) -> None
 
 
 def _run_cell(
-    manifest: Manifest, bank: "FeatureBank", out: Path, cell: Cell, report: "Callable[[RunProgress], None]"
+    manifest: Manifest,
+    bank: "FeatureBank",
+    out: Path,
+    trackers: Collection[str],
+    cell: Cell,
+    report: "Callable[[RunProgress], None]",
 ) -> None:
     from train.training.fit import fit
 
-    fit(cell.config, manifest, bank, out / cell.name, resume=True, report=report)
+    with tracked(trackers, cell.config, out / cell.name, report) as record:
+        fit(cell.config, manifest, bank, out / cell.name, resume=True, report=record)
     if cell.is_evaluated:
         _evaluate_cell(cell, manifest, bank, out, report)
 
@@ -259,7 +271,12 @@ def _evaluate_cell(
 
 
 def _run_in_process(
-    out: Path, loading: LoadingSettings, threads: int, cell: Cell, report: "Callable[[RunProgress], None]"
+    out: Path,
+    loading: LoadingSettings,
+    threads: int,
+    trackers: Collection[str],
+    cell: Cell,
+    report: "Callable[[RunProgress], None]",
 ) -> None:
     """Run a cell in one of several processes, which opens the data at its first cell and keeps them open."""
     import torch
@@ -267,7 +284,7 @@ def _run_in_process(
     torch.set_num_threads(threads)
     config = cell.config
     try:
-        _run_cell(*_open_data(config.manifest, config.store, loading, config.device), out, cell, report)
+        _run_cell(*_open_data(config.manifest, config.store, loading, config.device), out, trackers, cell, report)
     finally:
         torch.cuda.empty_cache()  # of a GPU that other processes may share
 

@@ -21,6 +21,7 @@ from train.cli.sweep import GRIDS
 from train.cli.train import name_run, train
 from train.runs.config import make_config
 from train.runs.results import read_results
+from train.runs.steps import read_steps
 
 HEAVY = ("torch", "dask", "av", "torchvision", "matplotlib", "zarr", "lightning", "jinja2")
 
@@ -223,13 +224,17 @@ def test_an_invalid_option_is_an_error_with_its_value_and_exit_code_2(
 
 def test_train_writes_an_evaluated_run_and_prints_one_json_document(workplace: Path) -> None:
     options = ["--manifest", "data", "--store", "store.zarr", "--preset", "demo", "--method", "zero-fill"]
-    result = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4, "--json")
+    logs = ["--tracker", "csv", "--tracker", "tensorboard"]
+    result = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4, "--json", *logs)
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["run"] == "avst-zero-fill-demo-tiny-4"
     assert set(document["scenarios"]) == {"complete", "audio-missing", "visual-missing", "both-missing"}
     assert "both" in result.stderr
-    assert (workplace / "runs" / "avst-zero-fill-demo-tiny-4" / "results.jsonl").exists()
+    run = workplace / "runs" / "avst-zero-fill-demo-tiny-4"
+    assert (run / "results.jsonl").exists()
+    assert read_steps(run)[-1]["epoch"] == 1
+    assert list((run / "tensorboard").iterdir())
     again = invoke("train", *options, "--epochs", 1, "--device", "cpu", "--seed", 4)
     assert again.exit_code == 2
     assert "--resume" in again.output
@@ -237,10 +242,11 @@ def test_train_writes_an_evaluated_run_and_prints_one_json_document(workplace: P
 
 
 def test_sweep_evaluate_and_report_work_in_sequence(workplace: Path) -> None:
-    swept = run_tiny_sweep()
+    swept = run_tiny_sweep("--tracker", "csv")
     documents = json.loads((workplace / "b" / "runs" / "evaluation.json").read_text())
     assert list(documents) == ["question-only-seed0", "zero-fill-seed0"]
     assert "evaluation.json" in swept.stderr
+    assert all(read_steps(workplace / "b" / "runs" / name) for name in documents)
 
     evaluated = invoke("evaluate", "b/runs/zero-fill-seed0", "--json", "--device", "cpu")
     assert evaluated.exit_code == 0, evaluated.output
