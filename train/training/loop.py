@@ -125,6 +125,7 @@ class Loop:
         self.history = History()
         self.optimiser = make_optimiser(config, self.module)
         self.average: WeightAverage | None = None
+        self.random: dict[str, Tensor] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -151,6 +152,7 @@ class Loop:
             save_masks(self.sampled, self.run / "masks-train.json")
         trained_before = self.history.trained
         self.history, stored = read_state(self.run, self.module)
+        self.random = {name: state for name, state in stored.items() if name.startswith("random/")}
         self.history.trained |= trained_before
         with gpu_products(self.config.precision):
             if not stored and isinstance(self.method, SupportsPreparation):
@@ -169,7 +171,8 @@ class Loop:
         """Train and validate one epoch, from its place on if it has begun."""
         self.history.place = self.history.place or Place()
         try:
-            rate = self._train_epoch(epoch, epoch_of_stage, self.history.place, report)
+            with self.stop.deferred():
+                rate = self._train_epoch(epoch, epoch_of_stage, self.history.place, report)
             validation = self._validate()
         except Stopped:  # after a step, or in the validation, which changes nothing
             self._save()
@@ -205,7 +208,6 @@ class Loop:
             self.average = WeightAverage(self.module, self.config.ema_decay)
             if averages := select("average/", stored):
                 self.average.restore(averages)
-        self.random = stored
 
     def _train_epoch(self, epoch: int, epoch_of_stage: int, place: Place, report: Callable[[Progress], None]) -> float:
         """Train the steps of the epoch that `place` does not have yet, and add them to it; return the last rate."""
@@ -222,26 +224,25 @@ class Loop:
             restore_random(self.random, self.device)
         rate = set_rate(self.optimiser, self.config, epoch_of_stage, place.steps / len(groups))
         saved = time.perf_counter()
-        with self.stop.deferred():
-            for group in groups[place.steps :]:
-                started = time.perf_counter()
-                rate = set_rate(self.optimiser, self.config, epoch_of_stage, (place.steps + 1) / len(groups))
-                own, sizes = islice(batches, len(group)), list(map(len, group))
-                for batch in take_step(self.method, self.optimiser, own, sizes, self.config, self.device):
-                    place.add(batch.losses, batch.questions)
-                if self.average:
-                    self.average.update()
-                place.steps += 1
-                place.seconds += time.perf_counter() - started
-                report(Progress(epoch + 1, self.config.epochs, place.steps, len(groups), place.means(), rate))
-                # All processes stop, or write the state, after the same step.
-                wishes = processes.collect((self.stop.is_set, time.perf_counter() - saved >= self.save_seconds))
-                if any(is_stopping for is_stopping, _ in wishes):
-                    self.stop.is_set = True
-                    break
-                if any(is_due for _, is_due in wishes):
-                    self._save()
-                    saved = time.perf_counter()
+        for group in groups[place.steps :]:
+            started = time.perf_counter()
+            rate = set_rate(self.optimiser, self.config, epoch_of_stage, (place.steps + 1) / len(groups))
+            own, sizes = islice(batches, len(group)), list(map(len, group))
+            for batch in take_step(self.method, self.optimiser, own, sizes, self.config, self.device):
+                place.add(batch.losses, batch.questions)
+            if self.average:
+                self.average.update()
+            place.steps += 1
+            place.seconds += time.perf_counter() - started
+            report(Progress(epoch + 1, self.config.epochs, place.steps, len(groups), place.means(), rate))
+            # All processes stop, or write the state, after the same step.
+            wishes = processes.collect((self.stop.is_set, time.perf_counter() - saved >= self.save_seconds))
+            if any(is_stopping for is_stopping, _ in wishes):
+                self.stop.is_set = True
+                break
+            if any(is_due for _, is_due in wishes):
+                self._save()
+                saved = time.perf_counter()
         return rate
 
     def _validate(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import paths
@@ -15,6 +16,7 @@ import torch
 from tiny_run import Killed, train
 
 from pipeline.errors import Stopped, UserError
+from train.data.dataset import QuestionDataset
 from train.methods.registry import METHODS
 from train.runs.folder import read_config, read_tensors, write_tensors
 from train.runs.identity import run_id
@@ -63,6 +65,37 @@ def test_a_run_that_sigterm_stops_inside_an_epoch_resumes_to_the_same_bytes(tmp_
         assert (len(facts["metrics"]), facts["place"]["steps"]) == (epoch - 1, step)
     train(tmp_path / "stopped", **settings, resume=True)
     assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "stopped")
+
+
+def test_sigterm_before_the_first_step_of_a_resumed_epoch_loses_nothing(tmp_path, monkeypatch):
+    train(tmp_path / "uninterrupted", dropout=0.5)
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", dropout=0.5, report=at_step(2, 2, sigterm))
+    partition = QuestionDataset.partition
+    with monkeypatch.context() as changed:
+        changed.setattr(QuestionDataset, "partition", lambda self, *of_epoch: sigterm() or partition(self, *of_epoch))
+        with pytest.raises(Stopped):
+            train(tmp_path / "stopped", dropout=0.5, resume=True)
+    train(tmp_path / "stopped", dropout=0.5, resume=True)
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "stopped")
+
+
+def test_a_resumed_training_does_not_keep_the_state_in_memory(tmp_path, monkeypatch):
+    kept = []
+    read = loop.read_state
+
+    def read_and_watch(*of_run):
+        history, stored = read(*of_run)
+        kept.extend(weakref.ref(values) for name, values in stored.items() if name.startswith("model/"))
+        return history, stored
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", report=at_step(2, 2, sigterm))
+    monkeypatch.setattr("train.training.loop.read_state", read_and_watch)
+    counts = []
+    train(tmp_path / "run", resume=True, report=lambda progress: counts.append(sum(bool(one()) for one in kept)))
+    assert kept
+    assert counts[0] == 0
 
 
 @pytest.mark.parametrize("step", [1, 2])
