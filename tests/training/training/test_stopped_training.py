@@ -93,7 +93,7 @@ def test_a_resumed_training_does_not_keep_the_state_in_memory(tmp_path, monkeypa
         train(tmp_path / "run", report=at_step(2, 2, sigterm))
     monkeypatch.setattr("train.training.loop.read_state", read_and_watch)
     counts = []
-    train(tmp_path / "run", resume=True, report=lambda progress: counts.append(sum(bool(one()) for one in kept)))
+    train(tmp_path / "run", resume=True, report=lambda progress: counts.append(sum(one() is not None for one in kept)))
     assert kept
     assert counts[0] == 0
 
