@@ -17,11 +17,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as group
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
+from pipeline.errors import UserError, one_line
 from pipeline.files import locked
 
 # The variables that `torchrun`, or another launcher, sets.
 STARTED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+LONGEST_START = timedelta(minutes=10)
 # A process waits for the others while one of them decodes features for the cache.
 LONGEST_WAIT = timedelta(hours=12)
 
@@ -30,17 +33,50 @@ Value = TypeVar("Value")
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that `torchrun` started for the block; no effect if it did not start this one."""
-    if not STARTED.issubset(os.environ) or int(os.environ["WORLD_SIZE"]) == 1:
+    """Join the processes that `torchrun` started for the block; no effect if it did not start this one.
+
+    Raises `UserError` if some of them do not join, or end before this one needs them for the last time.
+    """
+    if _count_started() == 1:
         yield
         return
     # Of a GPU's tensors through NCCL, of others through Gloo.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    group.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
-        yield
+        store, own_rank, number = next(rendezvous("env://", timeout=LONGEST_START))
+    except group.DistError as error:
+        raise UserError(
+            f"the {_count_started()} processes of WORLD_SIZE did not join ({one_line(error)}): start them with "
+            "torchrun, or unset WORLD_SIZE"
+        ) from None
+    with _naming_ended():
+        group.init_process_group(backend, store=store, rank=own_rank, world_size=number, timeout=LONGEST_WAIT)
+    try:
+        with _naming_ended():
+            yield
     finally:
         group.destroy_process_group()
+
+
+def check_alone(command: str) -> None:
+    """Raise `UserError` if `torchrun` started several processes of a `command` that runs in one."""
+    if _count_started() > 1:
+        raise UserError(f"{command} runs in one process, {_count_started()} were started: start it without torchrun")
+
+
+def _count_started() -> int:
+    return int(os.environ["WORLD_SIZE"]) if STARTED.issubset(os.environ) else 1
+
+
+@contextmanager
+def _naming_ended() -> Iterator[None]:
+    """Turn the error of a process that waits for another one, which has ended, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, group.DistError) and "gloo/transport" not in str(error):
+            raise
+        raise UserError("another process of the training has ended: see its output for the cause") from None
 
 
 def count() -> int:

@@ -101,12 +101,14 @@ def evaluate(
       mavqa-evaluate /shared/runs/avst-rmm-avr-1 --out evaluations/avst-rmm-avr-1
     """
     require_run(run)
+    from train import processes
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.evaluation.rate_curves import add_curves
     from train.evaluation.summary import summarise_rows
     from train.runs.device import choose_device
     from train.runs.folder import read_config
 
+    processes.check_alone("mavqa-evaluate")
     _check_options(question_only, curves, scenarios, masks, missing_rate, missing_part)
     config, out = read_config(run), out or run
     name, chosen_device = run.resolve().name, str(choose_device(device))

@@ -81,8 +81,10 @@ def sweep(
       mavqa-sweep demo --manifest build/demo/data --store build/demo/store.zarr
       mavqa-sweep my.toml --seeds 3 --jobs 2 --out runs/mine
     """
+    from train import processes
     from train.training.sweep import list_cells, read_grid
 
+    processes.check_alone("mavqa-sweep")
     file = GRIDS / f"{grid}.toml" if grid in BUNDLED and not Path(grid).is_file() else Path(grid)
     parsed = read_grid(file)
     manifest = require_manifest(manifest or Path("data_manifests") / file.stem)

@@ -136,16 +136,20 @@ def _check_continued(run: Path, config: TrainConfig) -> None:
 def _write_start(
     run: Path, config: TrainConfig, manifest: Manifest, environment: dict[str, Any], data: dict[str, Any]
 ) -> None:
+    former_id = run_id(run) if is_run_folder(run) else ""
     write_start(run, config, manifest.vocabulary, environment, read_data(run) or data)
-    _adopt_checkpoint(run)
+    _adopt_checkpoint(run, former_id)
 
 
-def _adopt_checkpoint(run: Path) -> None:
-    """Give the checkpoint of a run that has more epochs now the run's new id, if its state is of the same run."""
+def _adopt_checkpoint(run: Path, former_id: str) -> None:
+    """Give the checkpoint of a run that has more epochs now, or was started by an earlier version, the run's new id.
+
+    Only if it has the run's `former_id`, or the id of its state, which it has if this function was interrupted before.
+    """
     if (run / LAST).exists() and (run / CHECKPOINT).exists():
         _, of_state = read_tensors(run / LAST)
         tensors, of_checkpoint = read_tensors(run / CHECKPOINT)
-        if of_checkpoint.get("run") == of_state.get("run") != run_id(run):
+        if run_id(run) != of_checkpoint.get("run") in (former_id, of_state.get("run")):
             write_tensors(run / CHECKPOINT, tensors, {**of_checkpoint, "run": run_id(run)})
 
 

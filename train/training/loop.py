@@ -155,6 +155,7 @@ class Loop:
             save_masks(self.sampled, self.run / "masks-train.json")
         trained_before = self.history.trained
         self.history, stored = read_state(self.run, self.module)
+        self.random = select("random/", stored)
         self.history.trained |= trained_before
         with gpu_products(self.config.precision):
             if not stored and isinstance(self.method, SupportsPreparation):
@@ -173,7 +174,8 @@ class Loop:
         """Train and validate one epoch, from its place on if it has begun."""
         self.history.place = self.history.place or Place()
         try:
-            rate = self._train_epoch(epoch, epoch_of_stage, self.history.place, report)
+            with self.stop.deferred():
+                rate = self._train_epoch(epoch, epoch_of_stage, self.history.place, report)
             validation = self._validate()
         except Stopped:  # after a step, or in the validation, which changes nothing
             self._save()
@@ -209,7 +211,6 @@ class Loop:
             self.average = WeightAverage(self.module, self.config.ema_decay)
             if averages := select("average/", stored):
                 self.average.restore(averages)
-        self.random = select("random/", stored)
 
     def _train_epoch(self, epoch: int, epoch_of_stage: int, place: Place, report: Callable[[Progress], None]) -> float:
         """Train the steps of the epoch that `place` does not have yet, and add them to it; return the last rate."""
@@ -226,29 +227,28 @@ class Loop:
             restore_random(self.random, self.device)
         rate = set_rate(self.optimiser, self.config, epoch_of_stage, place.steps / len(groups))
         saved = time.perf_counter()
-        with self.stop.deferred():
-            for group in groups[place.steps :]:
-                started = time.perf_counter()
-                rate = set_rate(self.optimiser, self.config, epoch_of_stage, (place.steps + 1) / len(groups))
-                own, sizes, of_step = islice(batches, len(group)), list(map(len, group)), Place()
-                taken, norm = take_step(self.method, self.optimiser, own, sizes, self.config, self.device)
-                for batch in taken:
-                    place.add(batch.losses, batch.questions)
-                    of_step.add(batch.losses, batch.questions)
-                if self.average:
-                    self.average.update()
-                place.steps += 1
-                place.seconds += time.perf_counter() - started
-                progress = Progress(epoch + 1, self.config.epochs, place.steps, len(groups), place.means(), rate)
-                report(replace(progress, step_losses=of_step.means(), gradient_norm=norm))
-                # All processes stop, or write the state, after the same step.
-                wishes = processes.collect((self.stop.is_set, time.perf_counter() - saved >= self.save_seconds))
-                if any(is_stopping for is_stopping, _ in wishes):
-                    self.stop.is_set = True
-                    break
-                if any(is_due for _, is_due in wishes):
-                    self._save()
-                    saved = time.perf_counter()
+        for group in groups[place.steps :]:
+            started = time.perf_counter()
+            rate = set_rate(self.optimiser, self.config, epoch_of_stage, (place.steps + 1) / len(groups))
+            own, sizes, of_step = islice(batches, len(group)), list(map(len, group)), Place()
+            taken, norm = take_step(self.method, self.optimiser, own, sizes, self.config, self.device)
+            for batch in taken:
+                place.add(batch.losses, batch.questions)
+                of_step.add(batch.losses, batch.questions)
+            if self.average:
+                self.average.update()
+            place.steps += 1
+            place.seconds += time.perf_counter() - started
+            progress = Progress(epoch + 1, self.config.epochs, place.steps, len(groups), place.means(), rate)
+            report(replace(progress, step_losses=of_step.means(), gradient_norm=norm))
+            # All processes stop, or write the state, after the same step.
+            wishes = processes.collect((self.stop.is_set, time.perf_counter() - saved >= self.save_seconds))
+            if any(is_stopping for is_stopping, _ in wishes):
+                self.stop.is_set = True
+                break
+            if any(is_due for _, is_due in wishes):
+                self._save()
+                saved = time.perf_counter()
         return rate
 
     def _validate(self) -> dict[str, float]:

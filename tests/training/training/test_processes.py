@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from several_processes import RUNS
 
+from pipeline.errors import UserError
 from train import processes
 from train.runs.folder import read_environment, read_tensors
 from train.runs.log import read_metrics
@@ -93,3 +95,33 @@ def test_values_of_all_processes_are_put_back_in_order(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 3)
     monkeypatch.setattr(processes, "collect", lambda own: [values[rank::3] for rank in range(3)])
     assert processes.interleave(values[::3]) == values
+
+
+def test_the_end_of_another_process_is_one_line(monkeypatch):
+    def gather(*arguments):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    with pytest.raises(UserError, match="another process of the training has ended"), processes._naming_ended():
+        processes.wait()
+
+
+@pytest.fixture
+def second_is_missing(monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1]}
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, **address}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_processes_that_do_not_join_are_named(second_is_missing, monkeypatch):
+    monkeypatch.setattr(processes, "LONGEST_START", timedelta(seconds=0.2))
+    with pytest.raises(UserError, match="the 2 processes of WORLD_SIZE did not join"), processes.joined():
+        pass
+
+
+def test_a_command_that_runs_in_one_process_is_refused_in_several(second_is_missing):
+    with pytest.raises(UserError, match="mavqa-sweep runs in one process, 2 were started"):
+        processes.check_alone("mavqa-sweep")

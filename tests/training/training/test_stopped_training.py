@@ -1,11 +1,13 @@
 """A training that is stopped inside an epoch, by a signal, a full disk or a lost device, and one with more epochs."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import paths
@@ -14,8 +16,10 @@ import torch
 from tiny_run import Killed, train
 
 from pipeline.errors import Stopped, UserError
+from train.data.dataset import QuestionDataset
 from train.methods.registry import METHODS
-from train.runs.folder import read_config, read_tensors
+from train.runs.folder import read_config, read_tensors, write_tensors
+from train.runs.identity import run_id
 from train.runs.log import read_metrics
 from train.training import loop
 from train.training.stopping import StopSignal
@@ -61,6 +65,37 @@ def test_a_run_that_sigterm_stops_inside_an_epoch_resumes_to_the_same_bytes(tmp_
         assert (len(facts["metrics"]), facts["place"]["steps"]) == (epoch - 1, step)
     train(tmp_path / "stopped", **settings, resume=True)
     assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "stopped")
+
+
+def test_sigterm_before_the_first_step_of_a_resumed_epoch_loses_nothing(tmp_path, monkeypatch):
+    train(tmp_path / "uninterrupted", dropout=0.5)
+    with pytest.raises(Stopped):
+        train(tmp_path / "stopped", dropout=0.5, report=at_step(2, 2, sigterm))
+    partition = QuestionDataset.partition
+    with monkeypatch.context() as changed:
+        changed.setattr(QuestionDataset, "partition", lambda self, *of_epoch: sigterm() or partition(self, *of_epoch))
+        with pytest.raises(Stopped):
+            train(tmp_path / "stopped", dropout=0.5, resume=True)
+    train(tmp_path / "stopped", dropout=0.5, resume=True)
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "stopped")
+
+
+def test_a_resumed_training_does_not_keep_the_state_in_memory(tmp_path, monkeypatch):
+    kept = []
+    read = loop.read_state
+
+    def read_and_watch(*of_run):
+        history, stored = read(*of_run)
+        kept.extend(weakref.ref(values) for name, values in stored.items() if name.startswith("model/"))
+        return history, stored
+
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", report=at_step(2, 2, sigterm))
+    monkeypatch.setattr("train.training.loop.read_state", read_and_watch)
+    counts = []
+    train(tmp_path / "run", resume=True, report=lambda progress: counts.append(sum(one() is not None for one in kept)))
+    assert kept
+    assert counts[0] == 0
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -237,14 +272,40 @@ def test_more_epochs_without_a_better_one_keep_the_checkpoint(tmp_path, monkeypa
     monkeypatch.setattr("train.training.loop.Loop._validate", lambda training: {"audio-missing": next(accuracies)})
     train(tmp_path / "run", epochs=1)
     with monkeypatch.context() as changed:
-        changed.setattr("train.training.fit._adopt_checkpoint", lambda run: kill())
-        with pytest.raises(
-            Killed
-        ):  # the number of epochs is written, the checkpoint does not have the run's new id yet
+        changed.setattr("train.training.fit._adopt_checkpoint", lambda *of_run: kill())
+        # The number of epochs is written, the checkpoint does not have the run's new id yet.
+        with pytest.raises(Killed):
             train(tmp_path / "run", epochs=3, resume=True)
     assert read_config(tmp_path / "run").epochs == 3
     train(tmp_path / "run", epochs=3, resume=True)
     assert read_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["epoch"] == 1
+
+
+def test_epochs_raised_twice_before_the_first_step_keep_the_checkpoint(tmp_path, monkeypatch):
+    accuracies = iter((50.0, 10.0, 20.0))
+    monkeypatch.setattr("train.training.loop.Loop._validate", lambda training: {"audio-missing": next(accuracies)})
+    train(tmp_path / "run", epochs=1)
+    with pytest.raises(Killed):
+        train(tmp_path / "run", epochs=2, resume=True, report=at_step(2, 1, kill))
+    train(tmp_path / "run", epochs=3, resume=True)
+    assert read_tensors(tmp_path / "run" / "checkpoint.safetensors")[1]["epoch"] == 1
+
+
+def test_a_stopped_run_of_a_version_with_fewer_settings_keeps_its_checkpoint(tmp_path, monkeypatch):
+    accuracies = iter((50.0, 10.0))
+    monkeypatch.setattr("train.training.loop.Loop._validate", lambda training: {"audio-missing": next(accuracies)})
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(run, epochs=2, report=at_step(2, 1, kill))
+    settings = json.loads((run / "config.json").read_text())
+    del settings["precision"], settings["accumulate"]
+    (run / "config.json").write_text(json.dumps(settings))
+    for file in ("checkpoint.safetensors", "last.safetensors"):
+        tensors, facts = read_tensors(run / file)
+        of_version = {"run": run_id(run)} if file.startswith("checkpoint") else {}
+        write_tensors(run / file, tensors, {name: facts[name] for name in facts if name != "run"} | of_version)
+    train(run, epochs=2, resume=True)
+    assert read_tensors(run / "checkpoint.safetensors")[1]["epoch"] == 1
 
 
 def test_a_foreign_checkpoint_is_not_adopted(tmp_path, monkeypatch):
