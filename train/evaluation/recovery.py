@@ -10,6 +10,7 @@ from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
 from train.data.scenarios import SCENARIO_OF
 from train.interfaces import MissingModalityMethod, SupportsImputation
+from train.runs.precision import gpu_products
 
 
 @dataclass
@@ -52,7 +53,7 @@ def measure_recovery(
         return {}
     sums = {modality: _Sums() for modality in MODALITIES}
     method.eval()  # type: ignore[attr-defined]  # a method is a Module
-    with torch.inference_mode():
+    with torch.inference_mode(), gpu_products("float32"):
         for cpu_batch in dataset.batches(batch_size, rows=rows):
             batch = cpu_batch.to(device)
             real = method.backbone.encode(batch)

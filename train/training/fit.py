@@ -60,7 +60,7 @@ def fit(
 
     `resume`: continue a started run from its state, which is written at the end of each epoch, every `save_minutes`
     inside it, and on SIGTERM, and gives the weights of an uninterrupted run; a finished run whose state was kept may
-    have more epochs now. `keep_state`: keep `last.safetensors`, the state, of a finished run.
+    have more epochs now. `keep_state`: keep `last.safetensors`, the state, at the end of the training.
 
     Raises `UserError` if `run` contains a different run, or any run without `resume`; if another process uses it; if
     the store does not contain the manifest's data; if there are no questions to train on or to select an epoch on; if
@@ -90,8 +90,8 @@ def fit(
                     processes.of_first(lambda: _write_start(run, config, manifest, environment, data))
                     with _named_device(device, run):
                         loop.run_epochs(report or (lambda progress: None))
-    if not keep_state and processes.is_first():
-        (run / LAST).unlink(missing_ok=True)
+                    if not keep_state and processes.is_first():
+                        (run / LAST).unlink(missing_ok=True)
     return load_run(run, str(device))
 
 

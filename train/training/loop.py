@@ -64,7 +64,7 @@ class Progress:
 
     `losses`: {name: mean over the epoch so far}. `rate`: learning rate of the step. `validation`: {scenario: accuracy
     in percent} at the end of an epoch, else None. `step_losses`: {name: mean over the questions of the step}.
-    `gradient_norm`: of the step, before clipping; None without it.
+    `gradient_norm`: of the step, before clipping.
     """
 
     epoch: int
@@ -75,7 +75,7 @@ class Progress:
     rate: float = 0.0
     validation: dict[str, float] | None = None
     step_losses: dict[str, float] = field(default_factory=dict)
-    gradient_norm: float | None = None
+    gradient_norm: float = 0.0
 
 
 def plan_stages(method: MissingModalityMethod, training: str, epochs: int) -> list[tuple[Stage, range]]:

@@ -52,14 +52,14 @@ def take_step(
     sizes: Sequence[int],
     config: TrainConfig,
     device: torch.device,
-) -> tuple[list[BatchLosses], float | None]:
-    """Take one step on the mean loss over the questions of homogeneous batches; return the losses of each.
+) -> tuple[list[BatchLosses], float]:
+    """Take one step on the mean loss over the questions of homogeneous batches.
 
-    Also returns the norm of the gradient, before it was clipped; None if it is not.
+    Returns the losses of each batch, and the norm of the gradient before it is clipped.
 
     `sizes`: number of questions of each batch, of which `batches` are this process's part; the gradient and the losses
     are those of all processes. One batch at a time is on the `device`. Raises `UserError`, with the questions, if a
-    loss is not finite; the weights have then been changed, and are not to be saved.
+    loss or the gradient is not finite; the weights have then been changed, and are not to be saved.
     """
     optimiser.zero_grad(set_to_none=True)
     found = []
@@ -72,9 +72,9 @@ def take_step(
         found.append((list(losses), values, batch.question_id, counted))
     trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     _add_up_gradients(trained)
-    norm = None
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
     if config.clip_norm is not None:
-        norm = torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+        torch.nn.utils.clip_grads_with_norm_(trained, config.clip_norm, norm)
     optimiser.step()
     # The only place where a step waits for a GPU.
     own = [BatchLosses(dict(zip(names, v.tolist(), strict=True)), ids, counted) for names, v, ids, counted in found]
@@ -82,7 +82,10 @@ def take_step(
     for batch_losses in of_all:
         if not isfinite(batch_losses.losses["total"]):
             raise UserError(f"the loss of {_name(batch_losses.question_id)} is not finite: lower the learning rate")
-    return of_all, None if norm is None else float(norm)
+    if not isfinite(gradient_norm := float(norm)):
+        questions = _name(tuple(question for batch_losses in of_all for question in batch_losses.question_id))
+        raise UserError(f"the gradient of the loss of {questions} is not finite: lower the learning rate")
+    return of_all, gradient_norm
 
 
 def _add_up_gradients(parameters: Sequence[nn.Parameter]) -> None:

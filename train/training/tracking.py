@@ -44,7 +44,7 @@ class Tracker(Protocol):
         """Record a training step, before what it computed is saved.
 
         `values`: "epoch", how many have been trained, such as 1.25; "learning_rate"; "loss/total" and the other losses
-        of the step's questions; "gradient_norm", before it is clipped, if it is.
+        of the step's questions; "gradient_norm", before it is clipped.
         """
 
     def log_epoch(self, step: int, values: dict[str, float]) -> None:
@@ -93,8 +93,7 @@ def tracked(
             call("start", run, config.model_dump(mode="json", exclude={"sizes"}), first)
         if progress.validation is None:
             values = {"epoch": step / progress.steps, "learning_rate": progress.rate}
-            if progress.gradient_norm is not None:
-                values["gradient_norm"] = progress.gradient_norm
+            values["gradient_norm"] = progress.gradient_norm
             call("log_step", step, values | _named("loss", progress.step_losses))
         else:
             call("log_epoch", step, _named("validation", progress.validation))

@@ -7,6 +7,7 @@ from train.data.dataset import QuestionDataset
 from train.data.scenarios import NATURAL, hidden_in
 from train.evaluation.predict import percent_correct, predict, questions_of
 from train.interfaces import MissingModalityMethod, SupportsScoring
+from train.runs.precision import gpu_products
 from train.training.rows import one_per_video
 
 BATCH_SIZE = 128
@@ -33,7 +34,8 @@ class Validation:
         if isinstance(method, SupportsScoring):
             order = torch.Generator().manual_seed(self._seed)
             batches = self._dataset.batches(BATCH_SIZE, order, rows=one_per_video(self._dataset))
-            return method.score(batch.to(self._device) for batch in batches)
+            with gpu_products("float32"):
+                return method.score(batch.to(self._device) for batch in batches)
         return {s: measure_accuracy(method, self._dataset, s, self._device) for s in self._scenarios}
 
 

@@ -127,7 +127,7 @@ def test_seeds_that_start_from_a_run_of_their_own_seed_are_pooled(runs: Path, tm
     parameters = {row.parameters for row in rows}
     assert len(parameters) == 1
     assert f"{parameters.pop():,}" in (text := write_report(evaluated, tmp_path).read_text())
-    assert text.count("<svg") == 5
+    assert text.count("<svg") == 6
     assert "Accuracy by missing rate" in text
     assert "masked-audio" not in text
 

@@ -81,8 +81,14 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path):
     train(tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == written
     train(tmp_path / "run", resume=True, keep_state=False)
-    assert not (tmp_path / "run" / "last.safetensors").exists()
+    assert (tmp_path / "run" / "last.safetensors").exists()
     assert is_finished(tmp_path / "run", tiny_config())
+
+
+def test_the_state_of_a_training_is_removed_at_its_end_unless_it_is_to_be_kept(tmp_path):
+    train(tmp_path / "run", epochs=1, keep_state=False)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    assert is_finished(tmp_path / "run", tiny_config(epochs=1))
 
 
 def test_runs_on_questions_or_videos_in_another_order_are_other_runs(tmp_path):

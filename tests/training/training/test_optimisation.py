@@ -116,6 +116,20 @@ def test_the_questions_of_a_loss_that_is_not_finite_are_named(tmp_path, monkeypa
     assert set(named) <= questions
 
 
+def test_the_questions_of_a_gradient_that_is_not_finite_are_named_before_anything_is_saved(tmp_path, monkeypatch):
+    loss = ZeroFill.training_loss
+
+    def steep(self, batch):
+        losses = loss(self, batch)
+        (weights, *_) = self.parameters()
+        return {**losses, "total": losses["total"] + (0 * weights.sum()).sqrt()}
+
+    monkeypatch.setattr(ZeroFill, "training_loss", steep)
+    with pytest.raises(UserError, match=r"the gradient of the loss of questions '\d.*' is not finite"):
+        train(tmp_path / "run", save_minutes=1e-9)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
 @pytest.mark.parametrize(("method", "backbone"), PRODUCT)
 def test_bfloat16_gives_the_loss_of_float32_within_a_hundredth(method, backbone):
     rows = np.arange(8)
