@@ -243,7 +243,7 @@ def test_the_package_of_the_page_on_extending_runs(prepared: Path, tmp_path: Pat
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     first, *_, last = (tmp_path / "place" / "wandb.txt").read_text().splitlines()
-    assert first.startswith("1 epoch learning_rate loss/")
+    assert first.startswith("1 epoch learning_rate gradient_norm loss/")
     assert last.strip() == "finished"
 
 

@@ -130,7 +130,11 @@ def test_the_questions_of_a_gradient_that_is_not_finite_are_named_before_anythin
     assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
-@pytest.mark.parametrize(("method", "backbone"), PRODUCT)
+# Every method, and every backbone.
+HALF_PRECISION = [(m, b) for m, b in PRODUCT if b == "avst" or m == "rmm-avr"]
+
+
+@pytest.mark.parametrize(("method", "backbone"), HALF_PRECISION)
 def test_bfloat16_gives_the_loss_of_float32_within_a_hundredth(method, backbone):
     rows = np.arange(8)
     torch.manual_seed(3)
