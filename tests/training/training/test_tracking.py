@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_run import Killed, tiny_config, train
@@ -134,6 +136,9 @@ def test_the_log_of_a_resumed_training_is_that_of_an_uninterrupted_one(
         track(tmp_path, "csv", "tensorboard", store=store, report=at(step, end))
     # A killed one goes on from the end of the epoch before, and had more steps than that.
     assert read_steps(tmp_path)[-1]["step"] == step
+    # TensorBoard reads files in the order of their names: the second of their creation, and then the text of a number.
+    later = SimpleNamespace(**{**vars(time), "time": lambda: time.time() + 60})
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time", later)
     track(tmp_path, "csv", "tensorboard", store=store, resume=True)
     assert (tmp_path / STEPS).read_bytes() == (uninterrupted / STEPS).read_bytes()
     assert read_events(tmp_path) == read_events(uninterrupted)
