@@ -76,7 +76,7 @@ def take_step(
     if config.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(trained, config.clip_norm, norm)
     optimiser.step()
-    # The only place where a step waits for a GPU.
+    # Losses are read when all work of the step is queued, so that a GPU does not wait for each.
     own = [BatchLosses(dict(zip(names, v.tolist(), strict=True)), ids, counted) for names, v, ids, counted in found]
     of_all = [batch for of_process in processes.collect(own) for batch in of_process]
     for batch_losses in of_all:
