@@ -204,14 +204,16 @@ class MissingModalityMethod(Protocol):
     generator, which the loop seeds before every epoch, so that a resumed run ends in the same weights. With a class
     attribute `freezes_backbone = True`, the last stage trains on a frozen backbone; joint training, which has no stage
     before it, is then refused unless the run starts from a trained one. With an attribute `uses_negatives` that is
-    False, the batches of training have no negatives (`uses_negatives`).
+    False, the batches of training have no negatives (`uses_negatives`). An attribute `learning_rates` {prefix of
+    parameter names: learning rate of the first epoch} gives these parameters a rate of their own, with the schedule of
+    the run. An attribute `diffusion_steps` is the number of steps that a reverse chain runs, for reports.
 
     - `backbone`: a submodule of this name, so that another run can start from its weights.
     - `selection_scenarios`: scenarios of `train.data.scenarios`. The mean of their validation accuracies selects the
       checkpoint.
-    - `sees`: which missing modalities the method sees in training, for reports. "nothing"; "thirds": each step
-      samples for every complete question whether it stays complete or loses audio or visual, a third each; "replaced":
-      every complete question is also used with either modality replaced.
+    - `sees`: which missing modalities the method sees in training, its exposure, for reports. "nothing"; "sampled":
+      each step samples for every complete question whether it stays complete or loses audio or visual, a third each;
+      "all": every complete question is answered three times, complete and with either modality missing.
     - `trains_on`: which training questions the loop passes. "complete": those with both modalities; "videos": one
       complete question per video; "all".
     """

@@ -2,7 +2,9 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,6 +29,12 @@ from train.cli.options import (
     tracker_option,
 )
 from train.data.loading import LoadingSettings
+
+if TYPE_CHECKING:
+    from pipeline.manifests.manifest import Manifest
+    from train.data.feature_bank import FeatureBank
+    from train.training.dry_run import Tried
+    from train.training.sweep import Cell
 
 GRIDS = Path(__file__).parent.parent / "grids"
 BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
@@ -53,6 +61,11 @@ BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
     help="Number of runs to train in parallel, each on its share of the cores and one of the GPUs in turn; "
     "faster for small models.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Train nothing: let every model take one step and answer one batch in each scenario, and print the runs.",
+)
 @device_option
 @loading_options
 @tracker_option
@@ -65,6 +78,7 @@ def sweep(
     evaluation: Path | None,
     seeds: int | None,
     jobs: int,
+    dry_run: bool,
     device: str,
     trackers: tuple[str, ...],
     as_json: bool,
@@ -80,6 +94,7 @@ def sweep(
     Examples:
       mavqa-sweep demo --manifest build/demo/data --store build/demo/store.zarr
       mavqa-sweep my.toml --seeds 3 --jobs 2 --out runs/mine
+      mavqa-sweep table1 --manifest data_manifests/music-avqa --store stores/music-avqa.zarr --dry-run
     """
     from train import processes
     from train.training.sweep import list_cells, read_grid
@@ -100,6 +115,9 @@ def sweep(
     from train.training.sweep import run_cells
 
     bank = FeatureBank(open_store(store), loading, str(choose_device(device)))
+    if dry_run:
+        _try(cells, load_manifest(manifest), bank, as_json)
+        return
     evaluation = evaluation or out / "evaluation.json"
     with StopSignal(), locked(out, "another sweep"):
         with runs_progress(bank, len(cells)) as progress:
@@ -114,4 +132,27 @@ def sweep(
     for name, cause in outcome.failures.items():
         click.echo(f"failed: {name}: {cause}", err=True)
     if outcome.failures:
+        sys.exit(FAILURES_RECORDED)
+
+
+def _try(cells: "list[Cell]", manifest: "Manifest", bank: "FeatureBank", as_json: bool) -> None:
+    """Try the runs of the first seed and print them; the exit code is 3 if one fails."""
+    from train.training.dry_run import try_cells
+
+    def show(tried: "Tried") -> None:
+        if tried.failure:
+            click.echo(f"failed: {tried.run}: {tried.failure}", err=True)
+        elif not as_json:
+            click.echo(
+                f"{tried.run:<32}{tried.parameters:>12,} parameters  {tried.questions:>7} questions  "
+                f"{tried.steps_per_epoch:>6} steps x {tried.epochs} epochs  sees {tried.sees}"
+            )
+
+    results = try_cells(cells, manifest, bank, show)
+    if as_json:
+        show_json([asdict(tried) for tried in results])
+    else:
+        seeds = len({cell.config.seed for cell in cells})
+        click.echo(f"{len(results)} runs for each of {seeds} seeds", err=True)
+    if any(tried.failure for tried in results):
         sys.exit(FAILURES_RECORDED)

@@ -17,8 +17,9 @@ from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import ConstantAnswer
+from train.methods.exposure import Exposure, conditions, mean_over_parts
 from train.methods.imputation import AvailableSteps
-from train.methods.losses import UNKNOWN_ANSWER, mean_over_parts, weighted_sum
+from train.methods.losses import UNKNOWN_ANSWER, with_total
 
 SLOTS = (*MODALITIES, "question")
 START_DEVIATION = 0.02
@@ -77,21 +78,20 @@ class TokenAutoencoder(nn.Module):
 class ActionMae(nn.Module):
     """Impute the steps of a missing modality from the other modality and the question with a masked autoencoder.
 
-    Acts on the steps level; the backbone answers. Training samples one of complete, audio missing and visual missing
-    for each complete question, a third each, and predicts the steps that were removed: L = cross-entropy with smoothed
-    labels ("answer") + the backbone's own losses + mean squared error of the predicted steps against the real ones,
-    which are normalised to zero mean and unit variance ("reconstruction") + "unseen", which trains the constants that
-    answer if both modalities are missing. A learned gain and shift per channel map predictions to the scale of the
-    backbone's steps.
+    Acts on the steps level; the backbone answers. Training answers each complete question under the conditions of
+    `exposure` and predicts the steps that were removed: L = cross-entropy with smoothed labels ("answer") + the
+    backbone's own losses + mean squared error of the predicted steps against the real ones, which are normalised to
+    zero mean and unit variance ("reconstruction", the mean over answers with removed steps) + "unseen", which trains
+    the constants that answer if both modalities are missing. A learned gain and shift per channel map predictions to
+    the scale of the backbone's steps.
 
     Source: sections 3.2-3.4. Differs from the released code: a token is one time step, not a whole clip; the question
     is a token that is never masked; available steps are used as they are, while the release replaces them too; the
     backbone answers, not a sum of one answer layer per modality. AVST's visual steps are grounded by the audio if it is
-    available. Each loss is averaged over all questions, as 0 for those that it is not computed for.
+    available.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
-    sees = "thirds"
     trains_on = "all"
 
     def __init__(
@@ -102,10 +102,11 @@ class ActionMae(nn.Module):
         layers: PositiveInt = 2,
         heads: PositiveInt = 8,
         smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        exposure: Exposure = "sampled",
     ) -> None:
         super().__init__()
         channels = backbone.channels
-        self.backbone = backbone
+        self.backbone, self.sees = backbone, exposure
         self.autoencoder = TokenAutoencoder(channels, memories=memories, layers=layers, heads=heads)
         self.gain = nn.ParameterDict({m: nn.Parameter(torch.ones(channels)) for m in MODALITIES})
         self.shift = nn.ParameterDict({m: nn.Parameter(torch.zeros(channels)) for m in MODALITIES})
@@ -116,14 +117,14 @@ class ActionMae(nn.Module):
         """Return "answer", the backbone's own losses, "reconstruction", "unseen" and "total"."""
         real = self._real_steps(batch)
         parts = []
-        for rows, part in batch.sample_missing():
+        for rows, part in conditions(batch, self.sees):
             removed = {
                 m: (values[rows.to(values.device)], batch.mask(m)[rows.to(values.device)])
                 for m, values in real.items()
                 if m not in part.available
             }
             parts.append((len(part), self._losses(part, removed)))
-        return mean_over_parts(parts)
+        return with_total(mean_over_parts(parts, ("reconstruction",)))
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is imputed; with both missing, the constants answer."""
@@ -147,7 +148,7 @@ class ActionMae(nn.Module):
                     )
             answer = self.backbone.answer(representation)
             losses |= {"answer": self._smoothed_cross_entropy(answer.logits, batch.answer), **answer.losses}
-        return losses | {"total": weighted_sum(losses, {})}
+        return losses
 
     def _completed(self, representation: Representation, missing: str) -> tuple[Representation, Tensor]:
         """Return the representation with imputed steps of `missing`, and their unscaled predictions, [batch, ...]."""

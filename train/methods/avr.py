@@ -7,7 +7,7 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from train.methods.imputation import (
     AvailableSteps,
     ImputingMethod,
     RunningMoments,
-    imputed_answer_losses,
+    matches_imputed,
     with_imputed,
 )
 from train.methods.losses import Weight
@@ -31,7 +31,9 @@ from train.networks.diffusion import GaussianDiffusion, Objective
 from train.networks.diffusion_unet import UNet
 from train.networks.narrow_chain import reverse_narrow
 
-Scaling = Literal["none", "standardised", "clamped"]
+Scaling = Literal["none", "standardised", "halved"]
+Join = Literal["learned", "concatenated"]
+RefineError = Literal["mean", "sum"]
 SMALLEST_VARIANCE = 1e-6
 FILL_SEED = 0
 
@@ -41,8 +43,13 @@ class RefineSettings:
     """Settings of `AudioVisualRefiner`; `REFINE_VARIANTS` lists them for "paper", "released" and "recommended".
 
     `objective`: what the U-Net predicts, "noise" (Eq. 7) or "v".
+    `error`: reduction of the squared errors of a step's elements in Eq. 7, "mean" or "sum", before the mean over steps.
+    `schedule`: of the noise (`train.networks.diffusion.SCHEDULES`).
+    `join`: how the audio vector, repeated over the cells, and the visual map become the joint map. "learned": a 1x1
+    convolution, and another one back. "concatenated": their channels, without parameters.
     `scaling`: of the joint map. "none". "standardised": per channel by moments of real pairs, and undone at the end.
-    "clamped": clean estimates are clamped to [-1, 1], the result is mapped to [0, 1].
+    "halved": the result x is mapped to (x + 1) / 2.
+    `clamp`: clean estimates in the reverse chain are clamped to [-1, 1].
     `readout`: cell of the joint map that gives the audio vector, the "mean" of all cells or the "corner" (0, 0).
     `start`: step at which the joint map enters the reverse chain: the "last", unscaled, or the "middle", scaled by
     sqrt(alpha-bar) as forward noising does.
@@ -52,32 +59,25 @@ class RefineSettings:
     `one_sided`: training also uses questions that have only one modality in the data.
     """
 
-    objective: Objective
-    scaling: Scaling
-    readout: Literal["mean", "corner"]
-    start: Literal["last", "middle"]
-    correction: bool
-    stochastic: bool
-    detached: bool
-    one_sided: bool
+    objective: Objective = "noise"
+    error: RefineError = "mean"
+    schedule: str = "sigmoid"
+    join: Join = "learned"
+    scaling: Scaling = "none"
+    clamp: bool = False
+    readout: Literal["mean", "corner"] = "mean"
+    start: Literal["last", "middle"] = "last"
+    correction: bool = False
+    stochastic: bool = True
+    detached: bool = False
+    one_sided: bool = False
 
 
 REFINE_VARIANTS = {
-    "paper": RefineSettings(
-        "noise", "none", "mean", "last", correction=False, stochastic=True, detached=False, one_sided=False
-    ),
-    "released": RefineSettings(
-        "v", "clamped", "corner", "last", correction=False, stochastic=True, detached=False, one_sided=False
-    ),
+    "paper": RefineSettings(),
+    "released": RefineSettings(objective="v", scaling="halved", clamp=True, readout="corner"),
     "recommended": RefineSettings(
-        "noise",
-        "standardised",
-        "mean",
-        "middle",
-        correction=True,
-        stochastic=False,
-        detached=True,
-        one_sided=True,
+        scaling="standardised", start="middle", correction=True, stochastic=False, detached=True, one_sided=True
     ),
 }
 
@@ -86,15 +86,13 @@ REFINE_VARIANTS = {
 class DiffusionSizes:
     """Steps of the diffusion and sizes of its U-Net; the defaults are the paper's where it states them.
 
-    `steps`: T of the paper. `schedule`: of the noise, "sigmoid" (as released), "cosine" or "linear".
-    `dim`, `mults`, `stem_kernel`: widths of the U-Net and side of its first convolution (`UNet`).
-    `width`: channels of the joint map (None: as many as the visual map, as released).
+    `steps`: T of the paper. `dim`, `mults`, `stem_kernel`: widths of the U-Net and side of its first convolution
+    (`UNet`). `width`: channels of a learned joint map (None: as many as the visual map, as released).
     `gradient_steps`: only the last so many U-Net calls of a reverse chain get a gradient (None: all).
     `recompute`: recompute the chain's activations in the backward pass to save memory.
     """
 
     steps: int = 10
-    schedule: str = "sigmoid"
     dim: int = 64
     mults: tuple[int, ...] = (1, 2)
     stem_kernel: int = 7
@@ -106,10 +104,11 @@ class DiffusionSizes:
 class AudioVisualRefiner(nn.Module):
     """Join the audio vector and the visual map of a step, run the reverse chain on the joint map, split the result.
 
-    `join`, a 1x1 convolution, maps the audio vector, repeated over the cells, and the visual map, concatenated in this
-    order, to the joint map; `read` maps it back (524,800 and 525,312 parameters at 512 channels each). `shapes`:
-    {"audio": (channel,), "visual": (channel, height, width), (channel,), or (token, channel)}. The first visual token
-    summarises the frame and is treated as the audio vector is; the others are the cells of a square map.
+    The audio vector, repeated over the cells, and the visual map are concatenated in this order. If the join is
+    learned, `join`, a 1x1 convolution, maps them to the joint map, and `read` maps it back (524,800 and 525,312
+    parameters at 512 channels each); else they are the joint map, whose U-Net is wider by the vector's channels.
+    `shapes`: {"audio": (channel,), "visual": (channel, height, width), (channel,), or (token, channel)}. The first
+    visual token summarises the frame and is treated as the audio vector is; the others are the cells of a square map.
 
     Source: section 3.2. The repetition, the convolutions and the read-out are the released code's; the paper only says
     that features are concatenated and separated. Differs from the released code: see `RefineSettings`; the variant
@@ -137,15 +136,21 @@ class AudioVisualRefiner(nn.Module):
         channels = visual[1] if self.side else visual[0]
         self.split = audio[0] + (channels if self.side else 0)
         width = sizes.width or channels
-        self.join = nn.Conv2d(self.split + channels, width, 1)
-        self.read = nn.Conv2d(width, self.split + channels, 1)
-        if settings.correction:
-            for parameter in self.read.parameters():
-                nn.init.zeros_(parameter)
+        if settings.join == "learned":
+            self.join = nn.Conv2d(self.split + channels, width, 1)
+            self.read = nn.Conv2d(width, self.split + channels, 1)
+            if settings.correction:
+                for parameter in self.read.parameters():
+                    nn.init.zeros_(parameter)
+        elif settings.correction or sizes.width:
+            raise ValueError("a concatenated join has no width of its own, and cannot start as a correction of zero")
+        else:
+            width = self.split + channels
         unet = UNet(channels=width, dim=sizes.dim, mults=sizes.mults, stem_kernel=sizes.stem_kernel)
         self.diffusion = GaussianDiffusion(
-            unet, steps=sizes.steps, schedule=sizes.schedule, objective=settings.objective
+            unet, steps=sizes.steps, schedule=settings.schedule, objective=settings.objective
         )
+        self.first_step = sizes.steps - 1 if settings.start == "last" else (sizes.steps - 1) // 2
         self.moments = RunningMoments(width)
 
     def loss(self, audio: Tensor, visual: Tensor) -> Tensor:
@@ -161,7 +166,8 @@ class AudioVisualRefiner(nn.Module):
             self.moments.update(joint.movedim(1, -1).flatten(0, 2).detach())
         if not len(joint):
             return joint.sum()
-        return self.diffusion.loss(self._scaled(joint))
+        loss = self.diffusion.loss(self._scaled(joint))
+        return loss * joint[0].numel() if self.settings.error == "sum" else loss
 
     def refine(
         self,
@@ -180,17 +186,15 @@ class AudioVisualRefiner(nn.Module):
         start = self._scaled(self._joined(audio, visual))
         if noises is None and self.training and self.settings.stochastic:
             noises = self.diffusion.sample_noises(start)
-        first_step = self.sizes.steps - 1
         if self.settings.start == "middle":
-            first_step = (self.sizes.steps - 1) // 2
-            start = self.diffusion.alpha_bar[first_step].sqrt() * start
+            start = self.diffusion.alpha_bar[self.first_step].sqrt() * start
         options: dict[str, Any] = {
-            "first_step": first_step,
+            "first_step": self.first_step,
             "noises": noises,
             "gradient_steps": self.sizes.gradient_steps,
             "recompute": self.sizes.recompute,
         }
-        if self.settings.scaling == "clamped":
+        if self.settings.clamp:
             end = self.diffusion.reverse(start, clamp=True, **options)
         else:
             end = reverse_narrow(self.diffusion, start, **options)
@@ -201,17 +205,24 @@ class AudioVisualRefiner(nn.Module):
         return new_audio, new_visual
 
     def _joined(self, audio: Tensor, visual: Tensor) -> Tensor:
-        """Return the joint map [row, channel, height, width], without materialising the repeated audio vector."""
-        weight = self.join.weight
+        """Return the joint map [row, channel, height, width].
+
+        A learned join does not materialise the repeated audio vector.
+        """
         vector, cells = self._unfold(audio, visual)
+        if self.settings.join == "concatenated":
+            return torch.cat((vector[:, :, None, None].expand(*vector.shape, *cells.shape[2:]), cells), 1)
+        weight = self.join.weight
         from_vector = F.linear(vector, weight[:, : self.split, 0, 0], self.join.bias)
         return F.conv2d(cells, weight[:, self.split :]) + from_vector[:, :, None, None]
 
     def _read(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """Return the audio and visual features read from the joint map [row, channel, height, width]."""
+        vector = joint.mean((2, 3)) if self.settings.readout == "mean" else joint[:, :, 0, 0]
+        if self.settings.join == "concatenated":
+            return self._fold(vector[:, : self.split], joint[:, self.split :])
         weight, bias = self.read.weight, self.read.bias
         assert bias is not None
-        vector = joint.mean((2, 3)) if self.settings.readout == "mean" else joint[:, :, 0, 0]
         vector = F.linear(vector, weight[: self.split, :, 0, 0], bias[: self.split])
         cells = F.conv2d(joint, weight[self.split :], bias[self.split :])
         return self._fold(vector, cells)
@@ -241,7 +252,7 @@ class AudioVisualRefiner(nn.Module):
         return (joint - mean) / deviation
 
     def _unscaled(self, clean: Tensor) -> Tensor:
-        if self.settings.scaling == "clamped":
+        if self.settings.scaling == "halved":
             return (clean + 1) / 2
         if self.settings.scaling == "none":
             return clean
@@ -277,11 +288,11 @@ def refine_loss(refiner: AudioVisualRefiner, representation: Representation) -> 
     return refiner.loss(*(both.take(representation.features[m]) for m in MODALITIES))
 
 
-def refine_settings(variant: str) -> RefineSettings:
-    """Return the settings of `variant`; raise `UserError` if it is unknown."""
+def refine_settings(variant: str, **choices: Any) -> RefineSettings:
+    """Return the settings of `variant` with the `choices` that are not None; raise `UserError` if it is unknown."""
     if variant not in REFINE_VARIANTS:
         raise unknown_name("variant", variant, REFINE_VARIANTS)
-    return REFINE_VARIANTS[variant]
+    return replace(REFINE_VARIANTS[variant], **{name: value for name, value in choices.items() if value is not None})
 
 
 class NoiseFill(nn.Module):
@@ -307,7 +318,9 @@ class Avr(ImputingMethod):
 
     The missing features enter the reverse chain as noise; the backbone answers from the refined features of both
     modalities. Trained as every `ImputingMethod`: L = sum of the three answer losses + refine_weight x L_ave (Eq. 7,
-    named "ave"). `variant`: see `RefineSettings` and `REFINE_VARIANTS`. `steps` to `recompute`: see `DiffusionSizes`.
+    named "ave"). `variant`: see `RefineSettings` and `REFINE_VARIANTS`, whose `error`, `schedule`, `join` and `clamp`
+    the options `refine_error` to `clamp` replace. `steps` to `recompute`: see `DiffusionSizes`. `match_imputed`: see
+    `ImputingMethod`; default: not in the variant "recommended".
     Source: section 3.2, the row "AVR" of table 4; the paper does not say what replaces the missing features, noise is
     our reading. Differs from the released code: it has no such mode.
     """
@@ -320,7 +333,6 @@ class Avr(ImputingMethod):
         *,
         variant: str = "recommended",
         steps: PositiveInt = 10,
-        schedule: str = "sigmoid",
         dim: PositiveInt = 64,
         mults: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 2),
         stem_kernel: PositiveInt = 7,
@@ -328,12 +340,22 @@ class Avr(ImputingMethod):
         gradient_steps: PositiveInt | None = None,
         recompute: bool = False,
         refine_weight: Weight = 1.0,
+        refine_error: RefineError | None = None,
+        schedule: str | None = None,
+        join: Join | None = None,
+        clamp: bool | None = None,
+        match_imputed: bool | None = None,
     ) -> None:
-        settings = refine_settings(variant)
-        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
-        trains_on = "all" if settings.one_sided else "complete"
-        super().__init__(backbone, loss_weights={"ave": refine_weight}, trains_on=trains_on)
+        settings = refine_settings(variant, error=refine_error, schedule=schedule, join=join, clamp=clamp)
+        sizes = DiffusionSizes(steps, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
+        super().__init__(
+            backbone,
+            loss_weights={"ave": refine_weight},
+            trains_on="all" if settings.one_sided else "complete",
+            match_imputed=matches_imputed(variant, match_imputed),
+        )
         self.refiner = AudioVisualRefiner(backbone.feature_shapes, sizes=sizes, settings=settings)
+        self.diffusion_steps = self.refiner.first_step + 1
         self.fill = NoiseFill(backbone.feature_shapes)
 
     def impute(self, representation: Representation, missing: str) -> Representation:
@@ -349,5 +371,5 @@ class Avr(ImputingMethod):
     ) -> dict[str, Tensor]:
         """Return the answer losses of each imputation and, for a complete batch, "ave" (L_ave)."""
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
-        losses = imputed_answer_losses(self.backbone, completed, answer)
+        losses = self.imputed_answer_losses(completed, answer)
         return losses if missing else losses | {"ave": refine_loss(self.refiner, representation)}

@@ -4,7 +4,6 @@ Source: ours, the control of `train.methods.rmm`, whose slots the paper's addres
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +12,20 @@ from pipeline.store.schema import MODALITIES
 from train import processes
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
-from train.methods.imputation import ImputingMethod, imputed_answer_losses, with_imputed
+from train.methods.imputation import ImputingMethod, with_imputed
 
 
 class ConstantFill(ImputingMethod):
     """Impute a missing modality with one learned step of features, the same for all steps of all videos.
 
     Trained as every `ImputingMethod`, also on questions that have only one modality in the data: L = sum of the three
-    answer losses; the backbone's match loss is computed on real pairs only. The constants are initialised with the mean
-    step of the first complete batch: zeros have no direction, so that a backbone that compares directions could not
-    learn from them.
+    answer losses. The constants are initialised with the mean step of the first complete batch: zeros have no
+    direction, so that a backbone that compares directions could not learn from them.
     Differs from the released code: it has no such mode.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__(backbone)
+    def __init__(self, backbone: Backbone, *, match_imputed: bool = False) -> None:
+        super().__init__(backbone, match_imputed=match_imputed)
         shapes = backbone.feature_shapes
         self.constants = nn.ParameterDict({m: nn.Parameter(torch.zeros(shapes[m])) for m in MODALITIES})
         self.register_buffer("placed", torch.zeros((), dtype=torch.bool))
@@ -36,7 +34,7 @@ class ConstantFill(ImputingMethod):
         """Return `representation` with the constant of `missing` at each step of the available modality."""
         mask = representation.masks[OTHER[missing]]
         steps = self.constants[missing].expand(*mask.shape, *self.constants[missing].shape)
-        return replace(with_imputed(representation, {missing: steps}, OTHER[missing]), negatives=None)
+        return with_imputed(representation, {missing: steps}, OTHER[missing])
 
     def imputation_losses(
         self, representation: Representation, missing: Sequence[str], answer: Tensor
@@ -45,7 +43,7 @@ class ConstantFill(ImputingMethod):
         if self.training and not missing and not self.get_buffer("placed"):
             self._initialise_constants(representation)
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
-        return imputed_answer_losses(self.backbone, completed, answer)
+        return self.imputed_answer_losses(completed, answer)
 
     @torch.no_grad()
     def _initialise_constants(self, representation: Representation) -> None:

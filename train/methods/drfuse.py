@@ -15,9 +15,12 @@ from pipeline.store.schema import MODALITIES
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import encode_question
-from train.methods.losses import UNKNOWN_ANSWER, cross_entropy, sampled_losses, weighted_sum
+from train.methods.exposure import Exposure, exposed_losses
+from train.methods.losses import UNKNOWN_ANSWER, cross_entropy
 
 SHARED = "shared"
+# Losses of one modality, or of both, are averaged over the answers that have them.
+CONDITIONAL = ("aligned", *(f"{m}_{loss}" for m in MODALITIES for loss in ("answer", "disentangled")))
 SMALLEST_PROBABILITY = 1e-6
 
 
@@ -25,29 +28,26 @@ class DrFuse(nn.Module):
     """Answer from the attention-weighted mean of each available modality's distinct vector and a shared vector.
 
     Acts on the pooled level; its own answer layer replaces the backbone's. The shared vectors of both modalities are
-    fused to the logit of their mean probability; the query is the question. Training samples one of complete, audio
-    missing and visual missing for each complete question, a third each: L = cross-entropy of the answer ("answer") and
-    of one head per vector ("<vector>_answer") + Jensen-Shannon divergence of the two shared vectors ("aligned") +
-    |cosine| of the shared and the distinct vector of each modality ("disentangled") + a ranking loss, by which the
-    vector with the smaller head error should have the larger attention weight ("ranking") + "unseen", which trains the
-    vector that answers if both modalities are missing. All weights are 1; losses that need a missing modality are left
-    out.
+    fused to the logit of their mean probability; the query is the question. Training answers each complete question
+    under the conditions of `exposure`: L = cross-entropy of the answer ("answer") and of one head per vector
+    ("<vector>_answer") + Jensen-Shannon divergence of the two shared vectors ("aligned") + |cosine| of the shared and
+    the distinct vector of each modality ("<modality>_disentangled") + a ranking loss, by which the vector with the
+    smaller head error should have the larger attention weight ("ranking") + "unseen", which trains the vector that
+    answers if both modalities are missing. All weights are 1; losses that need a missing modality are left out.
 
     Source: sections 3.2-3.4. Differs from the released code: either modality may be missing, not only the second;
     answers are mutually exclusive, so a single query, computed from the question, replaces one query per class, and the
-    heads read the question too; no dropout. Each loss is averaged over all questions, as 0 for those that it is not
-    computed for.
+    heads read the question too; no dropout.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
-    sees = "thirds"
     trains_on = "all"
     uses_negatives = False
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, *, exposure: Exposure = "sampled") -> None:
         super().__init__()
         channels = backbone.channels
-        self.backbone = backbone
+        self.backbone, self.sees = backbone, exposure
         self.shared = nn.ModuleDict({m: _mlp(channels, channels, channels) for m in MODALITIES})
         self.distinct = nn.ModuleDict({m: _mlp(channels, channels, channels) for m in MODALITIES})
         self.projection = _mlp(channels, 2 * channels, channels, channels)
@@ -58,7 +58,7 @@ class DrFuse(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scalar losses by name, and "total"."""
-        return sampled_losses(batch, self._losses)
+        return exposed_losses(batch, self.sees, self._losses, conditional=CONDITIONAL)
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; if both modalities are missing, a learned vector replaces the fused one."""
@@ -79,12 +79,13 @@ class DrFuse(nn.Module):
             heads = {name: self.heads[name](torch.tanh(vector * question)) for name, vector in vectors.items()}
             losses["answer"] = cross_entropy(logits, answer)
             losses |= {f"{name}_answer": cross_entropy(head_logits, answer) for name, head_logits in heads.items()}
-            cosines = [F.cosine_similarity(shared[m], vectors[m], dim=-1).abs().mean() for m in shared]
-            losses["disentangled"] = torch.stack(cosines).sum()
+            for modality, of_modality in shared.items():
+                cosine = F.cosine_similarity(of_modality, vectors[modality], dim=-1)
+                losses[f"{modality}_disentangled"] = cosine.abs().mean()
             losses["ranking"] = _ranking_loss(weights, heads, answer)
             if len(shared) == len(MODALITIES):
                 losses["aligned"] = _divergence(*shared.values())
-        return losses | {"total": weighted_sum(losses, {})}
+        return losses
 
     def _vectors(self, representation: Representation) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the vectors to attend to and the shared vectors before fusion.

@@ -14,7 +14,7 @@ from pipeline.store.schema import MODALITIES
 from train import processes
 from train.data.batch import Batch
 from train.interfaces import Backbone
-from train.methods.losses import answer_losses, weighted_sum
+from train.methods.losses import answer_losses
 
 Fill = Literal["zeros", "randn", "mean"]
 
@@ -76,9 +76,8 @@ class Filling(nn.Module):
 
 
 def complete_losses(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-    """Return the scalar losses of a batch with both modalities: "answer", the backbone's own and "total", their sum."""
-    losses = answer_losses(backbone, backbone.encode(batch), batch.answer)
-    return losses | {"total": weighted_sum(losses, {})}
+    """Return the scalar losses of a batch with both modalities: "answer" and the backbone's own."""
+    return answer_losses(backbone, backbone.encode(batch), batch.answer)
 
 
 def _noise(shape: tuple[int, ...], key: str) -> Tensor:

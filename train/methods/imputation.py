@@ -17,7 +17,7 @@ from train import processes
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation, Stage
 from train.methods.both_missing import ConstantAnswer
-from train.methods.losses import answer_losses, weighted_sum
+from train.methods.losses import answer_losses, with_total
 
 SMALLEST_UPDATE_RATE = 0.01
 BACKBONE_STAGE = Stage("backbone", 0.5, ("backbone.", "unseen."))
@@ -114,18 +114,9 @@ def plain_losses(
     return losses
 
 
-def imputed_answer_losses(
-    backbone: Backbone, completed: Mapping[str, Representation], answer: Tensor
-) -> dict[str, Tensor]:
-    """Return the losses "<modality>_missing_<name>" of answering from `completed` {missing modality: representation}.
-
-    <name> is "answer" or one of the backbone's own losses.
-    """
-    return {
-        f"{modality}_missing_{name}": loss
-        for modality, representation in completed.items()
-        for name, loss in answer_losses(backbone, representation, answer).items()
-    }
+def matches_imputed(variant: str, choice: bool | None) -> bool:
+    """Return `choice`, by default whether a variant of RMM and AVR computes the match loss on imputed pairs (Eq. 8)."""
+    return variant != "recommended" if choice is None else choice
 
 
 class ImputingMethod(nn.Module):
@@ -137,16 +128,24 @@ class ImputingMethod(nn.Module):
     L = sum of the three answer losses (cross-entropy and the backbone's own losses) + the method's own losses, each
     times its weight in `loss_weights`, + "unseen". A question with one modality is answered once, with the other
     imputed. Stages: the backbone on complete data without imputation, then all parameters.
+
+    `match_imputed`: the backbone's match loss is computed on imputed pairs, too. Negatives are real, so that an imputed
+    pair is recognised by its appearance alone, and the loss falls to 0 without any benefit.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
-    sees = "replaced"
+    sees = "all"
 
     def __init__(
-        self, backbone: Backbone, *, loss_weights: Mapping[str, float] | None = None, trains_on: str = "all"
+        self,
+        backbone: Backbone,
+        *,
+        loss_weights: Mapping[str, float] | None = None,
+        trains_on: str = "all",
+        match_imputed: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.match_imputed = backbone, match_imputed
         self.unseen = ConstantAnswer(backbone)
         self.loss_weights = dict(loss_weights or {})
         self.trains_on = trains_on
@@ -180,7 +179,19 @@ class ImputingMethod(nn.Module):
         if batch.available and self.stage != BACKBONE_STAGE.name:
             missing = [m for m in MODALITIES if m not in batch.available]
             losses |= self.imputation_losses(representation, missing, batch.answer)
-        return losses | {"total": weighted_sum(losses, self.loss_weights)}
+        return with_total(losses, self.loss_weights)
+
+    def imputed_answer_losses(self, completed: Mapping[str, Representation], answer: Tensor) -> dict[str, Tensor]:
+        """Return the losses "<modality>_missing_<name>" of answering from `completed` {missing modality: ...}.
+
+        <name> is "answer" or one of the backbone's own losses.
+        """
+        losses = {}
+        for modality, representation in completed.items():
+            representation = representation if self.match_imputed else replace(representation, negatives=None)
+            for name, loss in answer_losses(self.backbone, representation, answer).items():
+                losses[f"{modality}_missing_{name}"] = loss
+        return losses
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer] from both modalities, one of them imputed if missing, or from the constants."""

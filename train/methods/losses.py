@@ -1,6 +1,6 @@
-"""Losses that several methods share: of an answer, averaged over parts of a batch, and their weighted sum."""
+"""Losses that several methods share: of an answer, and their weighted sum."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
 
 UNKNOWN_ANSWER = -1
@@ -29,28 +28,7 @@ def cross_entropy(logits: Tensor, answer: Tensor) -> Tensor:
     return F.cross_entropy(logits, answer, ignore_index=UNKNOWN_ANSWER, reduction="sum") / known
 
 
-def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Return the sum of the scalar `losses`, each times its weight (default 1)."""
-    return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-
-
-def sampled_losses(batch: Batch, losses_of: Callable[[Batch], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Sample the missing modality of each question and return the mean losses over all questions of `batch`.
-
-    `losses_of` returns the scalar losses of one part of `Batch.sample_missing`: complete, audio missing or visual
-    missing.
-    """
-    return mean_over_parts([(len(part), losses_of(part)) for _, part in batch.sample_missing()])
-
-
-def mean_over_parts(parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """Return the mean losses over all questions of `parts`, (number of questions, losses) each.
-
-    A loss that is missing in a part counts as zero there.
-    """
-    questions = sum(count for count, _ in parts)
-    combined: dict[str, Tensor] = {}
-    for count, losses in parts:
-        for name, loss in losses.items():
-            combined[name] = combined.get(name, loss.new_zeros(())) + loss * (count / questions)
-    return combined
+def with_total(losses: Mapping[str, Tensor], weights: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    """Return the scalar `losses` and "total", their sum, each times its weight (default 1)."""
+    total = torch.stack([(weights or {}).get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+    return {**losses, "total": total}

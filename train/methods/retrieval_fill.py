@@ -14,8 +14,9 @@ from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import ConstantAnswer, encode_question
+from train.methods.exposure import Exposure, exposed_losses
 from train.methods.filling import complete_losses
-from train.methods.losses import Weight, sampled_losses, weighted_sum
+from train.methods.losses import Weight
 from train.methods.video_bank import VideoBank
 
 
@@ -25,21 +26,27 @@ class RetrievalFill(nn.Module):
     The similarity to a training video is the cosine of the mean standardised features of the available modality, plus
     `question_weight` times the largest cosine of the question and a training question on that video. Spatial features
     are retrieved as their mean vector, repeated at every place. A video is never its own neighbour, in
-    training or evaluation, although published splits share videos. Training samples one of complete, audio missing and
-    visual missing for each complete question, a third each: L = cross-entropy of the answer ("answer") + the backbone's
-    own losses + "unseen", which trains the constants that answer if both modalities are missing.
+    training or evaluation, although published splits share videos. Training answers each complete question under the
+    conditions of `exposure`: L = cross-entropy of the answer ("answer") + the backbone's own losses + "unseen", which
+    trains the constants that answer if both modalities are missing.
 
     The bank of videos stores [video, time, channel] of each feature in float16, and is part of the checkpoint.
     Differs from the released code: it has no such method.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
-    sees = "thirds"
     trains_on = "all"
 
-    def __init__(self, backbone: Backbone, *, neighbours: PositiveInt = 5, question_weight: Weight = 0.5) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        neighbours: PositiveInt = 5,
+        question_weight: Weight = 0.5,
+        exposure: Exposure = "sampled",
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.sees = backbone, exposure
         self.neighbours, self.question_weight = neighbours, question_weight
         self.bank = VideoBank(backbone)
         self.unseen = ConstantAnswer(backbone)
@@ -50,7 +57,7 @@ class RetrievalFill(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", the backbone's own losses, "unseen" and "total"."""
-        return sampled_losses(batch, self._losses)
+        return exposed_losses(batch, self.sees, self._losses)
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is retrieved; with both missing, the constants answer."""
@@ -66,9 +73,8 @@ class RetrievalFill(nn.Module):
         question = encode_question(self.backbone, batch)
         losses = {"unseen": self.unseen.loss(self.backbone, question, batch.answer)}
         if batch.available:
-            answered = complete_losses(self.backbone, self._filled(batch))
-            losses |= {name: loss for name, loss in answered.items() if name != "total"}
-        return losses | {"total": weighted_sum(losses, {})}
+            losses |= complete_losses(self.backbone, self._filled(batch))
+        return losses
 
     def _filled(self, batch: Batch) -> Batch:
         """Return the batch with both modalities; a retrieved one has the mask of the other, and no negatives."""

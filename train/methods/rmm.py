@@ -7,7 +7,7 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,7 +24,7 @@ from train.methods.imputation import (
     AvailableSteps,
     ImputingMethod,
     RunningMoments,
-    imputed_answer_losses,
+    matches_imputed,
     with_imputed,
 )
 from train.methods.losses import Weight
@@ -209,11 +209,12 @@ def observe(memory: RelationMemory, representation: Representation) -> None:
     memory.observe({"question": both.repeat(representation.question), **real}, len(representation.question))
 
 
-def recall_settings(variant: str) -> RecallSettings:
-    """Return the settings of `variant`; raise `UserError` if it is unknown."""
+def recall_settings(variant: str, error: RecallError | None = None) -> RecallSettings:
+    """Return the settings of `variant`, with `error` if it is given; raise `UserError` if the variant is unknown."""
     if variant not in RECALL_VARIANTS:
         raise unknown_name("variant", variant, RECALL_VARIANTS)
-    return RECALL_VARIANTS[variant]
+    settings = RECALL_VARIANTS[variant]
+    return replace(settings, error=error) if error else settings
 
 
 class Rmm(ImputingMethod):
@@ -221,18 +222,30 @@ class Rmm(ImputingMethod):
 
     Imputes the features of the missing modality from the features of the available one and the question. Trained as
     every `ImputingMethod`: L = sum of the three answer losses + recall_weight x L_rmmr (Eq. 3-4, named "rmmr").
-    `slots`: L of the paper. `variant`: see `RecallSettings` and `RECALL_VARIANTS`.
+    `slots`: L of the paper. `variant`: see `RecallSettings` and `RECALL_VARIANTS`, whose `error` `recall_error`
+    replaces. `match_imputed`: see `ImputingMethod`; default: not in the variant "recommended".
     Source: section 3.1, the row "RMM" of table 4. Differs from the released code: it has no such mode.
     """
 
     variants = ("recommended", "paper", "released")
 
     def __init__(
-        self, backbone: Backbone, *, variant: str = "recommended", slots: PositiveInt = 75, recall_weight: Weight = 1.0
+        self,
+        backbone: Backbone,
+        *,
+        variant: str = "recommended",
+        slots: PositiveInt = 75,
+        recall_weight: Weight = 1.0,
+        recall_error: RecallError | None = None,
+        match_imputed: bool | None = None,
     ) -> None:
-        settings = recall_settings(variant)
-        trains_on = "all" if settings.one_sided else "complete"
-        super().__init__(backbone, loss_weights={"rmmr": recall_weight}, trains_on=trains_on)
+        settings = recall_settings(variant, recall_error)
+        super().__init__(
+            backbone,
+            loss_weights={"rmmr": recall_weight},
+            trains_on="all" if settings.one_sided else "complete",
+            match_imputed=matches_imputed(variant, match_imputed),
+        )
         self.memory = RelationMemory(backbone.feature_shapes, backbone.channels, slots=slots, settings=settings)
 
     def impute(self, representation: Representation, missing: str) -> Representation:
@@ -247,7 +260,7 @@ class Rmm(ImputingMethod):
         if self.training and not missing:
             observe(self.memory, representation)
         completed = {m: self.impute(representation, m) for m in missing or MODALITIES}
-        losses = imputed_answer_losses(self.backbone, completed, answer)
+        losses = self.imputed_answer_losses(completed, answer)
         if missing:
             return losses
         recalled = {m: completed[m].features[m] for m in MODALITIES}

@@ -5,7 +5,7 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -19,13 +19,22 @@ from train.interfaces import Backbone, Representation
 from train.methods.avr import (
     AudioVisualRefiner,
     DiffusionSizes,
+    Join,
+    RefineError,
     refine_loss,
     refine_settings,
     refined_features,
 )
-from train.methods.imputation import AvailableSteps, ImputingMethod, imputed_answer_losses, with_imputed
+from train.methods.imputation import AvailableSteps, ImputingMethod, matches_imputed, with_imputed
 from train.methods.losses import Weight
-from train.methods.rmm import RelationMemory, observe, recall_loss, recall_settings, recalled_features
+from train.methods.rmm import (
+    RecallError,
+    RelationMemory,
+    observe,
+    recall_loss,
+    recall_settings,
+    recalled_features,
+)
 
 
 @dataclass(frozen=True)
@@ -34,20 +43,17 @@ class JoinSettings:
 
     `refined_available`: the backbone answers from the refined features of the available modality, not the real ones
     (Eq. 8).
-    `matched`: the backbone's match loss is also computed on imputed pairs (Eq. 8). Negatives stay real, so an imputed
-    pair is recognised by its appearance alone, and the loss falls to 0 without any benefit.
     `tied`: an extra loss "tied" pulls the refined features of both missing cases to the real ones; not in the paper.
     """
 
     refined_available: bool
-    matched: bool
     tied: bool
 
 
 JOIN_VARIANTS = {
-    "paper": JoinSettings(refined_available=True, matched=True, tied=False),
-    "released": JoinSettings(refined_available=False, matched=True, tied=True),
-    "recommended": JoinSettings(refined_available=True, matched=False, tied=False),
+    "paper": JoinSettings(refined_available=True, tied=False),
+    "released": JoinSettings(refined_available=False, tied=True),
+    "recommended": JoinSettings(refined_available=True, tied=False),
 }
 
 
@@ -58,7 +64,8 @@ class RmmAvr(ImputingMethod):
     together. Trained as every `ImputingMethod`: L = sum of the three answer losses + recall_weight x L_rmmr (Eq. 3-4,
     named "rmmr") + refine_weight x L_ave (Eq. 7, named "ave"). `slots`: L of the paper. `steps` to `recompute`: see
     `DiffusionSizes`. `variant`: "paper", the equations; "released", the released training step; "recommended", the
-    equations with fixes; their settings are in `RECALL_VARIANTS`, `REFINE_VARIANTS` and `JOIN_VARIANTS`.
+    equations with fixes; their settings are in `RECALL_VARIANTS`, `REFINE_VARIANTS` and `JOIN_VARIANTS`. What the paper
+    leaves open and a variant decides, `recall_error` to `match_imputed` decide otherwise; see `Rmm` and `Avr`.
 
     Source: Eq. 8 and section 3 (inference). Differs from the released code: evaluation imputes with the slots and reads
     nothing of the missing modality (the released evaluation adds noise to the real features and never uses the slots);
@@ -76,7 +83,6 @@ class RmmAvr(ImputingMethod):
         variant: str = "recommended",
         slots: PositiveInt = 75,
         steps: PositiveInt = 10,
-        schedule: str = "sigmoid",
         dim: PositiveInt = 64,
         mults: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 2),
         stem_kernel: PositiveInt = 7,
@@ -85,18 +91,27 @@ class RmmAvr(ImputingMethod):
         recompute: bool = False,
         recall_weight: Weight = 1.0,
         refine_weight: Weight = 1.0,
+        recall_error: RecallError | None = None,
+        refine_error: RefineError | None = None,
+        schedule: str | None = None,
+        join: Join | None = None,
+        clamp: bool | None = None,
+        match_imputed: bool | None = None,
     ) -> None:
-        recall, refine = recall_settings(variant), refine_settings(variant)
-        sizes = DiffusionSizes(steps, schedule, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
+        recall = recall_settings(variant, recall_error)
+        refine = refine_settings(variant, error=refine_error, schedule=schedule, join=join, clamp=clamp)
+        sizes = DiffusionSizes(steps, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
         shapes = backbone.feature_shapes
         super().__init__(
             backbone,
             loss_weights={"rmmr": recall_weight, "ave": refine_weight},
             trains_on="all" if recall.one_sided and refine.one_sided else "complete",
+            match_imputed=matches_imputed(variant, match_imputed),
         )
         self.settings = JOIN_VARIANTS[variant]
         self.memory = RelationMemory(shapes, backbone.channels, slots=slots, settings=recall)
         self.refiner = AudioVisualRefiner(shapes, sizes=sizes, settings=refine)
+        self.diffusion_steps = self.refiner.first_step + 1
 
     def impute(self, representation: Representation, missing: str) -> Representation:
         """Return `representation` with `missing` recalled from the slots and both modalities refined."""
@@ -116,7 +131,7 @@ class RmmAvr(ImputingMethod):
         recalled = {m: recalled_features(self.memory, representation, m) for m in missing or MODALITIES}
         refined = self._refined(representation, recalled)
         completed = {m: self._completed(representation, m, features) for m, features in refined.items()}
-        losses |= imputed_answer_losses(self.backbone, completed, answer)
+        losses |= self.imputed_answer_losses(completed, answer)
         if missing:
             return losses
         losses["rmmr"] = recall_loss(self.memory, representation, recalled)
@@ -135,8 +150,7 @@ class RmmAvr(ImputingMethod):
     def _completed(self, representation: Representation, missing: str, refined: Mapping[str, Tensor]) -> Representation:
         """Return the representation that the backbone answers from."""
         imputed = refined if self.settings.refined_available else {missing: refined[missing]}
-        completed = with_imputed(representation, imputed, OTHER[missing])
-        return completed if self.settings.matched else replace(completed, negatives=None)
+        return with_imputed(representation, imputed, OTHER[missing])
 
 
 def _tied_loss(representation: Representation, refined: Mapping[str, Mapping[str, Tensor]]) -> Tensor:

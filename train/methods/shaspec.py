@@ -14,8 +14,9 @@ from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import ConstantAnswer
+from train.methods.exposure import Exposure, exposed_losses
 from train.methods.imputation import AvailableSteps
-from train.methods.losses import Weight, answer_losses, sampled_losses, weighted_sum
+from train.methods.losses import Weight, answer_losses
 from train.networks.layers import masked_mean
 
 
@@ -24,27 +25,32 @@ class ShaSpec(nn.Module):
 
     Acts on the steps level: g = shared + fusion(shared, specific) replaces the steps of an available modality, the
     other's shared encoding those of a missing one; if both are available, the backbone's own visual steps are added.
-    Training samples one of complete, audio missing and visual missing for each complete question, a third each:
-    L = cross-entropy of the answer ("answer") + alignment_weight x L1 distance of the two shared encodings
-    ("alignment") + domain_weight x cross-entropy of classifying the modality by its specific encoding ("domain") +
+    Training answers each complete question under the conditions of `exposure`: L = cross-entropy of the answer
+    ("answer") + alignment_weight x L1 distance of the two shared encodings ("alignment", the mean over complete
+    questions) + domain_weight x cross-entropy of classifying the modality by its specific encoding ("domain") +
     "unseen", which trains the constants that answer if both modalities are missing. There is no match loss, which needs
     features.
 
     Source: sections 3.2-3.4. Differs from the released code: that segments images, and also aligns encodings of blank
     inputs; here steps without a modality enter neither extra loss. The release imputes from the first available
     modality, which is the other one if there are two. AVST's visual steps are grounded by the audio if it is available.
-    Each loss is averaged over all questions, as 0 for those that it is not computed for.
     """
 
     selection_scenarios = ("audio-missing", "visual-missing")
-    sees = "thirds"
     trains_on = "all"
     uses_negatives = False
 
-    def __init__(self, backbone: Backbone, *, alignment_weight: Weight = 0.1, domain_weight: Weight = 0.02) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        alignment_weight: Weight = 0.1,
+        domain_weight: Weight = 0.02,
+        exposure: Exposure = "sampled",
+    ) -> None:
         super().__init__()
         channels = backbone.channels
-        self.backbone = backbone
+        self.backbone, self.sees = backbone, exposure
         self.shared = _encoder(channels)
         self.specific = nn.ModuleDict({m: _encoder(channels) for m in MODALITIES})
         self.fusion = nn.Linear(2 * channels, channels)
@@ -54,7 +60,7 @@ class ShaSpec(nn.Module):
 
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", "alignment", "domain", "unseen" and "total"."""
-        return sampled_losses(batch, self._losses)
+        return exposed_losses(batch, self.sees, self._losses, weights=self.weights, conditional=("alignment",))
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is imputed; with both missing, the constants answer."""
@@ -75,7 +81,7 @@ class ShaSpec(nn.Module):
             losses["domain"] = self._domain_loss(representation, steps)
             if len(batch.available) == len(MODALITIES):
                 losses["alignment"] = self._alignment_loss(representation, shared)
-        return losses | {"total": weighted_sum(losses, self.weights)}
+        return losses
 
     def _shared(self, steps: dict[str, Tensor]) -> dict[str, Tensor]:
         return {modality: self.shared(values) for modality, values in steps.items()}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from train.data.batch import Batch
 from train.interfaces import Backbone, Representation
 from train.methods.filling import Fill, Filling, complete_losses
+from train.methods.losses import with_total
 
 
 class ZeroFill(nn.Module):
@@ -31,7 +32,7 @@ class ZeroFill(nn.Module):
     def training_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "answer", the backbone's own losses and "total" of a complete batch."""
         self.filling.update_mean(batch)
-        return complete_losses(self.backbone, batch)
+        return with_total(complete_losses(self.backbone, batch))
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is filled."""

@@ -4,7 +4,7 @@ The denoising network is in `train.networks.diffusion_unet`, its use in `train.m
 (least noise) to steps - 1. Noise is an argument; only `GaussianDiffusion.loss` and `sample_noises` sample it
 themselves, from a generator.
 Source: Eq. 5-7 of "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024); Ho et al. 2020
-(posterior), Nichol and Dhariwal 2021 (cosine), Jabri et al. 2022 (sigmoid), Salimans and Ho 2022 (v-prediction).
+(posterior, ddpm), Nichol and Dhariwal 2021 (cosine), Jabri et al. 2022 (sigmoid), Salimans and Ho 2022 (v-prediction).
 """
 
 import math
@@ -20,6 +20,7 @@ from train.networks.diffusion_unet import UNet
 
 Objective = Literal["noise", "v"]
 BETA_LIMIT = 0.999
+FIRST_BETA, LAST_BETA = 1e-4, 0.02
 SIGMOID_LIMIT = 3.0
 COSINE_OFFSET = 0.008
 
@@ -39,8 +40,16 @@ def cosine_betas(steps: int) -> Tensor:
     return _betas(torch.cos((position + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2)
 
 
+def ddpm_betas(steps: int) -> Tensor:
+    """Return betas that rise linearly from 1e-4 to 0.02 for any number of steps, float64 [step].
+
+    Over ten steps a signal keeps 95 % of its size, over 1,000, for which Ho et al. chose the range, 0.6 %.
+    """
+    return torch.linspace(FIRST_BETA, LAST_BETA, steps, dtype=torch.float64)
+
+
 def linear_betas(steps: int) -> Tensor:
-    """Return betas that rise linearly from 0.1 / steps to 20 / steps, float64 [step] (1e-4 to 0.02 at 1,000 steps).
+    """Return betas that rise linearly from 0.1 / steps to 20 / steps, float64 [step] (`ddpm_betas` at 1,000 steps).
 
     Raises `UserError` if the last beta exceeds 1, as with 19 steps or fewer.
     """
@@ -48,12 +57,13 @@ def linear_betas(steps: int) -> Tensor:
     if betas[-1] > 1:
         raise UserError(
             f"diffusion schedule linear: with {steps} steps the last beta is {betas[-1]:.3g}, above 1; "
-            "use 20 steps or more, or the schedule sigmoid or cosine"
+            "use 20 steps or more, or the schedule ddpm, sigmoid or cosine"
         )
     return betas
 
 
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "ddpm": ddpm_betas,
     "sigmoid": sigmoid_betas,
     "cosine": cosine_betas,
     "linear": linear_betas,

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import make_folder, replace_text
 from pipeline.manifests.templates import GROUPS, TYPES, Column
 from train.evaluation.statistics import FEWEST_VIDEOS
+from train.report.budgets import describe_differences
 from train.report.confusion import find_confusions
 from train.report.gains import gain_rows, gains_csv, scenario_gains
 from train.report.plots import colours_of, draw_scenario_bars
@@ -102,6 +103,7 @@ def _section(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
         "summary": [
             (label, role, [_overall_cell(block, label) for block in blocks]) for label, role in summary.items()
         ],
+        "differences": describe_differences({line.label: line for block in blocks for line in block.lines}.values()),
         "bars": draw_scenario_bars(blocks),
         "rates": draw_rate_curves(surfaces, colours) if surfaces else "",
         "tested": (blocks[0], gains),

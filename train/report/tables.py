@@ -22,6 +22,8 @@ FLOORS = ("template-majority", "filled-majority")
 # Digits of a hash that is printed to tell things of the same name apart.
 HASH_LENGTH = 8
 ROLES = ("floor", "reference", "method")
+# What a line's label says of `ResultRow.sees`.
+EXPOSURES = ("sampled", "all")
 
 Role = Literal["floor", "reference", "method"]
 _Key = TypeVar("_Key")
@@ -303,7 +305,9 @@ def _labels(rows: list[ResultRow]) -> dict[str, str]:
     models = [row for row in first.values() if row.kind == "model"]
     has_many_backbones = len({row.backbone for row in models}) > 1
     variants = Counter(method for method, _ in {(row.method, row.variant) for row in models})
-    labels = {key: _label(row, has_many_backbones, variants[row.method] > 1) for key, row in first.items()}
+    labels = {
+        key: _label(row, has_many_backbones, row.has_variants or variants[row.method] > 1) for key, row in first.items()
+    }
     of_models = {key: labels[key] for key, row in first.items() if row.kind == "model"}
     for mark in _MARKS:
         of_models = _tell_apart(of_models, {key: mark(first[key]) for key in of_models})
@@ -335,11 +339,15 @@ def _tell_apart(labels: Mapping[_Key, str], marks: Mapping[_Key, str]) -> dict[_
 
 
 def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:
+    """Return the name of a line with what its numbers depend on: variant, steps of its reverse chain, exposure."""
     if row.kind == "floor":
         return row.method
     name = row.method if row.inputs == "all" else f"{row.inputs.replace(',', '+')}-only"
+    details = [row.variant] if with_variant and row.inputs == "all" else []
+    details += [f"{row.diffusion_steps} steps"] if row.diffusion_steps else []
+    details += [row.sees] if row.sees in EXPOSURES else []
     parts = [row.backbone.upper()] if with_backbone else []
-    return " ".join([*parts, name, *([f"({row.variant})"] if with_variant and row.inputs == "all" else [])])
+    return " ".join([*parts, name, *([f"({', '.join(details)})"] if details else [])])
 
 
 def _line_order(line: Line) -> tuple[int, int]:

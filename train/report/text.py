@@ -11,6 +11,7 @@ from train.report.tables import Block, Line, pool_counts, table_blocks
 
 CSV_FIELDS = (
     *("dataset", "release", "split", "scenario", "row", "role", "backbone", "method", "variant", "inputs"),
+    *("sees", "trains_on", "diffusion_steps"),
     *("column", "accuracy", "low", "high", "interval", "seeds", "correct", "questions"),
     *("seconds", "questions_sha256", "checkpoints"),
 )
@@ -150,6 +151,7 @@ def _csv_records(block: Block, line: Line) -> list[dict[str, str | int]]:
                 "row": line.label,
                 "role": line.role,
                 **{name: getattr(head, name) for name in ("backbone", "method", "variant", "inputs")},
+                **{name: getattr(head, name) for name in ("sees", "trains_on", "diffusion_steps")},
                 "column": column.label,
                 **{name: f"{getattr(cell, name):.4f}" for name in ("low", "high")},
                 "accuracy": f"{cell.mean:.4f}",

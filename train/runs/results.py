@@ -11,9 +11,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError, describe_invalid, one_line
 from pipeline.files import check_file_name, replace_text
@@ -23,6 +23,8 @@ from train.runs.identity import CHECKPOINT, is_current, is_run_folder
 FORMAT = 2
 KEY_LENGTH = 12
 RESULTS_FILE = "results.jsonl"
+# Values of `ResultRow.sees` in earlier rows.
+_FORMER_EXPOSURES = {"thirds": "sampled", "replaced": "all"}
 
 
 class Count(BaseModel):
@@ -139,7 +141,9 @@ class ResultRow(BaseModel):
     that they count as wrong.
     `masking`: how the questions that lose a modality were sampled; None if the scenario treats all questions alike.
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
-    the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `recovery`: error of the
+    the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `has_variants`: whether the
+    method or the backbone has variants. `diffusion_steps`: number of steps that the method's reverse chain runs; None
+    without one. `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
     accuracy in percent, from a bootstrap over videos; None if it was not computed or the bootstrap cannot tell.
     """
@@ -166,8 +170,10 @@ class ResultRow(BaseModel):
     unknown_answers: int = 0
     masking: Masking | None = None
     parameters: int = 0
-    sees: str = ""
+    sees: Annotated[str, AfterValidator(lambda sees: _FORMER_EXPOSURES.get(sees, sees))] = ""
     trains_on: str = ""
+    has_variants: bool = False
+    diffusion_steps: int | None = None
     recovery: float | None = None
     interval: tuple[float, float] | None = None
     accuracies: Accuracies

@@ -30,19 +30,31 @@ class BatchLosses:
 
 
 def make_optimiser(config: TrainConfig, module: nn.Module) -> torch.optim.AdamW:
-    """Return an optimiser of the parameters of `module` that are trained; without weight decay it is Adam."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    """Return an optimiser of the parameters of the method `module` that are trained; without weight decay it is Adam.
+
+    Those with a learning rate of their own (`MissingModalityMethod`) are in groups of their own.
+    """
+    own_rates: dict[str, float] = getattr(module, "learning_rates", {})
+    grouped: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            rate = next((own for prefix, own in own_rates.items() if name.startswith(prefix)), config.learning_rate)
+            grouped.setdefault(rate, []).append(parameter)
+    groups = [{"params": parameters, "lr": rate, "first_rate": rate} for rate, parameters in grouped.items()]
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
 def set_rate(optimiser: torch.optim.AdamW, config: TrainConfig, epoch: int, share: float) -> float:
-    """Set the learning rate of a step in `epoch` (from 0) of a stage, after which `share` of it is done; return it."""
-    rate = config.learning_rate * config.decay_factor ** (epoch // config.decay_epochs)
+    """Set the learning rates of a step in `epoch` (from 0) of a stage, after which `share` of it is done.
+
+    Returns the rate of the run, of which other rates (`make_optimiser`) are multiples.
+    """
+    factor = config.decay_factor ** (epoch // config.decay_epochs)
     if config.warmup_epochs:
-        rate *= min(1.0, (epoch + share) / config.warmup_epochs)
+        factor *= min(1.0, (epoch + share) / config.warmup_epochs)
     for group in optimiser.param_groups:
-        group["lr"] = rate
-    return rate
+        group["lr"] = group["first_rate"] * factor
+    return config.learning_rate * factor
 
 
 def take_step(

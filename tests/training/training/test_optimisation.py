@@ -92,6 +92,19 @@ def test_the_rate_rises_over_the_warm_up_and_falls_in_steps(epoch, share, rate):
     assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([rate])
 
 
+def test_parameters_with_a_rate_of_their_own_follow_the_schedule_of_the_run():
+    method = torch.nn.ModuleDict({"prompts": torch.nn.Linear(1, 1), "other": torch.nn.Linear(1, 1)})
+    method.learning_rates = {"prompts.": 0.5}
+    config = tiny_config(learning_rate=0.01, warmup_epochs=1.0, decay_epochs=1, decay_factor=0.1)
+    optimiser = make_optimiser(config, method)
+    assert set_rate(optimiser, config, 0, 0.5) == pytest.approx(0.005)
+    set_rate(optimiser, config, 1, 1.0)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert len(rates) == 4
+    for name, parameter in method.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(0.05 if name.startswith("prompts.") else 0.001), name
+
+
 def test_the_rates_of_a_training_are_those_of_its_steps(tmp_path):
     rates = []
     settings = {"epochs": 2, "batch_size": 8, "warmup_epochs": 1.0, "learning_rate": 1e-3}

@@ -1,0 +1,62 @@
+"""The tuning of the methods: equal numbers of settings and budgets, no test split, and which setting is chosen."""
+
+import json
+from collections import Counter
+
+import pytest
+import tuning
+
+from train.training.sweep import list_cells, read_grid
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return [cell for cell in list_cells(read_grid(tuning.GRID), None, "m", "s") if cell.config.start_from]
+
+
+def test_every_method_has_as_many_settings_none_of_them_twice(cells):
+    counts = Counter(tuning.method_of(cell) for cell in cells)
+    assert len(set(counts.values())) == 1, counts
+    settings = Counter(cell.config.model_dump_json() for cell in cells)
+    assert not [one for one, count in settings.items() if count > 1]
+    for method in counts:
+        of_method = [cell.config for cell in cells if tuning.method_of(cell) == method]
+        assert len({(config.method, config.variant) for config in of_method}) == 1
+
+
+def test_every_setting_has_the_same_budget_and_no_test_split_is_read(cells):
+    budgets = {(c.config.epochs, c.config.batch_size, c.config.accumulate, c.config.start_from) for c in cells}
+    assert len(budgets) == 1
+    assert not any(cell.is_evaluated for cell in cells)
+
+
+def test_the_setting_with_the_highest_mean_is_chosen_the_first_of_equals():
+    tried = [
+        tuning.Tried("a", "a-1", {}, (50.0, 60.0)),
+        tuning.Tried("a", "a-2", {"slots": 75}, (58.0, 54.0)),
+        tuning.Tried("b", "b-1", {}, (10.0, 10.0)),
+        tuning.Tried("b", "b-2", {}, (9.0, 11.0)),
+    ]
+    assert [one.run for one in tuning.choose(tried)] == ["a-2", "b-1"]
+
+
+def test_accuracies_are_those_of_the_selected_epoch_on_the_validation_split_of_each_dataset(tmp_path, cells, capsys):
+    of_method = [cell for cell in cells if tuning.method_of(cell) == "drfuse"]
+    for seed in (7, 8):
+        for number, cell in enumerate(of_method):
+            folder = tmp_path / str(seed) / "runs" / cell.name
+            folder.mkdir(parents=True)
+            validation = {"audio-missing": seed + number, "visual-missing": seed - number}
+            common = {"stage": "joint", "learning_rate": 1e-3, "losses": {"total": 1.0}}
+            validations = (validation, {"audio-missing": 99.0, "visual-missing": 99.0})
+            rows = [
+                {"epoch": epoch, **common, "validation": of_epoch, "selected": epoch == 1}
+                for epoch, of_epoch in enumerate(validations, start=1)
+            ]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tried = tuning.read_tried(dict.fromkeys((7, 8), of_method), tmp_path)
+    assert [one.accuracies for one in tried] == [(7.0, 8.0)] * 6
+    assert [one.setting for one in tried][1] == {}
+    assert tried[0].setting == {"learning_rate": 2.5e-4}
+    tuning.print_table(tried, (7, 8))
+    assert capsys.readouterr().out.count("**drfuse**") == 1

@@ -1,0 +1,40 @@
+"""How the methods of a table were trained, where they were not trained alike: exposure, questions, epochs, batches."""
+
+from collections.abc import Callable, Iterable
+
+from train.report.tables import Line
+from train.runs.results import ResultRow
+
+UNKNOWN = "not recorded"
+
+
+def describe_differences(lines: Iterable[Line]) -> list[str]:
+    """Return a sentence for each part of a training in which the methods among `lines` differ, with their labels."""
+    methods = [line for line in lines if line.role == "method"]
+    sentences = []
+    for subject, describe in _PARTS.items():
+        of_value: dict[str, list[str]] = {}
+        for line in methods:
+            of_value.setdefault(describe(line.rows[0]), []).append(line.label)
+        if len(of_value) > 1:
+            values = "; ".join(f"{value} ({', '.join(labels)})" for value, labels in of_value.items())
+            sentences.append(f"{subject}: {values}.")
+    return sentences
+
+
+def _describe_epochs(row: ResultRow) -> str:
+    start = row.training.get("start_from")
+    return f"{row.training.get('epochs', UNKNOWN)} epochs" + (f" from {start}" if start else "")
+
+
+def _describe_batch(row: ResultRow) -> str:
+    batch_size = row.training.get("batch_size")
+    return UNKNOWN if batch_size is None else str(batch_size * row.training.get("accumulate", 1))
+
+
+_PARTS: dict[str, Callable[[ResultRow], str]] = {
+    "Exposure": lambda row: row.sees or UNKNOWN,
+    "Trained on questions": lambda row: row.trains_on or UNKNOWN,
+    "Trained for": _describe_epochs,
+    "Questions per step": _describe_batch,
+}
