@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.errors import UserError, describe_invalid, one_line
 from pipeline.files import check_file_name, replace_text
 from pipeline.manifests.manifest import Question, parse_json
+from train.data.scenarios import Unit
 from train.runs.identity import CHECKPOINT, is_current, is_run_folder
 
 FORMAT = 2
@@ -104,7 +105,7 @@ class Masking(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rates: dict[str, float]
-    unit: str
+    unit: Unit
     seed: int
     sha256: str
 
@@ -141,7 +142,8 @@ class ResultRow(BaseModel):
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
     the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
-    accuracy in percent, from a bootstrap over videos; None if it was not computed or the bootstrap cannot tell.
+    accuracy in percent over videos, for this trained model; None if it was not computed or nothing tells it. Rows of
+    earlier versions have one from a bootstrap.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
