@@ -14,6 +14,7 @@ from train.runs.results import (
     read_predictions,
     read_results,
     save_results,
+    write_predictions,
 )
 
 
@@ -78,3 +79,27 @@ def stored_predictions(run: Path, scenario: str, split: str = "test") -> list[Pr
     """Return the predictions of the only evaluation of a run in a scenario."""
     (found,) = [r for r in read_results(run) if (r.kind, r.split, r.scenario) == ("model", split, scenario)]
     return read_predictions(predictions_path(run, found), found.accuracies.overall)
+
+
+def save_predictions(folder: Path, rows: list[ResultRow], videos: int = 30) -> list[Path]:
+    """Save rows and, of the models, predictions with their counts, the questions spread over `videos`.
+
+    Of each type the first questions are answered correctly.
+    """
+    runs = save(folder, rows)
+    for result in (result for result in rows if result.kind == "model"):
+        types = result.accuracies.types or {"": result.accuracies.overall}
+        questions = [(name, n, n < count.correct) for name, count in types.items() for n in range(count.questions)]
+        predictions = [
+            Prediction(
+                question_id=f"{name}-{n}",
+                video_id=str(number % videos),
+                type=name,
+                prediction="yes" if is_correct else "no",
+                answer="yes",
+                correct=is_correct,
+            )
+            for number, (name, n, is_correct) in enumerate(questions)
+        ]
+        write_predictions(predictions_path(folder / result.run, result), predictions)
+    return runs

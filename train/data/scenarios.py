@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from pipeline.errors import UserError, unknown_name
 from pipeline.files import replace_text
@@ -136,7 +136,19 @@ def _check_share(modality: str, share: object, quantity: str) -> None:
         raise UserError(f"{quantity} {modality}={share}: it must be a number between 0 and 1")
 
 
-def sample_masks(questions: Iterable[Question], rates: Rates, seed: int, unit: Unit = "question") -> Masks:
+class Identified(Protocol):
+    """What sampling needs of a question."""
+
+    @property
+    def question_id(self) -> str:
+        """The id of the question."""
+
+    @property
+    def video_id(self) -> str:
+        """The id of its video."""
+
+
+def sample_masks(questions: Iterable[Identified], rates: Rates, seed: int, unit: Unit = "question") -> Masks:
     """Sample the questions that lose a modality, by a hash of `seed` and the question id (or video id, by `unit`).
 
     `rates` {modality: share of the units in [0, 1]}; a modality without a rate is never hidden. Hashes are uniform in

@@ -20,7 +20,7 @@ from train.evaluation.predict import (
     questions_of,
 )
 from train.evaluation.recovery import measure_recovery
-from train.evaluation.statistics import bootstrap_interval
+from train.evaluation.statistics import interval_over_videos
 from train.evaluation.subject import describe_masks, describe_run, identify_subject
 from train.evaluation.vocabulary import match_vocabulary
 from train.interfaces import MissingModalityMethod, inputs_of
@@ -146,7 +146,7 @@ def _model_row(
         multiple_choice=sum(question.choices is not None for question in evaluation.questions),
         unknown_answers=sum(question.answer not in answers for question in evaluation.questions),
         recovery=recovery,
-        interval=bootstrap_interval(hits, [question.video_id for question in evaluation.questions]),
+        interval=interval_over_videos(hits, [question.video_id for question in evaluation.questions]),
         accuracies=evaluation.accuracies,
     )
 

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import locked
 from pipeline.manifests.manifest import Manifest, Question
 from train.data.scenarios import SCENARIO_OF, SCENARIOS, Masks, Rates, Unit, sample_masks
-from train.evaluation.statistics import bootstrap_interval
+from train.evaluation.statistics import interval_over_videos
 from train.evaluation.subject import describe_masks
 from train.runs.results import (
     RESULTS_FILE,
@@ -92,7 +92,7 @@ def _curve_row(
         "scenario": masks.name,
         "masking": masking,
         "accuracies": tally(questions, predictions),
-        "interval": bootstrap_interval(hits, [q.video_id for q in questions]),
+        "interval": interval_over_videos(hits, [q.video_id for q in questions]),
         "recovery": None,
     }
     return complete.model_copy(update=point)

@@ -1,7 +1,7 @@
-"""Intervals of an accuracy: over videos (bootstrap), over training seeds (t) or over questions (Wilson).
+"""Means with their 95 % intervals: over seeds and videos, over videos alone, or over questions (Wilson).
 
-Source: the percentile bootstrap over clusters, because the questions on one video share its features; Student's t
-interval for a mean; Wilson's score interval for a proportion.
+Source: the two-way variance model (`train.evaluation.two_way`) with Student's t; Wilson's score interval for the
+counts of one run whose videos do not tell; Holm (1979) for several p-values.
 """
 
 import math
@@ -10,104 +10,132 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
+from train.evaluation.two_way import FEWEST_VIDEOS, covers_seeds, mean_squares, standard_error, sum_by_video
 from train.runs.results import Count
 
-RESAMPLES = 2000
-# Resamples of fewer videos take too few different values to tell how much other videos would change.
-FEWEST_VIDEOS = 10
+LEVEL = 0.95
 # In percentage points; the means of equal values differ by rounding.
-NARROWEST = 1e-9
+SMALLEST_ERROR = 1e-9
 
-NORMAL_95 = 1.959964
-T_95 = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
-)
+Over = Literal["seeds and videos", "videos", "questions"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval [low, high], and the variation that it covers.
+
+    `over`: "seeds and videos": training again and other videos; "videos": other videos, for the trained seeds;
+    "questions": other questions, as if those on one video were independent, of one run.
+    """
+
+    low: float
+    high: float
+    over: Over
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """An accuracy in percent with its 95 % interval [low, high], which contains it and is wider than 0.
+    """An accuracy in percent, the mean over `seeds` runs, with its interval; None if nothing tells it.
 
-    `interval`: the variation that it covers. "seeds": training again (t interval over seeds); "videos": other videos
-    (bootstrap, one run); "questions": other questions (Wilson, of one run or of seeds with equal accuracies), treating
-    the questions on one video as independent. `questions`: number of questions per run.
+    `questions`: number of questions per run.
     """
 
     mean: float
-    low: float
-    high: float
-    interval: Literal["seeds", "videos", "questions"]
+    interval: Interval | None
     seeds: int
     questions: int
 
 
-def estimate_accuracy(counts: Sequence[Count], over_videos: tuple[float, float] | None = None) -> Estimate:
-    """Return the mean accuracy over a method's seeds, one of `counts` each, and its interval.
+@dataclass(frozen=True)
+class Mean:
+    """The mean over questions and seeds in percent, its interval, and the p-value of a mean of 0 (two-sided).
 
-    It is a t interval if the accuracies of the seeds differ, `over_videos` (a `bootstrap_interval`) for a single seed
-    if it is given and wider than 0, else Wilson's interval of one seed. Raises ValueError if `counts` is empty.
+    Interval and p-value are of the same t distribution, and None together.
+    """
+
+    mean: float
+    interval: Interval | None
+    p: float | None
+
+
+def estimate_mean(values: np.ndarray | Sequence[Sequence[float]], videos: Sequence[str] | np.ndarray) -> Mean:
+    """Return the mean of `values`, float [seed, question] in [-1, 1], in percent.
+
+    Its interval is over seeds and videos from `FEWEST_SEEDS` seeds on, else over videos alone. There is none if
+    nothing tells how much it varies: fewer than `FEWEST_VIDEOS` videos, or the same mean on each video.
+    `videos` [question]: what identifies each question's video.
+    """
+    sums, sizes = sum_by_video(values, videos)
+    mean = 100 * float(np.mean(values))
+    if len(sizes) < FEWEST_VIDEOS:
+        return Mean(mean, None, None)
+    squares = mean_squares(100 * sums, sizes)
+    error, degrees = map(float, standard_error(squares))
+    if error < SMALLEST_ERROR:
+        return Mean(mean, None, None)
+    half_width = error * float(stats.t.ppf((1 + LEVEL) / 2, degrees))
+    over: Over = "seeds and videos" if covers_seeds(squares.seeds) else "videos"
+    p = 2 * float(stats.t.sf(abs(mean) / error, degrees))
+    return Mean(mean, Interval(mean - half_width, mean + half_width, over), p)
+
+
+def estimate_accuracy(
+    counts: Sequence[Count],
+    hits: np.ndarray | None = None,
+    videos: Sequence[str] | np.ndarray = (),
+    over_videos: tuple[float, float] | None = None,
+) -> Estimate:
+    """Return the mean accuracy over a method's seeds, one of `counts` each, and its interval, within 0 to 100.
+
+    `hits`: bool [seed, question], the correct answers on `videos` [question]; None if they are not stored. The interval
+    is that of `estimate_mean`. If there is none, a single run, or a floor, has the interval `over_videos` that was
+    stored with its counts, else Wilson's over its questions; several seeds have none.
+    Raises ValueError if `counts` is empty.
     """
     if not counts:
         raise ValueError("no counts to estimate an accuracy from")
-    accuracies = [count.accuracy for count in counts]
-    mean = math.fsum(accuracies) / len(accuracies)
-    interval: Literal["seeds", "videos", "questions"] = "questions"
-    low, high = wilson_interval(counts[0])
-    if len(set(accuracies)) > 1:
-        half_width = t_half_width(accuracies)
-        interval, low, high = "seeds", max(0.0, mean - half_width), min(100.0, mean + half_width)
-    elif len(counts) == 1 and over_videos is not None and _has_width(*over_videos):
-        interval, (low, high) = "videos", over_videos
-    # Rounding may put a bound on the wrong side of the mean, such as 100 of 4 correct answers out of 4.
-    return Estimate(mean, min(low, mean), max(high, mean), interval, len(counts), counts[0].questions)
+    mean = math.fsum(count.accuracy for count in counts) / len(counts)
+    interval = None if hits is None else estimate_mean(hits, videos).interval
+    if interval is None and len(counts) == 1:
+        interval = _stored_interval(over_videos) if hits is None else None
+        interval = interval or wilson_interval(counts[0])
+    if interval is not None:
+        # Rounding may put a bound on the wrong side of the mean, such as 100 of 4 correct answers out of 4.
+        low, high = min(max(0.0, interval.low), mean), max(min(100.0, interval.high), mean)
+        interval = Interval(low, high, interval.over)
+    return Estimate(mean, interval, len(counts), counts[0].questions)
 
 
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, videos: Sequence[str], generator: np.random.Generator | None = None
-) -> tuple[float, float] | None:
-    """Return the 95 % interval (low, high), in percent, of the mean of `values`, which it contains.
+def interval_over_videos(hits: Sequence[bool], videos: Sequence[str]) -> tuple[float, float] | None:
+    """Return the 95 % interval (low, high) of one run's accuracy in percent, over `videos` [question], or None.
 
-    None if resampling cannot tell: there are fewer than `FEWEST_VIDEOS` videos, or all resamples have the same mean.
-    `values`: float [question], such as 1 for a correct answer and 0 for a wrong one, or differences in [-1, 1].
-    `videos` [question]: the id of each question's video. `RESAMPLES` samples of the videos, with all their questions,
-    are drawn with replacement from `generator` (default: a new one with seed 0).
-    Raises ValueError if the two have different lengths.
-    Source: the percentile bootstrap, over clusters of questions.
+    `hits` [question]: the correct answers. None as in `estimate_mean`.
     """
-    sums, sizes = sum_by_video(values, videos)
-    if len(sums) < FEWEST_VIDEOS:
-        return None
-    resamples = (generator or np.random.default_rng(0)).integers(len(sums), size=(RESAMPLES, len(sums)))
-    low, high = 100 * np.percentile(sums[resamples].sum(1) / sizes[resamples].sum(1), (2.5, 97.5))
-    mean = 100 * float(np.mean(values))
-    return (min(float(low), mean), max(float(high), mean)) if _has_width(low, high) else None
+    interval = estimate_mean([hits], videos).interval if len(hits) else None
+    return None if interval is None else (max(0.0, interval.low), min(100.0, interval.high))
 
 
-def sum_by_video(values: Sequence[float] | np.ndarray, videos: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return float [video], the sums of `values` [question], and int [video], the number of questions per video."""
-    _, video = np.unique(np.array(videos), return_inverse=True)
-    return np.bincount(video, np.array(values, dtype=float)), np.bincount(video)
+def wilson_interval(count: Count) -> Interval:
+    """Return Wilson's 95 % interval of a proportion, in percent."""
+    test = stats.binomtest(count.correct, count.questions)
+    low, high = test.proportion_ci(LEVEL, method="wilson")
+    return Interval(100 * float(low), 100 * float(high), "questions")
 
 
-def wilson_interval(count: Count) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a proportion, in percent."""
-    n, share, z = count.questions, count.correct / count.questions, NORMAL_95
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half_width = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return 100 * max(0.0, centre - half_width), 100 * min(1.0, centre + half_width)
+def correct_holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for their number, in their order; they hold for any dependence between the tests.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure" (1979).
+    """
+    order = np.argsort(p_values, kind="stable")
+    steps = np.array(p_values)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return corrected.tolist()
 
 
-def t_half_width(values: Sequence[float]) -> float:
-    """Return half the width of the 95 % t interval of the mean of at least two `values`, in their unit."""
-    degrees = len(values) - 1
-    quantile = T_95[degrees - 1] if degrees <= len(T_95) else NORMAL_95
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / degrees
-    return quantile * math.sqrt(variance / len(values))
-
-
-def _has_width(low: float, high: float) -> bool:
-    return high - low > NARROWEST
+def _stored_interval(bounds: tuple[float, float] | None) -> Interval | None:
+    """Return the interval over videos of a result row; None if it has none, or an early one without width."""
+    return None if bounds is None or bounds[1] - bounds[0] < SMALLEST_ERROR else Interval(*bounds, "videos")

@@ -44,7 +44,7 @@ def find_confusions(blocks: Iterable[Block], folders: Folders) -> list[LineConfu
     for block in blocks:
         for line in block.lines:
             if line.role == "method":
-                seeds = predictions_by_seed(line, folders).values()
+                seeds = predictions_by_seed(line.rows, folders).values()
                 matrices = confusions_by_type(prediction for predictions in seeds for prediction in predictions)
                 if matrices:
                     found.append(LineConfusions(block.scenario, line.label, matrices))

@@ -1,153 +1,186 @@
-"""The gains of a method over simpler baselines on the same questions, with intervals and p-values.
+"""The gains of a method over simpler baselines on the same questions, with intervals and corrected p-values.
 
-Source: a cluster bootstrap and a sign-flip test over videos, both of paired differences. The share of the gap is this
-project's measure: 1 is the accuracy of a reference model trained without the missing modality.
+Source: the two-way variance model of paired differences (`train.evaluation.two_way`); Holm's correction within each
+family, the methods that are compared with one baseline in one scenario. The share of the gap is this project's measure:
+1 is the accuracy of a reference model trained without the missing modality.
 """
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.errors import UserError
-from train.evaluation.statistics import RESAMPLES, bootstrap_interval, sum_by_video
-from train.report.predictions import Folders, predictions_by_seed
+from train.evaluation.statistics import Interval, correct_holm, estimate_mean
+from train.report.hits import Hits, check_same_questions
 from train.report.tables import Block, Line
-from train.runs.results import Prediction
 
 BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
 # The inputs of the reference model that is trained without the modality that a scenario removes.
 REFERENCE_INPUTS = {"audio-missing": "visual,question", "visual-missing": "audio,question"}
-# {seed: predictions of the run with it}
-_OfSeeds = Mapping[int, Sequence[Prediction]]
 CSV_FIELDS = (
     *("dataset", "release", "split", "scenario", "over", "method"),
-    *("points", "low", "high", "interval", "p", "share", "seeds"),
+    *("points", "low", "high", "interval", "p", "p_holm", "family", "share", "seeds", "points_by_seed"),
 )
+
+# {scenario: {label of a baseline: {label of a method: its gain}}}
+Gains = Mapping[str, Mapping[str, Mapping[str, "Gain"]]]
 
 
 @dataclass(frozen=True)
 class Gain:
-    """A gain in percentage points with its 95 % interval (low, high) over videos and the p-value of no gain.
+    """A gain in percentage points, its 95 % interval, and the p-value of no gain; None where nothing tells them.
 
-    `seeds`: those that both methods have. `interval`: None if resampling cannot tell (`bootstrap_interval`), as when no
-    question differs. `share`: the gain as a share of the gap between the baseline and the reference model trained
-    without the missing modality; None if there is no such model of these seeds or the gap has no interval above 0.
+    `by_seed`: {seed that both methods have: the gain of its two runs}. `p_holm`: corrected for the `family` of
+    comparisons with the same baseline in the same scenario (their number). `share`: the gain as a share of the gap
+    between the baseline and the reference model trained without the missing modality; None if there is no such model of
+    these seeds or the gap has no interval above 0.
     """
 
     points: float
-    interval: tuple[float, float] | None
-    p: float
-    share: float | None
+    interval: Interval | None
+    p: float | None
+    by_seed: Mapping[int, float]
+    share: float | None = None
+    p_holm: float | None = None
+    family: int = 1
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that both methods have."""
+        return tuple(self.by_seed)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two lines of one backbone on the same questions, and the seeds that both have predictions of."""
+
+    baseline: Line
+    method: Line
     seeds: tuple[int, ...]
 
+    @property
+    def differences(self) -> np.ndarray:
+        """The differences in correct answers, float [seed, question]: method minus baseline."""
+        return _differences(self.method.hits, self.baseline.hits, self.seeds)
 
-def paired_gain(
-    differences: np.ndarray, videos: Sequence[str], share: float | None = None, seeds: Iterable[int] = ()
-) -> Gain:
-    """Return the gain from `differences` (float [question] in [-1, 1]): method minus baseline, averaged over `seeds`.
+    @property
+    def videos(self) -> np.ndarray:
+        """The number of each question's video, int [question]."""
+        return self.method.hits[self.seeds[0]].questions.videos
 
-    Questions on one video share its features. The interval therefore resamples `videos` [question] and the test flips
-    the signs of videos, both with a fixed seed.
+
+def find_pairs(block: Block) -> Iterator[Pair]:
+    """Yield the comparisons of a block: each method with each baseline of its backbone, over the seeds of both.
+
+    Raises `UserError` if two runs of a pair have predictions of different questions.
     """
-    generator = np.random.default_rng(0)
-    interval = bootstrap_interval(differences, videos, generator)
-    sums, _ = sum_by_video(differences, videos)
-    signs = generator.integers(2, size=(RESAMPLES, len(sums)), dtype=np.int8) * 2 - 1
-    mean = float(differences.mean())
-    as_extreme = int((np.abs((signs * sums).sum(1)) >= abs(sums.sum()) - 1e-9).sum())
-    return Gain(100 * mean, interval, (1 + as_extreme) / (1 + RESAMPLES), share, tuple(seeds))
-
-
-def find_gains(block: Block, folders: Folders) -> dict[str, dict[str, Gain]]:
-    """Return {baseline: {method: its gain}} by label, over the seeds that both have in a block.
-
-    Only methods with the same backbone are compared.
-    """
-    trained = [line for line in block.lines if line.role != "floor"]
-    predictions = {line.label: predictions_by_seed(line, folders) for line in trained}
-    gains: dict[str, dict[str, Gain]] = {}
-    methods = [line for line in trained if line.role == "method"]
+    methods = [line for line in block.lines if line.role == "method"]
     for baseline in (line for line in methods if line.method in BASELINES):
         for line in methods:
-            of_line, of_baseline = predictions[line.label], predictions[baseline.label]
-            seeds = sorted(of_line.keys() & of_baseline.keys())
-            if line is baseline or not seeds or line.rows[0].backbone != baseline.rows[0].backbone:
-                continue
-            _check_same_questions([of[seed] for of in (of_line, of_baseline) for seed in seeds])
-            differences = [_hits(of_line[seed]) - _hits(of_baseline[seed]) for seed in seeds]
-            videos = [prediction.video_id for prediction in of_line[seeds[0]]]
-            reference = predictions.get(_find_reference(block, line) or "", {})
-            share = _share_of_gap(of_line, of_baseline, reference, seeds)
-            gain = paired_gain(np.mean(differences, axis=0), videos, share, seeds)
-            gains.setdefault(baseline.label, {})[line.label] = gain
-    return gains
+            seeds = tuple(sorted(line.hits.keys() & baseline.hits.keys()))
+            if line is not baseline and seeds and line.rows[0].backbone == baseline.rows[0].backbone:
+                check_same_questions([of[seed] for of in (line.hits, baseline.hits) for seed in seeds])
+                yield Pair(baseline, line, seeds)
 
 
-def _check_same_questions(runs: Sequence[Sequence[Prediction]]) -> None:
-    """Raise `UserError` unless the predictions of all runs are of the same questions in the same order."""
-    if len({tuple(prediction.question_id for prediction in predictions) for predictions in runs}) > 1:
-        raise UserError("the stored predictions of two runs are of different questions: evaluate the runs again")
+def find_gains(block: Block) -> dict[str, dict[str, Gain]]:
+    """Return {baseline: {method: its gain}} by label, over the seeds that both have in a block.
+
+    Only methods with the same backbone are compared. The methods of one baseline are a family.
+    """
+    gains: dict[str, dict[str, Gain]] = {}
+    for pair in find_pairs(block):
+        gain = paired_gain(pair.differences, pair.videos, pair.seeds)
+        share = _share_of_gap(pair, gain.points, _find_reference(block, pair.method))
+        gains.setdefault(pair.baseline.label, {})[pair.method.label] = replace(gain, share=share)
+    return {baseline: _correct(by_method) for baseline, by_method in gains.items()}
 
 
-def _hits(predictions: Sequence[Prediction]) -> np.ndarray:
-    return np.array([prediction.correct for prediction in predictions], dtype=float)
+def paired_gain(differences: np.ndarray, videos: Sequence[str] | np.ndarray, seeds: Sequence[int]) -> Gain:
+    """Return the gain from `differences` (float [seed, question] in [-1, 1]): method minus baseline.
+
+    `videos` [question]: what identifies each question's video. `seeds` [seed]: their names.
+    """
+    mean = estimate_mean(differences, videos)
+    by_seed = dict(zip(seeds, (100 * differences.mean(1)).tolist(), strict=True))
+    return Gain(mean.mean, mean.interval, mean.p, by_seed)
 
 
-def _find_reference(block: Block, line: Line) -> str | None:
-    """Return the label of the reference with the line's backbone, trained without the missing modality, or None."""
+def _correct(by_method: Mapping[str, Gain]) -> dict[str, Gain]:
+    """Return the gains of a family with their corrected p-values; the family is of those that have one."""
+    tested = {label: gain.p for label, gain in by_method.items() if gain.p is not None}
+    corrected = dict(zip(tested, correct_holm([*tested.values()]), strict=True))
+    return {label: replace(gain, p_holm=corrected.get(label), family=len(tested)) for label, gain in by_method.items()}
+
+
+def _differences(method: Mapping[int, Hits], baseline: Mapping[int, Hits], seeds: Sequence[int]) -> np.ndarray:
+    """Return the differences in correct answers, float [seed, question]: method minus baseline."""
+    return np.array([method[seed].correct.astype(float) - baseline[seed].correct for seed in seeds])
+
+
+def _find_reference(block: Block, line: Line) -> Line | None:
+    """Return the reference with the line's backbone, trained without the missing modality, or None."""
     inputs = REFERENCE_INPUTS.get(block.scenario)
     references = (o for o in block.lines if o.role == "reference" and o.rows[0].backbone == line.rows[0].backbone)
-    return next((reference.label for reference in references if reference.inputs == inputs), None)
+    return next((reference for reference in references if reference.inputs == inputs), None)
 
 
-def _share_of_gap(method: _OfSeeds, baseline: _OfSeeds, reference: _OfSeeds, seeds: Sequence[int]) -> float | None:
-    """Return the share of the gap over `seeds`; None as in `Gain`."""
-    if not reference.keys() >= set(seeds):
+def _share_of_gap(pair: Pair, points: float, reference: Line | None) -> float | None:
+    """Return the share that a gain of `points` is of the gap; None as in `Gain`."""
+    if reference is None or not reference.hits.keys() >= set(pair.seeds):
         return None
-    _check_same_questions([of[seeds[0]] for of in (method, reference)])
-    method_hits, baseline_hits, reference_hits = (
-        np.mean([_hits(of[seed]) for seed in seeds], axis=0) for of in (method, baseline, reference)
-    )
-    videos = [prediction.video_id for prediction in method[seeds[0]]]
-    gap = reference_hits - baseline_hits
-    interval = bootstrap_interval(gap, videos)
-    if interval is None or interval[0] <= 0:
-        return None
-    return float((method_hits - baseline_hits).mean() / gap.mean())
+    check_same_questions([pair.method.hits[pair.seeds[0]], *(reference.hits[seed] for seed in pair.seeds)])
+    gap = estimate_mean(_differences(reference.hits, pair.baseline.hits, pair.seeds), pair.videos)
+    return points / gap.mean if gap.interval is not None and gap.interval.low > 0 else None
 
 
-def gain_rows(gains: Mapping[str, Mapping[str, Mapping[str, Gain]]]) -> list[tuple[str, str, list[Gain | None]]]:
+def gain_rows(gains: Gains) -> list[tuple[str, str, list[Gain | None]]]:
     """Return (baseline, method, a gain per scenario) from the result of `scenario_gains`, in its order."""
     pairs = dict.fromkeys((b, m) for by_baseline in gains.values() for b, of in by_baseline.items() for m in of)
     return [(b, m, [of.get(b, {}).get(m) for of in gains.values()]) for b, m in pairs]
 
 
-def scenario_gains(blocks: Sequence[Block], folders: Folders) -> dict[str, dict[str, dict[str, Gain]]]:
+def scenario_gains(blocks: Sequence[Block]) -> dict[str, dict[str, dict[str, Gain]]]:
     """Return {scenario: result of `find_gains`} of the scenarios with at least one gain."""
-    by_scenario = {block.scenario: find_gains(block, folders) for block in blocks}
+    by_scenario = {block.scenario: find_gains(block) for block in blocks}
     return {scenario: gains for scenario, gains in by_scenario.items() if gains}
 
 
-def gains_csv(splits: Iterable[tuple[Block, Mapping[str, Mapping[str, Mapping[str, Gain]]]]]) -> str:
+def gains_csv(splits: Iterable[tuple[Block, Gains]]) -> str:
     """Return one CSV line per gain; `splits` are pairs (a block of a split, the result of `scenario_gains`).
 
-    `points`, `low` and `high` are percentage points; `interval` is "videos", or "none" without bounds. `share` is a
-    fraction, empty if it is None. `seeds` are those that both methods have.
+    `points`, `low`, `high` and `points_by_seed` (in the order of `seeds`) are percentage points; `interval` is what it
+    is over, or "none". `p` is of this gain alone, `p_holm` corrected for the `family` comparisons with the same
+    baseline in the same scenario; both are empty without an interval. `share` is a fraction, empty if it is None.
+    `seeds` are those that both methods have.
     """
     sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
+    writer = csv.DictWriter(sink, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
     for block, gains in splits:
         for scenario, by_baseline in gains.items():
             for baseline, by_method in by_baseline.items():
                 for method, gain in by_method.items():
-                    bounds = [f"{bound:.4f}" for bound in gain.interval] if gain.interval else ["", ""]
-                    share = "" if gain.share is None else f"{gain.share:.4f}"
-                    seeds = " ".join(map(str, gain.seeds))
-                    names = [block.dataset, block.release, block.split, scenario, baseline, method]
-                    over = "videos" if gain.interval else "none"
-                    writer.writerow([*names, f"{gain.points:.4f}", *bounds, over, f"{gain.p:.4f}", share, seeds])
+                    names = {name: getattr(block, name) for name in ("dataset", "release", "split")}
+                    names |= {"scenario": scenario, "over": baseline, "method": method}
+                    writer.writerow(names | _csv_record(gain))
     return sink.getvalue()
+
+
+def _csv_record(gain: Gain) -> dict[str, str | int]:
+    numbers = {
+        "points": gain.points,
+        "low": gain.interval and gain.interval.low,
+        "high": gain.interval and gain.interval.high,
+        "share": gain.share,
+    }
+    return {
+        **{name: "" if number is None else f"{number:.4f}" for name, number in numbers.items()},
+        **{name: "" if p is None else f"{p:.4g}" for name, p in (("p", gain.p), ("p_holm", gain.p_holm))},
+        "interval": gain.interval.over if gain.interval else "none",
+        "family": gain.family,
+        "seeds": " ".join(map(str, gain.by_seed)),
+        "points_by_seed": " ".join(f"{points:.4f}" for points in gain.by_seed.values()),
+    }

@@ -12,9 +12,10 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import make_folder, replace_text
 from pipeline.manifests.templates import GROUPS, TYPES, Column
-from train.evaluation.statistics import FEWEST_VIDEOS
+from train.evaluation.two_way import FEWEST_SEEDS, FEWEST_VIDEOS
 from train.report.budgets import describe_differences
 from train.report.confusion import find_confusions
+from train.report.gain_plots import draw_gains
 from train.report.gains import gain_rows, gains_csv, scenario_gains
 from train.report.plots import colours_of, draw_scenario_bars
 from train.report.predictions import Folders
@@ -22,7 +23,7 @@ from train.report.published import comparable_rows
 from train.report.rate_plots import draw_rate_curves, draw_rate_grids, rate_surfaces
 from train.report.recovery_plot import draw_recoveries, find_recoveries
 from train.report.tables import Block, build_blocks, group_by_split, table_blocks
-from train.report.text import comma_separated, describe_interval, latex, markdown, percent
+from train.report.text import comma_separated, describe_interval, latex, mark_interval, markdown, p_value, percent
 from train.report.training_plots import draw_curves, read_curves
 from train.runs.log import read_times
 from train.runs.results import RESULTS_FILE, ResultRow, read_results
@@ -39,7 +40,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     rows = list({row.key: row for run in runs for row in read_results(run / RESULTS_FILE)}.values())
     if not rows:
         raise UserError(f"{', '.join(map(str, runs))}: no result rows: evaluate the runs with 'mavqa-evaluate'")
-    blocks = build_blocks(rows)
+    blocks = build_blocks(rows, folders)
     parts = [_section(members, folders) for members in group_by_split(blocks)]
     written = {
         "tables.md": markdown(blocks),
@@ -67,6 +68,8 @@ def _render_page(
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["percent"] = percent
     environment.filters["interval"] = describe_interval
+    environment.filters["mark"] = mark_interval
+    environment.filters["p_value"] = p_value
     rows = [row for block in blocks for line in block.lines for row in line.rows]
     features = [(name, feature) for row in rows for name, feature in row.subject.features.items()]
     return environment.get_template("report.html").render(
@@ -76,6 +79,7 @@ def _render_page(
         seeded=sorted({name for name, f in features if f.weights == "seeded"}),
         runs=_runs(rows, folders),
         fewest_videos=FEWEST_VIDEOS,
+        fewest_seeds=FEWEST_SEEDS,
     )
 
 
@@ -85,7 +89,7 @@ def _section(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
     methods = {line.label for block in blocks for line in block.lines if line.role == "method"}
     blocks = table_blocks(blocks)
     summary = {line.label: line.role for block in blocks for line in block.lines}
-    gains, recoveries = scenario_gains(blocks, folders), find_recoveries(blocks)
+    gains, recoveries = scenario_gains(blocks), find_recoveries(blocks)
     return {
         "dataset": blocks[0].dataset,
         "release": blocks[0].release,
@@ -109,6 +113,7 @@ def _section(blocks: Sequence[Block], folders: Folders) -> dict[str, Any]:
         "tested": (blocks[0], gains),
         "gains": gain_rows(gains),
         "gain_scenarios": list(gains),
+        "gain_plots": draw_gains(gains, colours),
         "recoveries": recoveries,
         "recovery_dots": draw_recoveries(recoveries, colours) if recoveries else "",
         "confusions": find_confusions(blocks, folders),

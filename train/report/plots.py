@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from train.evaluation.statistics import Interval
 from train.report.tables import FLOORS, Block, Line
 
 if TYPE_CHECKING:
@@ -59,11 +60,17 @@ def draw_scenario_bars(blocks: Sequence[Block]) -> str:
     axes.set_xticks(range(len(blocks)), [block.scenario for block in blocks])
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("overall accuracy, %")
-    highs = [cell.high for block in blocks for line in block.lines if (cell := line.cells["All"])]
-    axes.set_ylim(0, min(108.0, max(highs, default=100.0) * 1.1))
+    cells = [cell for block in blocks for line in block.lines if (cell := line.cells["All"])]
+    highs = [cell.interval.high if cell.interval else cell.mean for cell in cells]
+    axes.set_ylim(0, min(108.0, (max(highs, default=0.0) or 100.0) * 1.1))
     axes.grid(True, axis="y")
     unique_legend(axes)
     return to_svg(figure, "bars")
+
+
+def interval_style(interval: Interval) -> Any:
+    """Return the line style of an interval: solid over seeds and videos, dashed over videos or questions alone."""
+    return "-" if interval.over == "seeds and videos" else (0, (2, 1.5))
 
 
 def _draw_bar(axes: "Axes", x: float, width: float, line: Line, colour: str) -> None:
@@ -71,8 +78,9 @@ def _draw_bar(axes: "Axes", x: float, width: float, line: Line, colour: str) -> 
     if cell is None:
         return
     axes.bar(x, cell.mean, width, color=colour, label=line.label)
-    below, above = cell.mean - cell.low, cell.high - cell.mean
-    axes.errorbar(x, cell.mean, yerr=[[below], [above]], color="#22262B", lw=0.9, capsize=2.2, capthick=0.9)
+    if cell.interval is not None:
+        style = interval_style(cell.interval)
+        axes.vlines(x, cell.interval.low, cell.interval.high, color="#22262B", lw=0.9, ls=style, zorder=3)
     text_style: Any = {"fontsize": 7, "color": "#22262B" if colour == REFERENCE_COLOUR else "white"}
     axes.annotate(f"{cell.mean:.1f}", (x, 0), (0, 3), textcoords="offset points", ha="center", **text_style)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.store.schema import MODALITIES
-from train.evaluation.statistics import Estimate
+from train.evaluation.statistics import Estimate, Interval
 from train.report.plots import panels, to_svg, unique_legend
 from train.report.tables import Block, rate_blocks
 
@@ -45,14 +45,25 @@ def draw_rate_curves(surfaces: Mapping[str, Surface], colours: Mapping[str, str]
             curve = sorted((rates[index], cell) for rates, cell in surface.items() if rates[1 - index] == 0)
             x = [100 * rate for rate, _ in curve]
             axes.plot(x, [cell.mean for _, cell in curve], color=colours[label], lw=1.5, label=label)
-            low, high = [cell.low for _, cell in curve], [cell.high for _, cell in curve]
-            axes.fill_between(x, low, high, color=colours[label], alpha=0.12, lw=0)
+            _draw_band(axes, x, [cell.interval for _, cell in curve], colours[label])
         axes.set_title(f"{modality} missing", fontsize=9, loc="left", color="#3A3F47")
         axes.set_xlabel("questions without it, %")
         axes.grid(True, axis="y")
     axes_of[0].set_ylabel("overall accuracy, %")
     unique_legend(axes_of[0], figure)
     return to_svg(figure, "rates")
+
+
+def _draw_band(axes: "Axes", x: Sequence[float], intervals: Sequence[Interval | None], colour: str) -> None:
+    """Draw the band of the intervals: filled over seeds and videos, else only its dashed bounds; none without one."""
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) < len(intervals):
+        return
+    low, high = [interval.low for interval in known], [interval.high for interval in known]
+    if all(interval.over == "seeds and videos" for interval in known):
+        axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+    else:
+        axes.plot(x, low, x, high, color=colour, lw=0.7, alpha=0.7, ls=(0, (2, 1.5)))
 
 
 def draw_rate_grids(surfaces: Mapping[str, Surface]) -> str:

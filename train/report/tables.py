@@ -12,10 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import numpy as np
+
 from pipeline.errors import UserError
 from pipeline.manifests.templates import AVQA_COLUMNS, AVQA_TYPES, COLUMNS, TYPES, Column
 from train.data.scenarios import ALL_SCENARIOS, MASKED
 from train.evaluation.statistics import Estimate, estimate_accuracy
+from train.report.hits import Hits, check_same_questions, read_hits
+from train.report.predictions import Folders
 from train.runs.results import Accuracies, Count, Masking, ResultRow
 
 FLOORS = ("template-majority", "filled-majority")
@@ -26,6 +30,7 @@ ROLES = ("floor", "reference", "method")
 EXPOSURES = ("sampled", "all")
 
 Role = Literal["floor", "reference", "method"]
+NO_FOLDERS: Folders = {}
 _Key = TypeVar("_Key")
 # Dataset, release, split, hash of the questions, seconds, scenario.
 _Place = tuple[str, str, str, str, int, str]
@@ -33,12 +38,16 @@ _Place = tuple[str, str, str, str, int, str]
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a block, pooled over seeds: a floor, a reference trained on fewer inputs, or a method."""
+    """One row of a block, pooled over seeds: a floor, a reference trained on fewer inputs, or a method.
+
+    `hits`: {seed: its correct answers}, of the runs with stored predictions.
+    """
 
     label: str
     role: Role
     rows: tuple[ResultRow, ...]
     cells: dict[str, Estimate | None]
+    hits: Mapping[int, Hits]
 
     @property
     def method(self) -> str:
@@ -119,11 +128,12 @@ class Block:
         return cell.mean < floors[0].mean
 
 
-def build_blocks(rows: Iterable[ResultRow]) -> list[Block]:
+def build_blocks(rows: Iterable[ResultRow], folders: Folders = NO_FOLDERS) -> list[Block]:
     """Group rows into blocks, scenarios in their usual order, and pool the seeds of each method.
 
-    Rows on different questions or seconds are in different blocks. Raises `UserError` if two runs of a line share a
-    seed.
+    Rows on different questions or seconds are in different blocks. `folders`: {key of a row: the folder of its
+    results}, whose predictions the intervals of pooled seeds need. Raises `UserError` if two runs of a line share a
+    seed, or if their predictions are of different questions or do not have the counts of their row.
     """
     rows = list(rows)
     scenarios = _name_scenarios(rows)
@@ -133,13 +143,15 @@ def build_blocks(rows: Iterable[ResultRow]) -> list[Block]:
         place = (row.dataset, row.release, row.split, subject.questions_sha256, subject.seconds, scenarios[row.key])
         grouped.setdefault(place, []).append(row)
     labels, distinctions, stored = _labels(rows), _distinguish(grouped), _stored_values(rows)
+    hits = read_hits(rows, folders)
 
     def order(place: _Place) -> tuple[object, ...]:
         *split, scenario = place
         rank = ALL_SCENARIOS.index(scenario) if scenario in ALL_SCENARIOS else len(ALL_SCENARIOS)
         return (*split, rank, scenario)
 
-    return [_block(place, grouped[place], labels, stored, distinctions[place]) for place in sorted(grouped, key=order)]
+    places = sorted(grouped, key=order)
+    return [_block(place, grouped[place], labels, stored, distinctions[place], hits) for place in places]
 
 
 def group_by_split(blocks: Sequence[Block]) -> list[list[Block]]:
@@ -239,6 +251,7 @@ def _block(
     labels: dict[str, str],
     stored: Mapping[tuple[str, str], Collection[str]],
     distinction: str,
+    hits: Mapping[str, Hits],
 ) -> Block:
     columns = columns_of(rows)
     groups: dict[tuple[str, str], list[ResultRow]] = {}
@@ -251,7 +264,7 @@ def _block(
     # Floors of one training differ if versions of mavqa count differently.
     of_lines = _tell_apart(of_lines, {key: _short_hash(key[0]) for key in of_lines})
     assert len({*of_lines.values()}) == len(of_lines), "pages and plots find lines by their labels"
-    lines = [_line(of_lines[key], members, columns) for key, members in groups.items()]
+    lines = [_line(of_lines[key], members, columns, hits) for key, members in groups.items()]
     return Block(*place, columns, tuple(sorted(lines, key=_line_order)), distinction)
 
 
@@ -266,19 +279,35 @@ def _short_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:HASH_LENGTH]
 
 
-def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...]) -> Line:
+def _line(label: str, rows: list[ResultRow], columns: tuple[Column, ...], answered: Mapping[str, Hits]) -> Line:
     role: Role = "floor" if rows[0].kind == "floor" else "method" if rows[0].inputs == "all" else "reference"
     if role == "floor":
         rows = rows[:1]
     _check_distinct_seeds(rows)
     rows = sorted(rows, key=lambda row: row.seed)
-    cells: dict[str, Estimate | None] = {}
-    for column in columns:
-        counts = [count for row in rows if (count := pool_counts(row.accuracies, column))]
+    hits = {row.seed: answered[row.key] for row in rows if row.key in answered}
+    check_same_questions([*hits.values()])
+    of_all_seeds = [*hits.values()] if len(hits) == len(rows) else []
+    cells = {column.label: _cell(rows, column, of_all_seeds) for column in columns}
+    return Line(label, role, tuple(rows), cells, hits)
+
+
+def _cell(rows: Sequence[ResultRow], column: Column, hits: Sequence[Hits]) -> Estimate | None:
+    """Return the accuracy of a line in a column; `hits` of its seeds, [] if they are not all stored."""
+    counts = [count for row in rows if (count := pool_counts(row.accuracies, column))]
+    if not counts:
+        return None
+    if not hits:
         # The intervals of result rows are of their overall accuracy.
-        over_videos = rows[0].interval if column.label == "All" else None
-        cells[column.label] = estimate_accuracy(counts, over_videos) if counts else None
-    return Line(label, role, tuple(rows), cells)
+        return estimate_accuracy(counts, over_videos=rows[0].interval if column.label == "All" else None)
+    is_counted = hits[0].questions.are_of(column.types)
+    if is_counted.sum() != counts[0].questions:
+        raise UserError(
+            f"the predictions of run {rows[0].run} in {rows[0].scenario} have {is_counted.sum()} questions of "
+            f"{column.label}, its results {counts[0].questions}: evaluate it again"
+        )
+    correct = np.array([of_seed.correct[is_counted] for of_seed in hits])
+    return estimate_accuracy(counts, correct, hits[0].questions.videos[is_counted])
 
 
 def line_identity(row: ResultRow) -> str:

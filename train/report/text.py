@@ -5,7 +5,8 @@ import io
 import re
 from collections.abc import Sequence
 
-from train.evaluation.statistics import FEWEST_VIDEOS, Estimate
+from train.evaluation.statistics import Estimate, Interval
+from train.evaluation.two_way import FEWEST_SEEDS, FEWEST_VIDEOS
 from train.report.published import comparable_rows
 from train.report.tables import Block, Line, pool_counts, table_blocks
 
@@ -54,21 +55,31 @@ def percent(value: float) -> str:
 
 
 def describe_interval(cell: Estimate) -> str:
-    """Describe in words what a cell's interval covers."""
+    """Describe in words a cell's interval and what it covers."""
     runs = "1 run" if cell.seeds == 1 else f"{cell.seeds} seeds"
-    if cell.interval == "seeds":
-        return f"{runs}, t interval"
-    if cell.interval == "videos":
-        return f"{runs}, bootstrap interval over the videos of {cell.questions} questions"
-    return f"{runs}{' of equal accuracy' if cell.seeds > 1 else ''}, Wilson interval over {cell.questions} questions"
+    if cell.interval is None:
+        return f"{runs}, no interval"
+    bounds = f"{percent(cell.interval.low)} to {percent(cell.interval.high)}"
+    method = "Wilson interval" if cell.interval.over == "questions" else "interval"
+    return f"{bounds}: {method} over {cell.interval.over}; {runs}, {cell.questions} questions"
+
+
+def mark_interval(interval: Interval) -> str:
+    """Return the letter of what an interval is over where there is no room for the word; "" for seeds and videos."""
+    return "" if interval.over == "seeds and videos" else interval.over[0]
+
+
+def p_value(p: float) -> str:
+    """Format a p-value with three decimals."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
 LEGEND = (
     "Accuracies in percent, pooled over questions. Brackets hold the 95 % interval of All and what it is over: seeds "
-    "(Student's t, of two or more with different accuracies), videos (bootstrap, of one run) or questions (Wilson, of "
-    f"floors, of seeds with equal accuracies, of one run with fewer than {FEWEST_VIDEOS} videos or with the same "
-    "accuracy on each). † stands where a trained model is below the majority answer of the question's template, which "
-    "sees no video.\n"
+    f"and videos (two-way variance model, {FEWEST_SEEDS} or more seeds), videos (for these trained models, one or "
+    "two seeds) or questions (Wilson, of floors and of one run whose videos do not tell). Several seeds without stored "
+    f"predictions, with fewer than {FEWEST_VIDEOS} videos or with the same accuracy on each have none. † stands where "
+    "a trained model is below the majority answer of the question's template, which sees no video.\n"
 )
 
 
@@ -133,8 +144,11 @@ def _line_cells(block: Block, line: Line) -> list[str]:
         mark = " †" if block.is_below_floor(line, column) else ""
         cells.append("–" if cell is None else percent(cell.mean) + mark)
     last = line.cells[block.columns[-1].label]
-    interval = "–" if last is None else f"[{percent(last.low)}, {percent(last.high)}] {last.interval}"
-    return [line.label, *cells, interval, ", ".join(map(str, line.seeds)) or "–"]
+    return [line.label, *cells, _bracket(last.interval if last else None), ", ".join(map(str, line.seeds)) or "–"]
+
+
+def _bracket(interval: Interval | None) -> str:
+    return "–" if interval is None else f"[{percent(interval.low)}, {percent(interval.high)}] {interval.over}"
 
 
 def _csv_records(block: Block, line: Line) -> list[dict[str, str | int]]:
@@ -153,9 +167,10 @@ def _csv_records(block: Block, line: Line) -> list[dict[str, str | int]]:
                 **{name: getattr(head, name) for name in ("backbone", "method", "variant", "inputs")},
                 **{name: getattr(head, name) for name in ("sees", "trains_on", "diffusion_steps")},
                 "column": column.label,
-                **{name: f"{getattr(cell, name):.4f}" for name in ("low", "high")},
                 "accuracy": f"{cell.mean:.4f}",
-                "interval": cell.interval,
+                "low": f"{cell.interval.low:.4f}" if cell.interval else "",
+                "high": f"{cell.interval.high:.4f}" if cell.interval else "",
+                "interval": cell.interval.over if cell.interval else "none",
                 "seeds": " ".join(map(str, line.seeds)),
                 "seconds": block.seconds,
                 "questions_sha256": block.questions_sha256,

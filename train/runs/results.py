@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pipeline.errors import UserError, describe_invalid, one_line
 from pipeline.files import check_file_name, replace_text
 from pipeline.manifests.manifest import Question, parse_json
+from train.data.scenarios import Unit
 from train.runs.identity import CHECKPOINT, is_current, is_run_folder
 
 FORMAT = 2
@@ -106,7 +107,7 @@ class Masking(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rates: dict[str, float]
-    unit: str
+    unit: Unit
     seed: int
     sha256: str
 
@@ -145,7 +146,8 @@ class ResultRow(BaseModel):
     method or the backbone has variants. `diffusion_steps`: number of steps that the method's reverse chain runs; None
     without one. `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
-    accuracy in percent, from a bootstrap over videos; None if it was not computed or the bootstrap cannot tell.
+    accuracy in percent over videos, for this trained model; None if it was not computed or nothing tells it. Rows of
+    earlier versions have one from a bootstrap.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

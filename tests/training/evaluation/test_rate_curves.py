@@ -15,10 +15,12 @@ from train.data.feature_bank import FeatureBank
 from train.data.scenarios import sample_masks
 from train.evaluation.evaluate_run import evaluate_run
 from train.evaluation.rate_curves import add_curves, rate_grid
+from train.evaluation.statistics import Estimate, Interval
+from train.report.hits import read_hits
 from train.report.page import write_report
-from train.report.rate_plots import rate_surfaces
+from train.report.rate_plots import draw_rate_curves, rate_surfaces
 from train.report.tables import build_blocks
-from train.runs.results import Masking, read_results
+from train.runs.results import Count, Masking, read_results
 from train.training.sweep import Grid, list_cells, run_cells
 
 GRID = Grid.model_validate(
@@ -92,6 +94,41 @@ def test_a_point_of_a_curve_equals_an_evaluation_under_its_masks(
     assert rows_of(run)[masks.name] == point
 
 
+def test_a_point_of_a_curve_has_the_interval_of_the_predictions_that_it_combines(
+    runs: Path, store: TinyStore, manifest: Manifest, tmp_path: Path
+) -> None:
+    evaluated = find_runs(runs)
+    folders = {row.key: run for run in evaluated for row in read_results(run / "results.jsonl")}
+    rows = [row for run in evaluated for row in rows_of(run).values()]
+    hits = read_hits(rows, folders)
+    assert hits.keys() == {row.key for row in rows}
+    run = tmp_path / "zero-fill-seed0"
+    shutil.copytree(runs / run.name, run)
+    (run / "results.jsonl").unlink()
+    masks = sample_masks(manifest.questions["test"], {"audio": 0.4, "visual": 0.3}, seed=0)
+    (evaluation, *_) = evaluate_run(run, manifest, FeatureBank(store), masks=masks)
+    answered = stored_predictions(run, evaluation.scenario)
+    by_question = {p.question_id: p.correct for p in answered}
+    combined = hits[rows_of(runs / run.name)[masks.name].key]
+    asked = [question.question_id for question in combined.questions.questions]
+    assert dict(zip(asked, combined.correct, strict=True)) == by_question
+    complete = hits[rows_of(runs / run.name)["complete"].key]
+    assert combined.correct.tolist() != complete.correct.tolist()
+
+
+def test_a_curve_whose_predictions_have_other_counts_is_an_error(runs: Path) -> None:
+    run = runs / "zero-fill-seed0"
+    rows = rows_of(run)
+    folders = {row.key: run for row in rows.values()}
+    point = rows["masked-audio=0.5"]
+    count = point.accuracies.overall
+    other = point.accuracies.model_copy(update={"overall": Count(correct=0, questions=count.questions)})
+    changed = [rows[name] for name in ("complete", "audio-missing", "visual-missing")]
+    assert count.correct > 0
+    with pytest.raises(UserError, match=r"0 of \d+ correct in masked-audio=0\.5, its predictions [1-9]"):
+        read_hits([*changed, point.model_copy(update={"accuracies": other})], folders)
+
+
 def test_a_missing_rate_of_one_equals_the_scenario(runs: Path) -> None:
     rows = rows_of(runs / "zero-fill-seed0")
     for modality in ("audio", "visual"):
@@ -127,7 +164,7 @@ def test_seeds_that_start_from_a_run_of_their_own_seed_are_pooled(runs: Path, tm
     parameters = {row.parameters for row in rows}
     assert len(parameters) == 1
     assert f"{parameters.pop():,}" in (text := write_report(evaluated, tmp_path).read_text())
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 8
     assert "Accuracy by missing rate" in text
     assert "masked-audio" not in text
 
@@ -154,3 +191,14 @@ def test_a_part_of_every_video_can_be_missing(runs: Path, store: TinyStore, mani
     rows = rows_of(run)
     assert rows["partly-visual=0"].accuracies == rows["complete"].accuracies
     assert rows["partly-visual=0.5"].subject == rows["complete"].subject
+
+
+@pytest.mark.parametrize(
+    ("over", "filled", "dashed"), [("seeds and videos", True, 0), ("videos", False, 2), (None, False, 0)]
+)
+def test_only_bands_over_seeds_and_videos_are_filled(over: str | None, filled: bool, dashed: int) -> None:
+    interval = Interval(40.0, 60.0, over) if over else None
+    surface = {(rate, 0.0): Estimate(50.0, interval, 3, 100) for rate in (0.0, 0.5, 1.0)}
+    plot = draw_rate_curves({"rmm": {**surface, (0.0, 0.5): Estimate(50.0, None, 3, 100)}}, {"rmm": "#0072B2"})
+    assert ("opacity: 0.12" in plot) == filled
+    assert plot.count("stroke-dasharray") == dashed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import paths
 import pytest
-from result_rows import accuracies, row, save
+from result_rows import accuracies, folders_of, row, save, save_predictions
 
 from pipeline.errors import UserError
 from pipeline.manifests.templates import COLUMNS, TYPES
@@ -42,8 +42,10 @@ def sample_rows() -> list[ResultRow]:
     return rows
 
 
-def test_tables_equal_the_golden_ones() -> None:
-    assert markdown(build_blocks(sample_rows())) == GOLDEN.read_text(encoding="utf-8")
+def test_tables_equal_the_golden_ones(tmp_path: Path) -> None:
+    rows = sample_rows()
+    save_predictions(tmp_path, rows)
+    assert markdown(build_blocks(rows, folders_of(rows, tmp_path))) == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_the_columns_are_the_papers_with_its_exchanged_ones_corrected() -> None:
@@ -140,15 +142,71 @@ def test_a_row_below_the_template_floor_is_marked() -> None:
     assert markdown(build_blocks([floor(correct=6), row(correct=6)])).count("†") == 1
 
 
-def test_a_single_run_has_the_bootstrap_interval_of_its_row_and_two_seeds_a_t_interval() -> None:
+def test_an_interval_is_over_seeds_and_videos_from_three_seeds_on(tmp_path: Path) -> None:
+    rows = [row(seed=seed, correct=8 + seed) for seed in (0, 1, 2)]
+    save_predictions(tmp_path, rows)
+    for seeds, over in ((1, "videos"), (2, "videos"), (3, "seeds and videos")):
+        block = build_blocks([*rows[:seeds], floor()], folders_of(rows, tmp_path))[0]
+        cells = {line.label: line.cells for line in block.lines}
+        assert {cells["zero-fill"][label].interval.over for label in PAPER} == {over}
+        assert {cells["template-majority"][label].interval.over for label in PAPER} == {"questions"}
+        assert f"] {over} |" in markdown([block])
+        assert f"] {over} &" in latex([block])
+    columns = {record["column"]: record for record in csv.DictReader(io.StringIO(comma_separated([block])))}
+    assert columns["All"]["interval"] == over, "of the last line, the model"
+    of_all, of_type = (block.lines[-1].cells[label] for label in ("All", "A-Cnt"))
+    assert of_all.interval.high - of_all.interval.low < of_type.interval.high - of_type.interval.low
+
+
+def test_without_predictions_a_run_has_the_interval_of_its_row_and_several_seeds_have_none(tmp_path: Path) -> None:
     single = row(interval=(10.0, 90.0))
-    (block,) = build_blocks([single, floor()])
-    cells = {line.label: line.cells["All"] for line in block.lines}
-    assert (cells["zero-fill"].low, cells["zero-fill"].high, cells["zero-fill"].interval) == (10.0, 90.0, "videos")
-    assert cells["template-majority"].interval == "questions"
-    assert "[10.00, 90.00] videos |" in markdown([block])
-    (block,) = build_blocks([single, row(seed=1, correct=9, interval=(10.0, 90.0))])
-    assert block.lines[0].cells["All"].interval == "seeds"
+    (block,) = build_blocks([single])
+    interval = block.lines[0].cells["All"].interval
+    assert (interval.low, interval.high, interval.over) == (10.0, 90.0, "videos")
+    assert block.lines[0].cells["A-Cnt"].interval.over == "questions"
+    rows = [single, *(row(seed=seed, correct=9, interval=(10.0, 90.0)) for seed in (1, 2))]
+    save_predictions(tmp_path, rows)
+    next((tmp_path / "zero-fill-1").glob("predictions-*")).unlink()
+    (block,) = build_blocks(rows, folders_of(rows, tmp_path))
+    assert {cell.interval for cell in block.lines[0].cells.values()} == {None}
+    assert "| – | 0, 1, 2 |" in markdown([block])
+    (record, *_) = csv.DictReader(io.StringIO(comma_separated([block])))
+    assert [record[name] for name in ("low", "high", "interval")] == ["", "", "none"]
+    page = write_report(save(tmp_path, rows), tmp_path / "out").read_text(encoding="utf-8")
+    assert 'title="3 seeds, no interval"' in page
+
+
+def test_a_column_has_the_videos_with_questions_of_its_types(tmp_path: Path) -> None:
+    counts = {"Why": Count(correct=10, questions=18), "Where": Count(correct=3, questions=9)}
+    total = Count(correct=13, questions=27)
+    rows = [row(seed=s, accuracies=Accuracies(overall=total, groups={}, types=counts)) for s in (0, 1, 2)]
+    save_predictions(tmp_path, rows, videos=100)
+    cells = build_blocks(rows, folders_of(rows, tmp_path))[0].lines[0].cells
+    assert cells["Why"].interval.over == "seeds and videos"
+    assert cells["Where"].interval is None, "nine videos"
+
+
+def test_predictions_without_the_types_of_their_row_are_an_error(tmp_path: Path) -> None:
+    result = row()
+    save_predictions(tmp_path, [result])
+    (path,) = (tmp_path / result.run).glob("predictions-*")
+    path.write_text(path.read_text().replace('"type":"Audio Counting"', '"type":"Audio"'))
+    with pytest.raises(UserError, match=r"run zero-fill-0 in complete have 0 questions of A-Cnt, its results 20"):
+        build_blocks([result], folders_of([result], tmp_path))
+
+
+def test_the_page_marks_intervals_that_do_not_cover_seeds(tmp_path: Path) -> None:
+    rows = [*(row("rmm", seed, 8 + seed) for seed in (0, 1, 2)), row("zero-fill"), floor()]
+    page = write_report(save_predictions(tmp_path, rows), tmp_path / "out").read_text(encoding="utf-8")
+    lines = re.findall(r"<tr[^>]*><th>\s*([\w-]+)</th>(.*?)</tr>", page[page.index("<h3>complete") :], re.DOTALL)
+    marks = {name: set(re.findall(r"<small>[\d.]+–[\d.]+( <i>.</i>)?</small>", cells)) for name, cells in lines}
+    assert {name: marks[name] for name in ("rmm", "zero-fill", "template-majority")} == {
+        "rmm": {""},
+        "zero-fill": {" <i>v</i>"},
+        "template-majority": {" <i>q</i>"},
+    }
+    assert re.search(r'title="[\d.]+ to [\d.]+: interval over seeds and videos; 3 seeds, 216 questions"', page)
+    assert re.search(r'title="[\d.]+ to [\d.]+: Wilson interval over questions; 1 run, 216 questions"', page)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
@@ -156,17 +214,19 @@ def test_a_single_run_has_the_bootstrap_interval_of_its_row_and_two_seeds_a_t_in
     ("correct", "questions", "interval"),
     [(6, 18, (33.33333333333333, 33.33333333333333)), (4, 4, None), (4, 4, (100.0, 100.0)), (0, 7, (0.0, 0.0))],
 )
-def test_an_interval_that_collapses_is_replaced_and_plotted(
+def test_an_interval_that_collapses_is_replaced_for_one_run_and_omitted_for_several(
     tmp_path: Path, correct: int, questions: int, interval: tuple[float, float] | None, seeds: tuple[int, ...]
 ) -> None:
     counts = Accuracies(overall=Count(correct=correct, questions=questions), groups={}, types={})
     rows = [row(seed=seed, accuracies=counts, interval=interval, scenario="natural") for seed in seeds]
     page = write_report(save(tmp_path / "runs", rows), tmp_path / "out")
     (line,) = csv.DictReader((page.parent / "results.csv").open(encoding="utf-8"))
+    if len(seeds) > 1:
+        assert (line["interval"], line["low"]) == ("none", "")
+        return
     assert line["interval"] == "questions"
     assert float(line["high"]) - float(line["low"]) > 10
-    of_seeds = "3 seeds of equal accuracy" if len(seeds) > 1 else "1 run"
-    assert f"{of_seeds}, Wilson interval over {questions} questions" in page.read_text(encoding="utf-8")
+    assert f"Wilson interval over questions; 1 run, {questions} questions" in page.read_text(encoding="utf-8")
     assert "] questions |" in (page.parent / "tables.md").read_text(encoding="utf-8")
 
 
@@ -259,8 +319,10 @@ def test_dollar_signs_in_labels_are_no_mathematics() -> None:
     assert any("tspan" in text for text in texts), "the powers of ten on the logarithmic axis"
 
 
-def test_every_accuracy_in_the_csv_follows_from_its_counts() -> None:
-    lines = list(csv.DictReader(io.StringIO(comma_separated(build_blocks(sample_rows())))))
+def test_every_accuracy_in_the_csv_follows_from_its_counts(tmp_path: Path) -> None:
+    rows = sample_rows()
+    save_predictions(tmp_path, rows)
+    lines = list(csv.DictReader(io.StringIO(comma_separated(build_blocks(rows, folders_of(rows, tmp_path))))))
     assert len(lines) == 2 * 4 * len(PAPER)
     for line in lines:
         share = 100 * int(line["correct"]) / int(line["questions"])

@@ -22,7 +22,7 @@ from train.data.loading import CACHED_SHARE, LoadingSettings
 from train.data.scenarios import sample_masks
 from train.evaluation.evaluate_run import evaluate_run
 from train.evaluation.rate_curves import rate_grid
-from train.evaluation.statistics import bootstrap_interval
+from train.evaluation.statistics import interval_over_videos
 from train.evaluation.summary import summarise_rows
 from train.methods.registry import METHODS
 from train.report.page import write_report
@@ -370,11 +370,11 @@ def test_rows_record_the_missing_modalities_and_videos_of_the_training(swept: tu
     assert {row.sees for row in rows if row.kind == "floor"} == {""}
 
 
-def test_a_row_has_the_bootstrap_interval_of_its_predictions(swept: tuple[Path, dict[str, dict]]) -> None:
+def test_a_row_has_the_interval_over_the_videos_of_its_predictions(swept: tuple[Path, dict[str, dict]]) -> None:
     run = swept[0] / "zero-fill-seed0"
     for row in (row for row in read_results(run / "results.jsonl") if row.split == "test" and not row.masking):
         predictions = stored_predictions(run, row.scenario)
-        interval = bootstrap_interval([p.correct for p in predictions], [p.video_id for p in predictions])
+        interval = interval_over_videos([p.correct for p in predictions], [p.video_id for p in predictions])
         assert row.interval == (interval if row.kind == "model" else None)
 
 
