@@ -24,6 +24,8 @@ from pipeline.synthetic.scene import Scene
 # Independent samples of the missing side, and orders within the places of the audio's instruments.
 SAMPLES = 100
 ORDERS = 4
+# Samples in which the answer is as probable as without the modality, in addition: few of them say little of rare ones.
+PRIOR_SAMPLES = 5
 
 _RULES = {rule.template: rule for rule in TEMPLATE_RULES}
 # Completions of a clip with their probabilities.
@@ -130,9 +132,8 @@ def _score_video(
         for name, of in answers.items():
             weights = of[question.template, question.text]
             likely = {a: balance.chosen_share(question.template, a) * weights[a] for a in prior}
-            # One more completion, in which the answer is as probable as without the modality: no answer is impossible.
             share = sum(balance.chosen_share(question.template, a) * prior[a] for a in prior)
-            beliefs[name] = {a: likely[a] + share * prior[a] / SAMPLES for a in prior}
+            beliefs[name] = {a: likely[a] + PRIOR_SAMPLES / SAMPLES * share * prior[a] for a in prior}
         scores.append(_score(question, beliefs))
     return scores
 

@@ -113,12 +113,12 @@ def _render_lights(frame: np.ndarray, performer: Performer, size: float) -> None
 
 
 def _render_distractor(frame: np.ndarray, distractor: Distractor, displacement: float) -> None:
-    row, column = np.mgrid[:SIZE, :SIZE]
+    row, column = np.ogrid[:SIZE, :SIZE]
     right, down = column - distractor.column - distractor.sway * displacement, row - distractor.row
     if distractor.shape == "disc":
         inside = right**2 + down**2 < (distractor.size / 2) ** 2
     else:
-        inside = np.maximum(abs(right), abs(down)) < distractor.size / 2
+        inside = (abs(right) < distractor.size / 2) & (abs(down) < distractor.size / 2)
     frame[inside] = distractor.colour
 
 

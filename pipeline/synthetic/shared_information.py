@@ -31,7 +31,7 @@ from pipeline.synthetic.scene import (
     Scene,
 )
 
-SAMPLES = 10_000
+SAMPLES = 5_000
 # What of each instrument belongs to a state.
 STATES: dict[str, tuple[str, ...]] = {
     "instruments": (),
@@ -67,7 +67,7 @@ def measure_states(seconds: int, redundancy: float, difficulty: Difficulty) -> d
     probabilities = {"number": [weights[len(s.performers)] / sum(weights.values()) for s in scenes]}
     probabilities["setting"] = [1 / len(SETTINGS)] * SAMPLES
     for name, fields in STATES.items():
-        probabilities[name] = [_state_probability(scene, fields, weights) for scene in scenes]
+        probabilities[name] = [state_probability(scene, fields, weights) for scene in scenes]
     probabilities["everything"] = [p / len(SETTINGS) for p in probabilities["everything"]]
     return {name: measure_state(np.array(of), redundancy) for name, of in probabilities.items()}
 
@@ -83,7 +83,7 @@ def measure_state(probabilities: np.ndarray, redundancy: float) -> StateInformat
     return StateInformation(float(surprisal.mean()), float(shared.mean()), error)
 
 
-def _state_probability(scene: Scene, fields: Sequence[str], count_weights: Mapping[int, float]) -> float:
+def state_probability(scene: Scene, fields: Sequence[str], count_weights: Mapping[int, float]) -> float:
     """Return the probability of the scene's set of instruments with their `fields`, in any order."""
     performers, number = scene.performers, len(scene.performers)
     repeated = Counter((p.instrument, *(getattr(p, field) for field in fields)) for p in performers)
