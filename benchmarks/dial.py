@@ -97,16 +97,7 @@ def main() -> int:
     try:
         print_measures(options)
         if options.train:
-            folders = {redundancy: run_level(redundancy, options) for redundancy in options.redundancies}
-            accuracies = [row for redundancy, folder in folders.items() for row in read_accuracies(folder)]
-            gains = [gain for folder in folders.values() for gain in read_gains(folder)]
-            write_table(accuracies, options.out / "accuracies.csv")
-            write_table(gains, options.out / "gains.csv")
-            panels = [(scenario, "All", over) for scenario in SCENARIOS for over in BASELINES]
-            draw(gains, panels, options.out / "dial.png")
-            panels = [(scenario, group, BASELINES[0]) for scenario in SCENARIOS for group in GROUPS[1:]]
-            draw(gains, panels, options.out / "groups.png")
-            print_accuracies(accuracies)
+            write_results([run_level(redundancy, options) for redundancy in options.redundancies], options.out)
     except UserError as error:
         parser.exit(2, f"{error}\n")
     return 0
@@ -161,6 +152,19 @@ def run_mavqa(*words: object) -> None:
     command = [sys.executable, "-m", "mavqa", *map(str, words)]
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"{' '.join(command[2:])} failed: fix its cause, then run this program again")
+
+
+def write_results(folders: Sequence[Path], out: Path) -> None:
+    """Write the tables and figures of all levels to `out`; print the accuracies."""
+    accuracies = [row for folder in folders for row in read_accuracies(folder)]
+    gains = [gain for folder in folders for gain in read_gains(folder)]
+    write_table(accuracies, out / "accuracies.csv")
+    write_table(gains, out / "gains.csv")
+    panels = [(scenario, "All", over) for scenario in SCENARIOS for over in BASELINES]
+    draw(gains, panels, out / "dial.png")
+    panels = [(scenario, group, BASELINES[0]) for scenario in SCENARIOS for group in GROUPS[1:]]
+    draw(gains, panels, out / "groups.png")
+    print_accuracies(accuracies)
 
 
 def read_level(folder: Path) -> tuple[float, float]:
