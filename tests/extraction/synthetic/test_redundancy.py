@@ -175,7 +175,8 @@ def test_the_observer_of_a_modality_answers_what_it_can_know(measured) -> None:
         assert redundant[other][modality]["accuracy"] == 100
         assert redundant[other][modality]["bits"] > 1
     assert redundant["all"]["visual"]["accuracy"] == 100
-    assert redundant["all"]["audio"]["accuracy"] > 95  # the order within a place is not heard
+    assert redundant["all"]["audio"]["accuracy"] > 95
+    assert redundant["Visual Location"]["audio"]["accuracy"] < 100  # the order within a place is not heard
     needs_both = apart["Audio-Visual Location"]
     assert max(needs_both[modality]["accuracy"] for modality in ("audio", "visual")) < 80
 
