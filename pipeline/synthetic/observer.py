@@ -11,14 +11,14 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from pipeline.manifests.manifest import Question
 from pipeline.manifests.templates import fill
 from pipeline.synthetic.difficulty import Difficulty
 from pipeline.synthetic.questions import TEMPLATE_RULES
-from pipeline.synthetic.redundancy import Sides, combine, sample_redundant_scene
+from pipeline.synthetic.redundancy import Sides, combine, reorder_within_places, sample_redundant_scene
 from pipeline.synthetic.scene import Scene
 
 # Independent samples of the missing side, and orders within the places of the audio's instruments.
@@ -159,20 +159,10 @@ def _complete(sides: Sides, redundancy: float, difficulty: Difficulty) -> dict[s
     return {
         "visual": [(redundancy, seen), *((apart, combine(Sides(other, seen))) for other in others)],
         "audio": [
-            *((orders, _reorder_within_places(heard, rng)) for _ in range(ORDERS)),
+            *((orders, reorder_within_places(heard, rng)) for _ in range(ORDERS)),
             *((apart, combine(Sides(heard, other))) for other in others),
         ],
     }
-
-
-def _reorder_within_places(scene: Scene, rng: random.Random) -> Scene:
-    """Return the scene with the columns of the performers of each place shuffled."""
-    columns = defaultdict(list)
-    for performer in scene.performers:
-        columns[performer.place].append(performer.column)
-    for of_place in columns.values():
-        rng.shuffle(of_place)
-    return replace(scene, performers=tuple(replace(p, column=columns[p.place].pop()) for p in scene.performers))
 
 
 def _answer_weights(completions: _Completions, templates: set[str]) -> dict[tuple[str, str], dict[str, float]]:

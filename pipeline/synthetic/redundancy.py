@@ -9,6 +9,7 @@ Information", 2010; the generator is ours.
 """
 
 import random
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from pipeline.synthetic.difficulty import Difficulty, sample_distractors
@@ -89,6 +90,16 @@ def combine(sides: Sides) -> Scene:
             performers.append(_playing(seen, player))
     performers += [replace(player, place=None, column=0.0) for player in heard]
     return replace(sides.visual, performers=tuple(performers), has_voiceover=sides.audio.has_voiceover)
+
+
+def reorder_within_places(scene: Scene, rng: random.Random) -> Scene:
+    """Return the scene with the columns of the performers of each place shuffled, which its audio does not tell."""
+    columns = defaultdict(list)
+    for performer in scene.performers:
+        columns[performer.place].append(performer.column)
+    for of_place in columns.values():
+        rng.shuffle(of_place)
+    return replace(scene, performers=tuple(replace(p, column=columns[p.place].pop()) for p in scene.performers))
 
 
 def _playing(seen: Performer, heard: Performer) -> Performer:

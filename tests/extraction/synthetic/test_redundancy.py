@@ -20,7 +20,7 @@ from pipeline.synthetic import observer, read_redundancy, synthesize
 from pipeline.synthetic.audio import synthesize_waveform
 from pipeline.synthetic.dataset import SceneSettings, measure_redundancy, sample_scenes, select_questions
 from pipeline.synthetic.difficulty import DIFFICULTIES, NORMAL, Difficulty
-from pipeline.synthetic.redundancy import Sides, combine, sample_redundant_scene, sample_sides
+from pipeline.synthetic.redundancy import Sides, combine, reorder_within_places, sample_redundant_scene, sample_sides
 from pipeline.synthetic.render import render_frame
 from pipeline.synthetic.scene import Scene
 from pipeline.synthetic.shared_information import STATES, measure_state, measure_states, state_probability
@@ -29,7 +29,7 @@ REDUNDANCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Of commit c8e15fa, before there was a redundancy.
 DEMO_QUESTIONS = "dc2d31a0254d04c81df2499c9617b524457acb54a07a1f239abbc0548aa8f541"
 DEMO_FRAMES = "d3a437f8e546702f2ba2f49058fa2dbb80c4441c0e2a5091a9692290642b52db"
-DEMO_LOUDNESS = [0.059848, 0.119208, 0.134861, 0.173012, 0.177308, 0.0, 0.116821, 0.054606]
+DEMO_LOUDNESS = [0.059848, 0.119208, 0.134861, 0.173012, 0.177308, 0.0, 0.116821, 0.054606, 0.097646, 0.012788]
 
 
 def sample_all_sides(number: int, redundancy: float, difficulty: Difficulty = NORMAL, seconds: int = 3) -> list[Sides]:
@@ -85,6 +85,20 @@ def test_a_combined_scene_has_the_audio_of_one_side_and_the_frames_of_the_other(
         both += sum(p.is_visible and p.is_audible for p in scene.performers)
         total += len(scene.performers)
     assert 0 < both < total / 2  # where both sides have an instrument, it is one performer
+
+
+def test_only_the_order_within_a_place_is_unknown_from_the_audio() -> None:
+    scenes = [of.visual for of in sample_all_sides(40, 1.0) if len({p.instrument for p in of.visual.visible}) == 4]
+    for scene in scenes[:3]:
+        found = [reorder_within_places(scene, random.Random(seed)) for seed in range(20)]
+        assert all(
+            {(p.instrument, p.place) for p in of.visible} == {(p.instrument, p.place) for p in scene.visible}
+            for of in found
+        )
+        assert {tuple(p.column for p in of.visible) for of in found} == {(1 / 8, 3 / 8, 5 / 8, 7 / 8)}
+        left, one, other, right = (p.instrument for p in scene.visible)
+        orders = {tuple(p.instrument for p in of.visible) for of in found}
+        assert orders == {(left, one, other, right), (left, other, one, right)}
 
 
 def plug_in(pairs: Sequence[tuple[Hashable, Hashable]]) -> float:
@@ -152,10 +166,10 @@ def test_independent_modalities_share_nothing_and_redundant_ones_everything() ->
 @pytest.fixture(scope="module")
 def measured() -> dict[float, dict[str, dict[str, dict[str, float]]]]:
     patch, documents = pytest.MonkeyPatch(), {}
-    patch.setattr(observer, "SAMPLES", 20)  # for speed
+    patch.setattr(observer, "SAMPLES", 15)  # for speed
     for redundancy in (0.0, 0.5, 1.0):
         settings = SceneSettings(3, 0, redundancy)
-        splits = sample_scenes(200, settings)
+        splits = sample_scenes(150, settings)
         documents[redundancy] = measure_redundancy(splits, select_questions(splits, 0), settings)
     patch.undo()
     return documents
@@ -191,9 +205,9 @@ def guess(train: Sequence[Question], test: Sequence[Question], key: str) -> floa
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-@pytest.mark.parametrize("redundancy", [*REDUNDANCIES, None])
+@pytest.mark.parametrize("redundancy", [0.0, 0.5, 1.0, None])
 def test_the_question_alone_gives_no_answer_away_at_any_redundancy(redundancy: float | None, difficulty: str) -> None:
-    splits = sample_scenes(200, SceneSettings(3, 1, redundancy, difficulty))
+    splits = sample_scenes(150, SceneSettings(3, 1, redundancy, difficulty))
     questions = select_questions(splits, 1)
     for key in ("template", "text"):
         assert guess(questions["train"], questions["test"], key) < 0.42
