@@ -181,7 +181,7 @@ def _sample_scene(video_id: str, settings: SceneSettings) -> Scene:
     if settings.redundancy is not None:
         return combine(_sample_sides(video_id, settings))
     difficulty = DIFFICULTIES[settings.difficulty]
-    return sample_scene(video_id, settings.seconds, _generator(video_id, settings), difficulty=difficulty)
+    return sample_scene(video_id, settings.seconds, _generator(video_id, settings), difficulty)
 
 
 def _sample_sides(video_id: str, settings: SceneSettings) -> Sides:

@@ -111,15 +111,8 @@ class Scene:
         return tuple(sorted((p for p in self.performers if p.is_audible), key=lambda p: p.start))
 
 
-def sample_scene(
-    video_id: str,
-    seconds: int,
-    rng: random.Random,
-    has_audio: bool = True,
-    has_visual: bool = True,
-    difficulty: Difficulty = NORMAL,
-) -> Scene:
-    """Return a random scene for one clip, sampled from `rng`."""
+def sample_scene(video_id: str, seconds: int, rng: random.Random, difficulty: Difficulty = NORMAL) -> Scene:
+    """Return a random scene for one clip with both tracks, sampled from `rng`."""
     instruments = sample_instruments(difficulty.count_weights, rng)
     roles = _sample_roles(len(instruments), rng)
     positions = iter(sample_positions(sum(role != "hidden" for role in roles), rng))
@@ -135,8 +128,8 @@ def sample_scene(
         setting=rng.choice(SETTINGS),
         performers=tuple(performers),
         has_voiceover=rng.random() < VOICEOVER_SHARE,
-        has_audio=has_audio,
-        has_visual=has_visual,
+        has_audio=True,
+        has_visual=True,
         distractors=sample_distractors(difficulty, rng),
         noise_gain=difficulty.noise_gain,
     )

@@ -147,7 +147,7 @@ def test_a_held_note_tells_the_pitch_and_a_melody_does_not() -> None:
 
 
 def sample_hard(seed: int) -> Scene:
-    return sample_scene("v", SECONDS, random.Random(seed), difficulty=DIFFICULTIES["hard"])
+    return sample_scene("v", SECONDS, random.Random(seed), DIFFICULTIES["hard"])
 
 
 def test_hard_scenes_have_more_instruments_shapes_behind_them_and_noise() -> None:
