@@ -98,6 +98,7 @@ def synthesize(
     scenes = sorted((scene for split in splits.values() for scene in split), key=lambda scene: scene.video_id)
     folder = out / VIDEOS_FOLDER
     make_folder(folder)
+    (out / REDUNDANCY_FILE).unlink(missing_ok=True)
     digests = dict(_write_clips(scenes, folder, seed, workers, progress or (lambda done, total: None)))
     manifest = Manifest(
         name=name or out.name,
@@ -108,7 +109,6 @@ def synthesize(
         vocabulary=make_vocabulary(),
     )
     save_manifest(manifest, out)
-    (out / REDUNDANCY_FILE).unlink(missing_ok=True)
     if redundancy is not None:
         document = measure_redundancy(splits, manifest.questions, settings)
         replace_text(out / REDUNDANCY_FILE, json.dumps(document, indent=1) + "\n")
