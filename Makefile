@@ -12,7 +12,7 @@ DEMO     := build/demo
 # Further arguments for the command of a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
 
-.PHONY: help setup demo backbones methods test nightly versions lint lint-fast docs bench extract train clean
+.PHONY: help setup demo backbones methods dial test nightly versions lint lint-fast docs bench extract train clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -47,6 +47,9 @@ methods: $(READY) $(DEMO)/evaluation.json  ## Train every method on the demo's v
 	$(BIN)/mavqa-sweep train/grids/methods.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/methods --jobs $(JOBS) \
 	  --evaluation $(DEMO)/methods/evaluation.json
 	$(BIN)/mavqa-report $(DEMO)/methods --out $(DEMO)/methods/report
+
+dial: $(READY)  ## Train the main methods from independent to redundant modalities, five seeds each (JOBS=1, ARGS).
+	$(BIN)/python benchmarks/dial.py --train --out build/dial --jobs $(JOBS) $(ARGS)
 
 # The slow files come early in the order of their names; reordered by number of tests they would come last.
 test: $(READY) lint-fast  ## Run the test suite and the fast part of lint.

@@ -23,7 +23,7 @@ from pipeline.media.decoders.registry import open_decoder
 from pipeline.media.timeline import DecodeRequest
 from pipeline.store.schema import State
 from pipeline.synthetic import synthesize
-from pipeline.synthetic.dataset import sample_scenes
+from pipeline.synthetic.dataset import SceneSettings, sample_scenes
 from pipeline.synthetic.scene import INSTRUMENTS, Scene
 
 PENALTY = 0.05
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    splits = sample_scenes(options.videos, options.seconds, options.seed)
+    splits = sample_scenes(options.videos, SceneSettings(options.seconds, options.seed))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         manifest = synthesize(out, options.videos, options.seconds, options.seed, workers=options.workers)

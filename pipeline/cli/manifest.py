@@ -4,9 +4,10 @@ import os
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -130,7 +131,7 @@ def _source_option(option: Option) -> Decorator:
 
 @manifest.command(short_help="Render the synthetic dataset.", on_interrupt="run the same command again, it starts over")
 @out_option
-@file_option("--settings", "TOML file with the dataset's name and, in a table [synthesize], videos, seconds and seed.")
+@file_option("--settings", "TOML file with the dataset's name and, in a table [synthesize], the options below.")
 @click.option("--videos", type=click.IntRange(min=1), help="Number of clips.  [default: --settings, else 400]")
 @click.option("--seconds", type=click.IntRange(min=1), help="Length of each clip.  [default: --settings, else 10]")
 @click.option(
@@ -138,30 +139,44 @@ def _source_option(option: Option) -> Decorator:
     type=click.IntRange(min=0),
     help="Random seed; equal seeds give equal datasets.  [default: --settings, else 0]",
 )
+@click.option(
+    "--redundancy",
+    type=click.FloatRange(0, 1),
+    help="Share of the clips whose audio and frames tell of each other, 0 (independent) to 1 (redundant); the "
+    "information is measured.  [default: --settings, else the demo's scenes]",
+)
+@click.option(
+    "--difficulty",
+    help="normal, or hard: up to 6 instruments, shapes behind them, noise.  [default: --settings, else normal]",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Number of worker processes.  [default: one per core]")
 @json_option
-def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: bool, **numbers: int | None) -> None:
+def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: bool, **options: Any) -> None:
     """Create the synthetic dataset: rendered clips of instruments, and questions with exact answers.
 
-    The clips are written to the folder videos in --out.
+    The clips are written to the folder videos in --out. With --redundancy, redundancy.json in --out says how much each
+    modality tells of the other and of the answers.
 
     \b
     Examples:
       mavqa-manifest synthesize --out build/demo/data --videos 400 --seconds 10 --seed 0
       mavqa-manifest synthesize --out build/demo/data --settings data_manifests/demo/dataset.toml
+      mavqa-manifest synthesize --out build/half/data --redundancy 0.5 --difficulty hard --seconds 3
     """
-    from pipeline.synthetic import synthesize
+    from pipeline.synthetic import read_redundancy, synthesize
 
     name, defaults = _synthetic_defaults(out, settings)
-    chosen = defaults | {key: value for key, value in numbers.items() if value is not None}
+    chosen = defaults | {key: value for key, value in options.items() if value is not None}
     with show_task("synthesize", "clips") as progress:
         created = synthesize(out, **chosen, progress=progress, workers=workers or os.cpu_count() or 1, name=name)
-    _show(Built(created), out, as_json)
+    measured = {"redundancy": read_redundancy(out)} if "redundancy" in chosen else {}
+    _show(Built(created), out, as_json, measured)
 
 
-def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str, int]]:
-    """Return the dataset's name and its numbers, from the file `settings` if there is one."""
+def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str, Any]]:
+    """Return the dataset's name and its options, from the file `settings` if there is one."""
     defaults, least = {"videos": 400, "seconds": 10, "seed": 0}, {"videos": 1, "seconds": 1, "seed": 0}
+    optional = {"redundancy": ((int, float), "a number in [0, 1]"), "difficulty": ((str,), "text")}
     if settings is None:
         return _name_of(out), defaults
     try:
@@ -174,9 +189,15 @@ def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str
     if not isinstance(document.get("name"), str) or not isinstance(table, dict):
         raise UserError(f"--settings {settings} has no text 'name' or no table [synthesize]: pass a dataset.toml")
     for key in (*table, *least):
+        if key in optional:
+            kinds, wanted = optional[key]
+            if type(table[key]) not in kinds:
+                raise UserError(f"--settings {settings}: [synthesize] {key} is {table[key]!r}: set {wanted}")
+            continue
         if key not in least:
-            hint, known = did_you_mean(key, least), ", ".join(least)
-            raise UserError(f"--settings {settings}: [synthesize] {key} is unknown{hint}: choose one of {known}")
+            known = (*least, *optional)
+            hint, listed = did_you_mean(key, known), ", ".join(known)
+            raise UserError(f"--settings {settings}: [synthesize] {key} is unknown{hint}: choose one of {listed}")
         if type(table.get(key)) is not int or table[key] < least[key]:
             found = repr(table[key]) if key in table else "missing"
             raise UserError(f"--settings {settings}: [synthesize] {key} is {found}: set an integer from {least[key]}")
@@ -210,12 +231,12 @@ def check(folder: Path, videos: Path | None, as_json: bool) -> None:
         raise UserError(f"manifest {str(folder)!r} is invalid: {report.errors[0].message}{rest}")
 
 
-def _show(built: Built, out: Path, as_json: bool) -> None:
+def _show(built: Built, out: Path, as_json: bool, measured: Mapping[str, Any] = MappingProxyType({})) -> None:
     if as_json:
         head = {"manifest": str(out), "name": built.manifest.name, "release": built.manifest.release}
         skipped = [asdict(finding) for finding in built.skipped]
         messages = {"odd_records": built.counts, "notes": list(built.notes), "skipped": skipped}
-        show_json({**head, **count(built.manifest), **messages})
+        show_json({**head, **count(built.manifest), **messages, **measured})
         return
     click.echo(f"{_describe(built.manifest)} -> {out}")
     for name, number in built.counts.items():

@@ -3,6 +3,6 @@
 It needs no download and has no licence restrictions; it does not replace real recordings.
 """
 
-from pipeline.synthetic.dataset import synthesize
+from pipeline.synthetic.dataset import read_redundancy, synthesize
 
-__all__ = ["synthesize"]
+__all__ = ["read_redundancy", "synthesize"]

@@ -53,13 +53,15 @@ TIMBRES = {
 def synthesize_waveform(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Return the scene's waveform: float32 [sample], mono, in [-1, 1], `seconds` long at `SAMPLE_RATE_HZ`.
 
-    A second in which nothing plays is exactly zero. The melodies are sampled from `rng`.
+    Without noise, a second in which nothing plays is exactly zero. The melodies and the noise are sampled from `rng`.
     """
     waveform = np.zeros(scene.seconds * SAMPLE_RATE_HZ, np.float32)
     for performer in scene.audible:
         _add_performer(waveform, performer, rng)
     if scene.has_voiceover:
         _add_voice(waveform, scene.seconds, rng)
+    if scene.noise_gain:
+        waveform += scene.noise_gain * synthesize_noise(len(waveform), rng)
     return np.clip(waveform, -1.0, 1.0)
 
 
@@ -67,7 +69,7 @@ def _add_performer(waveform: np.ndarray, performer: Performer, rng: np.random.Ge
     length = SAMPLE_RATE_HZ // performer.tempo
     base = int(performer.pitch * len(SCALE_SEMITONES))
     for index in range(performer.duration_seconds * performer.tempo):
-        step = (base + int(rng.integers(0, 3))) % len(SCALE_SEMITONES)
+        step = base if performer.holds_note else (base + int(rng.integers(0, 3))) % len(SCALE_SEMITONES)
         begin = performer.start * SAMPLE_RATE_HZ + index * length
         note = synthesize_note(performer.instrument, step, performer.tempo)
         waveform[begin : begin + length] += LEVEL_GAIN[performer.level] * note
@@ -78,6 +80,15 @@ def _add_voice(waveform: np.ndarray, seconds: int, rng: np.random.Generator) -> 
     for index in range(seconds * 4):
         begin = index * length
         waveform[begin : begin + length] += VOICE_GAIN * synthesize_syllable(int(rng.integers(0, 3)))
+
+
+def synthesize_noise(samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return pink noise (equal power per octave): float32 [sample], mean 0, standard deviation 1."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    spectrum[0] = 0
+    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+    noise = np.fft.irfft(spectrum, samples)
+    return (noise / noise.std()).astype(np.float32)
 
 
 @lru_cache(maxsize=512)

@@ -13,8 +13,8 @@ from operator import attrgetter
 
 from pipeline.synthetic.scene import INSTRUMENTS, Performer, Scene
 
-NUMBERS = ("zero", "one", "two", "three", "four")
-ORDINALS = ("first", "second", "third", "fourth")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 Answers = Iterator[tuple[tuple[str, ...], str]]
 

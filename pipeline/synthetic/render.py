@@ -1,4 +1,4 @@
-"""The frames of a scene: a stage, and instruments that move only while they play.
+"""The frames of a scene: a stage, and instruments that move as they play or as their `movement` says.
 
 The louder an instrument plays, the larger its motion; each instrument moves in its own way.
 """
@@ -10,13 +10,20 @@ from functools import lru_cache
 
 import numpy as np
 
+from pipeline.synthetic.difficulty import Distractor
 from pipeline.synthetic.scene import Performer, Scene, Setting
 from pipeline.synthetic.sprites import HEIGHT, render_sprite
 
 SIZE = 224
 FRAMES_PER_SECOND = 8
 FLOOR_ROW = 196
-LEVEL_MOTION = {1: 0.4, 2: 0.7, 3: 1.0}
+LEVEL_MOTION = {0: 0.0, 1: 0.4, 2: 0.7, 3: 1.0}
+# More instruments than these are rendered smaller, so that they do not overlap.
+MOST_FULL_SIZE = 4
+LIGHT_SIZE = 8
+LIGHT_SPACING = 12
+LIGHT_ROW = 210
+LIGHT_COLOUR = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,14 @@ def render_frame(scene: Scene, index: int) -> np.ndarray:
     """Return frame `index` of the scene: uint8 [height, width, 3], RGB."""
     second, part = divmod(index, FRAMES_PER_SECOND)
     frame = render_stage(scene.setting).copy()
+    # In [-1, 1], with an extreme in the middle of every second: that is the frame that extraction samples.
+    displacement = math.sin(math.pi * (second % 2 + part / FRAMES_PER_SECOND))
+    for distractor in scene.distractors:
+        _render_distractor(frame, distractor, displacement)
+    size = min(1.0, MOST_FULL_SIZE / max(1, len(scene.visible)))
     for performer in scene.visible:
-        _render_performer(frame, performer, second, part / FRAMES_PER_SECOND)
+        _render_performer(frame, performer, LEVEL_MOTION[performer.motion_during(second)], displacement, size)
+        _render_lights(frame, performer, size)
     return frame
 
 
@@ -77,17 +90,36 @@ def render_stage(setting: Setting) -> np.ndarray:
     return stage
 
 
-def _render_performer(frame: np.ndarray, performer: Performer, second: int, part: float) -> None:
+def _render_performer(
+    frame: np.ndarray, performer: Performer, strength: float, displacement: float, size: float
+) -> None:
+    """Paste the performer's sprite; `strength` in [0, 1] of its motion, `size` as a share of the full one."""
     motion = MOTIONS[performer.instrument]
-    strength = LEVEL_MOTION[performer.level] if performer.plays_during(second) else 0.0
-    # In [-1, 1], with an extreme in the middle of every second: that is the frame that extraction samples.
-    displacement = math.sin(math.pi * (second % 2 + part))
     degrees = motion.pose_degrees * (strength > 0) + strength * motion.degrees * displacement
-    scale = 1 + strength * motion.growth * abs(displacement)
+    scale = size * (1 + strength * motion.growth * abs(displacement))
     colour, opacity = render_sprite(performer.instrument, round(scale, 3), round(degrees, 1))
     centre_x = performer.column * SIZE + strength * motion.right * displacement
-    centre_y = FLOOR_ROW + 8 - HEIGHT / 2 - strength * motion.up * abs(displacement)
+    centre_y = FLOOR_ROW + 8 - size * HEIGHT / 2 - strength * motion.up * abs(displacement)
     _paste(frame, colour, opacity, round(centre_y - colour.shape[0] / 2), round(centre_x - colour.shape[1] / 2))
+
+
+def _render_lights(frame: np.ndarray, performer: Performer, size: float) -> None:
+    """Render a row of white squares on the floor in front of the performer."""
+    spacing, side = round(size * LIGHT_SPACING), round(size * LIGHT_SIZE)
+    left = round(performer.column * SIZE - ((performer.lights - 1) * spacing + side) / 2)
+    for index in range(performer.lights):
+        begin = left + index * spacing
+        frame[LIGHT_ROW : LIGHT_ROW + side, begin : begin + side] = LIGHT_COLOUR
+
+
+def _render_distractor(frame: np.ndarray, distractor: Distractor, displacement: float) -> None:
+    row, column = np.ogrid[:SIZE, :SIZE]
+    right, down = column - distractor.column - distractor.sway * displacement, row - distractor.row
+    if distractor.shape == "disc":
+        inside = right**2 + down**2 < (distractor.size / 2) ** 2
+    else:
+        inside = (abs(right) < distractor.size / 2) & (abs(down) < distractor.size / 2)
+    frame[inside] = distractor.colour
 
 
 def _paste(frame: np.ndarray, colour: np.ndarray, opacity: np.ndarray, top: int, left: int) -> None:

@@ -5,9 +5,11 @@ Source: the instruments and the places are those of MUSIC-AVQA's annotations; th
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from pipeline.synthetic.difficulty import NORMAL, Difficulty, Distractor, sample_distractors
 
 Place = Literal["left", "middle", "right"]
 Setting = Literal["indoor", "outdoor"]
@@ -18,7 +20,6 @@ SETTINGS: tuple[Setting, ...] = get_args(Setting)
 LEVELS = (1, 2, 3)
 TEMPOS = (1, 2, 4)
 
-COUNT_WEIGHTS = {1: 0.2, 2: 0.25, 3: 0.3, 4: 0.25}
 ENSEMBLE_SHARE = 0.25
 ALL_PLAY_SHARE = 0.5
 ROLE_WEIGHTS = {"plays": 0.4, "silent": 0.34, "hidden": 0.26}
@@ -29,12 +30,23 @@ SHORTEST_PLAY_SECONDS = 2
 
 
 @dataclass(frozen=True)
+class Movement:
+    """The motion of an instrument on screen: in the seconds [start, stop), as large as that of `level` (1 to 3)."""
+
+    start: int
+    stop: int
+    level: int
+
+
+@dataclass(frozen=True)
 class Performer:
     """One instrument of a scene.
 
     `place` is None if it is off screen; `column` is its horizontal centre as a share of the frame's width. It plays
     in the seconds [start, stop); equal means never. `level` (1 soft to 3 loud) and `tempo` (notes per second) apply
     while it plays; `pitch` in [0, 1) places its notes within the instrument's range.
+    `movement`: None if it moves as it plays. `lights`: number of lights in front of it. `holds_note`: whether it
+    repeats the note of its pitch instead of playing a melody from there.
     """
 
     instrument: str
@@ -45,6 +57,9 @@ class Performer:
     level: int
     tempo: int
     pitch: float
+    movement: Movement | None = None
+    lights: int = 0
+    holds_note: bool = False
 
     @property
     def is_visible(self) -> bool:
@@ -61,16 +76,18 @@ class Performer:
         """How long it plays."""
         return self.stop - self.start
 
-    def plays_during(self, second: int) -> bool:
-        """Whether it plays in the second [second, second + 1)."""
-        return self.start <= second < self.stop
+    def motion_during(self, second: int) -> int:
+        """Return the level of its motion in the second [second, second + 1), 0 if it rests."""
+        moves = self.movement or Movement(self.start, self.stop, self.level)
+        return moves.level if moves.start <= second < moves.stop else 0
 
 
 @dataclass(frozen=True)
 class Scene:
     """The events of one clip of `seconds` seconds, and the tracks of its file (`has_audio`, `has_visual`).
 
-    A missing track does not change the scene or its answers.
+    A missing track does not change the scene or its answers. `distractors`: shapes behind the instruments.
+    `noise_gain`: standard deviation of the noise in the audio.
     """
 
     video_id: str
@@ -80,6 +97,8 @@ class Scene:
     has_voiceover: bool
     has_audio: bool
     has_visual: bool
+    distractors: tuple[Distractor, ...] = ()
+    noise_gain: float = 0.0
 
     @property
     def visible(self) -> tuple[Performer, ...]:
@@ -92,13 +111,11 @@ class Scene:
         return tuple(sorted((p for p in self.performers if p.is_audible), key=lambda p: p.start))
 
 
-def sample_scene(
-    video_id: str, seconds: int, rng: random.Random, has_audio: bool = True, has_visual: bool = True
-) -> Scene:
-    """Return a random scene for one clip, sampled from `rng`."""
-    instruments = _sample_instruments(rng)
+def sample_scene(video_id: str, seconds: int, rng: random.Random, difficulty: Difficulty = NORMAL) -> Scene:
+    """Return a random scene for one clip with both tracks, sampled from `rng`."""
+    instruments = sample_instruments(difficulty.count_weights, rng)
     roles = _sample_roles(len(instruments), rng)
-    positions = iter(_sample_positions(sum(role != "hidden" for role in roles), rng))
+    positions = iter(sample_positions(sum(role != "hidden" for role in roles), rng))
     spans = _sample_spans(roles, seconds, rng)
     performers = []
     for instrument, role, (start, stop) in zip(instruments, roles, spans, strict=True):
@@ -111,13 +128,16 @@ def sample_scene(
         setting=rng.choice(SETTINGS),
         performers=tuple(performers),
         has_voiceover=rng.random() < VOICEOVER_SHARE,
-        has_audio=has_audio,
-        has_visual=has_visual,
+        has_audio=True,
+        has_visual=True,
+        distractors=sample_distractors(difficulty, rng),
+        noise_gain=difficulty.noise_gain,
     )
 
 
-def _sample_instruments(rng: random.Random) -> list[str]:
-    (count,) = rng.choices(tuple(COUNT_WEIGHTS), tuple(COUNT_WEIGHTS.values()))
+def sample_instruments(count_weights: Mapping[int, float], rng: random.Random) -> list[str]:
+    """Return the instruments of a scene: of one kind in `ENSEMBLE_SHARE` of the scenes, else all different."""
+    (count,) = rng.choices(tuple(count_weights), tuple(count_weights.values()))
     if rng.random() < ENSEMBLE_SHARE:
         return [rng.choice(INSTRUMENTS)] * count
     return rng.sample(INSTRUMENTS, count)
@@ -130,15 +150,11 @@ def _sample_roles(count: int, rng: random.Random) -> list[str]:
     return rng.choices(tuple(ROLE_WEIGHTS), tuple(ROLE_WEIGHTS.values()), k=count)
 
 
-def _sample_positions(count: int, rng: random.Random) -> list[tuple[Place, float]]:
-    """Return places and columns of `count` visible performers in random order; with four, two share the middle."""
+def sample_positions(count: int, rng: random.Random) -> list[tuple[Place, float]]:
+    """Return places and columns of `count` visible performers in random order; four or more share places."""
     if count > len(PLACES):
-        positions: list[tuple[Place, float]] = [
-            ("left", 1 / 8),
-            ("middle", 3 / 8),
-            ("middle", 5 / 8),
-            ("right", 7 / 8),
-        ]
+        columns = [(2 * index + 1) / (2 * count) for index in range(count)]
+        positions: list[tuple[Place, float]] = [(PLACES[int(column * len(PLACES))], column) for column in columns]
     else:
         positions = rng.sample([(place, (2 * i + 1) / 6) for i, place in enumerate(PLACES)], count)
     rng.shuffle(positions)
@@ -153,7 +169,7 @@ def _sample_spans(roles: Sequence[str], seconds: int, rng: random.Random) -> lis
         if role == "silent":
             spans.append((0, 0))
             continue
-        start, stop = _sample_span(seconds, rng)
+        start, stop = sample_span(seconds, rng)
         if previous_start is not None and previous_start < stop and rng.random() < TOGETHER_SHARE:
             start = previous_start
         previous_start = start
@@ -161,7 +177,8 @@ def _sample_spans(roles: Sequence[str], seconds: int, rng: random.Random) -> lis
     return spans
 
 
-def _sample_span(seconds: int, rng: random.Random) -> tuple[int, int]:
+def sample_span(seconds: int, rng: random.Random) -> tuple[int, int]:
+    """Return [start, stop) in which an instrument plays: in `ALWAYS_PLAYING_SHARE` of the cases the whole clip."""
     if rng.random() < ALWAYS_PLAYING_SHARE:
         return 0, seconds
     start = rng.randint(0, max(0, seconds - SHORTEST_PLAY_SECONDS))

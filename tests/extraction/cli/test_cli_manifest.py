@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from pipeline.cli.manifest import manifest
 from pipeline.manifests.manifest import Manifest, Video, load_manifest
 
+VALID = 'name = "small"\n[synthesize]\nvideos = 4\nseconds = 2\nseed = 9\n'
+
 
 def run(*arguments):
     return CliRunner().invoke(manifest, [str(argument) for argument in arguments])
@@ -203,17 +205,27 @@ def test_synthesize_passes_its_options(tmp_path, monkeypatch):
         return Manifest("demo", "r", "free", (Video("a", "a.mp4"),))
 
     fake = type(sys)("pipeline.synthetic")
-    fake.synthesize = synthesize
+    fake.synthesize, fake.read_redundancy = synthesize, None
     monkeypatch.setitem(sys.modules, "pipeline.synthetic", fake)
     options = ("--out", tmp_path, "--videos", 7, "--seconds", 3, "--seed", 5, "--workers", 2)
     result = run("synthesize", *options)
     assert result.exit_code == 0, result.output
     assert received == {"out": tmp_path, "videos": 7, "seconds": 3, "seed": 5, "workers": 2, "name": tmp_path.name}
     settings = tmp_path / "dataset.toml"
-    settings.write_text('name = "small"\n[synthesize]\nvideos = 4\nseconds = 2\nseed = 9\n')
+    settings.write_text(VALID)
     assert run("synthesize", "--out", tmp_path, "--settings", settings, "--seed", 1).exit_code == 0
     assert (received["name"], received["videos"], received["seconds"], received["seed"]) == ("small", 4, 2, 1)
     assert run("synthesize", "--out", tmp_path, "--videos", 0).exit_code == 2
+
+
+def test_synthesize_with_a_redundancy_shows_what_it_measured(tmp_path):
+    settings = tmp_path / "dataset.toml"
+    settings.write_text(VALID + 'redundancy = 1\ndifficulty = "hard"\n')
+    options = ("--out", tmp_path / "data", "--settings", settings, "--seconds", 1, "--workers", 1, "--json")
+    shown = json.loads(run("synthesize", *options, "--redundancy", 0.5).stdout)
+    assert shown["release"] == "synthetic-9-redundancy-0.5-hard"
+    assert shown["redundancy"] == json.loads((tmp_path / "data" / "redundancy.json").read_text())
+    assert run("synthesize", "--out", tmp_path, "--redundancy", 1.1).exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -231,6 +243,13 @@ def test_synthesize_passes_its_options(tmp_path, monkeypatch):
         ('name = "s"\n[synthesize]\nvideos = 4.5', "[synthesize] videos is 4.5: set an integer from 1"),
         ('name = "s"\n[synthesize]\nseed = -1', "[synthesize] seed is -1: set an integer from 0"),
         ('name = "s"\n[synthesize]\nclips = 4', "[synthesize] clips is unknown: choose one of videos, seconds, seed"),
+        (VALID + 'redundancy = "all"', "[synthesize] redundancy is 'all': set a number in [0, 1]"),
+        (VALID + "redundancy = 2", "--redundancy 2 is not in [0, 1]"),
+        (VALID + "difficulty = 1", "[synthesize] difficulty is 1: set text"),
+        (
+            VALID + 'difficulty = "hrad"',
+            "difficulty 'hrad' is unknown (did you mean 'hard'?): choose one of normal, hard",
+        ),
     ],
 )
 def test_the_error_for_invalid_settings_has_their_file_and_entry(tmp_path, text, message):

@@ -32,7 +32,7 @@ from pipeline.manifests.manifest import Vocabulary
 from pipeline.media.image import fit
 from pipeline.media.timeline import Media, Track
 from pipeline.store.schema import State
-from pipeline.synthetic.dataset import sample_scenes
+from pipeline.synthetic.dataset import SceneSettings, sample_scenes
 from pipeline.synthetic.render import render_frame
 
 PLAIN = torch.contiguous_format
@@ -63,7 +63,7 @@ def reference(towers) -> open_clip.CLIP:
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
     """Frames of six scenes, uint8 [frame, 224, 224, 3]."""
-    scenes = sample_scenes(10, 4, 0)["train"][:6]
+    scenes = sample_scenes(10, SceneSettings(4, 0))["train"][:6]
     rendered = [np.ascontiguousarray(render_frame(scene, 12)) for scene in scenes]
     return np.stack([fit(frame, CLIPTokens.frame_size) for frame in rendered])
 

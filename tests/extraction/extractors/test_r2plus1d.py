@@ -10,7 +10,7 @@ from pipeline.extractors.weights import WeightsSource
 from pipeline.media.image import fit
 from pipeline.media.timeline import FrameSize, Media, Track
 from pipeline.store.schema import State
-from pipeline.synthetic.dataset import sample_scenes
+from pipeline.synthetic.dataset import SceneSettings, sample_scenes
 from pipeline.synthetic.render import render_frame
 
 SMALL = FrameSize("stretch", 40)
@@ -18,7 +18,7 @@ SMALL = FrameSize("stretch", 40)
 
 def render_clips(seconds: int) -> np.ndarray:
     """Return frames of one scene, uint8 [time x 16, 40, 40, 3]; the network accepts any size, small ones are faster."""
-    scene = sample_scenes(10, 4, 0)["train"][0]
+    scene = sample_scenes(10, SceneSettings(4, 0))["train"][0]
     rendered = [np.ascontiguousarray(render_frame(scene, index)) for index in range(16 * seconds)]
     return np.stack([fit(frame, SMALL) for frame in rendered])
 

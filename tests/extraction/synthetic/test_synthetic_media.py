@@ -1,5 +1,6 @@
 """The synthetic clips: real MP4 files whose video and audio agree with the scene."""
 
+import random
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -8,10 +9,20 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.synthetic.audio import SAMPLE_RATE_HZ, TIMBRES, synthesize_note, synthesize_waveform
+from pipeline.synthetic.audio import LEVEL_GAIN, SAMPLE_RATE_HZ, TIMBRES, synthesize_note, synthesize_waveform
+from pipeline.synthetic.difficulty import DIFFICULTIES
 from pipeline.synthetic.mp4 import write_clip
-from pipeline.synthetic.render import FRAMES_PER_SECOND, SIZE, render_frame, render_frames, render_stage
-from pipeline.synthetic.scene import INSTRUMENTS, Performer, Scene
+from pipeline.synthetic.render import (
+    FLOOR_ROW,
+    FRAMES_PER_SECOND,
+    LIGHT_ROW,
+    LIGHT_SIZE,
+    SIZE,
+    render_frame,
+    render_frames,
+    render_stage,
+)
+from pipeline.synthetic.scene import INSTRUMENTS, Movement, Performer, Scene, sample_scene
 from pipeline.synthetic.sprites import COLOURS
 
 SECONDS = 4
@@ -97,6 +108,79 @@ def test_a_louder_level_means_more_energy_and_larger_motion() -> None:
         assert loudness == sorted(loudness)
         assert loudness[2] > 2 * loudness[0]
         assert motion[0] < motion[2], name
+
+
+def test_a_movement_replaces_the_motion_of_playing() -> None:
+    silent = replace(VIOLIN, start=0, stop=0, movement=Movement(2, 4, 3))
+    resting = replace(VIOLIN, movement=Movement(0, 0, 3))
+    for performer, expected in ((silent, [False, False, True, True]), (resting, [False] * SECONDS)):
+        seconds = np.array(list(render_frames(replace(SOLO, performers=(performer,)))))
+        moves = (seconds.reshape(SECONDS, FRAMES_PER_SECOND, -1) != seconds[0].reshape(-1)).any((1, 2))
+        assert moves.tolist() == expected
+    as_loud = [
+        replace(SOLO, performers=(replace(VIOLIN, level=1, movement=Movement(1, 3, level)),)) for level in (1, 3)
+    ]
+    assert (render_frame(as_loud[0], 12) != render_frame(as_loud[1], 12)).any()
+    assert np.array_equal(render_frame(as_loud[1], 12), render_frame(SOLO, 12))
+
+
+@pytest.mark.parametrize("lights", [0, 1, 2, 4])
+def test_lights_are_separate_white_squares_in_front_of_an_instrument(lights: int) -> None:
+    frame = render_frame(replace(SOLO, performers=(replace(VIOLIN, lights=lights),)), 0)
+    white = (frame[LIGHT_ROW + 1] == 255).all(-1)
+    assert np.diff(white.astype(int)).tolist().count(1) == lights
+    assert white.sum() == lights * LIGHT_SIZE
+    if lights:
+        assert np.flatnonzero(white).mean() == pytest.approx(SIZE / 2, abs=1)
+
+
+def test_a_held_note_tells_the_pitch_and_a_melody_does_not() -> None:
+    def waveform(pitch: float, holds_note: bool) -> np.ndarray:
+        performer = replace(VIOLIN, pitch=pitch, holds_note=holds_note, start=0, stop=SECONDS, tempo=1)
+        return make_waveform(replace(SOLO, performers=(performer,))).reshape(SECONDS, -1)
+
+    for pitch, step in ((1 / 6, 0), (1 / 2, 2), (5 / 6, 4)):
+        held = waveform(pitch, True)
+        assert all(np.array_equal(second, held[0]) for second in held)
+        assert np.allclose(held[0], LEVEL_GAIN[3] * synthesize_note("violin", step, 1))
+        assert not all(np.array_equal(second, held[0]) for second in waveform(pitch, False))
+
+
+def sample_hard(seed: int) -> Scene:
+    return sample_scene("v", SECONDS, random.Random(seed), DIFFICULTIES["hard"])
+
+
+def test_hard_scenes_have_more_instruments_shapes_behind_them_and_noise() -> None:
+    scenes = [sample_hard(seed) for seed in range(60)]
+    easy = [sample_scene("v", SECONDS, random.Random(seed)) for seed in range(60)]
+    assert {len(scene.performers) for scene in scenes} == {2, 3, 4, 5, 6}
+    assert {len(scene.performers) for scene in easy} == {1, 2, 3, 4}
+    assert all(not scene.distractors and not scene.noise_gain for scene in easy)
+    assert {len(scene.distractors) for scene in scenes} == {5, 6, 7, 8, 9}
+    for scene in scenes[:5]:
+        bare = replace(scene, distractors=())
+        hidden = (render_frame(scene, 12) != render_frame(bare, 12)).any(-1).mean()
+        assert 0.01 < hidden < 0.4
+        alone = replace(bare, performers=())
+        assert np.array_equal(render_frame(alone, 12), render_stage(scene.setting))
+        assert (render_frame(replace(alone, distractors=scene.distractors), 12) != render_stage(scene.setting)).any()
+        silent = replace(scene, performers=(), has_voiceover=False)
+        assert measure_loudness(make_waveform(silent)) == pytest.approx([0.02] * SECONDS, rel=0.3)
+        assert not make_waveform(replace(silent, noise_gain=0.0)).any()
+
+
+def test_six_instruments_are_beside_each_other_and_stand_on_the_floor() -> None:
+    columns = [(2 * index + 1) / 12 for index in range(6)]
+    performers = tuple(
+        replace(VIOLIN, instrument=name, column=column, start=0, stop=0)
+        for name, column in zip(INSTRUMENTS, columns, strict=True)
+    )
+    frame, stage = render_frame(replace(SOLO, performers=performers), 0), render_stage("indoor")
+    painted = (frame != stage).any(-1)
+    assert painted[FLOOR_ROW : FLOOR_ROW + 9].any(0).sum() > 6 * 10
+    for name, column in zip(INSTRUMENTS, columns, strict=True):
+        is_coloured = np.flatnonzero((abs(frame.astype(int) - COLOURS[name]).sum(-1) < 20).any(0))
+        assert abs(is_coloured - column * SIZE).max() <= SIZE / 12
 
 
 def test_a_hidden_instrument_is_audible_but_not_rendered() -> None:

@@ -11,7 +11,7 @@ from pipeline.manifests.manifest import QUESTION_LENGTH, Question, load_manifest
 from pipeline.manifests.templates import ANSWERS, TYPES, encode, fill, index_tokens
 from pipeline.synthetic import synthesize
 from pipeline.synthetic.balance import Candidate, choose_balanced
-from pipeline.synthetic.dataset import make_vocabulary, sample_scenes, select_questions
+from pipeline.synthetic.dataset import SceneSettings, make_vocabulary, sample_scenes, select_questions
 from pipeline.synthetic.questions import TEMPLATE_RULES
 from pipeline.synthetic.scene import INSTRUMENTS, Performer, Scene
 
@@ -20,7 +20,7 @@ NUMBERS = ["zero", "one", "two", "three", "four"]
 
 @pytest.fixture(scope="module")
 def scenes() -> dict[str, list[Scene]]:
-    return sample_scenes(400, 10, seed=3)
+    return sample_scenes(400, SceneSettings(10, seed=3))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,303 @@
+"""When does recalling a missing modality pay? Methods on synthetic datasets from independent to redundant modalities.
+
+Without --train, print for each redundancy how much either modality tells of the other and of the answers, and the
+floors that use no video; no clip is rendered. With --train, also synthesize and extract each dataset, train the grid
+train/grids/dial.toml on it, and write to --out: accuracies.csv, gains.csv, dial.png (gain over a learned constant and
+over modality dropout against the mutual information of the modalities) and groups.png (the gain over a learned constant
+on questions about the audio, about the frames, about both: the backbone itself answers those about what is available).
+Finished steps are skipped: run it again to go on after an interruption. A run took 0.8 minutes of one core (20 runs, 16
+minutes), so that the 250 of five redundancies and five seeds take two to three hours on two cores, extraction included.
+
+    python benchmarks/dial.py
+    python benchmarks/dial.py --train --seeds 5 --jobs 2
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.errors import UserError
+from pipeline.manifests.manifest import Manifest
+from pipeline.synthetic import read_redundancy
+from pipeline.synthetic.dataset import (
+    REDUNDANCY_FILE,
+    SceneSettings,
+    make_vocabulary,
+    measure_redundancy,
+    sample_scenes,
+    select_questions,
+)
+from pipeline.synthetic.difficulty import DIFFICULTIES
+from train.evaluation.floors import filled_majority, template_majority
+from train.report.plots import COLOURS, STYLE
+from train.report.tables import build_blocks
+from train.runs.results import ResultRow, read_results
+
+REDUNDANCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+GRID = Path(__file__).resolve().parent.parent / "train" / "grids" / "dial.toml"
+SCENARIOS = ("audio-missing", "visual-missing")
+BASELINES = ("constant-fill", "modality-dropout")
+REFERENCES = ("question-only", "audio-question", "visual-question")
+# The common start of the methods, in the tables only: without a modality it is far below all others.
+START = "zero-fill"
+GROUPS = ("All", "Audio", "Visual", "Audio-Visual")
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy in percent of one run, named by its entry of the grid, on a group of questions of a scenario."""
+
+    redundancy: float
+    bits: float
+    scenario: str
+    group: str
+    entry: str
+    seed: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The gain in points of a method over a baseline: by seed, its mean, its 95 % interval of mavqa-report if any."""
+
+    redundancy: float
+    bits: float
+    scenario: str
+    group: str
+    over: str
+    method: str
+    points: float
+    low: float | None
+    high: float | None
+    by_seed: tuple[float, ...]
+
+
+def main() -> int:
+    """Parse the options, print what there is to recall, train if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--redundancies", type=float, nargs="+", default=list(REDUNDANCIES), metavar="SHARE")
+    parser.add_argument("--difficulty", choices=list(DIFFICULTIES), default="normal")
+    parser.add_argument("--videos", type=int, default=500)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="of the datasets")
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--grid", type=Path, default=GRID)
+    parser.add_argument("--seeds", type=int, default=5, help="of the runs")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("build/dial"))
+    options = parser.parse_args()
+    try:
+        print_measures(options)
+        if options.train:
+            write_results([run_level(redundancy, options) for redundancy in options.redundancies], options.out)
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+    return 0
+
+
+def print_measures(options: argparse.Namespace) -> None:
+    """Print a line per redundancy and one of the demo's scenes, which have none."""
+    print(
+        f"{'':<12}{'bits of the other modality':>28}{'floors':>20}{'observer, all questions':>30}\n"
+        f"{'redundancy':<12}{'everything':>14}{'instruments':>14}{'template':>10}{'filled':>10}"
+        f"{'question':>10}{'audio':>10}{'visual':>10}"
+    )
+    for redundancy in (None, *options.redundancies):
+        settings = SceneSettings(options.seconds, options.seed, redundancy, options.difficulty)
+        splits = sample_scenes(options.videos, settings)
+        questions = select_questions(splits, settings.seed)
+        manifest = Manifest("dial", settings.release, "", (), questions, make_vocabulary())
+        floors = [
+            floor(manifest.questions["train"], questions[SPLIT]) for floor in (template_majority, filled_majority)
+        ]
+        percentages = "".join(f"{floor.overall.accuracy:>10.1f}" for floor in floors)
+        if redundancy is None:
+            print(f"{'the demo':<12}{'':>28}{percentages}")
+            continue
+        measured = measure_redundancy(splits, questions, settings)
+        bits = "".join(
+            f"{measured['states'][name]['mutual_information']:>14.1f}" for name in ("everything", "instruments")
+        )
+        found = measured["answers"]["all"]
+        observers = (found["question"], found["audio"]["accuracy"], found["visual"]["accuracy"])
+        print(f"{redundancy:<12g}{bits}{percentages}{''.join(f'{value:>10.1f}' for value in observers)}")
+
+
+def run_level(redundancy: float, options: argparse.Namespace) -> Path:
+    """Synthesize, extract, train and report one redundancy; return its folder. Finished steps are skipped."""
+    folder = options.out / f"{options.difficulty}-{redundancy:g}"
+    data, store, runs = folder / "data", folder / "store.zarr", folder / "runs"
+    if not (data / REDUNDANCY_FILE).is_file():  # the last file that is written
+        scenes = ("--videos", options.videos, "--seconds", options.seconds, "--seed", options.seed)
+        dial = ("--redundancy", redundancy, "--difficulty", options.difficulty)
+        run_mavqa("manifest", "synthesize", "--out", data, *scenes, *dial)
+    places = ("--manifest", data, "--store", store)
+    numbers = ("--weights", "seeded", "--seconds", options.seconds, "--decoder", "pyav")
+    run_mavqa("extract", *places, "--videos", data / "videos", *numbers)
+    run_mavqa("sweep", options.grid, *places, "--out", runs, "--seeds", options.seeds, "--jobs", options.jobs)
+    run_mavqa("report", runs, "--out", folder / "report")
+    return folder
+
+
+def run_mavqa(*words: object) -> None:
+    """Run a command of mavqa; raise `UserError` if it fails."""
+    command = [sys.executable, "-m", "mavqa", *map(str, words)]
+    if subprocess.run(command, check=False).returncode:
+        raise UserError(f"{' '.join(command[2:])} failed: fix its cause, then run this program again")
+
+
+def write_results(folders: Sequence[Path], out: Path) -> None:
+    """Write the tables and figures of all levels to `out`; print the accuracies."""
+    accuracies = [row for folder in folders for row in read_accuracies(folder)]
+    gains = [gain for folder in folders for gain in read_gains(folder)]
+    write_table(accuracies, out / "accuracies.csv")
+    write_table(gains, out / "gains.csv")
+    panels = [(scenario, "All", over) for scenario in SCENARIOS for over in BASELINES]
+    draw(gains, panels, out / "dial.png")
+    panels = [(scenario, group, BASELINES[0]) for scenario in SCENARIOS for group in GROUPS[1:]]
+    draw(gains, panels, out / "groups.png")
+    print_accuracies(accuracies)
+
+
+def read_level(folder: Path) -> tuple[float, float]:
+    """Return (redundancy, mutual information of the modalities in bits) of the dataset of a level."""
+    document = read_redundancy(folder / "data")
+    return document["redundancy"], document["states"]["everything"]["mutual_information"]
+
+
+def read_rows(folder: Path) -> list[ResultRow]:
+    """Return the result rows of all runs of a level."""
+    return [row for path in sorted((folder / "runs").glob("*/results.jsonl")) for row in read_results(path.parent)]
+
+
+def read_accuracies(folder: Path) -> list[Accuracy]:
+    """Return the accuracies of the trained runs of a level."""
+    redundancy, bits = read_level(folder)
+    found = []
+    for row in read_rows(folder):
+        if row.kind != "model" or row.split != SPLIT or row.scenario not in SCENARIOS:
+            continue
+        entry, _, seed = row.run.rpartition("-seed")
+        counts = {"All": row.accuracies.overall, **row.accuracies.groups}
+        of_groups = {group: counts[group].accuracy for group in GROUPS if group in counts}
+        found += [
+            Accuracy(redundancy, bits, row.scenario, group, entry, int(seed), accuracy)
+            for group, accuracy in of_groups.items()
+        ]
+    return found
+
+
+def read_gains(folder: Path) -> list[Gain]:
+    """Return the gains of a level over the `BASELINES`, with the intervals that mavqa-report found."""
+    by_seed: dict[tuple[str, str, str], dict[int, float]] = {}
+    accuracies = read_accuracies(folder)
+    for found in accuracies:
+        by_seed.setdefault((found.scenario, found.group, found.entry), {})[found.seed] = found.accuracy
+    intervals, (redundancy, bits) = read_intervals(folder), read_level(folder)
+    gains = []
+    for (scenario, group, method), of_method in by_seed.items():
+        for over in BASELINES:
+            of_baseline = by_seed.get((scenario, group, over), {})
+            seeds = sorted(of_method.keys() & of_baseline.keys())
+            if not seeds or method in (over, *REFERENCES):
+                continue
+            low, high = intervals.get((scenario, over, method), (None, None)) if group == "All" else (None, None)
+            points = tuple(of_method[seed] - of_baseline[seed] for seed in seeds)
+            gains.append(Gain(redundancy, bits, scenario, group, over, method, mean(points), low, high, points))
+    return gains
+
+
+def read_intervals(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Return {(scenario, baseline, method), entries of the grid: interval of the gain} from the report's gains.csv."""
+    entries = {}
+    for block in build_blocks(read_rows(folder)):
+        for line in block.lines:
+            entries[block.scenario, line.label] = line.rows[0].run.rpartition("-seed")[0]
+    intervals = {}
+    with (folder / "report" / "gains.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["split"] == SPLIT and row["low"]:
+                names = (entries[row["scenario"], row[column]] for column in ("over", "method"))
+                intervals[row["scenario"], *names] = (float(row["low"]), float(row["high"]))
+    return intervals
+
+
+def write_table(rows: Sequence[Accuracy | Gain], path: Path) -> None:
+    """Write a CSV file with a column per field; points by seed are separated by spaces."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(list(vars(rows[0])))
+        writer.writerows([*map(_as_text, vars(row).values())] for row in rows)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_as_text, value))
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def draw(gains: Sequence[Gain], panels: Sequence[tuple[str, str, str]], path: Path) -> None:
+    """Draw the gains of all methods but the start against the mutual information.
+
+    `panels`: (scenario, group, baseline) of each panel, row by row.
+    """
+    methods = sorted({gain.method for gain in gains} - {START})
+    columns = len(panels) // len(SCENARIOS)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.2 * columns, 3.2 * len(SCENARIOS)), layout="constrained")
+        grid = figure.subplots(len(SCENARIOS), columns, sharex=True, sharey=True, squeeze=False)
+        for axes, (scenario, group, over) in zip(grid.flat, panels, strict=True):
+            shown = [g for g in gains if (g.scenario, g.group, g.over) == (scenario, group, over)]
+            for number, method in enumerate(methods):
+                offset = 0.12 * (number - (len(methods) - 1) / 2)
+                draw_method(
+                    [g for g in shown if g.method == method], axes, method, COLOURS[number % len(COLOURS)], offset
+                )
+            axes.axhline(0, color="#8A8F98", linewidth=0.8)
+            questions = "all questions" if group == "All" else f"{group} questions"
+            axes.set_title(f"{scenario}, {questions}", fontsize=9)
+            axes.set_ylabel(f"points over {over}")
+            axes.set_xlabel("mutual information of audio and frames (bits)")
+        handles = {h.get_label(): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+        figure.savefig(path, dpi=150)
+
+
+def draw_method(gains: Sequence[Gain], axes: Axes, method: str, colour: str, offset: float) -> None:
+    """Draw one method's means as a line with their intervals, and its points by seed, `offset` bits to the right."""
+    if not gains:
+        return
+    ordered = sorted(gains, key=lambda gain: gain.bits)
+    at = [gain.bits + offset for gain in ordered]
+    axes.plot(at, [gain.points for gain in ordered], color=colour, marker="o", markersize=4, label=method)
+    for x, gain in zip(at, ordered, strict=True):
+        axes.plot([x] * len(gain.by_seed), gain.by_seed, ".", color=colour, markersize=3, alpha=0.5)
+        if gain.low is not None and gain.high is not None:
+            axes.plot([x, x], [gain.low, gain.high], color=colour, linewidth=1)
+
+
+def print_accuracies(accuracies: Iterable[Accuracy]) -> None:
+    """Print the mean over seeds of each entry, a line per redundancy, scenario and entry, a column per group."""
+    cells: dict[tuple[float, str, str], dict[str, list[float]]] = {}
+    for row in accuracies:
+        of_group = cells.setdefault((row.redundancy, row.scenario, row.entry), {})
+        of_group.setdefault(row.group, []).append(row.accuracy)
+    print(f"\n{'redundancy':<12}{'scenario':<16}{'entry':<24}{''.join(f'{group:>14}' for group in GROUPS)}")
+    for (redundancy, scenario, entry), groups in cells.items():
+        values = "".join(f"{mean(groups[group]):>14.1f}" if group in groups else f"{'':>14}" for group in GROUPS)
+        print(f"{redundancy:<12g}{scenario:<16}{entry:<24}{values}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The benchmark of the dial: which steps run, and that its tables are those of the runs and of their report."""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import dial
+import pytest
+from result_rows import row, save
+
+from pipeline.errors import UserError
+from train.report.tables import build_blocks
+from train.training.sweep import read_grid
+
+CORRECT = {"constant-fill": (8, 9), "modality-dropout": (7, 7), "rmm": (10, 8), "question-only": (4, 4)}
+
+
+def make_level(folder: Path, redundancy: float, scenario: str = "audio-missing") -> Path:
+    """Write the runs of two seeds, a report with one interval, and what was measured."""
+    rows = [
+        row(
+            **{"method": "reference" if name == "question-only" else name, "seed": seed, "correct": correct},
+            **{"scenario": scenario, "run": f"{name}-seed{seed}", "checkpoint_sha256": f"{name}{seed}"},
+            inputs="question" if name == "question-only" else "all",
+        )
+        for name, of_seeds in CORRECT.items()
+        for seed, correct in enumerate(of_seeds)
+    ]
+    save(folder / "runs", rows)
+    (block,) = build_blocks(rows)
+    label = {line.method: line.label for line in block.lines}
+    (folder / "report").mkdir()
+    with (folder / "report" / "gains.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["split", "scenario", "over", "method", "low", "high"])
+        writer.writeheader()
+        names = {"split": "test", "scenario": scenario, "over": label["constant-fill"]}
+        writer.writerow({**names, "method": label["rmm"], "low": "-1.5", "high": "4.5"})
+        writer.writerow({**names, "method": label["modality-dropout"], "low": "", "high": ""})
+    (folder / "data").mkdir()
+    states = {"everything": {"mutual_information": 20 * redundancy}}
+    (folder / "data" / "redundancy.json").write_text(
+        json.dumps({"format": 1, "redundancy": redundancy, "states": states})
+    )
+    return folder
+
+
+def test_gains_are_differences_by_seed_with_the_intervals_of_the_report(tmp_path: Path) -> None:
+    gains = {(g.group, g.over, g.method): g for g in dial.read_gains(make_level(tmp_path, 0.5))}
+    methods = {(over, method) for _, over, method in gains}
+    assert methods == {
+        ("constant-fill", "modality-dropout"),
+        ("constant-fill", "rmm"),
+        ("modality-dropout", "constant-fill"),
+        ("modality-dropout", "rmm"),
+    }
+    rmm = gains["All", "constant-fill", "rmm"]
+    assert (rmm.redundancy, rmm.bits, rmm.scenario) == (0.5, 10.0, "audio-missing")
+    # Nine types of 20 to 28 questions: two more and one less correct answers in each.
+    assert rmm.by_seed == pytest.approx((100 * 9 * 2 / 216, -100 * 9 / 216))
+    assert rmm.points == pytest.approx(sum(rmm.by_seed) / 2)
+    assert (rmm.low, rmm.high) == (-1.5, 4.5)
+    assert gains["Audio", "constant-fill", "rmm"].by_seed == pytest.approx((100 * 4 / 41, -100 * 2 / 41))
+    assert gains["Audio", "constant-fill", "rmm"].low is None
+    assert gains["All", "constant-fill", "modality-dropout"].low is None
+
+
+def test_tables_and_figures_have_every_level(tmp_path: Path) -> None:
+    folders = [
+        make_level(tmp_path / name, redundancy, scenario)
+        for name, redundancy, scenario in (("a", 0.0, "audio-missing"), ("b", 1.0, "visual-missing"))
+    ]
+    dial.write_results(folders, tmp_path)
+    with (tmp_path / "gains.csv").open() as file:
+        gains = list(csv.DictReader(file))
+    assert {g["bits"] for g in gains} == {"0.0000", "20.0000"}
+    assert all(len(g["by_seed"].split()) == 2 for g in gains)
+    with (tmp_path / "accuracies.csv").open() as file:
+        accuracies = list(csv.DictReader(file))
+    assert {a["entry"] for a in accuracies} == set(CORRECT)
+    assert len(accuracies) == 2 * 4 * 2 * 4  # levels, entries, seeds, groups
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("dial.png", "groups.png"))
+
+
+def test_a_level_is_synthesized_once_and_a_failed_command_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(dial, "run_mavqa", lambda *words: calls.append([*map(str, words)]))
+    options = argparse.Namespace(
+        out=tmp_path, difficulty="hard", videos=9, seconds=1, seed=2, grid="g", seeds=5, jobs=1
+    )
+    folder = dial.run_level(0.25, options)
+    assert folder == tmp_path / "hard-0.25"
+    assert [words[0] for words in calls] == ["manifest", "extract", "sweep", "report"]
+    assert calls[0][calls[0].index("--redundancy") :] == ["--redundancy", "0.25", "--difficulty", "hard"]
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "redundancy.json").write_text("{}")
+    calls.clear()
+    dial.run_level(0.25, options)
+    assert [words[0] for words in calls] == ["extract", "sweep", "report"]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="mavqa manifest nothing failed: fix its cause, then run this program again"):
+        dial.run_mavqa("manifest", "nothing")
+
+
+def test_every_redundancy_is_measured_beside_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    dial.print_measures(argparse.Namespace(videos=30, seconds=3, seed=0, difficulty="normal", redundancies=[0.0, 1.0]))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["the", "0", "1"]
+    assert lines[3].split()[1:3] == ["0.0", "0.0"]
+    assert float(lines[4].split()[1]) > 20
+    assert float(lines[4].split()[-1]) > 90
+
+
+def test_the_grid_has_the_names_that_the_benchmark_compares() -> None:
+    names = {entry.name for entry in read_grid(dial.GRID).methods}
+    assert {*dial.BASELINES, *dial.REFERENCES} < names
