@@ -3,30 +3,35 @@
 Each setting of `train/grids/tuning.toml` is trained on synthetic datasets of other seeds than the reported one, and
 judged by the accuracy on their validation split, the mean over the scenarios by which the method selects its
 checkpoint; no test split is read. Per method the setting with the highest mean over the datasets is chosen, the first
-one of equals. Finished runs are kept, so that the program can be stopped and started again.
+one of equals. Finished runs are kept, so that the program can be stopped and started again; the accuracies of finished
+settings are written to a table, from which the choice is made, also of datasets that were tried elsewhere.
 
     python benchmarks/tuning.py --plan
     python benchmarks/tuning.py --datasets 101 102 --jobs 2
+    python benchmarks/tuning.py --datasets
 """
 
 import argparse
+import csv
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import replace_text
 from pipeline.manifests.manifest import load_manifest
 from pipeline.store.reader import open_store
 from train.cli.options import runs_progress
 from train.data.feature_bank import FeatureBank
-from train.runs.log import best_validation, read_times
+from train.runs.log import best_validation
+from train.runs.presets import PRESETS
 from train.training.sweep import Cell, list_cells, read_grid, run_cells
 
 GRID = Path("train/grids/tuning.toml")
+TABLE = Path("train/grids/tuning.csv")
 SETTINGS = Path("data_manifests/demo/dataset.toml")
 # A run and its start, by measured runs on two cores (two at once).
 SECONDS_PER_RUN = 45
@@ -34,24 +39,25 @@ SECONDS_PER_RUN = 45
 
 @dataclass(frozen=True)
 class Tried:
-    """A setting of a method, and its validation accuracy in percent by dataset."""
+    """A setting of a method, by the name of its run in the grid, and its validation accuracy in percent by dataset."""
 
     method: str
     run: str
-    setting: dict[str, Any]
-    accuracies: tuple[float, ...]
+    setting: str
+    accuracies: dict[int, float]
 
     @property
     def mean(self) -> float:
         """The mean over the datasets, by which settings are compared."""
-        return mean(self.accuracies)
+        return mean(self.accuracies.values())
 
 
 def main() -> int:
     """Parse the options, train what is not trained yet, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", type=int, nargs="+", default=[101, 102], help="seeds of synthetic datasets")
+    parser.add_argument("--datasets", type=int, nargs="*", default=[101, 102], help="seeds of synthetic datasets")
     parser.add_argument("--out", type=Path, default=Path("build/tuning"))
+    parser.add_argument("--table", type=Path, default=TABLE, help="CSV of all accuracies, which is extended")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument(
         "--plan", action="store_true", help="print how many runs there would be, and how long they take"
@@ -61,12 +67,12 @@ def main() -> int:
         if options.plan:
             print_plan(options.datasets, options.jobs)
             return 0
-        cells = {seed: train_all(seed, options.out / str(seed), options.jobs) for seed in options.datasets}
-        tried = read_tried(cells, options.out)
-        print_table(tried, options.datasets)
-        folders = [options.out / str(seed) / "runs" / cell.name for seed, of in cells.items() for cell in of]
-        seconds = sum(sum(read_times(folder).values()) for folder in folders)
-        print(f"\n{len(folders)} runs, {seconds / 3600:.1f} hours of training epochs")
+        known = read_table(options.table)
+        for seed in options.datasets:
+            cells = train_all(seed, options.out / str(seed), options.jobs)
+            known |= read_accuracies(seed, cells, options.out / str(seed) / "runs")
+            write_table(options.table, known)
+        print_table(collect(known))
     except UserError as error:
         parser.exit(2, f"{error}\n")
     return 0
@@ -113,17 +119,47 @@ def run_command(*arguments: object) -> None:
         raise UserError(f"{' '.join(command)} failed")
 
 
-def read_tried(cells: dict[int, list[Cell]], out: Path) -> list[Tried]:
-    """Return every setting with its accuracies, in the order of the grid, without the run that others start from."""
-    first = next(iter(cells.values()))
-    common = read_grid(GRID).settings
+def read_accuracies(seed: int, cells: Sequence[Cell], runs: Path) -> dict[tuple[str, int], float]:
+    """Return {(run, dataset): accuracy in percent} of the settings, without the run that they start from."""
+    settings = [cell for cell in cells if cell.config.start_from]
+    return {(cell.name, seed): mean(best_validation(runs / cell.name).values()) for cell in settings}
+
+
+def read_table(path: Path) -> dict[tuple[str, int], float]:
+    """Return {(run, dataset): accuracy in percent} of a table; {} if there is none."""
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {(row["run"], int(row["dataset"])): float(row["accuracy"]) for row in csv.DictReader(file)}
+
+
+def write_table(path: Path, accuracies: Mapping[tuple[str, int], float]) -> None:
+    """Write a line per setting and dataset."""
+    lines = [f"{run},{dataset},{accuracy:.4f}\n" for (run, dataset), accuracy in sorted(accuracies.items())]
+    replace_text(path, "run,dataset,accuracy\n" + "".join(lines))
+
+
+def collect(accuracies: Mapping[tuple[str, int], float]) -> list[Tried]:
+    """Return the settings in the order of the grid, those of a method only if all were tried on the same datasets.
+
+    Raises `UserError` if the table has a run that the grid does not have.
+    """
+    grid = read_grid(GRID)
+    cells = {cell.name: cell for cell in list_cells(grid, None, "m", "s") if cell.config.start_from}
+    if unknown := sorted({run for run, _ in accuracies} - cells.keys()):
+        raise UserError(f"{GRID} has no run {unknown[0]}: remove it from the table")
     tried = []
-    for cell in (cell for cell in first if cell.config.start_from):
+    for name, cell in cells.items():
         own = {**cell.config.options, "learning_rate": cell.config.learning_rate}
-        setting = {name: value for name, value in own.items() if common.get(name) != value}
-        accuracies = [mean(best_validation(out / str(seed) / "runs" / cell.name).values()) for seed in cells]
-        tried.append(Tried(method_of(cell), cell.name, setting, tuple(accuracies)))
-    return tried
+        preset = {**PRESETS[grid.preset].options.get(cell.config.method, {}), **grid.settings}
+        setting = ", ".join(f"{option} {value}" for option, value in own.items() if preset.get(option) != value)
+        of_run = {dataset: accuracy for (run, dataset), accuracy in sorted(accuracies.items()) if run == name}
+        tried.append(Tried(method_of(cell), name, setting or "as in the grid", of_run))
+    is_equal = {
+        one.method: all(o.accuracies.keys() == one.accuracies.keys() for o in tried if o.method == one.method)
+        for one in tried
+    }
+    return [one for one in tried if one.accuracies and is_equal[one.method]]
 
 
 def choose(tried: Sequence[Tried]) -> list[Tried]:
@@ -132,15 +168,14 @@ def choose(tried: Sequence[Tried]) -> list[Tried]:
     return [max((one for one in tried if one.method == method), key=lambda one: one.mean) for method in methods]
 
 
-def print_table(tried: Sequence[Tried], datasets: Sequence[int]) -> None:
+def print_table(tried: Sequence[Tried]) -> None:
     """Print a Markdown table of all settings; the chosen ones are bold."""
-    chosen = choose(tried)
+    chosen, datasets = choose(tried), sorted({dataset for one in tried for dataset in one.accuracies})
     print(f"| method | setting | {' | '.join(f'dataset {seed}' for seed in datasets)} | mean |")
     print(f"|---|---|{'---:|' * (len(datasets) + 1)}")
     for one in tried:
-        setting = ", ".join(f"{name} {value}" for name, value in one.setting.items()) or "as in the grid"
-        values = [f"{accuracy:.2f}" for accuracy in (*one.accuracies, one.mean)]
-        cells = [one.method, setting, *values]
+        of_datasets = [f"{one.accuracies[seed]:.2f}" if seed in one.accuracies else "–" for seed in datasets]
+        cells = [one.method, one.setting, *of_datasets, f"{one.mean:.2f}"]
         print(f"| {' | '.join(f'**{cell}**' if one in chosen else cell for cell in cells)} |")
 
 

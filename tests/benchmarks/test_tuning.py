@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import tuning
 
+from pipeline.errors import UserError
 from train.training.sweep import list_cells, read_grid
 
 
@@ -32,31 +34,45 @@ def test_every_setting_has_the_same_budget_and_no_test_split_is_read(cells):
 
 def test_the_setting_with_the_highest_mean_is_chosen_the_first_of_equals():
     tried = [
-        tuning.Tried("a", "a-1", {}, (50.0, 60.0)),
-        tuning.Tried("a", "a-2", {"slots": 75}, (58.0, 54.0)),
-        tuning.Tried("b", "b-1", {}, (10.0, 10.0)),
-        tuning.Tried("b", "b-2", {}, (9.0, 11.0)),
+        tuning.Tried("a", "a-1", "", {1: 50.0, 2: 60.0}),
+        tuning.Tried("a", "a-2", "slots 75", {1: 58.0, 2: 54.0}),
+        tuning.Tried("b", "b-1", "", {1: 10.0, 2: 10.0}),
+        tuning.Tried("b", "b-2", "", {1: 9.0, 2: 11.0}),
     ]
     assert [one.run for one in tuning.choose(tried)] == ["a-2", "b-1"]
 
 
-def test_accuracies_are_those_of_the_selected_epoch_on_the_validation_split_of_each_dataset(tmp_path, cells, capsys):
+def save_metrics(folder: Path, validation: dict[str, float]) -> None:
+    folder.mkdir(parents=True)
+    common = {"stage": "joint", "learning_rate": 1e-3, "losses": {"total": 1.0}}
+    validations = (validation, {"audio-missing": 99.0, "visual-missing": 99.0})
+    rows = [
+        {"epoch": epoch, **common, "validation": of_epoch, "selected": epoch == 1}
+        for epoch, of_epoch in enumerate(validations, start=1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_accuracies_of_the_selected_epochs_are_added_to_the_table_and_compared(tmp_path, cells, capsys):
     of_method = [cell for cell in cells if tuning.method_of(cell) == "drfuse"]
+    known = {}
     for seed in (7, 8):
         for number, cell in enumerate(of_method):
-            folder = tmp_path / str(seed) / "runs" / cell.name
-            folder.mkdir(parents=True)
-            validation = {"audio-missing": seed + number, "visual-missing": seed - number}
-            common = {"stage": "joint", "learning_rate": 1e-3, "losses": {"total": 1.0}}
-            validations = (validation, {"audio-missing": 99.0, "visual-missing": 99.0})
-            rows = [
-                {"epoch": epoch, **common, "validation": of_epoch, "selected": epoch == 1}
-                for epoch, of_epoch in enumerate(validations, start=1)
-            ]
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tried = tuning.read_tried(dict.fromkeys((7, 8), of_method), tmp_path)
-    assert [one.accuracies for one in tried] == [(7.0, 8.0)] * 6
-    assert [one.setting for one in tried][1] == {}
-    assert tried[0].setting == {"learning_rate": 2.5e-4}
-    tuning.print_table(tried, (7, 8))
+            accuracies = {"audio-missing": seed + number, "visual-missing": seed - number}
+            save_metrics(tmp_path / str(seed) / cell.name, accuracies)
+        known |= tuning.read_accuracies(seed, of_method, tmp_path / str(seed))
+        tuning.write_table(tmp_path / "table.csv", known)
+    known = tuning.read_table(tmp_path / "table.csv")
+    tried = tuning.collect(known)
+    assert [one.accuracies for one in tried] == [{7: 7.0, 8: 8.0}] * 6
+    assert [one.setting for one in tried][:2] == ["learning_rate 0.00025", "as in the grid"]
+    tuning.print_table(tried)
     assert capsys.readouterr().out.count("**drfuse**") == 1
+    del known["drfuse-3-seed0", 8]
+    assert not tuning.collect(known)  # not all settings were tried on the same datasets
+    with pytest.raises(UserError, match="no run other"):
+        tuning.collect({("other", 7): 50.0})
+
+
+def test_the_committed_table_is_of_the_grid():
+    tuning.collect(tuning.read_table(tuning.TABLE))

@@ -121,10 +121,16 @@ def _differences(method: Mapping[int, Hits], baseline: Mapping[int, Hits], seeds
 
 
 def _find_reference(block: Block, line: Line) -> Line | None:
-    """Return the reference with the line's backbone, trained without the missing modality, or None."""
-    inputs = REFERENCE_INPUTS.get(block.scenario)
-    references = (o for o in block.lines if o.role == "reference" and o.rows[0].backbone == line.rows[0].backbone)
-    return next((reference for reference in references if reference.inputs == inputs), None)
+    """Return the reference with the line's backbone, trained without the missing modality, or None.
+
+    Of several the one with the line's exposure, else one that answers each question once.
+    """
+    inputs, backbone, exposure = REFERENCE_INPUTS.get(block.scenario), line.rows[0].backbone, line.rows[0].sees
+    references = [o for o in block.lines if o.role == "reference" and o.inputs == inputs]
+    references = [reference for reference in references if reference.rows[0].backbone == backbone]
+    preferred = [exposure, "nothing"]
+    references.sort(key=lambda of: preferred.index(of.rows[0].sees) if of.rows[0].sees in preferred else len(preferred))
+    return references[0] if references else None
 
 
 def _share_of_gap(pair: Pair, points: float, reference: Line | None) -> float | None:
