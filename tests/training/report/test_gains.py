@@ -121,6 +121,18 @@ def test_the_share_is_of_the_gap_to_the_model_trained_without_the_modality(tmp_p
     assert find_gains(block_of(rows, tmp_path))["zero-fill"]["rmm"].share is None
 
 
+def test_the_gap_is_to_the_reference_of_the_method_s_exposure_else_to_one_that_answers_once(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path, 10), save_run(tmp_path, 16, "rmm", sees="all"), save_run(tmp_path, 14, "drfuse")]
+    for correct, sees in ((18, "nothing"), (22, "all"), (30, "sampled")):
+        fields = {"inputs": "visual,question", "sees": sees, "training": {"epochs": 3, "exposure": sees}}
+        rows.append(save_run(tmp_path, correct, "reference", run=f"reference-{sees}", **fields))
+    gains = find_gains(block_of(rows, tmp_path))["zero-fill"]
+    assert gains["rmm (all)"].share == pytest.approx((16 - 10) / (22 - 10))
+    assert gains["drfuse"].share == pytest.approx((14 - 10) / (18 - 10))
+    gains = find_gains(block_of(rows[:-2], tmp_path))["zero-fill"]
+    assert gains["rmm (all)"].share == pytest.approx((16 - 10) / (18 - 10))
+
+
 def test_the_share_is_none_if_the_gap_is_not_significant(tmp_path: Path) -> None:
     rows = [save_run(tmp_path, 10), save_run(tmp_path, 16, "rmm")]
     rows += [save_run(tmp_path, 11, "reference", inputs="visual,question")]
