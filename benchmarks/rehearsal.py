@@ -68,6 +68,7 @@ LOADED_BATCHES = 100
 # A weight, its gradient and the two moments of Adam: memory that does not grow with the batch.
 BYTES_PER_PARAMETER = 16
 LARGEST_VALIDATION = 1024
+DEFAULTS = (None, "recommended")
 TABLE_1 = Path(train.__file__).parent / "grids" / "table1.toml"
 
 
@@ -359,8 +360,10 @@ def format_arithmetic(cost: Cost) -> str:
 def describe_table_1(costs: Sequence[Cost]) -> str:
     """Return the time of those runs of Table 1 whose rows are `costs`, which have one batch size."""
     grid = read_grid(TABLE_1)
+    # Timed are the methods as they are by default, here the variant "recommended".
+    methods = {entry.settings.get("method") for entry in grid.methods if entry.settings.get("variant") in DEFAULTS}
     entries = [(backbone, entry.name) for backbone in grid.backbones or () for entry in grid.methods]
-    timed = [cost for cost in costs if _pair(cost.row) in entries]
+    timed = [cost for cost in costs if cost.row.backbone in (grid.backbones or ()) and cost.row.method in methods]
     seconds = len(grid.seeds) * sum(cost.run_seconds for cost in timed)
     return (
         f"Table 1 at batch {costs[0].row.batch_size}: {len(grid.seeds) * len(timed)} of the "

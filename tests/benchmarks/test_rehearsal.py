@@ -107,7 +107,7 @@ def test_the_cost_of_table_1_is_that_of_its_timed_runs() -> None:
     both = [make_cost(), make_cost(method="rmm-avr"), make_cost(method="avr")]
     seconds = 3 * 2 * both[0].run_seconds
     assert rehearsal.describe_table_1(both) == (
-        "Table 1 at batch 4: 6 of the 60 runs of the grid `table1` are timed above (3 seeds); one after the other they "
+        "Table 1 at batch 4: 6 of the 84 runs of the grid `table1` are timed above (3 seeds); one after the other they "
         f"take {rehearsal.describe(seconds)}."
     )
 
@@ -122,7 +122,7 @@ def test_the_tables_and_what_is_left_out_are_printed(capsys: pytest.CaptureFixtu
     assert "float32, variant recommended, preset paper (20 epochs), 5 timed steps, 256 videos, cache disk" in printed
     assert printed.count("| `avst` | `rmm-avr` | 4 |") == 2
     assert "Left out: avst, rmm-avr, batch 64: no time was left" in printed
-    assert "6 of the 60 runs" in printed
+    assert "6 of the 84 runs" in printed
 
 
 def test_timed_are_the_steps_after_the_warm_up_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.manifests.manifest import Manifest
     from train.data.feature_bank import FeatureBank
     from train.training.dry_run import Tried
-    from train.training.sweep import Cell
+    from train.training.sweep import Cell, Outcome
 
 GRIDS = Path(__file__).parent.parent / "grids"
 BUNDLED = sorted(path.stem for path in GRIDS.glob("*.toml"))
@@ -123,6 +123,11 @@ def sweep(
         with runs_progress(bank, len(cells)) as progress:
             outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs, trackers)
         replace_text(evaluation, json.dumps(outcome.documents, ensure_ascii=False, indent=1) + "\n")
+    _show(outcome, evaluation, as_json)
+
+
+def _show(outcome: "Outcome", evaluation: Path, as_json: bool) -> None:
+    """Print the results and the failed runs; the exit code is 3 if there are any."""
     if as_json:
         show_json(outcome.documents)
     else:

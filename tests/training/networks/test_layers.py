@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from tiny_store import SIZES
 
 from train.backbones.registry import make_backbone
-from train.methods.losses import mean_over_parts
 from train.networks.layers import (
     LearnedConstants,
     MatchHead,
@@ -101,9 +100,3 @@ def test_masked_mean_and_blank_ignore_missing_steps():
     mask = torch.tensor([[True, True, False]])
     assert zero_missing_steps(steps, mask).tolist() == [[[2.0], [4.0], [0.0]]]
     assert masked_mean(zero_missing_steps(steps, mask), mask).tolist() == [[3.0]]
-
-
-def test_losses_of_parts_are_weighted_by_their_numbers_of_questions():
-    one, two = torch.tensor(1.0), torch.tensor(2.0)
-    mean = mean_over_parts([(3, {"total": one, "match": two}), (1, {"total": two})])
-    assert {name: float(loss) for name, loss in mean.items()} == {"total": 1.25, "match": 1.5}

@@ -1,6 +1,6 @@
 """The simulation of coverage in short: its truths, and what the intervals contain at five seeds."""
 
-import coverage
+import interval_coverage as coverage
 import numpy as np
 import pytest
 
@@ -47,6 +47,6 @@ def test_a_coverage_outside_the_bounds_is_marked_and_ends_with_1(
     for cells, code in (([92.0, 95.0], 0), ([92.0, 92.0], 1), ([97.5, 97.5], 1)):
         found = [(name, [0.0, 90.0, 10.0], [cell, 80.0, 80.0, 80.0]) for name, cell in zip(names, cells, strict=True)]
         monkeypatch.setattr(coverage, "find_coverages", lambda simulations, seed, found=found: iter(found))
-        monkeypatch.setattr("sys.argv", ["coverage.py", "--simulations", "2000"])
+        monkeypatch.setattr("sys.argv", ["interval_coverage.py", "--simulations", "2000"])
         assert coverage.main() == code
         assert capsys.readouterr().out.count("  !") == code

@@ -9,7 +9,7 @@ bootstraps over the videos, with all seeds kept, and over both (crossed).
 Ends with 1 if the two-way interval covers less than 93 or more than 97 % from five seeds on.
 Source: McCullagh, "Resampling and exchangeable arrays" (2000), for the crossed bootstrap.
 
-    python benchmarks/coverage.py --simulations 5000
+    python benchmarks/interval_coverage.py --simulations 5000
 """
 
 import argparse
