@@ -24,7 +24,8 @@ def describe_differences(lines: Iterable[Line]) -> list[str]:
 
 def _describe_epochs(row: ResultRow) -> str:
     start = row.training.get("start_from")
-    return f"{row.training.get('epochs', UNKNOWN)} epochs" + (f" from {start}" if start else "")
+    epochs = row.training.get("epochs", UNKNOWN)
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}" + (f" from {start}" if start else "")
 
 
 def _describe_batch(row: ResultRow) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B0A000", "#5B5B5B")
 REFERENCE_COLOUR = "#B4B8BE"
+MOST_COLUMNS = 6
 FLOOR_STYLES = {FLOORS[0]: ("#333333", (0, (5, 2))), FLOORS[1]: ("#333333", (0, (1, 1.5)))}
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -109,11 +110,16 @@ def panels(number: int, per_row: int = 2, height: float = 2.9) -> "tuple[Figure,
 
 
 def unique_legend(axes: "Axes", figure: "Figure | None" = None) -> None:
-    """Add a legend above the figure (by default that of `axes`) with each label once."""
+    """Add a legend above the figure (by default that of `axes`) with each label once, in columns that fit its width."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     owner: Any = figure or axes.figure
-    owner.legend(unique.values(), unique.keys(), loc="outside upper left", ncols=6, frameon=False, fontsize=8)
+    style: Any = {"loc": "outside upper left", "frameon": False, "fontsize": 8}
+    for columns in range(MOST_COLUMNS, 0, -1):
+        legend = owner.legend(unique.values(), unique.keys(), ncols=columns, **style)
+        if columns == 1 or legend.get_window_extent().width <= owner.bbox.width:
+            return
+        legend.remove()
 
 
 def to_svg(figure: "Figure", prefix: str) -> str:

@@ -10,6 +10,7 @@ from result_rows import row, save
 
 from train.report.budgets import describe_differences
 from train.report.page import write_report
+from train.report.plots import unique_legend
 from train.report.tables import build_blocks
 from train.report.text import comma_separated, latex, markdown
 from train.runs.results import ResultRow
@@ -49,6 +50,22 @@ def test_the_label_stands_in_every_form_of_a_table_and_the_csv_has_its_parts(tmp
     record = next(csv.DictReader(io.StringIO(comma_separated(blocks))))
     assert (record["row"], record["variant"], record["diffusion_steps"]) == (label, "paper", "10")
     assert (record["sees"], record["trains_on"]) == ("all", "complete")
+
+
+def test_a_legend_of_long_labels_has_as_many_columns_as_fit():
+    import matplotlib.pyplot as plt
+
+    widths = {}
+    for label in ("a", "rmm-avr (recommended, 10 steps, all)"):
+        figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+        for number in range(8):
+            axes.plot([0, 1], label=f"{label} {number}")
+        unique_legend(axes)
+        (legend,) = figure.legends
+        assert legend.get_window_extent().width <= figure.bbox.width
+        widths[label] = legend._ncols
+        plt.close(figure)
+    assert list(widths.values()) == [6, 2]
 
 
 def test_two_exposures_of_a_method_are_two_lines():
