@@ -17,9 +17,9 @@ from train.data.batch import Batch
 from train.data.scenarios import OTHER
 from train.interfaces import Backbone, Representation
 from train.methods.both_missing import ConstantAnswer
-from train.methods.exposure import Exposure, conditions, mean_over_parts
+from train.methods.exposure import Exposure, conditions, mean_answer_losses
 from train.methods.imputation import AvailableSteps
-from train.methods.losses import UNKNOWN_ANSWER, with_total
+from train.methods.losses import UNKNOWN_ANSWER
 
 SLOTS = (*MODALITIES, "question")
 START_DEVIATION = 0.02
@@ -124,7 +124,7 @@ class ActionMae(nn.Module):
                 if m not in part.available
             }
             parts.append((len(part), self._losses(part, removed)))
-        return with_total(mean_over_parts(parts, ("reconstruction",)))
+        return mean_answer_losses(parts, len(batch), conditional=("reconstruction",))
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits [batch, answer]; a missing modality is imputed; with both missing, the constants answer."""

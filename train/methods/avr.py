@@ -56,7 +56,6 @@ class RefineSettings:
     `correction`: the output is added to the input features instead of replacing them; it is zero before training.
     `stochastic`: the reverse chain adds its noise in training; in evaluation it never does.
     `detached`: L_ave trains the U-Net only; it gives no gradient to the features or the joining convolution.
-    `one_sided`: training also uses questions that have only one modality in the data.
     """
 
     objective: Objective = "noise"
@@ -70,14 +69,13 @@ class RefineSettings:
     correction: bool = False
     stochastic: bool = True
     detached: bool = False
-    one_sided: bool = False
 
 
 REFINE_VARIANTS = {
     "paper": RefineSettings(),
     "released": RefineSettings(objective="v", scaling="halved", clamp=True, readout="corner"),
     "recommended": RefineSettings(
-        scaling="standardised", start="middle", correction=True, stochastic=False, detached=True, one_sided=True
+        scaling="standardised", start="middle", correction=True, stochastic=False, detached=True
     ),
 }
 
@@ -143,7 +141,10 @@ class AudioVisualRefiner(nn.Module):
                 for parameter in self.read.parameters():
                     nn.init.zeros_(parameter)
         elif settings.correction or sizes.width:
-            raise ValueError("a concatenated join has no width of its own, and cannot start as a correction of zero")
+            raise ValueError(
+                "join 'concatenated' has no width of its own and no correction of zero: set width to none, and use the "
+                "variant paper or released"
+            )
         else:
             width = self.split + channels
         unet = UNet(channels=width, dim=sizes.dim, mults=sizes.mults, stem_kernel=sizes.stem_kernel)
@@ -351,7 +352,6 @@ class Avr(ImputingMethod):
         super().__init__(
             backbone,
             loss_weights={"ave": refine_weight},
-            trains_on="all" if settings.one_sided else "complete",
             match_imputed=matches_imputed(variant, match_imputed),
         )
         self.refiner = AudioVisualRefiner(backbone.feature_shapes, sizes=sizes, settings=settings)

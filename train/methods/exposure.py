@@ -40,12 +40,28 @@ def exposed_losses(
     weights: Mapping[str, float] | None = None,
     conditional: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """Return the mean losses of a homogeneous batch over its answers, and "total", their weighted sum.
+    """Return the mean losses of a homogeneous batch over its answers, and "total" (`mean_answer_losses`).
 
     `losses_of` returns the scalar losses of one part of `conditions`; see `mean_over_parts` for `conditional`.
     """
     parts = [(len(part), losses_of(part)) for _, part in conditions(batch, exposure)]
-    return with_total(mean_over_parts(parts, conditional), weights)
+    return mean_answer_losses(parts, len(batch), weights=weights, conditional=conditional)
+
+
+def mean_answer_losses(
+    parts: list[tuple[int, dict[str, Tensor]]],
+    questions: int,
+    *,
+    weights: Mapping[str, float] | None = None,
+    conditional: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """Return the mean losses of `parts` over their answers, and "total", their weighted sum times answers per question.
+
+    Every answer thus counts as much in training: a question that is answered under three conditions three times as much
+    as one that has a single modality, as in Eq. 8, which is a sum over the answers. `questions`: of the batch.
+    """
+    losses = with_total(mean_over_parts(parts, conditional), weights)
+    return losses | {"total": losses["total"] * (sum(count for count, _ in parts) / questions)}
 
 
 def mean_over_parts(parts: list[tuple[int, dict[str, Tensor]]], conditional: Collection[str] = ()) -> dict[str, Tensor]:

@@ -135,20 +135,19 @@ class ImputingMethod(nn.Module):
 
     selection_scenarios = ("audio-missing", "visual-missing")
     sees = "all"
+    trains_on = "all"
 
     def __init__(
         self,
         backbone: Backbone,
         *,
         loss_weights: Mapping[str, float] | None = None,
-        trains_on: str = "all",
         match_imputed: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.match_imputed = backbone, match_imputed
         self.unseen = ConstantAnswer(backbone)
         self.loss_weights = dict(loss_weights or {})
-        self.trains_on = trains_on
         self.stage = "all"
 
     def impute(self, representation: Representation, missing: str) -> Representation:

@@ -54,7 +54,6 @@ class RecallSettings:
     "share": the mean divided by the mean running variance of the real features.
     `detached`: L_rmmr gives no gradient to the real features, its targets.
     `placed`: slots are initialised with real steps of the first training batches, not from N(0, 1).
-    `one_sided`: training also uses questions that have only one modality in the data.
     """
 
     addressing: Addressing
@@ -62,14 +61,13 @@ class RecallSettings:
     error: RecallError
     detached: bool
     placed: bool
-    one_sided: bool
     tau: float = 1.0
 
 
 RECALL_VARIANTS = {
-    "paper": RecallSettings("paper", "paper_softmax", "sum", detached=False, placed=False, one_sided=False),
-    "released": RecallSettings("cosine", "paper_softmax", "mean", detached=False, placed=False, one_sided=False),
-    "recommended": RecallSettings("centred", "normalised_product", "share", detached=True, placed=True, one_sided=True),
+    "paper": RecallSettings("paper", "paper_softmax", "sum", detached=False, placed=False),
+    "released": RecallSettings("cosine", "paper_softmax", "mean", detached=False, placed=False),
+    "recommended": RecallSettings("centred", "normalised_product", "share", detached=True, placed=True),
 }
 
 
@@ -243,7 +241,6 @@ class Rmm(ImputingMethod):
         super().__init__(
             backbone,
             loss_weights={"rmmr": recall_weight},
-            trains_on="all" if settings.one_sided else "complete",
             match_imputed=matches_imputed(variant, match_imputed),
         )
         self.memory = RelationMemory(backbone.feature_shapes, backbone.channels, slots=slots, settings=settings)

@@ -105,7 +105,6 @@ class RmmAvr(ImputingMethod):
         super().__init__(
             backbone,
             loss_weights={"rmmr": recall_weight, "ave": refine_weight},
-            trains_on="all" if recall.one_sided and refine.one_sided else "complete",
             match_imputed=matches_imputed(variant, match_imputed),
         )
         self.settings = JOIN_VARIANTS[variant]

@@ -138,7 +138,7 @@ def test_concatenated_features_are_separated_again_without_parameters(shapes):
 
 def test_a_concatenated_join_has_no_width_and_starts_no_correction():
     for variant, sizes in (("paper", replace(SMALL, width=5)), ("recommended", SMALL)):
-        with pytest.raises(ValueError, match="concatenated join"):
+        with pytest.raises(ValueError, match="join 'concatenated' has no width"):
             small_refiner(variant, sizes=sizes, join="concatenated")
 
 

@@ -68,6 +68,17 @@ def test_a_sampled_condition_is_the_only_one_in_which_a_question_is_answered(nam
     assert method.sees == "sampled"
 
 
+@pytest.mark.parametrize("name", ["modality-dropout", "retrieval-fill", "actionmae", "reference"])
+def test_an_answer_weighs_as_much_for_a_complete_question_as_for_one_with_a_single_modality(name, monkeypatch):
+    method = build(name, exposure="all")
+    complete = method.training_loss(small_batch())
+    own = {loss: value for loss, value in complete.items() if loss != "total"}
+    torch.testing.assert_close(complete["total"], 3 * torch.stack([*own.values()]).sum())
+    natural = method.training_loss(small_batch().without("audio"))
+    own = {loss: value for loss, value in natural.items() if loss != "total"}
+    torch.testing.assert_close(natural["total"], torch.stack([*own.values()]).sum())
+
+
 def test_references_answer_each_question_once_by_default_as_it_is():
     method, batch = build("reference"), small_batch()
     expected = cross_entropy(method.predict(batch), batch.answer)

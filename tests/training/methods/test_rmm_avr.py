@@ -128,7 +128,7 @@ def test_questions_with_one_modality_are_trained_on_with_the_other_imputed(name,
     matched = {"audio_missing_match"} if missing == "audio" and variant != "recommended" else set()
     assert set(losses) == {"unseen", f"{missing}_missing_answer", "total"} | matched
     assert losses["total"].isfinite()
-    assert method.trains_on == ("all" if variant == "recommended" else "complete")
+    assert method.trains_on == "all"
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)
