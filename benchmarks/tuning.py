@@ -82,7 +82,7 @@ def print_plan(datasets: Sequence[int], jobs: int) -> None:
     """Print the number of settings per method, of runs and of hours."""
     cells = list_cells(read_grid(GRID), None, "m", "s")
     counts: dict[str, int] = {}
-    for cell in cells:
+    for cell in (cell for cell in cells if cell.config.start_from):
         counts[method_of(cell)] = counts.get(method_of(cell), 0) + 1
     for method, count in counts.items():
         print(f"{method:<24}{count:>3} settings")

@@ -65,14 +65,10 @@ def test_accuracies_of_the_selected_epochs_are_added_to_the_table_and_compared(t
     known = tuning.read_table(tmp_path / "table.csv")
     tried = tuning.collect(known)
     assert [one.accuracies for one in tried] == [{7: 7.0, 8: 8.0}] * 6
-    assert [one.setting for one in tried][:2] == ["learning_rate 0.00025", "as in the grid"]
+    assert [one.setting for one in tried][:2] == ["exposure all, learning_rate 0.00025", "exposure all"]
     tuning.print_table(tried)
     assert capsys.readouterr().out.count("**drfuse**") == 1
     del known["drfuse-3-seed0", 8]
     assert not tuning.collect(known)  # not all settings were tried on the same datasets
     with pytest.raises(UserError, match="no run other"):
         tuning.collect({("other", 7): 50.0})
-
-
-def test_the_committed_table_is_of_the_grid():
-    tuning.collect(tuning.read_table(tuning.TABLE))

@@ -1,37 +1,53 @@
-"""The methods that a grid compares have one budget within an exposure: start, epochs, batches, learning rate."""
+"""The methods that a grid compares have one budget within an exposure, and references at least as large a one."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from small_avqa import small_backbone
 
 import train
 from train.methods.registry import make_method, method_variants
+from train.training.loop import plan_stages
 from train.training.sweep import Cell, Grid, list_cells, read_grid
 
-# The demo is to be short; in `backbones` nothing but the backbone is compared.
-GRIDS = ["figure5", "methods", *(f"table{number}" for number in range(1, 7))]
+# The demo is to be short; in `backbones` nothing but the backbone is compared; `tuning` has a test of its own.
+GRIDS = ["dial", "figure5", "methods", *(f"table{number}" for number in range(1, 7))]
 
 
-def find_unequal(cells: list[Cell]) -> dict[str, set[tuple]]:
-    """Return {exposure: budgets} of the exposures under which methods have several budgets.
+class Budget(NamedTuple):
+    """Epochs and answers per complete question, both with those of the start; questions per step; which questions."""
 
-    A budget is (total epochs with those of the start, questions per step).
-    """
+    epochs: int
+    answers: int
+    questions_per_step: int
+    trains_on: str
+
+
+def budget_of(cell: Cell, by_name: dict[str, Cell]) -> tuple[str, Budget]:
+    """Return the exposure of a run and its budget."""
+    config = cell.config
+    variant = config.variant if method_variants(config.method) else None
+    method = make_method(config.method, small_backbone(), variant, **config.options)
+    answers = 0
+    for stage, epochs in plan_stages(method, config.training, config.epochs):
+        answers += len(epochs) * (3 if method.sees == "all" and stage.name != "backbone" else 1)
+    start = budget_of(by_name[config.start_from], by_name)[1] if config.start_from else Budget(0, 0, 0, "")
+    questions = config.batch_size * config.accumulate
+    return method.sees, Budget(config.epochs + start.epochs, answers + start.answers, questions, method.trains_on)
+
+
+def budgets_of(cells: list[Cell]) -> tuple[dict[str, set[Budget]], dict[str, set[Budget]]]:
+    """Return {exposure: budgets} of the methods and of the references that are evaluated."""
     by_name = {cell.name: cell for cell in cells}
-
-    def epochs(cell: Cell) -> int:
-        start = by_name.get(cell.config.start_from)
-        return cell.config.epochs + (epochs(start) if start else 0)
-
-    budgets: dict[str, set[tuple]] = {}
+    methods: dict[str, set[Budget]] = {}
+    references: dict[str, set[Budget]] = {}
     for cell in cells:
-        config = cell.config
         if cell.is_evaluated:
-            variant = config.variant if method_variants(config.method) else None
-            method = make_method(config.method, small_backbone(), variant, **config.options)
-            budgets.setdefault(method.sees, set()).add((epochs(cell), config.batch_size * config.accumulate))
-    return {exposure: of_exposure for exposure, of_exposure in budgets.items() if len(of_exposure) > 1}
+            exposure, budget = budget_of(cell, by_name)
+            kind = methods if cell.config.inputs == "all" else references
+            kind.setdefault(exposure, set()).add(budget)
+    return methods, references
 
 
 def cells_of(name: str) -> list[Cell]:
@@ -40,20 +56,36 @@ def cells_of(name: str) -> list[Cell]:
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_methods_of_one_exposure_have_one_budget(name):
-    assert not find_unequal(cells_of(name))
+def test_methods_of_one_exposure_have_one_budget_and_references_no_smaller_one(name):
+    methods, references = budgets_of(cells_of(name))
+    assert {exposure: found for exposure, found in methods.items() if len(found) > 1} == {}
+    for exposure, found in references.items():
+        for budget in found:
+            for method in methods.get(exposure, ()):
+                assert budget.epochs >= method.epochs
+                assert budget.answers >= method.answers
+                assert budget.questions_per_step == method.questions_per_step
 
 
-@pytest.mark.parametrize("change", [{"epochs": 3}, {"batch_size": 2}, {"accumulate": 2}, {"start_from": "first"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 3},
+        {"batch_size": 2},
+        {"accumulate": 2},
+        {"start_from": "first"},
+        {"method": "rmm", "options": {}, "training": "staged"},
+    ],
+)
 def test_a_method_with_another_budget_is_found(change):
-    def budgets(options):
-        entries = [
-            {"name": "first", "method": "zero-fill", "evaluate": False},
-            {"name": "drfuse"},
-            {"name": "shaspec", "options": options, **change},
-        ]
-        cells = list_cells(Grid.model_validate({"preset": "demo", "methods": entries}), (0,), "m", "s")
-        return find_unequal(cells)
-
-    assert set(budgets({})) == {"sampled"}
-    assert not budgets({"exposure": "all"})
+    entries = [
+        {"name": "first", "method": "zero-fill", "evaluate": False},
+        {"name": "drfuse", "options": {"exposure": "all"}},
+        {"name": "shaspec", "method": "shaspec", "options": {"exposure": "all"}, **change},
+    ]
+    for found, entry in ((1, {**entries[2], **dict.fromkeys(change), "method": "shaspec"}), (2, entries[2])):
+        given = {name: value for name, value in entry.items() if value is not None}
+        given.setdefault("options", {"exposure": "all"})
+        grid = {"preset": "demo", "methods": [*entries[:2], given]}
+        methods, _ = budgets_of(list_cells(Grid.model_validate(grid), (0,), "m", "s"))
+        assert len(methods["all"]) == found
