@@ -87,7 +87,7 @@ def describe_run(
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "sees": method.sees,
         "trains_on": method.trains_on,
-        "has_variants": any(hasattr(part, "variants") for part in (method, method.backbone)),
+        "has_variants": hasattr(method, "variants"),
         "diffusion_steps": getattr(method, "diffusion_steps", None),
     }
 

@@ -80,7 +80,7 @@ def find_pairs(block: Block) -> Iterator[Pair]:
     for baseline in (line for line in methods if line.method in BASELINES):
         for line in methods:
             seeds = tuple(sorted(line.hits.keys() & baseline.hits.keys()))
-            if line is not baseline and seeds and line.rows[0].backbone == baseline.rows[0].backbone:
+            if line is not baseline and seeds and _backbone_of(line) == _backbone_of(baseline):
                 check_same_questions([of[seed] for of in (line.hits, baseline.hits) for seed in seeds])
                 yield Pair(baseline, line, seeds)
 
@@ -120,15 +120,19 @@ def _differences(method: Mapping[int, Hits], baseline: Mapping[int, Hits], seeds
     return np.array([method[seed].correct.astype(float) - baseline[seed].correct for seed in seeds])
 
 
+def _backbone_of(line: Line) -> tuple[str, str]:
+    """Return the backbone of a line and its variant, where it was chosen apart from the method's."""
+    return line.rows[0].backbone, line.rows[0].training.get("backbone_variant", "")
+
+
 def _find_reference(block: Block, line: Line) -> Line | None:
     """Return the reference with the line's backbone, trained without the missing modality, or None.
 
     Of several the one with the line's exposure, else one that answers each question once.
     """
-    inputs, backbone, exposure = REFERENCE_INPUTS.get(block.scenario), line.rows[0].backbone, line.rows[0].sees
+    inputs, preferred = REFERENCE_INPUTS.get(block.scenario), [line.rows[0].sees, "nothing"]
     references = [o for o in block.lines if o.role == "reference" and o.inputs == inputs]
-    references = [reference for reference in references if reference.rows[0].backbone == backbone]
-    preferred = [exposure, "nothing"]
+    references = [reference for reference in references if _backbone_of(reference) == _backbone_of(line)]
     references.sort(key=lambda of: preferred.index(of.rows[0].sees) if of.rows[0].sees in preferred else len(preferred))
     return references[0] if references else None
 

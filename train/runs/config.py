@@ -51,6 +51,9 @@ class TrainConfig(BaseModel):
         description='version of both, if they have several; "recommended" is the backbone\'s paper and the corrected '
         "method",
     )
+    backbone_variant: str = Field(
+        "", description="version of the backbone if it has several and it is to be another than `variant`"
+    )
     inputs: Inputs = Field("all", description='other than "all": train a reference model restricted to these inputs')
     preset: str = Field("paper", description="preset that the other settings replace")
     manifest: str = Field("", description="manifest folder")

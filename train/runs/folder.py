@@ -61,7 +61,13 @@ def build_method(config: TrainConfig) -> MissingModalityMethod:
             f"backbone {config.backbone!r} and method {config.method!r} have no variant {config.variant!r}"
             f"{did_you_mean(config.variant, known)}: choose one of {', '.join(sorted(known))}"
         )
-    variant = config.variant if config.variant in of_backbone else None
+    chosen = config.backbone_variant or config.variant
+    if config.backbone_variant and of_backbone and chosen not in of_backbone:
+        raise UserError(
+            f"backbone {config.backbone!r} has no variant {chosen!r}{did_you_mean(chosen, of_backbone)}: set "
+            f"backbone_variant to one of {', '.join(of_backbone)}"
+        )
+    variant = chosen if chosen in of_backbone else None
     backbone = make_backbone(config.backbone, config.sizes, variant, **config.backbone_options)
     if config.objective == "grounding":
         return GroundingPretraining(backbone)

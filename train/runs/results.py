@@ -143,7 +143,7 @@ class ResultRow(BaseModel):
     `masking`: how the questions that lose a modality were sampled; None if the scenario treats all questions alike.
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
     the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `has_variants`: whether the
-    method or the backbone has variants. `diffusion_steps`: number of steps that the method's reverse chain runs; None
+    method has variants. `diffusion_steps`: number of steps that the method's reverse chain runs; None
     without one. `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
     accuracy in percent over videos, for this trained model; None if it was not computed or nothing tells it. Rows of

@@ -121,6 +121,13 @@ def test_the_share_is_of_the_gap_to_the_model_trained_without_the_modality(tmp_p
     assert find_gains(block_of(rows, tmp_path))["zero-fill"]["rmm"].share is None
 
 
+def test_methods_on_another_variant_of_the_backbone_are_not_compared(tmp_path: Path) -> None:
+    rows = [save_run(tmp_path, 10, training={"backbone_variant": "paper"})]
+    rows += [save_run(tmp_path, 16, "rmm", training={"backbone_variant": "released"})]
+    rows += [save_run(tmp_path, 17, "drfuse", training={"backbone_variant": "paper"})]
+    assert find_gains(block_of(rows, tmp_path))["zero-fill"].keys() == {"drfuse"}
+
+
 def test_the_gap_is_to_the_reference_of_the_method_s_exposure_else_to_one_that_answers_once(tmp_path: Path) -> None:
     rows = [save_run(tmp_path, 10), save_run(tmp_path, 16, "rmm", sees="all"), save_run(tmp_path, 14, "drfuse")]
     for correct, sees in ((18, "nothing"), (22, "all"), (30, "sampled")):

@@ -30,7 +30,6 @@ def labels(*rows: ResultRow) -> list[str]:
         ("rmm", {**CHAIN, "variant": "recommended"}, "rmm (recommended, all)"),
         ("modality-dropout", {"sees": "sampled"}, "modality-dropout (sampled)"),
         ("zero-fill", {"sees": "nothing"}, "zero-fill"),
-        ("zero-fill", {"sees": "nothing", "has_variants": True, "variant": "released"}, "zero-fill (released)"),
         ("reference", {"inputs": "visual,question", "sees": "all", "has_variants": True}, "visual+question-only (all)"),
         ("reference", {"inputs": "question", "sees": "nothing"}, "question-only"),
         # Rows of earlier versions.
