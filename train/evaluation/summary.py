@@ -1,6 +1,6 @@
 """The summary of one evaluation: the document of `mavqa-evaluate --json`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ def summarise_rows(
     """Return the document of `mavqa-evaluate --json` from the rows of one evaluation.
 
     The floors are those of the first scenario, in the usual order. `question_only`: the run for the question-only
-    floor; by default one with the same seed and questions is searched in the run folder `near` and its neighbours.
+    floor; by default one with the same seed and questions, which answers each training question once, is searched in
+    the run folder `near` and its neighbours.
     Raises `UserError` if `question_only` has no results or was evaluated on other questions.
     """
     models = {row.scenario: row for row in rows if row.kind == "model"}
@@ -55,16 +56,21 @@ def find_question_only(row: ResultRow, question_only: Path | None, near: Path | 
     neighbours = sorted(near.resolve().parent.glob(f"*/{RESULTS_FILE}")) if near else []
     for path in neighbours:
         with suppress(UserError):
-            if found := _matching(path.parent, row):
+            if found := _matching(path.parent, row, ("", "nothing")):
                 return found
     return None
 
 
-def _matching(folder: Path, row: ResultRow) -> Accuracies | None:
-    """Return the accuracies of a question-only run on what `row` was evaluated on, from the results in `folder`."""
+def _matching(folder: Path, row: ResultRow, exposures: Collection[str] | None = None) -> Accuracies | None:
+    """Return the accuracies of a question-only run on what `row` was evaluated on, from the results in `folder`.
+
+    `exposures`: what the run may have seen of missing modalities; None: anything.
+    """
 
     def is_match(other: ResultRow) -> bool:
-        return other.kind == "model" and other.inputs == "question" and _comparison(other) == _comparison(row)
+        is_exposed = exposures is None or other.sees in exposures
+        is_question_only = other.kind == "model" and other.inputs == "question" and is_exposed
+        return is_question_only and _comparison(other) == _comparison(row)
 
     # Only of a match is the checkpoint's hash needed.
     if not any(map(is_match, read_rows(folder / RESULTS_FILE))):

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
 from pipeline.store.schema import MODALITIES
 from train.data.dataset import QuestionDataset
@@ -54,8 +53,8 @@ def try_cells(
     for cell in (cell for cell in cells if cell.config.seed == cells[0].config.seed):
         try:
             tried = _try_run(cell.name, cell.config, manifest, bank)
-        except (UserError, torch.OutOfMemoryError) as error:
-            tried = Tried(cell.name, failure=str(error))
+        except Exception as error:  # noqa: BLE001  # whatever would end this run must not hide the others
+            tried = Tried(cell.name, failure=str(error) or type(error).__name__)
         results.append(tried)
         report(tried)
     return results
@@ -72,7 +71,7 @@ def _try_run(name: str, config: TrainConfig, manifest: Manifest, bank: FeatureBa
     rows = training_rows(dataset, np.zeros(len(dataset), dtype=bool), method.trains_on, config.method)
     order = torch.Generator().manual_seed(config.seed)
     parts = dataset.partition(config.batch_size, order, None, rows)
-    complete = next((part for part in parts if dataset.naturally_complete[part[0]]), parts[0])
+    complete = max(parts, key=lambda part: (dataset.naturally_complete[part[0]], len(part)))
     _prepare(method, dataset, complete, device, plan_stages(method, config.training, config.epochs)[-1][0].name)
     batches = dataset.load([complete], order if uses_negatives(method) else None)
     take_step(method, make_optimiser(config, method), batches, [len(complete)], config, device)
