@@ -235,7 +235,8 @@ def _floor_rows(row: ResultRow, train: Sequence[Question], test: Sequence[Questi
     if not train:
         return []
     floors = {"template-majority": template_majority(train, test), "filled-majority": filled_majority(train, test)}
-    model_fields = {"parameters": 0, "sees": "", "trains_on": "", "recovery": None, "interval": None}
+    of_models = {"parameters": 0, "sees": "", "trains_on": "", "recovery": None, "interval": None}
+    model_fields = of_models | {"has_variants": False, "diffusion_steps": None, "options": {}}
     trained_on = {"trained_on_sha256": hash_questions(train, [question.template for question in train]), "seen": ""}
     return [
         row.model_copy(update={**model_fields, **trained_on, "kind": "floor", "method": name, "accuracies": accuracies})

@@ -64,7 +64,7 @@ def estimate_mean(values: np.ndarray | Sequence[Sequence[float]], videos: Sequen
     """Return the mean of `values`, float [seed, question] in [-1, 1], in percent.
 
     Its interval is over seeds and videos from `FEWEST_SEEDS` seeds on, else over videos alone. There is none if
-    nothing tells how much it varies: fewer than `FEWEST_VIDEOS` videos, or the same mean on each video.
+    its variance cannot be estimated: fewer than `FEWEST_VIDEOS` videos, or the same mean on each video.
     `videos` [question]: what identifies each question's video.
     """
     sums, sizes = sum_by_video(values, videos)

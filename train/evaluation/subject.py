@@ -18,6 +18,7 @@ from train.runs.features import read_digests, read_specs
 from train.runs.folder import read_environment
 from train.runs.identity import run_id
 from train.runs.log import METRICS, read_metrics
+from train.runs.presets import PRESETS
 from train.runs.results import Feature, Masking, Subject, hash_questions
 
 if TYPE_CHECKING:
@@ -89,7 +90,15 @@ def describe_run(
         "trains_on": method.trains_on,
         "has_variants": hasattr(method, "variants"),
         "diffusion_steps": getattr(method, "diffusion_steps", None),
+        "options": chosen_options(config),
     }
+
+
+def chosen_options(config: TrainConfig) -> dict[str, Any]:
+    """Return the options of the method that are not those of the preset or of a reference's inputs."""
+    of_preset = PRESETS[config.preset].options.get(config.method, {})
+    given = {name: value for name, value in config.options.items() if name != "inputs"}
+    return {name: value for name, value in given.items() if name not in of_preset or of_preset[name] != value}
 
 
 def _count_epochs(run: Path, config: TrainConfig) -> int:

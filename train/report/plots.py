@@ -117,6 +117,8 @@ def unique_legend(axes: "Axes", figure: "Figure | None" = None) -> None:
     style: Any = {"loc": "outside upper left", "frameon": False, "fontsize": 8}
     for columns in range(MOST_COLUMNS, 0, -1):
         legend = owner.legend(unique.values(), unique.keys(), ncols=columns, **style)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
         if columns == 1 or legend.get_window_extent().width <= owner.bbox.width:
             return
         legend.remove()

@@ -28,6 +28,8 @@ HASH_LENGTH = 8
 ROLES = ("floor", "reference", "method")
 # What a line's label says of `ResultRow.sees`.
 EXPOSURES = ("sampled", "all")
+# Options that a label has in other words.
+SHOWN_OTHERWISE = ("exposure", "steps")
 
 Role = Literal["floor", "reference", "method"]
 NO_FOLDERS: Folders = {}
@@ -374,6 +376,7 @@ def _label(row: ResultRow, with_backbone: bool, with_variant: bool) -> str:
     name = row.method if row.inputs == "all" else f"{row.inputs.replace(',', '+')}-only"
     details = [row.variant] if with_variant and row.inputs == "all" else []
     details += [f"{row.diffusion_steps} steps"] if row.diffusion_steps else []
+    details += [f"{name} {value}" for name, value in row.options.items() if name not in SHOWN_OTHERWISE]
     details += [row.sees] if row.sees in EXPOSURES else []
     parts = [row.backbone.upper()] if with_backbone else []
     return " ".join([*parts, name, *([f"({', '.join(details)})"] if details else [])])

@@ -12,7 +12,7 @@ from train.report.tables import Block, Line, pool_counts, table_blocks
 
 CSV_FIELDS = (
     *("dataset", "release", "split", "scenario", "row", "role", "backbone", "method", "variant", "inputs"),
-    *("sees", "trains_on", "diffusion_steps"),
+    *("sees", "trains_on", "diffusion_steps", "options"),
     *("column", "accuracy", "low", "high", "interval", "seeds", "correct", "questions"),
     *("seconds", "questions_sha256", "checkpoints"),
 )
@@ -77,7 +77,7 @@ def p_value(p: float) -> str:
 LEGEND = (
     "Accuracies in percent, pooled over questions. Brackets hold the 95 % interval of All and what it is over: seeds "
     f"and videos (two-way variance model, {FEWEST_SEEDS} or more seeds), videos (for these trained models, one or "
-    "two seeds) or questions (Wilson, of floors and of one run whose videos do not tell). Several seeds without stored "
+    "two seeds) or questions (Wilson, of floors and of one run with too few videos). Several seeds without stored "
     f"predictions, with fewer than {FEWEST_VIDEOS} videos or with the same accuracy on each have none. † stands where "
     "a trained model is below the majority answer of the question's template, which sees no video.\n"
 )
@@ -166,6 +166,7 @@ def _csv_records(block: Block, line: Line) -> list[dict[str, str | int]]:
                 "role": line.role,
                 **{name: getattr(head, name) for name in ("backbone", "method", "variant", "inputs")},
                 **{name: getattr(head, name) for name in ("sees", "trains_on", "diffusion_steps")},
+                "options": ", ".join(f"{name} {value}" for name, value in head.options.items()),
                 "column": column.label,
                 "accuracy": f"{cell.mean:.4f}",
                 "low": f"{cell.interval.low:.4f}" if cell.interval else "",

@@ -144,7 +144,7 @@ class ResultRow(BaseModel):
     `parameters`: number of parameters of the method and its backbone. `sees`, `trains_on`: the missing modalities and
     the videos that the method is trained on (`train.interfaces.MissingModalityMethod`). `has_variants`: whether the
     method has variants. `diffusion_steps`: number of steps that the method's reverse chain runs; None
-    without one. `recovery`: error of the
+    without one. `options`: of the method, those that are not its preset's. `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
     accuracy in percent over videos, for this trained model; None if it was not computed or nothing tells it. Rows of
     earlier versions have one from a bootstrap.
@@ -176,6 +176,7 @@ class ResultRow(BaseModel):
     trains_on: str = ""
     has_variants: bool = False
     diffusion_steps: int | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
     recovery: float | None = None
     interval: tuple[float, float] | None = None
     accuracies: Accuracies

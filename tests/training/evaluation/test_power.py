@@ -17,7 +17,7 @@ def test_half_a_standard_deviation_needs_34_samples() -> None:
 def test_without_variation_the_least_numbers_are_enough() -> None:
     nothing = VarianceParts(0.0, 0.0, 0.0)
     assert power_of(nothing, 1.0, 3, 10) == 1
-    assert (seeds_needed(nothing, 1.0, 10), videos_needed(nothing, 1.0, 3)) == (3, 10)
+    assert (seeds_needed(nothing, 1.0, 10), videos_needed(nothing, 1.0, 3)) == (3, 20)
 
 
 def test_no_number_of_one_makes_up_for_the_variance_of_the_other() -> None:

@@ -28,7 +28,17 @@ def labels(*rows: ResultRow) -> list[str]:
     [
         ("rmm-avr", {**CHAIN, "variant": "paper", "diffusion_steps": 10}, "rmm-avr (paper, 10 steps, all)"),
         ("rmm", {**CHAIN, "variant": "recommended"}, "rmm (recommended, all)"),
+        (
+            "rmm-avr",
+            {**CHAIN, "variant": "paper", "diffusion_steps": 4, "options": {"schedule": "ddpm", "steps": 4}},
+            "rmm-avr (paper, 4 steps, schedule ddpm, all)",
+        ),
         ("modality-dropout", {"sees": "sampled"}, "modality-dropout (sampled)"),
+        (
+            "modality-dropout",
+            {"sees": "all", "options": {"missing_fill": "mean", "exposure": "all"}},
+            "modality-dropout (missing_fill mean, all)",
+        ),
         ("zero-fill", {"sees": "nothing"}, "zero-fill"),
         ("reference", {"inputs": "visual,question", "sees": "all", "has_variants": True}, "visual+question-only (all)"),
         ("reference", {"inputs": "question", "sees": "nothing"}, "question-only"),
@@ -42,13 +52,14 @@ def test_a_label_has_the_variant_the_steps_that_run_and_the_exposure(method, fie
 
 
 def test_the_label_stands_in_every_form_of_a_table_and_the_csv_has_its_parts(tmp_path: Path):
-    blocks = build_blocks([row("rmm-avr", **CHAIN, variant="paper", diffusion_steps=10, trains_on="complete")])
-    label = "rmm-avr (paper, 10 steps, all)"
+    fields = {**CHAIN, "variant": "paper", "diffusion_steps": 10, "trains_on": "all", "options": {"slots": 50}}
+    blocks = build_blocks([row("rmm-avr", **fields)])
+    label = "rmm-avr (paper, 10 steps, slots 50, all)"
     assert f"| {label} |" in markdown(blocks)
     assert f"{label} &" in latex(blocks)
     record = next(csv.DictReader(io.StringIO(comma_separated(blocks))))
     assert (record["row"], record["variant"], record["diffusion_steps"]) == (label, "paper", "10")
-    assert (record["sees"], record["trains_on"]) == ("all", "complete")
+    assert (record["sees"], record["trains_on"], record["options"]) == ("all", "all", "slots 50")
 
 
 def test_a_legend_of_long_labels_has_as_many_columns_as_fit():

@@ -58,5 +58,5 @@ def test_questions_are_the_needed_videos_with_as_many_questions_as_now(tmp_path:
 @pytest.mark.parametrize(("videos", "correct"), [(9, 10), (20, 7)], ids=["nine videos", "equal answers"])
 def test_differences_that_do_not_tell_their_variance_are_left_out(tmp_path: Path, videos: int, correct: int) -> None:
     rows = [row(method, seed, n) for method, n in (("zero-fill", 7), ("rmm", correct)) for seed in range(3)]
-    with pytest.raises(UserError, match="over 3 common seeds and 10 videos"):
+    with pytest.raises(UserError, match="over 3 common seeds and 20 videos"):
         find_comparisons(save_predictions(tmp_path, rows, videos))

@@ -177,13 +177,13 @@ def test_without_predictions_a_run_has_the_interval_of_its_row_and_several_seeds
 
 
 def test_a_column_has_the_videos_with_questions_of_its_types(tmp_path: Path) -> None:
-    counts = {"Why": Count(correct=10, questions=18), "Where": Count(correct=3, questions=9)}
-    total = Count(correct=13, questions=27)
+    counts = {"Why": Count(correct=14, questions=28), "Where": Count(correct=3, questions=19)}
+    total = Count(correct=17, questions=47)
     rows = [row(seed=s, accuracies=Accuracies(overall=total, groups={}, types=counts)) for s in (0, 1, 2)]
     save_predictions(tmp_path, rows, videos=100)
     cells = build_blocks(rows, folders_of(rows, tmp_path))[0].lines[0].cells
     assert cells["Why"].interval.over == "seeds and videos"
-    assert cells["Where"].interval is None, "nine videos"
+    assert cells["Where"].interval is None, "nineteen videos"
 
 
 def test_predictions_without_the_types_of_their_row_are_an_error(tmp_path: Path) -> None:
