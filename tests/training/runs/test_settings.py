@@ -17,6 +17,7 @@ VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
     "backbone": ("pano", {}),
     "method": ("avr", {}),
     "variant": ("released", {}),
+    "backbone_variant": ("released", {}),
     "inputs": ("question", {}),
     "preset": ("demo", {}),
     "manifest": ("m", {}),
