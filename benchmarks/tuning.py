@@ -13,9 +13,10 @@ settings are written to a table, from which the choice is made, also of datasets
 
 import argparse
 import csv
+import io
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -35,6 +36,9 @@ TABLE = Path("train/grids/tuning.csv")
 SETTINGS = Path("data_manifests/demo/dataset.toml")
 # A run and its start, by measured runs on two cores (two at once).
 SECONDS_PER_RUN = 45
+
+# {(run, its setting, dataset): validation accuracy in percent}
+Accuracies = dict[tuple[str, str, int], float]
 
 
 @dataclass(frozen=True)
@@ -119,42 +123,52 @@ def run_command(*arguments: object) -> None:
         raise UserError(f"{' '.join(command)} failed")
 
 
-def read_accuracies(seed: int, cells: Sequence[Cell], runs: Path) -> dict[tuple[str, int], float]:
-    """Return {(run, dataset): accuracy in percent} of the settings, without the run that they start from."""
+def describe(cell: Cell) -> str:
+    """Return the options and the learning rate of a setting that are not those of the preset and of all settings."""
+    grid = read_grid(GRID)
+    own = {**cell.config.options, "learning_rate": cell.config.learning_rate}
+    common = {**PRESETS[grid.preset].options.get(cell.config.method, {}), **grid.settings}
+    return ", ".join(f"{name} {value}" for name, value in own.items() if common.get(name) != value) or "as in the grid"
+
+
+def read_accuracies(seed: int, cells: Sequence[Cell], runs: Path) -> Accuracies:
+    """Return the accuracies of the settings on one dataset, without that of the run that they start from."""
     settings = [cell for cell in cells if cell.config.start_from]
-    return {(cell.name, seed): mean(best_validation(runs / cell.name).values()) for cell in settings}
+    return {(c.name, describe(c), seed): mean(best_validation(runs / c.name).values()) for c in settings}
 
 
-def read_table(path: Path) -> dict[tuple[str, int], float]:
-    """Return {(run, dataset): accuracy in percent} of a table; {} if there is none."""
+def read_table(path: Path) -> Accuracies:
+    """Return the accuracies of a table; {} if there is none."""
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
-        return {(row["run"], int(row["dataset"])): float(row["accuracy"]) for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    return {(row["run"], row["setting"], int(row["dataset"])): float(row["accuracy"]) for row in rows}
 
 
-def write_table(path: Path, accuracies: Mapping[tuple[str, int], float]) -> None:
+def write_table(path: Path, accuracies: Accuracies) -> None:
     """Write a line per setting and dataset."""
-    lines = [f"{run},{dataset},{accuracy:.4f}\n" for (run, dataset), accuracy in sorted(accuracies.items())]
-    replace_text(path, "run,dataset,accuracy\n" + "".join(lines))
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(["run", "setting", "dataset", "accuracy"])
+    writer.writerows([*key, f"{accuracy:.4f}"] for key, accuracy in sorted(accuracies.items()))
+    replace_text(path, sink.getvalue())
 
 
-def collect(accuracies: Mapping[tuple[str, int], float]) -> list[Tried]:
+def collect(accuracies: Accuracies) -> list[Tried]:
     """Return the settings in the order of the grid, those of a method only if all were tried on the same datasets.
 
-    Raises `UserError` if the table has a run that the grid does not have.
+    Raises `UserError` if the table has a run or a setting of it that the grid does not have.
     """
-    grid = read_grid(GRID)
-    cells = {cell.name: cell for cell in list_cells(grid, None, "m", "s") if cell.config.start_from}
-    if unknown := sorted({run for run, _ in accuracies} - cells.keys()):
-        raise UserError(f"{GRID} has no run {unknown[0]}: remove it from the table")
+    cells = {cell.name: cell for cell in list_cells(read_grid(GRID), None, "m", "s") if cell.config.start_from}
+    settings = {name: describe(cell) for name, cell in cells.items()}
+    for name, setting, _ in accuracies:
+        if settings.get(name) != setting:
+            raise UserError(f"{GRID} has no run {name} with {setting}: remove it from the table")
     tried = []
     for name, cell in cells.items():
-        own = {**cell.config.options, "learning_rate": cell.config.learning_rate}
-        preset = {**PRESETS[grid.preset].options.get(cell.config.method, {}), **grid.settings}
-        setting = ", ".join(f"{option} {value}" for option, value in own.items() if preset.get(option) != value)
-        of_run = {dataset: accuracy for (run, dataset), accuracy in sorted(accuracies.items()) if run == name}
-        tried.append(Tried(method_of(cell), name, setting or "as in the grid", of_run))
+        of_run = {dataset: accuracy for (run, _, dataset), accuracy in sorted(accuracies.items()) if run == name}
+        tried.append(Tried(method_of(cell), name, settings[name], of_run))
     is_equal = {
         one.method: all(o.accuracies.keys() == one.accuracies.keys() for o in tried if o.method == one.method)
         for one in tried
