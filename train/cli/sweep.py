@@ -16,6 +16,7 @@ from pipeline.cli.command import (
     json_option,
     show_json,
 )
+from pipeline.errors import UserError
 from pipeline.files import locked, replace_text
 from train.cli.options import (
     RecordingCommand,
@@ -100,6 +101,8 @@ def sweep(
     from train.training.sweep import list_cells, read_grid
 
     processes.check_alone("mavqa-sweep")
+    if dry_run:
+        _check_unused({"--out": out, "--evaluation": evaluation, "--jobs": jobs > 1, "--tracker": trackers})
     file = GRIDS / f"{grid}.toml" if grid in BUNDLED and not Path(grid).is_file() else Path(grid)
     parsed = read_grid(file)
     manifest = require_manifest(manifest or Path("data_manifests") / file.stem)
@@ -124,6 +127,12 @@ def sweep(
             outcome = run_cells(cells, load_manifest(manifest), bank, out, progress, jobs, trackers)
         replace_text(evaluation, json.dumps(outcome.documents, ensure_ascii=False, indent=1) + "\n")
     _show(outcome, evaluation, as_json)
+
+
+def _check_unused(options: dict[str, object]) -> None:
+    """Raise `UserError` if one of `options`, which a dry run does not use, was given."""
+    if given := [name for name, value in options.items() if value]:
+        raise UserError(f"--dry-run trains and writes nothing: remove {', '.join(given)}")
 
 
 def _show(outcome: "Outcome", evaluation: Path, as_json: bool) -> None:

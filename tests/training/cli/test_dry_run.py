@@ -72,3 +72,10 @@ def test_a_model_that_fails_is_named_and_does_not_stop_the_others(workplace: Pat
     rmm = found[2]
     assert (rmm["sees"], rmm["epochs"]) == ("all", 4)
     assert rmm["steps_per_epoch"] >= rmm["questions"] / 8
+
+
+@pytest.mark.parametrize("option", [("--out", "runs"), ("--jobs", "2"), ("--tracker", "csv")])
+def test_options_that_a_dry_run_does_not_use_are_refused(workplace: Path, option: tuple[str, str]) -> None:
+    result = invoke("sweep", "tiny.toml", *PATHS, *option)
+    assert result.exit_code == 2
+    assert f"--dry-run trains and writes nothing: remove {option[0]}" in result.output
