@@ -23,11 +23,9 @@ from train.data.scenarios import sample_masks
 from train.evaluation.evaluate_run import evaluate_run
 from train.evaluation.rate_curves import rate_grid
 from train.evaluation.statistics import interval_over_videos
-from train.evaluation.subject import chosen_options
 from train.evaluation.summary import summarise_rows
 from train.methods.registry import METHODS
 from train.report.page import write_report
-from train.runs.config import make_config
 from train.runs.results import read_results
 from train.training.parallel import run_jobs
 from train.training.sweep import Cell, Grid, Outcome, list_cells, read_grid, run_cells
@@ -371,20 +369,6 @@ def test_rows_record_the_missing_modalities_and_videos_of_the_training(swept: tu
     rows = read_results(swept[0] / "zero-fill-seed0" / "results.jsonl")
     assert {(row.sees, row.trains_on) for row in rows if row.kind == "model"} == {("nothing", "complete")}
     assert {row.sees for row in rows if row.kind == "floor"} == {""}
-
-
-@pytest.mark.parametrize(
-    ("settings", "options"),
-    [
-        ({"method": "rmm-avr"}, {}),
-        ({"method": "rmm-avr", "options": {"slots": 16, "schedule": "ddpm"}}, {"schedule": "ddpm"}),
-        ({"method": "rmm-avr", "options": {"slots": 75}}, {"slots": 75}),
-        ({"method": "modality-dropout", "options": {"exposure": "all"}}, {"exposure": "all"}),
-        ({"inputs": "question", "options": {"exposure": "all"}}, {"exposure": "all"}),
-    ],
-)
-def test_a_row_has_the_options_that_are_not_the_preset_s(settings: dict, options: dict) -> None:
-    assert chosen_options(make_config("demo", **settings)) == options
 
 
 def test_a_row_has_the_interval_over_the_videos_of_its_predictions(swept: tuple[Path, dict[str, dict]]) -> None:
