@@ -1,7 +1,7 @@
 """Means with their 95 % intervals: over seeds and videos, over videos alone, or over questions (Wilson).
 
 Source: the two-way variance model (`train.evaluation.two_way`) with Student's t; Wilson's score interval for the
-counts of one run whose videos do not tell; Holm (1979) for several p-values.
+counts of one run with too few videos; Holm (1979) for several p-values.
 """
 
 import math
@@ -37,7 +37,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An accuracy in percent, the mean over `seeds` runs, with its interval; None if nothing tells it.
+    """An accuracy in percent, the mean over `seeds` runs, with its interval; None if none can be estimated.
 
     `questions`: number of questions per run.
     """

@@ -131,7 +131,7 @@ def variance_parts(squares: MeanSquares) -> VarianceParts:
     The unit is that of the squared estimate: pass mean squares of percentage points.
     """
     if not covers_seeds(squares.seeds):
-        raise ValueError(f"{squares.seeds} seeds do not tell the variance between seeds")
+        raise ValueError(f"{squares.seeds} seeds are too few to estimate the variance between seeds")
     residual = float(squares.of_residual)
     return VarianceParts(
         max(0.0, (float(squares.of_seeds) - residual) / squares.videos),

@@ -30,7 +30,7 @@ Gains = Mapping[str, Mapping[str, Mapping[str, "Gain"]]]
 
 @dataclass(frozen=True)
 class Gain:
-    """A gain in percentage points, its 95 % interval, and the p-value of no gain; None where nothing tells them.
+    """A gain in percentage points, its 95 % interval, and the p-value of no gain; None if they cannot be estimated.
 
     `by_seed`: {seed that both methods have: the gain of its two runs}. `p_holm`: corrected for the `family` of
     comparisons with the same baseline in the same scenario (their number). `share`: the gain as a share of the gap

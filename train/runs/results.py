@@ -146,7 +146,7 @@ class ResultRow(BaseModel):
     method has variants. `diffusion_steps`: number of steps that the method's reverse chain runs; None
     without one. `options`: of the method, those that are not its preset's. `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
-    accuracy in percent over videos, for this trained model; None if it was not computed or nothing tells it. Rows of
+    accuracy in percent over videos, for this trained model; None if it was not or cannot be computed. Rows of
     earlier versions have one from a bootstrap.
     """
 

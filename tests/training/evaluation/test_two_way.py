@@ -69,7 +69,7 @@ def test_one_or_two_seeds_have_the_error_of_their_mean_over_videos(seeds: int) -
     error, degrees = standard_error(mean_squares(BY_HAND[:seeds], ONE_EACH))
     assert error == pytest.approx(stats.sem(BY_HAND[:seeds].mean(0)))
     assert degrees == 3
-    with pytest.raises(ValueError, match=f"{seeds} seeds do not tell"):
+    with pytest.raises(ValueError, match=f"{seeds} seeds are too few"):
         variance_parts(mean_squares(BY_HAND[:seeds], ONE_EACH))
 
 
