@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
+from pipeline.manifests.templates import COLUMNS
 from pipeline.synthetic import read_redundancy
 from pipeline.synthetic.dataset import (
     REDUNDANCY_FILE,
@@ -39,8 +40,9 @@ from pipeline.synthetic.dataset import (
 )
 from pipeline.synthetic.difficulty import DIFFICULTIES
 from train.evaluation.floors import filled_majority, template_majority
+from train.report.gains import find_pairs, paired_gain
 from train.report.plots import COLOURS, STYLE
-from train.report.tables import build_blocks
+from train.report.tables import Block, build_blocks, pool_counts
 from train.runs.results import ResultRow, read_results
 
 REDUNDANCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -50,7 +52,8 @@ BASELINES = ("constant-fill", "modality-dropout")
 REFERENCES = ("question-only", "audio-question", "visual-question")
 # The common start of the methods, in the tables only: without a modality it is far below all others.
 START = "zero-fill"
-GROUPS = ("All", "Audio", "Visual", "Audio-Visual")
+_COLUMNS = {column.label: column for column in COLUMNS}
+GROUPS = {"All": _COLUMNS["All"], "Audio": _COLUMNS["A"], "Visual": _COLUMNS["V"], "Audio-Visual": _COLUMNS["AV"]}
 SPLIT = "test"
 
 
@@ -68,8 +71,8 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """The gain in points of a method over a baseline: by seed, its mean, its 95 % interval of mavqa-report if any."""
+class Comparison:
+    """The gain in points of a method over a baseline: its mean, its 95 % interval and p-value if any, and by seed."""
 
     redundancy: float
     bits: float
@@ -80,6 +83,7 @@ class Gain:
     points: float
     low: float | None
     high: float | None
+    p: float | None
     by_seed: tuple[float, ...]
 
 
@@ -160,12 +164,12 @@ def run_mavqa(*words: object) -> None:
 def write_results(folders: Sequence[Path], out: Path) -> None:
     """Write the tables and figures of all levels to `out`; print the accuracies."""
     accuracies = [row for folder in folders for row in read_accuracies(folder)]
-    gains = [gain for folder in folders for gain in read_gains(folder)]
+    gains = [gain for folder in folders for gain in read_comparisons(folder)]
     write_table(accuracies, out / "accuracies.csv")
     write_table(gains, out / "gains.csv")
     panels = [(scenario, "All", over) for scenario in SCENARIOS for over in BASELINES]
     draw(gains, panels, out / "dial.png")
-    panels = [(scenario, group, BASELINES[0]) for scenario in SCENARIOS for group in GROUPS[1:]]
+    panels = [(scenario, group, BASELINES[0]) for scenario in SCENARIOS for group in [*GROUPS][1:]]
     draw(gains, panels, out / "groups.png")
     print_accuracies(accuracies)
 
@@ -176,64 +180,51 @@ def read_level(folder: Path) -> tuple[float, float]:
     return document["redundancy"], document["states"]["everything"]["mutual_information"]
 
 
-def read_rows(folder: Path) -> list[ResultRow]:
-    """Return the result rows of all runs of a level."""
-    return [row for path in sorted((folder / "runs").glob("*/results.jsonl")) for row in read_results(path.parent)]
+def read_blocks(folder: Path) -> list[Block]:
+    """Return the blocks of a level's test split, one per scenario of `SCENARIOS`."""
+    runs = [path.parent for path in sorted((folder / "runs").glob("*/results.jsonl"))]
+    folders = {row.key: run for run in runs for row in read_results(run)}
+    blocks = build_blocks([row for run in runs for row in read_results(run)], folders)
+    return [block for block in blocks if block.split == SPLIT and block.scenario in SCENARIOS]
+
+
+def name_entry(row: ResultRow) -> str:
+    """Return the entry of the grid that a row's run is of."""
+    return row.run.rpartition("-seed")[0]
 
 
 def read_accuracies(folder: Path) -> list[Accuracy]:
     """Return the accuracies of the trained runs of a level."""
     redundancy, bits = read_level(folder)
     found = []
-    for row in read_rows(folder):
-        if row.kind != "model" or row.split != SPLIT or row.scenario not in SCENARIOS:
-            continue
-        entry, _, seed = row.run.rpartition("-seed")
-        counts = {"All": row.accuracies.overall, **row.accuracies.groups}
-        of_groups = {group: counts[group].accuracy for group in GROUPS if group in counts}
-        found += [
-            Accuracy(redundancy, bits, row.scenario, group, entry, int(seed), accuracy)
-            for group, accuracy in of_groups.items()
-        ]
+    for block in read_blocks(folder):
+        for row in (row for line in block.lines for row in line.rows if row.kind == "model"):
+            for group, column in GROUPS.items():
+                count = pool_counts(row.accuracies, column)
+                if count is not None:
+                    names = (row.scenario, group, name_entry(row), row.seed)
+                    found.append(Accuracy(redundancy, bits, *names, count.accuracy))
     return found
 
 
-def read_gains(folder: Path) -> list[Gain]:
-    """Return the gains of a level over the `BASELINES`, with the intervals that mavqa-report found."""
-    by_seed: dict[tuple[str, str, str], dict[int, float]] = {}
-    accuracies = read_accuracies(folder)
-    for found in accuracies:
-        by_seed.setdefault((found.scenario, found.group, found.entry), {})[found.seed] = found.accuracy
-    intervals, (redundancy, bits) = read_intervals(folder), read_level(folder)
-    gains = []
-    for (scenario, group, method), of_method in by_seed.items():
-        for over in BASELINES:
-            of_baseline = by_seed.get((scenario, group, over), {})
-            seeds = sorted(of_method.keys() & of_baseline.keys())
-            if not seeds or method in (over, *REFERENCES):
-                continue
-            low, high = intervals.get((scenario, over, method), (None, None)) if group == "All" else (None, None)
-            points = tuple(of_method[seed] - of_baseline[seed] for seed in seeds)
-            gains.append(Gain(redundancy, bits, scenario, group, over, method, mean(points), low, high, points))
-    return gains
+def read_comparisons(folder: Path) -> list[Comparison]:
+    """Return the gains of a level over the `BASELINES`, on all questions and on those of each group."""
+    redundancy, bits = read_level(folder)
+    found = []
+    for block in read_blocks(folder):
+        for pair in find_pairs(block):
+            over, method = name_entry(pair.baseline.rows[0]), name_entry(pair.method.rows[0])
+            for group, column in GROUPS.items() if over in BASELINES else ():
+                is_counted = pair.questions.are_of(column.types)
+                gain = paired_gain(pair.differences[:, is_counted], pair.videos[is_counted], pair.seeds)
+                bounds = (gain.interval.low, gain.interval.high) if gain.interval else (None, None)
+                names = (block.scenario, group, over, method)
+                points = tuple(gain.by_seed.values())
+                found.append(Comparison(redundancy, bits, *names, gain.points, *bounds, gain.p, points))
+    return found
 
 
-def read_intervals(folder: Path) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Return {(scenario, baseline, method), entries of the grid: interval of the gain} from the report's gains.csv."""
-    entries = {}
-    for block in build_blocks(read_rows(folder)):
-        for line in block.lines:
-            entries[block.scenario, line.label] = line.rows[0].run.rpartition("-seed")[0]
-    intervals = {}
-    with (folder / "report" / "gains.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["split"] == SPLIT and row["low"]:
-                names = (entries[row["scenario"], row[column]] for column in ("over", "method"))
-                intervals[row["scenario"], *names] = (float(row["low"]), float(row["high"]))
-    return intervals
-
-
-def write_table(rows: Sequence[Accuracy | Gain], path: Path) -> None:
+def write_table(rows: Sequence[Accuracy | Comparison], path: Path) -> None:
     """Write a CSV file with a column per field; points by seed are separated by spaces."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -247,7 +238,7 @@ def _as_text(value: Any) -> str:
     return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def draw(gains: Sequence[Gain], panels: Sequence[tuple[str, str, str]], path: Path) -> None:
+def draw(gains: Sequence[Comparison], panels: Sequence[tuple[str, str, str]], path: Path) -> None:
     """Draw the gains of all methods but the start against the mutual information.
 
     `panels`: (scenario, group, baseline) of each panel, row by row.
@@ -274,7 +265,7 @@ def draw(gains: Sequence[Gain], panels: Sequence[tuple[str, str, str]], path: Pa
         figure.savefig(path, dpi=150)
 
 
-def draw_method(gains: Sequence[Gain], axes: Axes, method: str, colour: str, offset: float) -> None:
+def draw_method(gains: Sequence[Comparison], axes: Axes, method: str, colour: str, offset: float) -> None:
     """Draw one method's means as a line with their intervals, and its points by seed, `offset` bits to the right."""
     if not gains:
         return

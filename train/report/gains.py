@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from train.evaluation.statistics import Interval, correct_holm, estimate_mean
-from train.report.hits import Hits, check_same_questions
+from train.report.hits import Hits, Questions, check_same_questions
 from train.report.tables import Block, Line
 
-BASELINES = ("zero-fill", "modality-dropout", "constant-fill")
+BASELINES = ("zero-fill", "modality-dropout", "constant-fill", "retrieval-fill")
 # The inputs of the reference model that is trained without the modality that a scenario removes.
 REFERENCE_INPUTS = {"audio-missing": "visual,question", "visual-missing": "audio,question"}
 CSV_FIELDS = (
@@ -66,21 +66,29 @@ class Pair:
         return _differences(self.method.hits, self.baseline.hits, self.seeds)
 
     @property
+    def questions(self) -> Questions:
+        """The questions that both answer."""
+        return self.method.hits[self.seeds[0]].questions
+
+    @property
     def videos(self) -> np.ndarray:
         """The number of each question's video, int [question]."""
-        return self.method.hits[self.seeds[0]].questions.videos
+        return self.questions.videos
 
 
 def find_pairs(block: Block) -> Iterator[Pair]:
     """Yield the comparisons of a block: each method with each baseline of its backbone, over the seeds of both.
 
-    Raises `UserError` if two runs of a pair have predictions of different questions.
+    If a baseline was trained at several exposures, a method is compared with those of its own exposure if there are
+    any, and the baseline with its other exposures. Raises `UserError` if two runs of a pair have predictions of
+    different questions.
     """
     methods = [line for line in block.lines if line.role == "method"]
-    for baseline in (line for line in methods if line.method in BASELINES):
+    baselines = {line.label: {of.label for of in _baselines_of(line, methods)} for line in methods}
+    for baseline in methods:
         for line in methods:
-            seeds = tuple(sorted(line.hits.keys() & baseline.hits.keys()))
-            if line is not baseline and seeds and _backbone_of(line) == _backbone_of(baseline):
+            if baseline.label in baselines[line.label]:
+                seeds = _common_seeds(baseline, line)
                 check_same_questions([of[seed] for of in (line.hits, baseline.hits) for seed in seeds])
                 yield Pair(baseline, line, seeds)
 
@@ -118,6 +126,31 @@ def _correct(by_method: Mapping[str, Gain]) -> dict[str, Gain]:
 def _differences(method: Mapping[int, Hits], baseline: Mapping[int, Hits], seeds: Sequence[int]) -> np.ndarray:
     """Return the differences in correct answers, float [seed, question]: method minus baseline."""
     return np.array([method[seed].correct.astype(float) - baseline[seed].correct for seed in seeds])
+
+
+def _baselines_of(line: Line, methods: Sequence[Line]) -> list[Line]:
+    """Return the baselines among `methods` with which a line is compared."""
+    baselines = [
+        baseline
+        for baseline in methods
+        if baseline.method in BASELINES
+        and baseline is not line
+        and _backbone_of(baseline) == _backbone_of(line)
+        and _common_seeds(baseline, line)
+    ]
+    sees = line.rows[0].sees
+    of_same_exposure = {baseline.method for baseline in baselines if baseline.rows[0].sees == sees}
+    # With its own other exposures a method is always compared.
+    return [
+        baseline
+        for baseline in baselines
+        if baseline.rows[0].sees == sees or baseline.method == line.method or baseline.method not in of_same_exposure
+    ]
+
+
+def _common_seeds(one: Line, other: Line) -> tuple[int, ...]:
+    """Return the seeds of which both have predictions."""
+    return tuple(sorted(one.hits.keys() & other.hits.keys()))
 
 
 def _backbone_of(line: Line) -> tuple[str, str]:

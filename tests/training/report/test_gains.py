@@ -25,6 +25,8 @@ from train.runs.results import (
 )
 
 QUESTIONS = 40
+# Trained at two exposures.
+BOTH = ("modality-dropout", "drfuse")
 
 
 def save_run(folder: Path, correct: int, method: str = "zero-fill", seed: int = 0, **changes: object) -> ResultRow:
@@ -154,6 +156,20 @@ def test_only_methods_of_the_same_backbone_are_compared_with_every_baseline(tmp_
         ("AVST zero-fill", "AVST modality-dropout"),
         ("AVST modality-dropout", "AVST zero-fill"),
     }
+
+
+def test_methods_are_compared_with_the_baseline_of_their_exposure_and_it_with_its_other_ones(tmp_path: Path) -> None:
+    def save_of(method: str, correct: int, sees: str) -> ResultRow:
+        changes = {"sees": sees, "run": f"{method}-{sees}", "training": {"epochs": 3, "exposure": sees}}
+        return save_run(tmp_path, correct, method, **changes)
+
+    rows = [save_of("zero-fill", 8, "nothing"), save_of("constant-fill", 20, "all")]
+    rows += [save_of(method, 10 + n, sees) for n, sees in enumerate(("sampled", "all")) for method in BOTH]
+    gains = find_gains(block_of(rows, tmp_path))
+    sampled, every = gains["modality-dropout (sampled)"], gains["modality-dropout (all)"]
+    assert sampled.keys() == {"zero-fill", "drfuse (sampled)", "modality-dropout (all)"}
+    assert every.keys() == {"zero-fill", "drfuse (all)", "constant-fill (all)", "modality-dropout (sampled)"}
+    assert len(gains["constant-fill (all)"]) == 5  # there is none at another exposure
 
 
 def test_runs_without_predictions_have_no_gain_and_no_table(tmp_path: Path) -> None:
