@@ -1,25 +1,25 @@
 """When does recalling a missing modality pay? Methods on synthetic datasets from independent to redundant modalities.
 
-Without --train, print for each redundancy how much either modality tells of the other and of the answers, and the
-floors that use no video; no clip is rendered. With --train, also synthesize and extract each dataset, train the grid
+Without --train, print for each redundancy how much either modality determines of the other and of the answers, and the
+floors that use no video; no clip is rendered. With --train, synthesize and extract each dataset, train the grid
 train/grids/dial.toml on it, and write to --out: accuracies.csv, gains.csv, dial.png (gain over a learned constant and
 over modality dropout against the mutual information of the modalities) and groups.png (the gain over a learned constant
 on questions about the audio, about the frames, about both: the backbone itself answers those about what is available).
 Finished steps are skipped: run it again to go on after an interruption. A run took 0.8 minutes of one core (20 runs, 16
-minutes), so that the 250 of five redundancies and five seeds take two to three hours on two cores, extraction included.
+minutes), so that the runs of five redundancies and five seeds take two to three hours on two cores.
 
     python benchmarks/dial.py
     python benchmarks/dial.py --train --seeds 5 --jobs 2
+    python benchmarks/dial.py --gains
 """
 
 import argparse
 import csv
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
@@ -40,6 +40,7 @@ from pipeline.synthetic.dataset import (
 )
 from pipeline.synthetic.difficulty import DIFFICULTIES
 from train.evaluation.floors import filled_majority, template_majority
+from train.evaluation.statistics import correct_holm
 from train.report.gains import find_pairs, paired_gain
 from train.report.plots import COLOURS, STYLE
 from train.report.tables import Block, build_blocks, pool_counts
@@ -95,27 +96,31 @@ def main() -> int:
     parser.add_argument("--videos", type=int, default=500)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the datasets")
-    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--train", action="store_true", help="train, and write the tables and figures")
+    parser.add_argument("--gains", action="store_true", help="print a Markdown table of the gains of trained levels")
     parser.add_argument("--grid", type=Path, default=GRID)
     parser.add_argument("--seeds", type=int, default=5, help="of the runs")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("build/dial"))
     options = parser.parse_args()
     try:
-        print_measures(options)
         if options.train:
             write_results([run_level(redundancy, options) for redundancy in options.redundancies], options.out)
+        elif options.gains:
+            folders = [level_folder(redundancy, options) for redundancy in options.redundancies]
+            print("\n".join(gain_lines([gain for folder in folders for gain in read_comparisons(folder)])))
+        else:
+            print_measures(options)
     except UserError as error:
         parser.exit(2, f"{error}\n")
     return 0
 
 
 def print_measures(options: argparse.Namespace) -> None:
-    """Print a line per redundancy and one of the demo's scenes, which have none."""
+    """Print a Markdown table with a line per redundancy and one of the demo's scenes, which have none."""
     print(
-        f"{'':<12}{'bits of the other modality':>28}{'floors':>20}{'observer, all questions':>30}\n"
-        f"{'redundancy':<12}{'everything':>14}{'instruments':>14}{'template':>10}{'filled':>10}"
-        f"{'question':>10}{'audio':>10}{'visual':>10}"
+        "| redundancy | bits | of instruments | template majority | filled majority "
+        "| observer: question | audio | visual |\n|---|---:|---:|---:|---:|---:|---:|---:|"
     )
     for redundancy in (None, *options.redundancies):
         settings = SceneSettings(options.seconds, options.seed, redundancy, options.difficulty)
@@ -125,22 +130,27 @@ def print_measures(options: argparse.Namespace) -> None:
         floors = [
             floor(manifest.questions["train"], questions[SPLIT]) for floor in (template_majority, filled_majority)
         ]
-        percentages = "".join(f"{floor.overall.accuracy:>10.1f}" for floor in floors)
+        percentages = [f"{floor.overall.accuracy:.1f}" for floor in floors]
         if redundancy is None:
-            print(f"{'the demo':<12}{'':>28}{percentages}")
+            print(f"| the demo | | | {' | '.join(percentages)} | | | |")
             continue
         measured = measure_redundancy(splits, questions, settings)
-        bits = "".join(
-            f"{measured['states'][name]['mutual_information']:>14.1f}" for name in ("everything", "instruments")
-        )
+        bits = [f"{measured['states'][name]['mutual_information']:.1f}" for name in ("everything", "instruments")]
         found = measured["answers"]["all"]
         observers = (found["question"], found["audio"]["accuracy"], found["visual"]["accuracy"])
-        print(f"{redundancy:<12g}{bits}{percentages}{''.join(f'{value:>10.1f}' for value in observers)}")
+        cells = [*bits, *percentages, *(f"{value:.1f}" for value in observers)]
+        print(f"| {redundancy:g} | {' | '.join(cells)} |")
+
+
+def level_folder(redundancy: float, options: argparse.Namespace) -> Path:
+    """Return the folder of the data and the runs of one redundancy."""
+    out: Path = options.out
+    return out / f"{options.difficulty}-{redundancy:g}"
 
 
 def run_level(redundancy: float, options: argparse.Namespace) -> Path:
     """Synthesize, extract, train and report one redundancy; return its folder. Finished steps are skipped."""
-    folder = options.out / f"{options.difficulty}-{redundancy:g}"
+    folder = level_folder(redundancy, options)
     data, store, runs = folder / "data", folder / "store.zarr", folder / "runs"
     if not (data / REDUNDANCY_FILE).is_file():  # the last file that is written
         scenes = ("--videos", options.videos, "--seconds", options.seconds, "--seed", options.seed)
@@ -162,7 +172,7 @@ def run_mavqa(*words: object) -> None:
 
 
 def write_results(folders: Sequence[Path], out: Path) -> None:
-    """Write the tables and figures of all levels to `out`; print the accuracies."""
+    """Write the tables and figures of all levels to `out`."""
     accuracies = [row for folder in folders for row in read_accuracies(folder)]
     gains = [gain for folder in folders for gain in read_comparisons(folder)]
     write_table(accuracies, out / "accuracies.csv")
@@ -171,7 +181,6 @@ def write_results(folders: Sequence[Path], out: Path) -> None:
     draw(gains, panels, out / "dial.png")
     panels = [(scenario, group, BASELINES[0]) for scenario in SCENARIOS for group in [*GROUPS][1:]]
     draw(gains, panels, out / "groups.png")
-    print_accuracies(accuracies)
 
 
 def read_level(folder: Path) -> tuple[float, float]:
@@ -278,16 +287,25 @@ def draw_method(gains: Sequence[Comparison], axes: Axes, method: str, colour: st
             axes.plot([x, x], [gain.low, gain.high], color=colour, linewidth=1)
 
 
-def print_accuracies(accuracies: Iterable[Accuracy]) -> None:
-    """Print the mean over seeds of each entry, a line per redundancy, scenario and entry, a column per group."""
-    cells: dict[tuple[float, str, str], dict[str, list[float]]] = {}
-    for row in accuracies:
-        of_group = cells.setdefault((row.redundancy, row.scenario, row.entry), {})
-        of_group.setdefault(row.group, []).append(row.accuracy)
-    print(f"\n{'redundancy':<12}{'scenario':<16}{'entry':<24}{''.join(f'{group:>14}' for group in GROUPS)}")
-    for (redundancy, scenario, entry), groups in cells.items():
-        values = "".join(f"{mean(groups[group]):>14.1f}" if group in groups else f"{'':>14}" for group in GROUPS)
-        print(f"{redundancy:<12g}{scenario:<16}{entry:<24}{values}")
+def gain_lines(gains: Sequence[Comparison]) -> Iterator[str]:
+    """Yield a Markdown table of the gains on all questions: a line per scenario, baseline and method.
+
+    A column per level, by its bits; an interval without 0 after Holm's correction within the table is marked with *.
+    """
+    shown = [gain for gain in gains if gain.group == "All" and gain.method != START]
+    tested = [gain.p for gain in shown if gain.p is not None]
+    corrected = iter(correct_holm(tested))
+    cells: dict[tuple[str, str, str], dict[float, str]] = {}
+    for gain in shown:
+        mark = "*" if gain.p is not None and next(corrected) < 0.05 else ""
+        bounds = "" if gain.low is None else f" [{gain.low:+.1f}, {gain.high:+.1f}]"
+        of_line = cells.setdefault((gain.scenario, gain.over, gain.method), {})
+        of_line[gain.bits] = f"{gain.points:+.1f}{bounds}{mark}"
+    levels = sorted({gain.bits for gain in shown})
+    yield f"| scenario | over | method | {' | '.join(f'{bits:.1f} bits' for bits in levels)} |"
+    yield f"|---|---|---|{'---|' * len(levels)}"
+    for names in sorted(cells):
+        yield f"| {' | '.join([*names, *(cells[names].get(bits, '–') for bits in levels)])} |"
 
 
 if __name__ == "__main__":

@@ -5,12 +5,19 @@ to its real features (standard deviation 0.3 for audio, 0.7 for visual). It refi
 never uses the slots of RMM. This program does the same with the features of trained runs whose method imputes features,
 with AVR if the method has it. Nothing is trained. Source: the released `net_avst.py`, which samples its noise without a
 seed; here it has one.
+
+Prints a Markdown table of accuracies in percent, means over the seeds: `removed`, the modality is missing; `by noise`,
+as released; `complete`.
+
+    python benchmarks/noise_as_missing.py
+    python benchmarks/noise_as_missing.py --runs build/demo/methods --entries zero-fill rmm-avr-recommended
 """
 
 import argparse
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -37,7 +44,6 @@ RELEASED_NOISE = {"audio": 0.3, "visual": 0.7}
 class Measured:
     """Accuracies of one run in percent: `removed`, without the modality `missing`; with `noise` added; `complete`."""
 
-    run: str
     missing: str
     removed: float
     noise: float
@@ -50,6 +56,7 @@ def main() -> int:
     parser.add_argument("--manifest", type=Path, default=DEMO / "data")
     parser.add_argument("--store", type=Path, default=DEMO / "store.zarr")
     parser.add_argument("--runs", type=Path, default=DEMO / "runs", help="folder of trained runs")
+    parser.add_argument("--entries", nargs="+", metavar="ENTRY", help="entries of the grid (default: all)")
     parser.add_argument("--split", default="test")
     options = parser.parse_args()
     try:
@@ -57,12 +64,16 @@ def main() -> int:
         if absent:
             raise UserError(f"{absent[0]} is missing: run 'make demo' first, or pass --manifest, --store and --runs")
         manifest, bank = load_manifest(options.manifest), FeatureBank(open_store(options.store))
-        folders = sorted(path.parent for path in options.runs.glob("*/checkpoint.safetensors"))
-        print("accuracy in percent; 'noise' is the released evaluation, which reads the modality it calls missing\n")
-        print(f"{'run':<28}{'missing':<10}{'removed':>9}{'noise':>9}{'complete':>10}")
-        for folder in folders:
-            for row in measure_run(folder, manifest, bank, options.split):
-                print(f"{row.run:<28}{row.missing:<10}{row.removed:>9.2f}{row.noise:>9.2f}{row.complete:>10.2f}")
+        of_entries: dict[tuple[str, str], list[Measured]] = {}
+        for folder in sorted(path.parent for path in options.runs.glob("*/checkpoint.safetensors")):
+            entry = folder.name.rpartition("-seed")[0] or folder.name
+            if options.entries is None or entry in options.entries:
+                for measured in measure_run(folder, manifest, bank, options.split):
+                    of_entries.setdefault((entry, measured.missing), []).append(measured)
+        print("| method | missing | removed | by noise | complete |\n|---|---|---:|---:|---:|")
+        for (entry, missing), seeds in of_entries.items():
+            means = (mean(getattr(seed, name) for seed in seeds) for name in ("removed", "noise", "complete"))
+            print(f"| {entry} | {missing} | {' | '.join(f'{value:.2f}' for value in means)} |")
     except UserError as error:
         parser.exit(2, f"{error}\n")
     return 0
@@ -77,10 +88,10 @@ def measure_run(folder: Path, manifest: Manifest, bank: FeatureBank, split: str)
     dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size))
     if not isinstance(method, SupportsImputation):
         return []
-    return [measure(folder.name, method, dataset, missing) for missing in MODALITIES]
+    return [measure(method, dataset, missing) for missing in MODALITIES]
 
 
-def measure(run: str, method: MissingModalityMethod, dataset: QuestionDataset, missing: str) -> Measured:
+def measure(method: MissingModalityMethod, dataset: QuestionDataset, missing: str) -> Measured:
     """Return the accuracies of a method with `missing` as the missing modality."""
     rows = questions_of(dataset, "complete")
     masks = {
@@ -95,7 +106,7 @@ def measure(run: str, method: MissingModalityMethod, dataset: QuestionDataset, m
     generator = torch.Generator().manual_seed(0)
     for batch in dataset.batches(BATCH_SIZE, rows=rows):
         noisy += choose_answers(answer_noisy(method, batch, missing, generator), batch.choices)
-    return Measured(run, missing, removed, percent_correct(dataset, rows, noisy), complete)
+    return Measured(missing, removed, percent_correct(dataset, rows, noisy), complete)
 
 
 @torch.inference_mode()

@@ -2,14 +2,15 @@
 
 The released code of the ECCV 2024 missing-modality paper trains on train and val together and logs its accuracy on
 val. This program trains on the demo's data with the same backbone, schedule and seeds, once on train only, once on
-both, and prints the accuracy on val of the selected epoch next to the accuracy on test. Training on both gains on test
-because of more data; what it gains on val beyond that is how much the log overstates.
+both. It prints a Markdown table of the accuracy on val of the selected epoch and that on test, the mean and the seeds.
+Training on both gains on test because of more data; what it gains on val beyond that is how much the log overstates.
 
     python benchmarks/validation_in_training.py --seeds 3 --jobs 2
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -45,18 +46,20 @@ def main() -> int:
         manifest, bank = load_manifest(options.manifest), FeatureBank(open_store(options.store))
         if "val" not in manifest.questions:
             raise UserError(f"{options.manifest} has no val split to add to the training split")
-        print(f"{'trained on':<14}{'seed':>5}{'val':>9}{'test':>9}   (accuracy in percent, complete questions)")
+        print("| trained on | val, which chose the epoch | test |\n|---|---:|---:|")
         for name, trained in (("train", manifest), ("train and val", with_validation(manifest))):
             folder = options.out / name.replace(" ", "-")
             save_manifest(trained, folder / "data")
             accuracies = measure(trained, bank, folder, options.store, options.seeds, options.jobs)
-            for seed, (val, test) in enumerate(accuracies):
-                print(f"{name:<14}{seed:>5}{val:>9.2f}{test:>9.2f}")
-            val, test = mean(val for val, _ in accuracies), mean(test for _, test in accuracies)
-            print(f"{name:<14}{'mean':>5}{val:>9.2f}{test:>9.2f}")
+            print(f"| {name} | {' | '.join(map(describe, zip(*accuracies, strict=True)))} |")
     except UserError as error:
         parser.exit(2, f"{error}\n")
     return 0
+
+
+def describe(accuracies: Sequence[float]) -> str:
+    """Return the mean over the seeds, then their values."""
+    return f"{mean(accuracies):.2f} ({', '.join(f'{accuracy:.2f}' for accuracy in accuracies)})"
 
 
 def with_validation(manifest: Manifest) -> Manifest:

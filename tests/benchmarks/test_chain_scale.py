@@ -46,7 +46,17 @@ def test_a_constant_far_from_the_real_features_has_the_size_of_its_squared_dista
     assert all(far[m].median > 1e4 * near[m].median for m in far)
 
 
-def test_a_method_that_imputes_no_features_is_left_out(tmp_path, capsys, monkeypatch):
+def test_a_method_that_imputes_no_features_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(chain_scale, "load_run", lambda run: (make("drfuse"), None))
-    chain_scale.print_run(tmp_path, tmp_path, tmp_path, "test")
-    assert not capsys.readouterr().out
+    assert chain_scale.measure_run(tmp_path, tmp_path, tmp_path, "test") == []
+
+
+def test_the_table_has_the_largest_size_of_all_seeds_and_the_means_of_the_rest():
+    def measured(size: float, spread: float | None, accuracy: float) -> chain_scale.Measured:
+        scales = [chain_scale.Scale("audio", modality, size, 10 * size) for modality in ("audio", "visual")]
+        return chain_scale.Measured("audio", *scales, spread, 1.25, accuracy)
+
+    lines = [*chain_scale.table_lines({("rmm", "audio"): [measured(1, 2, 50), measured(3, 4, 60)]})]
+    assert lines[2] == "| rmm | audio | 2 | 30 | 2 | 30 | 1.25 | 3 | 55.00 |"
+    (line,) = [*chain_scale.table_lines({("avr", "audio"): [measured(1, None, 50)]})][2:]
+    assert line.split(" | ")[-2] == "–"

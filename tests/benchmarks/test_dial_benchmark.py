@@ -74,6 +74,18 @@ def test_tables_and_figures_have_every_level(tmp_path: Path) -> None:
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("dial.png", "groups.png"))
 
 
+def test_the_table_of_gains_has_a_column_per_level_and_marks_what_stays_significant(tmp_path: Path) -> None:
+    def comparison(bits: float, method: str, points: float, p: float) -> dial.Comparison:
+        bounds = (points - 1, points + 1)
+        return dial.Comparison(bits / 20, bits, "audio-missing", "All", "constant-fill", method, points, *bounds, p, ())
+
+    gains = [comparison(0, "rmm", 0.5, 0.04), comparison(20, "rmm", 3, 0.01), comparison(20, "avr", 2, 0.03)]
+    assert [*dial.gain_lines(gains)][2:] == [
+        "| audio-missing | constant-fill | avr | – | +2.0 [+1.0, +3.0] |",
+        "| audio-missing | constant-fill | rmm | +0.5 [-0.5, +1.5] | +3.0 [+2.0, +4.0]* |",
+    ]
+
+
 def test_a_level_is_synthesized_once_and_a_failed_command_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,10 +111,12 @@ def test_a_level_is_synthesized_once_and_a_failed_command_stops(
 def test_every_redundancy_is_measured_beside_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     dial.print_measures(argparse.Namespace(videos=30, seconds=3, seed=0, difficulty="normal", redundancies=[0.0, 1.0]))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["the", "0", "1"]
-    assert lines[3].split()[1:3] == ["0.0", "0.0"]
-    assert float(lines[4].split()[1]) > 20
-    assert float(lines[4].split()[-1]) > 90
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[0] for row in rows] == ["the demo", "0", "1"]
+    assert rows[1][1:3] == ["0.0", "0.0"]
+    assert float(rows[2][1]) > 20
+    assert float(rows[2][-1]) > 90
+    assert all(len(row) == len(lines[0].strip("|").split("|")) for row in rows)
 
 
 def test_the_grid_has_the_names_that_the_benchmark_compares() -> None:

@@ -201,14 +201,14 @@ def test_noise_is_added_to_the_real_features_of_the_missing_modality(monkeypatch
     dataset = QuestionDataset(FeatureBank(store), make_manifest(store), "train", inputs_of(method.backbone))
     monkeypatch.setattr(noise_as_missing, "RELEASED_NOISE", {"audio": 0.0, "visual": 0.0})
     for missing in ("audio", "visual"):
-        accuracies = noise_as_missing.measure("run", method, dataset, missing)
+        accuracies = noise_as_missing.measure(method, dataset, missing)
         assert accuracies.noise == accuracies.complete
     batch, generator = dataset.batch([5, 9]), torch.Generator().manual_seed(0)
     expected = method.predict(batch)
     torch.testing.assert_close(noise_as_missing.answer_noisy(method, batch, "visual", generator), expected)
     monkeypatch.setattr(noise_as_missing, "RELEASED_NOISE", {"audio": 0.0, "visual": 50.0})
     assert not torch.allclose(noise_as_missing.answer_noisy(method, batch, "visual", generator), expected)
-    accuracies = noise_as_missing.measure("run", method, dataset, "audio")
+    accuracies = noise_as_missing.measure(method, dataset, "audio")
     assert accuracies.noise == accuracies.complete
 
 

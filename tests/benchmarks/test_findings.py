@@ -1,0 +1,90 @@
+"""The programs that write the tables of FINDINGS.md: what commands print, and how methods compare."""
+
+from pathlib import Path
+
+import findings
+import method_tables
+import pytest
+from result_rows import row, save_predictions
+
+from pipeline.errors import UserError
+
+PAGE = """# Page
+
+<!-- $ python -c "print('| a |')" -->
+
+| old |
+
+<!-- end -->
+
+Text.
+
+<!-- $ count -->
+<!-- end -->
+"""
+
+
+def test_only_the_output_of_a_command_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["findings", "--page", str(page), *words])
+        findings.main()
+        return page.read_text()
+
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    outputs = {"python -c \"print('| a |')\"": "| new |\n", "count": "1\n2\n"}
+    monkeypatch.setattr(findings, "run_command", outputs.pop)
+    assert main("--list") == PAGE
+    assert capsys.readouterr().out.splitlines() == list(outputs)
+    expected = PAGE.replace("$ count -->\n", "$ count -->\n\n```text\n1\n2\n```\n\n")
+    assert main("--only", "count") == expected
+    assert main("--only", "print") == expected.replace("| old |", "| new |")
+    assert not outputs
+
+
+def test_a_command_runs_in_this_environment_and_its_failure_is_an_error() -> None:
+    assert findings.run_command("python -c \"import torch; print('| b |')\"") == "| b |\n"
+    with pytest.raises(UserError, match=r"python -c 'raise SystemExit\(3\)' failed"):
+        findings.run_command("python -c 'raise SystemExit(3)'")
+
+
+def test_every_command_of_the_page_is_one_of_a_benchmark_that_exists() -> None:
+    root = Path(findings.__file__).parent.parent
+    commands = [match["command"] for match in findings.BLOCK.finditer((root / "FINDINGS.md").read_text())]
+    assert commands
+    for command in commands:
+        program = command.split()[1]
+        assert command.startswith("python benchmarks/")
+        assert (root / program).is_file()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    rows = [
+        row(method, seed, correct + seed, scenario=scenario, run=f"{method}-seed{seed}", checkpoint_sha256=f"{n}{seed}")
+        for n, (method, correct) in enumerate({"constant-fill": 8, "rmm": 12, "zero-fill": 4}.items())
+        for seed in range(3)
+        for scenario in ("audio-missing", "visual-missing")
+    ]
+    save_predictions(tmp_path, rows)
+    return tmp_path
+
+
+def test_accuracies_are_in_the_order_of_their_means_with_half_their_interval(runs: Path) -> None:
+    lines = [*method_tables.accuracy_lines(method_tables.read_blocks(runs))]
+    assert [line.split("|")[1].strip() for line in lines] == ["method", "---", "rmm", "constant-fill", "zero-fill"]
+    # Nine types of 20 to 28 questions, 13 to 21 correct answers on average.
+    assert lines[2].startswith("| rmm | 70.83 ± ")
+    assert lines[2].endswith(" | 70.83 |")
+
+
+def test_gains_are_over_each_baseline_with_their_interval_and_corrected_p(runs: Path) -> None:
+    lines = [*method_tables.gain_lines(method_tables.read_blocks(runs), ["rmm"])]
+    assert lines[0] == "| method | over | audio-missing | visual-missing |"
+    (line,) = lines[2:]
+    assert line.startswith("| rmm | constant-fill | +16.67 [+")
+    assert ", p 0.0" in line
+    with pytest.raises(UserError, match="0 methods have runs named avr-seed"):
+        list(method_tables.gain_lines(method_tables.read_blocks(runs), ["avr"]))
