@@ -142,7 +142,7 @@ def _source_option(option: Option) -> Decorator:
 @click.option(
     "--redundancy",
     type=click.FloatRange(0, 1),
-    help="Share of the clips whose audio and frames tell of each other, 0 (independent) to 1 (redundant); the "
+    help="Share of the clips whose audio and frames determine each other, 0 (independent) to 1 (redundant); the "
     "information is measured.  [default: --settings, else the demo's scenes]",
 )
 @click.option(
@@ -154,8 +154,8 @@ def _source_option(option: Option) -> Decorator:
 def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: bool, **options: Any) -> None:
     """Create the synthetic dataset: rendered clips of instruments, and questions with exact answers.
 
-    The clips are written to the folder videos in --out. With --redundancy, redundancy.json in --out says how much each
-    modality tells of the other and of the answers.
+    The clips are written to the folder videos in --out. With --redundancy, redundancy.json in --out has the
+    information of each modality about the other and about the answers.
 
     \b
     Examples:

@@ -87,7 +87,7 @@ def synthesize(
     The name of the dataset is `name`, by default that of the folder. The manifest is written to `out`, the clips (MP4,
     H.264 and AAC) to `out/videos` by `workers` processes. `progress` is called with (clips written, `videos`). The
     questions of a `seed` are always the same, byte for byte; the clips may depend on the codecs' versions.
-    With a `redundancy`, `out/redundancy.json` says how much each modality tells (`measure_redundancy`).
+    With a `redundancy`, `out/redundancy.json` has the information of each modality (`measure_redundancy`).
     Raises `UserError` if a number is below 1, `redundancy` outside [0, 1] or `difficulty` unknown.
     """
     for option, value in {"videos": videos, "seconds": seconds, "workers": workers}.items():

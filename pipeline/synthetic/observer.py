@@ -139,7 +139,7 @@ def _score_video(
 
 
 def _score(question: Question, beliefs: Mapping[str, Mapping[str, float]]) -> _Score:
-    """Return the score; an answer that no training question of the template has is never given and tells 0 bits."""
+    """Return the score; an answer that no training question of the template has is never given and has 0 bits."""
     is_known = question.answer in beliefs["question"]
     best = {name: max(sorted(belief), key=belief.__getitem__, default="") for name, belief in beliefs.items()}
     probability = {

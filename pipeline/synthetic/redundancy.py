@@ -1,4 +1,4 @@
-"""Scenes whose audio tells of their frames, and the frames of the audio, as often as a number in [0, 1] says.
+"""Scenes whose audio and frames determine each other, as often as a number in [0, 1] says.
 
 A redundant scene shows what it plays: every instrument is on screen and audible, moves while it plays and as loudly as
 it plays, has one light per note of a second, and plays low notes on the left, middle ones in the middle, high ones on
@@ -30,7 +30,7 @@ PITCH_OF_PLACE = {"left": 1 / 6, "middle": 1 / 2, "right": 5 / 6}
 
 @dataclass(frozen=True)
 class Sides:
-    """The redundant scenes that a clip takes its audio and its frames from; equal if either tells of the other."""
+    """The redundant scenes that a clip takes its audio and its frames from; equal if they determine each other."""
 
     audio: Scene
     visual: Scene
@@ -44,7 +44,7 @@ def sample_sides(video_id: str, seconds: int, rng: random.Random, redundancy: fl
 
 
 def sample_redundant_scene(video_id: str, seconds: int, rng: random.Random, difficulty: Difficulty) -> Scene:
-    """Return a scene whose audio tells its frames, except the order within a place, and whose frames tell its audio."""
+    """Return a scene whose audio determines its frames, except the order within a place, and whose frames its audio."""
     instruments = sample_instruments(difficulty.count_weights, rng)
     performers = []
     for instrument, (place, column) in zip(instruments, sample_positions(len(instruments), rng), strict=True):
@@ -93,7 +93,7 @@ def combine(sides: Sides) -> Scene:
 
 
 def reorder_within_places(scene: Scene, rng: random.Random) -> Scene:
-    """Return the scene with the columns of the performers of each place shuffled, which its audio does not tell."""
+    """Return the scene with the columns of the performers of each place shuffled; its audio does not determine them."""
     columns = defaultdict(list)
     for performer in scene.performers:
         columns[performer.place].append(performer.column)

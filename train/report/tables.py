@@ -23,7 +23,7 @@ from train.report.predictions import Folders
 from train.runs.results import Accuracies, Count, Masking, ResultRow
 
 FLOORS = ("template-majority", "filled-majority")
-# Digits of a hash that is printed to tell things of the same name apart.
+# Digits of a hash that is printed to distinguish things of the same name.
 HASH_LENGTH = 8
 ROLES = ("floor", "reference", "method")
 # What a line's label says of `ResultRow.sees`.
@@ -71,7 +71,7 @@ class Line:
 class Block:
     """All lines of one scenario on the same questions and seconds of a dataset, release and split.
 
-    `distinction`: what tells the questions or seconds from others of this split, for headings; "" if there are none.
+    `distinction`: how the questions or seconds differ from others of this split, for headings; "" if there are none.
     """
 
     dataset: str
@@ -327,7 +327,7 @@ def _fingerprints(row: ResultRow) -> dict[str, str]:
 def _labels(rows: list[ResultRow]) -> dict[str, str]:
     """Return {line identity: label}, the same in all blocks.
 
-    Models with equal labels also get the `_MARKS` that tell them apart. Floors of several sets of training questions
+    Models with equal labels also get the `_MARKS` that distinguish them. Floors of several sets of training questions
     get a hash of these.
     """
     first: dict[str, ResultRow] = {}
