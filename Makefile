@@ -12,7 +12,7 @@ DEMO     := build/demo
 # Further arguments for the command of a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
 
-.PHONY: help setup demo backbones methods dial test nightly versions lint lint-fast docs bench extract train clean
+.PHONY: help setup demo backbones methods dial tuning findings test nightly versions lint lint-fast docs bench extract train clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -51,6 +51,15 @@ methods: $(READY) $(DEMO)/evaluation.json  ## Train every method on the demo's v
 dial: $(READY)  ## Train the main methods from independent to redundant modalities, five seeds each (JOBS=1, ARGS).
 	$(BIN)/python benchmarks/dial.py --train --out build/dial --jobs $(JOBS) $(ARGS)
 
+tuning: $(READY)  ## Try the settings that papers leave open, on two datasets of their own (JOBS=1; two hours with 2).
+	$(BIN)/python benchmarks/tuning.py --datasets 101 102 --jobs $(JOBS) $(ARGS)
+
+# The settings that make tuning chose are in the grids.
+findings: methods dial  ## Run all experiments of FINDINGS.md and write their tables into it (JOBS=1; four hours with 2).
+	$(BIN)/python benchmarks/validation_in_training.py --seeds 3 --jobs $(JOBS)
+	cp build/dial/dial.svg build/dial/groups.svg docs/images/
+	$(BIN)/python benchmarks/findings.py
+
 # The slow files come early in the order of their names; reordered by number of tests they would come last.
 test: $(READY) lint-fast  ## Run the test suite and the fast part of lint.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -79,7 +88,7 @@ docs: $(READY)  ## Build the documentation in build/docs; a warning is an error.
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs build/docs
 
 bench: $(READY) $(DEMO)/evaluation.json  ## Run all benchmarks on the output of make demo.
-	broken=0; for program in benchmarks/*.py; do $(BIN)/python $$program || broken=1; done; exit $$broken
+	broken=0; for program in $(filter-out %/tuning.py %/findings.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$program || broken=1; done; exit $$broken
 
 $(DEMO)/evaluation.json:
 	$(MAKE) demo

@@ -61,7 +61,7 @@ class Measured:
 def main() -> int:
     """Parse the options, print a Markdown table with a line per method and missing modality."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders of runs")
+    parser.add_argument("runs", type=Path, nargs="*", default=[DEMO / "runs"], help="run folders, or folders of runs")
     parser.add_argument("--manifest", type=Path, default=DEMO / "data")
     parser.add_argument("--store", type=Path, default=DEMO / "store.zarr")
     parser.add_argument("--split", default="test")

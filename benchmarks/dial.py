@@ -2,8 +2,8 @@
 
 Without --train, print for each redundancy how much either modality determines of the other and of the answers, and the
 floors that use no video; no clip is rendered. With --train, synthesize and extract each dataset, train the grid
-train/grids/dial.toml on it, and write to --out: accuracies.csv, gains.csv, dial.png (gain over a learned constant and
-over modality dropout against the mutual information of the modalities) and groups.png (the gain over a learned constant
+train/grids/dial.toml on it, and write to --out: accuracies.csv, gains.csv, dial.svg (gain over a learned constant and
+over modality dropout against the mutual information of the modalities) and groups.svg (the gain over a learned constant
 on questions about the audio, about the frames, about both: the backbone itself answers those about what is available).
 Finished steps are skipped: run it again to go on after an interruption. A run took 0.8 minutes of one core (20 runs, 16
 minutes), so that the runs of five redundancies and five seeds take two to three hours on two cores.
@@ -178,9 +178,9 @@ def write_results(folders: Sequence[Path], out: Path) -> None:
     write_table(accuracies, out / "accuracies.csv")
     write_table(gains, out / "gains.csv")
     panels = [(scenario, "All", over) for scenario in SCENARIOS for over in BASELINES]
-    draw(gains, panels, out / "dial.png")
+    draw(gains, panels, out / "dial.svg")
     panels = [(scenario, group, BASELINES[0]) for scenario in SCENARIOS for group in [*GROUPS][1:]]
-    draw(gains, panels, out / "groups.png")
+    draw(gains, panels, out / "groups.svg")
 
 
 def read_level(folder: Path) -> tuple[float, float]:
@@ -271,7 +271,7 @@ def draw(gains: Sequence[Comparison], panels: Sequence[tuple[str, str, str]], pa
             axes.set_xlabel("mutual information of audio and frames (bits)")
         handles = {h.get_label(): h for axes in grid.flat for h in axes.get_legend_handles_labels()[0]}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path)
 
 
 def draw_method(gains: Sequence[Comparison], axes: Axes, method: str, colour: str, offset: float) -> None:

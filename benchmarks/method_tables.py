@@ -30,7 +30,7 @@ BASELINES = ("constant-fill", "modality-dropout", "retrieval-fill")
 def main() -> int:
     """Parse the options, print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="?", default=Path("build/demo/methods"), help="folder of runs")
+    parser.add_argument("runs", type=Path, nargs="?", default=Path("build/demo/runs"), help="folder of runs")
     parser.add_argument("--gains", nargs="+", metavar="ENTRY", help="entries of the grid whose gains are printed")
     options = parser.parse_args()
     try:

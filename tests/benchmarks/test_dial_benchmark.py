@@ -71,7 +71,7 @@ def test_tables_and_figures_have_every_level(tmp_path: Path) -> None:
         accuracies = list(csv.DictReader(file))
     assert {a["entry"] for a in accuracies} == set(CORRECT)
     assert len(accuracies) == 2 * 4 * 2 * 4  # levels, entries, seeds, groups
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("dial.png", "groups.png"))
+    assert all((tmp_path / name).read_text().startswith("<?xml") for name in ("dial.svg", "groups.svg"))
 
 
 def test_the_table_of_gains_has_a_column_per_level_and_marks_what_stays_significant(tmp_path: Path) -> None:
