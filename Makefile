@@ -53,6 +53,7 @@ dial: $(READY)  ## Train the main methods from independent to redundant modaliti
 
 tuning: $(READY)  ## Try the settings that papers leave open, on two datasets of their own (JOBS=1; two hours with 2).
 	$(BIN)/python benchmarks/tuning.py --datasets 101 102 --jobs $(JOBS) $(ARGS)
+	$(BIN)/python benchmarks/findings.py --page docs/tuning.md
 
 # The settings that make tuning chose are in the grids.
 findings: methods dial  ## Run all experiments of FINDINGS.md and write their tables into it (JOBS=1; four hours with 2).

@@ -8,7 +8,16 @@ import pytest
 import tuning
 
 from pipeline.errors import UserError
+from train.methods.avr import REFINE_VARIANTS
+from train.methods.registry import method_variants
+from train.methods.rmm import RECALL_VARIANTS
+from train.runs.config import TrainConfig
 from train.training.sweep import list_cells, read_grid
+
+# They are not trained, or have nothing to choose.
+UNTUNED = ("zero-fill", "mean-fill")
+# What the paper leaves open and its variant decides.
+PAPER_OPTIONS = ("recall_error", "schedule", "clamp", "join", "width")
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +82,49 @@ def test_accuracies_of_the_selected_epochs_are_added_to_the_table_and_compared(t
     for run in ("other", "drfuse-3-seed0"):
         with pytest.raises(UserError, match=f"no run {run} with another setting"):
             tuning.collect({(run, "another setting", 7): 50.0})
+
+
+def settings_of(config: TrainConfig) -> dict[str, object]:
+    """Return the options and the learning rate that a run trains with, those of its variant included."""
+    settings = {**config.options, "learning_rate": config.learning_rate}
+    if config.method in ("rmm", "rmm-avr"):
+        settings.setdefault("recall_error", RECALL_VARIANTS[config.variant].error)
+    if config.method in ("avr", "rmm-avr"):
+        for name in ("schedule", "clamp", "join"):
+            settings.setdefault(name, getattr(REFINE_VARIANTS[config.variant], name))
+    return {name: value for name, value in settings.items() if name != "exposure"}
+
+
+def method_and_variant(config: TrainConfig) -> tuple[str, str]:
+    return config.method, config.variant if method_variants(config.method) else ""
+
+
+@pytest.mark.parametrize("grid", ["methods", "dial"])
+def test_the_demo_s_grids_train_each_method_with_the_chosen_setting(cells, grid):
+    configs = {cell.name: cell.config for cell in cells}
+    chosen = {
+        method_and_variant(configs[one.run]): settings_of(configs[one.run])
+        for one in tuning.choose(tuning.collect(tuning.read_table(tuning.TABLE)))
+    }
+    assert len(chosen) == len({tuning.method_of(cell) for cell in cells})
+    trained = list_cells(read_grid(tuning.GRID.with_name(f"{grid}.toml")), (0,), "m", "s")
+    trained = [cell.config for cell in trained if cell.config.start_from]
+    trained = [config for config in trained if config.method not in UNTUNED]
+    assert all(settings_of(config) == chosen[method_and_variant(config)] for config in trained)
+    if grid == "methods":
+        assert {*chosen} == {*map(method_and_variant, trained)}
+
+
+def test_the_options_of_the_variant_paper_are_those_chosen_for_the_paper_s_method(cells):
+    configs = {cell.name: cell.config for cell in cells}
+    chosen = tuning.choose(tuning.collect(tuning.read_table(tuning.TABLE)))
+    (best,) = [configs[one.run] for one in chosen if one.method == "rmm-avr-paper"]
+    without = best.model_copy(update={"options": {n: v for n, v in best.options.items() if n not in PAPER_OPTIONS}})
+    assert settings_of(best) == settings_of(without)
+
+
+def test_every_setting_was_tried_on_the_same_two_or_more_datasets(cells):
+    tried = tuning.collect(tuning.read_table(tuning.TABLE))
+    assert [one.run for one in tried] == [cell.name for cell in cells]
+    (datasets,) = {tuple(one.accuracies) for one in tried}
+    assert len(datasets) >= 2

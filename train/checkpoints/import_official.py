@@ -21,7 +21,7 @@ from train.backbones.sizes import ModelSizes
 from train.checkpoints.release_names import FIRST_FILE, RELEASES, UPDATED_FILE, Release, TrainingFile, matches
 from train.runs.claim import IMPORTED
 from train.runs.config import TrainConfig, make_config
-from train.runs.folder import CHECKPOINT, build_method, write_start, write_tensors
+from train.runs.folder import CHECKPOINT, build_method, describe_settings, write_start, write_tensors
 
 NAMES_SHOWN = 5
 # Folders of the official repositories that contain the paths of `TrainingFile`.
@@ -260,7 +260,8 @@ def _write_run(
     make_folder(out)
     state = method.state_dict()
     trained = sorted(state.keys() - set(imported["fresh"]))
-    write_tensors(out / CHECKPOINT, state, {"imported": checkpoint.name, "trained": trained})
+    facts = {"imported": checkpoint.name, "trained": trained, "settings": describe_settings(method)}
+    write_tensors(out / CHECKPOINT, state, facts)
     sha256 = hash_file(checkpoint)
     data: dict[str, Any] = {IMPORTED: sha256}
     if release.words or release.answers:

@@ -72,7 +72,7 @@ class RefineSettings:
 
 
 REFINE_VARIANTS = {
-    "paper": RefineSettings(),
+    "paper": RefineSettings(schedule="ddpm", clamp=True),
     "released": RefineSettings(objective="v", scaling="halved", clamp=True, readout="corner"),
     "recommended": RefineSettings(
         scaling="standardised", start="middle", correction=True, stochastic=False, detached=True

@@ -65,7 +65,7 @@ class RecallSettings:
 
 
 RECALL_VARIANTS = {
-    "paper": RecallSettings("paper", "paper_softmax", "sum", detached=False, placed=False),
+    "paper": RecallSettings("paper", "paper_softmax", "mean", detached=False, placed=False),
     "released": RecallSettings("cosine", "paper_softmax", "mean", detached=False, placed=False),
     "recommended": RecallSettings("centred", "normalised_product", "share", detached=True, placed=True),
 }

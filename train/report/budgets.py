@@ -1,4 +1,4 @@
-"""How the methods of a table were trained, where they were not trained alike: exposure, questions, epochs, batches."""
+"""What the methods of a table were not trained alike in: exposure, questions, epochs, batches, learning rate."""
 
 from collections.abc import Callable, Iterable
 
@@ -33,9 +33,15 @@ def _describe_batch(row: ResultRow) -> str:
     return UNKNOWN if batch_size is None else str(batch_size * row.training.get("accumulate", 1))
 
 
+def _describe_rate(row: ResultRow) -> str:
+    rate = row.training.get("learning_rate")
+    return UNKNOWN if rate is None else f"{rate:g}"
+
+
 _PARTS: dict[str, Callable[[ResultRow], str]] = {
     "Exposure": lambda row: row.sees or UNKNOWN,
     "Trained on questions": lambda row: row.trains_on or UNKNOWN,
     "Trained for": _describe_epochs,
     "Questions per step": _describe_batch,
+    "Learning rate": _describe_rate,
 }

@@ -13,6 +13,8 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,7 @@ def load_hashed_run(run: Path, device: str = "cpu") -> tuple[MissingModalityMeth
     tensors, facts = _parse_tensors(content, run / CHECKPOINT)
     if facts.get("run", run_id(run)) != run_id(run):
         raise UserError(f"{run / CHECKPOINT} is of a run with other settings or data than {run}: train it again")
+    check_settings(facts, method, config.variant, run / CHECKPOINT)
     try:
         method.load_state_dict(tensors)
     except RuntimeError as error:
@@ -196,6 +199,37 @@ def read_environment(run: Path) -> dict[str, Any]:
         return environment
     except ValueError as error:
         raise UserError(f"{path} is corrupt ({one_line(error)}): remove it") from None
+
+
+def describe_settings(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return {name of a module: its settings}, which a variant and the options of a method decide."""
+    settings = {name: getattr(part, "settings", None) for name, part in module.named_modules()}
+    return {name: asdict(of) for name, of in settings.items() if is_dataclass(of) and not isinstance(of, type)}
+
+
+def check_settings(facts: Mapping[str, Any], module: nn.Module, variant: str, path: Path) -> None:
+    """Raise `UserError` if the weights in `path`, with its `facts`, were trained with other settings than the module's.
+
+    What the defaults of a variant are may change from version to version. Files of versions that did not record the
+    settings are refused for the variant `paper`, whose defaults have changed.
+    """
+    now = describe_settings(module)
+    before = facts.get("settings", {} if variant == "paper" else now)
+    differences = [
+        f"{name} {_show(before.get(part, {}).get(name))}, now {_show(value)}"
+        for part, settings in now.items()
+        for name, value in settings.items()
+        if before.get(part, {}).get(name, None) != value
+    ]
+    if differences:
+        raise UserError(
+            f"{path} was trained by a version of mavqa whose variant {variant} has other settings "
+            f"({'; '.join(differences[:3])}): train the run again"
+        )
+
+
+def _show(value: Any) -> str:
+    return "not recorded" if value is None else str(value)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:

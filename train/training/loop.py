@@ -37,7 +37,7 @@ from train.interfaces import (
 )
 from train.runs.config import TrainConfig
 from train.runs.features import read_specs, weights_hash
-from train.runs.folder import write_tensors
+from train.runs.folder import describe_settings, write_tensors
 from train.runs.identity import CHECKPOINT, run_id
 from train.runs.log import write_metrics, write_time
 from train.runs.precision import gpu_products
@@ -154,7 +154,7 @@ class Loop:
         if self.config.missing_rates and processes.is_first():
             save_masks(self.sampled, self.run / "masks-train.json")
         trained_before = self.history.trained
-        self.history, stored = read_state(self.run, self.module)
+        self.history, stored = read_state(self.run, self.module, self.config.variant)
         self.random = select("random/", stored)
         self.history.trained |= trained_before
         with gpu_products(self.config.precision):
@@ -269,6 +269,7 @@ class Loop:
             write_time(self.run, epoch + 1, place.seconds)
         if selected and processes.is_first():
             facts = {"epoch": epoch + 1, "trained": sorted(self.history.trained), "run": run_id(self.run)}
+            facts["settings"] = describe_settings(self.module)
             write_tensors(self.run / CHECKPOINT, self.validated_method.state_dict(), facts)
         self._save()
         self._write_metrics()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError, one_line
 from train import processes
-from train.runs.folder import LAST, read_tensors, write_tensors
+from train.runs.folder import LAST, check_settings, describe_settings, read_tensors, write_tensors
 from train.runs.identity import run_id
 from train.training.ema import WeightAverage
 
@@ -76,19 +76,22 @@ def write_state(
     if average:
         tensors |= {f"average/{name}": values for name, values in average.state().items()}
     facts: dict[str, Any] = {"run": run_id(run), "metrics": history.metrics, "trained": sorted(history.trained)}
+    facts["settings"] = describe_settings(module)
     if history.place is not None:
         facts["place"] = asdict(history.place)
     write_tensors(run / LAST, tensors | random, facts)
 
 
-def read_state(run: Path, module: nn.Module) -> tuple[History, dict[str, Tensor]]:
+def read_state(run: Path, module: nn.Module, variant: str) -> tuple[History, dict[str, Tensor]]:
     """Load the weights of the state of `run` into `module`; return its history and its named tensors.
 
-    Both are empty if the run has no state. Raises `UserError` if it is corrupt or does not fit.
+    Both are empty if the run has no state. Raises `UserError` if it is corrupt or does not fit, or was trained with
+    other settings of the `variant`.
     """
     if not (run / LAST).exists():
         return History(), {}
     tensors, facts = read_tensors(run / LAST)
+    check_settings(facts, module, variant, run / LAST)
     try:
         module.load_state_dict(select("model/", tensors))
         place = Place(**facts["place"]) if "place" in facts else None

@@ -15,6 +15,8 @@ from workplace import ON_TINY_DATA, invoke, run_tiny_sweep, run_tiny_train
 import train.training.loop
 from pipeline.files import locked
 from pipeline.manifests.manifest import Manifest, load_manifest, save_manifest
+from train.methods.rmm import RECALL_VARIANTS
+from train.runs.folder import read_tensors, write_tensors
 from train.runs.results import read_results
 
 SCENARIOS = ["complete", "audio-missing", "visual-missing", "both-missing"]
@@ -90,6 +92,24 @@ def test_a_checkpoint_of_another_run_is_not_evaluated(workplace: Path) -> None:
     assert run_tiny_train("b", "--seed", 5).exit_code == 0
     shutil.copy("b/checkpoint.safetensors", "a/checkpoint.safetensors")
     assert "is of a run with other settings or data than a" in fails("evaluate", "a")
+
+
+def test_a_run_whose_variant_has_other_settings_now_is_neither_evaluated_nor_continued(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--method", "rmm", "--variant", "paper", "--keep-state")
+    assert run_tiny_train("a", *options).exit_code == 0
+    assert invoke("evaluate", "a", "--device", "cpu").exit_code == 0
+    why = "was trained by a version of mavqa whose variant paper has other settings (error mean, now sum)"
+    with monkeypatch.context() as changed:
+        changed.setitem(RECALL_VARIANTS, "paper", replace(RECALL_VARIANTS["paper"], error="sum"))
+        assert f"checkpoint.safetensors {why}" in fails("evaluate", "a")
+        continued = run_tiny_train("a", *options, "--resume", "--epochs", 3)
+    assert continued.exit_code == 2
+    assert f"last.safetensors {why}" in continued.stderr
+    tensors, facts = read_tensors(Path("a/checkpoint.safetensors"))
+    write_tensors(Path("a/checkpoint.safetensors"), tensors, {"run": facts["run"]})
+    assert "(addressing not recorded, now paper; combination not recorded" in fails("evaluate", "a")
 
 
 def test_runs_of_one_name_in_two_folders_have_labels_of_their_own(workplace: Path) -> None:

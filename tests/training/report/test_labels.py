@@ -87,7 +87,8 @@ def test_two_exposures_of_a_method_are_two_lines():
 
 
 def trained(method: str, **changes: object) -> ResultRow:
-    training = {"epochs": 2, "batch_size": 4, "start_from": "start", **changes.pop("training", {})}
+    common = {"epochs": 2, "batch_size": 4, "start_from": "start", "learning_rate": 5e-4}
+    training = {**common, **changes.pop("training", {})}
     return row(method, training=training, **{"sees": "all", "trains_on": "all", **changes})
 
 
@@ -102,6 +103,7 @@ def trained(method: str, **changes: object) -> ResultRow:
         ),
         ({"training": {"start_from": ""}}, "Trained for: 2 epochs from start (drfuse (all)); 2 epochs (rmm (all))."),
         ({"training": {"accumulate": 2}}, "Questions per step: 4 (drfuse (all)); 8 (rmm (all))."),
+        ({"training": {"learning_rate": 1e-3}}, "Learning rate: 0.0005 (drfuse (all)); 0.001 (rmm (all))."),
     ],
 )
 def test_what_methods_were_not_trained_alike_in_is_said(change, sentence, tmp_path: Path):
