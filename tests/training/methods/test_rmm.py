@@ -139,7 +139,8 @@ def test_recalled_features_depend_on_the_available_modality_and_the_question(var
 
 def test_error_is_a_sum_a_mean_or_a_share_of_the_variance():
     recalled, real = torch.zeros(2, 6, 2, 2), torch.full((2, 6, 2, 2), 2.0)
-    assert small_memory("paper").error("visual", recalled, real).item() == 96
+    assert small_memory("paper", error="sum").error("visual", recalled, real).item() == 96
+    assert small_memory("paper").error("visual", recalled, real).item() == 4
     assert small_memory("released").error("visual", recalled, real).item() == 4
     memory = small_memory("recommended")
     memory.moments["visual"].variance.fill_(8.0)
@@ -244,7 +245,7 @@ def test_recall_loss_is_over_the_steps_with_both_modalities():
     recalled = {m: recalled_features(memory, representation, m) for m in ("audio", "visual")}
     both = batch.audio_mask & batch.visual_mask
     expected = sum(
-        (recalled[m] - representation.features[m]).square().flatten(2).sum(2)[both].mean() for m in ("audio", "visual")
+        (recalled[m] - representation.features[m]).square().flatten(2).mean(2)[both].mean() for m in ("audio", "visual")
     )
     torch.testing.assert_close(recall_loss(memory, representation, recalled), expected)
 

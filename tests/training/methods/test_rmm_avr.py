@@ -177,7 +177,7 @@ def test_total_loss_is_equation_8(monkeypatch):
         refined = method.refiner.refine(*({**flat, missing: recalled[missing]}[m] for m in MODALITIES))
         features = {m: values.unflatten(0, (6, 4)) for m, values in zip(MODALITIES, refined, strict=True)}
         completed.append(replace(real, features=features))
-        expected += 0.5 * (recalled[missing] - flat[missing]).square().flatten(1).sum(1).mean()
+        expected += 0.5 * (recalled[missing] - flat[missing]).square().mean()
     for representation in completed:
         answer = method.backbone.answer(representation)
         expected += F.cross_entropy(answer.logits, batch.answer) + answer.losses["match"]
@@ -209,7 +209,7 @@ def test_the_control_can_be_trained_by_either_rule(choice):
     ("options", "loss", "factors"),
     [
         # The elements of a step: 16 of audio, 16 x 3 x 3 of visual; of the joint map 16 x 3 x 3.
-        ({"recall_error": "mean"}, "rmmr", (16, 16 * 9)),
+        ({"recall_error": "sum"}, "rmmr", (1 / 16, 1 / (16 * 9))),
         ({"refine_error": "sum"}, "ave", (1 / (16 * 9),)),
     ],
 )
