@@ -5,6 +5,7 @@ from pathlib import Path
 import findings
 import method_tables
 import pytest
+import tuning
 from result_rows import row, save_predictions
 
 from pipeline.errors import UserError
@@ -50,14 +51,26 @@ def test_a_command_runs_in_this_environment_and_its_failure_is_an_error() -> Non
         findings.run_command("python -c 'raise SystemExit(3)'")
 
 
-def test_every_command_of_the_page_is_one_of_a_benchmark_that_exists() -> None:
+def test_every_command_of_the_pages_is_one_of_a_benchmark_that_exists() -> None:
     root = Path(findings.__file__).parent.parent
-    commands = [match["command"] for match in findings.BLOCK.finditer((root / "FINDINGS.md").read_text())]
+    text = "".join((root / page).read_text(encoding="utf-8") for page in ("FINDINGS.md", "docs/tuning.md"))
+    commands = [match["command"] for match in findings.BLOCK.finditer(text)]
     assert commands
     for command in commands:
         program = command.split()[1]
         assert command.startswith("python benchmarks/")
         assert (root / program).is_file()
+
+
+def test_the_page_of_the_tuning_has_the_table_of_the_committed_accuracies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(findings.__file__).parent.parent
+    (block,) = findings.BLOCK.finditer((root / "docs" / "tuning.md").read_text(encoding="utf-8"))
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("sys.argv", block["command"].split()[1:])
+    tuning.main()
+    assert block["output"] == findings.as_markdown(capsys.readouterr().out)
 
 
 @pytest.fixture
