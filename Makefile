@@ -43,7 +43,7 @@ backbones: $(READY) $(DEMO)/evaluation.json  ## Train the four backbones and the
 	  --evaluation $(DEMO)/backbones/evaluation.json
 	$(BIN)/mavqa-report $(DEMO)/backbones --out $(DEMO)/backbones/report
 
-methods: $(READY) $(DEMO)/evaluation.json  ## Train every method on the demo's videos, three seeds each (JOBS=1).
+methods: $(READY) $(DEMO)/evaluation.json  ## Train every method on the demo's videos, five seeds each (JOBS=1).
 	$(BIN)/mavqa-sweep train/grids/methods.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/methods --jobs $(JOBS) \
 	  --evaluation $(DEMO)/methods/evaluation.json
 	$(BIN)/mavqa-report $(DEMO)/methods --out $(DEMO)/methods/report

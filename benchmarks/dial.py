@@ -50,7 +50,6 @@ REDUNDANCIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 GRID = Path(__file__).resolve().parent.parent / "train" / "grids" / "dial.toml"
 SCENARIOS = ("audio-missing", "visual-missing")
 BASELINES = ("constant-fill", "modality-dropout")
-REFERENCES = ("question-only", "audio-question", "visual-question")
 # The common start of the methods, in the tables only: without a modality it is far below all others.
 START = "zero-fill"
 _COLUMNS = {column.label: column for column in COLUMNS}

@@ -17,7 +17,7 @@ from train.training.sweep import list_cells, read_grid
 # They are not trained, or have nothing to choose.
 UNTUNED = ("zero-fill", "mean-fill")
 # What the paper leaves open and its variant decides.
-PAPER_OPTIONS = ("recall_error", "schedule", "clamp", "join", "width")
+PAPER_OPTIONS = ("recall_error", "schedule", "clamp", "join")
 
 
 @pytest.fixture(scope="module")
