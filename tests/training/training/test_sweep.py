@@ -100,7 +100,7 @@ def test_every_committed_grid_has_known_methods_backbones_and_starting_runs(grid
         assert cell.config.method in METHODS
         assert cell.config.backbone in BACKBONES
         assert not cell.config.start_from or names.index(cell.config.start_from) < names.index(cell.name)
-    seeds = {"demo": 1, "tuning": 1, "dial": 5}.get(grid.stem, 3)
+    seeds = {"demo": 1, "tuning": 1, "dial": 5, "methods": 5}.get(grid.stem, 3)
     assert {cell.config.seed for cell in cells} == set(range(seeds))
 
 
