@@ -57,7 +57,6 @@ tuning: $(READY)  ## Try the settings that papers leave open, on two datasets of
 
 # The settings that make tuning chose are in the grids.
 findings: methods dial  ## Run all experiments of FINDINGS.md and write their tables into it (JOBS=1; four hours with 2).
-	$(BIN)/python benchmarks/validation_in_training.py --seeds 3 --jobs $(JOBS)
 	cp build/dial/dial.svg build/dial/groups.svg docs/images/
 	$(BIN)/python benchmarks/findings.py
 

@@ -96,7 +96,9 @@ def measure_run(run: Path, manifest_folder: Path, store_folder: Path, split: str
     scales = {(scale.missing, scale.modality): scale for scale in measure_scales(method, dataset)}
     found = []
     for missing, available in OTHER.items():
-        row = rows[SCENARIO_OF[missing,]]
+        row = rows.get(SCENARIO_OF[missing,])
+        if row is None:
+            raise UserError(f"{run} has no results of {SCENARIO_OF[missing,]} on {split}: evaluate it again")
         sizes = (scales[missing, missing], scales[missing, available])
         found.append(Measured(missing, *sizes, spread.get(missing), row.recovery, row.accuracies.overall.accuracy))
     return found
