@@ -30,11 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## The main job on synthetic videos: generate, extract, train, compare, report (SEEDS=1, JOBS=1).
-	$(BIN)/mavqa-manifest synthesize --settings data_manifests/demo/dataset.toml --out $(DEMO)/data
-	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded --seconds 3 --decoder pyav
-	$(BIN)/mavqa-sweep train/grids/demo.toml --manifest $(DEMO)/data --store $(DEMO)/store.zarr --out $(DEMO)/runs --seeds $(SEEDS) --jobs $(JOBS) \
-	  --evaluation $(DEMO)/evaluation.json
-	$(BIN)/mavqa-report $(DEMO)/runs --out $(DEMO)/report
+	$(BIN)/mavqa-demo --out $(DEMO) --seeds $(SEEDS) --jobs $(JOBS)
 
 backbones: $(READY) $(DEMO)/evaluation.json  ## Train the four backbones and the baseline on the demo's videos, three seeds each (JOBS=1).
 	$(BIN)/mavqa-extract --manifest $(DEMO)/data --videos $(DEMO)/data/videos --store $(DEMO)/store.zarr --weights seeded \

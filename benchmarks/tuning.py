@@ -33,7 +33,6 @@ from train.training.sweep import Cell, list_cells, read_grid, run_cells
 
 GRID = Path("train/grids/tuning.toml")
 TABLE = Path("train/grids/tuning.csv")
-SETTINGS = Path("data_manifests/demo/dataset.toml")
 # A run and its start, by measured runs on two cores (two at once).
 SECONDS_PER_RUN = 45
 
@@ -104,7 +103,7 @@ def method_of(cell: Cell) -> str:
 def train_all(seed: int, folder: Path, jobs: int) -> list[Cell]:
     """Generate and extract the dataset of `seed` in `folder`, train every cell on it and return the cells."""
     data, store = folder / "data", folder / "store.zarr"
-    run_command("mavqa-manifest", "synthesize", "--settings", SETTINGS, "--seed", seed, "--out", data)
+    run_command("mavqa-manifest", "synthesize", "--settings", "demo", "--seed", seed, "--out", data)
     extract = ("--weights", "seeded", "--seconds", 3, "--decoder", "pyav")
     run_command("mavqa-extract", "--manifest", data, "--videos", data / "videos", "--store", store, *extract)
     manifest, bank = load_manifest(data), FeatureBank(open_store(store))

@@ -8,6 +8,7 @@ from pipeline.cli.command import Group
 
 # In the order of the work. `mavqa-NAME` and `mavqa NAME` are the same command.
 COMMANDS = {
+    "demo": "mavqa.demo:demo",
     "manifest": "pipeline.cli.manifest:manifest",
     "extract": "pipeline.cli.extract:extract",
     "inspect": "pipeline.cli.inspect:inspect",
@@ -46,7 +47,7 @@ def mavqa() -> None:
 
     \b
     Examples:
-      mavqa manifest synthesize --out clips
+      mavqa demo
       mavqa extract --dataset music-avqa
       mavqa train --backbone pano --method rmm-avr
       mavqa train --help

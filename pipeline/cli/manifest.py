@@ -17,6 +17,7 @@ from pipeline.cli.command import (
     Command,
     Decorator,
     Group,
+    complete_names,
     file_option,
     folder_option,
     json_option,
@@ -33,6 +34,9 @@ from pipeline.manifests.sources.interface import Built, Option, Source
 from pipeline.manifests.sources.registry import SOURCES, load_source
 
 SHOWN_PER_KIND = 5
+# Files of settings that are installed with mavqa.
+SETTINGS = Path(__file__).parent.parent / "synthetic"
+BUNDLED = sorted(path.stem for path in SETTINGS.glob("*.toml"))
 
 out_option = folder_option("--out", "Folder for the manifest; its name becomes the dataset's name.", required=True)
 
@@ -131,7 +135,11 @@ def _source_option(option: Option) -> Decorator:
 
 @manifest.command(short_help="Render the synthetic dataset.", on_interrupt="run the same command again, it starts over")
 @out_option
-@file_option("--settings", "TOML file with the dataset's name and, in a table [synthesize], the options below.")
+@file_option(
+    "--settings",
+    "TOML file with the dataset's name and, in a table [synthesize], the options below; demo: those of 'mavqa demo'.",
+    shell_complete=complete_names(BUNDLED),
+)
 @click.option("--videos", type=click.IntRange(min=1), help="Number of clips.  [default: --settings, else 400]")
 @click.option("--seconds", type=click.IntRange(min=1), help="Length of each clip.  [default: --settings, else 10]")
 @click.option(
@@ -160,7 +168,7 @@ def synthesize(out: Path, settings: Path | None, workers: int | None, as_json: b
     \b
     Examples:
       mavqa-manifest synthesize --out build/demo/data --videos 400 --seconds 10 --seed 0
-      mavqa-manifest synthesize --out build/demo/data --settings data_manifests/demo/dataset.toml
+      mavqa-manifest synthesize --out build/demo/data --settings demo
       mavqa-manifest synthesize --out build/half/data --redundancy 0.5 --difficulty hard --seconds 3
     """
     from pipeline.synthetic import read_redundancy, synthesize
@@ -179,10 +187,13 @@ def _synthetic_defaults(out: Path, settings: Path | None) -> tuple[str, dict[str
     optional = {"redundancy": ((int, float), "a number in [0, 1]"), "difficulty": ((str,), "text")}
     if settings is None:
         return _name_of(out), defaults
+    file = SETTINGS / f"{settings}.toml" if str(settings) in BUNDLED and not settings.is_file() else settings
     try:
-        document = tomllib.loads(settings.read_text(encoding="utf-8"))
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"--settings {settings} does not exist: pass a dataset.toml") from None
+        raise UserError(
+            f"--settings {settings} does not exist: pass a dataset.toml, or one of {', '.join(BUNDLED)}"
+        ) from None
     except ValueError as error:
         raise UserError(f"--settings {settings} is not valid TOML: {error}") from None
     table = document.get("synthesize")

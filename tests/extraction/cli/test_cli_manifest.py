@@ -215,6 +215,8 @@ def test_synthesize_passes_its_options(tmp_path, monkeypatch):
     settings.write_text(VALID)
     assert run("synthesize", "--out", tmp_path, "--settings", settings, "--seed", 1).exit_code == 0
     assert (received["name"], received["videos"], received["seconds"], received["seed"]) == ("small", 4, 2, 1)
+    assert run("synthesize", "--out", tmp_path, "--settings", "demo").exit_code == 0
+    assert (received["name"], received["videos"], received["seconds"], received["seed"]) == ("demo", 500, 3, 0)
     assert run("synthesize", "--out", tmp_path, "--videos", 0).exit_code == 2
 
 
@@ -231,7 +233,7 @@ def test_synthesize_with_a_redundancy_shows_what_it_measured(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "dataset.toml does not exist: pass a dataset.toml"),
+        (None, "dataset.toml does not exist: pass a dataset.toml, or one of demo"),
         ("][", "dataset.toml is not valid TOML: Invalid statement"),
         ('name = "small"', "dataset.toml has no text 'name' or no table [synthesize]"),
         ('name = "small"\nsynthesize = 3', "no table [synthesize]"),
