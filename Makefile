@@ -6,13 +6,15 @@ DATASET  ?= music-avqa
 BACKBONE ?= avst
 METHOD   ?= rmm-avr
 SEEDS    ?= 1
+# Versions of Python, or paths of their programs, for make installed.
+PYTHONS  ?= 3.11 3.12 3.13
 # Runs of a sweep in parallel.
 JOBS     ?= 1
 DEMO     := build/demo
 # Further arguments for the command of a target: make extract DATASET=music-avqa ARGS="--device cuda"
 ARGS     ?=
 
-.PHONY: help setup demo backbones methods dial tuning findings test nightly versions lint lint-fast docs bench extract train clean
+.PHONY: help setup demo backbones methods dial tuning findings test nightly versions wheel installed lint lint-fast docs bench extract train clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -60,9 +62,9 @@ findings: methods dial  ## Run all experiments of FINDINGS.md and write their ta
 test: $(READY) lint-fast  ## Run the test suite and the fast part of lint.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-nightly: $(READY)  ## Run the tests that are too long for every change, then make versions.
+nightly: $(READY)  ## Run the tests that are too long for every change, then make versions and make installed.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly $(ARGS)
-	$(MAKE) versions
+	$(MAKE) versions installed
 
 # Each in a new environment under build/, of about 7 GB.
 versions: $(READY)  ## Run the test suite with the lowest and with the newest allowed versions of the dependencies.
@@ -70,6 +72,19 @@ versions: $(READY)  ## Run the test suite with the lowest and with the newest al
 	  $(BIN)/uv venv --quiet --clear --python $(BIN)/python build/$$resolution && \
 	  $(BIN)/uv pip install --quiet --python build/$$resolution/bin/python --resolution $$resolution --editable '.[dev]' && \
 	  OMP_NUM_THREADS=1 build/$$resolution/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || broken=1; \
+	done; exit $$broken
+
+wheel: $(READY)  ## Build the source archive and the wheel in dist/, and check them.
+	rm -rf dist
+	$(BIN)/uv build --quiet
+	$(BIN)/uv tool run --quiet twine check --strict dist/*.whl dist/*.tar.gz
+
+installed: wheel  ## Install the wheel in an empty environment of each of PYTHONS, and run mavqa demo there.
+	broken=0; for python in $(PYTHONS); do \
+	  $(BIN)/uv venv --quiet --clear --python $$python build/installed && \
+	  $(BIN)/uv pip install --quiet --python build/installed/bin/python --constraint constraints.txt dist/*.whl && \
+	  (cd build/installed && start=$$(date +%s) && bin/mavqa demo --out demo && \
+	   echo "$$(bin/python --version): mavqa demo in $$(($$(date +%s) - start)) s") || broken=1; \
 	done; exit $$broken
 
 lint: lint-fast  ## Check style, imports between layers and types.
