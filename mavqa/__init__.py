@@ -3,7 +3,7 @@
 This package has the public names of mavqa. Each is imported when it is first used, so that `import mavqa` is fast:
 
 - data: `load_manifest`, `open_store`, `dataset`, `log_mel`
-- the work of the commands: `extract`, `load_run`, `evaluate`, `read_results`
+- the work of the commands: `extract`, `load_run`, `evaluate`, `read_results`, `results_frame`
 - types: `Manifest`, `FeatureStore`, `QuestionDataset`, `Batch`, `ResultRow`, and `UserError`, which every function
   raises for mistakes that a user can fix
 
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     __version__: str
-    from mavqa.functions import dataset, evaluate, extract
+    from mavqa.functions import dataset, evaluate, extract, results_frame
     from pipeline.errors import UserError
     from pipeline.extractors.networks.log_mel import log_mel
     from pipeline.manifests.manifest import Manifest, load_manifest
@@ -43,6 +43,7 @@ __all__ = [
     "log_mel",
     "open_store",
     "read_results",
+    "results_frame",
 ]
 
 _MODULES = {
@@ -60,6 +61,7 @@ _MODULES = {
     "log_mel": "pipeline.extractors.networks.log_mel",
     "open_store": "pipeline.store.reader",
     "read_results": "train.runs.results",
+    "results_frame": "mavqa.functions",
 }
 
 

@@ -1,9 +1,10 @@
-"""The functions of `mavqa` that join several parts: extract, dataset, evaluate."""
+"""The functions of `mavqa` that join several parts: extract, dataset, evaluate, results_frame."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UserError
 from pipeline.extractors.registry import DEFAULT_FEATURES
 from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.store.location import locate
@@ -11,6 +12,8 @@ from pipeline.store.reader import FeatureStore, open_store
 from pipeline.store.schema import MODALITIES
 
 if TYPE_CHECKING:
+    import pandas
+
     from pipeline.extractors.interface import AudioChoice, NormalisationChoice
     from pipeline.media.timeline import Padding
     from pipeline.run.coordinator import Progress as ExtractionProgress
@@ -97,16 +100,15 @@ def dataset(
 ) -> "QuestionDataset":
     """Return the questions of one split with `features`, as a torch dataset for any model.
 
-    An item is a `Batch` of one question, `collate` joins items to a batch: of [batch, time, ...] per feature, with
-    masks [batch, time] that are False where a modality is missing. `time_steps` are spread evenly over the stored
-    seconds; maps are pooled to `map_size` x `map_size`, None keeps them. `cache`: where decoded features are kept,
-    "memory", "disk" (files in `cache_dir`; None: beside the store) or "none"; "auto": in memory if they fit into
+    An item is a `Batch` of one question. `loader` returns a torch `DataLoader` of batches: [batch, time, ...] per
+    feature, with masks [batch, time] that are False where a modality is missing. `time_steps` are spread evenly over
+    the stored seconds; maps are pooled to `map_size` x `map_size`, None keeps them. `cache`: where decoded features are
+    kept, "memory", "disk" (files in `cache_dir`; None: beside the store) or "none"; "auto": in memory if they fit into
     `memory_bytes` (None: half of what is free), else on disk. Raises `UserError` if the store does not have a feature,
     a video or a question.
 
-    >>> from torch.utils.data import DataLoader
     >>> questions = dataset("store.zarr", "data", "train", ["tokens", "vggish"], time_steps=2)
-    >>> batch = next(iter(DataLoader(questions, batch_size=64, collate_fn=questions.collate)))
+    >>> batch = next(iter(questions.loader(64, shuffle=True)))
     >>> batch.audio["vggish"].shape, batch.audio_mask.shape, batch.answer.shape
     (torch.Size([64, 2, 128]), torch.Size([64, 2]), torch.Size([64]))
     """
@@ -159,6 +161,25 @@ def evaluate(
     device = str(choose_device(device))
     bank = FeatureBank(opened, device=device)
     return evaluate_run(run, loaded, bank, split, scenarios, device=device, report=on_progress)
+
+
+def results_frame(rows: "Iterable[ResultRow]") -> "pandas.DataFrame":
+    """Return result rows as a pandas data frame: a row per result row and set of questions.
+
+    `level` and `group` name the set: ("overall", "overall"), ("group", "Audio") or ("type", "Audio Counting").
+    `accuracy` is in percent. Raises `UserError` without pandas, which the extra `pandas` installs.
+
+    >>> frame = results_frame(evaluate("runs/zero-fill", scenarios=["complete"]))
+    >>> list(frame[frame.level == "overall"].method)
+    ['zero-fill', 'template-majority', 'filled-majority']
+    """
+    from train.runs.results import to_records
+
+    try:
+        import pandas
+    except ImportError:
+        raise UserError("results_frame needs pandas: install it, or mavqa with its extra pandas") from None
+    return pandas.DataFrame(to_records(rows))
 
 
 def _names(names: Sequence[str]) -> Sequence[str]:

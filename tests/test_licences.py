@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 PAGE = (paths.ROOT / "docs" / "licences.md").read_text()
 PERMISSIVE_PART, OTHER_PART = PAGE.split("## With other than permissive licences")
-USER_EXTRAS = ("s3", "torchcodec", "decord", "tensorboard")
+USER_EXTRAS = ("s3", "torchcodec", "decord", "pandas", "tensorboard")
 NOT_PERMISSIVE = re.compile(r"GPL|MPL|Mozilla|Proprietary|^$", re.IGNORECASE)
 
 

@@ -20,7 +20,17 @@ from mavqa.commands import mavqa as group
 
 PUBLIC = [
     *("Batch", "FeatureStore", "Manifest", "QuestionDataset", "ResultRow", "UserError"),
-    *("dataset", "evaluate", "extract", "load_manifest", "load_run", "log_mel", "open_store", "read_results"),
+    *(
+        "dataset",
+        "evaluate",
+        "extract",
+        "load_manifest",
+        "load_run",
+        "log_mel",
+        "open_store",
+        "read_results",
+        "results_frame",
+    ),
 ]
 
 

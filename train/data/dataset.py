@@ -9,12 +9,12 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest, Question, Vocabulary
@@ -137,6 +137,14 @@ class QuestionDataset(Dataset[Batch]):
     def __getitem__(self, row: int) -> Batch:
         """Return the question `row` as a batch of one, without negatives."""
         return self.batch([range(len(self))[row]])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Batch]:
+        """Return the questions `rows` as a list of one batch: a torch `DataLoader` reads so what it then collates."""
+        return [self.batch(rows)]
+
+    def loader(self, batch_size: int, *, shuffle: bool = False, **options: Any) -> "DataLoader[Batch]":
+        """Return a torch `DataLoader` of batches without negatives; `options` are torch's."""
+        return DataLoader(self, batch_size=batch_size, shuffle=shuffle, collate_fn=self.collate, **options)
 
     @staticmethod
     def collate(items: Sequence[Batch]) -> Batch:

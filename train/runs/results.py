@@ -25,6 +25,9 @@ FORMAT = 2
 KEY_LENGTH = 12
 RESULTS_FILE = "results.jsonl"
 # Values of `ResultRow.sees` in earlier rows.
+_RECORD_FIELDS = {
+    *("run", "kind", "backbone", "method", "variant", "inputs", "sees", "seed", "dataset", "release", "scenario"),
+}
 _FORMER_EXPOSURES = {"thirds": "sampled", "replaced": "all"}
 
 
@@ -270,6 +273,18 @@ def read_results(path: str | Path) -> list[ResultRow]:
                 f"'mavqa-evaluate {path.parent}'"
             )
     return [row.model_copy(update={"run": path.parent.resolve().name}) for row in rows]
+
+
+def to_records(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:
+    """Return one flat record per row and set of questions: all of them, each group and each type."""
+    records = []
+    for row in rows:
+        facts = row.model_dump(include=_RECORD_FIELDS) | {"split": row.split}
+        overall = {"overall": row.accuracies.overall}
+        for level, counts in (("overall", overall), ("group", row.accuracies.groups), ("type", row.accuracies.types)):
+            for name, count in counts.items():
+                records.append(facts | {"level": level, "group": name} | count.to_document())
+    return records
 
 
 def read_rows(path: Path) -> list[ResultRow]:

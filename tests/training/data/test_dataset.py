@@ -192,7 +192,7 @@ def test_naturally_complete_questions_are_marked():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_gives_every_question_once_with_missing_modalities_masked(workers):
     data = make_dataset(make_store(videos=10))
-    loader = DataLoader(data, batch_size=4, shuffle=True, collate_fn=data.collate, num_workers=workers)
+    loader = data.loader(4, shuffle=True, num_workers=workers)
     batches = list(loader)
     names = [name for batch in batches for name in batch.question_id]
     assert sorted(names) == sorted(question.question_id for question in data.questions)
@@ -207,6 +207,21 @@ def test_a_data_loader_gives_every_question_once_with_missing_modalities_masked(
         assert torch.equal(batch.answer, expected.answer)
     with pytest.raises(IndexError):
         data[len(data)]
+
+
+def test_a_data_loader_reads_each_batch_at_once_and_as_it_would_read_each_question():
+    data = make_dataset(make_store(videos=10))
+    at_once, one_by_one = next(iter(data.loader(6))), data.collate([data[row] for row in range(6)])
+    assert at_once.question_id == one_by_one.question_id
+    for modality in ("audio", "visual"):
+        assert torch.equal(at_once.mask(modality), one_by_one.mask(modality))
+        for name, values in (at_once.features(modality) or {}).items():
+            assert torch.equal(values.nan_to_num(-9), one_by_one.features(modality)[name].nan_to_num(-9))
+    gathered = []
+    data.batch = lambda rows, batch=data.batch: gathered.append(len(rows)) or batch(rows)
+    list(DataLoader(data, batch_size=6, collate_fn=data.collate))
+    assert sum(gathered) == len(data)
+    assert set(gathered[:-1]) == {6}
 
 
 def test_a_failed_video_is_neither_whatever_the_numbers_of_features_per_modality():

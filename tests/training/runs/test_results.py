@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import result_rows
 from pydantic import ValidationError
 
 from pipeline.errors import UserError
@@ -23,6 +24,7 @@ from train.runs.results import (
     read_results,
     save_results,
     tally,
+    to_records,
     write_predictions,
 )
 
@@ -105,6 +107,18 @@ def test_the_document_has_percentages_and_counts() -> None:
     assert document["overall"] == 75
     assert document["questions"] == 4
     assert document["types"]["Audio Counting"] == {"accuracy": 75, "correct": 3, "questions": 4}
+
+
+def test_the_records_of_a_row_are_of_all_questions_each_group_and_each_type() -> None:
+    found = result_rows.row("rmm-avr", seed=3, correct=8)
+    records = to_records([found])
+    assert [record["level"] for record in records] == ["overall"] + ["group"] * 3 + ["type"] * 9
+    assert {(record["method"], record["seed"], record["split"]) for record in records} == {("rmm-avr", 3, "test")}
+    counting = next(record for record in records if record["group"] == "Audio Counting")
+    assert counting["accuracy"] == found.accuracies.types["Audio Counting"].accuracy
+    for level in ("group", "type"):
+        of_level = [record for record in records if record["level"] == level]
+        assert sum(record["correct"] for record in of_level) == records[0]["correct"]
 
 
 def test_rows_read_back_and_later_ones_replace_earlier_ones(tmp_path: Path) -> None:
