@@ -8,7 +8,7 @@ Source: "Learning Trimodal Relation for AVQA with Missing Modality" (ECCV 2024),
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -207,12 +207,14 @@ def observe(memory: RelationMemory, representation: Representation) -> None:
     memory.observe({"question": both.repeat(representation.question), **real}, len(representation.question))
 
 
-def recall_settings(variant: str, error: RecallError | None = None) -> RecallSettings:
-    """Return the settings of `variant`, with `error` if it is given; raise `UserError` if the variant is unknown."""
+def recall_settings(variant: str, **choices: Any) -> RecallSettings:
+    """Return the settings of `variant`, with the `choices` that are not None.
+
+    Raises `UserError` if the variant is unknown.
+    """
     if variant not in RECALL_VARIANTS:
         raise unknown_name("variant", variant, RECALL_VARIANTS)
-    settings = RECALL_VARIANTS[variant]
-    return replace(settings, error=error) if error else settings
+    return replace(RECALL_VARIANTS[variant], **{name: one for name, one in choices.items() if one is not None})
 
 
 class Rmm(ImputingMethod):
@@ -220,8 +222,8 @@ class Rmm(ImputingMethod):
 
     Imputes the features of the missing modality from the features of the available one and the question. Trained as
     every `ImputingMethod`: L = sum of the three answer losses + recall_weight x L_rmmr (Eq. 3-4, named "rmmr").
-    `slots`: L of the paper. `variant`: see `RecallSettings` and `RECALL_VARIANTS`, whose `error` `recall_error`
-    replaces. `match_imputed`: see `ImputingMethod`; default: not in the variant "recommended".
+    `slots`: L of the paper. `variant`: see `RecallSettings` and `RECALL_VARIANTS`, whose `error` and `placed`
+    `recall_error` and `placed` replace. `match_imputed`: see `ImputingMethod`; default: not in the variant "recommended".
     Source: section 3.1, the row "RMM" of table 4. Differs from the released code: it has no such mode.
     """
 
@@ -235,9 +237,10 @@ class Rmm(ImputingMethod):
         slots: PositiveInt = 75,
         recall_weight: Weight = 1.0,
         recall_error: RecallError | None = None,
+        placed: bool | None = None,
         match_imputed: bool | None = None,
     ) -> None:
-        settings = recall_settings(variant, recall_error)
+        settings = recall_settings(variant, error=recall_error, placed=placed)
         super().__init__(
             backbone,
             loss_weights={"rmmr": recall_weight},

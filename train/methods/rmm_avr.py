@@ -92,13 +92,14 @@ class RmmAvr(ImputingMethod):
         recall_weight: Weight = 1.0,
         refine_weight: Weight = 1.0,
         recall_error: RecallError | None = None,
+        placed: bool | None = None,
         refine_error: RefineError | None = None,
         schedule: str | None = None,
         join: Join | None = None,
         clamp: bool | None = None,
         match_imputed: bool | None = None,
     ) -> None:
-        recall = recall_settings(variant, recall_error)
+        recall = recall_settings(variant, error=recall_error, placed=placed)
         refine = refine_settings(variant, error=refine_error, schedule=schedule, join=join, clamp=clamp)
         sizes = DiffusionSizes(steps, dim, tuple(mults), stem_kernel, width, gradient_steps, recompute)
         shapes = backbone.feature_shapes
