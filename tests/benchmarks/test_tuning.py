@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import tuning
+from training_budgets import budget_of
 
 from pipeline.errors import UserError
 from train.methods.avr import REFINE_VARIANTS
+from train.methods.imputation import matches_imputed
 from train.methods.registry import method_variants
 from train.methods.rmm import RECALL_VARIANTS
 from train.runs.config import TrainConfig
@@ -17,7 +19,8 @@ from train.training.sweep import list_cells, read_grid
 # They are not trained, or have nothing to choose.
 UNTUNED = ("zero-fill", "mean-fill")
 # What the paper leaves open and its variant decides.
-PAPER_OPTIONS = ("recall_error", "schedule", "clamp", "join")
+RECALL_OPTIONS = {"recall_error": "error", "placed": "placed"}
+REFINE_OPTIONS = {"refine_error": "error", "schedule": "schedule", "clamp": "clamp", "join": "join"}
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +31,23 @@ def cells():
 def test_every_method_has_as_many_settings_none_of_them_twice(cells):
     counts = Counter(tuning.method_of(cell) for cell in cells)
     assert len(set(counts.values())) == 1, counts
-    settings = Counter(cell.config.model_dump_json() for cell in cells)
-    assert not [one for one, count in settings.items() if count > 1]
+    settings = [(cell.config.method, cell.config.variant, settings_of(cell.config)) for cell in cells]
+    assert [one for number, one in enumerate(settings) if one in settings[:number]] == []
     for method in counts:
         of_method = [cell.config for cell in cells if tuning.method_of(cell) == method]
         assert len({(config.method, config.variant) for config in of_method}) == 1
 
 
 def test_every_setting_has_the_same_budget_and_no_test_split_is_read(cells):
-    budgets = {(c.config.epochs, c.config.batch_size, c.config.accumulate, c.config.start_from) for c in cells}
-    assert len(budgets) == 1
+    by_name = {cell.name: cell for cell in list_cells(read_grid(tuning.GRID), None, "m", "s")}
+    assert len({budget_of(cell, by_name) for cell in cells}) == 1
+    assert len({(cell.config.decay_epochs, cell.config.start_from) for cell in cells}) == 1
     assert not any(cell.is_evaluated for cell in cells)
+
+
+def test_settings_of_the_paper_do_not_depend_on_what_its_variant_is_by_default(cells):
+    for config in (cell.config for cell in cells if cell.config.variant == "paper"):
+        assert set(open_options(config)) <= {*config.options}, config.options
 
 
 def test_the_setting_with_the_highest_mean_is_chosen_the_first_of_equals():
@@ -73,7 +82,7 @@ def test_accuracies_of_the_selected_epochs_are_added_to_the_table_and_compared(t
         tuning.write_table(tmp_path / "table.csv", known)
     known = tuning.read_table(tmp_path / "table.csv")
     tried = tuning.collect(known)
-    assert [one.accuracies for one in tried] == [{7: 7.0, 8: 8.0}] * 6
+    assert [one.accuracies for one in tried] == [{7: 7.0, 8: 8.0}] * len(of_method)
     assert [one.setting for one in tried][:2] == ["exposure all, learning_rate 0.00025", "exposure all"]
     tuning.print_table(tried)
     assert capsys.readouterr().out.count("**drfuse**") == 1
@@ -86,13 +95,18 @@ def test_accuracies_of_the_selected_epochs_are_added_to_the_table_and_compared(t
 
 def settings_of(config: TrainConfig) -> dict[str, object]:
     """Return the options and the learning rate that a run trains with, those of its variant included."""
-    settings = {**config.options, "learning_rate": config.learning_rate}
-    if config.method in ("rmm", "rmm-avr"):
-        settings.setdefault("recall_error", RECALL_VARIANTS[config.variant].error)
-    if config.method in ("avr", "rmm-avr"):
-        for name in ("schedule", "clamp", "join"):
-            settings.setdefault(name, getattr(REFINE_VARIANTS[config.variant], name))
+    settings = {**open_options(config), **config.options, "learning_rate": config.learning_rate}
     return {name: value for name, value in settings.items() if name != "exposure"}
+
+
+def open_options(config: TrainConfig) -> dict[str, object]:
+    """Return the options of RMM and AVR that the paper leaves open, with the values that the variant has today."""
+    options: dict[str, object] = {}
+    if config.method in ("rmm", "rmm-avr"):
+        options |= {name: getattr(RECALL_VARIANTS[config.variant], field) for name, field in RECALL_OPTIONS.items()}
+    if config.method in ("avr", "rmm-avr"):
+        options |= {name: getattr(REFINE_VARIANTS[config.variant], field) for name, field in REFINE_OPTIONS.items()}
+    return options | {"match_imputed": matches_imputed(config.variant, None)} if options else {}
 
 
 def method_and_variant(config: TrainConfig) -> tuple[str, str]:
@@ -119,7 +133,9 @@ def test_the_options_of_the_variant_paper_are_those_chosen_for_the_paper_s_metho
     configs = {cell.name: cell.config for cell in cells}
     chosen = tuning.choose(tuning.collect(tuning.read_table(tuning.TABLE)))
     (best,) = [configs[one.run] for one in chosen if one.method == "rmm-avr-paper"]
-    without = best.model_copy(update={"options": {n: v for n, v in best.options.items() if n not in PAPER_OPTIONS}})
+    without = best.model_copy(
+        update={"options": {n: v for n, v in best.options.items() if n not in open_options(best)}}
+    )
     assert settings_of(best) == settings_of(without)
 
 

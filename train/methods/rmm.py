@@ -222,8 +222,8 @@ class Rmm(ImputingMethod):
 
     Imputes the features of the missing modality from the features of the available one and the question. Trained as
     every `ImputingMethod`: L = sum of the three answer losses + recall_weight x L_rmmr (Eq. 3-4, named "rmmr").
-    `slots`: L of the paper. `variant`: see `RecallSettings` and `RECALL_VARIANTS`, whose `error` and `placed`
-    `recall_error` and `placed` replace. `match_imputed`: see `ImputingMethod`; default: not in the variant "recommended".
+    `slots`: L of the paper. `variant`: see `RecallSettings` and `RECALL_VARIANTS`, of which
+    `recall_error` and `placed` replace two. `match_imputed`: see `ImputingMethod`; default: not in "recommended".
     Source: section 3.1, the row "RMM" of table 4. Differs from the released code: it has no such mode.
     """
 

@@ -31,7 +31,7 @@ def build(name: str, variant: str = "recommended", **more):
     """Return a method whose refinement is not the identity, as after training."""
     torch.manual_seed(3)
     method = BUILDERS[name](variant, **more)
-    if hasattr(method, "refiner"):
+    if hasattr(getattr(method, "refiner", None), "read"):
         torch.nn.init.normal_(method.refiner.read.weight, std=0.2)
     return method
 
@@ -227,20 +227,37 @@ class FarPrediction(torch.nn.Module):
         return torch.full_like(x, -100.0)
 
 
-def test_estimates_are_clamped_by_choice():
-    method = build("avr", "paper", clamp=True).eval()
+@pytest.mark.parametrize("name", ["avr", "rmm-avr"])
+def test_estimates_are_clamped_by_choice(name):
+    assert not build(name, "paper", clamp=False).refiner.settings.clamp
+    method = build(name, "recommended", clamp=True).eval()
+    assert method.refiner.settings.clamp
+    method = build(name, "paper", clamp=True).eval()
     method.refiner.diffusion.network = FarPrediction()
     refined = method.refiner.diffusion.reverse(torch.randn(2, 16, 3, 3), clamp=True)
-    end = method.refiner._read(refined)
-    audio, visual = method.refiner.refine(torch.randn(2, 16), torch.randn(2, 16, 3, 3))
-    torch.testing.assert_close(audio, end[0])
-    torch.testing.assert_close(visual, end[1])
     assert (refined == 1).all()
+    audio, visual = method.refiner.refine(torch.randn(2, 16), torch.randn(2, 16, 3, 3))
+    for found, expected in zip((audio, visual), method.refiner._read(refined), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
-def test_the_schedule_is_a_choice():
-    betas = build("rmm-avr", "paper", schedule="ddpm").refiner.diffusion.betas
-    torch.testing.assert_close(betas, torch.tensor([1e-4, 0.01005, 0.02]))
+@pytest.mark.parametrize("name", ["avr", "rmm-avr"])
+def test_schedule_and_join_are_choices(name):
+    betas = {one: build(name, "paper", schedule=one).refiner.diffusion.betas for one in ("ddpm", "cosine")}
+    torch.testing.assert_close(betas["ddpm"], torch.tensor([1e-4, 0.01005, 0.02]))
+    assert betas["cosine"][-1] > 0.9
+    joined = {one: build(name, "paper", join=one).refiner for one in ("learned", "concatenated")}
+    assert hasattr(joined["learned"], "join")
+    assert not hasattr(joined["concatenated"], "join")
+
+
+@pytest.mark.parametrize("name", ["rmm", "rmm-avr"])
+def test_the_start_of_the_slots_is_a_choice(name):
+    for placed in (True, False):
+        method = build(name, "paper", placed=placed).train()
+        before = method.memory.slots["audio"].clone()
+        method.training_loss(small_batch())
+        assert torch.equal(method.memory.slots["audio"], before) != placed
 
 
 def test_released_variant_ties_the_four_refined_features_to_the_real_ones():

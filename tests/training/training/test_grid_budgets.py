@@ -1,40 +1,15 @@
 """The methods that a grid compares have one budget within an exposure, and references at least as large a one."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from small_avqa import small_backbone
+from training_budgets import Budget, budget_of
 
 import train
-from train.methods.registry import make_method, method_variants
-from train.training.loop import plan_stages
 from train.training.sweep import Cell, Grid, list_cells, read_grid
 
 # The demo is to be short; in `backbones` nothing but the backbone is compared; `tuning` has a test of its own.
 GRIDS = ["dial", "figure5", "methods", *(f"table{number}" for number in range(1, 7))]
-
-
-class Budget(NamedTuple):
-    """Epochs and answers per complete question, both with those of the start; questions per step; which questions."""
-
-    epochs: int
-    answers: int
-    questions_per_step: int
-    trains_on: str
-
-
-def budget_of(cell: Cell, by_name: dict[str, Cell]) -> tuple[str, Budget]:
-    """Return the exposure of a run and its budget."""
-    config = cell.config
-    variant = config.variant if method_variants(config.method) else None
-    method = make_method(config.method, small_backbone(), variant, **config.options)
-    answers = 0
-    for stage, epochs in plan_stages(method, config.training, config.epochs):
-        answers += len(epochs) * (3 if method.sees == "all" and stage.name != "backbone" else 1)
-    start = budget_of(by_name[config.start_from], by_name)[1] if config.start_from else Budget(0, 0, 0, "")
-    questions = config.batch_size * config.accumulate
-    return method.sees, Budget(config.epochs + start.epochs, answers + start.answers, questions, method.trains_on)
 
 
 def budgets_of(cells: list[Cell]) -> tuple[dict[str, set[Budget]], dict[str, set[Budget]]]:
