@@ -32,7 +32,7 @@ RESAMPLES = 1000
 # Simulations at a time: a few hundred MB.
 CHUNK = 250
 # Questions and videos of a small column and of the demo's test split, and one with single questions.
-DESIGNS = ((60, 50), (768, 170), (150, 150))
+DESIGNS = ((60, 50), (768, 85), (150, 150))
 
 
 @dataclass(frozen=True)

@@ -182,14 +182,26 @@ def choose(tried: Sequence[Tried]) -> list[Tried]:
 
 
 def print_table(tried: Sequence[Tried]) -> None:
-    """Print a Markdown table of all settings; the chosen ones are bold."""
+    """Print a Markdown table of all settings; the chosen ones are bold. Then what all settings of a method share."""
     chosen, datasets = choose(tried), sorted({dataset for one in tried for dataset in one.accuracies})
+    shared = {method: share_of(tried, method) for method in dict.fromkeys(one.method for one in tried)}
     print(f"| method | setting | {' | '.join(f'dataset {seed}' for seed in datasets)} | mean |")
     print(f"|---|---|{'---:|' * (len(datasets) + 1)}")
     for one in tried:
         of_datasets = [f"{one.accuracies[seed]:.2f}" if seed in one.accuracies else "–" for seed in datasets]
-        cells = [one.method, one.setting, *of_datasets, f"{one.mean:.2f}"]
+        own = [part for part in one.setting.split(", ") if part not in shared[one.method]]
+        cells = [one.method, ", ".join(own) or "nothing else", *of_datasets, f"{one.mean:.2f}"]
         print(f"| {' | '.join(f'**{cell}**' if one in chosen else cell for cell in cells)} |")
+    print("\nWhat all settings of a method have in common:\n")
+    for method, parts in shared.items():
+        if parts:
+            print(f"- {method}: {', '.join(parts)}")
+
+
+def share_of(tried: Sequence[Tried], method: str) -> list[str]:
+    """Return the parts, such as "slots 75", that all settings of a method have in common."""
+    settings = [one.setting.split(", ") for one in tried if one.method == method]
+    return [part for part in settings[0] if all(part in setting for setting in settings)]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import dial
+import numpy as np
 import pytest
 from result_rows import row, save_predictions
 
@@ -80,10 +81,35 @@ def test_the_table_of_gains_has_a_column_per_level_and_marks_what_stays_signific
         return dial.Comparison(bits / 20, bits, "audio-missing", "All", "constant-fill", method, points, *bounds, p, ())
 
     gains = [comparison(0, "rmm", 0.5, 0.04), comparison(20, "rmm", 3, 0.01), comparison(20, "avr", 2, 0.03)]
-    assert [*dial.gain_lines(gains)][2:] == [
+    *lines, legend = dial.gain_lines(gains)
+    assert "3 comparisons" in legend
+    assert lines[2:] == [
         "| audio-missing | constant-fill | avr | – | +2.0 [+1.0, +3.0] |",
         "| audio-missing | constant-fill | rmm | +0.5 [-0.5, +1.5] | +3.0 [+2.0, +4.0]* |",
     ]
+
+
+def test_the_trend_is_the_mean_slope_of_the_seeds_in_each_group() -> None:
+    def comparison(bits: float, group: str, by_seed: tuple[float, ...]) -> dial.Comparison:
+        names = ("audio-missing", group, "constant-fill", "rmm")
+        return dial.Comparison(bits / 20, bits, *names, 0.0, None, None, None, by_seed)
+
+    slopes = {
+        "All": (0.1, 0.2, 0.3),
+        "Audio": (0.4, 0.4, 0.7),
+        "Visual": (0.0, 0.1, -0.1),
+        "Audio-Visual": (0.2, 0.3, 0.1),
+    }
+    gains = [
+        comparison(bits, group, tuple(5 + slope * bits for slope in of_seeds))
+        for group, of_seeds in slopes.items()
+        for bits in (0, 10, 20)
+    ]
+    np.testing.assert_allclose(dial.fit_slopes(gains[:3]), slopes["All"], atol=1e-12)
+    lines = [*dial.trend_lines(gains)]
+    # The t quantile of two degrees of freedom is 4.303, the standard error 0.1 / sqrt(3).
+    assert lines[2].startswith("| audio-missing | rmm | +0.20 [-0.05, +0.45] | +0.50 [")
+    assert "| +0.00 [-0.25, +0.25] |" in lines[2]
 
 
 def test_a_level_is_synthesized_once_and_a_failed_command_stops(

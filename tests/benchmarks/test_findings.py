@@ -9,6 +9,8 @@ import tuning
 from result_rows import row, save_predictions
 
 from pipeline.errors import UserError
+from train.cli.report import find_runs
+from train.report.power_table import find_comparisons
 
 PAGE = """# Page
 
@@ -87,17 +89,34 @@ def runs(tmp_path: Path) -> Path:
 
 def test_accuracies_are_in_the_order_of_their_means_with_half_their_interval(runs: Path) -> None:
     lines = [*method_tables.accuracy_lines(method_tables.read_blocks(runs))]
-    assert [line.split("|")[1].strip() for line in lines] == ["method", "---", "rmm", "constant-fill", "zero-fill"]
+    assert [line.split("|")[1].strip() for line in lines[:-1]] == ["method", "---", "rmm", "constant-fill", "zero-fill"]
     # Nine types of 20 to 28 questions, 13 to 21 correct answers on average.
     assert lines[2].startswith("| rmm | 70.83 ± ")
     assert lines[2].endswith(" | 70.83 |")
 
 
-def test_gains_are_over_each_baseline_with_their_interval_and_corrected_p(runs: Path) -> None:
+def test_gains_are_over_each_baseline_with_p_corrected_for_all_of_the_table(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested = []
+    monkeypatch.setattr(method_tables, "correct_holm", lambda p: tested.extend(p) or [0.25, 0.0004])
     lines = [*method_tables.gain_lines(method_tables.read_blocks(runs), ["rmm"])]
+    assert len(tested) == 2
     assert lines[0] == "| method | over | audio-missing | visual-missing |"
-    (line,) = lines[2:]
+    line, legend = lines[2:]
     assert line.startswith("| rmm | constant-fill | +16.67 [+")
-    assert ", p 0.0" in line
+    assert "], p 0.250 | +16.67" in line
+    assert line.endswith("], p < 0.001 |")
+    assert "2 comparisons" in legend
     with pytest.raises(UserError, match="0 methods have runs named avr-seed"):
         list(method_tables.gain_lines(method_tables.read_blocks(runs), ["avr"]))
+
+
+def test_power_is_of_the_gains_of_one_entry_where_a_modality_is_missing(runs: Path) -> None:
+    comparisons = find_comparisons(find_runs(runs))
+    lines = [*method_tables.power_lines(method_tables.read_blocks(runs), "rmm", comparisons)]
+    shown = [line.split("|")[1:3] for line in lines[2:-1]]
+    assert {tuple(map(str.strip, cells)) for cells in shown} == {
+        (scenario, over) for scenario in ("audio-missing", "visual-missing") for over in ("constant-fill", "zero-fill")
+    }
+    assert all(len(line.split("|")) == len(lines[0].split("|")) for line in lines[:-1])
