@@ -1,7 +1,12 @@
-"""What the methods of a table were not trained alike in: exposure, questions, epochs, batches, learning rate."""
+"""What the methods of a table were not trained alike in: exposure, questions, epochs, batches, rate, match loss."""
 
+import inspect
 from collections.abc import Callable, Iterable
 
+from pipeline.plugins import load_plugin
+from train.backbones.registry import BACKBONES
+from train.methods.imputation import matches_imputed
+from train.methods.registry import METHODS
 from train.report.tables import Line
 from train.runs.results import ResultRow
 
@@ -38,10 +43,23 @@ def _describe_rate(row: ResultRow) -> str:
     return UNKNOWN if rate is None else f"{rate:g}"
 
 
+def _describe_match(row: ResultRow) -> str:
+    """Return whether the backbone's match loss was computed on pairs with imputed features; "" if it has none."""
+    if row.backbone not in BACKBONES or not load_plugin("backbone", BACKBONES, row.backbone).uses_negatives:
+        return ""
+    build = load_plugin("method", METHODS, row.method) if row.method in METHODS else None
+    option = None if build is None else inspect.signature(build).parameters.get("match_imputed")
+    if option is None:
+        return "no"
+    choice = row.training.get("options", {}).get("match_imputed", option.default)
+    return "yes" if matches_imputed(row.variant, choice) else "no"
+
+
 _PARTS: dict[str, Callable[[ResultRow], str]] = {
     "Exposure": lambda row: row.sees or UNKNOWN,
     "Trained on questions": lambda row: row.trains_on or UNKNOWN,
     "Trained for": _describe_epochs,
     "Questions per step": _describe_batch,
     "Learning rate": _describe_rate,
+    "Match loss on imputed pairs": _describe_match,
 }

@@ -104,6 +104,14 @@ def trained(method: str, **changes: object) -> ResultRow:
         ({"training": {"start_from": ""}}, "Trained for: 2 epochs from start (drfuse (all)); 2 epochs (rmm (all))."),
         ({"training": {"accumulate": 2}}, "Questions per step: 4 (drfuse (all)); 8 (rmm (all))."),
         ({"training": {"learning_rate": 1e-3}}, "Learning rate: 0.0005 (drfuse (all)); 0.001 (rmm (all))."),
+        (
+            {"variant": "paper", "has_variants": True},
+            "Match loss on imputed pairs: no (drfuse (all)); yes (rmm (paper, all)).",
+        ),
+        (
+            {"training": {"options": {"match_imputed": True}}, "options": {"match_imputed": True}},
+            "Match loss on imputed pairs: no (drfuse (all)); yes (rmm (match_imputed True, all)).",
+        ),
     ],
 )
 def test_what_methods_were_not_trained_alike_in_is_said(change, sentence, tmp_path: Path):
