@@ -10,6 +10,8 @@ from pipeline.cli.command import Group
 COMMANDS = {
     "manifest": "pipeline.cli.manifest:manifest",
     "extract": "pipeline.cli.extract:extract",
+    "import-features": "pipeline.cli.import_features:import_features",
+    "export": "pipeline.cli.export:export",
     "inspect": "pipeline.cli.inspect:inspect",
     "doctor": "pipeline.cli.doctor:doctor",
     "train": "train.cli.train:train",
