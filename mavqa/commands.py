@@ -20,6 +20,7 @@ COMMANDS = {
     "sweep": "train.cli.sweep:sweep",
     "cache": "train.cli.cache:cache",
     "import": "train.cli.import_:import_",
+    "export-checkpoint": "train.cli.export_checkpoint:export_checkpoint",
 }
 
 
