@@ -78,7 +78,7 @@ LAYOUTS = {
             ("res18_14x14", "visual_14x14"),
         ),
         Layout("resnet18-pooled", "visual", ("channel",), (512,), "float32", ("res18",)),
-        Layout("r2plus1d", "visual", ("channel",), (512,), "float32", ("r2plus1d_18",)),
+        Layout("r2plus1d", "visual", ("channel",), (512,), "float32", ("r2plus1d",)),
         # GeWu-Lab/PSTP-Net: the class token and 49 patches of each second, and the text of each question.
         Layout("clip-vit-b32", "visual", ("token", "channel"), (50, 512), "float16", ("clip_patch-level_vit_b32",)),
         Layout("clip-vit-b32-sentence", "question", ("channel",), (512,), "float32", ("clip_qst",)),

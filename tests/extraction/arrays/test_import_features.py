@@ -3,11 +3,13 @@
 import hashlib
 import json
 import pickle
+import re
 import shutil
 import weakref
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 from array_folders import SECONDS, VIDEOS, content, make_array, make_manifest, run_import, write_arrays
 from click.testing import CliRunner
@@ -40,7 +42,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def feats(tmp_path: Path) -> Path:
     write_arrays(tmp_path / "feats" / "vggish", "vggish")
-    write_arrays(tmp_path / "feats" / "r2plus1d_18", "r2plus1d")
+    write_arrays(tmp_path / "feats" / "r2plus1d", "r2plus1d")
     return tmp_path / "feats"
 
 
@@ -66,6 +68,13 @@ def test_a_layout_has_the_axes_of_the_extractor(name, manifest):
     assert (made.modality, tuple(made.dims), tuple(made.shape), made.dtype) == (
         *(layout.modality, layout.dims, layout.shape, layout.dtype),
     )
+
+
+def test_the_page_lists_the_layouts():
+    text = pages.page("arrays.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| (`.+`) \| (\[.+\]) \|", text, re.MULTILINE)
+    listed = {name: (tuple(re.findall("`(.+?)`", folders)), shape) for name, folders, shape in rows}
+    assert listed == {name: (layout.folders, layout.describe_shape()) for name, layout in LAYOUTS.items()}
 
 
 def test_arrays_become_a_store_with_their_provenance(manifest, store, feats):
@@ -101,11 +110,11 @@ def test_a_rerun_writes_nothing_and_later_arrays_are_added(manifest, store, feat
     assert "nothing to import" in run_import(manifest, store, *arguments).stderr
     assert content(store) == before
     (feats / "aside.npy").rename(feats / "vggish" / "v03.npy")
-    shown = run_import(manifest, store, "--from", feats / "vggish", "--from", feats / "r2plus1d_18", "--json")
+    shown = run_import(manifest, store, "--from", feats / "vggish", "--from", feats / "r2plus1d", "--json")
     assert shown.exit_code == 0
     assert json.loads(shown.stdout)["imported"] == 1 + len(VIDEOS)
     whole = store.with_name("whole.zarr")
-    run_import(manifest, whole, *arguments, "--from", feats / "r2plus1d_18")
+    run_import(manifest, whole, *arguments, "--from", feats / "r2plus1d")
     assert open_store(store).digest == open_store(whole).digest
     assert verify_store(open_store(store)) == []
 
@@ -116,7 +125,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("when", ["values", "videos", "state"])
 def test_a_stopped_import_resumes_to_the_same_bytes(when, manifest, store, feats, monkeypatch):
-    sources = {"vggish": feats / "vggish", "r2plus1d": feats / "r2plus1d_18"}
+    sources = {"vggish": feats / "vggish", "r2plus1d": feats / "r2plus1d"}
     loaded = load_manifest(manifest)
     import_features(loaded, str(store), sources, seconds=SECONDS)
     expected = content(store)
@@ -146,7 +155,7 @@ def test_a_stopped_import_resumes_to_the_same_bytes(when, manifest, store, feats
 
 def test_a_missing_array_is_a_failure_unless_the_user_says_that_the_modality_is_absent(manifest, store, feats):
     (feats / "vggish" / "v00.npy").unlink()
-    arguments = ("--from", feats / "vggish", "--from", feats / "r2plus1d_18", "--seconds", SECONDS)
+    arguments = ("--from", feats / "vggish", "--from", feats / "r2plus1d", "--seconds", SECONDS)
     assert run_import(manifest, store, *arguments).exit_code == 3
     assert reasons(store, "vggish") == {"v00": "no array v00.npy"}
     assert run_import(manifest, store, *arguments, "--absent", "audio").exit_code == 0
@@ -234,7 +243,7 @@ def test_an_array_that_cannot_be_used_fails_alone_with_its_reason(manifest, stor
 def test_features_of_one_modality_have_the_same_steps(manifest, store, feats):
     write_arrays(feats / "res18", "resnet18-pooled", steps=SECONDS)
     write_arrays(feats / "res18", "resnet18-pooled", VIDEOS[:1], steps=2)
-    run_import(manifest, store, "--from", feats / "r2plus1d_18", "--seconds", SECONDS)
+    run_import(manifest, store, "--from", feats / "r2plus1d", "--seconds", SECONDS)
     assert run_import(manifest, store, "--from", feats / "res18").exit_code == 3
     assert reasons(store, "resnet18-pooled") == {"v00": "v00.npy has 2 steps, the video's other visual features have 3"}
     assert verify_store(open_store(store)) == []
@@ -258,7 +267,7 @@ def test_values_that_become_infinite_in_the_stores_type_fail(manifest, store, tm
         (("{feats}",), "--from {feats}: no release names a folder 'feats': pass --from FEATURE={feats}"),
         (("{feats}/vggish", "vggish={feats}/x"), "--from names vggish twice, {feats}/vggish and {feats}/x"),
         (
-            ("resnet18-map={feats}/r2plus1d_18",),
+            ("resnet18-map={feats}/r2plus1d",),
             "no array can be imported: v00.npy has shape [3, 512] (that of resnet18-pooled, r2plus1d), expected [time, "
             "512, 14, 14]; pass the folder of this feature's arrays",
         ),
