@@ -10,13 +10,13 @@ from pipeline.cli.import_features import import_features
 from pipeline.manifests.manifest import Manifest, Question, Video, Vocabulary, save_manifest
 
 SECONDS = 3
-VIDEOS = tuple(f"v{number:02}" for number in range(18))
+VIDEOS = tuple(f"v{number:02}" for number in range(17))
 # Three questions on each of the first videos; the third has the text of the first.
 TEXTS = ("What plays ?", "Is it loud ?", "What plays ?")
 
 
 def make_manifest(folder: Path) -> Path:
-    """Write a manifest of `VIDEOS`, two partitions, and six questions with the ids 0 to 5."""
+    """Write a manifest of `VIDEOS`, which are two partitions, and six questions with the ids 0 to 5."""
     questions = tuple(
         Question(str(3 * video + n), VIDEOS[video], text, text, "yes", "Audio Counting", "Audio")
         for video in range(2)

@@ -30,7 +30,7 @@ def test_training_is_the_same_from_an_exported_and_imported_store(
     # The shapes of the releases: one video without audio, one without frames, one that ends early.
     monkeypatch.setitem(tiny_store.SHAPES, "vggish", (128,))
     monkeypatch.setitem(tiny_store.SHAPES, "resnet18-map", (512, 14, 14))
-    tiny = make_store(videos=15, seconds=4)
+    tiny = make_store(videos=12, seconds=4)
     manifest = make_manifest(tiny)
     write_store(tiny, tmp_path / "store.zarr")
     exported = mavqa.export(tmp_path / "store.zarr", tmp_path / "feats", padding="none")
