@@ -153,6 +153,8 @@ class FeatureStore:
 
         Raises `UserError` if the feature was not imported.
         """
+        if not self.spec(feature).is_imported:
+            raise UserError(f"store {self.path}: {feature} was extracted from videos: its rows are from no array")
         return [str(value) for value in self._index(f"features/{feature}/source_sha256")]
 
     def state(self, feature: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from writing import writing
 from pipeline.arrays import export_arrays
 from pipeline.arrays.layouts import LAYOUTS
 from pipeline.cli.export import export
+from pipeline.errors import UserError
 from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 from pipeline.store.seal import digest_row
@@ -171,6 +172,12 @@ def test_an_array_is_written_again_if_the_store_or_the_padding_changed(tmp_path)
     write_store(store, ((0, 4), (0, 2)), value=1)
     assert "2 arrays to write" in run_export(store, out, "--padding", "none").stderr
     assert np.load(out / "vggish" / "v1.npy")[:, 0].tolist() == [1, 2]
+
+
+def test_extracted_features_have_no_hash_of_an_array(tmp_path):
+    write_store(tmp_path / "store.zarr", ((0, 4),))
+    with pytest.raises(UserError, match="vggish was extracted from videos: its rows are from no array"):
+        open_store(tmp_path / "store.zarr").array_sha256("vggish")
 
 
 def test_values_that_are_not_what_was_computed_are_not_exported(tmp_path):

@@ -11,8 +11,8 @@ from tiny_store import TEXTS, WORDS, make_manifest, make_store, write_store
 import mavqa
 from pipeline.errors import UserError
 from pipeline.store.reader import open_store
-from pipeline.store.schema import FeatureSpec, tokens_name
-from pipeline.store.writer import StoreWriter
+from pipeline.store.schema import FeatureSpec, State, tokens_name
+from pipeline.store.writer import FeatureRecord, StoreWriter
 from train.data.feature_bank import FeatureBank
 from train.runs.log import read_metrics
 from train.training.fit import fit
@@ -51,6 +51,12 @@ def test_training_is_the_same_from_an_exported_and_imported_store(
     # The weights of imported features are not known: a run does not take those of an extracted store for the same.
     with pytest.raises(UserError, match=r"trained on vggish with weights imported, store .*store.zarr has weights "):
         mavqa.evaluate(tmp_path / "again", manifest, tmp_path / "store.zarr", device="cpu")
+    with StoreWriter(tmp_path / "again.zarr", "test") as writer:
+        writer.record_features([FeatureRecord(5, "vggish", State.PENDING)])
+    with pytest.raises(
+        UserError, match=r"audio features of 1 videos are not imported yet, .*: run mavqa-import-features"
+    ):
+        mavqa.dataset(tmp_path / "again.zarr", manifest, "train", ["vggish"])
 
 
 def add_tokens(store: Path, tiny) -> None:
