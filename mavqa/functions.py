@@ -103,10 +103,10 @@ def import_features(
     and the failures with their reasons. Raises `UserError` for what the command would refuse.
 
     >>> export("store.zarr", "feats", ["vggish"]).written
-    {'vggish': 14}
+    {'vggish': 15}
     >>> summary = import_features("data", "imported.zarr", {"vggish": "feats/vggish"}, seconds=2, absent=["audio"])
     >>> summary.states["vggish"]["complete"], summary.is_complete
-    (14, True)
+    (15, True)
     """
     from pipeline.arrays.import_arrays import import_features as run_import
 

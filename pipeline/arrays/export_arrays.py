@@ -165,6 +165,8 @@ def _choose_features(store: FeatureStore, features: Sequence[str] | None, manife
         if not chosen:
             raise UserError(f"store {store.path} has no feature with a layout: they are {', '.join(LAYOUTS)}")
         return chosen
+    if not features:
+        raise UserError(f"--features names no feature: choose from {', '.join(LAYOUTS)}")
     for name in features:
         if find_layout(name).is_of_questions and manifest is None:
             raise UserError(f"--features {name}: its arrays are named by question ids: pass --manifest")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.arrays.layouts import Layout, find_layout
+from pipeline.arrays.layouts import LAYOUTS, Layout
 from pipeline.arrays.npy_files import ArrayError
 from pipeline.arrays.question_arrays import import_question_feature
 from pipeline.arrays.survey import Survey, survey_folder
-from pipeline.errors import UserError, reporting_full_disks
+from pipeline.errors import UserError, reporting_full_disks, unknown_name
 from pipeline.manifests.manifest import Manifest
 from pipeline.store.schema import IMPORTED, MODALITIES, VIDEOS_PER_PARTITION, FeatureSpec, State
 from pipeline.store.seal import digest_row
@@ -76,6 +76,9 @@ def import_features(
     array is a failure. `on_progress` receives the task, what is done of it, and its total.
     Raises `UserError`, before anything is written, if the folders, the manifest and the store do not fit each other.
     """
+    for modality in absent:
+        if modality not in MODALITIES:
+            raise unknown_name("modality", modality, MODALITIES)
     surveys = _survey(manifest, sources, on_progress)
     of_videos = {name: survey for name, survey in surveys.items() if not survey.layout.is_of_questions}
     videos = [video.video_id for video in manifest.videos] if of_videos else []
@@ -118,7 +121,10 @@ def _survey(manifest: Manifest, sources: Mapping[str, Path], on_progress: OnProg
     """Return {feature: what its folder has}. Raises `UserError` if one has nothing for the manifest."""
     if not sources:
         raise UserError("no folder of arrays is named: pass --from FEATURE=DIR")
-    layouts = {name: find_layout(name) for name in sources}
+    for name in sources:
+        if name not in LAYOUTS:
+            raise unknown_name("feature", name, LAYOUTS)
+    layouts = {name: LAYOUTS[name] for name in sources}
     videos = [video.video_id for video in manifest.videos]
     questions = [question.question_id for split in manifest.splits for question in manifest.questions[split]]
     for name, layout in layouts.items():
@@ -221,6 +227,12 @@ class _VideoImport:
         self._presence = {m: _padded(writer.read_index(f"videos/{m}")[:stored], len(rows)) for m in MODALITIES}
         self._steps = {m: _padded(writer.read_index(f"videos/steps_{m}")[:stored], len(rows)) for m in MODALITIES}
         self._new_videos = list(rows)[stored:]
+        # A stopped run may have recorded the length of a video, but none of its features: its array may be another now.
+        for modality in MODALITIES:
+            own = [n for n in writer.feature_names() if writer.feature_specs(n)[0].modality == modality]
+            complete = [_padded(writer.read_index(f"features/{n}/state"), len(rows)) == State.COMPLETE for n in own]
+            is_stale = (self._presence[modality] == State.COMPLETE) & ~np.any([*complete, np.zeros(len(rows), bool)], 0)
+            self._presence[modality][is_stale] = State.PENDING
 
     def find_pending(self, videos: Collection[str]) -> list[_Pending]:
         """Return the videos whose features this run records, in the order of their rows.
@@ -254,8 +266,7 @@ class _VideoImport:
         self._writer.append_videos(self._new_videos)
         for name in self._surveys:
             self._writer.add_spec(self._specs[name])
-        if pending:
-            self._writer.unseal()
+        self._writer.unseal()
         done = imported = 0
         for block, videos in groupby(pending, key=lambda video: video.row // VIDEOS_PER_PARTITION):
             partition = list(videos)

@@ -192,6 +192,7 @@ def test_values_that_are_not_what_was_computed_are_not_exported(tmp_path):
     ("arguments", "message"),
     [
         (("--features", "tokens"), "feature 'tokens' is unknown: choose one of vggish, resnet18-map"),
+        (("--features", ","), "--features names no feature: choose from vggish, resnet18-map"),
         (("--features", "r2plus1d"), "has no feature r2plus1d: it has resnet18-map, vggish"),
         (("--features", SENTENCES), f"--features {SENTENCES}: its arrays are named by question ids: pass --manifest"),
     ],

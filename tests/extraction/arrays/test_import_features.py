@@ -20,6 +20,7 @@ from pipeline.arrays.import_arrays import import_features
 from pipeline.arrays.layouts import LAYOUTS
 from pipeline.cli.extract import extract
 from pipeline.cli.inspect import inspect
+from pipeline.errors import UserError
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS, make_extractor, make_question_extractor
 from pipeline.inspection.verify import verify_store
 from pipeline.manifests.manifest import load_manifest
@@ -127,6 +128,10 @@ class Killed(BaseException):
     pass
 
 
+def stop(*arguments, **settings):
+    raise Killed
+
+
 def test_a_stopped_import_resumes_to_the_same_bytes(manifest, store, feats, monkeypatch):
     sources, loaded = {"vggish": feats / "vggish"}, load_manifest(manifest)
     import_features(loaded, str(store), sources, seconds=SECONDS)
@@ -136,14 +141,14 @@ def test_a_stopped_import_resumes_to_the_same_bytes(manifest, store, feats, monk
         shutil.rmtree(store)
         original, calls = getattr(owner, name), []
 
-        def stop(*arguments, original=original, calls=calls, **settings):
+        def stop_at_the_second(*arguments, original=original, calls=calls, **settings):
             calls.append(arguments)
             if len(calls) == 2:
                 raise Killed
             return original(*arguments, **settings)
 
         with monkeypatch.context() as patched:
-            patched.setattr(owner, name, stop)
+            patched.setattr(owner, name, stop_at_the_second)
             with pytest.raises(Killed):
                 import_features(loaded, str(store), sources, seconds=SECONDS)
         assert import_features(loaded, str(store), sources).is_complete
@@ -243,6 +248,18 @@ def test_features_of_one_modality_have_the_same_steps(manifest, store, feats):
     run_import(manifest, store, "--from", feats / "r2plus1d", "--seconds", SECONDS)
     assert run_import(manifest, store, "--from", feats / "res18").exit_code == 3
     assert reasons(store, "resnet18-pooled") == {"v00": "v00.npy has 2 steps, the video's other visual features have 3"}
+    assert verify_store(open_store(store)) == []
+
+
+def test_a_length_that_a_stopped_run_recorded_does_not_bind_another_array(manifest, store, feats, monkeypatch):
+    sources, loaded = {"vggish": feats / "vggish"}, load_manifest(manifest)
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "record_features", stop)
+        with pytest.raises(Killed):
+            import_features(loaded, str(store), sources, seconds=SECONDS)
+    write_arrays(feats / "vggish", "vggish", VIDEOS[:1], steps=2)
+    assert import_features(loaded, str(store), sources).is_complete
+    assert open_store(store).steps("audio")[:2].tolist() == [2, 3]
     assert verify_store(open_store(store)) == []
 
 
@@ -385,3 +402,12 @@ def test_an_array_is_open_only_while_it_is_read(manifest, store, feats, monkeypa
     assert run_import(manifest, store, "--from", feats / "vggish", "--seconds", SECONDS).exit_code == 0
     assert len(alive) >= 2 * len(VIDEOS)
     assert max(alive) <= 2
+
+
+def test_names_that_the_command_would_not_pass_are_refused(manifest, store, feats):
+    loaded = load_manifest(manifest)
+    with pytest.raises(UserError, match=r"modality 'sound' is unknown.*: choose one of audio, visual"):
+        import_features(loaded, str(store), {"vggish": feats / "vggish"}, absent=["sound"])
+    with pytest.raises(UserError, match=r"feature 'res18_14x14' is unknown.*: choose one of vggish"):
+        import_features(loaded, str(store), {"res18_14x14": feats / "vggish"})
+    assert not store.exists()
