@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pages
 import pytest
-from array_folders import SECONDS, VIDEOS, content, make_array, make_manifest, run_import, write_arrays
+from array_folders import SECONDS, VIDEOS, content, make_array, run_import, write_arrays
 from click.testing import CliRunner
 from writing import writing
 
@@ -28,16 +28,6 @@ from pipeline.store.reader import open_store
 from pipeline.store.schema import State
 from pipeline.store.seal import digest_row
 from pipeline.store.writer import StoreWriter
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Path:
-    return make_manifest(tmp_path / "manifest")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store.zarr"
 
 
 @pytest.fixture
@@ -335,44 +325,6 @@ def test_imported_and_extracted_features_of_videos_are_never_mixed(manifest, sto
     refused = run_import(manifest, extracted, "--from", feats / "vggish", "--seconds", SECONDS)
     assert refused.exit_code == 2
     assert f"store {extracted} has r2plus1d from mavqa-extract, which imported features are never" in refused.stderr
-
-
-def test_arrays_of_questions_become_rows_of_their_texts(manifest, store, tmp_path):
-    folder = write_arrays(tmp_path / "clip_qst", "clip-vit-b32-sentence", ("0", "1"), steps=1)
-    # The third question has the text of the first; the fourth, too, with other values.
-    shutil.copy(folder / "0.npy", folder / "2.npy")
-    np.save(folder / "3.npy", np.load(folder / "0.npy") + 0.5)
-    shown = run_import(manifest, store, "--from", folder, "--json")
-    assert shown.exit_code == 0, shown.stderr
-    document = json.loads(shown.stdout)
-    assert document["states"] == {"clip-vit-b32-sentence": {"pending": 0, "complete": 2, "absent": 0, "failed": 0}}
-    assert document["differing"] == [
-        {"question_id": "3", "feature": "clip-vit-b32-sentence", "largest_difference": 0.5}
-    ]
-    opened = open_store(store)
-    rows = opened.question_rows
-    for number, text in ((0, "What plays ?"), (1, "Is it loud ?")):
-        expected = np.load(folder / f"{number}.npy")[0]
-        np.testing.assert_array_equal(opened.question_values("clip-vit-b32-sentence")[rows[text]], expected)
-    assert verify_store(opened) == []
-    assert "nothing to import" in run_import(manifest, store, "--from", folder).stderr
-    refused = CliRunner().invoke(
-        extract,
-        [*map(str, ["--manifest", manifest, "--store", store]), *("--features", "clip-vit-b32-sentence")],
-    )
-    assert refused.exit_code == 2
-    assert "clip-vit-b32-sentence in" in refused.stderr
-    assert "was imported from arrays, which extracted rows are never mixed with" in refused.stderr
-
-
-def test_a_text_without_an_array_is_a_failure_of_its_first_question(manifest, store, tmp_path):
-    folder = write_arrays(tmp_path / "clip_word", "clip-vit-b32-words", ("2",), steps=1)
-    shown = run_import(manifest, store, "--from", folder, "--json")
-    assert shown.exit_code == 3
-    document = json.loads(shown.stdout)
-    expected = {"question_id": "1", "feature": "clip-vit-b32-words", "reason": "no array 1.npy"}
-    assert document["failures"] == [expected]
-    assert document["states"]["clip-vit-b32-words"]["complete"] == 1
 
 
 def test_inspection_shows_and_repairs_an_imported_store(manifest, store, feats):
