@@ -3,7 +3,8 @@
 This package has the public names of mavqa. Each is imported when it is first used, so that `import mavqa` is fast:
 
 - data: `load_manifest`, `open_store`, `dataset`, `log_mel`
-- the work of the commands: `extract`, `load_run`, `evaluate`, `read_results`, `results_frame`
+- the work of the commands: `extract`, `import_features`, `export`, `load_run`, `evaluate`, `read_results`,
+  `results_frame`
 - types: `Manifest`, `FeatureStore`, `QuestionDataset`, `Batch`, `ResultRow`, and `UserError`, which every function
   raises for mistakes that a user can fix
 
@@ -18,7 +19,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     __version__: str
-    from mavqa.functions import dataset, evaluate, extract, results_frame
+    from mavqa.functions import dataset, evaluate, export, extract, import_features, results_frame
     from pipeline.errors import UserError
     from pipeline.extractors.networks.log_mel import log_mel
     from pipeline.manifests.manifest import Manifest, load_manifest
@@ -37,7 +38,9 @@ __all__ = [
     "UserError",
     "dataset",
     "evaluate",
+    "export",
     "extract",
+    "import_features",
     "load_manifest",
     "load_run",
     "log_mel",
@@ -55,7 +58,9 @@ _MODULES = {
     "UserError": "pipeline.errors",
     "dataset": "mavqa.functions",
     "evaluate": "mavqa.functions",
+    "export": "mavqa.functions",
     "extract": "mavqa.functions",
+    "import_features": "mavqa.functions",
     "load_manifest": "pipeline.manifests.manifest",
     "load_run": "train.runs.folder",
     "log_mel": "pipeline.extractors.networks.log_mel",

@@ -11,6 +11,8 @@ COMMANDS = {
     "demo": "mavqa.demo:demo",
     "manifest": "pipeline.cli.manifest:manifest",
     "extract": "pipeline.cli.extract:extract",
+    "import-features": "pipeline.cli.import_features:import_features",
+    "export": "pipeline.cli.export:export",
     "inspect": "pipeline.cli.inspect:inspect",
     "doctor": "pipeline.cli.doctor:doctor",
     "train": "train.cli.train:train",
@@ -19,6 +21,7 @@ COMMANDS = {
     "sweep": "train.cli.sweep:sweep",
     "cache": "train.cli.cache:cache",
     "import": "train.cli.import_:import_",
+    "export-checkpoint": "train.cli.export_checkpoint:export_checkpoint",
 }
 
 

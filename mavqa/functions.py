@@ -1,6 +1,6 @@
-"""The functions of `mavqa` that join several parts: extract, dataset, evaluate, results_frame."""
+"""The functions of `mavqa` that join several parts, such as `extract`, `dataset` and `evaluate`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from pipeline.store.schema import MODALITIES
 if TYPE_CHECKING:
     import pandas
 
+    from pipeline.arrays.export_arrays import ExportPadding, ExportSummary
+    from pipeline.arrays.import_arrays import ImportSummary, OnProgress
     from pipeline.extractors.interface import AudioChoice, NormalisationChoice
     from pipeline.media.timeline import Padding
     from pipeline.run.coordinator import Progress as ExtractionProgress
@@ -84,6 +86,65 @@ def extract(
         break_lock=break_lock,
     )
     return run_extraction(_manifest(manifest), Path(videos).absolute(), locate(store).address, request, on_progress)
+
+
+def import_features(
+    manifest: Manifest | str | Path,
+    store: str | Path,
+    sources: Mapping[str, str | Path],
+    *,
+    seconds: int | None = None,
+    made_by: str | None = None,
+    absent: Collection[str] = (),
+    break_lock: bool = False,
+    on_progress: "OnProgress" = lambda task, done, total: None,
+) -> "ImportSummary":
+    """Import published arrays of a manifest's videos and questions into a store; no video is read.
+
+    `sources` {feature: folder of its arrays}, `<video id>.npy` [time, ...] or `<question id>.npy` [1, ...]. The options
+    are those of `mavqa-import-features`, with the same defaults. The summary has {feature: {state: number of videos}}
+    and the failures with their reasons. Raises `UserError` for what the command would refuse.
+
+    >>> export("store.zarr", "feats", ["vggish"]).written
+    {'vggish': 15}
+    >>> summary = import_features("data", "imported.zarr", {"vggish": "feats/vggish"}, seconds=2, absent=["audio"])
+    >>> summary.states["vggish"]["complete"], summary.is_complete
+    (15, True)
+    """
+    from pipeline.arrays.import_arrays import import_features as run_import
+
+    return run_import(
+        _manifest(manifest),
+        locate(store).address,
+        {name: Path(folder) for name, folder in sources.items()},
+        seconds=seconds,
+        made_by=made_by,
+        absent=_names(absent),
+        break_lock=break_lock,
+        on_progress=on_progress,
+    )
+
+
+def export(
+    store: FeatureStore | str | Path,
+    out: str | Path,
+    features: Sequence[str] | None = None,
+    *,
+    manifest: Manifest | str | Path | None = None,
+    padding: "ExportPadding" = "repeat",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> "ExportSummary":
+    """Write features of a store as the arrays that the releases' own code reads, one float32 `.npy` each.
+
+    The options are those of `mavqa-export`, with the same defaults; `features` None: all that a release has arrays of.
+    What an earlier call has finished is not written again. The summary has {feature: number of arrays}, and what was
+    not exported. Raises `UserError` for what the command would refuse.
+    """
+    from pipeline.arrays.export_arrays import carry_out, plan_export
+
+    loaded = None if manifest is None else _manifest(manifest)
+    names = None if features is None else _names(features)
+    return carry_out(plan_export(_store(store), Path(out), names, loaded, padding), on_progress)
 
 
 def dataset(
@@ -182,8 +243,8 @@ def results_frame(rows: "Iterable[ResultRow]") -> "pandas.DataFrame":
     return pandas.DataFrame(to_records(rows))
 
 
-def _names(names: Sequence[str]) -> Sequence[str]:
-    return [names] if isinstance(names, str) else names
+def _names(names: Collection[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _manifest(manifest: Manifest | str | Path) -> Manifest:

@@ -26,13 +26,13 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def commands_in(block: str) -> list[str]:
     """Return the commands of mavqa and make in a code block, without comments."""
     lines = (re.sub(r"\s+# .*", "", line).strip() for line in re.sub(r"\\\n\s*", "", block).splitlines())
-    return [line for line in lines if re.match(r"(mavqa(-[a-z]+)?|make [a-z]+)( |$)", line)]
+    return [line for line in lines if re.match(r"(mavqa(-[a-z-]+)?|make [a-z]+)( |$)", line)]
 
 
 def inline_commands(page: Path) -> list[str]:
     """Return the commands of mavqa in the running text of a page."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"`(mavqa-[a-z]+ [^`]+)`", re.sub(r"\s+", " ", text))
+    return re.findall(r"`(mavqa-[a-z-]+ [^`]+)`", re.sub(r"\s+", " ", text))
 
 
 def block_commands(page: Path) -> list[str]:

@@ -20,17 +20,8 @@ from mavqa.commands import mavqa as group
 
 PUBLIC = [
     *("Batch", "FeatureStore", "Manifest", "QuestionDataset", "ResultRow", "UserError"),
-    *(
-        "dataset",
-        "evaluate",
-        "extract",
-        "load_manifest",
-        "load_run",
-        "log_mel",
-        "open_store",
-        "read_results",
-        "results_frame",
-    ),
+    *("dataset", "evaluate", "export", "extract", "import_features", "load_manifest", "load_run", "log_mel"),
+    *("open_store", "read_results", "results_frame"),
 ]
 
 
@@ -110,6 +101,18 @@ def test_an_editable_installation_is_a_path_that_type_checkers_follow():
 def test_every_script_starts_in_one_place():
     scripts = commands.project()["project"]["scripts"]
     assert scripts == dict.fromkeys(["mavqa", *(f"mavqa-{name}" for name in COMMANDS)], "mavqa.__main__:main")
+
+
+def test_options_of_importing_and_exporting_are_those_of_the_commands():
+    for function, name, words in (
+        (mavqa.import_features, "mavqa-import-features", ["--from", "vggish=feats"]),
+        (mavqa.export, "mavqa-export", ["store.zarr", "--out", "feats"]),
+    ):
+        parameters = inspect.signature(function).parameters
+        options = commands.scripts()[name].make_context(name, words).params
+        assert sorted(parameters.keys() - {"on_progress"}) == sorted(options.keys() - {"dataset", "as_json"})
+        for parameter in parameters.keys() - {"manifest", "store", "sources", "out", "on_progress"}:
+            assert parameters[parameter].default == options[parameter], parameter
 
 
 def test_options_of_extract_are_those_of_the_command():

@@ -20,6 +20,7 @@ from pipeline.cli.command import (
 )
 from pipeline.cli.progress import show_task
 from pipeline.errors import UserError
+from pipeline.store.schema import IMPORTED
 
 if TYPE_CHECKING:
     from pipeline.inspection.verify import Problem
@@ -99,12 +100,18 @@ def inspect(
     if repair and problems:
         from pipeline.inspection.repair import make_pending
 
+        commands = _writers(opened, problems)
         rows, question_features = make_pending(opened, problems)
-        click.echo(
-            f"{rows} rows and {question_features} question features are pending: run mavqa-extract again", err=True
-        )
+        click.echo(f"{rows} rows and {question_features} question features are pending: run {commands} again", err=True)
     elif document.get("problems"):
         raise InputError(f"store {store} is corrupt: {len(document['problems'])} problems, listed above")
+
+
+def _writers(store: "FeatureStore", problems: "Sequence[Problem]") -> str:
+    """Return the commands that write the features of `problems`."""
+    names = {problem.feature for problem in problems if problem.feature}
+    specs = [store.spec(name) if name in store.feature_names else store.question_spec(name) for name in names]
+    return " and ".join(sorted({"mavqa-import-features" if s.is_imported else "mavqa-extract" for s in specs}))
 
 
 def _check_options(verify: bool, compares: bool, spectrogram: Path | None, image: Path | None) -> None:
@@ -190,7 +197,8 @@ def _show(store: str, document: dict[str, Any]) -> None:
     )
     for name, feature in document["features"].items():
         counts = (str(feature[state]) for state in ("complete", "absent", "failed", "pending"))
-        weights = feature["spec"]["constants"].get("weights", {}).get("weights", "")
+        constants = feature["spec"]["constants"]
+        weights = IMPORTED if IMPORTED in constants else constants.get("weights", {}).get("weights", "")
         megabytes = f"{feature['bytes_stored'] / 1e6:.1f}"
         shape = " ".join(map(str, feature["shape"]))
         table.add_row(name, shape, feature["dtype"], *counts, megabytes, weights, feature["fingerprint"][:8])

@@ -6,28 +6,19 @@ A row is one time step. Arrays are read through a memory map and never unpickled
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError, one_line
+from pipeline.arrays.npy_files import ArrayError, list_arrays, open_array
+from pipeline.errors import UserError
 from pipeline.store.reader import FeatureStore, reporting_damage
 from pipeline.store.schema import State
 
 # Rows of the same network and input reach this cosine with other decoders and machines; other rows rarely do.
 MIN_COSINE = 0.99
-# Raised by numpy, and by Python's parser of its headers, for files that are not an array or have a corrupt header.
-_UNREADABLE = (
-    *(ValueError, TypeError, OSError, EOFError, OverflowError, SyntaxError, TokenError),
-    *(MemoryError, RecursionError),
-)
 
 Progress = Callable[[int, int], None]
-
-
-class _MismatchError(Exception):
-    """An array that is not of this feature; the message is the reason."""
 
 
 def compare_with_reference(
@@ -53,7 +44,7 @@ def compare_with_reference(
             reference, axes = _load(paths[video_id], store.values(feature).shape[2:], dims)
             rows, first = _read_rows(store, feature, video_id)
             videos.append({"video_id": video_id, **_compare(rows, reference[first:], first), "axes": axes})
-        except _MismatchError as error:
+        except ArrayError as error:
             refused.append({"video_id": video_id, "reason": str(error)})
         on_progress(done, len(shared))
     if not videos:
@@ -77,7 +68,7 @@ def compare_with_reference(
 def _list_arrays(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"reference folder {folder} does not exist: pass --reference a folder with one .npy per video")
-    paths = {path.stem: path for path in sorted(folder.glob("*.npy"))}
+    paths = list_arrays(folder)
     if not paths:
         raise UserError(
             f"reference folder {folder} contains no .npy: pass --reference a folder with one .npy per video"
@@ -87,22 +78,15 @@ def _list_arrays(folder: Path) -> dict[str, Path]:
 
 def _load(path: Path, shape: tuple[int, ...], dims: tuple[str, ...]) -> tuple[np.ndarray, str]:
     """Return the array at `path` transposed to the order of `dims`, and the names of its axes in the file's order."""
-    if path.exists() and not path.is_file():
-        raise _MismatchError("is not a regular file")
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except _UNREADABLE as error:
-        raise _MismatchError(f"cannot be read ({one_line(error)})") from None
-    if array.dtype.kind not in "fiu":
-        raise _MismatchError(f"contains {array.dtype}, not numbers")
+    array = open_array(path)
     orders = list(_orders(array.shape, shape))
     if not orders:
         expected = ", ".join(map(str, shape))
-        raise _MismatchError(
+        raise ArrayError(
             f"has shape {list(array.shape)}, expected [time, {expected}] ({' '.join(dims)}) in any order of axes"
         )
     if len(orders) > 1:
-        raise _MismatchError(
+        raise ArrayError(
             f"has shape {list(array.shape)}, which is ambiguous: several orders of its axes give {' '.join(dims)}"
         )
     axes = " ".join(dims[axis] for axis in np.argsort(orders[0]))
@@ -143,13 +127,13 @@ def _compare(stored: np.ndarray, reference: np.ndarray, first: int) -> dict[str,
     """Return the differences between two arrays [step, ...] whose first row is that of step `first`."""
     steps = min(len(stored), len(reference))
     if not steps:
-        raise _MismatchError(f"has no row of step {first}, the video's first")
+        raise ArrayError(f"has no row of step {first}, the video's first")
     products, scales, differences = np.full((steps, 3), np.nan), np.full((steps, 2), np.nan), np.full(steps, np.nan)
     for row in range(steps):
         own = stored[row].astype(np.float64).ravel()
         published = np.asarray(reference[row], np.float64).ravel()
         if not np.isfinite(published).all():
-            raise _MismatchError(f"row {first + row} contains values that are not finite")
+            raise ArrayError(f"row {first + row} contains values that are not finite")
         if not np.isfinite(own).all():
             continue
         differences[row] = np.abs(own - published).max()

@@ -1,4 +1,4 @@
-"""Repair a store: what verification finds corrupt is made pending, and extraction computes it again."""
+"""Repair a store: what verification finds corrupt is made pending, and extracted or imported again."""
 
 from collections.abc import Collection
 

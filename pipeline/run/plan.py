@@ -77,7 +77,13 @@ def make_plan(
     fit each other, or if the weights, the decoder or the device are not available.
     """
     features, question_features = _split_features(request.features)
-    stored = stored_choices([writer.feature_specs(name)[0] for name in writer.feature_names()])
+    specs = [writer.feature_specs(name)[0] for name in writer.feature_names()]
+    if features and (imported := [spec.name for spec in specs if spec.is_imported]):
+        raise UserError(
+            f"store {writer.path} has {', '.join(imported)} imported from arrays, which extracted features of videos "
+            "are never mixed with: pass another --store, or --features of questions only, such as tokens"
+        )
+    stored = stored_choices(specs)
     decoder, why = _choose_decoder(request.decoder, stored["decoder"], features)
     device, question_device = _choose_devices(request.device, request.scheduler)
     settings = _settle(writer, features, request, stored, decoder, device)

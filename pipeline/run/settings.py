@@ -92,6 +92,11 @@ def match_spec(
     with other specs and `accepted` does not contain it.
     """
     known = writer.feature_specs(spec.name, group)
+    if known and known[0].is_imported:
+        raise UserError(
+            f"feature {spec.name} in {writer.path} was imported from arrays, which extracted rows are never mixed "
+            "with: continue it with mavqa-import-features, or pass another --store"
+        )
     for index, other in enumerate(known):
         if not spec_differences(other, spec, tuple(ignore)):
             return index

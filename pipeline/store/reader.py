@@ -148,6 +148,15 @@ class FeatureStore:
         """Return the SHA-256 of each video's source file, "" if it was never read."""
         return [str(value) for value in self._index("videos/source_sha256")]
 
+    def array_sha256(self, feature: str) -> list[str]:
+        """Return the SHA-256 of the array file that each row of an imported `feature` is from, "" where there is none.
+
+        Raises `UserError` if the feature was not imported.
+        """
+        if not self.spec(feature).is_imported:
+            raise UserError(f"store {self.path}: {feature} was extracted from videos: its rows are from no array")
+        return [str(value) for value in self._index(f"features/{feature}/source_sha256")]
+
     def state(self, feature: str) -> np.ndarray:
         """Return the `State` codes of `feature`, uint8 [video]."""
         return self._index(f"features/{feature}/state")

@@ -5,8 +5,12 @@ Layout (Zarr v3, readable with plain zarr, dask and xarray):
     attrs: mavqa_format, seconds, created_by
     videos/     video_id, source_sha256   [video]
                 visual, steps_visual, first_visual, visual_reason, and the same of audio   [video]
-    features/<name>/   values [video, time, ...]   state, reason, made_by [video]   attrs: spec, fingerprint, accepted
-    questions/  text [question]   <name>/values [question, ...]   made_by [question]   attrs: as those of features
+    features/<name>/   values [video, time, ...]   state, reason, made_by, digest [video]
+                attrs: spec, fingerprint, accepted
+    questions/  text [question]
+                <name>/values [question, ...]   made_by, digest [question]   attrs: as those of features
+
+Imported features also have `source_sha256`, [video] or [question].
 """
 
 import hashlib
@@ -21,6 +25,8 @@ VIDEOS_PER_PARTITION = 16
 ROWS_PER_INDEX_CHUNK = 65_536
 QUESTION_LENGTH = 14
 MODALITIES = ("audio", "visual")
+# The constant of a spec whose rows were not computed from videos, but imported from arrays of others.
+IMPORTED = "imported"
 
 
 class State(IntEnum):
@@ -56,6 +62,11 @@ class FeatureSpec:
         another CPU, or of another release of a library that the spec does not name.
         """
         return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the rows were imported from arrays, of which `constants` can only repeat what the user states."""
+        return IMPORTED in self.constants
 
     @property
     def fill_value(self) -> float | int:

@@ -57,8 +57,10 @@ _VIDEO_ARRAYS: tuple[tuple[str, Any, Any], ...] = (
 # The arrays of a feature beside its values and coordinates: of every one, and of a video feature only.
 _QUESTION_ARRAYS: tuple[tuple[str, Any, Any], ...] = (("digest", str, ""), ("made_by", "uint8", 0))
 _FEATURE_ARRAYS = (*_QUESTION_ARRAYS, ("state", "uint8", 0), ("reason", str, ""))
+# The SHA-256 of the file that a row was imported from: an array of imported features only.
+_SOURCE = "source_sha256"
 # What a killed creation of a feature leaves: these have chunks only if the feature was created.
-_RECORDED = frozenset({"values", *(name for name, _, _ in _FEATURE_ARRAYS)})
+_RECORDED = frozenset({"values", _SOURCE, *(name for name, _, _ in _FEATURE_ARRAYS)})
 # Coordinates, by which xarray selects: one for the first axis of values, and the seconds.
 _COORDINATES = frozenset({"video", "time", "question"})
 _FEATURE_MEMBERS = _RECORDED | _COORDINATES | {"zarr.json"}
@@ -87,6 +89,7 @@ class FeatureRecord:
     """The state of one feature of one video.
 
     `spec_index`: the index of its spec, 0 the feature's first. `digest`: that of a complete row's values.
+    `source_sha256`: the SHA-256 of the file that a row of an imported feature is from.
     """
 
     row: int
@@ -95,6 +98,7 @@ class FeatureRecord:
     reason: str = ""
     spec_index: int = 0
     digest: str = ""
+    source_sha256: str = ""
 
 
 class StoreWriter:
@@ -201,7 +205,7 @@ class StoreWriter:
         total = known + len(video_ids)
         new = np.array(video_ids, dtype=object)
         for name in self.feature_names():
-            for array in sorted(_RECORDED | {"video"}):
+            for array in (*self._index_arrays(name, FEATURES), "values", "video"):
                 _resize(self._root[f"features/{name}/{array}"], total)
             self._root[f"features/{name}/video"][known:total] = new
         for name, _, _ in _VIDEO_ARRAYS:
@@ -235,7 +239,7 @@ class StoreWriter:
         zarr.create_group(store, path=path, zarr_format=3, overwrite=True)
         seconds = int(self._root.attrs["seconds"])
         _create_values(store, f"{path}/values", spec, (rows, *(() if is_question else (seconds,)), *spec.shape))
-        for name, dtype, fill in _QUESTION_ARRAYS if is_question else _FEATURE_ARRAYS:
+        for name, dtype, fill in _arrays_of(spec):
             _create_index(store, f"{path}/{name}", dtype, fill, dimension, rows)
         _create_index(store, f"{path}/{dimension}", str, "", dimension, rows)[:] = names
         if not is_question:
@@ -243,6 +247,10 @@ class StoreWriter:
         attributes = {"spec": spec.to_json(), "fingerprint": spec.fingerprint, "accepted": []}
         zarr.open_group(store, path=path, mode="r+", use_consolidated=False).update_attributes(attributes)
         self.consolidate()
+
+    def _index_arrays(self, name: str, group: str) -> list[str]:
+        """Return the names of the arrays of a stored feature beside its values and coordinates."""
+        return [array for array, _, _ in _arrays_of(self.feature_specs(name, group)[0])]
 
     def feature_specs(self, name: str, group: str = FEATURES) -> list[FeatureSpec]:
         """Return the specs under which rows of `name` were computed: the first, then the accepted ones."""
@@ -297,6 +305,9 @@ class StoreWriter:
             _scatter_some(self._root[f"features/{name}/digest"], {record.row: record.digest for record in own})
             _scatter_some(self._root[f"features/{name}/reason"], {record.row: record.reason for record in own})
             _scatter_some(self._root[f"features/{name}/made_by"], {record.row: record.spec_index for record in own})
+            if self.feature_specs(name)[0].is_imported:
+                sources = {record.row: record.source_sha256 for record in own}
+                _scatter_some(self._root[f"features/{name}/{_SOURCE}"], sources)
             _scatter_some(self._root[f"features/{name}/state"], {record.row: int(record.state) for record in own})
 
     def forget_feature(self, name: str) -> None:
@@ -314,7 +325,7 @@ class StoreWriter:
             self.unseal()
             total, as_array = len(stored) + len(new), np.array(new, dtype=object)
             for name in sorted(self._root["questions"].group_keys()):
-                for array in ("values", "question", *(array for array, _, _ in _QUESTION_ARRAYS)):
+                for array in (*self._index_arrays(name, QUESTIONS), "values", "question"):
                     _resize(self._root[f"questions/{name}/{array}"], total)
                 self._root[f"questions/{name}/question"][len(stored) : total] = as_array
             _resize(self._root["questions/text"], total)
@@ -329,16 +340,21 @@ class StoreWriter:
         digests, texts = self.read_index(f"questions/{name}/digest"), self.read_index("questions/text")
         return {str(text) for text, digest in zip(texts, digests, strict=False) if digest}
 
-    def write_questions(self, name: str, rows: np.ndarray, values: np.ndarray, spec_index: int = 0) -> None:
+    def write_questions(
+        self, name: str, rows: np.ndarray, values: np.ndarray, spec_index: int = 0, sources: Sequence[str] = ()
+    ) -> None:
         """Write the question feature `name` of `rows`, int64 [row], with values [row, ...], and then their digests.
 
-        `spec_index`: the index of the spec under which they were computed.
+        `spec_index`: the index of the spec under which they were computed. `sources`: for an imported feature, the
+        SHA-256 of the file of each row.
         """
         self.unseal()
         array, texts = self._root[f"questions/{name}/values"], _gather(self._root["questions/text"], rows.tolist())
         values = np.asarray(values, array.dtype)
         _scatter(array, rows, values)
         _scatter(self._root[f"questions/{name}/made_by"], rows, np.full(len(rows), spec_index))
+        if sources:
+            _scatter(self._root[f"questions/{name}/{_SOURCE}"], rows, list(sources))
         digests = [digest_row(name, str(text), row) for text, row in zip(texts, values, strict=True)]
         _scatter(self._root[f"questions/{name}/digest"], rows, digests)
 
@@ -422,6 +438,12 @@ def _padded(values: zarr.Array, array: np.ndarray) -> np.ndarray:
     full = np.full(values.shape[1:], values.fill_value, dtype=values.dtype)
     full[: len(array)] = array
     return full
+
+
+def _arrays_of(spec: FeatureSpec) -> tuple[tuple[str, Any, Any], ...]:
+    """Return (name, dtype, fill value) of the index arrays of a feature."""
+    arrays = _QUESTION_ARRAYS if spec.modality == "question" else _FEATURE_ARRAYS
+    return (*arrays, (_SOURCE, str, "")) if spec.is_imported else arrays
 
 
 def _create_empty(store: Any) -> zarr.Group:

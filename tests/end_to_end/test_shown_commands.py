@@ -25,6 +25,7 @@ import paths
 import pytest
 from click.testing import CliRunner
 
+import pipeline.arrays.import_arrays
 import pipeline.extractors.networks.vggish
 import pipeline.extractors.resnet18
 import pipeline.run.cluster
@@ -40,7 +41,7 @@ NOT_RUN = {
     r"^mavqa(-[a-z]+)? (-h|--help)$|^make (?!extract|train)": "its help, or the set-up of a clone",
     r"s3://|tcp://": "needs another machine",
     r"--device cuda|torchcodec|decord": "needs a GPU, FFmpeg or an optional package",
-    r"^mavqa-import|official": "needs a published checkpoint: tests/training/checkpoints",
+    r"^mavqa-import |^mavqa-export-check|runs/official": "needs a published checkpoint: tests/training/checkpoints",
     r"mavqa-sweep table|build/": "hours of training, and their results",
 }
 # Pages whose Python examples use the data of the quick start; the others have parts of packages.
@@ -162,6 +163,7 @@ def stand_ins() -> Iterator[None]:
 
         patch.setattr(pipeline.run.plan, "parse_weights", parse_offline)
         patch.setattr(pipeline.run.plan, "DEFAULT_SECONDS", 1)
+        patch.setattr(pipeline.arrays.import_arrays, "DEFAULT_SECONDS", 1)
         patch.setattr(pipeline.run.cluster, "_local_cluster", local_cluster)
         # A batch is padded to its size, which is most of the time for clips of one second.
         patch.setattr(pipeline.extractors.resnet18, "FRAMES_PER_BATCH", 1)
@@ -189,6 +191,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run("mavqa-manifest build music-avqa --annotations MUSIC-AVQA/data --out data_manifests/music-avqa")
         run("mavqa-extract --dataset music-avqa")
         run("mavqa-extract --dataset music-avqa --features clip-vit-b32,clip-vit-b32-sentence,clip-vit-b32-words")
+        run("mavqa-export stores/music-avqa.zarr --out feats --manifest data_manifests/music-avqa")
         for line in PREPARED:
             run(line)
         shutil.copytree(paths.ROOT / "train" / "grids", "train/grids")

@@ -1,4 +1,4 @@
-"""The tensor names of each official release, mapped to ours.
+"""The tensor names of each official release, mapped to ours and back.
 
 Source: the state dicts of the released networks: GeWu-Lab/MUSIC-AVQA (AVST, its baseline and its grounding
 pre-training), VisualAIKHU/Missing-AVQA (RMM and AVR on AVST), GeWu-Lab/PSTP-Net.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Names = tuple[tuple[str, str], ...]
 
@@ -41,11 +41,13 @@ class Release:
 
     `settings`: of `train.runs.config.make_config`. `sizes`: of `train.backbones.sizes.ModelSizes`, except the
     vocabulary's. `training_files`: those that number its words and answers; several if it has neither. `prefixes`:
-    (official prefix, ours), and `substitutions`: (pattern, replacement) in the rest of the name. `unused`: patterns of
-    official tensors that no forward pass reads; `required`: those of them that distinguish the release from another.
-    `incompatible`: patterns of official tensors of other settings, whose networks compute different answers. `fresh`:
-    patterns of our tensors that the release does not have. `words`, `answers`: our tensors whose rows are words or
-    answers. `read_options`: returns the method's options, read from the tensors.
+    (official prefix, ours), and `substitutions`: (pattern, replacement) in the rest of the name, which `inverse`
+    reverts. `unused`: patterns of official tensors that no forward pass reads; `required`: those of them that
+    distinguish the release from another. `incompatible`: patterns of official tensors of other settings, whose networks
+    compute different answers. `fresh`: patterns of our tensors that the release does not have. `words`, `answers`: our
+    tensors whose rows are words or answers. `read_options`: returns the method's options, read from the tensors.
+    `make_unused`: returns those of the unused tensors, of a method and its official tensors, from which an import
+    recognises the release and its options.
     """
 
     source: str
@@ -58,7 +60,11 @@ class Release:
     words: tuple[str, ...]
     answers: tuple[str, ...]
     substitutions: Names = ()
+    inverse: Names = ()
     read_options: Callable[["Mapping[str, Tensor]"], dict[str, Any]] = field(default=lambda official: {})
+    make_unused: Callable[["nn.Module", "Mapping[str, Tensor]"], "dict[str, Tensor]"] = field(
+        default=lambda method, official: {}
+    )
     required: tuple[str, ...] = ()
     incompatible: tuple[str, ...] = ()
 
@@ -79,6 +85,16 @@ class Release:
                 for pattern, replacement in self.substitutions:
                     rest = re.sub(pattern, replacement, rest)
                 return ours + rest
+        return None
+
+    def restore(self, name: str) -> str | None:
+        """Return the official name of our tensor `name`, or None if the release has none."""
+        for official, ours in self.prefixes:
+            if name.startswith(ours):
+                rest = name.removeprefix(ours)
+                for pattern, replacement in self.inverse:
+                    rest = re.sub(pattern, replacement, rest)
+                return official + rest
         return None
 
 
@@ -151,6 +167,29 @@ _UNET_SUBSTITUTIONS: Names = (
     (r"\.g$", ".gain"),
 )
 
+_UNET_INVERSE: Names = (
+    *((rf"^(\d)\.{part}\.", rf"\1.{i}.") for i, part in enumerate(("block1", "block2", "attention", "change"))),
+    (r"\bconv(\d)\.", r"block\1.proj."),
+    (r"\bnorm(\d)\.", r"block\1.norm."),
+    (r"\bmodulation\.", "mlp."),
+    (r"\bshortcut\.", "res_conv."),
+    (r"\bmemory$", "mem_kv"),
+    (r"\bqkv\.", "to_qkv."),
+    (r"\bout\.", "to_out."),
+    (r"\.gain$", ".g"),
+)
+
+
+def _make_pure(method: "nn.Module", official: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Return AVST's second audio stem, which it never reads, as a copy of the first."""
+    stem = {name: values for name, values in official.items() if name.startswith(("fc_a1.", "fc_a2."))}
+    return {name.replace(".", "_pure.", 1): values.clone() for name, values in stem.items()}
+
+
+def _make_schedule(method: "nn.Module", official: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Return the diffusion schedule, whose length is the number of steps."""
+    return {"diffusion.betas": method.get_buffer("refiner.diffusion.betas").clone()}
+
 
 def _read_missing_avqa(official: "Mapping[str, Tensor]") -> dict[str, Any]:
     names = {"slots": "memory_network.question_memory", "steps": "diffusion.betas"}
@@ -169,6 +208,7 @@ RELEASES = {
         training_files=(FIRST_FILE,),
         prefixes=_AVST,
         unused=_AVST_UNUSED,
+        make_unused=_make_pure,
         required=_PURE,
         fresh=_FRESH,
         words=_AVST_WORDS,
@@ -218,7 +258,9 @@ RELEASES = {
         words=_AVST_WORDS,
         answers=_ANSWERS,
         substitutions=_UNET_SUBSTITUTIONS,
+        inverse=_UNET_INVERSE,
         read_options=_read_missing_avqa,
+        make_unused=_make_schedule,
     ),
     "pstp": Release(
         source="PSTP-Net (GeWu-Lab/PSTP-Net)",

@@ -404,9 +404,11 @@ def _find_available_steps(
     states = _states(store, modality, features)
     pending = np.unique(videos[(states[:, videos] == State.PENDING).any(0)])
     if len(pending):
+        are_imported = any(store.spec(name).is_imported for name in features)
         raise UserError(
-            f"store {store.path}: the {modality} features of {len(pending)} videos are not extracted yet, such as "
-            f"{store.video_ids[pending[0]]!r}: run mavqa-extract again to finish the store"
+            f"store {store.path}: the {modality} features of {len(pending)} videos are not "
+            f"{'imported' if are_imported else 'extracted'} yet, such as {store.video_ids[pending[0]]!r}: run "
+            f"{'mavqa-import-features' if are_imported else 'mavqa-extract'} again to finish the store"
         )
     complete = (states == State.COMPLETE).all(0)
     firsts, stops = store.first_steps(modality)[:, None], store.steps(modality)[:, None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Manifest
-from pipeline.store.schema import FeatureSpec
+from pipeline.store.schema import IMPORTED, FeatureSpec
 from train.data.dataset import QuestionDataset
 from train.data.scenarios import NATURAL, Masks
 from train.evaluation.predict import questions_of
@@ -118,5 +118,7 @@ def describe_masks(masks: Masks) -> Masking:
 
 
 def _kind_of_weights(spec: FeatureSpec) -> str:
+    if spec.is_imported:
+        return IMPORTED
     weights = spec.constants.get("weights", {})
     return str(weights.get("weights", "none")) if isinstance(weights, dict) else str(weights)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pipeline.manifests.manifest import Question
-from pipeline.store.schema import MODALITIES, FeatureSpec
+from pipeline.store.schema import IMPORTED, MODALITIES, FeatureSpec
 from train.backbones.registry import needs_of
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def read_digests(backbone: str, store: "FeatureStore", questions: Iterable[Quest
 
 
 def weights_hash(spec: FeatureSpec) -> str:
-    """Return the SHA-256 of the extractor's weights; "" if it has none."""
-    return str(spec.constants.get("weights", {}).get("sha256", ""))
+    """Return the SHA-256 of the extractor's weights; "" if it has none, "imported" if they are not known."""
+    return IMPORTED if spec.is_imported else str(spec.constants.get("weights", {}).get("sha256", ""))
 
 
 def _names(backbone: str) -> tuple[list[str], list[str]]:
