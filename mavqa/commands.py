@@ -14,6 +14,7 @@ COMMANDS = {
     "doctor": "pipeline.cli.doctor:doctor",
     "train": "train.cli.train:train",
     "evaluate": "train.cli.evaluate:evaluate",
+    "ask": "train.cli.ask:ask",
     "report": "train.cli.report:report",
     "sweep": "train.cli.sweep:sweep",
     "cache": "train.cli.cache:cache",

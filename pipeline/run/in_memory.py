@@ -128,7 +128,8 @@ class InMemoryExtractor:
                 held.append(HeldFeature(loaded.spec, state, reason, values))
             texts = tuple(dict.fromkeys(texts))
             questions = self._encode(texts) if texts else []
-        store = hold(path.name, self.seconds, record, held, texts, questions)
+        name = path.name.encode(errors="replace").decode()
+        store = hold(name, self.seconds, record, held, texts, questions)
         return ExtractedFile(store, describe_oddities(media))
 
     def _encode(self, texts: Sequence[str]) -> list[tuple[FeatureSpec, np.ndarray]]:
@@ -166,8 +167,8 @@ class InMemoryExtractor:
         own = make_spec(self._make(spec), self._settings(spec.name, self._source(spec)), None)
         if differing := spec_differences(spec, own, (*KNOWN_WHEN_LOADED, "weights")):
             raise UserError(
-                f"{spec.name} of the training cannot be computed here: {'; '.join(differing)}: use the version of mavqa "
-                "that extracted it, or train on a store of this version"
+                f"{spec.name} of the training cannot be computed here: {'; '.join(differing)}: use the version of "
+                "mavqa that extracted it, or train on a store of this version"
             )
 
     def _make(self, spec: FeatureSpec) -> FeatureExtractor | QuestionExtractor:

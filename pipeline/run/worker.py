@@ -66,7 +66,7 @@ def extract_partition(settings: Settings, spec_indices: dict[str, int], partitio
         videos.append(record)
         for name in task.features:
             spec = tools.specs[name]
-            # A stopped run may have written values of an earlier version of the file: without any, write the fill value.
+            # Without values the fill value is written: a stopped run may have left those of an earlier file.
             state, reason, values = extract_feature(tools.extractors[name], media, settings, spec)
             digest = digest_row(name, task.video_id, values) if state is State.COMPLETE else ""
             features.append(FeatureRecord(task.row, name, state, reason, spec_indices.get(name, 0), digest))

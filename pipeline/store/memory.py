@@ -1,4 +1,4 @@
-"""A feature store in memory, of one video and some questions: what was just extracted, for everything that reads stores.
+"""A feature store in memory, of one video and some questions: what was just extracted, for all that reads stores.
 
 It has the arrays of a store on disk that readers need, uncompressed, and none of what makes one resumable.
 """

@@ -20,6 +20,7 @@ from train.cli.options import (
     require_run,
     require_store,
     runs_progress,
+    show_reliability,
     show_scenarios,
     store_option,
 )
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.manifests.manifest import Manifest, Question
     from train.data.feature_bank import FeatureBank
     from train.data.scenarios import Masks
+    from train.evaluation.calibration import Calibration
+    from train.runs.results import ResultRow
 
 
 @click.command(cls=RecordingCommand, short_help="Measure a trained run in every scenario.")
@@ -89,7 +92,8 @@ def evaluate(
 ) -> None:
     """Evaluate a trained RUN with each modality missing, and append the rows to its results.jsonl.
 
-    Questions on videos recorded without audio or without video are in the scenario `natural`, not in `complete`.
+    Questions on videos recorded without audio or without video are in the scenario `natural`, not in `complete`. The
+    probabilities of answers are calibrated on the val split, once per checkpoint (calibration.json).
 
     \b
     Examples:
@@ -102,9 +106,9 @@ def evaluate(
     """
     require_run(run)
     from train import processes
-    from train.evaluation.evaluate_run import default_split, evaluate_run
+    from train.evaluation.evaluate_run import default_split
     from train.evaluation.rate_curves import add_curves
-    from train.evaluation.summary import summarise_rows
+    from train.evaluation.summary import describe_reliability, summarise_rows
     from train.runs.device import choose_device
     from train.runs.folder import read_config
 
@@ -116,20 +120,36 @@ def evaluate(
     split = split or default_split(loaded)
     chosen_masks = _choose_masks(loaded.questions.get(split, ()), masks, missing_rate, unit)
     requested, parts = scenarios or ALL_SCENARIOS, parse_parts(missing_part)
-    with runs_progress(bank) as progress:
-        shown = partial(progress, name)
-        rows = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, shown, out=out)
+    of_split = (split, requested, chosen_masks, chosen_device, parts)
+    rows, calibration = _calibrate_and_evaluate(run, loaded, bank, of_split, out)
     if missing_rate and chosen_masks:
         save_masks(chosen_masks, out / f"{chosen_masks.name}-{split}.json")
     if curves:
         with show_task("curves", "points") as on_progress:
             add_curves(out, rows[0], loaded, unit, on_progress=on_progress)
     document = summarise_rows(rows, question_only, near=run)
+    document["reliability"] = describe_reliability(rows, calibration)
     report_unanswerable(document)
     if as_json:
         show_json(document)
     else:
         show_scenarios({name: document})
+        show_reliability(document["reliability"])
+
+
+def _calibrate_and_evaluate(
+    run: Path, manifest: "Manifest", bank: "FeatureBank", of_split: tuple[Any, ...], out: Path
+) -> "tuple[list[ResultRow], Calibration | None]":
+    """Return the rows of `evaluate_run`, which gets the arguments `of_split`, and the calibration."""
+    from train.evaluation.calibration import calibrate_run
+    from train.evaluation.evaluate_run import evaluate_run
+
+    name, device = run.resolve().name, of_split[3]
+    with runs_progress(bank) as progress:
+        calibration = calibrate_run(run, manifest, bank, device, partial(progress, f"{name} on val"), out=out)
+        temperatures = None if calibration is None else calibration.temperatures
+        report = partial(progress, name)
+        return evaluate_run(run, manifest, bank, *of_split, report, out=out, temperatures=temperatures), calibration
 
 
 def _open_data(manifest: Path, store: str, loading: LoadingSettings, device: str) -> "tuple[Manifest, FeatureBank]":
