@@ -1,6 +1,6 @@
-"""The functions of `mavqa` that join several parts: extract, dataset, evaluate."""
+"""The functions of `mavqa` that join several parts: extract, dataset, evaluate, ask."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.media.timeline import Padding
     from pipeline.run.coordinator import Progress as ExtractionProgress
     from pipeline.run.coordinator import Summary
+    from train.asking.reply import Reply
     from train.data.dataset import QuestionDataset
     from train.data.loading import Cache
     from train.evaluation.predict import EvaluationProgress
@@ -159,6 +160,32 @@ def evaluate(
     device = str(choose_device(device))
     bank = FeatureBank(opened, device=device)
     return evaluate_run(run, loaded, bank, split, scenarios, device=device, report=on_progress)
+
+
+def ask(
+    run: str | Path,
+    video: str | Path,
+    questions: str | Iterable[str],
+    *,
+    choices: Sequence[str] | None = None,
+    drop: Collection[str] = (),
+    device: str = "auto",
+    weights: str | Path | None = None,
+    store: str | Path | None = None,
+) -> "Reply":
+    """Return the answers of a trained run to questions about a media file; for several files, load the run once.
+
+    The options are those of `mavqa-ask`, and of `LoadedRun.ask`. Nothing is written. Raises `UserError` for what the
+    command would refuse.
+
+    >>> reply = ask("runs/zero-fill", "data/videos/syn00000004.mp4", "Is there a voiceover?", drop=["audio"])
+    >>> reply.scenario, len(reply.questions[0].answers) > 1
+    ('audio-missing', True)
+    """
+    from train.asking.loaded_run import load_run
+
+    loaded = load_run(run)
+    return loaded.ask(video, questions, choices=choices, drop=drop, device=device, weights=weights, store=store)
 
 
 def _names(names: Sequence[str]) -> Sequence[str]:

@@ -82,6 +82,14 @@ class Answerer:
         """End the decoder process; the next video starts another one."""
         self._extractor.close()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """In what the features may differ from those of the training, by rounding, one text each.
+
+        Loads the networks. Raises `UserError` if their weights are not those of the training.
+        """
+        return self._extractor.differences
+
     @cached_property
     def _calibration(self) -> dict[str, float]:
         """The temperatures of the present checkpoint, {} if it is not calibrated."""
@@ -143,7 +151,7 @@ class Answerer:
             scenario=scenario,
             handling=describe_handling(self._method, self._config.method, missing),
             temperature=temperature,
-            notes=self._extractor.differences,
+            notes=self.notes,
             questions=tuple(
                 AnsweredQuestion(
                     one.question.text,

@@ -120,7 +120,7 @@ def evaluate(
     split = split or default_split(loaded)
     chosen_masks = _choose_masks(loaded.questions.get(split, ()), masks, missing_rate, unit)
     requested, parts = scenarios or ALL_SCENARIOS, parse_parts(missing_part)
-    of_split = (split, requested, chosen_masks, chosen_device, parts)
+    of_split = {"split": split, "scenarios": requested, "masks": chosen_masks, "parts": parts, "device": chosen_device}
     rows, calibration = _calibrate_and_evaluate(run, loaded, bank, of_split, out)
     if missing_rate and chosen_masks:
         save_masks(chosen_masks, out / f"{chosen_masks.name}-{split}.json")
@@ -138,18 +138,19 @@ def evaluate(
 
 
 def _calibrate_and_evaluate(
-    run: Path, manifest: "Manifest", bank: "FeatureBank", of_split: tuple[Any, ...], out: Path
+    run: Path, manifest: "Manifest", bank: "FeatureBank", of_split: dict[str, Any], out: Path
 ) -> "tuple[list[ResultRow], Calibration | None]":
-    """Return the rows of `evaluate_run`, which gets the arguments `of_split`, and the calibration."""
+    """Return the rows of `evaluate_run`, which gets the settings `of_split`, and the calibration."""
     from train.evaluation.calibration import calibrate_run
     from train.evaluation.evaluate_run import evaluate_run
 
-    name, device = run.resolve().name, of_split[3]
+    name = run.resolve().name
     with runs_progress(bank) as progress:
-        calibration = calibrate_run(run, manifest, bank, device, partial(progress, f"{name} on val"), out=out)
+        report = partial(progress, f"{name} on val")
+        calibration = calibrate_run(run, manifest, bank, of_split["device"], report, out=out)
         temperatures = None if calibration is None else calibration.temperatures
-        report = partial(progress, name)
-        return evaluate_run(run, manifest, bank, *of_split, report, out=out, temperatures=temperatures), calibration
+        of_split |= {"report": partial(progress, name), "temperatures": temperatures}
+        return evaluate_run(run, manifest, bank, out=out, **of_split), calibration
 
 
 def _open_data(manifest: Path, store: str, loading: LoadingSettings, device: str) -> "tuple[Manifest, FeatureBank]":
