@@ -140,8 +140,8 @@ def evaluate(
     """Evaluate a trained run and return a row per scenario: of the run's method, and of each floor.
 
     By default all scenarios of the test split (val, if there is none), with the manifest and the store of the training.
-    The rows are also appended to the run's results, as by `mavqa-evaluate`. Raises `UserError` for what the command
-    would refuse.
+    The rows are also appended to the run's results, and probabilities are calibrated, as by `mavqa-evaluate`. Raises
+    `UserError` for what the command would refuse.
 
     >>> rows = evaluate("runs/zero-fill", scenarios=["complete", "audio-missing"])
     >>> [(row.method, row.scenario) for row in rows if row.kind == "model"]
@@ -149,6 +149,7 @@ def evaluate(
     """
     from train.data.feature_bank import FeatureBank
     from train.data.scenarios import ALL_SCENARIOS
+    from train.evaluation.calibration import calibrate_run
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.runs.device import choose_device
     from train.runs.folder import read_config
@@ -159,7 +160,11 @@ def evaluate(
     split = split or default_split(loaded)
     device = str(choose_device(device))
     bank = FeatureBank(opened, device=device)
-    return evaluate_run(run, loaded, bank, split, scenarios, device=device, report=on_progress)
+    calibration = calibrate_run(run, loaded, bank, device)
+    temperatures = None if calibration is None else calibration.temperatures
+    return evaluate_run(
+        run, loaded, bank, split, scenarios, device=device, report=on_progress, temperatures=temperatures
+    )
 
 
 def ask(

@@ -16,6 +16,8 @@ from pipeline.manifests.manifest import Manifest, load_manifest
 from pipeline.media.timeline import FrameSize, Media
 from pipeline.store.reader import FeatureStore, open_store
 from pipeline.synthetic import synthesize
+from train.asking.answerer import Answerer
+from train.asking.loaded_run import load_run
 from train.data.feature_bank import FeatureBank
 from train.runs.config import make_config
 from train.training.fit import fit
@@ -105,3 +107,8 @@ def make_trained(folder: Path) -> Trained:
     config = make_config("demo", method="zero-fill", device="cpu", learning_rate=3e-3, **settings, **places)
     fit(config, made.manifest, FeatureBank(made.opened), made.run)
     return made
+
+
+def open_answerer(run: Path, **options: Any) -> Answerer:
+    method, config = load_run(run)
+    return Answerer(run, method, config, **options)

@@ -9,6 +9,8 @@ import asking_toys
 import pytest
 from asking_toys import Trained
 
+from train.asking.answerer import Answerer
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
@@ -19,6 +21,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def copied(trained: Trained, tmp_path: Path) -> Trained:
     """The same run in a folder that a test may change."""
     return replace(trained, run=Path(shutil.copytree(trained.run, tmp_path / "runs" / "run")))
+
+
+@pytest.fixture(scope="session")
+def answerer(trained: Trained) -> Iterator[Answerer]:
+    """One of the trained run, whose decoder process serves all tests that do not change the run."""
+    with asking_toys.registered(), asking_toys.open_answerer(trained.run) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

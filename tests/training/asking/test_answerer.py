@@ -3,12 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from asking_toys import Trained, registered
+from asking_toys import Trained, open_answerer
 from media_maker import steady, write_clip
 
 from pipeline.errors import UserError
@@ -27,18 +26,6 @@ from train.interfaces import inputs_of
 from train.runs.config import make_config
 
 QUESTION = "Is there a voiceover?"
-
-
-def open_answerer(run: Path, **options: object) -> Answerer:
-    method, config = load_run(run)
-    return Answerer(run, method, config, **options)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def answerer(trained: Trained) -> Iterator[Answerer]:
-    """One of the trained run, whose decoder process serves all tests that do not change the run."""
-    with registered(), open_answerer(trained.run) as opened:
-        yield opened
 
 
 def videos(store: FeatureStore, audio: State = State.COMPLETE, visual: State = State.COMPLETE) -> list[str]:
