@@ -114,14 +114,12 @@ def evaluate(
 
     processes.check_alone("mavqa-evaluate")
     _check_options(question_only, curves, scenarios, masks, missing_rate, missing_part)
-    config, out = read_config(run), out or run
-    name, chosen_device = run.resolve().name, str(choose_device(device))
+    config, out, chosen_device = read_config(run), out or run, str(choose_device(device))
     loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store, loading, chosen_device)
     split = split or default_split(loaded)
     chosen_masks = _choose_masks(loaded.questions.get(split, ()), masks, missing_rate, unit)
-    requested, parts = scenarios or ALL_SCENARIOS, parse_parts(missing_part)
-    of_split = {"split": split, "scenarios": requested, "masks": chosen_masks, "parts": parts, "device": chosen_device}
-    rows, calibration = _calibrate_and_evaluate(run, loaded, bank, of_split, out)
+    of_split = {"split": split, "scenarios": scenarios or ALL_SCENARIOS, "masks": chosen_masks, "device": chosen_device}
+    rows, calibration = _calibrate_and_evaluate(run, loaded, bank, out, parts=parse_parts(missing_part), **of_split)
     if missing_rate and chosen_masks:
         save_masks(chosen_masks, out / f"{chosen_masks.name}-{split}.json")
     if curves:
@@ -133,14 +131,14 @@ def evaluate(
     if as_json:
         show_json(document)
     else:
-        show_scenarios({name: document})
+        show_scenarios({document["run"]: document})
         show_reliability(document["reliability"])
 
 
 def _calibrate_and_evaluate(
-    run: Path, manifest: "Manifest", bank: "FeatureBank", of_split: dict[str, Any], out: Path
+    run: Path, manifest: "Manifest", bank: "FeatureBank", out: Path, **of_split: Any
 ) -> "tuple[list[ResultRow], Calibration | None]":
-    """Return the rows of `evaluate_run`, which gets the settings `of_split`, and the calibration."""
+    """Return the rows of `evaluate_run`, which gets `of_split`, and the calibration."""
     from train.evaluation.calibration import calibrate_run
     from train.evaluation.evaluate_run import evaluate_run
 
