@@ -26,7 +26,9 @@ def copied(trained: Trained, tmp_path: Path) -> Trained:
 @pytest.fixture(scope="session")
 def answerer(trained: Trained) -> Iterator[Answerer]:
     """One of the trained run, whose decoder process serves all tests that do not change the run."""
-    with asking_toys.registered(), asking_toys.open_answerer(trained.run) as opened:
+    with asking_toys.registered():
+        opened = asking_toys.open_answerer(trained.run)
+    with opened:
         yield opened
 
 
