@@ -147,6 +147,7 @@ class Answerer:
             method=self._config.method,
             video=str(video),
             sha256=extracted.store.source_sha256()[0],
+            seconds=self._extractor.seconds,
             modalities=modalities,
             scenario=scenario,
             handling=describe_handling(self._method, self._config.method, missing),

@@ -15,15 +15,15 @@ class ModalityReport:
 
     `state`: "available", "dropped" (on request), "absent" (the file has no such track), "failed" (it cannot be
     decoded), or "unread" (the file has it, but at none of the seconds that the model reads). `reason`: why it is not
-    available, or which errors it has. `hint`: "silent" or "black" of an available modality without content. The file
-    has it from second `first_second` on, `seconds` are decoded.
+    available, or which errors it has. `hint`: "silent" or "black" of an available modality without content. It has
+    frames or audio from `first_second` to before `stop_second` of the seconds that were decoded.
     """
 
     state: str
     reason: str = ""
     hint: str = ""
     first_second: int = 0
-    seconds: int = 0
+    stop_second: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class AnsweredQuestion:
 class Reply:
     """The reply of a run to questions about one video.
 
-    `run`: name of its folder. `video`: path of the file, `sha256` its hash. `modalities`: {"audio" | "visual": report}.
+    `run`: name of its folder. `video`: path of the file, `sha256` its hash. `seconds`: how many, from the beginning of
+    the file, the features cover. `modalities`: {"audio" | "visual": report}.
     `scenario`: that of `mavqa-evaluate` with the same modalities missing. `handling`: what the method does without
     them, "" if none is missing. `temperature`: of the calibration, None if the probabilities are not calibrated.
     `notes`: in what the features may differ from those of the training.
@@ -67,6 +68,7 @@ class Reply:
     method: str
     video: str
     sha256: str
+    seconds: int
     modalities: dict[str, ModalityReport]
     scenario: str
     handling: str
@@ -87,6 +89,7 @@ class Reply:
             "method": self.method,
             "video": self.video,
             "sha256": self.sha256,
+            "seconds": self.seconds,
             "modalities": {name: asdict(report) for name, report in self.modalities.items()},
             "scenario": self.scenario,
             "missing": list(self.missing),

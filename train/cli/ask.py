@@ -76,7 +76,7 @@ def ask(
 def _show(run: Path, reply: "Reply", top: int) -> None:
     console = plain_console(stderr=True)
     say = partial(console.print, soft_wrap=True)
-    say(reply.video)
+    say(f"{reply.video}, of which the run reads the first {reply.seconds} seconds")
     for name, report in reply.modalities.items():
         say(f"  {name}: {_describe(report)}")
     if reply.handling:
@@ -92,7 +92,7 @@ def _show(run: Path, reply: "Reply", top: int) -> None:
 def _describe(report: "ModalityReport") -> str:
     parts = [_STATES[report.state]]
     if report.state in ("available", "unread"):
-        parts.append(f"second {report.first_second} to {report.seconds}")
+        parts.append(f"seconds {report.first_second} to {report.stop_second}")
     if report.hint:
         parts.append(f"but it is {report.hint}")
     return ", ".join(parts) + (f" ({report.reason})" if report.reason else "")

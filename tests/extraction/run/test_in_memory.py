@@ -5,8 +5,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import open_clip
 import pytest
 import run_toys
+import small_clip
 import toy_extractors
 from media_maker import steady, write_clip
 
@@ -93,10 +95,10 @@ def test_every_choice_of_the_extraction_is_taken_from_the_specs(choices, clips, 
 
 
 def test_the_seed_of_seeded_weights_is_that_of_the_specs_and_other_weights_are_refused(clips, tmp_path):
-    stored = extract(clips, tmp_path / "store.zarr", features=("vggish",), weights=WeightsSource("seeded", seed=3))
-    with InMemoryExtractor(specs_of(stored)) as extractor:
+    stored = extract(clips, tmp_path / "store.zarr", features=("toy-audio",), weights=WeightsSource("seeded", seed=3))
+    with toys(), InMemoryExtractor(specs_of(stored)) as extractor:
         same_rows(extractor.extract(clips / "videos" / "both.mp4").store, stored, "both")
-    with InMemoryExtractor(specs_of(stored), weights="seeded") as other, pytest.raises(UserError) as refused:
+    with toys(), InMemoryExtractor(specs_of(stored), weights="seeded") as other, pytest.raises(UserError) as refused:
         other.extract(clips / "videos" / "both.mp4")
     assert "weights.seed is 3 in the store, 0 here" in str(refused.value)
     assert "--weights" in str(refused.value)
@@ -149,3 +151,24 @@ def test_missing_and_odd_modalities_are_found_and_the_threads_are_set_back(toy_s
     torch.set_num_threads(before)
     assert (lost.presence("audio")[0], lost.presence("visual")[0]) == (State.FAILED, State.FAILED)
     assert all(lost.reasons(modality)[0] for modality in ("audio", "visual"))
+
+
+def test_question_features_of_a_network_are_those_of_the_store(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: small_clip.CONFIG)
+    sentence = "clip-vit-b32-sentence"
+    stored = extract(clips, tmp_path / "store.zarr", features=("toy-audio",), question_features=("tokens", sentence))
+    specs = [*specs_of(stored), stored.question_spec(sentence)]
+    with toys(), InMemoryExtractor(specs) as extractor:
+        ours = extractor.extract(clips / "videos" / "both.mp4", ["What else ?", TEXT, TEXT]).store
+    assert ours.question_feature_names == [sentence]
+    assert list(ours.question_rows) == ["What else ?", TEXT]
+    row = np.asarray(stored.question_values(sentence)[stored.question_rows[TEXT]])
+    assert np.array_equal(ours.question_values(sentence)[1], row)
+    assert ours.question_spec(sentence) == stored.question_spec(sentence)
+    other = changed(stored.question_spec(sentence), "weights", sha256="00")
+    with (
+        toys(),
+        InMemoryExtractor([*specs_of(stored), other]) as extractor,
+        pytest.raises(UserError, match="sha256 is 00"),
+    ):
+        extractor.extract(clips / "videos" / "both.mp4", [TEXT])

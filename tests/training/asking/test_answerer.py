@@ -72,7 +72,7 @@ def test_answers_about_a_file_are_those_of_the_store_it_was_extracted_into(train
     video = next(video for video in videos(trained.opened) if video in asked)
     expected = from_store(trained, video, drop)
     reply = answerer.ask(trained.clip(video), list(expected), drop=drop)
-    assert (reply.scenario, reply.missing) == (SCENARIO_OF[drop], drop)
+    assert (reply.scenario, reply.missing, reply.seconds) == (SCENARIO_OF[drop], drop, 2)
     assert [question.question for question in reply.questions] == list(expected)
     for number, text in enumerate(expected):
         given = answers(reply, number)
@@ -112,7 +112,7 @@ def test_a_modality_of_other_seconds_than_the_model_reads_is_missing(trained, tm
     with Answerer(trained.run, method, config) as answerer:
         reply = answerer.ask(clip, QUESTION)
     report = reply.modalities["audio"]
-    assert (report.state, report.first_second, report.seconds) == ("unread", 1, 2)
+    assert (report.state, report.first_second, report.stop_second) == ("unread", 1, 2)
     assert reply.scenario == "audio-missing"
 
 
