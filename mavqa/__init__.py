@@ -3,10 +3,10 @@
 This package has the public names of mavqa. Each is imported when it is first used, so that `import mavqa` is fast:
 
 - data: `load_manifest`, `open_store`, `dataset`, `log_mel`
-- the work of the commands: `extract`, `import_features`, `export`, `load_run`, `evaluate`, `read_results`,
+- the work of the commands: `extract`, `import_features`, `export`, `load_run`, `evaluate`, `ask`, `read_results`,
   `results_frame`
-- types: `Manifest`, `FeatureStore`, `QuestionDataset`, `Batch`, `ResultRow`, and `UserError`, which every function
-  raises for mistakes that a user can fix
+- types: `Manifest`, `FeatureStore`, `QuestionDataset`, `Batch`, `LoadedRun`, `ResultRow`, and `UserError`, which every
+  function raises for mistakes that a user can fix
 
 >>> import mavqa
 >>> store = mavqa.open_store("store.zarr")
@@ -19,23 +19,25 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     __version__: str
-    from mavqa.functions import dataset, evaluate, export, extract, import_features, results_frame
+    from mavqa.functions import ask, dataset, evaluate, export, extract, import_features, results_frame
     from pipeline.errors import UserError
     from pipeline.extractors.networks.log_mel import log_mel
     from pipeline.manifests.manifest import Manifest, load_manifest
     from pipeline.store.reader import FeatureStore, open_store
+    from train.asking.loaded_run import LoadedRun, load_run
     from train.data.batch import Batch
     from train.data.dataset import QuestionDataset
-    from train.runs.folder import load_run
     from train.runs.results import ResultRow, read_results
 
 __all__ = [
     "Batch",
     "FeatureStore",
+    "LoadedRun",
     "Manifest",
     "QuestionDataset",
     "ResultRow",
     "UserError",
+    "ask",
     "dataset",
     "evaluate",
     "export",
@@ -52,17 +54,19 @@ __all__ = [
 _MODULES = {
     "Batch": "train.data.batch",
     "FeatureStore": "pipeline.store.reader",
+    "LoadedRun": "train.asking.loaded_run",
     "Manifest": "pipeline.manifests.manifest",
     "QuestionDataset": "train.data.dataset",
     "ResultRow": "train.runs.results",
     "UserError": "pipeline.errors",
+    "ask": "mavqa.functions",
     "dataset": "mavqa.functions",
     "evaluate": "mavqa.functions",
     "export": "mavqa.functions",
     "extract": "mavqa.functions",
     "import_features": "mavqa.functions",
     "load_manifest": "pipeline.manifests.manifest",
-    "load_run": "train.runs.folder",
+    "load_run": "train.asking.loaded_run",
     "log_mel": "pipeline.extractors.networks.log_mel",
     "open_store": "pipeline.store.reader",
     "read_results": "train.runs.results",

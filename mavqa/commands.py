@@ -17,6 +17,8 @@ COMMANDS = {
     "doctor": "pipeline.cli.doctor:doctor",
     "train": "train.cli.train:train",
     "evaluate": "train.cli.evaluate:evaluate",
+    "ask": "train.cli.ask:ask",
+    "predict": "train.cli.predict:predict",
     "report": "train.cli.report:report",
     "sweep": "train.cli.sweep:sweep",
     "cache": "train.cli.cache:cache",

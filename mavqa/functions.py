@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.media.timeline import Padding
     from pipeline.run.coordinator import Progress as ExtractionProgress
     from pipeline.run.coordinator import Summary
+    from train.asking.reply import Reply
     from train.data.dataset import QuestionDataset
     from train.data.loading import Cache
     from train.evaluation.predict import EvaluationProgress
@@ -202,8 +203,8 @@ def evaluate(
     """Evaluate a trained run and return a row per scenario: of the run's method, and of each floor.
 
     By default all scenarios of the test split (val, if there is none), with the manifest and the store of the training.
-    The rows are also appended to the run's results, as by `mavqa-evaluate`. Raises `UserError` for what the command
-    would refuse.
+    The rows are also appended to the run's results, and probabilities are calibrated, as by `mavqa-evaluate`. Raises
+    `UserError` for what the command would refuse.
 
     >>> rows = evaluate("runs/zero-fill", scenarios=["complete", "audio-missing"])
     >>> [(row.method, row.scenario) for row in rows if row.kind == "model"]
@@ -211,6 +212,7 @@ def evaluate(
     """
     from train.data.feature_bank import FeatureBank
     from train.data.scenarios import ALL_SCENARIOS
+    from train.evaluation.calibration import calibrate_run
     from train.evaluation.evaluate_run import default_split, evaluate_run
     from train.runs.device import choose_device
     from train.runs.folder import read_config
@@ -221,7 +223,37 @@ def evaluate(
     split = split or default_split(loaded)
     device = str(choose_device(device))
     bank = FeatureBank(opened, device=device)
-    return evaluate_run(run, loaded, bank, split, scenarios, device=device, report=on_progress)
+    calibration = calibrate_run(run, loaded, bank, device)
+    temperatures = None if calibration is None else calibration.temperatures
+    return evaluate_run(
+        run, loaded, bank, split, scenarios, device=device, report=on_progress, temperatures=temperatures
+    )
+
+
+def ask(
+    run: str | Path,
+    video: str | Path,
+    questions: str | Iterable[str],
+    *,
+    choices: Sequence[str] | None = None,
+    drop: Collection[str] = (),
+    device: str = "auto",
+    weights: str | Path | None = None,
+    store: str | Path | None = None,
+) -> "Reply":
+    """Return the answers of a trained run to questions about a media file; for several files, load the run once.
+
+    The options are those of `mavqa-ask`, and of `LoadedRun.ask`. Nothing is written. Raises `UserError` for what the
+    command would refuse.
+
+    >>> reply = ask("runs/zero-fill", "data/videos/syn00000004.mp4", "Is there a voiceover?", drop=["audio"])
+    >>> reply.scenario, len(reply.questions[0].answers) > 1
+    ('audio-missing', True)
+    """
+    from train.asking.loaded_run import load_run
+
+    loaded = load_run(run)
+    return loaded.ask(video, questions, choices=choices, drop=drop, device=device, weights=weights, store=store)
 
 
 def results_frame(rows: "Iterable[ResultRow]") -> "pandas.DataFrame":

@@ -55,6 +55,16 @@ def test_a_forbidden_import_breaks_its_contract(contract: str, copied: Path) -> 
     assert verdicts[contract] == "BROKEN"
 
 
+@pytest.mark.parametrize("file", ["train/asking/predictions.py", "train/evaluation/predict.py", "train/cli/ask.py"])
+def test_only_the_answerer_may_call_stage_one(file: str, copied: Path) -> None:
+    path = copied / file
+    before = path.read_text()
+    path.write_text(f"{before}\nimport pipeline.run.in_memory\n")
+    verdicts = check(copied)
+    path.write_text(before)
+    assert verdicts["train sees only manifests and the reading side of the store"] == "BROKEN"
+
+
 def test_a_new_room_must_be_given_a_floor(copied: Path) -> None:
     room = copied / "train" / "attic.py"
     room.write_text('"""A room without a floor."""\n')

@@ -19,8 +19,8 @@ from mavqa.commands import COMMANDS
 from mavqa.commands import mavqa as group
 
 PUBLIC = [
-    *("Batch", "FeatureStore", "Manifest", "QuestionDataset", "ResultRow", "UserError"),
-    *("dataset", "evaluate", "export", "extract", "import_features", "load_manifest", "load_run", "log_mel"),
+    *("Batch", "FeatureStore", "LoadedRun", "Manifest", "QuestionDataset", "ResultRow", "UserError"),
+    *("ask", "dataset", "evaluate", "export", "extract", "import_features", "load_manifest", "load_run", "log_mel"),
     *("open_store", "read_results", "results_frame"),
 ]
 

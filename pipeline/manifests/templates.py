@@ -109,6 +109,23 @@ def normalise(text: str) -> str:
     return " ".join(stem.split()) + "?" * has_mark
 
 
+def find_template(text: str, templates: Iterable[str]) -> str | None:
+    """Return the template that fills to `text`, of several the one with the fewest slots; None if there is none.
+
+    A slot of `SLOTS` is filled with one of its values, another one with any word.
+    """
+    words = tokenise(text)
+    fitting = [template for template in templates if _fits(tokenise(template), words)]
+    return min(fitting, key=lambda template: template.count("<"), default=None)
+
+
+def _fits(parts: Sequence[str], words: Sequence[str]) -> bool:
+    if len(parts) != len(words):
+        return False
+    pairs = zip(parts, words, strict=True)
+    return all(part == word or ("<" in part and word in SLOTS.get(part, (word,))) for part, word in pairs)
+
+
 def tokenise(text: str) -> list[str]:
     """Return the words of a filled question without its final question mark; case is preserved.
 

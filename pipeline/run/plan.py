@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, did_you_mean
-from pipeline.extractors.interface import FeatureExtractor, QuestionExtractor
+from pipeline.extractors.interface import FeatureExtractor
 from pipeline.extractors.registry import EXTRACTORS, QUESTION_EXTRACTORS
-from pipeline.extractors.weights import OnDownload, WeightsSource, find_file, hub_cache, parse_weights
+from pipeline.extractors.weights import OnDownload, hub_cache, parse_weights
 from pipeline.machine import available_cores, sees_gpu, visible_gpus
 from pipeline.manifests.manifest import Manifest
 from pipeline.manifests.media_files import refuse_links_out
@@ -22,7 +22,7 @@ from pipeline.run.partitions import VideoTask
 from pipeline.run.pending import find_pending, has_any_in_state
 from pipeline.run.questions import PendingQuestions, find_missing_texts, load_questions
 from pipeline.run.request import Request
-from pipeline.run.settings import KNOWN_WHEN_LOADED, Settings, make_extractors, make_spec, match_spec
+from pipeline.run.settings import KNOWN_WHEN_LOADED, Settings, find_weights, make_extractors, make_spec, match_spec
 from pipeline.store.location import has_store, locate
 from pipeline.store.schema import State
 from pipeline.store.writer import FeatureRecord, StoreWriter
@@ -111,7 +111,7 @@ def make_plan(
         _check_videos_folder(videos_folder, manifest)
         refuse_links_out(videos_folder, (task.path for task in tasks))
     loaded = [extractors[name] for name in computed] + [extractor for extractor, texts in missing if texts]
-    _find_weights(settings.weights, loaded, on_download)
+    find_weights(settings.weights, loaded, on_download)
     return Plan(
         features=features,
         settings=replace(settings, features=computed),
@@ -215,15 +215,6 @@ def _list_computed(
     decoded = {name for task in tasks for name in task.features}
     new = {record.feature for record in known} - set(writer.feature_names())
     return tuple(name for name in features if name in decoded | new)
-
-
-def _find_weights(
-    weights: WeightsSource, extractors: Collection[FeatureExtractor | QuestionExtractor], on_download: OnDownload
-) -> None:
-    """Download the weights of `extractors` that are missing, so that not every worker does; raise `UserError`."""
-    networks = {network.name: network for one in extractors for network in getattr(one, "networks", ())}
-    for network in networks.values() if weights.kind != "seeded" else ():
-        find_file(weights, network, on_download)
 
 
 def _check_manifest(manifest: Manifest, features: Collection[str]) -> None:

@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.errors import UserError
 from pipeline.extractors.interface import AudioChoice, FeatureExtractor, NormalisationChoice, QuestionExtractor
 from pipeline.extractors.registry import make_extractor
-from pipeline.extractors.weights import WeightsSource
+from pipeline.extractors.weights import OnDownload, WeightsSource, find_file
 from pipeline.media.decoder_process import Limits
 from pipeline.media.decoders.registry import DECODERS, open_decoder
 from pipeline.media.timeline import FrameSize, Padding
@@ -45,6 +46,28 @@ def limit_threads() -> None:
     """Set torch's threads, if torch is loaded, to the number in the specs: it changes the last bits of results."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(THREADS_PER_WORKER)
+
+
+@contextmanager
+def limited_threads() -> Iterator[None]:
+    """Set torch's threads to the number in the specs for the block, in a process that also does other work."""
+    import torch
+
+    before = torch.get_num_threads()
+    limit_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def find_weights(
+    weights: WeightsSource, extractors: Collection[FeatureExtractor | QuestionExtractor], on_download: OnDownload
+) -> None:
+    """Download the weights of `extractors` that are missing, so that not every worker does; raise `UserError`."""
+    networks = {network.name: network for one in extractors for network in getattr(one, "networks", ())}
+    for network in networks.values() if weights.kind != "seeded" else ():
+        find_file(weights, network, on_download)
 
 
 def make_extractors(settings: Settings) -> dict[str, FeatureExtractor]:

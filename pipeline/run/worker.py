@@ -4,7 +4,6 @@ States are returned to the coordinator (`pipeline.run.coordinator`), which recor
 """
 
 import functools
-import hashlib
 import os
 import platform
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pipeline.errors import UserError
 from pipeline.extractors.interface import FeatureExtractor
 from pipeline.media.decoder_process import DecoderProcess
 from pipeline.media.prefetch import prefetch
-from pipeline.media.timeline import DecodeRequest, Media, fail_media
+from pipeline.media.timeline import Media
+from pipeline.run.one_file import decode_file, extract_feature, request_for
 from pipeline.run.partitions import Partition, VideoTask
 from pipeline.run.settings import Settings, limit_threads, make_extractors, make_spec
 from pipeline.store.location import has_store, locate
@@ -66,11 +66,8 @@ def extract_partition(settings: Settings, spec_indices: dict[str, int], partitio
         videos.append(record)
         for name in task.features:
             spec = tools.specs[name]
-            state, reason, values = _extract(tools.extractors[name], media, settings, spec.fill_value)
-            if values is None:
-                # A stopped run may have written values of an earlier version of the file: overwrite them with fill.
-                values = np.empty((0, *spec.shape))
-            values = np.asarray(values, spec.dtype)
+            # Without values the fill value is written: a stopped run may have left those of an earlier file.
+            state, reason, values = extract_feature(tools.extractors[name], media, settings, spec)
             digest = digest_row(name, task.video_id, values) if state is State.COMPLETE else ""
             features.append(FeatureRecord(task.row, name, state, reason, spec_indices.get(name, 0), digest))
             if values.nbytes > _KEEP_BYTES:
@@ -106,91 +103,8 @@ def request_large_pages() -> None:
 def _decode(
     extractors: dict[str, FeatureExtractor], settings: Settings, decoder: DecoderProcess, task: VideoTask
 ) -> tuple[VideoRecord, Media]:
-    path = Path(task.path)
-    before = _identify(path)
-    sha256, problem = _hash_file(path, task.sha256, settings.limits.file_bytes)
-    if problem:
-        media = fail_media(problem)
-    else:
-        media = decoder.decode(path, _request(extractors, settings, task))
-        if _identify(path) != before:
-            problem = (
-                f"{path.name} was changed or replaced while it was decoded: "
-                "pass --retry-failed when it is no longer written"
-            )
-            media = fail_media(problem)
-    tracks = {"visual": media.visual, "audio": media.audio}
-    record = VideoRecord(
-        row=task.row,
-        source_sha256="" if problem else sha256,
-        states={modality: track.state for modality, track in tracks.items()},
-        steps={modality: track.steps for modality, track in tracks.items()},
-        reasons={modality: track.reason for modality, track in tracks.items()},
-        firsts={modality: track.first for modality, track in tracks.items()},
-    )
-    return record, media
-
-
-def _request(extractors: dict[str, FeatureExtractor], settings: Settings, task: VideoTask) -> DecodeRequest:
-    sizes = [extractors[name].frame_size for name in task.features]
-    audio = [getattr(extractors[name], "audio", "resampled") for name in task.features]
-    return DecodeRequest(
-        seconds=settings.seconds,
-        frame_sizes=tuple(dict.fromkeys(size for size in sizes if size is not None)),
-        wants_released_audio="released" in audio,
-        padding=settings.padding,
-        max_pixels=settings.limits.max_pixels,
-    )
-
-
-def _extract(
-    extractor: FeatureExtractor, media: Media, settings: Settings, fill_value: float
-) -> tuple[State, str, np.ndarray | None]:
-    track = media.visual if extractor.modality == "visual" else media.audio
-    if track.state is not State.COMPLETE:
-        return track.state, track.reason, None
-    try:
-        values = extractor.extract(media)
-    except FloatingPointError as error:
-        return State.FAILED, f"{extractor.name}: {error}", None
-    if settings.padding == "cycle":
-        values = values[track.first + (np.arange(settings.seconds) - track.first) % (len(values) - track.first)]
-    elif track.first:
-        values = np.concatenate([np.full_like(values[: track.first], fill_value), values[track.first :]])
-    return State.COMPLETE, "", values[: settings.seconds]
-
-
-def _identify(path: Path) -> tuple[int, ...]:
-    """Return a signature that changes if the file is replaced, without reading the file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _hash_file(path: Path, expected: str, max_bytes: int) -> tuple[str, str]:
-    """Return the file's SHA-256 and the reason why it cannot be used ("" if it can).
-
-    Special files and files of more than `max_bytes` are not opened.
-    """
-    try:
-        if not path.is_file():
-            if path.exists():
-                return "", f"{path.name} in the videos folder is not a regular file"
-            return "", f"no file {path.name} in the videos folder"
-        if (size := path.stat().st_size) > max_bytes:
-            return "", f"the file has {size} bytes, more than {max_bytes} (to allow more: --max-file-gb)"
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return "", f"{path.name} cannot be read: {error.strerror}"
-    if expected and found != expected:
-        return "", (
-            f"the file's sha256 is {found}, but the manifest or the video's other features have {expected}: "
-            "restore that file and pass --retry-failed, or build the manifest again and use another --store"
-        )
-    return found, ""
+    request = request_for([extractors[name] for name in task.features], settings)
+    return decode_file(Path(task.path), task.sha256, decoder, request, settings.limits.file_bytes, task.row)
 
 
 def describe_on_worker(settings: Settings, folder: Path, has_shared_store: bool = True) -> dict[str, FeatureSpec]:

@@ -20,6 +20,7 @@ from train.cli.options import (
     require_run,
     require_store,
     runs_progress,
+    show_reliability,
     show_scenarios,
     store_option,
 )
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pipeline.manifests.manifest import Manifest, Question
     from train.data.feature_bank import FeatureBank
     from train.data.scenarios import Masks
+    from train.evaluation.calibration import Calibration
+    from train.runs.results import ResultRow
 
 
 @click.command(cls=RecordingCommand, short_help="Measure a trained run in every scenario.")
@@ -89,7 +92,8 @@ def evaluate(
 ) -> None:
     """Evaluate a trained RUN with each modality missing, and append the rows to its results.jsonl.
 
-    Questions on videos recorded without audio or without video are in the scenario `natural`, not in `complete`.
+    Questions on videos recorded without audio or without video are in the scenario `natural`, not in `complete`. The
+    probabilities of answers are calibrated on the val split, once per checkpoint (calibration.json).
 
     \b
     Examples:
@@ -102,34 +106,49 @@ def evaluate(
     """
     require_run(run)
     from train import processes
-    from train.evaluation.evaluate_run import default_split, evaluate_run
+    from train.evaluation.evaluate_run import default_split
     from train.evaluation.rate_curves import add_curves
-    from train.evaluation.summary import summarise_rows
+    from train.evaluation.summary import describe_reliability, summarise_rows
     from train.runs.device import choose_device
     from train.runs.folder import read_config
 
     processes.check_alone("mavqa-evaluate")
     _check_options(question_only, curves, scenarios, masks, missing_rate, missing_part)
-    config, out = read_config(run), out or run
-    name, chosen_device = run.resolve().name, str(choose_device(device))
+    config, out, chosen_device = read_config(run), out or run, str(choose_device(device))
     loaded, bank = _open_data(manifest or Path(config.manifest), store or config.store, loading, chosen_device)
     split = split or default_split(loaded)
     chosen_masks = _choose_masks(loaded.questions.get(split, ()), masks, missing_rate, unit)
-    requested, parts = scenarios or ALL_SCENARIOS, parse_parts(missing_part)
-    with runs_progress(bank) as progress:
-        shown = partial(progress, name)
-        rows = evaluate_run(run, loaded, bank, split, requested, chosen_masks, chosen_device, parts, shown, out=out)
+    of_split = {"split": split, "scenarios": scenarios or ALL_SCENARIOS, "masks": chosen_masks, "device": chosen_device}
+    rows, calibration = _calibrate_and_evaluate(run, loaded, bank, out, parts=parse_parts(missing_part), **of_split)
     if missing_rate and chosen_masks:
         save_masks(chosen_masks, out / f"{chosen_masks.name}-{split}.json")
     if curves:
         with show_task("curves", "points") as on_progress:
             add_curves(out, rows[0], loaded, unit, on_progress=on_progress)
     document = summarise_rows(rows, question_only, near=run)
+    document["reliability"] = describe_reliability(rows, calibration)
     report_unanswerable(document)
     if as_json:
         show_json(document)
     else:
-        show_scenarios({name: document})
+        show_scenarios({document["run"]: document})
+        show_reliability(document["reliability"])
+
+
+def _calibrate_and_evaluate(
+    run: Path, manifest: "Manifest", bank: "FeatureBank", out: Path, **of_split: Any
+) -> "tuple[list[ResultRow], Calibration | None]":
+    """Return the rows of `evaluate_run`, which gets `of_split`, and the calibration."""
+    from train.evaluation.calibration import calibrate_run
+    from train.evaluation.evaluate_run import evaluate_run
+
+    name = run.resolve().name
+    with runs_progress(bank) as progress:
+        report = partial(progress, f"{name} on val")
+        calibration = calibrate_run(run, manifest, bank, of_split["device"], report, out=out)
+        temperatures = None if calibration is None else calibration.temperatures
+        of_split |= {"report": partial(progress, name), "temperatures": temperatures}
+        return evaluate_run(run, manifest, bank, out=out, **of_split), calibration
 
 
 def _open_data(manifest: Path, store: str, loading: LoadingSettings, device: str) -> "tuple[Manifest, FeatureBank]":

@@ -11,18 +11,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.command import Command, Decorator, complete_names, folder_option, plain_console
-from pipeline.cli.progress import show_progress
+from pipeline.cli.progress import Progress, show_progress
 from pipeline.errors import UserError
 from pipeline.manifests.sources.registry import SOURCES
 from train.data.loading import CACHES, LoadingSettings
 from train.training.tracking import TRACKERS
 
 if TYPE_CHECKING:
+    from train.asking.answerer import Answerer
     from train.data.feature_bank import FeatureBank
     from train.training.sweep import RunProgress
 
 # What the table adds to a split that the run's training used.
 _NOTES = {"": "", "selection": " (the epoch was selected on it)", "training": " (trained on it)"}
+
+
+def store_option(default: str) -> Decorator:
+    """Return the option for a feature store with the described default."""
+    return click.option("--store", metavar="PATH-or-URL", help=f"Feature store.  [default: {default}]")
+
 
 _LOADING = (
     click.option(
@@ -47,6 +54,21 @@ _LOADING = (
         show_default=True,
         help="Threads that gather batches ahead of the training step.",
     ),
+)
+
+_FEATURES = (
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Device to run on: cpu, cuda, or auto (that of the training's features if it is available, else cpu).",
+    ),
+    click.option(
+        "--weights",
+        help="Weights of the feature networks: pretrained, seeded or a folder of checkpoints; they must be those of "
+        "the training.  [default: seeded if the training's were, else pretrained]",
+    ),
+    store_option("none; for runs that did not record how their features were extracted, and whose store is gone"),
 )
 
 device_option = click.option(
@@ -80,11 +102,6 @@ class RecordingCommand(Command):
         return rest
 
 
-def store_option(default: str) -> Decorator:
-    """Return the option for a feature store with the described default."""
-    return click.option("--store", metavar="PATH-or-URL", help=f"Feature store.  [default: {default}]")
-
-
 def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of how features are read to a command, which gets them as `loading`."""
 
@@ -107,6 +124,30 @@ def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_LOADING):
         added = option(added)
     return added
+
+
+def features_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of how the features of new videos are computed: `device`, `weights` and `store`."""
+    for option in reversed(_FEATURES):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def open_answerer(
+    run: Path, shown: Progress, device: str, weights: str | None, store: str | None
+) -> "Iterator[Answerer]":
+    """Yield the `Answerer` of `run`; downloads of weights are shown."""
+    from train.asking.answerer import Answerer
+    from train.runs.folder import load_run
+
+    def show_download(file: str, done: int, total: int) -> None:
+        shown.update(f"download {file}", done // 10**6, (total or done) // 10**6, "MB")
+
+    method, config = load_run(run, "cpu" if device == "auto" else device)
+    opened = Answerer(run, method, config, device=device, weights=weights, store=store, on_download=show_download)
+    with opened as answerer:
+        yield answerer
 
 
 def require_store(store: str, manifest: Path) -> str:
@@ -169,6 +210,23 @@ def show_scenarios(documents: Mapping[str, Mapping[str, Any]]) -> None:
         if value is not None and (len(documents) == 1 or name != "question_only"):
             table.add_row(f"floor: {name.replace('_', ' ')}", f"{value:.2f}", style="dim")
     plain_console(stderr=True).print(table)
+
+
+def show_reliability(document: Mapping[str, Any]) -> None:
+    """Print to stderr the expected calibration errors of the entry "reliability" of `mavqa-evaluate`."""
+    calibrated_on = document["calibrated_on"]
+    click.echo("Expected calibration error, percentage points", err=True)
+    for scenario, found in document["scenarios"].items():
+        after = ""
+        if found["calibrated_error"] is not None:
+            temperature = found["temperature"]
+            at = "" if temperature is None else f" at temperature {temperature:.2f}"
+            after = f", calibrated {found['calibrated_error']:.2f}{at}"
+        click.echo(f"  {scenario}: {found['error']:.2f}{after}", err=True)
+    if calibrated_on is None:
+        click.echo("  not calibrated: split val has no question to calibrate on", err=True)
+    else:
+        click.echo(f"  calibrated on {calibrated_on['questions']:,} questions of {calibrated_on['split']}", err=True)
 
 
 def report_unanswerable(document: Mapping[str, Any]) -> None:

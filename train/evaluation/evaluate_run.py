@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.manifests.manifest import Manifest, Question
+from pipeline.manifests.manifest import Manifest, Question, Vocabulary
 from train import processes
 from train.data.dataset import QuestionDataset
 from train.data.feature_bank import FeatureBank
@@ -20,6 +21,7 @@ from train.evaluation.predict import (
     questions_of,
 )
 from train.evaluation.recovery import measure_recovery
+from train.evaluation.reliability import calibration_error
 from train.evaluation.statistics import interval_over_videos
 from train.evaluation.subject import describe_masks, describe_run, identify_subject
 from train.evaluation.vocabulary import match_vocabulary
@@ -31,7 +33,9 @@ from train.runs.folder import load_hashed_run, read_environment
 from train.runs.identity import is_run_folder
 from train.runs.results import (
     RESULTS_FILE,
+    Reliability,
     ResultRow,
+    Subject,
     hash_questions,
     predictions_path,
     read_rows,
@@ -64,6 +68,7 @@ def evaluate_run(
     *,
     out: Path | None = None,
     keep: bool = False,
+    temperatures: Mapping[str, float] | None = None,
 ) -> list[ResultRow]:
     """Evaluate the trained method of `run`; write rows and predictions to the folder `out` (default: `run`).
 
@@ -71,28 +76,27 @@ def evaluate_run(
     `masks`: evaluate only the scenario of these masks, named after their rates. `parts`: {modality: share of its
     seconds}; evaluate only a scenario, such as `partly-audio=0.5`, in which every video is missing a stretch of them.
     `keep`: do not evaluate again what was evaluated with the same checkpoint, questions and features. `report` is
-    called after each batch. Words and answers have the numbers of the run's vocabulary (`match_vocabulary`).
+    called after each batch. `temperatures`: of the run's calibration, whose reliability the rows then have, too. Words
+    and answers have the numbers of the run's vocabulary (`match_vocabulary`).
     Raises `UserError` if the run does not have the split's words and answers, or other seconds or weights than the
     store; if the store does not contain the manifest's data; if the split or all scenarios have no questions, a
     scenario is unknown, `masks` contain a question that is not in the split, or another process uses `out`.
     """
     out = run if out is None else out
     _check_arguments(run, out, masks, parts)
-    method, config, checkpoint_sha256 = load_hashed_run(run, device)
-    _check_data(run, config, manifest, bank, split)
+    opened = open_run(run, manifest, bank, split, device)
+    method, vocabulary = opened.method, opened.vocabulary
     _check_masks(masks, manifest, split)
-    vocabulary = match_vocabulary(run, config, manifest, split)
-    dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size), vocabulary)
     fields = {
-        **describe_run(run, config, method, manifest, dataset, split),
-        "subject": identify_subject(run, config, dataset, bank.store, split, checkpoint_sha256),
+        **describe_run(run, opened.config, method, manifest, opened.dataset, split),
+        "subject": opened.subject,
         "masking": None if masks is None else describe_masks(masks),
     }
-    dataset, hidden = _choose_scenarios(dataset, scenarios, masks, parts)
+    dataset, hidden = _choose_scenarios(opened.dataset, scenarios, masks, parts)
     with processes.locked_by_first(out, "another training or evaluation"):
         kept = _find_rows(out, fields) if keep else []
         pending = {name: hides for name, hides in hidden.items() if name not in {row.scenario for row in kept}}
-        found = _evaluate(method, dataset, vocabulary.answers, pending, device, report)
+        found = _evaluate(method, dataset, vocabulary.answers, pending, device, report, temperatures)
         recovery: dict[str, float] = {}
         if any(evaluation.scenario in SCENARIOS for evaluation in found):
             recovery = measure_recovery(method, dataset, questions_of(dataset, "complete"), BATCH_SIZE, device)
@@ -111,6 +115,34 @@ def evaluate_run(
             f"store {bank.store.path}: pass another --scenario or --split"
         )
     return sorted(rows, key=lambda row: list(hidden).index(row.scenario))
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A trained method with the questions of a split, and the features of a store, which fit to its training.
+
+    `vocabulary`: the run's, which numbers words and answers. `subject`: what an evaluation of them is of.
+    """
+
+    method: MissingModalityMethod
+    config: TrainConfig
+    vocabulary: Vocabulary
+    dataset: QuestionDataset
+    subject: Subject
+
+
+def open_run(run: Path, manifest: Manifest, bank: FeatureBank, split: str, device: str) -> OpenedRun:
+    """Load the method of `run`, and the questions of `split` as it reads them.
+
+    Raises `UserError` if the run gives no answers, does not have the split's words and answers, or has other seconds or
+    weights than the store; if the store does not contain the manifest's data; if the split has no questions.
+    """
+    method, config, checkpoint_sha256 = load_hashed_run(run, device)
+    _check_data(run, config, manifest, bank, split)
+    vocabulary = match_vocabulary(run, config, manifest, split)
+    dataset = QuestionDataset(bank, manifest, split, inputs_of(method.backbone, config.map_size), vocabulary)
+    subject = identify_subject(run, config, dataset, bank.store, split, checkpoint_sha256)
+    return OpenedRun(method, config, vocabulary, dataset, subject)
 
 
 def _check_arguments(run: Path, out: Path, masks: Masks | None, parts: Rates | None) -> None:
@@ -147,7 +179,16 @@ def _model_row(
         unknown_answers=sum(question.answer not in answers for question in evaluation.questions),
         recovery=recovery,
         interval=interval_over_videos(hits, [question.video_id for question in evaluation.questions]),
+        reliability=_measure_reliability(evaluation, hits),
         accuracies=evaluation.accuracies,
+    )
+
+
+def _measure_reliability(evaluation: Evaluation, hits: Sequence[bool]) -> Reliability:
+    calibrated = evaluation.calibrated
+    return Reliability(
+        error=calibration_error(evaluation.confidences, hits),
+        calibrated_error=None if calibrated is None else calibration_error(calibrated, hits),
     )
 
 
@@ -170,6 +211,7 @@ def _evaluate(
     hidden: Mapping[str, Mapping[str, Sequence[str]] | None],
     device: str,
     report: Callable[[EvaluationProgress], None] | None,
+    temperatures: Mapping[str, float] | None,
 ) -> list[Evaluation]:
     """Evaluate each scenario of `hidden`; those without questions are omitted."""
     total = sum(len(questions_of(dataset, scenario)) for scenario in hidden)
@@ -182,7 +224,9 @@ def _evaluate(
             report(EvaluationProgress(min(done, total), total))
 
     evaluations = (
-        evaluate(method, dataset, scenario, answers, device=device, masks=hides, on_batch=count)
+        evaluate(
+            method, dataset, scenario, answers, device=device, masks=hides, on_batch=count, temperatures=temperatures
+        )
         for scenario, hides in hidden.items()
     )
     return [evaluation for evaluation in evaluations if evaluation is not None]
@@ -235,7 +279,7 @@ def _floor_rows(row: ResultRow, train: Sequence[Question], test: Sequence[Questi
     if not train:
         return []
     floors = {"template-majority": template_majority(train, test), "filled-majority": filled_majority(train, test)}
-    of_models = {"parameters": 0, "sees": "", "trains_on": "", "recovery": None, "interval": None}
+    of_models = {"parameters": 0, "sees": "", "trains_on": "", "recovery": None, "interval": None, "reliability": None}
     model_fields = of_models | {"has_variants": False, "diffusion_steps": None, "options": {}}
     trained_on = {"trained_on_sha256": hash_questions(train, [question.template for question in train]), "seen": ""}
     return [

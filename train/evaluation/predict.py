@@ -7,7 +7,7 @@ Source: the test scenarios of the ECCV 2024 missing-modality paper (nothing of t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,15 +15,19 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.manifests.manifest import Question
+from pipeline.store.schema import MODALITIES
 from train import processes
+from train.data.batch import Batch
 from train.data.dataset import QuestionDataset
-from train.data.scenarios import NATURAL, hidden_in
+from train.data.scenarios import NATURAL, SCENARIO_OF, hidden_in
 from train.interfaces import MissingModalityMethod
 from train.runs.precision import gpu_products
 from train.runs.results import Accuracies, Prediction, tally
 
 BATCH_SIZE = 64
 UNANSWERED = -1
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,15 @@ class EvaluationProgress:
 class Evaluation:
     """The answers of one method in one scenario; `predictions` are in the order of `questions`.
 
-    A prediction is "" if the vocabulary contains none of the question's choices.
+    A prediction is "" if the vocabulary contains none of the question's choices. `confidences`: their probabilities,
+    0 for "". `calibrated`: the same at the temperatures of a calibration, if there is one.
     """
 
     scenario: str
     questions: tuple[Question, ...]
     predictions: tuple[str, ...]
+    confidences: tuple[float, ...]
+    calibrated: tuple[float, ...] | None = None
 
     @property
     def accuracies(self) -> Accuracies:
@@ -79,12 +86,14 @@ def evaluate(
     device: torch.device | str = "cpu",
     masks: Mapping[str, Sequence[str]] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    temperatures: Mapping[str, float] | None = None,
 ) -> Evaluation | None:
     """Answer the questions of one scenario; None if the split has none of them.
 
     `answers`: the vocabulary that logits index. `masks`: {question id: hidden modalities}, used instead of the
     scenario's, whose name is then arbitrary. `on_batch` is called with the number of questions of each batch. The
-    result does not depend on `batch_size`.
+    result does not depend on `batch_size`. `temperatures`: {scenario: temperature}, of a calibration; a question has
+    that of its missing modalities.
     Raises `UserError` if the scenario is unknown or logits are not finite.
     """
     rows = questions_of(dataset, scenario)
@@ -93,8 +102,25 @@ def evaluate(
     questions = tuple(dataset.questions[row] for row in rows)
     if masks is None:
         masks = dict.fromkeys((q.question_id for q in questions), hidden_in(scenario))
-    indices = predict(method, dataset, rows, masks, batch_size, device, on_batch)
-    return Evaluation(scenario, questions, tuple("" if index == UNANSWERED else answers[index] for index in indices))
+
+    def read(batch: Batch, logits: Tensor) -> list[tuple[int, float, float]]:
+        plain = probabilities(logits, batch.choices).amax(1).tolist()
+        calibrated = plain
+        if temperatures is not None:
+            at = logits.new_tensor([temperatures.get(name, 1.0) for name in scenarios_of(batch)])
+            calibrated = probabilities(logits, batch.choices, at).amax(1).tolist()
+        return list(zip(choose_answers(logits, batch.choices), plain, calibrated, strict=True))
+
+    indices, plain, calibrated = zip(
+        *predict_each(method, dataset, rows, masks, batch_size, device, read, on_batch), strict=True
+    )
+    return Evaluation(
+        scenario,
+        questions,
+        tuple("" if index == UNANSWERED else answers[index] for index in indices),
+        plain,
+        None if temperatures is None else calibrated,
+    )
 
 
 def predict(
@@ -113,10 +139,36 @@ def predict(
     The method is evaluated in float32 and in evaluation mode, and returned to its previous mode. Raises `UserError` if
     logits are not finite.
     """
+    return predict_each(
+        method,
+        dataset,
+        rows,
+        masks,
+        batch_size,
+        device,
+        lambda batch, logits: choose_answers(logits, batch.choices),
+        on_batch,
+    )
+
+
+def predict_each(
+    method: MissingModalityMethod,
+    dataset: QuestionDataset,
+    rows: np.ndarray,
+    masks: Mapping[str, Sequence[str]],
+    batch_size: int,
+    device: torch.device | str,
+    read: Callable[[Batch, Tensor], list[Value]],
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Value]:
+    """Return what `read` makes of each row, from its batch and the logits [batch, answer]: one value per row.
+
+    All else is as in `predict`.
+    """
     module: Any = method
     was_training = module.training
     module.eval()
-    indices: list[int] = []
+    values: list[Value] = []
     try:
         with torch.inference_mode(), gpu_products("float32"):
             for batch in dataset.batches(batch_size, masks=masks, rows=rows[processes.rank() :: processes.count()]):
@@ -126,12 +178,34 @@ def predict(
                         f"the model's logits near question {batch.question_id[0]!r} are not finite: it diverged, train "
                         "it with a lower learning rate"
                     )
-                indices += choose_answers(logits, batch.choices)
+                values += read(batch, logits)
                 if on_batch is not None:
                     on_batch(len(logits) * processes.count())
     finally:
         module.train(was_training)
-    return processes.interleave(indices)
+    return processes.interleave(values)
+
+
+def probabilities(logits: Tensor, choices: Tensor | None, temperature: Tensor | float = 1.0) -> Tensor:
+    """Return softmax(logits / temperature), [row, answer], over `choices` (bool [row, answer]; None: all answers).
+
+    `temperature`: one number, or [row]. A row whose choices are all unknown is 0.
+    """
+    divisor = temperature[:, None] if isinstance(temperature, Tensor) else temperature
+    scaled = logits / divisor
+    if choices is None:
+        return scaled.softmax(1)
+    allowed = choices.to(logits.device)
+    return scaled.masked_fill(~allowed, -torch.inf).softmax(1).nan_to_num(0.0)
+
+
+def scenarios_of(batch: Batch) -> list[str]:
+    """Return, for each row, the scenario of its missing modalities, whatever the reason why they are missing."""
+    is_missing = [(~batch.mask(modality).any(1)).tolist() for modality in MODALITIES]
+    hidden = [
+        tuple(m for m, missing in zip(MODALITIES, row, strict=True) if missing) for row in zip(*is_missing, strict=True)
+    ]
+    return [SCENARIO_OF[modalities] for modalities in hidden]
 
 
 def percent_correct(dataset: QuestionDataset, rows: np.ndarray, predictions: Sequence[int]) -> float:

@@ -94,5 +94,6 @@ def _curve_row(
         "accuracies": tally(questions, predictions),
         "interval": interval_over_videos(hits, [q.video_id for q in questions]),
         "recovery": None,
+        "reliability": None,
     }
     return complete.model_copy(update=point)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from train.data.scenarios import ALL_SCENARIOS
+from train.evaluation.calibration import Calibration
 from train.runs.results import RESULTS_FILE, Accuracies, ResultRow, read_results, read_rows
 
 
@@ -35,6 +36,23 @@ def summarise_rows(
             "template_majority": _overall(floors.get("template-majority")),
             "filled_majority": _overall(floors.get("filled-majority")),
             "question_only": _overall(find_question_only(first, question_only, near)),
+        },
+    }
+
+
+def describe_reliability(rows: Sequence[ResultRow], calibration: Calibration | None) -> dict[str, Any]:
+    """Return the entry "reliability" of the document: expected calibration errors by scenario, in percentage points.
+
+    "temperature" is that of the scenario; None where questions have that of what they are missing, and without a
+    calibration, which also leaves "calibrated_on" None.
+    """
+    temperatures = {} if calibration is None else calibration.temperatures
+    found = {row.scenario: row.reliability for row in rows if row.kind == "model" and row.reliability is not None}
+    return {
+        "calibrated_on": calibration and {"split": calibration.subject.split, "questions": calibration.questions},
+        "scenarios": {
+            scenario: {**reliability.model_dump(), "temperature": temperatures.get(scenario)}
+            for scenario, reliability in found.items()
         },
     }
 

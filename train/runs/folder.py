@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError, describe_invalid, did_you_mean, one_line
 from pipeline.files import make_folder, replace_text, staged
 from pipeline.manifests.manifest import Vocabulary, parse_json
+from pipeline.store.schema import FeatureSpec
 from train import processes
 from train.backbones.registry import backbone_variants, make_backbone
 from train.interfaces import MissingModalityMethod
@@ -36,6 +37,7 @@ from train.methods.registry import make_method, method_variants
 from train.runs.claim import read_data
 from train.runs.config import TrainConfig
 from train.runs.device import choose_device
+from train.runs.features import weights_hash
 from train.runs.identity import CHECKPOINT, CONFIG, DATA, LOCATION_SETTINGS, is_run_folder, run_id
 from train.runs.log import read_metrics
 
@@ -166,10 +168,11 @@ def write_start(
     replace_text(run / CONFIG, config.model_dump_json(indent=1) + "\n")
 
 
-def describe_environment(device: torch.device, fingerprints: dict[str, str], weights: dict[str, str]) -> dict[str, Any]:
+def describe_environment(device: torch.device, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
     """Return what a run depends on besides its configuration: versions, device, git commit and features.
 
-    `fingerprints`: {stored feature: fingerprint}. `weights`: {stored feature: SHA-256 of the extractor's weights}.
+    `specs`: {stored feature: its spec}. They are recorded whole, so that the features of a new video can be computed
+    when the store is gone.
     """
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
@@ -181,8 +184,9 @@ def describe_environment(device: torch.device, fingerprints: dict[str, str], wei
         "threads": torch.get_num_threads(),
         "processes": processes.count(),
         "git_commit": _git_commit(),
-        "store_fingerprints": fingerprints,
-        "feature_weights": weights,
+        "store_fingerprints": {name: spec.fingerprint for name, spec in specs.items()},
+        "feature_weights": {name: weights_hash(spec) for name, spec in specs.items()},
+        "feature_specs": {name: spec.to_json() for name, spec in specs.items()},
     }
 
 
@@ -194,7 +198,8 @@ def read_environment(run: Path) -> dict[str, Any]:
     path = run / ENVIRONMENT
     try:
         environment = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if not isinstance(environment, dict) or not isinstance(environment.get("feature_weights", {}), dict):
+        tables = ("feature_weights", "feature_specs", "store_fingerprints")
+        if not isinstance(environment, dict) or not all(isinstance(environment.get(t, {}), dict) for t in tables):
             raise ValueError("it has not the fields of an environment")
         return environment
     except ValueError as error:

@@ -104,6 +104,19 @@ class Feature(BaseModel):
     sha256: str
 
 
+class Reliability(BaseModel):
+    """How far probabilities are from the accuracy: expected calibration errors, in percentage points.
+
+    `error`: of the model's own probabilities; `calibrated_error`: at the temperatures of the run's calibration, None
+    without one (`train.evaluation.calibration`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    error: float
+    calibrated_error: float | None = None
+
+
 class Masking(BaseModel):
     """How the questions that lose a modality were sampled: `train.data.scenarios.Masks`, a hash for its questions."""
 
@@ -150,7 +163,8 @@ class ResultRow(BaseModel):
     without one. `options`: of the method, those that are not its preset's. `recovery`: error of the
     imputed features (`train.evaluation.recovery`); None if none were imputed. `interval`: 95 % interval of the overall
     accuracy in percent over videos, for this trained model; None if it was not or cannot be computed. Rows of
-    earlier versions have one from a bootstrap.
+    earlier versions have one from a bootstrap. `reliability`: of the probabilities; None in rows of earlier versions
+    and of floors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -182,6 +196,7 @@ class ResultRow(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     recovery: float | None = None
     interval: tuple[float, float] | None = None
+    reliability: Reliability | None = None
     accuracies: Accuracies
 
     @property

@@ -21,6 +21,7 @@ from train.interfaces import MissingModalityMethod
 from train.runs.claim import check_data, describe_data, read_data
 from train.runs.config import TrainConfig
 from train.runs.device import choose_device
+from train.runs.features import read_specs
 from train.runs.folder import (
     LAST,
     build_method,
@@ -86,7 +87,7 @@ def fit(
                 whiten_inputs(method.backbone, loop.train, loop.masks)
             with processes.locked_by_first(run, "another training or evaluation"):
                 if not processes.of_first(lambda: _has_finished(run, config, data, resume)):
-                    environment = describe_environment(device, *loop.provenance())
+                    environment = describe_environment(device, read_specs(config.backbone, bank.store))
                     processes.of_first(lambda: _write_start(run, config, manifest, environment, data))
                     with _named_device(device, run):
                         loop.run_epochs(report or (lambda progress: None))

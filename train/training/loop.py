@@ -36,7 +36,6 @@ from train.interfaces import (
     uses_negatives,
 )
 from train.runs.config import TrainConfig
-from train.runs.features import read_specs, weights_hash
 from train.runs.folder import describe_settings, write_tensors
 from train.runs.identity import CHECKPOINT, run_id
 from train.runs.log import write_metrics, write_time
@@ -140,11 +139,6 @@ class Loop:
     def validated_method(self) -> Any:
         """The method to validate and save: with averaged weights if the run averages them."""
         return self.average.module if self.average else self.method
-
-    def provenance(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the fingerprints and the weights' SHA-256 of the backbone's stored features, both by name."""
-        specs = read_specs(self.config.backbone, self.bank.store)
-        return {n: spec.fingerprint for n, spec in specs.items()}, {n: weights_hash(spec) for n, spec in specs.items()}
 
     def run_epochs(self, report: Callable[[Progress], None]) -> None:
         """Train from the state of the run folder, if it has one, to the last epoch of the configuration.

@@ -4,19 +4,16 @@ Columns: `video`, `question`, `answer`; optional `type`, `modality`, `split`, `c
 `question_id`. `video` is a path in the videos folder with or without suffix, or a file name without suffix.
 """
 
-import codecs
-import io
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.manifests.csv_table import Row, read_choices, read_table
 from pipeline.manifests.manifest import (
     SPLITS,
     Manifest,
     Question,
     Video,
     check_relative_path,
-    read_csv,
 )
 from pipeline.manifests.media_files import Progress
 from pipeline.manifests.media_names import check_name, name_videos, split_suffix
@@ -28,10 +25,6 @@ from pipeline.manifests.templates import GROUPS, TYPES, group_of, normalise, tok
 REQUIRED = ("video", "question", "answer")
 OPTIONAL = ("type", "modality", "split", "choices", "question_id")
 UNSPECIFIED = "unspecified"
-# Other separators than commas, and their names in messages.
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-
-Row = dict[str, str]
 
 
 def build(
@@ -49,7 +42,7 @@ def build(
     "unspecified" unless given. `unknown_words`, `vocabulary`: those of `choose_vocabulary`.
     Raises `UserError` with the file and line of an error.
     """
-    rows = list(_read_rows(csv))
+    rows = list(read_table(csv, REQUIRED, OPTIONAL))
     ids = _name_rows(csv, rows)
     questions: dict[str, list[Question]] = {}
     lines: dict[str, int] = {}
@@ -81,54 +74,6 @@ def build(
     return Built(manifest, {"missing_videos": located.missing} if videos else {}, notes, located.skipped)
 
 
-def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line, row) of the table, column names and values stripped; raise `UserError` if it is invalid."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"table {str(table)!r} does not exist: pass an existing CSV file") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        begins = error.object[:2] if isinstance(error, UnicodeDecodeError) else b""
-        found = "UTF-16" if begins in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "not UTF-8"
-        raise UserError(f"table {str(table)!r} is {found} text: save it as CSV in UTF-8") from None
-    rows = read_csv(io.StringIO(text, newline=""), table)
-    header = [column.strip().lower() for column in next(rows, (1, []))[1]]
-    if repeated := [column for column in dict.fromkeys(header) if header.count(column) > 1]:
-        raise UserError(
-            f"{table}:1: column {repeated[0]!r} is there {header.count(repeated[0])} times: keep one of them"
-        )
-    missing = [column for column in REQUIRED if column not in header]
-    if missing:
-        raise UserError(
-            f"{table}:1: column {missing[0]!r} is missing in {','.join(header)!r}: "
-            f"expected {','.join(REQUIRED)} and optionally {','.join(OPTIONAL)}, separated by commas"
-            f"{_describe_separator(text)}"
-        )
-    count = 0
-    for line, values in rows:
-        if not any(value.strip() for value in values):
-            continue
-        if len(values) != len(header):
-            raise UserError(f"{table}:{line}: {len(values)} values for {len(header)} columns")
-        row = {key: value.strip() for key, value in zip(header, values, strict=True)}
-        for column in REQUIRED:
-            if not row[column]:
-                raise UserError(f"{table}:{line}: column {column!r} is empty: fill it in")
-        row["video"] = str(PurePosixPath(row["video"]))
-        yield line, row
-        count += 1
-    if not count:
-        raise UserError(f"table {str(table)!r} contains no questions: add rows below its header")
-
-
-def _describe_separator(text: str) -> str:
-    """Return which separator other than commas the first line has, such as ", not by tabs"; "" if none."""
-    first = text.partition("\n")[0]
-    found = [name for separator, name in SEPARATORS.items() if separator in first]
-    line = ", and without the line 'sep=' of Excel" if first.lower().startswith("sep=") else ""
-    return f"{f', not by {found[0]}' if found else ''}{line}"
-
-
 def _name_rows(table: Path, rows: list[tuple[int, Row]]) -> dict[str, str]:
     """Return {value of the column `video`: video id}; raise `UserError` with the line of an invalid value."""
     for line, row in rows:
@@ -147,7 +92,7 @@ def _parse(row: Row, video_id: str, default_id: str) -> Question:
     text = normalise(row["question"])
     if not tokenise(text):
         raise UserError(f"question {row['question']!r} has no words: fix the line")
-    choices = tuple(choice.strip() for choice in row.get("choices", "").split("|") if choice.strip()) or None
+    choices = read_choices(row)
     if choices and row["answer"] not in choices:
         raise UserError(f"answer {row['answer']!r} is not one of its choices {'|'.join(choices)!r}")
     kind = row.get("type", "") or UNSPECIFIED

@@ -250,7 +250,15 @@ def test_sweep_evaluate_and_report_work_in_sequence(workplace: Path) -> None:
 
     evaluated = invoke("evaluate", "b/runs/zero-fill-seed0", "--json", "--device", "cpu")
     assert evaluated.exit_code == 0, evaluated.output
-    assert json.loads(evaluated.stdout) == documents["zero-fill-seed0"]
+    document = json.loads(evaluated.stdout)
+    reliability = document.pop("reliability")
+    assert document == documents["zero-fill-seed0"]
+    assert reliability["scenarios"].keys() == document["scenarios"].keys()
+    assert (workplace / "b" / "runs" / "zero-fill-seed0" / "calibration.json").exists()
+
+    shown = invoke("evaluate", "b/runs/zero-fill-seed0", "--device", "cpu")
+    assert "complete: " in shown.stderr.partition("Expected calibration error")[2]
+    assert f"calibrated on {reliability['calibrated_on']['questions']} questions of val" in shown.stderr
 
     single = invoke("evaluate", "b/runs/zero-fill-seed0", "--scenario", "audio-missing", "--split", "val", "--json")
     assert single.exit_code == 0, single.output

@@ -58,6 +58,6 @@ def test_without_a_gpu_none_is_assigned(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_run_records_which_gpu_it_used(monkeypatch: pytest.MonkeyPatch) -> None:
     properties = SimpleNamespace(name="H200", uuid="6a3e")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    recorded = describe_environment(torch.device("cuda"), {}, {})
+    recorded = describe_environment(torch.device("cuda"), {})
     assert (recorded["device_name"], recorded["device_uuid"]) == ("H200", "GPU-6a3e")
-    assert describe_environment(torch.device("cpu"), {}, {})["device_uuid"] is None
+    assert describe_environment(torch.device("cpu"), {})["device_uuid"] is None
