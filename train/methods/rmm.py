@@ -33,8 +33,7 @@ Addressing = Literal["paper", "cosine", "centred"]
 Combination = Literal["paper_softmax", "normalised_product", "tau"]
 RecallError = Literal["sum", "mean", "share"]
 # With a higher sharpness a single real step is recalled instead of what similar steps share, and training corrects this
-# slowly: on the demo's features the recall error grows above 1 (FINDINGS.md), where the largest weight is about ten
-# times the smallest.
+# slowly: on the demo's features the recall error grows above 1, where the largest weight is ten times the smallest.
 START_SHARPNESS = 1.0
 SMALLEST_VARIANCE = 1e-6
 # Closer to the mean, as in a first batch of one question, a feature has only the direction of its rounding error, and
