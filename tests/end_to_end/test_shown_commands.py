@@ -43,6 +43,7 @@ NOT_RUN = {
     r"--device cuda|torchcodec|decord": "needs a GPU, FFmpeg or an optional package",
     r"^mavqa-import |^mavqa-export-check|runs/official": "needs a published checkpoint: tests/training/checkpoints",
     r"mavqa-sweep table|build/": "hours of training, and their results",
+    r"^mavqa demo$": "minutes: tests/end_to_end/test_demo.py",
 }
 # Pages whose Python examples use the data of the quick start; the others have parts of packages.
 WITH_EXAMPLES = {"README.md", "python.md"}
@@ -137,7 +138,9 @@ def run(line: str) -> None:
     command, _, file = line.partition("#")[0].partition(" > ")
     words = shlex.split(command)
     if words[0] == "make":
-        environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}  # of an outer make
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "ARGS")
+        }  # of an outer make
         words[:1] = ["make", "-n", "-C", str(paths.ROOT)]
         shown = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
         (line,) = [line for line in shown.stdout.splitlines() if line.startswith(".venv/bin/mavqa-")]
