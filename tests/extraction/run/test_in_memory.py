@@ -116,8 +116,8 @@ def changed(spec: FeatureSpec, group: str, **values: object) -> FeatureSpec:
 
 def test_what_changes_only_rounding_is_said_and_other_settings_are_refused(toy_specs):
     with toys():
-        told = InMemoryExtractor([changed(spec, "machine", torch="1.0") for spec in toy_specs]).differences
-        assert [text.partition(" is ")[0] for text in told] == ["machine.torch"]
+        differences = InMemoryExtractor([changed(spec, "machine", torch="1.0") for spec in toy_specs]).differences
+        assert [text.partition(" is ")[0] for text in differences] == ["machine.torch"]
         with pytest.raises(UserError, match=r"extractor\.version is 0 in the store, 1 here.*version of mavqa"):
             InMemoryExtractor([changed(spec, "extractor", version=0) for spec in toy_specs])
         one_padded = [changed(toy_specs[0], "sampling", short="cycle"), toy_specs[1]]
